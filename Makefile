@@ -2,6 +2,7 @@
 # make test          lint, types and the fast tests
 # make test-slow     all tests; with PART=elastic, jobs, data, models or rest only
 #                    those, which take less than an hour each on two cores
+# make docs          the documentation site, in build/site
 # make bench         antjax beside its peers, which `make peers` sets up
 #
 # PYTHON chooses the interpreter: make test PYTHON=python3.12. Each version that
@@ -30,11 +31,11 @@ PYTEST_FLAGS ?=
 # Files of tests side by side; PARALLEL= turns it off.
 PARALLEL ?= -n 2 --dist loadfile --max-worker-restart=0
 
-.PHONY: help quickstart test test-fast test-slow lint bench peers peers-dlrover clean
+.PHONY: help quickstart test test-fast test-slow lint docs bench peers peers-dlrover clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,10p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,11p
 
 quickstart: $(VENV)/.run-stamp
 	$(VENV)/bin/python -m launch.prepare_data
@@ -77,6 +78,11 @@ lint: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 
+# A warning is an error. To read it with its search: python -m http.server.
+docs: .venv-docs/.stamp
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
+	@echo 'The site is in build/site: open build/site/index.html.'
+
 bench: $(VENV)/.run-stamp peers
 	$(VENV)/bin/python -m benchmarks.meta_bench
 
@@ -88,7 +94,7 @@ peers-dlrover: .venv-dlrover/.stamp
 
 # Environments and caches. What jobs fetched or wrote (data/, runs/) stays.
 clean:
-	rm -rf .venv .venv-3.* .venv-peers .venv-dlrover .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf .venv .venv-3.* .venv-docs .venv-peers .venv-dlrover .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 	  build dist antjax.egg-info
 	find antjax launch tests benchmarks -name __pycache__ -type d \
 	  -prune -exec rm -rf {} + 2>/dev/null || true
@@ -114,6 +120,12 @@ $(VENV)/.run-stamp: requirements.txt setup.cfg pyproject.toml | $(VENV)/.venv-st
 
 $(VENV)/.dev-stamp: requirements-dev.txt $(VENV)/.run-stamp
 	$(PIP) install --quiet -r requirements-dev.txt
+	@touch $@
+
+.venv-docs/.stamp: requirements-docs.txt
+	$(INTERPRETER) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check install --quiet \
+	  -r requirements-docs.txt
 	@touch $@
 
 # TorchRec names a GPU build of fbgemm as its dependency; the CPU one will do.

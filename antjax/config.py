@@ -343,7 +343,7 @@ def load(config_class: type[_T], path: str | os.PathLike[str]) -> _T:
     ValueError: No such file, no JSON, or its keys or values do not fit the
       class; names them.
   """
-  file = pathlib.Path(path)
+  file = paths.fetched(path, 'config')
   if file.is_dir():
     file = file / FILE_NAME
   try:

@@ -32,7 +32,7 @@ CHECKPOINTS = 'checkpoints'
 
 # pathlib makes gs:/ of gs://.
 _URL = re.compile(r'([a-z][a-z0-9+.-]+):/')
-_PACKAGES = {'gs': 'gcsfs', 's3': 's3fs'}
+_PACKAGES = {'gs': 'gcsfs', 's3': 's3fs', 'hf': 'huggingface_hub'}
 _EXTRAS = {'gs': 'gcs', 's3': 's3'}
 # Smaller files are read into memory before they are sent.
 _WHOLE_BYTES = 1 << 26
@@ -51,11 +51,15 @@ class Takes:
 
 
 URL = Takes(('gs', 's3'), 'only gs:// and s3:// are known')
+MODEL_URL = Takes(('gs', 's3', 'hf'), 'only gs://, s3:// and hf:// are known')
 CHECKPOINT_URL = Takes(
   ('gs',),
   'Orbax writes checkpoints to gs:// and to file systems only; mount the'
   ' bucket (for s3:// with Mountpoint for Amazon S3)',
 )
+
+MAPPED = Takes(why='its files are mapped into memory')
+LOCKED = Takes(why='its writers need locks and fsync')
 
 
 def is_url(path: PathLike) -> bool:
@@ -92,9 +96,11 @@ def check(path: PathLike, what: str, takes: Takes = URL) -> None:
     )
 
 
-def local(path: PathLike, what: str = 'path', why: str = '') -> pathlib.Path:
+def local(
+  path: PathLike, what: str = 'path', takes: Takes = Takes()
+) -> pathlib.Path:
   """A path on this machine's disks; raises ValueError for a URL."""
-  check(path, what, Takes(why=why) if why else Takes())
+  check(path, what, takes)
   return pathlib.Path(path)
 
 

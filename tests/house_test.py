@@ -86,12 +86,14 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 5_280,
-  'antjax/data': 10_100,
-  'antjax/jobs': 10_700,
-  'antjax/shards': 2_540,
-  'antjax/train': 5_145,
+  'antjax/data': 10_260,
+  'antjax/jobs': 11_200,
+  'antjax/metrics': 1_610,
+  'antjax/report': 1_810,
+  'antjax/shards': 2_720,
+  'antjax/train': 5_400,
   'benchmarks': 10_290,
-  'tests': 50_220,
+  'tests': 52_500,
 }
 _CIRCLES = {}
 _TWICE = frozenset(['Model'])
@@ -129,7 +131,7 @@ def layer_violations(root: pathlib.Path) -> list[str]:
 def third_party_violations(root: pathlib.Path) -> list[str]:
   """Imports of packages that setup.cfg does not require."""
   extras = {
-    'antjax': ['spark', 'search'],
+    'antjax': ['spark', 'search', 'trackers'],
     'launch': [],
     'benchmarks': ['bench', 'bench_tables', 'bench_fuxictr'],
     'tests': ['dev', 'bench', 'bench_tables', 'bench_fuxictr'],

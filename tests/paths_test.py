@@ -11,7 +11,6 @@ from antjax import paths
 from antjax.data import output_folder
 from antjax.lm import tokenizer
 from antjax.report import progress
-from antjax.serving import exporter
 from antjax.shards import journal
 from antjax.train import loop
 from antjax.train.checkpoint import Checkpointer
@@ -53,7 +52,6 @@ def test_a_missing_package_is_named(monkeypatch, scheme, extra):
   'call',
   [
     lambda url: config_lib.save(config_lib, url),
-    lambda url: exporter.new_folder(url).__enter__(),
     lambda url: journal.Journal(url),
     lambda url: loop.FitOptions(checkpoint_dir=url.replace('gs', 's3')),
     lambda url: Checkpointer(url.replace('gs', 's3'), None),

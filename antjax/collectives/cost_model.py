@@ -307,7 +307,7 @@ def load(path: str | pathlib.Path) -> Links:
     ValueError: There is no such file, or it holds something else.
   """
   try:
-    content = pathlib.Path(path).read_bytes()
+    content = paths.fetched(path, 'links').read_bytes()
   except OSError as error:
     raise ValueError(
       f'links={path}: cannot be read ({error.strerror}); launch/plan.py'

@@ -97,7 +97,7 @@ class BehaviorVocabulary:
       FileNotFoundError: No vocabulary there.
       ValueError: Damaged, or of another version.
     """
-    folder = pathlib.Path(folder)
+    folder = paths.fetched(folder, 'vocabulary')
     path = folder / MANIFEST
     if not path.is_file():
       raise FileNotFoundError(

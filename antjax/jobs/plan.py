@@ -23,6 +23,7 @@ import optax
 import rich.console
 import rich.table
 
+from antjax import paths
 from antjax.collectives import cost_model, measure
 from antjax.collectives.cost_model import Links
 from antjax.jobs import job as job_lib
@@ -43,7 +44,9 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
   """A model, a cluster and how it is trained."""
 
   run_dir: Annotated[
-    str, 'Folder for links.json, plan.json, frontier.png and report.html.'
+    str,
+    'Folder for links.json, plan.json, frontier.png and report.html.',
+    paths.Takes(),
   ] = 'runs/plan'
   inter: Annotated[
     int | None, 'Groups. none: as many as the devices at hand make.'
@@ -120,6 +123,15 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
       raise ValueError(f'device_tflops={self.device_tflops} must be positive.')
     if not 0 < self.efficiency <= 1:
       raise ValueError(f'efficiency={self.efficiency} must be in (0, 1].')
+
+  def check_inputs(self) -> None:
+    if jax.device_count() == 1:
+      raise ValueError(
+        'a plan is for many devices, and here is one. Say which are meant: the'
+        ' groups (hosts, or slices) as --inter and the devices of each as'
+        ' --intra, e.g. --model=llama-7b --inter=4 --intra=8 --uplink_gbps=640'
+        ' --device_gb=80; or start it on the devices themselves.'
+      )
 
 
 def links_of(config: Config) -> Links:
@@ -251,8 +263,8 @@ def main(config: Config) -> None:
     'MB/mb: sent by a device at each micro-batch; /step: in a step.'
   )
   console.print(plan.reason)
-  paths = plan_report.write(plan, config.run_dir, facts)
-  console.print(f'Written: {", ".join(str(p) for p in paths.values())}')
+  files = plan_report.write(plan, config.run_dir, facts)
+  console.print(f'Written: {", ".join(str(p) for p in files.values())}')
 
 
 def _say(links: Links) -> str:

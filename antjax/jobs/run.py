@@ -7,14 +7,19 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import shlex
+import sys
 from typing import Any
 
 from absl import logging
+import jax
 import numpy as np
 
+from antjax import config as config_lib
+from antjax import paths
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
-from antjax.report import progress
+from antjax.report import progress, watch
 from antjax.shards import dataset
 from antjax.train import checkpoint
 from antjax.train.state import TrainState
@@ -118,7 +123,7 @@ class Run:
     self._best_mode = best_mode
     self._unit = unit
     self._folder = job.run_dir if folder is None else folder
-    self._checkpoints = (self._folder / 'checkpoints').absolute()
+    self._checkpoints = paths.origin(self._folder / paths.CHECKPOINTS)
     run_identity.check(job.run_dir, made_of, models=models, advice=advice)
     self.start = checkpoint.latest_step(self._checkpoints) or 0
 
@@ -145,6 +150,9 @@ class Run:
       count_examples: See `Trainer.fit`.
       line_of: Metrics of a step -> its line in the log.
       on_start: Called on process 0 once the run is known to be resumable.
+
+    Raises:
+      KeyboardInterrupt: It was asked to stop; says how to resume it.
     """
     config, job = self._config, self._job
     start = checkpoint.latest_step(self._checkpoints) or 0
@@ -163,18 +171,28 @@ class Run:
           self.num_steps, start_step=start, name=self._name, unit=self._unit
         )
       )
+      profile = stack.enter_context(
+        watch.Profile(self._folder, job.watched.profile_steps)
+      )
+      profile.see(start)
       stack.enter_context(job.should_stop.deferred())
       log: progress.RunLog | None = None
 
       def on_step(step: int, values: Mapping[str, float]) -> None:
         nonlocal log
+        profile.see(step)
         if log is None:  # The checkpoint, if any, fits: now files may change.
           job.save_config()
           if job.is_main:
             run_identity.save(job.run_dir, self._made_of)
             on_start()
           log = stack.enter_context(
-            progress.RunLog(self._folder, resume_step=start)
+            progress.RunLog(
+              self._folder,
+              resume_step=start,
+              trackers=job.watched.trackers,
+              config=config_lib.to_dict(config),
+            )
           )
         bar.update(
           step,
@@ -183,13 +201,15 @@ class Run:
         )
         early.see(step, values)
         log.write(step - 1, line_of(values))
+        if step % config.checkpoint_every == 0 or step == self.num_steps:
+          job.sync()  # Before the checkpoint: then no line of it is lost.
 
       try:
         state = trainer.fit(
           state,
           batches,
           start if early.is_over else until or self.num_steps,
-          checkpoint_dir=str(self._checkpoints),
+          checkpoint_dir=self._checkpoints,
           checkpoint_every=config.checkpoint_every,
           config=dataclasses.asdict(config),
           merge_input_states=dataset.merge_states,
@@ -199,13 +219,27 @@ class Run:
           elastic=job.agent,
           **validation,
         )
-      except KeyboardInterrupt:
+      except KeyboardInterrupt as stop:
         if job.should_stop() or not early.is_over:
-          raise
+          raise KeyboardInterrupt(self._how_to_resume()) from stop
     if early.best_step is None or not config.patience:
       return state  # Or stopped before the first validation.
     del state  # Its memory is the restored one's.
     return self._best(trainer, early.best_step)
+
+  def _how_to_resume(self) -> str:
+    """What a user who stopped the run wants to know."""
+    step = checkpoint.latest_step(self._checkpoints)
+    if step is None:
+      text = 'there is no checkpoint yet; the same command begins anew'
+    else:
+      text = (
+        f'the checkpoint of step {step} of {self.num_steps} is'
+        f' {self._checkpoints / str(step)}; the same command resumes from it'
+      )
+    if jax.process_count() > 1 or self._job.agent is not None:
+      return f'{text}.'  # The command is the launcher's.
+    return f'{text}: {shlex.join(sys.orig_argv)}'
 
   def _early_stopping(self, start: int) -> EarlyStopping:
     """With what the run so far has seen."""
@@ -221,7 +255,7 @@ class Run:
     """The state of the best validation, from its checkpoint."""
     metric = self._config.best_metric
     with checkpoint.Checkpointer(
-      str(self._checkpoints),
+      self._checkpoints,
       trainer.layout,
       best_metric=metric,
       best_mode=self._best_mode,

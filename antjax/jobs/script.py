@@ -74,6 +74,16 @@ class StopRequest:
 
 stop_request = StopRequest()
 
+
+def is_news(record: python_logging.LogRecord) -> bool:
+  """False for JAX's list of the backends that a machine does not have."""
+  return (
+    record.levelno > python_logging.INFO
+    or logging.level_debug()
+    or not record.getMessage().startswith('Unable to initialize backend')
+  )
+
+
 _SHIPPED = pathlib.Path(__file__).parent
 _SHIPPED_FLAG = re.compile(r'(--?(?:flagfile|schema)=)(.+)')
 
@@ -120,6 +130,7 @@ def run(
   """
   if os.getcwd() not in sys.path:  # For --model=my_model:Net, a file here.
     sys.path.append(os.getcwd())
+  python_logging.getLogger('jax._src.xla_bridge').addFilter(is_news)
   config_lib.define_flags(default_config)
   define_flags()
   # What --help shows above the flags, from a thin script or a console command.
@@ -143,8 +154,9 @@ def run(
     code = None
     try:
       code = main(*parsed)
-    except KeyboardInterrupt:
-      _abort('interrupted.', 128 + (stop_request.signal or signal.SIGINT))
+    except KeyboardInterrupt as stop:
+      told = f': {stop}' if stop.args else '.'
+      _abort(f'interrupted{told}', 128 + (stop_request.signal or signal.SIGINT))
     except Exception as error:
       if not _is_own(error) or logging.level_debug():
         logging.exception('The job failed.')

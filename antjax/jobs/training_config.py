@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 import jax
 
+from antjax import paths
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
-from antjax.lm import positions, pretrained, transformer
+from antjax.lm import hub, positions, pretrained, transformer
 from antjax.lm.config import Config as LMConfig
 from antjax.mesh.paro import PaRO
 
@@ -27,6 +28,7 @@ class TrainingConfig(JobConfig):
     str,
     'For --paro=auto and --collectives=auto: link speeds that launch/plan.py'
     ' --measure wrote. Empty: measured at the start.',
+    paths.URL,
   ] = ''
   collectives: Annotated[
     Literal['xla', 'ring', 'hierarchical', 'ho_ring', 'auto'],
@@ -97,9 +99,15 @@ class ExamplesConfig(TrainingConfig):
 class LanguageConfig(ExamplesConfig):
   """Settings of jobs that train a language model inside a recommender."""
 
-  model: Annotated[str, 'Language model: Hugging Face folder or GGUF file.'] = (
-    'data/minilm'
-  )
+  model: Annotated[
+    str,
+    'Language model: Hugging Face folder or GGUF file; or hf://org/name, of the'
+    ' Hugging Face Hub.',
+    paths.MODEL_URL,
+  ] = 'data/minilm'
+  pretrained: Annotated[
+    str, 'org/name of the Hugging Face Hub, short for --model=hf://org/name.'
+  ] = ''
   tuning: Annotated[
     Tuning, 'What of its trained layers: all, adapters, or nothing.'
   ] = 'full'
@@ -120,6 +128,13 @@ class LanguageConfig(ExamplesConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     self.check_least({'lora_rank': 1})
+    if self.pretrained:  # From here on there is one name of it.
+      object.__setattr__(self, 'model', f'{hub.SCHEME}{self.pretrained}')
+      object.__setattr__(self, 'pretrained', '')
+
+  def check_inputs(self) -> None:
+    super().check_inputs()
+    pretrained.check_there(self.model)
 
   def language_model(
     self, tuning: Tuning, max_tokens: int = 0, random_seed: int | None = None

@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Protocol
 
-from antjax.lm import gguf_model, pretrained, pretrained_tokenizer
+from antjax.lm import gguf_model, hub, pretrained, pretrained_tokenizer
 
 _BLOCK = 1 << 22
 # Texts of a vocabulary that tell it from most others, as soon as it is there.
@@ -36,6 +36,7 @@ def of_model(path: str | os.PathLike[str]) -> str:
   Raises:
     FileNotFoundError: There is no model.
   """
+  path = hub.local(path)
   file = gguf_model.find(path, pretrained.CONFIG_NAME)
   is_folder = file == pathlib.Path(path, pretrained.CONFIG_NAME)
   weights = file.parent.glob('*.safetensors') if is_folder else ()
@@ -44,7 +45,8 @@ def of_model(path: str | os.PathLike[str]) -> str:
 
 def of_tokenizer(path: str | os.PathLike[str]) -> str:
   """Fingerprint of the tokenizer; `path` as for `load_tokenizer`."""
-  return _of_files([gguf_model.find(path, pretrained_tokenizer.FILE_NAME)])
+  file = gguf_model.find(hub.local(path), pretrained_tokenizer.FILE_NAME)
+  return _of_files([file])
 
 
 def of_rows(vocabulary: TextRows, start: int, stop: int) -> str:

@@ -21,6 +21,7 @@ from antjax.lm import (
   config_json,
   families,
   gguf_model,
+  hub,
   safetensors_file,
   transformer,
 )
@@ -53,8 +54,8 @@ def load_pretrained(
 
   Args:
     path: A folder with config.json and model.safetensors (or its index), or a
-      .gguf file, or a folder with one. Families: Llama, Qwen2, OPT, BERT, T5's
-      encoder; as GGUF Llama and Qwen2.
+      .gguf file, or a folder with one; or hf://org/name, see `hub`. Families:
+      Llama, Qwen2, OPT, BERT, T5's encoder; as GGUF Llama and Qwen2.
     dtype: Dtype of the parameters; None: as stored (quantized ones as fp32).
     shardings: One for all leaves, or a tree like the parameters'; None: the
       default device.
@@ -67,7 +68,7 @@ def load_pretrained(
     ValueError: A family or setting that is not supported, a damaged file,
       tensors that are missing, left over or of a wrong shape.
   """
-  path = pathlib.Path(path)
+  path = hub.local(path)
   file, fields, source = _open(path)
   family = families.family_of(fields, file)
   config = config_json.read_config(fields, file)
@@ -90,6 +91,17 @@ def load_pretrained(
   return config, jax.tree.map_with_path(
     leaf, shapes, names, shardings, is_leaf=transformer.is_shape
   )
+
+
+def check_there(path: str | os.PathLike[str]) -> None:
+  """Looks for a model, fetches it if it is on the Hub; reads no weights.
+
+  Raises:
+    FileNotFoundError: It is not there.
+    ValueError: It is damaged.
+    RuntimeError: It cannot be fetched.
+  """
+  _open(hub.local(path))
 
 
 def save_pretrained(
@@ -189,7 +201,8 @@ def _open(
   file = gguf_model.find(path, CONFIG_NAME)
   if not file.exists():
     raise FileNotFoundError(
-      f'no model at {path}; python -m launch.fetch_model gets small ones.'
+      f'no model at {path}; python -m launch.fetch_model gets small ones, and'
+      ' hf://org/name is one of the Hugging Face Hub.'
     )
   if file != path / CONFIG_NAME:
     model = gguf_model.GgufModel(file)

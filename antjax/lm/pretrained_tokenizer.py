@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from antjax.lm import gguf_model
+from antjax.lm import gguf_model, hub
 
 FILE_NAME = 'tokenizer.json'
 _CONTROL = 3  # Type of a token that no text has.
@@ -28,7 +28,8 @@ def load_tokenizer(
   Texts are neither cut nor padded, whatever the file was set to.
 
   Args:
-    path: Folder with a tokenizer.json, .gguf file, or folder with one.
+    path: Folder with a tokenizer.json, .gguf file, or folder with one; or
+      hf://org/name.
     vocab_size: Vocabulary size of the model that reads the ids; it may be
       larger than the tokenizer's. None: nobody checks that they fit.
 
@@ -50,6 +51,7 @@ def load_tokenizer(
 
 
 def _load(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
+  path = hub.local(path)
   file = gguf_model.find(path, FILE_NAME)
   if file != pathlib.Path(path, FILE_NAME):
     return _from_gguf(file)

@@ -5,7 +5,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 import hashlib
 import os
-import pathlib
 import re
 
 import tokenizers
@@ -117,7 +116,7 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
     FileNotFoundError: No such file.
     ValueError: It is no tokenizer, or has no mark between documents.
   """
-  path = pathlib.Path(path)
+  path = paths.fetched(path, 'tokenizer')
   if not path.is_file():
     raise FileNotFoundError(
       f'no tokenizer at {path}; launch/prepare_text.py makes one.'
@@ -132,5 +131,5 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
   """SHA-256 of the file: a model's ids mean nothing with another tokenizer."""
-  with open(path, 'rb') as file:
+  with open(paths.fetched(path), 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -105,10 +105,10 @@ def with_task_rows(
   """Groups each task's ids, so that the inner loop can adapt its rows.
 
   Replaces the ids of support and query by the distinct ids of the task,
-  ids[bucket]['task_rows'][feature] [T, U], and positions in them,
-  episodes[bucket][part]['index'][feature][feature]. Support and query then read
-  the same adapted row, and a row that only the query uses stays as it is. U is
-  the most that can occur, so that shapes stay fixed.
+  `ids[bucket]['task_rows'][feature]`, [T, U], and positions in them,
+  `episodes[bucket][part]['index'][feature][feature]`. Support and query then
+  read the same adapted row, and a row that only the query uses stays as it is.
+  U is the most that can occur, so that shapes stay fixed.
 
   The given batch is not changed.
 

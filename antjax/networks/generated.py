@@ -271,6 +271,7 @@ class APG(ClickNetwork):
   """
 
   Config = CoreConfig
+  needs = frozenset({'scenario'})
 
   def __init__(self, sizes: Sizes, config: CoreConfig, *, rngs: nnx.Rngs):
     if sizes.scenario_field is None:

@@ -37,6 +37,7 @@ NEEDS = {
   'linear': 'reads `Inputs.first_order_B`: a weight for each feature',
   'moments': 'normalises by `Inputs.moments` of the training rows',
   'sorted_rows': 'has layers of each scenario, fast on rows sorted by scenario',
+  'scenario': "makes weights of the scenario's own field",
   'conversion': 'learns a second label, the conversion after a click',
   'support': "has a method `context` that reads a task's labelled support",
 }

@@ -13,6 +13,8 @@ import functools
 import math
 import re
 
+import numpy as np
+
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.plan import hlo_text
 
@@ -61,6 +63,9 @@ class Collective:
     name: Name of the instruction.
     chain: On TPU, a number that the parts share into which an asynchronous
       collective is cut, fused with the computation beside it.
+    shapes: Dims of the larger side of each array of a combined one.
+    source: Where the program asks for it, e.g. 'jit(step)/while/body/psum'; at
+      a collective that XLA inserted, the operation that needs it.
   """
 
   kind: str
@@ -74,6 +79,8 @@ class Collective:
   is_dcn: bool = False
   name: str = ''
   chain: str = ''
+  shapes: tuple[tuple[int, ...], ...] = ()
+  source: str = ''
 
   @property
   def in_loop(self) -> bool:
@@ -84,29 +91,42 @@ class Collective:
     return math.prod(unknown if n is None else n for n in self.loops)
 
 
-def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
+def collectives(
+  text: str, mesh_shape: Mapping[str, int], slow: Sequence[str] = (INTER,)
+) -> list[Collective]:
   """Lists the collectives of a compiled program, in the order of its text.
 
   One entry for each place that a collective is called from.
 
   Args:
     text: `jitted.lower(...).compile().as_text()`.
-    mesh_shape: `mesh.shape` of the mesh it was compiled for, with axes `inter`
-      and `intra`. On several TPU slices the text is one slice's program; groups
-      must be inside slices, as `make_mesh` puts them.
+    mesh_shape: `mesh.shape` of the mesh it was compiled for. On several TPU
+      slices the text is one slice's program; groups must be inside slices, as
+      `make_mesh` puts them.
+    slow: Axes of the mesh that lead from group to group; here they are `inter`,
+      and all others together `intra`.
 
   Raises:
     ValueError: A form that is not known here.
   """
-  return _Program(text, mesh_shape[INTER], mesh_shape[INTRA]).read()
+  axes = list(mesh_shape)
+  order = sorted(axes, key=lambda axis: axis not in slow)  # Stable.
+  ids = np.arange(math.prod(mesh_shape.values())).reshape(
+    [mesh_shape[axis] for axis in axes]
+  )
+  ids = ids.transpose([axes.index(axis) for axis in order])
+  num_groups = math.prod(mesh_shape[axis] for axis in slow)
+  return _Program(text, ids.reshape(num_groups, -1)).read()
 
 
 class _Program:
   """The computations of one module's text."""
 
-  def __init__(self, text: str, num_groups: int, group_size: int):
+  def __init__(self, text: str, groups: np.ndarray):
+    """Takes a program's text and the devices, [groups, group size]."""
     self._bodies: dict[str, list[str]] = {}
     self._entry = ''
+    num_groups, group_size = groups.shape
     self._size = group_size
     name = None
     for line in text.splitlines():
@@ -130,6 +150,8 @@ class _Program:
         f' of {num_groups} groups of {group_size}; pass the mesh.shape it was'
         ' compiled for.'
       )
+    # Each device as if groups lay one after another.
+    self._place = np.argsort(groups.reshape(-1)).tolist()
 
   def read(self) -> list[Collective]:
     return list(self._walk(self._entry)) if self._entry else []
@@ -189,16 +211,21 @@ class _Program:
   def _collective(
     self, name: str, kind: str, op: str, result: str, rest: str
   ) -> Collective:
-    arrays = hlo_text.arrays(result)
     if op.endswith('-start') and kind != ALL_REDUCE:
       # ((operands), (results), contexts).
       parts = hlo_text.elements(result)
-      arrays = hlo_text.arrays(parts[1] if len(parts) > 1 else parts[0])
+      result = parts[1] if len(parts) > 1 else parts[0]
+    arrays, shapes = hlo_text.arrays(result), hlo_text.shapes(result)
     size, num = hlo_text.num_bytes(arrays), sum(n for _, n in arrays)
     dtype = arrays[0][0]
     chain = re.search(r'chain_id="(\w+)"', rest)
+    found = re.search(r'op_name="([^"]*)"', rest)
+    source = found[1] if found else ''
     if kind == PERMUTE:
-      pairs = hlo_text.source_target_pairs(rest)
+      pairs = [
+        (self._place[a], self._place[b])
+        for a, b in hlo_text.source_target_pairs(rest)
+      ]
       axis = self._axis_of_pairs(pairs)
       crossing = sum(a // self._size != b // self._size for a, b in pairs)
       inside = sum(a != b for a, b in pairs) - crossing
@@ -207,16 +234,30 @@ class _Program:
         intra_bytes=size * inside / self._num_devices,
         inter_bytes=size * crossing / self._num_devices,
         name=name,
+        shapes=tuple(shapes),
+        source=source,
       )
-    groups = hlo_text.replica_groups(rest, self._num_devices)
+    groups = [
+      [self._place[device] for device in group]
+      for group in hlo_text.replica_groups(rest, self._num_devices)
+    ]
     if kind == REDUCE_SCATTER:
-      size, num = size * len(groups[0]), num * len(groups[0])
+      times = len(groups[0])
+      size, num = size * times, num * times
+      dim = re.search(r' dimensions=\{(\d+)\}', rest)
+      at = int(dim[1]) if dim else 0
+      shapes = [
+        tuple(n * times if i == at else n for i, n in enumerate(dims))
+        for dims in shapes
+      ]
     intra, inter = self._sent(kind, size, groups)
     axis = self._axis(groups)
     return Collective(
       *(kind, axis, (), size, num, dtype, intra, inter),
       name=name,
       chain=chain[1] if chain else '',
+      shapes=tuple(shapes),
+      source=source,
     )
 
   def _transfer(

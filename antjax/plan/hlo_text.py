@@ -57,6 +57,14 @@ def arrays(shape: str) -> list[tuple[str, int]]:
   return found
 
 
+def shapes(shape: str) -> list[tuple[int, ...]]:
+  """Dims of each array in a type."""
+  return [
+    tuple(int(d) for d in dims.split(',') if d)
+    for _, dims in _ARRAY.findall(shape)
+  ]
+
+
 def num_bytes(arrays: Sequence[tuple[str, int]]) -> int:
   """Bytes of arrays given as (dtype, number of elements)."""
   bits = 0

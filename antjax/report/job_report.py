@@ -14,11 +14,10 @@ import sys
 from typing import Any, Literal
 
 import jax
-import rich
 import rich.table
 
 from antjax import config as config_lib
-from antjax.report import progress, report
+from antjax.report import progress, report, terminal
 from antjax.train.trainer import Trainer
 
 Lines = Sequence[Mapping[str, Any]]
@@ -90,7 +89,7 @@ def write(
     ),
     folder,
   )
-  rich.print(f'Report: {page}')
+  terminal.show(f'Report: {page}')
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
@@ -194,4 +193,4 @@ def show_table(
       table.add_row(*row)
     else:
       table.add_section()
-  rich.print(table)
+  terminal.show(table)

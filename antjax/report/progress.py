@@ -1,12 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Output of a running job: progress bar, metrics log, TensorBoard.
+"""Output of a running job: progress bar, metrics log, trackers.
 
 Steps are numbered from 0: the step that turns `state.step` from s into s + 1 is
 step s, so a run restored at `state.step == r` has kept steps 0 to r - 1.
 """
 
-from collections.abc import Callable, Mapping
+import collections
+from collections.abc import Callable, Iterable, Mapping
 import json
 import math
 import os
@@ -19,14 +20,18 @@ from absl import logging
 import jax
 import rich.console
 import rich.progress
-import tensorboardX
 
 from antjax import paths
+from antjax.report import trackers as trackers_lib
 
 METRICS_FILE = 'metrics.jsonl'
 
 # Newer rates count more; after this time an old one has weight 1/e.
 _RATE_MEMORY_S = 10.0
+# The time left goes by the steps of so long a time, evaluations included.
+_WINDOW_S = 120.0
+# Marks of the window are at least so far apart.
+_MARK_S = 1.0
 
 
 def _duration(seconds: float) -> str:
@@ -41,6 +46,8 @@ def _duration(seconds: float) -> str:
 class Progress:
   """A live line of a loop: step, examples/s, loss, time left.
 
+  Rate and time left go by recent steps, the first one never among them: it
+  compiles.
   On a terminal a bar, elsewhere (a log file, a pipe) one plain line every
   `plain_every_s` seconds and one at the end. Only process 0 shows anything.
   Use as a context manager, so that an exception leaves the terminal whole.
@@ -50,7 +57,7 @@ class Progress:
     self,
     num_steps: int,  # Of the whole run, those before `start_step` included.
     *,
-    start_step: int = 0,  # Earlier ones do not count as speed.
+    start_step: int = 0,  # The first one to be done.
     name: str = 'train',
     unit: str = 'examples',
     plain_every_s: float = 10.0,
@@ -59,7 +66,7 @@ class Progress:
     clock: Callable[[], float] = time.monotonic,
   ):
     self._num_steps = num_steps
-    self._start_step = self._step = self._printed_step = start_step
+    self._step = self._printed_step = start_step
     self._name, self._unit = name, unit
     self._plain_every_s = plain_every_s
     self._stream = stream if stream is not None else sys.stderr
@@ -67,6 +74,8 @@ class Progress:
     self._clock = clock
     self._start_s = self._last_s = self._printed_s = clock()
     self._rate: float | None = None  # Examples a second, smoothed.
+    # (time, step), the window's oldest first; none before the first update.
+    self._marks = collections.deque[tuple[float, int]]()
     self._loss: float | None = None
     self._bar: rich.progress.Progress | None = None
 
@@ -109,7 +118,7 @@ class Progress:
     """
     now = self._clock()
     elapsed_s = now - self._last_s
-    if elapsed_s > 0 and num_examples:
+    if elapsed_s > 0 and num_examples and self._marks:
       rate = num_examples / elapsed_s
       old = math.exp(-elapsed_s / _RATE_MEMORY_S)
       self._rate = (
@@ -117,6 +126,11 @@ class Progress:
       )
     if elapsed_s > 0:
       self._last_s = now
+    marks = self._marks
+    if not marks or now - marks[-1][0] >= _MARK_S:
+      marks.append((now, step))
+    while len(marks) > 2 and now - marks[1][0] >= _WINDOW_S:
+      marks.popleft()
     self._step = step
     self._loss = loss if loss is not None else self._loss
     if self._bar is not None:
@@ -134,24 +148,22 @@ class Progress:
       facts.append(f'{self._rate:,.0f} {self._unit}/s')
     if self._loss is not None:
       facts.append(f'loss {self._loss:.4f}')
-    done = self._step - self._start_step
     left = self._num_steps - self._step
-    elapsed_s = now - self._start_s
-    if left > 0 and done > 0:
-      facts.append(f'{_duration(elapsed_s * left / done)} left')
+    since, first = self._marks[0] if self._marks else (now, self._step)
+    if left > 0 and self._step > first:
+      pace_s = (now - since) / (self._step - first)
+      facts.append(f'{_duration(pace_s * left)} left')
     elif left <= 0:
-      facts.append(f'took {_duration(elapsed_s)}')
+      facts.append(f'took {_duration(now - self._start_s)}')
     return ' | '.join(facts)
 
   def _print_plain(self) -> None:
     now = self._clock()
     percent = 100 * self._step / max(self._num_steps, 1)
-    print(
-      f'{self._name} {self._step}/{self._num_steps} ({percent:.0f} %) | '
-      f'{self._facts(now)}',
-      file=self._stream,
-      flush=True,
-    )
+    done = f'{self._name} {self._step}/{self._num_steps} ({percent:.0f} %)'
+    facts = self._facts(now)
+    line = f'{done} | {facts}' if facts else done
+    print(line, file=self._stream, flush=True)
     self._printed_s, self._printed_step = now, self._step
 
 
@@ -180,11 +192,12 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 class RunLog:
-  """Scalars by step, in `metrics.jsonl` and as TensorBoard events.
+  """Scalars by step, in `metrics.jsonl` and by trackers.
 
   A resumed run appends to the same files. Lines from `resume_step` on, work
   that was lost and will be repeated, are dropped first, in TensorBoard too, so
-  that no step appears twice. Only process 0 writes.
+  that no step appears twice. A tracker that fails is left out from then on.
+  Only process 0 writes.
 
   Raises:
     ValueError: `metrics.jsonl` is there but not such a log.
@@ -195,6 +208,8 @@ class RunLog:
     folder: str | os.PathLike[str],
     *,
     resume_step: int = 0,  # `state.step` at the start.
+    trackers: Iterable[str] = ('tensorboard',),  # Of `trackers.PACKAGES`.
+    config: Mapping[str, Any] | None = None,  # That they show.
     write: bool | None = None,  # None: on process 0 only.
   ):
     self._write = jax.process_index() == 0 if write is None else write
@@ -205,8 +220,8 @@ class RunLog:
     if path.exists():
       _drop_from(path, resume_step)
     self._file = path.open('a', encoding='utf-8')
-    self._events = tensorboardX.SummaryWriter(
-      str(path.parent / 'tensorboard'), purge_step=resume_step, flush_secs=10
+    self._trackers = trackers_lib.opened(
+      trackers, path.parent, resume_step=resume_step, config=config or {}
     )
 
   def __enter__(self) -> Self:
@@ -229,14 +244,28 @@ class RunLog:
     # One write a line, flushed: a killed run loses no line but its last.
     self._file.write(json.dumps(record) + '\n')
     self._file.flush()
-    for name, value in values.items():
-      self._events.add_scalar(name, value, int(step))
+    for name, tracker in list(self._trackers.items()):
+      self._try(name, lambda: tracker.write(int(step), values))
 
   def close(self) -> None:
     """Writes out what is buffered and closes the files."""
     if self._write:
       self._file.close()
-      self._events.close()
+      for name, tracker in list(self._trackers.items()):
+        self._try(name, tracker.close)
+
+  def _try(self, name: str, call: Callable[[], None]) -> None:
+    """A server that is gone must not end a training."""
+    try:
+      call()
+    except Exception as error:
+      del self._trackers[name]
+      logging.warning(
+        '%s takes no more of this run (%s); all numbers are in %s.',
+        name,
+        error,
+        self._file.name,
+      )
 
 
 def _drop_from(path: pathlib.Path, step: int) -> None:

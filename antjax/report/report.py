@@ -49,6 +49,8 @@ class Report:
   results: Sequence[Mapping[str, Any]] = ()
   lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
   baselines: Sequence[str] = ()  # Methods that others are measured against.
+  # (scenario, method, metric) -> half the width of its 95% interval.
+  widths: report_results.Widths = _no_items()
   # By title, as all panels are.
   intervals: Mapping[str, Panel] = _no_items()
   bars: Mapping[str, report_plots.Bars] = _no_items()
@@ -106,7 +108,7 @@ def render(report: Report) -> str:
       the same ones, or a piece of `memory` lacks a field.
   """
   results = report_results.Results(
-    report.results, report.lower_is_better, report.baselines
+    report.results, report.lower_is_better, report.baselines, report.widths
   )
   sections = [
     report_results.section(results) if results.rows else '',

@@ -9,6 +9,15 @@ from typing import Any
 from antjax.report import page
 
 _KEYS = ('scenario', 'method')
+# What counts as worse where there are no intervals: this share of a baseline.
+_CLEAR_SHARE = 0.01
+_RULE = (
+  'Red: worse than the best baseline of the scenario by more than the 95%'
+  ' intervals of the two allow (the root of the sum of their squared half'
+  f' widths) or, where there are none, by more than {_CLEAR_SHARE:.0%} of its'
+  ' number.'
+)
+Widths = Mapping[tuple[str, str, str], float]
 
 
 class Results:
@@ -18,6 +27,7 @@ class Results:
     rows: Scenario -> method -> metric -> number, in the order to show.
     lower_is_better: Metrics whose smaller value is better.
     baselines: Methods that the others are measured against.
+    widths: (scenario, method, metric) -> half the width of its 95% interval.
   """
 
   def __init__(
@@ -25,6 +35,7 @@ class Results:
     records: Iterable[Mapping[str, Any]],
     lower_is_better: Iterable[str],
     baselines: Iterable[str],
+    widths: Widths | None = None,
   ):
     """Indexes dicts that hold 'scenario', 'method' and numbers by metric.
 
@@ -34,6 +45,7 @@ class Results:
     self.rows: dict[str, dict[str, Mapping[str, float | None]]] = {}
     self.lower_is_better = frozenset(lower_is_better)
     self.baselines = frozenset(baselines)
+    self.widths = widths or {}
     for record in records:
       missing = set(_KEYS) - record.keys()
       if missing:
@@ -79,9 +91,30 @@ class Results:
     pair = {m: values[m] for m in (method, rival)}  # A tie is no loss.
     return rival if self.best(pair, metric) == rival else None
 
+  def is_clear(
+    self, scenario: str, method: str, rival: str, metric: str
+  ) -> bool:
+    """Whether two methods differ by more than `_RULE` lets pass."""
+    values = self.values(scenario, metric)
+    names = (method, rival)
+    widths = [self.widths.get((scenario, m, metric), math.nan) for m in names]
+    limit = math.hypot(*widths)
+    if math.isnan(limit):
+      limit = _CLEAR_SHARE * abs(values[rival])
+    return abs(values[method] - values[rival]) > limit
+
+  def num_beaten(self) -> int:
+    """Numbers that are worse than the best baseline, clearly or not."""
+    return sum(
+      self.rival(scenario, method, metric) is not None
+      for scenario, methods in self.rows.items()
+      for method in methods
+      for metric in self.metrics
+    )
+
 
 def shortfalls(results: Results) -> list[str]:
-  """Says in a sentence each where a method is worse than the best baseline."""
+  """Says where a method is clearly worse than the best baseline."""
   return [
     f'{scenario}: {metric} of {method} is'
     f' {results.values(scenario, metric)[method]:.4f}, worse than {rival}'
@@ -90,6 +123,7 @@ def shortfalls(results: Results) -> list[str]:
     for method in methods
     for metric in results.metrics
     if (rival := results.rival(scenario, method, metric)) is not None
+    and results.is_clear(scenario, method, rival, metric)
   ]
 
 
@@ -136,7 +170,7 @@ def _cell(results: Results, scenario: str, method: str, metric: str) -> str:
   if shown == f'{values[best]:.4f}':
     shown = f'<b>{shown}</b>'
   rival = results.rival(scenario, method, metric)
-  if rival is not None:
+  if rival is not None and results.is_clear(scenario, method, rival, metric):
     shown += f'<span class="worse">worse than {page.text(rival)}</span>'
   return f'<td class="number">{shown}</td>'
 
@@ -147,14 +181,20 @@ def _verdict(results: Results) -> str:
   ):
     return ''
   worse = shortfalls(results)
+  rule = f'<p class="note">{page.text(_RULE)}</p>'
+  if trifles := results.num_beaten() - len(worse):
+    rule = (
+      f'<p class="note">Worse by less: {trifles}'
+      f' number{"s" if trifles > 1 else ""}.</p>{rule}'
+    )
   if not worse:
     return (
-      '<p class="good">No method is worse than a baseline in any scenario '
-      'and metric.</p>'
+      '<p class="good">No method is clearly worse than a baseline in any'
+      f' scenario and metric.</p>{rule}'
     )
   items = ''.join(f'<li>{page.text(sentence)}</li>' for sentence in worse)
   return (
     '<div class="bad"><p>Worse than the best baseline of the scenario in '
     f'{len(worse)} number{"s" if len(worse) > 1 else ""}:</p>'
-    f'<ul>{items}</ul></div>'
+    f'<ul>{items}</ul></div>{rule}'
   )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import urllib.parse
 
 from absl import logging
+from etils import epath
 import numpy as np
 
 from antjax import paths
@@ -117,11 +118,12 @@ def write(
 def new_folder(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Gives an empty folder that becomes `folder` at a clean end."""
   check_new(folder)
-  folder = paths.local(folder, 'out').absolute()
-  with scratch_folder(folder, 'partial') as stage:
-    yield stage
-    stage.chmod(0o755)
-    stage.rename(folder)
+  with paths.written(folder) as local:
+    local = local.absolute()
+    with scratch_folder(local, 'partial') as stage:
+      yield stage
+      stage.chmod(0o755)
+      stage.rename(local)
 
 
 @contextlib.contextmanager
@@ -143,7 +145,8 @@ def scratch_folder(
 
 def check_new(folder: str | os.PathLike[str]) -> None:
   """Raises ValueError if the folder exists."""
-  if paths.local(folder, 'out').exists():
+  paths.check(folder, 'out')
+  if epath.Path(folder).exists():
     raise ValueError(f'out={folder} exists already; choose another folder.')
 
 

@@ -21,7 +21,6 @@ import zlib
 from antjax import paths
 
 VERSION = 1
-_WHY_LOCAL = 'its locks and fsync need a disk of the coordinator'
 _APPLICATION_ID = 0x616A6A31  # 'ajj1'
 _ENTRY = struct.Struct('<BdI')  # Type, time, length.
 _TABLES = """
@@ -50,7 +49,7 @@ class Journal:
       RuntimeError: It is open elsewhere, is damaged, is a folder, or is no
         journal of this version.
     """
-    self.path = paths.local(path, 'Journal: path', _WHY_LOCAL)
+    self.path = paths.local(path, 'Journal: path', paths.LOCKED)
     self.num_commands = 0  # Since the snapshot.
     self.num_bytes = 0  # Their size.
     self._last_row = 0

@@ -8,6 +8,10 @@ of prefetch processes take the result. Neither jax nor grain is imported here.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import os
+import pathlib
+import re
 from typing import Any
 
 from antjax.shards import ledger_state
@@ -43,6 +47,36 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   if not states:
     raise ValueError('merge_states() needs the state of at least one process.')
   return dict(_merge_values(list(states), 'state'))
+
+
+def saved_state(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """Merges what `grain.checkpoint.CheckpointSave` wrote on all processes.
+
+  Args:
+    folder: Folder of the item in the checkpoint, e.g. 'run/1000/data'.
+
+  Returns:
+    See `merge_states`; for any number of processes, where grain's own
+    `CheckpointRestore` takes the number that saved only.
+
+  Raises:
+    FileNotFoundError: The folder has no such file, or not those of all.
+  """
+  files = dict[int, pathlib.Path]()
+  counts = set[int]()
+  for path in pathlib.Path(folder).glob('process_*-of-*.json'):
+    index, count = map(int, re.findall(r'\d+', path.name))
+    files[index] = path
+    counts.add(count)
+  if not files or counts != {len(files)}:
+    raise FileNotFoundError(
+      f'{folder} has the files of {len(files)} processes'
+      f' of {", ".join(map(str, sorted(counts))) or "none"}; needed are'
+      ' process_<index>-of-<count>.json of all that saved.'
+    )
+  return merge_states(
+    [json.loads(files[index].read_text()) for index in sorted(files)]
+  )
 
 
 def fitted_state(

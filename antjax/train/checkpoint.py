@@ -36,9 +36,15 @@ _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
 def latest_step(directory: str | os.PathLike[str]) -> int | None:
   """Step of the newest committed checkpoint in a folder, or None."""
-  if not epath.Path(directory).is_dir():
-    return None
-  return max(ocp.utils.checkpoint_steps(directory), default=None)
+  return max(steps(directory), default=None)
+
+
+def steps(directory: str | os.PathLike[str]) -> list[int]:
+  """Steps of the committed checkpoints in a folder, in order."""
+  folder = epath.Path(paths.origin(directory))
+  if not folder.is_dir():
+    return []
+  return sorted(ocp.utils.checkpoint_steps(folder))
 
 
 def encode_position(position: Any) -> Any:
@@ -96,8 +102,8 @@ class Checkpointer:
       )
     self._claim: Claim | None = None
     paths.check(directory, 'Checkpointer: directory', paths.CHECKPOINT_URL)
+    directory = paths.origin(directory)
     if not paths.is_url(directory):
-      directory = os.path.abspath(directory)
       self._claim = Claim(directory)
     self.directory = directory
     self._layout = layout

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""docs/behaviors.md: its code, schema files and flags."""
+"""docs/behaviors.md: its schema files and flags."""
 
 import pathlib
 import re
@@ -15,14 +15,6 @@ _TEXT = _DOCS.read_text()
 
 def _blocks(language):
   return re.findall(rf'```{language}\n(.*?)```', _TEXT, re.S)
-
-
-def test_the_vocabulary_is_read_as_shown(tmp_path, monkeypatch, capsys):
-  monkeypatch.chdir(tmp_path)
-  source = behavior_fixture.Log(num_rows=50).write(tmp_path / 'log')
-  behavior_fixture.prepare(source, 'data/ml-1m')
-  exec(_blocks('python')[0], {})
-  assert 'nfkc-1' in capsys.readouterr().out
 
 
 def test_schema_files_load(tmp_path):

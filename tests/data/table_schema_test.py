@@ -327,6 +327,17 @@ def test_a_file_says_what_columns_of_a_log_are_for(tmp_path):
       },
       "'a' is no column of items; they are b",
     ),
+    (
+      {
+        'text': '__item',
+        'items': {
+          'source': 'x',
+          'item': 'a',
+          'columns': {'a': 'string', '__item': 'string'},
+        },
+      },
+      '__item is the name of a field of our own; rename it',
+    ),
     ({'rating': None, 'positive_from': None}, 'outcome needs a label'),
   ],
 )

@@ -3,11 +3,13 @@
 """Which prefetch process reads which pass; the processes are threads here."""
 
 import pickle
+import threading
 
 import numpy as np
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import lease_hub
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.protocol import from_shard
 from antjax.elastic.service_ledger import ServiceLedgerClient
@@ -174,3 +176,20 @@ def test_what_cannot_be_sliced(ledger):
   stream = pb.DataSet(name='s', shard_size=2, is_stream=True)
   with pytest.raises(TypeError, match='is a stream'):
     pickle.dumps(ServiceLedgerClient(ledger._leases, stream))
+
+
+def test_a_hub_closes_whatever_its_thread_is_at(monkeypatch):
+  monkeypatch.setattr(lease_hub.Hub, '_accept', lambda hub: None)  # It ended.
+  hub = lease_hub.Hub(None)
+  closing = threading.Thread(target=hub.close, daemon=True)
+  closing.start()
+  closing.join(10)
+  assert not closing.is_alive()
+
+
+def test_a_closed_hub_leaves_no_thread(ledger):
+  process(ledger, 0)
+  ledger._hub.close()
+  eventually(
+    lambda: not any(thread.name == 'hub' for thread in threading.enumerate())
+  )

@@ -10,6 +10,7 @@ import pytest
 
 from antjax.elastic.worker import Agent
 from antjax.shards.dataset import merge_states
+from antjax.shards.held_back import HeldBack
 from tests.elastic.jobs_server import eventually
 from tests.elastic.lockstep_workers import (
   assert_each,
@@ -140,3 +141,25 @@ def test_a_mix_of_two_data_sets(server):
   seen += [int(batch['x'][0]) for batch in iterator]
   last.close()
   assert len(seen) == len(set(seen)) >= 85  # One of the two is all used.
+
+
+def test_what_a_shuffle_holds_back_is_read_again(server):
+  def shuffled(dataset):
+    return HeldBack(
+      dataset,
+      lambda records: grain.experimental.WindowShuffleIterDataset(
+        records, window_size=9, seed=2
+      ),
+      key_field='key',
+    )
+
+  options = {'transform': shuffled, 'key_field': 'key', 'num_epochs': 1}
+  with Workers(server, 3, 1, **options) as workers:
+    seen = [x for _ in range(13) for x in workers.step()]
+    state = workers.state()
+    workers.agents[0].on_commit(1, state)
+    workers.step()  # Not saved: it comes again.
+  with Workers(server, 2, 2, **options) as workers:
+    workers.restore(state)
+    seen += workers.finish()
+  assert_each(seen, 1)

@@ -3,6 +3,7 @@
 """Tests of antjax.jobs.job: what a user of any job sees."""
 
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -56,6 +57,8 @@ def work(config, job):
     while not job.should_stop():
       time.sleep(0.02)
     print('saved', flush=True)
+  if config.do == 'stopped':
+    raise KeyboardInterrupt('the checkpoint of step 7 is there')
   if config.do == 'hang':
     print('ready', flush=True)
     time.sleep(600)
@@ -109,11 +112,36 @@ def test_start_makes_mesh_run_folder_and_log(job):
 
 
 @pytest.mark.parametrize(
+  'level, text, shown',
+  [
+    ('INFO', "Unable to initialize backend 'tpu': no libtpu.so", False),
+    ('WARNING', "Unable to initialize backend 'tpu': in use", True),
+    ('INFO', 'Remote TPU is not linked into jax', True),
+  ],
+)
+def test_backends_that_are_not_here_are_no_news(level, text, shown):
+  record = logging.makeLogRecord(
+    {'levelno': logging.getLevelName(level), 'msg': text}
+  )
+  assert script.is_news(record) == shown
+
+
+@pytest.mark.parametrize(
   'arguments, line',
   [
     (['--num_steps=0'], 'flags: num_steps must be positive; got 0.'),
     (['--intra=0'], 'flags: intra must be at least 1 or none; got 0.'),
     (['more'], 'flags: unknown arguments: more'),
+    (
+      ['--trackers=neptune'],
+      'error: trackers=neptune: neptune unknown; use some of tensorboard,'
+      ' wandb, mlflow.',
+    ),
+    (
+      ['--profile_steps=5'],
+      'error: profile_steps=5: needed: the first step and, after a colon, a'
+      ' later one, e.g. 10:15 for the steps 10 to 14.',
+    ),
     (
       ['--intra=3'],
       'error: make_mesh(intra=3): 4 devices do not form groups of 3; use one of'
@@ -194,6 +222,13 @@ def test_a_signal_lets_the_job_save(job, number):
   assert process.returncode == 128 + number
   assert out == 'saved\n'
   assert _last(err) == 'job: stopped as asked.'
+
+
+def test_a_stopped_job_says_how_to_resume(job):
+  done = _run(job, '--do=stopped')
+  assert done.returncode == 130
+  told = 'job: interrupted: the checkpoint of step 7 is there'
+  assert _last(done.stderr) == told and 'Traceback' not in done.stderr
 
 
 def test_a_signal_outside_of_a_loop_ends_at_once(job):

@@ -9,7 +9,6 @@ import numpy as np
 
 from antjax.data import (
   antm2c_synthetic,
-  antm2c_synthetic_files,
   event_antm2c,
   strict_columns,
   text_reader,
@@ -54,17 +53,6 @@ def test_the_encoder_shown_is_one():
   exec(_CODE[0], found)
   images = np.full((3, 4, 4, 3), 255, np.uint8)
   np.testing.assert_array_equal(found['encode'](images), np.ones((3, 3)))
-
-
-def test_the_best_score_is_computed_as_shown(tmp_path, monkeypatch, capsys):
-  monkeypatch.chdir(tmp_path)
-  config = antm2c_synthetic.SyntheticConfig(
-    num_rows=5000, num_users=100, num_items=100
-  )
-  out = make_antm2c_synthetic.Config().out
-  antm2c_synthetic_files.write(out, config, image_size=0)
-  exec(_CODE[1], {})
-  assert 0.7 < float(capsys.readouterr().out) < 1
 
 
 def test_columns_reasons_and_weights_are_those_of_the_code():

@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What launch/train_gmeta.py compares is trained alike."""
 
+import dataclasses
+
 import jax
 import pytest
 
+from antjax import config as config_lib
 from antjax.jobs.gmeta import data as gmeta_data
 from antjax.jobs.gmeta import methods as gmeta_methods
 from antjax.jobs.gmeta.config import Config
@@ -45,9 +48,27 @@ def test_rows_of_the_joint_model_follow_its_own_schedule(
   assert stacks[0] == stacks[1]
 
 
-def test_a_network_that_tasks_cannot_feed_is_refused_by_its_flag():
-  with pytest.raises(ValueError, match="model.kind=din: it needs 'history'"):
-    Config(model=recommender_lib.ModelConfig(kind='din'))
+@pytest.mark.parametrize(
+  'kind, need', [('din', 'history'), ('apg', 'scenario')]
+)
+def test_a_network_that_tasks_cannot_feed_is_refused_by_its_flag(kind, need):
+  with pytest.raises(ValueError, match=f"model.kind={kind}: it needs '{need}'"):
+    Config(model=recommender_lib.ModelConfig(kind=kind))
+
+
+def test_a_tenth_is_held_out_unless_the_run_has_begun(tmp_path):
+  config = Config(run_dir=str(tmp_path))
+  numbers = [
+    gmeta_data.num_validation(config, tmp_path, num)
+    for num in (2, 19, 200, 100_000)
+  ]
+  assert numbers == [1, 1, 20, 256]
+  # A run of before, whose default was 256, resumes with the same tasks.
+  begun = dataclasses.replace(config, validation_tasks=256)
+  config_lib.save(begun, tmp_path)
+  assert gmeta_data.num_validation(config, tmp_path, 1000) == 256
+  asked = dataclasses.replace(config, validation_tasks=7)
+  assert gmeta_data.num_validation(asked, tmp_path, 1000) == 7
 
 
 class Source:

@@ -40,3 +40,14 @@ def test_unknown_flag_is_refused(script):
   assert done.returncode == 1
   assert "Unknown command line flag 'no_such_flag'" in done.stderr
   assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('name', ['bahe', 'gmeta', 'llm_rec', 'lm'])
+def test_missing_data_leave_no_run_folder(tmp_path, name):
+  flags = (f'--data={tmp_path}/data', f'--run_dir={tmp_path}/run')
+  done = warm_python.run('-m', f'launch.train_{name}', *flags)
+  assert done.returncode == 1
+  assert f'{tmp_path}/data' in done.stderr
+  assert 'launch' in done.stderr.splitlines()[-1]
+  assert 'Traceback' not in done.stderr
+  assert not (tmp_path / 'run').exists()

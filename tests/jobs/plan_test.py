@@ -3,6 +3,7 @@
 """launch/plan: table, pick, files, models of one's own, measured links."""
 
 import json
+import os
 import pathlib
 import re
 
@@ -149,8 +150,17 @@ def test_a_plan_without_time_or_bound_can_be_drawn():
   assert plan_report.html(found, {})
 
 
-def run(*flags):
-  return warm_python.run('-m', 'launch.plan', *map(str, flags))
+def run(*flags, **kwargs):
+  return warm_python.run('-m', 'launch.plan', *map(str, flags), **kwargs)
+
+
+def test_nothing_is_planned_for_the_one_device_at_hand(tmp_path):
+  env = os.environ | {'JAX_NUM_CPU_DEVICES': '1'}
+  done = run(f'--run_dir={tmp_path}/plan', env=env)
+  assert done.returncode == 1
+  assert 'Say which are meant' in done.stderr
+  assert '--inter=4 --intra=8' in done.stderr
+  assert not (tmp_path / 'plan').exists()
 
 
 def test_as_a_user_runs_it(tmp_path):

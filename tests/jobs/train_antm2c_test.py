@@ -5,6 +5,7 @@
 import dataclasses
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -158,8 +159,15 @@ def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
   whole = train(folder, tmp_path / 'whole', model='star')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(script.StopRequest, '__call__', _after_calls(3), raising=True)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stop:
       train(folder, tmp_path / 'parts', model='star')
+  # The user is told where the work is, and how to go on.
+  path = tmp_path / 'parts' / 'seed_0' / 'checkpoints'
+  told = str(stop.value)
+  step = told.removeprefix('the checkpoint of step ').split()[0]
+  assert (path / step).is_dir()
+  assert f' is {path / step}; the same command resumes from it: ' in told
+  assert told.endswith(shlex.join(sys.orig_argv))
   parts = train(folder, tmp_path / 'parts', model='star')
   assert parts[0].validation == pytest.approx(whole[0].validation, abs=1e-6)
 

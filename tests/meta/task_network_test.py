@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.meta import maml, meta_loss
+from antjax.meta import maml, meta_loss, task_network
 from antjax.meta.task_network import LabelKind, RatingLevels, TaskNetwork
 from antjax.networks import load
 from tests.meta import small_tasks
@@ -58,7 +58,12 @@ def test_an_interaction_needs_two_vectors():
 
 @pytest.mark.parametrize(
   'kind, need',
-  [('din', 'history'), ('star', 'moments'), ('esmm', 'conversion')],
+  [
+    ('din', 'history'),
+    ('star', 'moments'),
+    ('esmm', 'conversion'),
+    ('apg', 'scenario'),
+  ],
 )
 def test_what_tasks_have_not_is_refused(kind, need):
   with pytest.raises(ValueError, match=f"kind={kind}: it needs '{need}'"):
@@ -70,8 +75,8 @@ def test_what_tasks_have_not_is_refused(kind, need):
   [
     name
     for name, found in load.NETWORKS.items()
-    if not found.needs & {'history', 'moments', 'conversion', 'support'}
-    and name not in ('lr', 'fm', 'apg')  # No network; no scenario.
+    if not found.needs & {*task_network.LACKING, 'support'}
+    and name not in ('lr', 'fm')  # No network.
   ],
 )
 @pytest.mark.parametrize('order', [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -52,11 +52,40 @@ def test_time_left_of_a_resumed_run_counts_only_its_own_steps():
   assert '15 s left' in text.splitlines()[0]
 
 
+def _lines_of(seconds, num_steps):
+  """The lines of a run whose updates come so many seconds apart."""
+  stream, now = io.StringIO(), [0.0]
+  bar = progress.Progress(
+    num_steps, stream=stream, plain_every_s=0, clock=lambda: now[0]
+  )
+  with bar:
+    for step, step_s in enumerate(seconds):
+      now[0] += step_s
+      bar.update(step + 1, num_examples=100)
+  return stream.getvalue().splitlines()
+
+
+def test_time_left_leaves_out_the_step_that_compiles():
+  lines = _lines_of([300, 1, 1], num_steps=103)
+  assert lines[0] == 'train 1/103 (1 %)'
+  assert lines[1] == 'train 2/103 (2 %) | 100 examples/s | 1:41 min left'
+  assert lines[2] == 'train 3/103 (3 %) | 100 examples/s | 1:40 min left'
+
+
+def test_time_left_goes_by_recent_steps():
+  lines = _lines_of([300] + 50 * [10] + 200 * [1], num_steps=351)
+  assert lines[50].endswith('50:00 min left')
+  assert lines[-1].endswith('1:40 min left')
+  # An evaluation in the window counts with the steps between two of them.
+  lines = _lines_of([300] + 100 * [1] + [60], num_steps=202)
+  assert lines[-1].endswith('3:17 min left')
+
+
 @pytest.mark.parametrize(
   'step_s, left', [(20, '1:00 min left'), (1241, '1:02:03 h left')]
 )
 def test_long_times_have_units(step_s, left):
-  assert left in _run(io.StringIO(), step_s=step_s)
+  assert left in _run(io.StringIO(), num_steps=5, step_s=step_s)
 
 
 def test_terminal_shows_a_bar():

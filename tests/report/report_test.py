@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from antjax.report import report
+from antjax.report import job_report, report
 from antjax.report import results as report_results
 
 _RESULTS = (
@@ -150,12 +150,39 @@ def test_numbers_worse_than_a_baseline_are_said():
     'warm: MAE of meta is 0.7500, worse than joint (0.7000).'
   ]
   assert 'in 1 number:' in page
+  assert 'by more than 1% of its number' in page
+
+
+@pytest.mark.parametrize(
+  'mine, width, is_red',
+  [
+    (0.7003, None, False),  # Less than a hundredth of the baseline's.
+    (0.7080, None, True),
+    (0.7080, 0.0060, False),  # Less than chance: .0085 = hypot(.006, .006).
+    (0.7003, 0.0001, True),
+  ],
+)
+def test_red_is_what_is_more_than_chance_or_a_trifle(mine, width, is_red):
+  results = [
+    {'scenario': 'all', 'method': 'joint', 'MAE': 0.7},
+    {'scenario': 'all', 'method': 'meta', 'MAE': mine},
+  ]
+  widths = {('all', m, 'MAE'): width for m in ('joint', 'meta') if width}
+  shown = report.render(
+    report.Report(
+      title='t', results=results, baselines=('joint',), widths=widths
+    )
+  )
+  assert ('class="worse"' in shown) == is_red
+  assert ('class="bad"' in shown) == is_red
+  assert ('Worse by less: 1 number.' in shown) != is_red
+  assert 'by more than the 95% intervals' in shown
 
 
 def test_no_shortfall_is_said_too():
   kept = [row for row in _RESULTS if row['scenario'] == 'cold']
   page = report.render(dataclasses.replace(_REPORT, results=kept))
-  assert 'No method is worse than a baseline' in page
+  assert 'No method is clearly worse than a baseline' in page
 
 
 def test_missing_numbers_are_dashes():
@@ -255,3 +282,9 @@ def test_bytes_have_units(num_bytes, text):
 def test_machine_says_devices_and_versions():
   machine = report.describe_machine()
   assert {'devices', 'jax', 'python', 'processes'} <= machine.keys()
+
+
+def test_a_table_in_a_file_has_all_its_columns(capsys):
+  names = [f'a_name_of_twenty_{i:03}' for i in range(12)]
+  job_report.show_table('Results', names, [names], num_left=len(names))
+  assert names[-1] in capsys.readouterr().out.splitlines()[-2]

@@ -108,13 +108,13 @@ class Case:
       for b in batches
     ]
 
-  def exported(self, **info):
+  def exported(self, vocabularies=None, **info):
     return serving.exported(
       self.recommender,
       self.inner,
       self.trainer.params(self.state),
       serving.table_rows(self.recommender.tables, self.state.tables),
-      vocabularies={'item': (TITLES, np.arange(1, 40))},
+      vocabularies={'item': (TITLES, np.arange(1, 40))} | (vocabularies or {}),
       support_sizes=SUPPORT_SIZES,
       query_size=QUERY_SIZE,
       numeric=self.numeric,

@@ -40,7 +40,7 @@ class ScenarioClicks:
     ids: int32 [N, 4 + C]; one row is read for a click, not a value a column.
     label: float32 [N].
     numeric: float32 [N, K].
-    starts: int64 [N, Q]: a click's sequence n is events[n][starts:stops].
+    starts: int64 [N, Q]: a click's sequence n is `events[n][starts:stops]`.
     stops: int64 [N, Q].
     events: Q arrays.
     history: Number of the sequence that is the history; None: none.

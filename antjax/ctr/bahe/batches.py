@@ -33,7 +33,7 @@ def make_batch(
       'stops' [b, N], and where there are any 'ids' [b, F], 'numeric' [b, D],
       'is_new_user', 'is_new_item' [b].
     events: N arrays of behaviors int32, a memory map each; a row's history n
-      is events[n][starts[n]:stops[n]], oldest first.
+      is `events[n][starts[n]:stops[n]]`, oldest first.
     lengths: Behaviors to take of each sequence, the newest; M is the largest.
     size: Rows to fill up to, by the first one again with weight 0.
 

@@ -35,6 +35,7 @@ _STEP_READS = (
 # Needs of networks that are not met here.
 _LACKING = {
   'moments': 'a head takes no statistics of training rows',
+  'scenario': 'examples do not say their scenario',
   'conversion': 'examples have one label',
   'support': 'examples belong to no task',
 }

@@ -87,7 +87,7 @@ class BehaviorStore:
         ' goes on.'
       )
     check_parts(path, manifest)
-    return cls(pathlib.Path(path), manifest)
+    return cls(paths.fetched(path), manifest)
 
   @property
   def rows(self) -> int:
@@ -141,7 +141,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
   Raises:
     ValueError: It is damaged.
   """
-  file = pathlib.Path(path) / manifest_lib.FILE_NAME
+  file = paths.fetched(path, 'store') / manifest_lib.FILE_NAME
   try:
     return Manifest.from_json(file.read_bytes())
   except (FileNotFoundError, NotADirectoryError):

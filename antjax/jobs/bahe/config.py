@@ -5,10 +5,14 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax import paths
 from antjax.ctr.bahe.model import HeadConfig, IdConfig
+from antjax.ctr.bahe.store import BehaviorStore
 from antjax.ctr.bahe.table import Home
 from antjax.ctr.tuning import Tuning
+from antjax.data import output_folder
 from antjax.jobs.training_config import LanguageConfig
+from antjax.lm import pretrained
 from antjax.metrics import click_metrics
 from antjax.train.optimizer import OptimizerConfig
 
@@ -18,11 +22,11 @@ class Config(LanguageConfig):
   """Training of a click model on textual behavior."""
 
   run_dir: str = 'runs/bahe'
-  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
-    'data/ml-1m'
-  )
+  data: Annotated[
+    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+  ] = 'data/ml-1m'
   store: Annotated[
-    str, 'Store that launch/build_behavior_store.py wrote of it.'
+    str, 'Store that launch/build_behavior_store.py wrote of it.', paths.URL
   ] = 'data/ml-1m-minilm-k3'
   tower: Annotated[
     Literal['store', 'frozen', 'dedup', 'full_text', 'none'],
@@ -56,7 +60,9 @@ class Config(LanguageConfig):
     ' kept. For dedup: tokens of a behaviour.',
   ] = 256
   token_cache: Annotated[
-    str, 'Folder of token ids, for full_text and dedup; made if not there.'
+    str,
+    'Folder of token ids, for full_text and dedup; made if not there.',
+    paths.MAPPED,
   ] = ''
   table: Annotated[
     Home,
@@ -124,3 +130,12 @@ class Config(LanguageConfig):
   def effective_tuning(self) -> Tuning:
     """`tuning`, or none where the tower has no layers to train."""
     return 'none' if self.tower in ('frozen', 'none') else self.tuning
+
+  def check_inputs(self) -> None:
+    output_folder.load_description(
+      output_folder.find_view(self.data, 'examples')
+    )
+    if self.tower in ('store', 'frozen'):
+      BehaviorStore.open(self.store)
+    if self.tower != 'none':
+      pretrained.check_there(self.model)

@@ -5,6 +5,8 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax import paths
+from antjax.data import output_folder
 from antjax.jobs.training_config import TrainingConfig
 from antjax.meta import algorithms, task_network
 from antjax.meta.recommender import InnerConfig, ModelConfig
@@ -17,13 +19,14 @@ class Config(TrainingConfig):
   """Meta-training on task records."""
 
   run_dir: str = 'runs/gmeta'
-  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
-    'data/ml-1m'
-  )
+  data: Annotated[
+    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+  ] = 'data/ml-1m'
   init_from: Annotated[
     str,
     'Run folder, or checkpoint, of the same model on other data to start from:'
     ' values that both data know keep their rows, others begin anew.',
+    paths.CHECKPOINT_URL,
   ] = ''
   min_shard_size: int = 256
   algorithm: Annotated[algorithms.Name, algorithms.HELP] = 'default'
@@ -62,10 +65,11 @@ class Config(TrainingConfig):
     'Tasks in a DataShard, read at once; more are faster, fewer shuffle finer.',
   ] = 64
   validation_tasks: Annotated[
-    int,
+    int | None,
     'Training records held out to choose how the joint model is fine-tuned; a'
-    ' task of several records is held out whole.',
-  ] = 256
+    ' task of several records is held out whole. none: a tenth, at most 256;'
+    ' of a run that is resumed, as many as before.',
+  ] = None
   checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 200
   model: ModelConfig = ModelConfig()
   inner: InnerConfig = InnerConfig()
@@ -100,3 +104,6 @@ class Config(TrainingConfig):
         f'support_sizes={self.support_sizes} and slots_per_device='
         f'{self.slots_per_device} must be equally long.'
       )
+
+  def check_inputs(self) -> None:
+    output_folder.load_description(output_folder.find_view(self.data, 'tasks'))

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import itertools
 import json
+import pathlib
 from typing import Any
 
 import grain
 import jax
 
+from antjax import config as config_lib
 from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
@@ -22,6 +24,7 @@ from antjax.shards import dataset, record_source
 
 # Folders of a run that hold checkpoints.
 MODELS = ('meta', 'joint')
+_MOST_VALIDATION = 256
 _BLOCK = 64  # Records that are looked at together.
 
 
@@ -33,6 +36,7 @@ class TaskBatches:
     kind: Kind of the labels.
     scenarios: Names of the evaluation splits.
     features: Feature -> most values it has.
+    num_validation: Training records asked to be held out.
   """
 
   def __init__(
@@ -63,15 +67,16 @@ class TaskBatches:
       for split in ('train', *self.scenarios)
     }
     whole = self._sources['train']
-    if not 0 < config.validation_tasks < len(whole):
+    self.num_validation = num_validation(config, job.run_dir, len(whole))
+    if not 0 < self.num_validation < len(whole):
       raise ValueError(
-        f'validation_tasks={config.validation_tasks}: {config.data} has'
+        f'validation_tasks={self.num_validation}: {config.data} has'
         f' {len(whole)} training tasks; hold out at least 1 and not all.'
       )
-    num_train = _before_task_at(whole, len(whole) - config.validation_tasks)
+    num_train = _before_task_at(whole, len(whole) - self.num_validation)
     if not num_train:
       raise ValueError(
-        f'validation_tasks={config.validation_tasks} leaves no task of'
+        f'validation_tasks={self.num_validation} leaves no task of'
         f' {config.data} to train on: the {len(whole)} training records are of'
         ' few tasks; lower it.'
       )
@@ -180,6 +185,20 @@ class TaskBatches:
 
   def _with_rows(self, batch: episodes.Batch) -> episodes.Batch:
     return episodes.with_task_rows(batch, num_ids=self._num_ids)
+
+
+def num_validation(
+  config: Config, run_dir: pathlib.Path, num_records: int
+) -> int:
+  """Records to hold out, of so many; a run that is resumed keeps its number."""
+  if config.validation_tasks is not None:
+    return config.validation_tasks
+  path = run_dir / config_lib.FILE_NAME
+  if path.exists():
+    begun = json.loads(path.read_text(encoding='utf-8'))['config']
+    if begun.get('validation_tasks') is not None:
+      return int(begun['validation_tasks'])
+  return min(_MOST_VALIDATION, max(1, num_records // 10))
 
 
 def _before_task_at(source: record_source.RecordSource, place: int) -> int:

@@ -52,6 +52,9 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
     output_folder.find_view(config.data, 'tasks')
   )
   tasks = TaskBatches(config, description, job)
+  # Saved with the run, which is resumed with the same.
+  config = dataclasses.replace(config, validation_tasks=tasks.num_validation)
+  job = dataclasses.replace(job, config=config)
   network = algorithms.ALGORITHMS[config.algorithm].network
   recommender = recommender_lib.build(
     description['features'],

@@ -6,15 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import math
 from typing import Any
 
-import rich
-
 from antjax.jobs import job as job_lib
 from antjax.jobs.gmeta.config import Config
 from antjax.jobs.gmeta.data import MODELS
 from antjax.jobs.gmeta.methods import FINE_TUNED, JOINT, META
 from antjax.jobs.gmeta.scores import MethodScores
 from antjax.metrics import by_task
-from antjax.report import job_report, report
+from antjax.report import job_report, report, terminal
 from antjax.train.trainer import Trainer
 
 # What the verdicts and the plots are about.
@@ -49,7 +47,7 @@ def write(
     if META in methods
   ]
   for text in verdicts:
-    rich.print(text)
+    terminal.show(text)
   logs = {name: job_report.read_lines(job.run_dir / name) for name in MODELS}
   logs = {name: lines for name, lines in logs.items() if lines}
   speeds = dict[str, float]()
@@ -74,6 +72,11 @@ def write(
     results=rows,
     lower_is_better=by_task.LOWER_IS_BETTER,
     baselines=[method for method in methods if method != META],
+    widths={
+      (d['scenario'], d['method'], d['metric']): (d['high'] - d['low']) / 2
+      for d in results.details
+      if not {'num_steps', 'support'} & d.keys()
+    },
     intervals=_panels(results.details, shown),
     curves={
       key.replace('_', ' '): {

@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import rich.console
 import rich.table
 
 from antjax.ctr.llm_rec import evaluation, negatives
@@ -15,13 +14,13 @@ from antjax.ctr.llm_rec.evaluation import RankedExamples
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.llm_rec.config import HeldOutConfig
 from antjax.metrics import rank_metrics
+from antjax.report import terminal
 
 # Kind of ranking -> what the targets are ranked among.
 KINDS = {
   evaluation.SAMPLED: 'among drawn items of the domain',
   evaluation.FULL: 'among all items',
 }
-_LOG_WIDTH = 160
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +119,6 @@ def scores(
 
 def show(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
   """One line a method, one column a part of the examples that has any."""
-  console = rich.console.Console()
-  if not console.is_terminal:  # A log has room for all columns.
-    console = rich.console.Console(width=_LOG_WIDTH)
   for kind, title in KINDS.items():
     rows = {m: _cells(results, kind) for m, results in found.items()}
     first = next(iter(rows.values()))
@@ -135,7 +131,7 @@ def show(found: dict[str, Any], metric: str = 'ndcg@10') -> None:
       table.add_column(f'{name}\n({count:,})', justify='right')
     for method, row in rows.items():
       table.add_row(method, *(f'{row[part][metric]:.3f}' for part in parts))
-    console.print(table)
+    terminal.show(table)
 
 
 def _cells(results: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:

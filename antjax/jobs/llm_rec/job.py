@@ -52,6 +52,8 @@ from antjax.train.trainer import Trainer
 
 def main(config: Config) -> None:
   if config.sweep:
+    for model in config.swept.models or (config.model,):
+      dataclasses.replace(config, model=model).check_inputs()
     llm_rec_sweep.run(config)
     return
   train(config, job_lib.start(config))

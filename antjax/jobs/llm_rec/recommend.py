@@ -18,19 +18,20 @@ import time
 from typing import Annotated, Any
 
 from absl import flags
-import rich
 import rich.table
 
+from antjax import paths
 from antjax.jobs.llm_rec import export as llm_rec_export
+from antjax.report import terminal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """What recommends, and how much."""
 
-  folder: Annotated[str, 'Folder export of a run of launch/train_llm_rec.'] = (
-    'runs/llm_rec/export'
-  )
+  folder: Annotated[
+    str, 'Folder export of a run of launch/train_llm_rec.', paths.URL
+  ] = 'runs/llm_rec/export'
   num: Annotated[int, 'Items to recommend.'] = 10
   repeats: Annotated[
     int, 'Times that the first history is timed, when all is compiled.'
@@ -52,7 +53,7 @@ def _show(history: list[str], rows: list[dict[str, Any]]) -> None:
     table.add_row(
       f'{row["score"]:.3f}', row['domain'], row['title'], row['key']
     )
-  rich.print(table)
+  terminal.show(table)
 
 
 def define_flags() -> None:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows and writes what launch/train_llm_rec.py reached."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import os
 from typing import Any
 
@@ -72,6 +72,7 @@ def write(
     ),
     results=rows_of(methods),
     baselines=tuple(others),
+    widths=widths_of(methods),
     bars=bars_of(methods),
     scatters={
       'Items of each domain (PCA)': domain_points(
@@ -95,7 +96,33 @@ def write(
 
 def rows_of(methods: Mapping[str, Any]) -> list[dict[str, Any]]:
   """A row a method and part of the examples, of parts with examples."""
-  rows = []
+  return [
+    {
+      'scenario': scenario,
+      'method': method,
+      **{metric: values[metric] for metric in _METRICS},
+    }
+    for scenario, method, values in _scored(methods)
+  ]
+
+
+def widths_of(methods: Mapping[str, Any]) -> dict[tuple[str, str, str], float]:
+  """Half the 95% interval of each number of `rows_of`, by its standard error.
+
+  One that has none is left out.
+  """
+  errors = {
+    (scenario, method, metric): values[f'{metric}{rank_metrics.ERROR}']
+    for scenario, method, values in _scored(methods)
+    for metric in _METRICS
+  }
+  return {k: 1.96 * x for k, x in errors.items() if x is not None}
+
+
+def _scored(
+  methods: Mapping[str, Any],
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+  """(scenario, method, scores) of the parts with examples."""
   for method, found in methods.items():
     for split, kinds in found.items():
       if split not in ('test', 'cold'):
@@ -104,14 +131,7 @@ def rows_of(methods: Mapping[str, Any]) -> list[dict[str, Any]]:
         for part, values in parts.items():
           if values['examples'] and (split == 'test' or part == 'all'):
             name = part if split == 'test' else 'cold items, apart'
-            rows.append(
-              {
-                'scenario': f'{name}, {llm_rec_held_out.KINDS[kind]}',
-                'method': method,
-                **{metric: values[metric] for metric in _METRICS},
-              }
-            )
-  return rows
+            yield f'{name}, {llm_rec_held_out.KINDS[kind]}', method, values
 
 
 def bars_of(

@@ -5,8 +5,10 @@
 import dataclasses
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from antjax import paths
+from antjax.data import output_folder
 from antjax.jobs.training_config import ExamplesConfig
 from antjax.lm import generate, transformer
 from antjax.train.optimizer import OptimizerConfig
@@ -17,13 +19,14 @@ class Config(ExamplesConfig):
   """Training of a causal language model."""
 
   run_dir: str = 'runs/lm'
-  data: Annotated[str, 'Folder that launch/prepare_text.py wrote.'] = (
-    'data/shakespeare'
-  )
+  data: Annotated[
+    str, 'Folder that launch/prepare_text.py wrote.', paths.URL
+  ] = 'data/shakespeare'
   init_from: Annotated[
     str,
     'Run folder whose newest parameters to start from (fine-tuning). Prepare'
     " the texts with that run's tokenizer.json.",
+    paths.CHECKPOINT_URL,
   ] = ''
   train_on: Annotated[
     str,
@@ -76,3 +79,27 @@ class Config(ExamplesConfig):
       raise ValueError(
         f'train_on={self.train_on!r} is no regular expression: {error}.'
       ) from error
+
+  def check_inputs(self) -> None:
+    self.description()
+
+  def description(self) -> dict[str, Any]:
+    """Content of the data folder's dataset.json.
+
+    Raises:
+      FileNotFoundError: It holds nothing that was prepared.
+      ValueError: It holds no texts.
+    """
+    folder = paths.fetched(self.data, 'data')
+    if not (folder / output_folder.DESCRIPTION).is_file():
+      raise FileNotFoundError(
+        f'data={self.data} holds no prepared texts; python -m'
+        f' launch.prepare_text --out={self.data} makes them.'
+      )
+    found = output_folder.load_description(folder)
+    if 'tokenizer' not in found['files']:
+      raise ValueError(
+        f'data={self.data} holds {found.get("name")}, no texts; give a folder'
+        ' that launch/prepare_text.py made.'
+      )
+    return found

@@ -5,11 +5,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rich
-
 from antjax.jobs import job as job_lib
 from antjax.jobs.lm.config import Config
-from antjax.report import job_report, report
+from antjax.report import job_report, report, terminal
 from antjax.train.trainer import Trainer
 
 _SPEEDS = ('tokens_per_s', 'tokens_per_s_per_device', 'mfu')
@@ -57,7 +55,7 @@ def write(
   ]
   job_report.show_table('Language model', ('', ''), rows, show_header=False)
   for sample in samples:
-    rich.print('[bold]Sample[/]')
+    terminal.show('[bold]Sample[/]')
     print(sample)
   (job.run_dir / 'samples.txt').write_text(
     '\n\n----\n\n'.join(samples) + '\n', encoding='utf-8'

@@ -1,0 +1,67 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Finds what a training step moves over slow links without need.
+
+  python -m launch.lint_step --step=my_trainer:lint_report --golden=step.json
+
+Compiles the step, whoever's it is, and lists what crosses the slow axis, for
+which parameter, and the least that would do. Exits with 1 for a finding, or
+with --golden, for more bytes than the golden file allows: a check for CI.
+"""
+
+import dataclasses
+import importlib
+from typing import Annotated
+
+from absl import logging
+
+from antjax.plan.lint import LintError, LintReport
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """A step and what it may send."""
+
+  step: Annotated[
+    str,
+    'package.module:function; it takes nothing and returns the LintReport of'
+    ' antjax.plan.lint.lint(step, ...).',
+  ] = ''
+  golden: Annotated[
+    str,
+    'JSON file of the bytes that a step may send; made if it is not there.'
+    ' Empty: any finding is an error.',
+  ] = ''
+
+
+def load(name: str) -> LintReport:
+  """Calls the function that `--step` names.
+
+  Raises:
+    ValueError: There is no such function, or it returns something else.
+  """
+  module_name, _, function = name.partition(':')
+  try:
+    call = getattr(importlib.import_module(module_name), function)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(
+      f'step={name!r}: {error}; needed is package.module:function, importable'
+      ' from here, that takes nothing and returns antjax.plan.lint.lint(...).'
+    ) from error
+  report = call()
+  if not isinstance(report, LintReport):
+    raise ValueError(
+      f'step={name}: it returned {type(report).__name__}; needed is what'
+      ' antjax.plan.lint.lint(...) returns.'
+    )
+  return report
+
+
+def main(config: Config) -> None:
+  report = load(config.step)
+  print(report)
+  try:
+    report.check(config.golden or None)
+  except LintError as error:
+    raise SystemExit(f'error: {error}') from None
+  logging.info('%d findings.', len(report.findings))

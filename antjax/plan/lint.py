@@ -1,0 +1,386 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Finds what any jitted training step moves over slow links without need.
+
+  report = lint(step, state, batch, mesh=mesh, slow='data', params=state.params)
+  print(report)
+  report.check('step_lint.json')
+
+Links between groups of devices (DCN, Ethernet) are ten times slower than those
+inside. What crosses them in the loop over micro-batches is paid for each of
+them, and XLA puts it there without a word: a sharding constraint that was
+forgotten costs no error, only time. `lint` reads the compiled program, tells
+which parameter each collective serves, and compares the bytes with the least
+that would do.
+
+Splitting over the slow axis is the author's choice, and takes its price: a
+parameter that is stored so may be gathered twice a micro-batch, for the forward
+and the backward pass, and a gradient may be reduce-scattered in each. Such
+lines are shown and are no findings; nor are activations that the program itself
+sends (`all_to_all` of an embedding, negatives of other devices).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from antjax.plan import census
+from antjax.plan.census import Collective
+
+# Losses, norms, counts: not worth a line.
+_SMALL_BYTES = 8192
+# GSPMD pads what it splits.
+_PADDING = 1.1
+# More than this many times the least is a finding.
+_SLACK = 1.5
+_REDUCTIONS = (census.ALL_REDUCE, census.REDUCE_SCATTER)
+# The last part of a collective's source where the program asks for it by name.
+# XLA's partitioner leaves the operation that needs it, e.g. dot_general.
+_ASKED_FOR = (
+  *('psum', 'pmean', 'pmax', 'pmin', 'all_gather', 'all_to_all', 'ppermute'),
+  *('psum_scatter', 'reduce_scatter', 'ragged_all_to_all', 'pbroadcast'),
+  *('psum_invariant', 'all_gather_invariant'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossing:
+  """What one parameter, or what is none, sends over the slow axis.
+
+  Attributes:
+    leaf: Name of the parameter, of several that cannot be told apart, or
+      'activations'.
+    kind: HLO opcode, e.g. 'all-reduce'.
+    runs: Times a step that it is sent whole.
+    sent: Bytes that a device sends to other groups in a step.
+    least: Bytes that would do.
+    finding: What is wrong, and how to mend it; empty where nothing is.
+    source: Where the program asks for it.
+  """
+
+  leaf: str
+  kind: str
+  runs: int
+  sent: int
+  least: int
+  finding: str
+  source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LintReport:
+  """All that a step sends over the slow axis, the worst line first."""
+
+  lines: tuple[Crossing, ...]
+
+  @property
+  def findings(self) -> list[Crossing]:
+    return [line for line in self.lines if line.finding]
+
+  @property
+  def sent(self) -> int:
+    """Bytes that a device sends to other groups in a step."""
+    return sum(line.sent for line in self.lines)
+
+  @property
+  def least(self) -> int:
+    """Bytes that would do."""
+    return sum(line.least for line in self.lines)
+
+  def __str__(self) -> str:
+    rows = [
+      f'{line.sent:>14,} {line.least:>14,} {line.runs:>5}'
+      f'  {line.kind} of {line.leaf}'
+      + (f'\n    {line.finding}\n    at {line.source}' * bool(line.finding))
+      for line in self.lines
+    ]
+    head = f'{"bytes sent":>14} {"least":>14} {"times":>5}'
+    return '\n'.join([head, *rows, f'{self.sent:>14,} {self.least:>14,}'])
+
+  def as_json(self) -> dict[str, int]:
+    """Bytes sent by kind and parameter, for a golden file."""
+    found: dict[str, int] = {}
+    for line in self.lines:
+      key = f'{line.kind} of {line.leaf}'
+      found[key] = found.get(key, 0) + line.sent
+    return dict(sorted(found.items()))
+
+  def check(self, golden: str | pathlib.Path | None = None) -> None:
+    """Raises an error for a finding, or for more bytes than a golden file has.
+
+    Findings that the golden file already holds are accepted. A golden file that
+    is not there yet is written.
+
+    Raises:
+      LintError: The step sends what it need not.
+    """
+    if golden is None:
+      if self.findings:
+        raise LintError('The step sends what it need not.')
+      return
+    path = pathlib.Path(golden)
+    if not path.exists():
+      path.write_text(json.dumps(self.as_json(), indent=2) + '\n')
+      return
+    before = json.loads(path.read_text())
+    more = [
+      f'{key}: {sent:,} bytes a step, {before.get(key, 0):,} in {path}'
+      for key, sent in self.as_json().items()
+      if sent > before.get(key, 0) * 1.01
+    ]
+    if more:
+      raise LintError(
+        'The step sends more over the slow axis than it did:\n'
+        + '\n'.join(more)
+        + f'\nMend it, or delete {path} to accept it.'
+      )
+
+
+class LintError(Exception):
+  """A step sends over slow links what it need not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+  name: str
+  shape: tuple[int, ...]  # Of the whole leaf.
+  is_split: bool  # Whether it is stored split over the slow axis.
+  num_split_dims: int  # Dims that are split over any axis.
+
+  @property
+  def size(self) -> int:
+    return math.prod(self.shape)
+
+  def fits(
+    self, dims: Sequence[int], layers: int, splits: Sequence[int]
+  ) -> bool:
+    """Whether an array is one of its layers, or a part along one dim of it."""
+    own = self.shape
+    if layers > 1:
+      if own[:1] != (layers,):
+        return False
+      own = own[1:]
+    size, num = math.prod(own), math.prod(dims)
+    own = tuple(d for d in own if d > 1)
+    dims = tuple(d for d in dims if d > 1)
+    if len(dims) > 1 and len(dims) == len(own):  # Otherwise it was flattened.
+      differ = sum(a != b for a, b in zip(own, dims, strict=True))
+      if differ > max(1, self.num_split_dims):
+        return False
+    elif len(dims) > 1:
+      return False
+    return any(size <= num * n <= size * _PADDING for n in splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """One array of a collective, and the leaves that it may serve."""
+
+  collective: Collective
+  leaves: tuple[_Leaf, ...]
+  runs: int  # Times that the whole leaf is sent.
+  sent: float
+
+  @property
+  def name(self) -> str:
+    names = [leaf.name for leaf in self.leaves]
+    if len(names) > 3:
+      names = [*names[:2], f'{len(names) - 2} more']
+    return ' or '.join(names) or 'activations'
+
+
+def lint(
+  step: Callable[..., Any],
+  *args: Any,
+  mesh: Mesh,
+  slow: str | Sequence[str],
+  params: Any,
+  num_micro_batches: int | None = None,
+) -> LintReport:
+  """Compiles a step and reports what it sends over the slow axis.
+
+  Args:
+    step: A jitted function, e.g. `jax.jit(train_step)`.
+    *args: Its arguments: arrays or ShapeDtypeStructs that have a sharding.
+    mesh: Mesh that the step was written for.
+    slow: Axis of the mesh that crosses slow links; or several.
+    params: The tree of parameters as the step takes it, for names, sizes and
+      shardings; a part of `args`.
+    num_micro_batches: Micro-batches of a step. Needed only where a stack has as
+      many layers as a step has micro-batches, to tell their loops apart.
+
+  Raises:
+    ValueError: `slow` is no axis of the mesh, or `step` was not jitted.
+  """
+  axes = (slow,) if isinstance(slow, str) else tuple(slow)
+  if not axes or not set(axes) <= set(mesh.axis_names):
+    raise ValueError(
+      f'lint: slow={slow!r} is not an axis of the mesh, which has'
+      f' {", ".join(mesh.axis_names)}.'
+    )
+  if not hasattr(step, 'lower'):
+    raise ValueError(f'lint: {step!r} is not jitted; pass jax.jit(step).')
+  text = step.lower(*args).compile().as_text()
+  return lint_text(
+    text,
+    mesh.shape,
+    axes,
+    [
+      _leaf(path, leaf, axes)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ],
+    num_micro_batches,
+  )
+
+
+def _leaf(path: Any, leaf: Any, slow: Sequence[str]) -> _Leaf:
+  spec = getattr(getattr(leaf, 'sharding', None), 'spec', ())
+  dims = [d if isinstance(d, tuple) else (d,) for d in spec if d is not None]
+  return _Leaf(
+    jax.tree_util.keystr(path, simple=True, separator='.'),
+    tuple(leaf.shape),
+    any(axis in dim for dim in dims for axis in slow),
+    len(dims),
+  )
+
+
+def lint_text(
+  text: str,
+  mesh_shape: Mapping[str, int],
+  slow: Sequence[str],
+  leaves: Sequence[_Leaf],
+  num_micro_batches: int | None = None,
+) -> LintReport:
+  """As `lint`, from the text of a compiled program."""
+  groups = math.prod(mesh_shape[axis] for axis in slow)
+  lanes = math.prod(mesh_shape.values()) // groups
+  splits = sorted(
+    {
+      math.prod(part)
+      for num in range(len(mesh_shape) + 1)
+      for part in itertools.combinations(mesh_shape.values(), num)
+    }
+  )
+  parts = [
+    part
+    for c in census.collectives(text, mesh_shape, slow)
+    if c.inter_bytes
+    for part in _parts(c, leaves, splits, num_micro_batches)
+    if part.sent > _SMALL_BYTES or part.leaves
+  ]
+  # All parts that may serve the same leaves, of one kind and place.
+  alike: dict[tuple[Any, ...], list[_Part]] = {}
+  for part in parts:
+    where = part.collective.in_loop if part.leaves else part.collective.source
+    key = (part.name, part.collective.kind, where)
+    alike.setdefault(key, []).append(part)
+  lines = [_line(same, groups, lanes) for same in alike.values()]
+  lines = [line for line in lines if line.sent > _SMALL_BYTES]
+  return LintReport(
+    tuple(sorted(lines, key=lambda line: (not line.finding, -line.sent)))
+  )
+
+
+def _parts(
+  c: Collective,
+  leaves: Sequence[_Leaf],
+  splits: Sequence[int],
+  num_micro_batches: int | None,
+) -> Iterator[_Part]:
+  loops = [1 if n is None else n for n in c.loops]
+  runs = c.num_runs()
+  # Inner loops that may be over the layers of a stacked leaf: none, or some of
+  # the innermost.
+  layers = [math.prod(loops[i:]) for i in range(len(loops) + 1)]
+  if num_micro_batches and loops and loops[0] == num_micro_batches:
+    layers = layers[1:]
+  for dims in c.shapes or ((c.num_elements,),):
+    sent = c.inter_bytes * runs * math.prod(dims) / max(c.num_elements, 1)
+    for times in layers:
+      fitting = tuple(leaf for leaf in leaves if leaf.fits(dims, times, splits))
+      if fitting:
+        yield _Part(c, fitting, runs // times, sent)
+        break
+    else:
+      yield _Part(c, (), runs, sent)
+
+
+def _line(parts: Sequence[_Part], groups: int, lanes: int) -> Crossing:
+  """What is alike, judged."""
+  c = parts[0].collective
+  sent = sum(part.sent for part in parts)
+  runs = sum(part.runs for part in parts)
+  if parts[0].leaves:
+    num = len(parts[0].leaves)
+    runs = math.ceil(runs / num)
+    least, finding = _judge(parts, runs, sent, groups, lanes)
+  elif c.in_loop and c.source.rsplit('/', 1)[-1] not in _ASKED_FOR:
+    least = 0.0
+    finding = (
+      'XLA inserted it for an operation in the loop: constrain its operands to'
+      ' shardings that do not cross the slow axis.'
+    )
+  else:
+    least, finding = sent, ''
+  return Crossing(
+    *(parts[0].name, c.kind, runs, round(sent), round(least), finding),
+    source=c.source or c.name,
+  )
+
+
+def _judge(
+  parts: Sequence[_Part], runs: int, sent: float, groups: int, lanes: int
+) -> tuple[float, str]:
+  """Least bytes and finding for all parts of a kind that serve some leaves."""
+  c = parts[0].collective
+  num = sum(leaf.size for leaf in parts[0].leaves)
+  width = c.num_bytes / max(c.num_elements, 1)
+  # All of it once, each lane its own part of it.
+  once = num * width * (groups - 1) / groups / lanes
+  is_split = any(leaf.is_split for leaf in parts[0].leaves)
+  trips = c.loops[0] or 1 if c.in_loop and runs > 1 else 1
+  if c.kind == census.ALL_REDUCE:
+    if c.in_loop and runs > 1:
+      return 2 * once, (
+        f'Summed over the slow axis {runs} times a step: add the gradients of'
+        ' micro-batches on each device and sum once after the loop.'
+      )
+    return _lanes(2 * once, sent, 'sum', runs)
+  if c.kind == census.REDUCE_SCATTER:
+    return _lanes(once * runs, sent, 'reduce-scatter', runs)
+  if c.kind == census.ALL_GATHER:
+    if c.in_loop and runs > 1 and not is_split:
+      return 0.0, (
+        f'Gathered over the slow axis {runs} times a step, though it is not'
+        ' stored split over it: keep what is computed from it whole, or reduce'
+        ' once after the loop.'
+      )
+    allowed = 2 * trips if is_split else 1
+    if runs > allowed:
+      return once * allowed, (
+        f'Gathered {runs} times a step where {allowed} would do.'
+      )
+    return _lanes(once * runs, sent, 'gather', runs)
+  if c.in_loop and runs > 1:
+    return once, (f'Crosses the slow axis in a loop, {runs} times a step.')
+  return _lanes(2 * once, sent, 'send', runs)
+
+
+def _lanes(
+  least: float, sent: float, verb: str, runs: int
+) -> tuple[float, str]:
+  """Whether devices of a group send the same."""
+  if sent <= _SLACK * least:
+    return sent, ''
+  return least, (
+    f'{sent / least:.1f} times the least: each device of a group sends what the'
+    f' group need {verb} once. Split it inside the group first'
+    f'{", and do it once" if runs > 1 else ""}.'
+  )

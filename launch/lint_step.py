@@ -1,0 +1,9 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Finds what a training step moves over slow links without need."""
+
+from antjax.jobs import script
+from antjax.jobs.lint_step import Config, main
+
+if __name__ == '__main__':
+  script.run(main, Config())
