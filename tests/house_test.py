@@ -68,7 +68,7 @@ _BUDGETS = {
   'antjax/jobs': 5_500,
   'antjax/layers': 1_200,
   'antjax/lm': 5_000,
-  'antjax/mesh': 600,
+  'antjax/mesh': 630,
   'antjax/meta': 3_000,
   'antjax/metrics': 1_500,
   'antjax/networks': 2_600,
@@ -87,16 +87,17 @@ _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 5_280,
   'antjax/data': 10_260,
+  'antjax/elastic': 8_680,
   'antjax/jobs': 11_200,
   'antjax/metrics': 1_610,
-  'antjax/report': 1_810,
+  'antjax/report': 1_830,
   'antjax/shards': 2_720,
   'antjax/train': 5_400,
   'benchmarks': 10_290,
-  'tests': 52_500,
+  'tests': 52_900,
 }
 _CIRCLES = {}
-_TWICE = frozenset(['Model'])
+_TWICE = frozenset[str]()
 _MAX_SCRIPT_LINES = 60
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}
 
@@ -365,8 +366,8 @@ def test_the_rules_know_every_package():
     (
       budget_violations,
       'antjax/mesh/a.py',
-      601 * 'x = 1\n',
-      'antjax/mesh: 601 lines; it may have 600',
+      631 * 'x = 1\n',
+      'antjax/mesh: 631 lines; it may have 630',
     ),
     (
       script_violations,

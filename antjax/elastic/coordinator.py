@@ -238,7 +238,7 @@ class Coordinator:
       time.time(),
       self._clock(),
       journal={name: getattr(self.writer, name) for name in _JOURNAL},
-      more_names=self._beaten,
+      more_names=[*self._beaten, *self._monitor.names()],
     )
 
   # --- Requests. --------------------------------------------------------------

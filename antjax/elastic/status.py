@@ -94,7 +94,7 @@ class Snapshots:
       now: Unix time.
       steady_s: Time on the clock of monitor and rendezvous.
       journal: 'num_commits', 'commit_s' (sum), 'num_changes', 'num_bytes'.
-      more_names: Jobs that only agents have spoken of.
+      more_names: Jobs that only agents and heartbeats have spoken of.
     """
     order = {'running': 0, 'waiting': 1, 'ended': 2}
     names = dict.fromkeys([*self.jobs.names(), *more_names])

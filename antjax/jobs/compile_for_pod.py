@@ -112,7 +112,7 @@ def devices(topology: str, num_slices: int) -> list[Any]:
 
 
 def compile_step(
-  config: Config, model: plan_models.Model
+  config: Config, model: plan_models.PlanModel
 ) -> tuple[Layout, Any]:
   """(layout, compiled step); nothing is allocated.
 
@@ -121,7 +121,8 @@ def compile_step(
   """
   if model.loss_fn is None or model.batch_fn is None:
     raise ValueError(
-      f'model={config.model}: to compile, the Model needs loss_fn and batch_fn.'
+      f'model={config.model}: to compile, the PlanModel needs loss_fn and'
+      ' batch_fn.'
     )
   chips = devices(config.topology, config.num_slices)
   mesh = mesh_lib.make_mesh(

@@ -161,8 +161,9 @@ def make_plan(
   if compute_s is None:
     if model.flops_fn is None:
       raise ValueError(
-        f'model={config.model} does not tell its operations (Model.flops_fn);'
-        ' give compute_s, the seconds a device computes on a micro-batch.'
+        f'model={config.model} does not tell its operations'
+        ' (PlanModel.flops_fn); give compute_s, the seconds a device computes'
+        ' on a micro-batch.'
       )
     flops = model.flops_fn(config.sequences, config.seq_len)
     compute_s = flops / (config.device_tflops * 1e12 * config.efficiency)

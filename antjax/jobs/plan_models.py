@@ -3,7 +3,7 @@
 """Models that launch/plan.py and launch/compile_for_pod.py know by name.
 
 Shapes only: no parameter is ever made. `--model=package.module:function` names
-one of your own; the function takes nothing and returns a `Model`, or just a
+one of your own; the function takes nothing and returns a `PlanModel`, or just a
 tree of arrays or ShapeDtypeStructs, which is enough to plan.
 """
 
@@ -75,7 +75,7 @@ class StepConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class PlanModel:
   """What planning and compiling ask of a model."""
 
   params: Any  # Tree of ShapeDtypeStructs (or arrays), the masters.
@@ -94,7 +94,7 @@ class Model:
 
 def load(
   name: str, lora_rank: int = 0, attention: attention_lib.Method = 'auto'
-) -> Model:
+) -> PlanModel:
   """The model of a name.
 
   Args:
@@ -109,7 +109,7 @@ def load(
     if lora_rank:
       raise ValueError(
         f'lora_rank={lora_rank}: {name} is a model of your own; let it return'
-        ' a Model with its adapters and trainable=.'
+        ' a PlanModel with its adapters and trainable=.'
       )
     return _own(name)
   if name not in PRESETS:
@@ -137,7 +137,7 @@ def load(
     passes = 3 + (config.remat == 'layer') - bool(lora_rank)
     return rows * length * cost.flops_per_token(config, length) * passes / 3
 
-  return Model(
+  return PlanModel(
     params,
     scanned=lambda leaf: leaf.startswith('layers'),
     trainable=trainable,
@@ -150,15 +150,18 @@ def load(
   )
 
 
-def _own(name: str) -> Model:
+def _own(name: str) -> PlanModel:
   module_name, _, function = name.partition(':')
   try:
     made = getattr(importlib.import_module(module_name), function)()
     return (
-      made if isinstance(made, Model) else Model(jax.eval_shape(lambda: made))
+      made
+      if isinstance(made, PlanModel)
+      else PlanModel(jax.eval_shape(lambda: made))
     )
   except (ImportError, AttributeError, TypeError) as error:
     raise ValueError(
       f'model={name}: {error}; needed is package.module:function, importable'
-      ' from here, that takes nothing and returns a Model or a tree of shapes.'
+      ' from here, that takes nothing and returns a PlanModel or a tree of'
+      ' shapes.'
     ) from error

@@ -235,7 +235,7 @@ class Run:
     else:
       text = (
         f'the checkpoint of step {step} of {self.num_steps} is'
-        f' {self._checkpoints / str(step)}; the same command resumes from it'
+        f' {self._checkpoints}/{step}; the same command resumes from it'
       )
     if jax.process_count() > 1 or self._job.agent is not None:
       return f'{text}.'  # The command is the launcher's.

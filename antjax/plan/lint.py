@@ -301,10 +301,16 @@ def _parts(
   layers = [math.prod(loops[i:]) for i in range(len(loops) + 1)]
   if num_micro_batches and loops and loops[0] == num_micro_batches:
     layers = layers[1:]
+  may_turn = c.kind in _REDUCTIONS  # XLA sums some gradients transposed.
   for dims in c.shapes or ((c.num_elements,),):
     sent = c.inter_bytes * runs * math.prod(dims) / max(c.num_elements, 1)
     for times in layers:
-      fitting = tuple(leaf for leaf in leaves if leaf.fits(dims, times, splits))
+      fitting = tuple(
+        leaf
+        for leaf in leaves
+        if leaf.fits(dims, times, splits)
+        or (may_turn and leaf.fits(dims[::-1], times, splits))
+      )
       if fitting:
         yield _Part(c, fitting, runs // times, sent)
         break

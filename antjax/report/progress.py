@@ -219,10 +219,10 @@ class RunLog:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
       _drop_from(path, resume_step)
-    self._file = path.open('a', encoding='utf-8')
     self._trackers = trackers_lib.opened(
       trackers, path.parent, resume_step=resume_step, config=config or {}
     )
+    self._file = path.open('a', encoding='utf-8')
 
   def __enter__(self) -> Self:
     return self

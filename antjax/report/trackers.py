@@ -70,7 +70,11 @@ def opened(
   resume_step: int,
   config: Mapping[str, Any],
 ) -> dict[str, Tracker]:
-  """The trackers of the run in a folder, by name; a resumed run goes on."""
+  """The trackers of the run in a folder, by name; a resumed run goes on.
+
+  Raises:
+    RuntimeError: One cannot begin, e.g. for want of a login.
+  """
   path, known = folder / _IDS_FILE, dict[str, str]()
   if resume_step and path.exists():
     known = json.loads(path.read_text(encoding='utf-8'))
@@ -81,7 +85,13 @@ def opened(
       found[name] = _TensorBoard(folder / 'tensorboard', resume_step)
       continue
     make: Any = {'wandb': _WandB, 'mlflow': _MLflow}[name]
-    found[name] = tracker = make(folder, title, config, known.get(name))
+    try:
+      found[name] = tracker = make(folder, title, config, known.get(name))
+    except Exception as error:
+      raise RuntimeError(
+        f'trackers={name}: it cannot begin a run ({error}). Log in to it, set'
+        ' its variables, or leave it out.'
+      ) from error
     ids[name] = tracker.id
   if ids:
     path.write_text(json.dumps(known | ids), encoding='utf-8')

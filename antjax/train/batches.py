@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.mesh.gather import gather_json
-from antjax.mesh.mesh import BATCH_AXES, group_size, num_groups
+from antjax.mesh.mesh import BATCH_AXES, group_size, local_positions, num_groups
 from antjax.mesh.paro import ELASTIC_CODES, PaRO
 from antjax.train.keys import Keys
 from antjax.train.state import PyTree, reset_rows, SparseTables, TrainState
@@ -35,7 +35,7 @@ class BatchPlacer:
     self._paro = paro
     self._tables = tables
     self._num_micro_batches = num_micro_batches
-    self._num_local = len(mesh.local_devices)
+    self._num_local = len(local_positions(mesh))
     self.keys = keys
     self._constants = constants
     # Rows that the last batch placed wants new, by table.
@@ -140,12 +140,7 @@ class BatchPlacer:
       )
     self._is_elastic = True
     every = np.repeat(given.astype(np.int32), m)
-    local = [
-      i
-      for i, device in enumerate(self._mesh.devices.ravel())
-      if device.process_index == jax.process_index()
-    ]
-    return every[local]
+    return every[local_positions(self._mesh)]
 
   def _to_devices(self, tree: PyTree) -> PyTree:
     sharding = NamedSharding(self._mesh, P(BATCH_AXES))
@@ -370,5 +365,6 @@ def set_position(
 
 def local_rows(x: jax.Array) -> np.ndarray:
   """This process's rows, in the order of its devices."""
-  shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+  own = [s for s in x.addressable_shards if s.replica_id == 0]
+  shards = sorted(own, key=lambda s: s.index[0].start or 0)
   return np.concatenate([np.asarray(s.data) for s in shards])

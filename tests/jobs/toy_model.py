@@ -35,7 +35,7 @@ def loss_fn(params, batch, rng):
 
 
 def model():
-  return plan_models.Model(
+  return plan_models.PlanModel(
     params(),
     scanned=lambda name: name.startswith('layers'),
     loss_fn=loss_fn,

@@ -95,6 +95,16 @@ def test_a_tracker_that_fails_does_not_end_the_run(
   assert 'no route' in told and 'metrics.jsonl' in told
 
 
+def test_a_tracker_that_cannot_begin_is_named(tmp_path, monkeypatch):
+  def init(**kwargs):
+    raise ValueError('No API key configured.')
+
+  fake = types.SimpleNamespace(init=init)
+  monkeypatch.setitem(sys.modules, 'wandb', fake)
+  with pytest.raises(RuntimeError, match='trackers=wandb.*No API key.*Log in'):
+    write(tmp_path, ['wandb'])
+
+
 def test_what_is_not_there_is_refused_with_the_way_to_get_it(monkeypatch):
   trackers.check(['tensorboard'])
   with pytest.raises(ValueError, match='neptune unknown; use some of tensorbo'):
