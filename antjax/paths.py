@@ -243,6 +243,8 @@ class Mirror:
     return found
 
   def _copy_here(self, sizes: dict[str, int]) -> None:
+    if not sizes:
+      return
     import fsspec
     import rich.console
     import rich.progress
@@ -258,7 +260,6 @@ class Mirror:
     console = rich.console.Console(stderr=True)
     with rich.progress.Progress(*columns, console=console) as bar:
       task = bar.add_task(f'copying {self.url}', total=sum(sizes.values()))
-      bar.update(task, visible=bool(sizes))
       for name in sizes:
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,8 @@ def main(config: Config) -> None:
     )
     print(json.dumps({name: found.tolist() for name, found in columns.items()}))
   elif config.input:
-    _score_file(model, config)
+    with paths.written(config.out) as out:
+      _score_file(model, config, out)
   else:
     raise ValueError('score_gmeta: give --input or --user.')
 
@@ -113,7 +114,7 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
   return user
 
 
-def _score_file(model: Model, config: Config) -> None:
+def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
   """Scores a record file block by block."""
   file = epath.Path(config.input)  # Ids are told in its folder.
   paths.check(file, 'input')
@@ -131,7 +132,7 @@ def _score_file(model: Model, config: Config) -> None:
           yield {**record, **ids}
         bar.advance_to(stop)
 
-    unfinished = f'{config.out}.new'
+    unfinished = f'{out}.new'
     writer: pq.ParquetWriter | None = None
     for columns in scorer.score(
       model, read(), label=model.manifest['label'], batch_size=config.batch_size
@@ -144,7 +145,7 @@ def _score_file(model: Model, config: Config) -> None:
     if writer is None:
       raise ValueError(f'{config.input} holds no user to score.')
     writer.close()
-    os.replace(unfinished, config.out)
+    os.replace(unfinished, out)
   wall_s = time.monotonic() - start_s
   print(
     f'{num_rows:,} rows of {len(source):,} users in {wall_s:.1f} s,'
