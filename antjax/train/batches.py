@@ -176,16 +176,35 @@ def check_batch(batch: PyTree, multiple: int, what: str) -> None:
       )
 
 
-def check_numbers(batch: PyTree) -> None:
-  """Raises ValueError unless devices can hold each array of a batch."""
-  for path, x in jax.tree.leaves_with_path(batch):
+_NO_BATCH = (
+  'Leave it out of the batch, or encode it (texts of categories:'
+  ' Trainer(vocabularies=...)).'
+)
+_NO_PARAMS = (
+  'Keep it out of params and put it back in the loss: with Equinox `params,'
+  ' static = eqx.partition(model, eqx.is_array)` and `eqx.combine(params,'
+  ' static)`, with Flax NNX nnx.split and nnx.merge.'
+)
+
+
+def check_numbers(
+  tree: PyTree, what: str = 'Trainer: batch', hint: str = _NO_BATCH
+) -> None:
+  """Raises ValueError unless devices can hold each leaf of a tree."""
+  for path, x in jax.tree.leaves_with_path(tree):
     if not isinstance(x, jax.Array) and np.asarray(x).dtype.kind in 'OSUMm':
+      is_array = isinstance(x, (np.ndarray, np.generic))
+      kind = f'dtype {x.dtype}' if is_array else f'type {type(x).__name__}'
       raise ValueError(
-        f'Trainer: batch{jax.tree_util.keystr(path)} is of dtype'
-        f' {np.asarray(x).dtype}, which no device holds: needed are numbers.'
-        ' Leave it out of the batch, or encode it (texts of categories:'
-        ' Trainer(vocabularies=...)).'
+        f'{what}{jax.tree_util.keystr(path)} is of {kind}, which no device'
+        f' holds: needed are numbers. {hint}'
       )
+
+
+def only_numbers(params: PyTree) -> PyTree:
+  """Parameters that devices can hold, or ValueError."""
+  check_numbers(params, 'Trainer.init: params', _NO_PARAMS)
+  return params
 
 
 def check_has_ids(batch: PyTree) -> None:

@@ -20,7 +20,7 @@ from antjax.train import elastic_loop, loop
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
-from antjax.train.batches import BatchPlacer
+from antjax.train.batches import BatchPlacer, only_numbers
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
@@ -194,10 +194,10 @@ class Trainer:
     # An Equinox module can be called too, but is a pytree.
     is_init = callable(params) and jax.tree_util.all_leaves([params])
     # An argument: as constants a large model would be in the program's text.
-    given = None if is_init else jax.tree.map(np.asarray, params)
+    given = None if is_init else jax.tree.map(np.asarray, only_numbers(params))
 
     def whole(key: jax.Array, given: PyTree) -> PyTree:
-      return params(key) if is_init else given
+      return only_numbers(params(key)) if is_init else given
 
     layout = self._layout_of(jax.eval_shape(whole, key, given))
     if layout != self._layout:

@@ -58,7 +58,8 @@ class Config:
   ] = 'data/ml-1m'
   model: Annotated[
     str,
-    'Folder or GGUF file with a model and its tokenizer; see fetch_model.',
+    'Folder or GGUF file with a model and its tokenizer, see fetch_model; or'
+    ' hf://org/name, of the Hugging Face Hub.',
     paths.MODEL_URL,
   ] = 'data/minilm'
   out: Annotated[
