@@ -78,10 +78,11 @@ lint: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 
-# A warning is an error. To read it with its search: python -m http.server.
+# A warning is an error.
 docs: .venv-docs/.stamp
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
-	@echo 'The site is in build/site: open build/site/index.html.'
+	@echo 'Open build/site/index.html; its search needs a server:' \
+	  'python3 -m http.server --bind 127.0.0.1 --directory build/site'
 
 bench: $(VENV)/.run-stamp peers
 	$(VENV)/bin/python -m benchmarks.meta_bench

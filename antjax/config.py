@@ -35,6 +35,7 @@ from typing import Annotated, Any, TypeVar
 from absl import flags
 
 from antjax import config_values as values
+from antjax import paths
 
 # Flags belong to the script that calls define_flags: its --help shows them.
 flags.disclaim_key_flags()
@@ -70,18 +71,19 @@ class _Serializer(flags.ArgumentSerializer[Any]):
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
-  """A leaf of a config: dotted name, type without Annotated, help, value."""
+  """A leaf of a config: dotted name, type without Annotated, notes, value."""
 
   name: str
   kind: Any
   help: str
+  takes: paths.Takes
   value: Any
 
 
-def _hints(config_class: type[Any]) -> dict[str, tuple[Any, str]]:
-  """Field name -> (type, help) of the fields that `__init__` takes.
+def _hints(config_class: type[Any]) -> dict[str, tuple[Any, str, paths.Takes]]:
+  """Field name -> (type, help, URLs) of the fields that `__init__` takes.
 
-  A field that a subclass declares again without help keeps its help.
+  A field that a subclass declares again without notes keeps its notes.
   """
   classes = [c for c in config_class.__mro__ if dataclasses.is_dataclass(c)]
   by_class = [typing.get_type_hints(c, include_extras=True) for c in classes]
@@ -91,10 +93,11 @@ def _hints(config_class: type[Any]) -> dict[str, tuple[Any, str]]:
       found = [hints[field.name] for hints in by_class if field.name in hints]
       notes = [x for hint in found for x in getattr(hint, '__metadata__', ())]
       texts = [note for note in notes if isinstance(note, str)]
+      takes = [note for note in notes if isinstance(note, paths.Takes)]
       kind = found[0]
       if typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
-      result[field.name] = kind, texts[0] if texts else ''
+      result[field.name] = kind, [*texts, ''][0], [*takes, paths.Takes()][0]
   return result
 
 
@@ -108,13 +111,13 @@ def _check_config(config: Any, call: str) -> None:
 
 def _leaves(config: Any, prefix: str = '') -> Iterator[_Field]:
   """Yields the fields of a config and of the configs in it, in order."""
-  for name, (kind, text) in _hints(type(config)).items():
+  for name, (kind, text, takes) in _hints(type(config)).items():
     value = getattr(config, name)
     if dataclasses.is_dataclass(kind):
       yield from _leaves(value, f'{prefix}{name}.')
     else:
       values.check_supported(kind, f'{type(config).__name__}.{name}')
-      yield _Field(prefix + name, kind, text, value)
+      yield _Field(prefix + name, kind, text, takes, value)
 
 
 def define_flags(
@@ -163,7 +166,7 @@ def _one_line(error: Exception) -> str:
 def _replace(config: Any, changes: dict[str, Any], prefix: str = '') -> Any:
   """Copies a config with changed leaves; runs every `__post_init__`."""
   updates = {}
-  for name, (kind, _) in _hints(type(config)).items():
+  for name, (kind, *_) in _hints(type(config)).items():
     path = prefix + name
     if dataclasses.is_dataclass(kind):
       updates[name] = _replace(getattr(config, name), changes, f'{path}.')
@@ -186,7 +189,7 @@ def parse_flags(
 
   Raises:
     flags.IllegalFlagValueError: A one-line message: a `__post_init__` refused
-      the values, or the `--config` file does not fit.
+      the values, a URL cannot be used, or the `--config` file does not fit.
   """
   _check_config(default_config, 'parse_flags')
   base = default_config
@@ -198,7 +201,11 @@ def parse_flags(
       for field in _leaves(base)
       if not flag_values[field.name].using_default_value
     }
-    return typing.cast(_T, _replace(base, given))
+    config = _replace(base, given)
+    for field in _leaves(config):
+      if isinstance(field.value, str):
+        paths.check(field.value, field.name, field.takes)
+    return typing.cast(_T, config)
   except ValueError as error:
     raise flags.IllegalFlagValueError(_one_line(error)) from error
 
@@ -210,7 +217,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     name: to_dict(getattr(config, name))
     if dataclasses.is_dataclass(kind)
     else values.to_json(getattr(config, name))
-    for name, (kind, _) in _hints(type(config)).items()
+    for name, (kind, *_) in _hints(type(config)).items()
   }
 
 
@@ -244,7 +251,7 @@ def from_dict(config_class: type[_T], data: Any, prefix: str = '') -> _T:
     name: from_dict(kind, data[name], f'{prefix}{name}.')
     if isinstance(kind, type) and dataclasses.is_dataclass(kind)
     else values.from_json(kind, data[name], prefix + name)
-    for name, (kind, _) in hints.items()
+    for name, (kind, *_) in hints.items()
   }
   return config_class(**arguments)
 
@@ -303,7 +310,7 @@ def save(config: Any, run_dir: str | os.PathLike[str]) -> pathlib.Path:
   `config.<n>.json`, the first as n = 0; nothing is written over. Makes the
   folder if it is missing; returns the path of the file.
   """
-  folder = pathlib.Path(run_dir)
+  folder = paths.local(run_dir, 'run_dir')
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / FILE_NAME
   record = {
@@ -336,7 +343,7 @@ def load(config_class: type[_T], path: str | os.PathLike[str]) -> _T:
     ValueError: No such file, no JSON, or its keys or values do not fit the
       class; names them.
   """
-  file = pathlib.Path(path)
+  file = paths.fetched(path, 'config')
   if file.is_dir():
     file = file / FILE_NAME
   try:

@@ -65,6 +65,17 @@ class Drawing:
       f' height="{h:g}" rx="4" fill="var(--fast)"/>'
     )
 
+  def row(self, y, h, *texts, x=22, w=516, gap=12, **style):
+    """Boxes of one size beside each other; | divides the lines of a box."""
+    each = (w + gap) / len(texts) - gap
+    for i, text in enumerate(texts):
+      self.box(x + i * (each + gap), y, each, h, *text.split('|'), **style)
+
+  def down(self, y, to, *xs, **style):
+    """Arrows from one height to another."""
+    for x in xs:
+      self.arrow((x, y), (x, to), **style)
+
   def arrow(self, *points, color='line', dashed=False, both=False):
     """A polyline with a head at its end, or at both."""
     path = ' '.join(f'{x:g},{y:g}' for x, y in points)
@@ -94,26 +105,24 @@ class Drawing:
 def antjax() -> Drawing:
   d = Drawing('Data shards go to groups of devices; groups exchange once', 446)
   d.frame(10, 10, 540, 96, 'AntDT: data and hosts')
-  d.box(22, 38, 164, 56, 'Coordinator', 'leases data shards')
-  d.box(198, 38, 164, 56, 'Controller', 'watches and decides')
-  d.box(374, 38, 164, 56, 'Agents', 'start, kill, restart')
+  d.row(
+    *(38, 56, 'Coordinator|leases data shards'),
+    *('Controller|watches and decides', 'Agents|start, kill, restart'),
+  )
+  d.down(106, 143, 134, 426)
   d.frame(10, 144, 540, 186, 'A training step: PaRO, HO-Ring, tables')
   for group, x in enumerate((22, 314)):
-    d.arrow((x + 112, 106), (x + 112, 143))
     d.box(x, 174, 224, 84, line='fast')
     d.text(x + 12, 192, f'group {group}', 'fast', bold=True)
-    for i in range(4):
-      d.box(x + 10 + 52 * i, 208, 48, 26, fill='cool')
+    d.row(208, 26, '', '', '', '', x=x + 10, w=204, gap=4, fill='cool')
     d.text(x + 12, 247, 'fast links: always', 'fast')
   d.arrow((250, 221), (310, 221), color='slow', dashed=True, both=True)
   d.text(280, 274, 'slow links: once a step', 'slow', anchor='middle')
   d.text(22, 295, 'Parameters, gradients, optimizer state, rows of tables:')
   d.text(22, 315, 'each whole, split in a group, or split over all devices')
   d.frame(10, 350, 540, 86, 'Models')
-  names = ('Lang. model', 'G-Meta', 'BAHE', 'LLM-Rec', 'Clicks', 'Yours')
-  for i, name in enumerate(names):
-    w, x = (96, 22) if i == 0 else (78, 42 + 84 * i)
-    d.box(x, 380, w, 40, name, bold=False)
+  names = ('LM', 'G-Meta', 'BAHE', 'LLM-Rec', 'Clicks', 'Yours')
+  d.row(380, 40, *names, bold=False)
   return d
 
 
@@ -130,12 +139,11 @@ def paro() -> Drawing:
       d.bar(x, y, 42, 1 / pieces, device % pieces)
   d.text(10, 204, 'A code has a level each for parameters, gradients and')
   d.text(10, 224, 'optimizer state. IIG over time, two micro-batches a step:')
-  for row, (name, x) in enumerate((('fast', 10), ('slow', 10))):
-    d.text(x, 287 + 56 * row, f'{name} links', name, bold=True)
+  for y, name in ((287, 'fast'), (343, 'slow')):
+    d.text(10, y, f'{name} links', name, bold=True)
   for i, x in enumerate((100, 256)):
-    d.box(x, 266, 70, 44, 'gather', fill='cool', bold=False)
-    d.box(x + 74, 266, 74, 44, 'reduce', fill='cool', bold=False)
-    d.text(x + 72, 254, f'micro-batch {i + 1}', anchor='middle')
+    d.row(266, 44, 'gather', 'reduce', x=x, w=148, gap=4, fill='cool')
+    d.text(x + 74, 254, f'micro-batch {i + 1}', anchor='middle')
   d.box(412, 322, 138, 44, 'exchange', 'once a step', fill='warm')
   d.arrow((100, 386), (550, 386))
   d.text(325, 404, 'time', anchor='middle')
@@ -143,67 +151,57 @@ def paro() -> Drawing:
 
 
 def ho_ring() -> Drawing:
-  d = Drawing('Rings inside groups and rings between them run at once', 262)
+  d = Drawing('Rings inside groups and rings between them run at once', 252)
+  devices = [f'device {i}' for i in range(4)]
   for group, y in enumerate((10, 146)):
     d.frame(10, y, 540, 96, f'group {group}')
-    for i in range(4):
-      x = 40 + 130 * i
-      d.box(x, y + 36, 84, 36, f'device {i}', fill='cool', bold=False)
-      if i < 3:
-        d.arrow((x + 86, y + 54), (x + 128, y + 54), color='fast')
-      if group == 0:
-        d.arrow(
-          (x + 42, 84), (x + 42, 181), color='slow', dashed=True, both=True
-        )
-    last = ((472, y + 74), (472, y + 84), (82, y + 84), (82, y + 74))
+    d.row(y + 36, 36, *devices, x=62, w=474, gap=46, fill='cool', bold=False)
+    for x in (146, 276, 406):
+      d.arrow((x + 2, y + 54), (x + 44, y + 54), color='fast')
+    edge, line = (y + 34, y + 24) if group == 0 else (y + 74, y + 84)
+    last = ((494, edge), (494, line), (104, line), (104, edge))
     d.arrow(*last, color='fast')
-  d.text(280, 126, 'lanes: slow', 'slow', anchor='middle')
-  d.text(410, 126, 'at once', 'slow', anchor='middle')
+  lanes = (104, 234, 364, 494)
+  d.down(84, 181, *lanes, color='slow', dashed=True, both=True)
+  for x, text in ((169, 'lanes:'), (299, 'slow links,'), (429, 'at once')):
+    d.text(x, 126, text, 'slow', anchor='middle')
   return d
 
 
 def antdt() -> Drawing:
   d = Drawing('Leases, unequal micro-batches, one exchange, one commit', 456)
   d.frame(10, 10, 540, 112, 'Coordinator, with a journal on disk')
-  for i, (name, text) in enumerate(
-    (('Ledger', 'which records'), ('Monitor', 'who is slow'))
-  ):
-    d.box(22 + 180 * i, 40, 158, 52, name, text)
-  d.box(382, 40, 156, 52, 'Controller', 'counts, restarts')
-  d.arrow((360, 66), (380, 66))
+  d.row(
+    *(40, 52, 'Ledger|which records', 'Monitor|who is slow'),
+    'Controller|counts, restarts',
+    gap=24,
+  )
+  d.arrow((365, 66), (381, 66))
   d.text(280, 108, 'shards: to do, leased, used, done', anchor='middle')
-  for i, (count, name) in enumerate(
-    ((4, 'host 0'), (4, 'host 1'), (1, 'slow'))
-  ):
-    x = 10 + 184 * i
-    d.arrow((x + 50, 122), (x + 50, 166))
-    d.arrow((x + 122, 166), (x + 122, 124), dashed=True)
+  hosts = ((10, 4, 'host 0'), (194, 4, 'host 1'), (378, 1, 'slow'))
+  for x, count, name in hosts:
+    d.down(122, 166, x + 50)
     d.text(x + 54, 145, 'leases')
+    d.arrow((x + 122, 166), (x + 122, 124), dashed=True)
     d.text(x + 126, 145, 'speed')
     d.frame(x, 168, 172, 96, f'Agent, {name}')
     for j in range(count):
       d.box(x + 12 + 38 * j, 200, 34, 28, fill='cool')
     d.text(x + 12, 246, f'{count} micro-batch{"es" * (count > 1)}')
-    d.arrow((x + 86, 264), (x + 86, 300), color='slow')
+    d.down(264, 300, x + 86, color='slow')
   d.box(10, 302, 540, 50, 'One exchange of sums and weights', fill='warm')
-  d.arrow((280, 352), (280, 386))
-  d.box(
-    10,
-    388,
-    540,
-    58,
-    'Checkpoint: model and position together',
-    'its records are done; the others are read again',
-  )
+  d.down(352, 386, 280)
+  covered = 'its records are done; the others are read again'
+  d.box(10, 388, 540, 58, 'Checkpoint: model and position together', covered)
   return d
 
 
 def gmeta() -> Drawing:
   d = Drawing('Rows are fetched once, used by both loops, pushed once', 470)
   d.frame(10, 10, 540, 88, 'Embedding tables, rows spread over all devices')
-  for i in range(8):
-    d.box(22 + 65 * i, 42, 60, 42, f'{i}, {i + 8}..', fill='cool', bold=False)
-  d.arrow((170, 98), (170, 138), color='slow')
+  rows = [f'{i}, {i + 8}..' for i in range(8)]
+  d.row(42, 42, *rows, gap=5, fill='cool', bold=False)
+  d.down(98, 138, 170, color='slow')
   d.text(160, 118, 'fetch rows, once', 'slow', anchor='end')
   d.frame(10, 140, 540, 208, 'A task (a user), whole on one device')
   d.box(28, 172, 150, 54, 'Support rows', 'what is known')
@@ -212,14 +210,13 @@ def gmeta() -> Drawing:
   d.box(232, 278, 140, 54, 'Adapted', 'low-rank change')
   d.box(426, 278, 112, 54, 'Query loss')
   d.arrow((178, 199), (230, 199))
-  d.arrow((302, 226), (302, 276))
+  d.down(226, 276, 302)
   d.arrow((178, 305), (230, 305))
   d.arrow((372, 305), (424, 305))
   d.arrow((482, 278), (482, 199), (374, 199), dashed=True)
   d.text(536, 188, 'outer gradient', anchor='end')
-  d.arrow((170, 348), (170, 390), color='slow')
+  d.down(348, 390, 170, 400, color='slow')
   d.text(160, 368, 'push gradients', 'slow', anchor='end')
-  d.arrow((400, 348), (400, 390), color='slow')
   d.text(410, 368, 'sum, by PaRO', 'slow')
   d.box(10, 392, 320, 66, 'Owners of the rows', 'one step for each touched row')
   d.box(346, 392, 204, 66, 'Dense parameters', 'one optax step')
@@ -239,9 +236,9 @@ def bahe() -> Drawing:
   d.box(338, 176, 200, 58, 'Vectors', 'one for each behavior')
   d.arrow((222, 205), (336, 205))
   d.text(279, 194, 'look up', anchor='middle')
-  d.arrow((464, 98), (464, 174))
+  d.down(98, 174, 464)
   d.box(338, 262, 200, 58, 'High layers', 'trained, then pooled', fill='warm')
-  d.arrow((438, 234), (438, 260))
+  d.down(234, 260, 438)
   d.box(22, 262, 200, 58, 'Ids and numbers', 'tables, standardized')
   d.box(180, 374, 200, 58, 'Head: a click network', 'trained', fill='warm')
   d.arrow((122, 320), (122, 403), (178, 403))
@@ -250,57 +247,42 @@ def bahe() -> Drawing:
 
 
 def llm_rec() -> Drawing:
-  d = Drawing('One language model encodes users and items by titles', 372)
+  d = Drawing('One language model encodes users and items by titles', 366)
   d.frame(10, 10, 336, 150, 'A user: what they did, in all domains')
   for i, title in enumerate(('Film: Alien', 'Book: Dune', 'Food: Green tea')):
     d.box(24, 40 + 38 * i, 308, 32, title, bold=False)
   d.frame(362, 10, 188, 150, 'An item')
   d.box(376, 78, 160, 32, 'Film: Solaris', bold=False)
   d.box(10, 196, 540, 54, 'One language model', 'for every domain', fill='cool')
-  for x, name in ((178, 'user vector'), (456, 'item vector')):
-    d.arrow((x, 160), (x, 194))
-    d.arrow((x, 250), (x, 282))
-    d.box(x - 70, 284, 140, 34, name, bold=False)
+  d.down(160, 194, 178, 456)
+  d.down(250, 282, 178, 456)
+  d.row(
+    284, 34, 'user vector', 'item vector', x=108, w=418, gap=138, bold=False
+  )
   d.arrow((248, 301), (270, 301))
   d.arrow((386, 301), (362, 301))
   d.box(272, 280, 88, 42, 'product')
-  d.text(
-    280,
-    350,
-    'A new item, or a whole new domain, needs a title only.',
-    anchor='middle',
-  )
+  last = 'A new item, or a whole new domain, needs a title only.'
+  d.text(280, 348, last, anchor='middle')
   return d
 
 
 def antm2c() -> Drawing:
   d = Drawing('A log of five scenarios becomes examples for click models', 404)
   d.frame(10, 10, 540, 104, 'The log')
-  for i, (name, text) in enumerate(
-    (('Clicks', '5 scenarios'), ('Texts', '5 a row'), ('Images', '1 an item'))
-  ):
-    d.box(22 + 176 * i, 40, 164, 58, name, text)
-  d.arrow((280, 114), (280, 138))
+  d.row(40, 58, 'Clicks|5 scenarios', 'Texts|5 a row', 'Images|1 an item')
+  d.down(114, 138, 280)
   d.box(10, 140, 540, 52, 'Events', 'checked once; bad lines are listed')
-  d.arrow((280, 192), (280, 216))
+  d.down(192, 216, 280)
   d.box(10, 218, 540, 52, 'Examples', 'ids, numbers, histories, vectors')
-  for i, (name, text) in enumerate(
-    (
-      ('All as one', 'DCNv2, DIN, ..'),
-      ('Shared and own', 'MMoE, PLE, STAR'),
-      ('Made by scenario', 'PEPNet, APG, ..'),
-    )
-  ):
-    x = 10 + 184 * i
-    d.arrow((x + 86, 270), (x + 86, 294))
-    d.box(x, 296, 172, 52, name, text, fill='cool')
-  d.text(
-    280,
-    376,
-    'AUC of each scenario, of cold users and items',
-    anchor='middle',
-    bold=True,
+  d.down(270, 294, 96, 280, 464)
+  d.row(
+    *(296, 52, 'All as one|DCNv2, DIN, ..', 'Shared and own|MMoE, PLE, STAR'),
+    'Made by scenario|PEPNet, APG, ..',
+    **{'x': 10, 'w': 540, 'fill': 'cool'},
   )
+  last = 'AUC of each scenario, of cold users and items'
+  d.text(280, 376, last, anchor='middle', bold=True)
   return d
 
 
@@ -310,11 +292,8 @@ ALL = (antjax, paro, ho_ring, antdt, gmeta, bahe, llm_rec, antm2c)
 def figure(name: str) -> str:
   """The drawing of this name, for a page of the site."""
   (draw,) = (one for one in ALL if one.__name__ == name)
-  drawing = draw()
-  return (
-    f'<figure class="drawing" markdown="0">{drawing.svg()}'
-    f'<figcaption>{drawing.title}.</figcaption></figure>'
-  )
+  caption = f'<figcaption>{draw().title}.</figcaption>'
+  return f'<figure class="drawing">{draw().svg()}{caption}</figure>'
 
 
 def readme() -> str:

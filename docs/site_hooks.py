@@ -27,7 +27,7 @@ _MOVED = {
   'CONTRIBUTING.md': 'CONTRIBUTING.md',
   'benchmarks/results': 'results/README.md',
 }
-_LINK = re.compile(r'(?<=\]\()([^)\s#:]+)(?=[#)])')
+_LINK = re.compile(r'\[([^][]*)\]\(([^)\s#:]+)((?:#[^)\s]*)?)\)')
 _DRAWING = re.compile(r'<!-- drawing: (\w+) -->')
 
 
@@ -146,18 +146,22 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, **_):
   place = page.file.src_uri
+  if place == 'index.md':
+    page.meta['hide'] = ['navigation']
   sources = {place: source for source, place in _MOVED.items()}
   source = sources.get(place, f'docs/{place}')
   if place.startswith('results/'):
     source = f'benchmarks/{place}'
 
   def moved(match):
-    target = posixpath.normpath(
-      posixpath.join(posixpath.dirname(source), match[1])
-    )
-    if (ROOT / target).exists() and (found := _site_path(target)):
-      return posixpath.relpath(found, posixpath.dirname(place) or '.')
-    return match[1]
+    text, target, anchor = match.groups()
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+    if not (ROOT / path).exists() or not (found := _site_path(path)):
+      return match[0]
+    if text.endswith('.md') and not anchor:  # A file's name says little here.
+      text = (ROOT / path).read_text('utf-8').partition('\n')[0].strip('# ')
+    found = posixpath.relpath(found, posixpath.dirname(place) or '.')
+    return f'[{text}]({found}{anchor})'
 
   markdown = _LINK.sub(moved, markdown)
   markdown = _DRAWING.sub(lambda found: drawings.figure(found[1]), markdown)

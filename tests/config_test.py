@@ -348,3 +348,15 @@ def test_flags_round_trip(config):
 def test_json_round_trip(config):
   data = json.loads(json.dumps(config_lib.to_dict(config)))
   assert config_lib.from_dict(Config, data) == config
+
+
+@pytest.mark.parametrize(
+  'flag, message',
+  [
+    ('--name=gs://bucket/x', 'name=gs://bucket/x: .* local paths only'),
+    ('--resume=s3://bucket/x', 'resume=s3://bucket/x: .* local paths only'),
+  ],
+)
+def test_a_url_is_refused_where_nobody_takes_it(flag, message):
+  with pytest.raises(flags.IllegalFlagValueError, match=message):
+    parse(flag)

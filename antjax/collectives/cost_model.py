@@ -30,6 +30,7 @@ from typing import Literal
 
 import numpy as np
 
+from antjax import paths
 from antjax.mesh.mesh import INTER, INTRA
 
 Op = Literal['all_gather', 'reduce_scatter', 'all_reduce']
@@ -293,7 +294,7 @@ def _lanes(sample: Sample) -> int:
 def save(links: Links, path: str | pathlib.Path) -> None:
   """Writes links as JSON; what is there is whole at any time."""
   text = json.dumps(dataclasses.asdict(links), indent=2)
-  path = pathlib.Path(path)
+  path = paths.local(path)
   new = path.with_name(f'.{path.name}.new')
   new.write_text(text + '\n')
   os.replace(new, path)
@@ -306,7 +307,7 @@ def load(path: str | pathlib.Path) -> Links:
     ValueError: There is no such file, or it holds something else.
   """
   try:
-    content = pathlib.Path(path).read_bytes()
+    content = paths.fetched(path, 'links').read_bytes()
   except OSError as error:
     raise ValueError(
       f'links={path}: cannot be read ({error.strerror}); launch/plan.py'

@@ -43,7 +43,7 @@ def gather(
         x = lax.all_gather(x, INTER, axis=spec.dim, tiled=True)
       x = lax.all_gather(x, INTRA, axis=spec.dim, tiled=True)
     x = spec.unpad(x)
-  return to_varying(x)
+  return spec.constrain(to_varying(x))
 
 
 def reduce_addend(

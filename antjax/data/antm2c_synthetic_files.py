@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from antjax import paths
 from antjax.data import (
   antm2c_synthetic,
   event_antm2c,
@@ -118,7 +119,7 @@ def write(
   Raises:
     ValueError: `out` is not empty, or another size of images.
   """
-  out = pathlib.Path(out)
+  out = paths.local(out, 'out')
   if image_size % _CELLS:
     raise ValueError(
       f'image_size={image_size}; needed: a multiple of {_CELLS}, or 0.'

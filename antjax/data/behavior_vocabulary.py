@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from antjax import paths
 from antjax.data import behavior_text, prepare, record_writer
 from antjax.data.record_schema import Field
 
@@ -96,7 +97,7 @@ class BehaviorVocabulary:
       FileNotFoundError: No vocabulary there.
       ValueError: Damaged, or of another version.
     """
-    folder = pathlib.Path(folder)
+    folder = paths.fetched(folder, 'vocabulary')
     path = folder / MANIFEST
     if not path.is_file():
       raise FileNotFoundError(
@@ -187,7 +188,7 @@ class BehaviorVocabulary:
 
   def copy_to(self, folder: str | os.PathLike[str]) -> 'BehaviorVocabulary':
     """Makes this state a folder of its own, by hard links where they work."""
-    folder = pathlib.Path(folder)
+    folder = paths.local(folder, 'vocabulary')
     folder.mkdir(parents=True)
     for entry in self.appends:
       for name in entry.files:
@@ -221,7 +222,7 @@ def append(
     ValueError: The vocabulary has another normalizer.
     RuntimeError: Another process is at it.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.local(folder, 'vocabulary')
   folder.mkdir(parents=True, exist_ok=True)
   with _locked(folder):
     if (folder / MANIFEST).exists():

@@ -17,7 +17,9 @@ import tempfile
 from typing import Any
 
 from absl import logging
+from etils import epath
 
+from antjax import paths
 from antjax.data import record_schema, records
 from antjax.shards import record_source
 
@@ -32,7 +34,7 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
     FileNotFoundError: The folder holds no prepared data.
     ValueError: `dataset.json` is not one of ours.
   """
-  path = pathlib.Path(folder) / DESCRIPTION
+  path = paths.fetched(folder, 'data') / DESCRIPTION
   if not path.is_file():
     raise FileNotFoundError(
       f'{path} is missing: {folder} holds no prepared data;'
@@ -57,15 +59,25 @@ def find_view(folder: str | os.PathLike[str], view: str) -> pathlib.Path:
   Raises:
     FileNotFoundError: The data set is there, but not this view.
   """
-  folder = pathlib.Path(folder)
-  if (folder / view / DESCRIPTION).is_file():
-    return folder / view
-  if (folder / 'events' / DESCRIPTION).is_file():
+  paths.check(folder, 'data')
+  root = epath.Path(folder)  # Of a URL only the view is copied.
+  if (root / view / DESCRIPTION).exists():
+    return paths.fetched(root / view)
+  if (root / 'events' / DESCRIPTION).exists():
     raise FileNotFoundError(
       f'{folder} has no {view}; launch/prepare_data.py --views={view}'
       f' --out={folder} makes them, with the source as before.'
     )
-  return folder
+  return paths.fetched(root)
+
+
+def beside(
+  folder: str | os.PathLike[str], view: str, name: str
+) -> pathlib.Path:
+  """A folder in a data set's; of a URL in the local copy of its view."""
+  if paths.is_url(folder):
+    return find_view(folder, view) / name
+  return pathlib.Path(folder) / name
 
 
 def check_files(
@@ -124,7 +136,7 @@ def open_split(
       ' older version; make it again with --overwrite.'
     )
   return records.open_source(
-    pathlib.Path(folder) / description['files'][split]['path'],
+    paths.fetched(folder) / description['files'][split]['path'],
     record_schema.schema_from_json(description['schema']),
     as_blocks=as_blocks,
   )
@@ -149,7 +161,7 @@ def is_current(
   Raises:
     ValueError: The folder holds other data, or files that are not ours.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.local(folder, 'out')
   if not folder.exists():
     return False
   if not folder.is_dir():
@@ -197,7 +209,7 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
   Call `is_current` first: what is in `folder` is deleted at the end.
   """
-  folder = pathlib.Path(os.path.abspath(folder))
+  folder = paths.local(folder, 'out').absolute()
   parent = folder.parent
   is_new = not parent.exists()
   parent.mkdir(parents=True, exist_ok=True)
@@ -242,20 +254,21 @@ def make(
     ValueError: The folder holds other data or files that are not ours, or
       `write_fn` raised one; the malformed lines are kept, see `_keep_rejected`.
   """
-  if is_current(folder, config, overwrite=overwrite):
-    return load_description(folder), False
-  with staged(folder) as stage:
-    work = stage.with_name('work')
-    work.mkdir()
-    rejected = work / REJECTED
-    try:
-      description = {**write_fn(stage, work), 'config': dict(config)}
-    except ValueError as e:
-      raise ValueError(_keep_rejected(str(e), rejected, folder)) from e
-    if rejected.exists():
-      shutil.copy(rejected, stage / REJECTED)
-    text = json.dumps(description, indent=2, ensure_ascii=False)
-    (stage / DESCRIPTION).write_text(text + '\n', encoding='utf-8')
+  with paths.written(folder) as folder:
+    if is_current(folder, config, overwrite=overwrite):
+      return load_description(folder), False
+    with staged(folder) as stage:
+      work = stage.with_name('work')
+      work.mkdir()
+      rejected = work / REJECTED
+      try:
+        description = {**write_fn(stage, work), 'config': dict(config)}
+      except ValueError as e:
+        raise ValueError(_keep_rejected(str(e), rejected, folder)) from e
+      if rejected.exists():
+        shutil.copy(rejected, stage / REJECTED)
+      text = json.dumps(description, indent=2, ensure_ascii=False)
+      (stage / DESCRIPTION).write_text(text + '\n', encoding='utf-8')
   return description, True
 
 

@@ -238,7 +238,7 @@ class Coordinator:
       time.time(),
       self._clock(),
       journal={name: getattr(self.writer, name) for name in _JOURNAL},
-      more_names=self._beaten,
+      more_names=[*self._beaten, *self._monitor.names()],
     )
 
   # --- Requests. --------------------------------------------------------------
@@ -278,6 +278,8 @@ class Coordinator:
     self._liveness.note_progress(head, now, (request.step, request.num_samples))
     if request.is_last:
       self._liveness.leave(head, now)
+      if head.job not in self.writer.jobs.names():  # Only watched.
+        self._monitor.forget(head.job, head.client)
     await self.writer.settled()
     return pb.HeartbeatReply(
       plan=job.plan, is_stopping=job.is_stopping

@@ -168,20 +168,22 @@ class ExtendStreamRequest(_message.Message):
     def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., data_set: _Optional[str] = ..., num_records: _Optional[int] = ..., is_closed: _Optional[bool] = ...) -> None: ...
 
 class BatchTime(_message.Message):
-    __slots__ = ("step", "end_unix_s", "compute_s", "wait_s", "num_micro_batches", "num_samples")
+    __slots__ = ("step", "end_unix_s", "compute_s", "wait_s", "num_micro_batches", "num_samples", "device_s")
     STEP_FIELD_NUMBER: _ClassVar[int]
     END_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
     WAIT_S_FIELD_NUMBER: _ClassVar[int]
     NUM_MICRO_BATCHES_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_S_FIELD_NUMBER: _ClassVar[int]
     step: int
     end_unix_s: float
     compute_s: float
     wait_s: float
     num_micro_batches: int
     num_samples: int
-    def __init__(self, step: _Optional[int] = ..., end_unix_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., num_micro_batches: _Optional[int] = ..., num_samples: _Optional[int] = ...) -> None: ...
+    device_s: float
+    def __init__(self, step: _Optional[int] = ..., end_unix_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., num_micro_batches: _Optional[int] = ..., num_samples: _Optional[int] = ..., device_s: _Optional[float] = ...) -> None: ...
 
 class Resources(_message.Message):
     __slots__ = ("cpu_share", "rss_bytes", "memory_bytes")

@@ -13,7 +13,7 @@ import statistics
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.view import ClusterView, WorkerView
-from antjax.elastic.windows import MonitorConfig, Slice, WorkerRecord
+from antjax.elastic.windows import MonitorConfig, Slice, Usual, WorkerRecord
 
 _MAX_EXIT_CODES = 64
 _MAX_KINDS = 64
@@ -39,7 +39,7 @@ class _Job:
   default_micro_batches: int = 0  # For a worker that no plan names.
   global_micro_batches: int = 0
   learned_in: int | None = None  # Generation of global_micro_batches.
-  usual_rest_s: float = 0.0  # Least of the workers; see windows.py.
+  usual: Usual = Usual()
   usual_exchange_s: float | None = None  # While no worker is slow.
   remaining_samples: float | None = None
   exit_codes: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -80,7 +80,7 @@ class Monitor:
     worker = self._worker(job, head.client, head.generation, now)
     worker.hear(request, now)
     for time in request.batch_times:
-      if worker.record(time, now, job.usual_rest_s):
+      if worker.record(time, now, job.usual):
         job.stepped_at = now
     if job.stepped_at is not None and job.ended_at is not None:
       job.restart_costs.append(max(0.0, job.stepped_at - job.ended_at))
@@ -104,6 +104,10 @@ class Monitor:
       if len(known.left_slow) >= self._config.max_workers:
         known.left_slow.clear()
       known.left_slow.add(worker)
+
+  def names(self) -> list[str]:
+    """Returns the names of the jobs that have workers."""
+    return [name for name, job in self._jobs.items() if job.workers]
 
   def note_plan(self, job: str, plan: pb.Plan, now: float) -> None:
     """Says which plan is in force: after each SetPlan, and at the start."""
@@ -151,7 +155,12 @@ class Monitor:
     self._judge(members, views, now)
     _remember_kinds(known, views.values())
     rests = [w.rest_s for w in members.values() if w.rest_s is not None]
-    known.usual_rest_s = min(rests, default=0.0)
+    timed = [w for w in members.values() if w.device_s]
+    known.usual = Usual(
+      min(rests, default=0.0),
+      min((w.device_s for w in timed), default=0.0),
+      min((w.whole_s for w in timed), default=0.0),
+    )
     waits = [w.wait_s for w in members.values() if w.wait_s is not None]
     exchange_s = min(waits, default=0.0)  # The last one waits for nobody.
     if waits and all(v.state in ('normal', 'leader') for v in views.values()):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import json
 import os
-import pathlib
 import threading
 import time
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from absl import logging
 import psutil
 
+from antjax import paths
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import (
   CoordinatorClient,
@@ -33,7 +33,7 @@ class StepLog:
   def __init__(
     self, path: str | os.PathLike[str] | None, worker: str, generation: int
   ):
-    self._path = pathlib.Path(path) if path else None
+    self._path = paths.local(path) if path else None
     self._worker, self._generation = worker, generation
 
   def add_steps(self, times: Iterable[pb.BatchTime]) -> None:

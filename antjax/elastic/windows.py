@@ -89,6 +89,7 @@ class Slice:
   wait_s: float = 0.0  # Waiting for other workers in the collective.
   rest_s: float = 0.0  # Other seconds: for input, update and saving.
   input_s: float = 0.0  # The part of rest_s that other workers did not take.
+  device_s: float = 0.0  # Of the devices, waits in their programs included.
   moments: StepMoments = StepMoments()  # Of micro-batches and busy seconds.
 
   @property
@@ -96,6 +97,24 @@ class Slice:
     """Seconds that are the worker's own."""
     is_input_bound = 0 < self.num_steps <= 2 * self.num_input_steps
     return self.compute_s + (self.input_s if is_input_bound else 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Usual:
+  """The least of all workers: seconds of a step, their mean in a window."""
+
+  rest_s: float = 0.0  # Of `Slice.rest_s`.
+  device_s: float = 0.0  # Of `Slice.device_s`, where workers report it.
+  whole_s: float = 0.0  # Of these workers' steps.
+
+  def waited_s(self, time: pb.BatchTime) -> float:
+    """Seconds of a step's `device_s` spent waiting for other workers.
+
+    In lock step all take equally long, and whoever comes last has the least
+    device time. What a worker takes longer than the fastest is its own.
+    """
+    own_s = max(0.0, time.compute_s - self.whole_s)
+    return max(0.0, time.device_s - self.device_s - own_s)
 
 
 class WorkerRecord:
@@ -126,6 +145,7 @@ class WorkerRecord:
     self.samples_per_s = 0.0
     self.rest_s: float | None = None
     self.wait_s: float | None = None
+    self.device_s = self.whole_s = 0.0
     self._config = config
     self._slices: deque[Slice] = deque(maxlen=config.num_slices + 1)
     self._prior_s_per_sample: float | None = None
@@ -158,13 +178,13 @@ class WorkerRecord:
       max_micro_batches=beat.max_micro_batches,
     )
 
-  def record(self, time: pb.BatchTime, now: float, usual_rest_s: float) -> bool:
+  def record(self, time: pb.BatchTime, now: float, usual: Usual) -> bool:
     """Takes in a step; False: it was known, or no clock can say it.
 
     Args:
       time: Times of the step.
       now: Time of the report.
-      usual_rest_s: Least `rest_s` of a step of all workers.
+      usual: What the others take.
     """
     last = self._last_step
     if not _is_sound(time) or (
@@ -189,14 +209,17 @@ class WorkerRecord:
     if last and time.step == last[0] + 1:
       period_s = time.end_unix_s - last[1]
       rest_s = max(0.0, period_s - time.compute_s - time.wait_s)
-    input_s = max(0.0, rest_s - usual_rest_s)
-    at.compute_s += time.compute_s
-    at.wait_s += time.wait_s
+    input_s = max(0.0, rest_s - usual.rest_s)
+    waited_s = usual.waited_s(time) if time.device_s and usual.device_s else 0.0
+    compute_s = time.compute_s - waited_s
+    at.compute_s += compute_s
+    at.wait_s += time.wait_s + waited_s
+    at.device_s += time.device_s
     at.rest_s += rest_s
     at.input_s += input_s
     if has_work:
-      is_input = input_s > time.compute_s
-      busy_s = time.compute_s + (input_s if is_input else 0.0)
+      is_input = input_s > compute_s
+      busy_s = compute_s + (input_s if is_input else 0.0)
       num = time.num_micro_batches
       if number - self._worked_in > self._config.num_slices:
         self._newest.clear()  # It had no work for long.
@@ -254,6 +277,8 @@ class WorkerRecord:
     self.rest_s = rest_s / short_steps if short_steps else None
     wait_s = sum(s.wait_s for s in short)
     self.wait_s = wait_s / short_steps if short_steps else None
+    self.device_s = sum(s.device_s for s in short) / max(1, short_steps)
+    self.whole_s = whole_s / max(1, short_steps)
     moments = sum((s.moments for s in filled), StepMoments())
     num_samples = sum(s.num_samples for s in filled)
     num_steps = max(0, self._num_steps - self._config.num_warmup_steps)
@@ -301,9 +326,10 @@ class WorkerRecord:
 
 
 def _is_sound(time: pb.BatchTime) -> bool:
-  times = (time.compute_s, time.wait_s, time.end_unix_s)
+  times = (time.compute_s, time.wait_s, time.end_unix_s, time.device_s)
   return (
     all(0 <= x < math.inf for x in times)
+    and time.device_s <= time.compute_s
     and time.num_micro_batches >= 0
     and time.num_samples >= 0
   )

@@ -89,13 +89,16 @@ class Agent:
     )
 
   @classmethod
-  def from_env(cls, run_dir: str | os.PathLike[str] | None = None) -> 'Agent':
+  def from_env(
+    cls, run_dir: str | os.PathLike[str] | None = None, **options: Any
+  ) -> 'Agent':
     """The agent of this process, by the ANTJAX_* variables of launch/agent.py.
 
     Call it after `jax.distributed.initialize`, which says the rank.
 
     Args:
       run_dir: Folder that gets the timeline of steps; None: none is kept.
+      **options: Further fields of the agent.
 
     Raises:
       RuntimeError: The variables are not set.
@@ -122,6 +125,7 @@ class Agent:
       token=security.read_token(token_file, 'worker') if token_file else '',
       tls_dir=env.get('ANTJAX_TLS_DIR', ''),
       timeline=os.path.join(run_dir, file) if run_dir else None,
+      **options,
     )
 
   def __enter__(self) -> 'Agent':
@@ -315,6 +319,7 @@ class Agent:
     wait_s: float,
     num_micro_batches: int,
     num_samples: int,
+    device_s: float = 0.0,
   ) -> None:
     """Notes the times of a step, for the next heartbeat."""
     self._pulse.check()
@@ -326,6 +331,7 @@ class Agent:
         wait_s=wait_s,
         num_micro_batches=num_micro_batches,
         num_samples=num_samples,
+        device_s=device_s,
       )
     )
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from antjax.collectives import blocks
+from antjax.embedding.lookup import num_below
 from antjax.mesh.mesh import INTER, INTRA
 
 
@@ -84,8 +85,7 @@ def _address(ex: Exchange, positions: jax.Array, shift: jax.Array, r):
   """
   base = jnp.arange(ex.num_owners, dtype=jnp.int32) * ex.rows_per_device
   bounds = jnp.minimum(jnp.stack([r, r + 1]) << shift, ex.rows_per_device)
-  edges = jnp.searchsorted(positions, base[None] + bounds[:, None])
-  edges = edges.astype(jnp.int32)
+  edges = num_below(positions, base[None] + bounds[:, None])
   slot = edges[0][:, None] + jnp.arange(ex.capacity, dtype=jnp.int32)[None]
   used = slot < edges[1][:, None]
   slot = jnp.where(used, slot, positions.shape[0])

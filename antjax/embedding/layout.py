@@ -24,6 +24,7 @@ import numpy as np
 
 from antjax.embedding import exchange
 from antjax.embedding.optimizer import RowOptimizer, RowWiseAdagrad
+from antjax.mesh.manual import manual
 from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 
@@ -204,9 +205,7 @@ def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
       rows = lax.fori_loop(0, -(-count // block), write, rows)
     return rows
 
-  return jax.shard_map(
-    local, mesh=mesh, in_specs=P(), out_specs=stack.partition_spec
-  )(key)
+  return manual(local, mesh, in_specs=P(), out_specs=stack.partition_spec)(key)
 
 
 def reorder(
@@ -237,9 +236,9 @@ def reorder(
       x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
     return lax.slice_in_dim(x, 0, local)
 
-  return jax.shard_map(
+  return manual(
     forward if to_canonical else backward,
-    mesh=mesh,
+    mesh,
     in_specs=stack.partition_spec,
     out_specs=stack.partition_spec,
   )(x)
@@ -279,9 +278,9 @@ def _reset_rows(mesh, stack, spec, old, ids, key):
     row = jnp.where(is_mine, row, stack.rows_per_device)
     return jax.tree.map(lambda x, y: x.at[row].set(y, mode='drop'), old, new)
 
-  return jax.shard_map(
+  return manual(
     local,
-    mesh=mesh,
+    mesh,
     in_specs=(stack.partition_spec, P(), P()),
     out_specs=stack.partition_spec,
   )(old, new, ids)

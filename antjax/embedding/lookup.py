@@ -106,3 +106,19 @@ def _add_segments(num_rows, rows_ND, index_N):
   )
   zeros_VD = jnp.zeros((num_rows, rows_ND.shape[1]), rows_ND.dtype)
   return zeros_VD.at[target_N].set(sums_ND, mode='drop', unique_indices=True)
+
+
+def num_below(ids: jax.Array, bounds: jax.Array) -> jax.Array:
+  """How many of the sorted `ids` [N] are less than each bound, int32.
+
+  `jnp.searchsorted`, which JAX 0.10.2 cannot trace in `shard_map` where other
+  axes are automatic: a binary search takes its place there.
+  """
+  if not jax.sharding.get_abstract_mesh().auto_axes:
+    return jnp.searchsorted(ids, bounds).astype(jnp.int32)
+  num = jnp.zeros_like(bounds, jnp.int32)
+  for bit in reversed(range(ids.size.bit_length())):
+    upto = num + (1 << bit)
+    last = ids[jnp.minimum(upto, ids.size) - 1]
+    num = jnp.where((upto <= ids.size) & (last < bounds), upto, num)
+  return num

@@ -10,7 +10,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from antjax.embedding.lookup import add_rows
+from antjax.embedding.lookup import add_rows, num_below
 
 Slots = dict[str, jax.Array]
 LearningRate = float | Callable[[jax.Array], jax.Array]
@@ -192,7 +192,7 @@ def first_mentions(ids: jax.Array) -> jax.Array:
   for i in range(1, num_lists):
     mine = place[i]
     for j in reversed(range(i)):  # So that the earliest list has the last word.
-      at = jnp.minimum(jnp.searchsorted(ids[j], ids[i]), size - 1)
+      at = jnp.minimum(num_below(ids[j], ids[i]), size - 1)
       mine = jnp.where(ids[j][at] == ids[i], place[j][at], mine)
     first.append(mine)
   return jnp.concatenate(first)

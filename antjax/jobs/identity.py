@@ -13,6 +13,7 @@ import json
 import pathlib
 from typing import Any
 
+from antjax import paths
 from antjax.report import job_report
 from antjax.train import checkpoint
 
@@ -48,7 +49,7 @@ def check(
   if not path.exists() and (run_dir / _OLD_FILE).exists():
     path = run_dir / _OLD_FILE
   if not path.exists():
-    folders = (run_dir / model / 'checkpoints' for model in models)
+    folders = (run_dir / model / paths.CHECKPOINTS for model in models)
     # A run says it before its first step ends.
     if any(checkpoint.latest_step(folder) for folder in folders):
       raise ValueError(

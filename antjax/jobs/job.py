@@ -11,6 +11,7 @@ This is the one module that reads environment variables.
 """
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import functools
 import json
@@ -26,6 +27,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from antjax import config as config_lib
+from antjax import paths
 from antjax.jobs import compilation_cache, script
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
@@ -54,6 +56,7 @@ class JobConfig:
     str,
     'Folder of this run: config, logs, checkpoints, report. A second start'
     ' with the same folder resumes where the first one stopped.',
+    paths.CHECKPOINT_URL,
   ]
   intra: Annotated[
     int | None,
@@ -101,6 +104,21 @@ class Job:
   config: JobConfig
   agent: 'Agent | None' = None  # Where launch/agent.py runs this process.
   watched: watch.Watched = watch.Watched()
+  mirror: paths.Mirror | None = None  # Where run_dir is a copy of a bucket's.
+
+  def sync(self) -> None:
+    """Sends what this process has changed in the run folder to its bucket."""
+    if self.mirror is not None:
+      self.mirror.push()
+
+  def check_shared(self, what: str) -> None:
+    """Refuses what needs a run folder that all processes see."""
+    if self.mirror is not None and jax.process_count() > 1:
+      raise ValueError(
+        f'run_dir={self.mirror.url}: {what} needs a run folder on a disk that'
+        f' all {jax.process_count()} processes see; give one, or start a single'
+        ' process.'
+      )
 
   def save_config(self) -> None:
     """Writes `<run_dir>/config.json`, on process 0; again changes nothing.
@@ -129,6 +147,7 @@ class Job:
 
     command = self.repeat_command(name)
     job_report.write(self.run_dir, numbers, command=command, **sections)
+    self.sync()
 
   def repeat_command(self, name: str) -> str:
     """The command that repeats a run of 'train-lm', say, in another folder.
@@ -137,11 +156,9 @@ class Job:
     """
     program = f'launch/{name.replace("-", "_")}.py'
     is_checkout = (_ROOT / program).is_file()
+    run_dir = paths.origin(self.run_dir) if self.mirror else self.run_dir
     flags = shlex.join(
-      [
-        f'--config={self.run_dir}/config.json',
-        f'--run_dir={self.run_dir}-again',
-      ]
+      [f'--config={run_dir}/config.json', f'--run_dir={run_dir}-again']
     )
     if jax.device_count() == 1:
       call = f'python {program}' if is_checkout else f'antjax-{name}'
@@ -204,6 +221,7 @@ class Job:
       temporary = path.with_suffix('.new')
       temporary.write_text(json.dumps({'rows': rows}), encoding='utf-8')
       os.replace(temporary, path)
+      self.sync()
     return BatchShape(rows, num_devices)
 
   @property
@@ -233,9 +251,10 @@ def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:
 
   @functools.wraps(main)
   def main_and_close(config: _T) -> None:
-    main(config)
-    if _agents:
-      _agents.pop().close()
+    with _open:
+      main(config)
+      if _agents:
+        _agents.pop().close()
 
   script.run(main_and_close, default_config, define_flags, _exit_code_of)
 
@@ -362,7 +381,12 @@ def start(config: JobConfig) -> Job:
   intra = config.intra or jax.local_device_count()
   mesh = mesh_lib.make_mesh(intra=intra)
   config.check_inputs()
-  run_dir = pathlib.Path(config.run_dir)
+  run_dir, mirror = pathlib.Path(config.run_dir), None
+  if paths.is_url(config.run_dir):
+    paths.check(config.run_dir, 'run_dir', paths.CHECKPOINT_URL)
+    mirror = _open.enter_context(paths.mirrored(config.run_dir))
+    _open.callback(mirror.push)
+    run_dir = mirror.local
   try:
     run_dir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -380,7 +404,7 @@ def start(config: JobConfig) -> Job:
     jax.devices()[0].platform,
     mesh.shape[mesh_lib.INTER],
     mesh.shape[mesh_lib.INTRA],
-    run_dir,
+    config.run_dir,
   )
   agent = agent_from_environment(run_dir)
   if agent is not None:
@@ -389,10 +413,11 @@ def start(config: JobConfig) -> Job:
       device_kind=jax.devices()[0].device_kind,
       num_devices=jax.local_device_count(),
     )
-  return Job(mesh, run_dir, script.stop_request, config, agent, watched)
+  return Job(mesh, run_dir, script.stop_request, config, agent, watched, mirror)
 
 
 _agents: 'list[Agent]' = []  # To be closed when main has ended.
+_open = contextlib.ExitStack()  # However it ends.
 
 
 def agent_from_environment(

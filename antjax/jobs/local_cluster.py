@@ -36,6 +36,7 @@ from typing import Annotated
 
 from absl import flags
 
+from antjax import paths
 from antjax.elastic.process_group import (
   describe_exit,
   describe_signal,
@@ -266,6 +267,7 @@ class Config:
     str,
     "Elastic: the coordinator's journal; with the same one a job resumes."
     ' Empty: a temporary one.',
+    paths.LOCKED,
   ] = ''
 
   def __post_init__(self) -> None:

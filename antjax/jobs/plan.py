@@ -23,6 +23,7 @@ import optax
 import rich.console
 import rich.table
 
+from antjax import paths
 from antjax.collectives import cost_model, measure
 from antjax.collectives.cost_model import Links
 from antjax.jobs import job as job_lib
@@ -43,7 +44,9 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
   """A model, a cluster and how it is trained."""
 
   run_dir: Annotated[
-    str, 'Folder for links.json, plan.json, frontier.png and report.html.'
+    str,
+    'Folder for links.json, plan.json, frontier.png and report.html.',
+    paths.Takes(),
   ] = 'runs/plan'
   inter: Annotated[
     int | None, 'Groups. none: as many as the devices at hand make.'
@@ -261,8 +264,8 @@ def main(config: Config) -> None:
     'MB/mb: sent by a device at each micro-batch; /step: in a step.'
   )
   console.print(plan.reason)
-  paths = plan_report.write(plan, config.run_dir, facts)
-  console.print(f'Written: {", ".join(str(p) for p in paths.values())}')
+  files = plan_report.write(plan, config.run_dir, facts)
+  console.print(f'Written: {", ".join(str(p) for p in files.values())}')
 
 
 def _say(links: Links) -> str:

@@ -31,6 +31,7 @@ from typing import Annotated, Any, Literal
 
 import rich.table
 
+from antjax import paths
 from antjax.data import (
   behavior_examples,
   behavior_text,
@@ -69,9 +70,10 @@ class Config:
     str,
     'Files of the data set; docs/data.md says which. Of a log: a file, or a'
     ' folder of files, .csv, .tsv, .txt or .parquet. Empty: download ml-1m.',
+    paths.URL,
   ] = ''
   out: Annotated[
-    str, 'Folder to make. Empty: data/ and the name of the data set.'
+    str, 'Folder to make. Empty: data/ and the name of the data set.', paths.URL
   ] = ''
   views: Annotated[
     tuple[str, ...], 'What to write of tasks, examples and sequences.'
@@ -174,9 +176,9 @@ class Config:
     return self.dataset == 'ml-1m' and not self.schema
 
   @property
-  def folder(self) -> pathlib.Path:
+  def folder(self) -> str:
     """Folder to make."""
-    return pathlib.Path(self.out or f'data/{self.name}')
+    return self.out or f'data/{self.name}'
 
   @property
   def text_splitter(self) -> behavior_text.Splitter:
@@ -188,6 +190,11 @@ class Config:
 
 def main(config: Config) -> None:
   """Prepares the data set and prints its counts."""
+  with paths.written(config.folder, 'out') as folder:
+    _prepare(config, folder)
+
+
+def _prepare(config: Config, folder: pathlib.Path) -> None:
   source = _source(config)
   views = {name: view_of(config, name) for name in config.views}
   for view in views.values():  # What the schema lacks shows at once.
@@ -203,7 +210,6 @@ def main(config: Config) -> None:
     'progress': script.show_step,
   }
   share = config.max_rejected_share
-  folder = config.folder
   about, is_new = events.write(
     folder / 'events', source, max_rejected_share=share, **options
   )
@@ -226,18 +232,19 @@ def main(config: Config) -> None:
   if 'acknowledgement' in about:
     terminal.show(f'Acknowledge: {about["acknowledgement"]}')
   if not is_new:
-    print(f'{folder} was complete already: nothing was done.')
+    print(f'{config.folder} was complete already: nothing was done.')
 
 
 def _source(config: Config) -> events.Source:
+  source = config.source and str(paths.fetched(config.source, 'source'))
   if config.schema:
     schema = schema_file.load(config.schema)
-    return event_table.source(config.source, schema)
+    return event_table.source(source, schema)
   if config.splitter != config.text_splitter:
     script.show_step(f'texts are parted by {config.text_splitter.pattern}')
   return datasets.source(
     config.dataset,
-    config.source,
+    source,
     domains=config.domains,
     task=config.task,
     antm2c=config.antm2c,

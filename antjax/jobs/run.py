@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from antjax import config as config_lib
+from antjax import paths
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.report import progress, watch
@@ -122,7 +123,7 @@ class Run:
     self._best_mode = best_mode
     self._unit = unit
     self._folder = job.run_dir if folder is None else folder
-    self._checkpoints = (self._folder / 'checkpoints').absolute()
+    self._checkpoints = paths.origin(self._folder / paths.CHECKPOINTS)
     run_identity.check(job.run_dir, made_of, models=models, advice=advice)
     self.start = checkpoint.latest_step(self._checkpoints) or 0
 
@@ -200,13 +201,15 @@ class Run:
         )
         early.see(step, values)
         log.write(step - 1, line_of(values))
+        if step % config.checkpoint_every == 0 or step == self.num_steps:
+          job.sync()  # Before the checkpoint: then no line of it is lost.
 
       try:
         state = trainer.fit(
           state,
           batches,
           start if early.is_over else until or self.num_steps,
-          checkpoint_dir=str(self._checkpoints),
+          checkpoint_dir=self._checkpoints,
           checkpoint_every=config.checkpoint_every,
           config=dataclasses.asdict(config),
           merge_input_states=dataset.merge_states,
@@ -232,7 +235,7 @@ class Run:
     else:
       text = (
         f'the checkpoint of step {step} of {self.num_steps} is'
-        f' {self._checkpoints / str(step)}; the same command resumes from it'
+        f' {self._checkpoints}/{step}; the same command resumes from it'
       )
     if jax.process_count() > 1 or self._job.agent is not None:
       return f'{text}.'  # The command is the launcher's.
@@ -252,7 +255,7 @@ class Run:
     """The state of the best validation, from its checkpoint."""
     metric = self._config.best_metric
     with checkpoint.Checkpointer(
-      str(self._checkpoints),
+      self._checkpoints,
       trainer.layout,
       best_metric=metric,
       best_mode=self._best_mode,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 
+from antjax import paths
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
 from antjax.lm import hub, positions, pretrained, transformer
@@ -27,6 +28,7 @@ class TrainingConfig(JobConfig):
     str,
     'For --paro=auto and --collectives=auto: link speeds that launch/plan.py'
     ' --measure wrote. Empty: measured at the start.',
+    paths.URL,
   ] = ''
   collectives: Annotated[
     Literal['xla', 'ring', 'hierarchical', 'ho_ring', 'auto'],
@@ -101,6 +103,7 @@ class LanguageConfig(ExamplesConfig):
     str,
     'Language model: Hugging Face folder or GGUF file; or hf://org/name, of the'
     ' Hugging Face Hub.',
+    paths.MODEL_URL,
   ] = 'data/minilm'
   pretrained: Annotated[
     str, 'org/name of the Hugging Face Hub, short for --model=hf://org/name.'

@@ -7,6 +7,8 @@ import os
 import pathlib
 import re
 
+from antjax import paths
+
 SCHEME = 'hf://'
 _NAME = re.compile(r'[\w.-]+/[\w.-]+')
 # What is read of a model; other weights of a repository are left there.
@@ -17,7 +19,7 @@ _FILES = (
 
 
 def local(model: str | os.PathLike[str]) -> pathlib.Path:
-  """The folder of a model: its path, or what hf://org/name is fetched to.
+  """The folder of a model: its path, or what a URL is fetched to.
 
   hf://org/name@revision names a commit, branch or tag. The first call of a
   process asks the Hub and downloads what is not in its cache, later ones do
@@ -29,7 +31,7 @@ def local(model: str | os.PathLike[str]) -> pathlib.Path:
   """
   text = os.fspath(model)
   if not text.startswith(SCHEME):
-    return pathlib.Path(text)
+    return paths.fetched(text, 'model')
   name, _, revision = text.removeprefix(SCHEME).partition('@')
   if not _NAME.fullmatch(name):
     raise ValueError(

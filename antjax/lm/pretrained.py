@@ -16,6 +16,7 @@ from jax.sharding import Sharding
 import numpy as np
 import safetensors.numpy
 
+from antjax import paths
 from antjax.lm import (
   config_json,
   families,
@@ -126,7 +127,7 @@ def save_pretrained(
     ValueError: The model is of no family that Hugging Face knows, or params are
       not those of the config (LoRA's adapters must be merged first).
   """
-  folder = pathlib.Path(path)
+  folder = paths.local(path, 'save_pretrained: path')
   if (folder / CONFIG_NAME).exists():
     raise FileExistsError(f'{folder} holds a model; give another folder.')
   fields = config_json.write_config(config)

@@ -26,6 +26,7 @@ from absl import logging
 import numpy as np
 import tokenizers
 
+from antjax import paths
 from antjax.lm import fingerprint, pretrained_tokenizer
 from antjax.lm.fingerprint import TextRows
 
@@ -163,7 +164,7 @@ class TokenCache:
     """
     digest = fingerprint.of_tokenizer(model)
     name = f'{digest[:16]}-{max_tokens}' + '-bare' * (not special_tokens)
-    folder = pathlib.Path(folder) / name
+    folder = paths.local(folder, 'TokenCache: folder') / name
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
       old = _read(folder)

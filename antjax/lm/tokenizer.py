@@ -5,11 +5,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 import hashlib
 import os
-import pathlib
 import re
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from antjax import paths
 
 FILE_NAME = 'tokenizer.json'
 # Stands before and after every document; the first of the vocabulary.
@@ -64,7 +65,7 @@ class Tokenizer:
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the tokenizer as JSON."""
     text = self._inner.to_str(pretty=True)
-    pathlib.Path(path).write_text(text, encoding='utf-8')
+    paths.local(path).write_text(text, encoding='utf-8')
 
 
 def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -115,7 +116,7 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
     FileNotFoundError: No such file.
     ValueError: It is no tokenizer, or has no mark between documents.
   """
-  path = pathlib.Path(path)
+  path = paths.fetched(path, 'tokenizer')
   if not path.is_file():
     raise FileNotFoundError(
       f'no tokenizer at {path}; launch/prepare_text.py makes one.'
@@ -130,5 +131,5 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
   """SHA-256 of the file: a model's ids mean nothing with another tokenizer."""
-  with open(path, 'rb') as file:
+  with open(paths.fetched(path), 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -28,10 +28,13 @@ def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
 @functools.cache
 def _is_known(items: tuple[tuple[str, str], ...]) -> bool:
   """Whether this jaxlib accepts the options; other versions may not."""
-  cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
-  number = jax.ShapeDtypeStruct((), 'float32', sharding=cpu)
+  cpu = jax.sharding.Mesh(jax.local_devices(backend='cpu')[:1], ('device',))
+  whole = jax.sharding.NamedSharding(cpu, jax.sharding.PartitionSpec())
+  number = jax.ShapeDtypeStruct((), 'float32', sharding=whole)
+  same = jax.jit(lambda x: x, compiler_options=dict(items))
   try:
-    jax.jit(lambda x: x, compiler_options=dict(items)).lower(number).compile()
+    with jax.set_mesh(cpu):  # The caller may have set one of more devices.
+      same.lower(number).compile()
   except jax.errors.JaxRuntimeError:
     return False
   return True

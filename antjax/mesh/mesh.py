@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from absl import logging
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 INTER = 'inter'  # Between groups: the slow links.
@@ -106,6 +107,29 @@ def group_size(mesh: Mesh) -> int:
   return int(mesh.shape[INTRA])
 
 
+def positions(mesh: Mesh) -> np.ndarray:
+  """Devices [inter, intra, ...]: those of one position hold the same rows."""
+  order = [mesh.axis_names.index(axis) for axis in BATCH_AXES]
+  by_axis = np.moveaxis(mesh.devices, order, (0, 1))
+  return by_axis.reshape(*by_axis.shape[:2], -1)
+
+
+def num_positions(mesh: Mesh) -> int:
+  """Number of parts of a batch: all devices of a mesh from `make_mesh`."""
+  return num_groups(mesh) * group_size(mesh)
+
+
+def local_positions(mesh: Mesh) -> list[int]:
+  """Numbers of the parts of a batch that this process gives."""
+  first, me = positions(mesh)[..., 0].ravel(), jax.process_index()
+  return [i for i, device in enumerate(first) if device.process_index == me]
+
+
+def other_axes(mesh: Mesh) -> tuple[str, ...]:
+  """Axes beside `inter` and `intra`; the compiler decides what they split."""
+  return tuple(a for a in mesh.axis_names if a not in BATCH_AXES)
+
+
 def check_mesh(mesh: Mesh, where: str) -> None:
   """Raises ValueError unless the mesh has exactly the axes of `make_mesh`."""
   if tuple(mesh.axis_names) != (INTER, INTRA):
@@ -113,3 +137,65 @@ def check_mesh(mesh: Mesh, where: str) -> None:
       f"{where}: mesh axes are {tuple(mesh.axis_names)}; needed are ('inter', "
       "'intra'). Make the mesh with antjax.make_mesh(intra=...)."
     )
+
+
+def own_mesh(mesh: Mesh, inter: str, intra: str, where: str) -> Mesh:
+  """A user's mesh with two axes called `inter` and `intra`, all automatic.
+
+  Args:
+    mesh: The user's mesh: these two axes and any others, in any order.
+    inter: Its axis between groups, of the slow links.
+    intra: Its axis inside a group, of the fast links.
+    where: Who was given it, for errors.
+
+  Raises:
+    ValueError: There are no such two axes, an axis is explicit, or an index
+      along both has devices of several processes.
+  """
+  names = tuple(mesh.axis_names)
+  num, renamed = len(names), {inter: INTER, intra: INTRA}
+  new_names = tuple(renamed.get(a, a) for a in names)
+  given = f'{where}(mesh=..., inter={inter!r}, intra={intra!r})'
+  if not {INTER, INTRA} <= set(new_names) or len(set(new_names)) < num:
+    raise ValueError(
+      f'{given}: the axes of the mesh are {names}; needed are two of them,'
+      ' inter for the slow links between groups and intra for the fast ones'
+      ' inside a group, and no other may be called so. Make the mesh with'
+      ' antjax.make_mesh(intra=...), or add an axis of size 1 where all devices'
+      ' are one group: jax.sharding.Mesh(mesh.devices[None],'
+      " ('inter', *mesh.axis_names))."
+    )
+  if AxisType.Explicit in mesh.axis_types:
+    raise ValueError(
+      f'{given}: the mesh has explicit axes, and what antjax compiles takes'
+      f' automatic ones: jax.make_mesh({mesh.devices.shape}, {names},'
+      f' axis_types=(jax.sharding.AxisType.Auto,) * {num}).'
+    )
+  new = Mesh(mesh.devices, new_names, axis_types=(AxisType.Auto,) * num)
+  for position in positions(new).reshape(num_positions(new), -1):
+    if len(owners := sorted({d.process_index for d in position})) > 1:
+      raise ValueError(
+        f'{given}: axes {other_axes(new)} cross processes {owners}, each of'
+        ' which would have to give the same rows of a batch. Order the devices'
+        ' so that those axes lie inside a process.'
+      )
+  return new
+
+
+def on_own_mesh(x: jax.Array, mesh: Mesh) -> jax.Array:
+  """An array on a user's mesh, on what `own_mesh` made of it.
+
+  Raises:
+    ValueError: It is split over other axes than `inter` and `intra`.
+  """
+  there = x.sharding
+  if not isinstance(there, NamedSharding) or there.mesh == mesh:
+    return x
+  names = dict(zip(there.mesh.axis_names, mesh.axis_names))
+  spec = P(*(jax.tree.map(names.get, axes) for axes in there.spec))
+  if more := set(jax.tree.leaves(tuple(spec))) - set(BATCH_AXES):
+    raise ValueError(
+      f'Trainer(constants=...): an array is split over {sorted(more)}; needed'
+      ' are copies along all axes but inter and intra.'
+    )
+  return jax.device_put(x, NamedSharding(mesh, spec))

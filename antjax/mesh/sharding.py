@@ -4,21 +4,25 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
+import itertools
 import math
 from typing import Any
 
 from absl import logging
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from antjax.mesh.mesh import GLOBAL_AXES, group_size, INTRA, num_groups
+from antjax.mesh.mesh import GLOBAL_AXES, INTRA, other_axes
 from antjax.mesh.paro import Level
 
 # Padding may at most double a leaf; beyond that it stays replicated, by name.
 _MAX_GROWTH = 2.0
+_WHOLE = P()
 _said: set[str] = set()  # What `log_whole_leaves` has said.
 
 
@@ -34,6 +38,8 @@ class LeafSpec:
   # pieces of every level are equal and nest.
   padded_size: int = 0
   reason: str = ''  # Why `dim` is None; empty otherwise.
+  # How the other dims are split over the mesh's automatic axes.
+  auto: P = _WHOLE
 
   def stored_shape(self, level: Level) -> tuple[int, ...]:
     """Global shape in which the array is kept at a level."""
@@ -43,26 +49,47 @@ class LeafSpec:
     shape[self.dim] = self.padded_size
     return tuple(shape)
 
+  def stored(self, x: jax.Array, level: Level) -> jax.Array:
+    """A whole array in the shape in which it is kept at a level."""
+    return x if level is Level.NONE else self.pad(x)
+
   def partition_spec(self, level: Level) -> P:
-    """`P()`, or the dim over 'intra' or over ('intra', 'inter')."""
+    """`P()`, or the dim over 'intra' or over ('intra', 'inter').
+
+    That is what `manual` code sees; `sharding` has the automatic axes too.
+    """
     if self.dim is None or level is Level.NONE:
       return P()
     axes = INTRA if level is Level.INTRA else GLOBAL_AXES
     return P(*(None,) * self.dim, axes)
 
   def sharding(self, level: Level, mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, self.partition_spec(level))
+    manual = self.partition_spec(level)
+    both = itertools.zip_longest(manual, self.auto)
+    return NamedSharding(mesh, P(*(a or b for a, b in both)))
+
+  def piece_shape(self, level: Level, mesh: Mesh) -> tuple[int, ...]:
+    """Shape of a device's piece in `manual` code."""
+    sharding = NamedSharding(mesh, self.partition_spec(level))
+    return sharding.shard_shape(self.stored_shape(level))
+
+  def constrain(self, x: jax.Array) -> jax.Array:
+    """Splits a device's array over the automatic axes; in `manual` code."""
+    return lax.with_sharding_constraint(x, self.auto) if self.auto else x
 
   def stacked(self, num_layers: int) -> 'LeafSpec':
     """The spec of a stack [num_layers, ...] of such arrays."""
     dim = None if self.dim is None else self.dim + 1
     shape = (num_layers, *self.shape)
-    return dataclasses.replace(self, shape=shape, dim=dim)
+    auto = P(None, *self.auto) if self.auto else P()
+    return dataclasses.replace(self, shape=shape, dim=dim, auto=auto)
 
   def layer(self) -> 'LeafSpec':
     """The spec of one array of a stack; the inverse of `stacked`."""
     dim = None if self.dim is None else self.dim - 1
-    return dataclasses.replace(self, shape=self.shape[1:], dim=dim)
+    return dataclasses.replace(
+      self, shape=self.shape[1:], dim=dim, auto=P(*self.auto[1:])
+    )
 
   def pad(self, x: jax.Array) -> jax.Array:
     """Appends zeros to the split dim, up to `padded_size`."""
@@ -76,15 +103,13 @@ class LeafSpec:
     """Cuts the padding off; the inverse of `pad`."""
     if self.dim is None or x.shape == self.shape:
       return x
-    return jax.lax.slice_in_dim(x, 0, self.shape[self.dim], axis=self.dim)
+    return lax.slice_in_dim(x, 0, self.shape[self.dim], axis=self.dim)
 
   def bytes_per_device(self, level: Level, mesh: Mesh) -> int:
     """Bytes of this array's dtype that each device holds, padding counted."""
-    pieces = 1
-    if self.dim is not None:
-      pieces = level.num_pieces(num_groups(mesh), group_size(mesh))
-    size = math.prod(self.stored_shape(level)) * self.dtype.itemsize
-    return size // pieces
+    sharding = self.sharding(level, mesh)
+    local = sharding.shard_shape(self.stored_shape(level))
+    return math.prod(local) * self.dtype.itemsize
 
 
 def leaf_spec(
@@ -93,28 +118,54 @@ def leaf_spec(
   *,
   num_devices: int,
   min_size: int = 1024,
+  auto: P = _WHOLE,
 ) -> LeafSpec:
   """Chooses the dim to split: the largest that divides, else the least padding.
 
   Arrays of fewer than `min_size` elements stay whole: a collective for each
-  would cost more than the memory it saves. `num_devices` are those of the whole
-  mesh, so that pieces are equal at every level.
+  would cost more than the memory it saves. `num_devices` are those of inter x
+  intra, so that pieces are equal at every level. A dim that `auto` splits over
+  other axes is not split once more.
   """
   shape, dtype = tuple(shape), np.dtype(dtype)
   size = math.prod(shape)
+  whole = functools.partial(LeafSpec, shape, dtype, None, auto=auto)
   if not shape or size < min_size:
-    return LeafSpec(shape, dtype, None, reason=f'{size} elements')
-  divisible = [i for i, d in enumerate(shape) if d and d % num_devices == 0]
+    return whole(reason=f'{size} elements')
+  taken = {i for i, axes in enumerate(auto) if axes}
+  free = [i for i in range(len(shape)) if i not in taken]
+  if not free:
+    return whole(reason=f'its dims are split over {auto} only')
+  divisible = [i for i in free if shape[i] and shape[i] % num_devices == 0]
   if divisible:
     dim = max(divisible, key=lambda i: shape[i])
-    return LeafSpec(shape, dtype, dim, shape[dim])
+    return LeafSpec(shape, dtype, dim, shape[dim], auto=auto)
   padded = [-(-d // num_devices) * num_devices for d in shape]
   growth = [p / d if d else math.inf for p, d in zip(padded, shape)]
-  dim = min(range(len(shape)), key=growth.__getitem__)
+  dim = min(free, key=growth.__getitem__)
   if growth[dim] > _MAX_GROWTH:
     reason = f'padding {shape} to {num_devices} devices would over-double it'
-    return LeafSpec(shape, dtype, None, reason=reason)
-  return LeafSpec(shape, dtype, dim, padded[dim])
+    return whole(reason=reason)
+  return LeafSpec(shape, dtype, dim, padded[dim], auto=auto)
+
+
+def check_auto(auto: P, shape: Sequence[int], mesh: Mesh, name: str) -> None:
+  """Refuses a leaf's spec over automatic axes that cannot be.
+
+  Raises:
+    ValueError: Other axes, more dims than there are, or no divisor of a dim.
+  """
+  known = set(other_axes(mesh))
+  used = {a for a in jax.tree.leaves(tuple(auto)) if a is not None}
+  if used <= known and len(auto) <= len(shape):
+    sizes = [math.prod(mesh.shape[a] for a in jax.tree.leaves(x)) for x in auto]
+    if not any(d % n for d, n in zip(shape, sizes)):
+      return
+  raise ValueError(
+    f'Trainer(auto_specs=...): leaf {name} {tuple(shape)} cannot be split as'
+    f' {auto}: needed are axes of {tuple(sorted(known))}, each of a size that'
+    f' divides its dim, on the mesh {dict(mesh.shape)}.'
+  )
 
 
 def log_whole_leaves(specs: Mapping[str, LeafSpec]) -> list[str]:
@@ -123,8 +174,8 @@ def log_whole_leaves(specs: Mapping[str, LeafSpec]) -> list[str]:
   if whole:
     size = sum(math.prod(s.shape) * s.dtype.itemsize for s in whole.values())
     text = (
-      f'{len(whole)} of {len(specs)} leaves ({size} bytes) stay whole on every'
-      ' device: '
+      f'{len(whole)} of {len(specs)} leaves ({size} bytes) are split over'
+      ' neither inter nor intra: '
     ) + ', '.join(f'{n} ({s.reason})' for n, s in whole.items())
     if text not in _said:
       # A warning, since absl shows no less outside of its own app.run.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from antjax.collectives.cost_model import Op
-from antjax.mesh.mesh import INTER, INTRA
+from antjax.mesh.mesh import INTER, INTRA, other_axes
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.plan import census
@@ -74,7 +74,15 @@ def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
   Losses, weights and the gradient's norm, some scalars, are left out; so is
   what an optimizer adds that looks beyond single elements. `regather` is that
   of `Trainer`.
+
+  Raises:
+    ValueError: A mesh with other axes, along which the compiler decides.
   """
+  if others := other_axes(layout.mesh):
+    raise ValueError(
+      f'plan.moves: no plan covers the automatic axes {others} of the mesh.'
+      ' Plan inter and intra alone; census.collectives counts what there is.'
+    )
   n, m = layout.mesh.shape[INTER], layout.mesh.shape[INTRA]
   sizes = {INTER: n, INTRA: m, 'both': n * m}
   found = []

@@ -12,6 +12,7 @@ import matplotlib
 import matplotlib.figure
 import matplotlib.ticker
 
+from antjax import paths
 from antjax.plan.planner import ParoPlan, Row
 from antjax.report import page as report_page
 from antjax.report import plots as report_plots
@@ -171,13 +172,13 @@ def write(
   plan: ParoPlan, folder: str | pathlib.Path, facts: Mapping[str, Any]
 ) -> dict[str, pathlib.Path]:
   """Writes plan.json, frontier.png and report.html; returns their paths."""
-  folder = pathlib.Path(folder)
+  folder = paths.local(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  paths = {
+  files = {
     name: folder / name for name in ('plan.json', 'frontier.png', 'report.html')
   }
   text = json.dumps({'facts': dict(facts)} | to_dict(plan), indent=2)
-  paths['plan.json'].write_text(text + '\n')
-  figure(plan).savefig(paths['frontier.png'], dpi=150)
-  paths['report.html'].write_text(html(plan, facts))
-  return paths
+  files['plan.json'].write_text(text + '\n')
+  figure(plan).savefig(files['frontier.png'], dpi=150)
+  files['report.html'].write_text(html(plan, facts))
+  return files

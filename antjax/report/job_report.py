@@ -17,6 +17,7 @@ import jax
 import rich.table
 
 from antjax import config as config_lib
+from antjax import paths
 from antjax.report import progress, report, terminal
 from antjax.train.trainer import Trainer
 
@@ -89,7 +90,8 @@ def write(
     ),
     folder,
   )
-  terminal.show(f'Report: {page}')
+  where = paths.origin(page)
+  terminal.show(f'Report: {where if paths.is_url(where) else page}')
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

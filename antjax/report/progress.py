@@ -21,6 +21,7 @@ import jax
 import rich.console
 import rich.progress
 
+from antjax import paths
 from antjax.report import trackers as trackers_lib
 
 METRICS_FILE = 'metrics.jsonl'
@@ -214,7 +215,7 @@ class RunLog:
     self._write = jax.process_index() == 0 if write is None else write
     if not self._write:
       return
-    path = pathlib.Path(folder) / METRICS_FILE
+    path = paths.local(folder, 'RunLog: folder') / METRICS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
       _drop_from(path, resume_step)

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from antjax import paths
 from antjax.report import page, timeline
 from antjax.report import plots as report_plots
 from antjax.report import results as report_results
@@ -88,7 +89,7 @@ def write_report(
   report: Report, folder: str | os.PathLike[str]
 ) -> pathlib.Path:
   """Writes `report.html` into the run folder; returns its path."""
-  path = pathlib.Path(folder) / FILE_NAME
+  path = paths.local(folder) / FILE_NAME
   path.parent.mkdir(parents=True, exist_ok=True)
   if report.timeline is None and any(path.parent.glob(timeline.FILE_NAMES)):
     report = dataclasses.replace(report, timeline=timeline.read(path.parent))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from antjax import paths
 from antjax.serving import exporter, loader
 
 DELTA = 'delta.json'
@@ -44,7 +45,7 @@ def write(
   Raises:
     ValueError: A table is stored in two ways.
   """
-  base, new = pathlib.Path(base), pathlib.Path(new)
+  base, new = paths.fetched(base, 'base'), pathlib.Path(new)
   old_manifest = loader.read_manifest(base)
   manifest = loader.read_manifest(new)
   description: dict[str, Any] = {
@@ -96,7 +97,7 @@ def apply(
     FileNotFoundError: There is no delta.
     ValueError: The delta is of another base, or its files are damaged.
   """
-  base, delta = pathlib.Path(base), pathlib.Path(delta)
+  base, delta = paths.fetched(base, 'base'), paths.fetched(delta, 'delta')
   if not (delta / DELTA).is_file():
     raise FileNotFoundError(
       f'{delta} holds no {DELTA}; launch/export_gmeta.py --since writes one.'

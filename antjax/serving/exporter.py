@@ -16,8 +16,10 @@ from typing import Any, Literal
 import urllib.parse
 
 from absl import logging
+from etils import epath
 import numpy as np
 
+from antjax import paths
 from antjax.serving import loader
 
 Quantize = Literal['none', 'int8']
@@ -116,11 +118,12 @@ def write(
 def new_folder(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Gives an empty folder that becomes `folder` at a clean end."""
   check_new(folder)
-  folder = pathlib.Path(os.path.abspath(folder))
-  with scratch_folder(folder, 'partial') as stage:
-    yield stage
-    stage.chmod(0o755)
-    stage.rename(folder)
+  with paths.written(folder) as local:
+    local = local.absolute()
+    with scratch_folder(local, 'partial') as stage:
+      yield stage
+      stage.chmod(0o755)
+      stage.rename(local)
 
 
 @contextlib.contextmanager
@@ -128,7 +131,7 @@ def scratch_folder(
   beside: str | os.PathLike[str], use: str
 ) -> Iterator[pathlib.Path]:
   """Gives an empty hidden folder beside another one, and deletes it."""
-  folder = pathlib.Path(os.path.abspath(beside))
+  folder = paths.local(beside, 'out').absolute()
   folder.parent.mkdir(parents=True, exist_ok=True)
   prefix = f'.{folder.name}.{use}-'
   for left in folder.parent.glob(f'{glob.escape(prefix)}*'):
@@ -142,7 +145,8 @@ def scratch_folder(
 
 def check_new(folder: str | os.PathLike[str]) -> None:
   """Raises ValueError if the folder exists."""
-  if os.path.exists(folder):
+  paths.check(folder, 'out')
+  if epath.Path(folder).exists():
     raise ValueError(f'out={folder} exists already; choose another folder.')
 
 

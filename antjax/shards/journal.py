@@ -13,11 +13,12 @@ row with a checksum and one fsync, so that many commands cost as much as one.
 from collections.abc import Iterator, Sequence
 import fcntl
 import os
-import pathlib
 import sqlite3
 import struct
 from typing import Any
 import zlib
+
+from antjax import paths
 
 VERSION = 1
 _APPLICATION_ID = 0x616A6A31  # 'ajj1'
@@ -48,7 +49,7 @@ class Journal:
       RuntimeError: It is open elsewhere, is damaged, is a folder, or is no
         journal of this version.
     """
-    self.path = pathlib.Path(path)
+    self.path = paths.local(path, 'Journal: path', paths.LOCKED)
     self.num_commands = 0  # Since the snapshot.
     self.num_bytes = 0  # Their size.
     self._last_row = 0

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.mesh.gather import gather_json
-from antjax.mesh.mesh import BATCH_AXES, group_size, num_groups
+from antjax.mesh.mesh import BATCH_AXES, group_size, local_positions, num_groups
 from antjax.mesh.paro import ELASTIC_CODES, PaRO
 from antjax.train.keys import Keys
 from antjax.train.state import PyTree, reset_rows, SparseTables, TrainState
@@ -35,7 +35,7 @@ class BatchPlacer:
     self._paro = paro
     self._tables = tables
     self._num_micro_batches = num_micro_batches
-    self._num_local = len(mesh.local_devices)
+    self._num_local = len(local_positions(mesh))
     self.keys = keys
     self._constants = constants
     # Rows that the last batch placed wants new, by table.
@@ -140,12 +140,7 @@ class BatchPlacer:
       )
     self._is_elastic = True
     every = np.repeat(given.astype(np.int32), m)
-    local = [
-      i
-      for i, device in enumerate(self._mesh.devices.ravel())
-      if device.process_index == jax.process_index()
-    ]
-    return every[local]
+    return every[local_positions(self._mesh)]
 
   def _to_devices(self, tree: PyTree) -> PyTree:
     sharding = NamedSharding(self._mesh, P(BATCH_AXES))
@@ -181,16 +176,35 @@ def check_batch(batch: PyTree, multiple: int, what: str) -> None:
       )
 
 
-def check_numbers(batch: PyTree) -> None:
-  """Raises ValueError unless devices can hold each array of a batch."""
-  for path, x in jax.tree.leaves_with_path(batch):
+_NO_BATCH = (
+  'Leave it out of the batch, or encode it (texts of categories:'
+  ' Trainer(vocabularies=...)).'
+)
+_NO_PARAMS = (
+  'Keep it out of params and put it back in the loss: with Equinox `params,'
+  ' static = eqx.partition(model, eqx.is_array)` and `eqx.combine(params,'
+  ' static)`, with Flax NNX nnx.split and nnx.merge.'
+)
+
+
+def check_numbers(
+  tree: PyTree, what: str = 'Trainer: batch', hint: str = _NO_BATCH
+) -> None:
+  """Raises ValueError unless devices can hold each leaf of a tree."""
+  for path, x in jax.tree.leaves_with_path(tree):
     if not isinstance(x, jax.Array) and np.asarray(x).dtype.kind in 'OSUMm':
+      is_array = isinstance(x, (np.ndarray, np.generic))
+      kind = f'dtype {x.dtype}' if is_array else f'type {type(x).__name__}'
       raise ValueError(
-        f'Trainer: batch{jax.tree_util.keystr(path)} is of dtype'
-        f' {np.asarray(x).dtype}, which no device holds: needed are numbers.'
-        ' Leave it out of the batch, or encode it (texts of categories:'
-        ' Trainer(vocabularies=...)).'
+        f'{what}{jax.tree_util.keystr(path)} is of {kind}, which no device'
+        f' holds: needed are numbers. {hint}'
       )
+
+
+def only_numbers(params: PyTree) -> PyTree:
+  """Parameters that devices can hold, or ValueError."""
+  check_numbers(params, 'Trainer.init: params', _NO_PARAMS)
+  return params
 
 
 def check_has_ids(batch: PyTree) -> None:
@@ -370,5 +384,6 @@ def set_position(
 
 def local_rows(x: jax.Array) -> np.ndarray:
   """This process's rows, in the order of its devices."""
-  shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+  own = [s for s in x.addressable_shards if s.replica_id == 0]
+  shards = sorted(own, key=lambda s: s.index[0].start or 0)
   return np.concatenate([np.asarray(s.data) for s in shards])

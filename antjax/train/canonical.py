@@ -15,10 +15,11 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 import numpy as np
 
 from antjax.collectives import transition
+from antjax.mesh.manual import manual
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.train.state import Layout, Leaf, named_leaves, PyTree, TrainState
@@ -38,7 +39,7 @@ def describe(layout: Layout) -> dict[str, Any]:
       ]
       for leaf in layout.leaves
     },
-    'opt_state': sorted(_named_shapes(layout.opt_state_specs()[0])),
+    'opt_state': sorted(_named_shapes(layout.opt_state_shapes())),
     'tables': tables,
   }
 
@@ -109,13 +110,13 @@ def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
 
 
 def _cut(spec: LeafSpec, mesh: Mesh, x: jax.Array) -> jax.Array:
-  """Without padding; an array that has some is whole on every device then."""
+  """Without padding; an array that has some is as at level none then."""
   return x if x.shape == spec.shape else _unpadded(spec, mesh, x)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _unpadded(spec: LeafSpec, mesh: Mesh, x: jax.Array) -> jax.Array:
-  whole = NamedSharding(mesh, PartitionSpec())
+  whole = spec.sharding(Level.NONE, mesh)
   return lax.with_sharding_constraint(spec.unpad(x), whole)
 
 
@@ -174,7 +175,7 @@ def _params(layout: Layout) -> tuple[Any, list[str]]:
 
 def _opt_state(layout: Layout) -> tuple[Any, list[str]]:
   """Structure of the optimizer's state, and the names of its leaves."""
-  shapes, _ = layout.opt_state_specs()
+  shapes = layout.opt_state_shapes()
   return jax.tree.structure(shapes), [name for name, _ in _named(shapes)]
 
 
@@ -192,14 +193,6 @@ def restore_target(layout: Layout) -> dict[str, Any]:
     params[leaf.name] = want(
       spec.stored_shape(level), dtype, spec.sharding(level, layout.mesh)
     )
-  opt_state = {
-    name: want(shape.shape, shape.dtype, sharding)
-    for (name, shape), (_, sharding) in zip(
-      _named(layout.opt_state_specs()[0]),
-      _named(shardings.opt_state),
-      strict=True,
-    )
-  }
   tables = {}
   if layout.tables is not None:
     tables = jax.tree.map(
@@ -213,7 +206,7 @@ def restore_target(layout: Layout) -> dict[str, Any]:
   return {
     'step': want((), np.int32, shardings.step),
     'params': params,
-    'opt_state': opt_state,
+    'opt_state': dict(_named(layout.opt_state_shapes())),
     'tables': tables,
     'rng': want((2,), np.uint32, shardings.rng),
   }
@@ -223,7 +216,7 @@ def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:
   """The state of what was read as `restore_target` says."""
   shardings = layout.shardings()
   leaves = [canonical['params'][leaf.name] for leaf in layout.leaves]
-  opt_shapes, _ = layout.opt_state_specs()
+  opt_shapes = layout.opt_state_shapes()
   opt_state = jax.tree.unflatten(
     jax.tree.structure(opt_shapes),
     [canonical['opt_state'][name] for name, _ in _named(opt_shapes)],
@@ -267,9 +260,9 @@ def _compute_copies(layout: Layout, leaves: list[Any]) -> list[jax.Array]:
     ]
 
   return jax.jit(
-    jax.shard_map(
+    manual(
       local,
-      mesh=layout.mesh,
+      layout.mesh,
       in_specs=([s.partition_spec(at) for s, at in zip(specs, levels)],),
       out_specs=layout.param_specs,
     )

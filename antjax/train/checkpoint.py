@@ -15,11 +15,13 @@ import time
 from typing import Any
 
 from absl import logging
+from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from antjax import paths
 from antjax.mesh.gather import gather_json
 from antjax.train import canonical
 from antjax.train.checkpoint_folder import Claim
@@ -34,9 +36,16 @@ _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
 def latest_step(directory: str | os.PathLike[str]) -> int | None:
   """Step of the newest committed checkpoint in a folder, or None."""
-  if not os.path.isdir(directory):
-    return None
-  return max(ocp.utils.checkpoint_steps(directory), default=None)
+  return max(steps(directory), default=None)
+
+
+def steps(directory: str | os.PathLike[str]) -> list[int]:
+  """Steps of the committed checkpoints in a folder, in order."""
+  paths.check(directory, 'checkpoints', paths.CHECKPOINT_URL)
+  folder = epath.Path(paths.origin(directory))
+  if not folder.is_dir():
+    return []
+  return sorted(ocp.utils.checkpoint_steps(folder))
 
 
 def encode_position(position: Any) -> Any:
@@ -81,7 +90,7 @@ class Checkpointer:
     """Opens (and creates) a folder.
 
     Args:
-      directory: A path, or any URL that Orbax takes.
+      directory: A path or a gs:// URL.
       layout: Layout of the model to save or to restore into.
       keep: Number of newest checkpoints to keep.
       best_metric: Also keep the best one by this metric, if given.
@@ -93,8 +102,9 @@ class Checkpointer:
         " least 1 and best_mode 'min' or 'max'."
       )
     self._claim: Claim | None = None
-    if '://' not in directory:
-      directory = os.path.abspath(directory)
+    paths.check(directory, 'Checkpointer: directory', paths.CHECKPOINT_URL)
+    directory = paths.origin(directory)
+    if not paths.is_url(directory):
       self._claim = Claim(directory)
     self.directory = directory
     self._layout = layout

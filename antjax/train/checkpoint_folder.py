@@ -14,13 +14,14 @@ more, and nothing that they begin later is published.
 
 from collections.abc import Collection
 import os
-import pathlib
 import secrets
 import shutil
 from typing import Any
 
 from absl import logging
 from orbax.checkpoint import path as ocp_path
+
+from antjax import paths
 
 _MARK = ocp_path.atomicity_types.TMP_DIR_SUFFIX
 _OWNER = '.owner'
@@ -35,7 +36,7 @@ class Claim:
 
   def __init__(self, directory: str):
     """Claims nothing yet: who only reads does not."""
-    self._directory = pathlib.Path(directory)
+    self._directory = paths.local(directory)
     self.token = ''
 
   def take(self, known_steps: Collection[int]) -> None:

@@ -19,7 +19,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.mesh.gather import gather_json
-from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
+from antjax.mesh.manual import manual
+from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA, num_positions
 from antjax.mesh.paro import ELASTIC_CODES, NotElasticError
 from antjax.train import gradient
 from antjax.train.batches import join_ids
@@ -86,9 +87,9 @@ class ElasticStep:
     self._finish = self._compile_finish()
     if spec.tables is not None:
       self._fetch = jax.jit(
-        jax.shard_map(
+        manual(
           spec.tables.fetch,
-          mesh=layout.mesh,
+          layout.mesh,
           in_specs=(spec.tables.partition_specs(), _BATCH),
           out_specs=(_BATCH, P()),
         )
@@ -201,7 +202,7 @@ class ElasticStep:
 
   def _join(self, parts: list[PyTree]) -> PyTree:
     """Global arrays of all processes' parts, split by their leading dim."""
-    size = self.spec.layout.mesh.size
+    size = num_positions(self.spec.layout.mesh)
     if len(parts) == 1 and self.local.num_devices == size:
       return parts[0]
 
@@ -233,9 +234,9 @@ class ElasticStep:
       sums['plans'] = lax.pmin(jnp.stack([plan, -plan]), (INTER, INTRA))
       return grads, tables, sums
 
-    mapped = jax.shard_map(
+    mapped = manual(
       sync,
-      mesh=spec.layout.mesh,
+      spec.layout.mesh,
       in_specs=(
         _BATCH,
         without_leaves(spec.view_specs),

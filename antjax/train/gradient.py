@@ -142,12 +142,9 @@ def open_leaves(
 
 def _empty_accumulator(layout: Layout, spec: LeafSpec) -> jax.Array:
   """This device's zeros to sum gradients in, at least fp32."""
-  shape = list(spec.stored_shape(layout.paro.grads))
-  if spec.dim is not None:
-    mesh = layout.mesh
-    pieces = layout.paro.grads.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
-    shape[spec.dim] //= pieces
-  return jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
+  shape = spec.piece_shape(layout.paro.grads, layout.mesh)
+  zeros = jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
+  return spec.constrain(zeros)
 
 
 def empty_carry(

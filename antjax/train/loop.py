@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from antjax import paths
 from antjax.train.batches import (
   BatchPlacer,
   Feed,
@@ -78,6 +79,10 @@ class FitOptions:
   elastic: ElasticControl | None = None
 
   def __post_init__(self) -> None:
+    if self.checkpoint_dir is not None:
+      paths.check(
+        self.checkpoint_dir, 'Trainer.fit: checkpoint_dir', paths.CHECKPOINT_URL
+      )
     for name, least in (('checkpoint_every', 1), ('evaluate_every', 0)):
       value = getattr(self, name)
       if value < least:

@@ -15,12 +15,19 @@ from typing import Any
 from absl import logging
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.mesh import compiler
-from antjax.mesh.mesh import BATCH_AXES
+from antjax.mesh.manual import manual
+from antjax.mesh.mesh import (
+  BATCH_AXES,
+  INTER,
+  num_groups,
+  num_positions,
+  positions,
+)
 from antjax.train import gradient
 from antjax.train.batches import check_batch
 from antjax.train.gradient import StepSpec
@@ -38,12 +45,13 @@ def local_groups(mesh: Mesh) -> list[int]:
   Raises:
     ValueError: A group is spread over several processes.
   """
-  owners = [sorted({d.process_index for d in row}) for row in mesh.devices]
+  grid = positions(mesh)
+  owners = [sorted({d.process_index for d in row.flat}) for row in grid]
   for i, processes in enumerate(owners):
     if len(processes) > 1:
-      num = sum(d.process_index == processes[0] for d in mesh.devices.ravel())
+      num = sum(d.process_index == processes[0] for d in grid[..., 0].flat)
       raise ValueError(
-        f'Trainer.fit(elastic=...): group {i} of {mesh.devices.shape[1]}'
+        f'Trainer.fit(elastic=...): group {i} of {grid.shape[1]}'
         f' devices is spread over processes {processes}; each group must lie'
         ' inside one process, which then does its own number of micro-batches.'
         f' Use make_mesh(intra=...) with a divisor of {num}, the devices of a'
@@ -60,21 +68,22 @@ class MicroSteps:
   ):
     """Takes the step, groups of this process, the Trainer's constants."""
     layout = spec.layout
-    devices = layout.mesh.devices[list(groups)]
-    self.mesh = Mesh(
-      devices, layout.mesh.axis_names, axis_types=(AxisType.Auto,) * 2
-    )
-    self.num_devices = devices.size
+    whole = layout.mesh
+    inter = whole.axis_names.index(INTER)
+    devices = whole.devices.take(list(groups), inter)
+    self.mesh = Mesh(devices, whole.axis_names, axis_types=whole.axis_types)
+    self.num_devices = num_positions(self.mesh)
     self.num_micro_batches = 0  # Added in this step.
     self.metrics: list[str] | None = None  # Known with the first micro-batch.
     self._spec = spec
     self._devices = set(devices.ravel())
-    self._is_whole = self.mesh == layout.mesh
+    self._is_whole = self.mesh == whole
     self._batch = NamedSharding(self.mesh, _BATCH)
     self._whole = NamedSharding(self.mesh, P())
-    self._pieces = [NamedSharding(self.mesh, p) for p in layout.param_specs]
-    index = np.arange(layout.mesh.size, dtype=np.int32)
-    index = index.reshape(layout.mesh.devices.shape)[list(groups)]
+    level = layout.paro.params
+    self._pieces = [x.spec.sharding(level, self.mesh) for x in layout.leaves]
+    index = np.arange(num_positions(whole), dtype=np.int32)
+    index = index.reshape(num_groups(whole), -1)[list(groups)]
     self._device = jax.device_put(index.ravel(), self._batch)
     self._numbers: list[jax.Array] = []  # 0, 1, ... on the devices.
     self._constants = jax.tree.map(
@@ -205,8 +214,8 @@ class MicroSteps:
     pieces = [s.data for s in x.addressable_shards if s.device in self._devices]
     shape = x.shape
     if sharding.spec == _BATCH:
-      rows = shape[0] // self._spec.layout.mesh.size * self.num_devices
-      shape = (rows, *shape[1:])
+      rows = shape[0] // num_positions(self._spec.layout.mesh)
+      shape = (rows * self.num_devices, *shape[1:])
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
   def _loss_fn(self, spec: StepSpec, *args: Any) -> Loss:
@@ -236,7 +245,9 @@ class MicroSteps:
       factor = jnp.float32(spec.loss_scale) * (1 if scale is None else scale)
       # Numbers as in the other form; those beyond it come after all of them.
       index = jnp.where(
-        i < most, device[0] * most + i, i * layout.mesh.size + device[0]
+        i < most,
+        device[0] * most + i,
+        i * num_positions(layout.mesh) + device[0],
       )
       acc, row_acc, new_sums = gradient.add_micro_batch(
         dataclasses.replace(spec, loss_fn=loss_fn),
@@ -252,9 +263,9 @@ class MicroSteps:
       # Not one of the sums: they are donated to the next call.
       return carry, new_sums.loss - sums.loss
 
-    mapped = jax.shard_map(
+    mapped = manual(
       add,
-      mesh=self.mesh,
+      self.mesh,
       in_specs=(
         _BATCH,
         (layout.param_specs, _BATCH, P(), P(), P()),
@@ -267,7 +278,10 @@ class MicroSteps:
       check_vma=spec.is_typed,
     )
     return jax.jit(
-      mapped, donate_argnums=0, compiler_options=compiler.options(self.mesh)
+      mapped,
+      donate_argnums=0,
+      out_shardings=self._batch,
+      compiler_options=compiler.options(self.mesh),
     )
 
   def _empty(self, rows: PyTree, metrics: Sequence[str] = ()) -> PyTree:
@@ -276,10 +290,8 @@ class MicroSteps:
       sums = jax.tree.map(lambda x: x[None], sums)
       return [a[None] for a in acc], row_acc, sums
 
-    mapped = jax.shard_map(
-      empty, mesh=self.mesh, in_specs=(_BATCH,), out_specs=_BATCH
-    )
-    return jax.jit(mapped)(rows)
+    mapped = manual(empty, self.mesh, in_specs=(_BATCH,), out_specs=_BATCH)
+    return jax.jit(mapped, out_shardings=self._batch)(rows)
 
 
 def _same_shapes(a: PyTree, b: PyTree) -> bool:

@@ -9,12 +9,14 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
 from antjax.mesh.gather import gather_arrays
+from antjax.mesh.manual import manual
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
@@ -27,7 +29,7 @@ from antjax.train.gradient import (
   reading_constants,
   StepSpec,
 )
-from antjax.train.state import Layout, PyTree, stored, TrainState
+from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.step import input_specs, StepInput
 
 _BATCH = P(BATCH_AXES)
@@ -53,15 +55,17 @@ def make_predict(
     outputs = fn(*args, inputs.batch, device_key(view.rng, view.step, 1, 0))
     return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
 
-  mapped = jax.shard_map(
+  specs = (_BATCH, P())
+  mapped = manual(
     local,
-    mesh=layout.mesh,
+    layout.mesh,
     in_specs=(spec.view_specs, input_specs(spec.constants)),
-    out_specs=(_BATCH, P()),
+    out_specs=specs,
     check_vma=spec.check_vma,
   )
   return jax.jit(
     lambda state, inputs: mapped(spec.view(state), inputs),
+    out_shardings=tuple(NamedSharding(layout.mesh, p) for p in specs),
     compiler_options=compiler.options(layout.mesh),
   )
 
@@ -102,12 +106,12 @@ def _gatherer(
   layout: Layout, at: Sequence[tuple[LeafSpec, Level]]
 ) -> Callable[[list[jax.Array]], list[jax.Array]]:
   """Makes arrays whole and unpadded on every device; to be called in `jit`."""
-  return jax.shard_map(
+  return manual(
     lambda xs: [
       transition.coarsen(x, spec, level, Level.NONE)
       for x, (spec, level) in zip(xs, at, strict=True)
     ],
-    mesh=layout.mesh,
+    layout.mesh,
     in_specs=([spec.partition_spec(level) for spec, level in at],),
     out_specs=P(),
   )
@@ -133,7 +137,7 @@ def with_params(
 
   def placed(leaves: list[Any]) -> PyTree:
     kept = [
-      stored(leaf.spec, jnp.asarray(x), layout.paro.params).astype(
+      leaf.spec.stored(jnp.asarray(x), layout.paro.params).astype(
         layout.kept_type(leaf)
       )
       for leaf, x in zip(layout.leaves, leaves, strict=True)

@@ -15,6 +15,7 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from antjax.mesh.manual import manual
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.train import step as step_lib
 from antjax.train.gradient import StepSpec
@@ -39,9 +40,9 @@ class RowsAhead:
     self._last = self._compile(is_last=True)
     self._inner = self._compile(is_last=False)
     self._fetch = jax.jit(
-      jax.shard_map(
+      manual(
         self._fetch_ahead,
-        mesh=spec.layout.mesh,
+        spec.layout.mesh,
         in_specs=(self._tables.partition_specs(), _BATCH),
         out_specs=_BATCH,
       )

@@ -17,7 +17,8 @@ import numpy as np
 import optax
 
 from antjax.mesh import sharding
-from antjax.mesh.paro import Level, PaRO
+from antjax.mesh.mesh import num_positions
+from antjax.mesh.paro import PaRO
 from antjax.mesh.sharding import LeafSpec
 
 PyTree = Any
@@ -50,6 +51,8 @@ class TrainState:
 class SparseTables(Protocol):
   """What a step needs of embedding tables; see `antjax.embedding`."""
 
+  @property
+  def mesh(self) -> Mesh: ...
   @property
   def features(self) -> Mapping[str, Any]: ...
   def init(self, key: jax.Array) -> PyTree: ...
@@ -118,6 +121,7 @@ class Layout:
     mutable: Callable[[str], bool] | None = None,
     compute_dtype: Any = None,
     min_shard_size: int = 1024,
+    auto_specs: Callable[[str], P | None] | None = None,
   ) -> 'Layout':
     """Describes a tree of arrays or ShapeDtypeStructs; logs what stays whole.
 
@@ -163,12 +167,15 @@ class Layout:
           f'Trainer(scanned=...): leaf {name} is a scalar, or mutable; a stack'
           ' of layers has shape [L, ...] and is trained or frozen.'
         )
+      auto = (auto_specs and auto_specs(name)) or P()
+      sharding.check_auto(auto, shape, mesh, name)
       spec = sharding.leaf_spec(  # A stack is split inside its layers.
         shape[1:] if is_stack else shape,
         dtype,
-        num_devices=mesh.size,
+        num_devices=num_positions(mesh),
         # The sums of new values are over all devices, and whole.
         min_size=sys.maxsize if is_mutable else min_shard_size,
+        auto=P(*auto[1:]) if is_stack else auto,
       )
       spec = spec.stacked(shape[0]) if is_stack else spec
       leaves.append(Leaf(name, spec, is_trained, is_stack, is_mutable))
@@ -227,6 +234,12 @@ class Layout:
     return [spec.partition_spec(level) for spec in self.trained_specs]
 
   @property
+  def master_shardings(self) -> list[NamedSharding]:
+    """Shardings of the trained leaves, at the optimizer's level."""
+    level = self.paro.opt_state
+    return [spec.sharding(level, self.mesh) for spec in self.trained_specs]
+
+  @property
   def table_specs(self) -> PyTree:
     """PartitionSpecs of the tables' state."""
     return {} if self.tables is None else self.tables.partition_specs()
@@ -274,18 +287,18 @@ class Layout:
       ],
     )
 
-  def opt_state_specs(self) -> tuple[PyTree, PyTree]:
-    """(shapes as kept, PartitionSpecs) of the optax state."""
+  def opt_state_shapes(self) -> PyTree:
+    """The optax state as kept: shapes, dtypes and shardings."""
     shapes, likes = self._opt_state
-    level = self.paro.opt_state
-    kept = self.map_moments(
-      lambda spec, x: jax.ShapeDtypeStruct(spec.stored_shape(level), x.dtype),
-      shapes,
-    )
-    partitions = [
-      P() if spec is None else spec.partition_spec(level) for spec in likes
-    ]
-    return kept, jax.tree.unflatten(jax.tree.structure(shapes), partitions)
+    level, whole = self.paro.opt_state, NamedSharding(self.mesh, P())
+
+    def kept(x: Any, spec: LeafSpec | None) -> jax.ShapeDtypeStruct:
+      shape = x.shape if spec is None else spec.stored_shape(level)
+      sharding = whole if spec is None else spec.sharding(level, self.mesh)
+      return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+    leaves, treedef = jax.tree.flatten(shapes)
+    return jax.tree.unflatten(treedef, map(kept, leaves, likes))
 
   def bytes_per_device(self) -> dict[str, int]:
     """Bytes of dense state on each device; masters with the optimizer."""
@@ -299,30 +312,25 @@ class Layout:
         total['grads'] += f32.bytes_per_device(paro.grads, mesh)
       if leaf.is_trained and self.compute_dtype is not None:
         total['opt_state'] += leaf.spec.bytes_per_device(paro.opt_state, mesh)
-    shapes, specs = map(_flat, self.opt_state_specs())
-    for shape, spec in zip(shapes, specs, strict=True):
-      local = NamedSharding(mesh, spec).shard_shape(shape.shape)
-      total['opt_state'] += math.prod(local) * shape.dtype.itemsize
+    for x in jax.tree.leaves(self.opt_state_shapes()):
+      local = x.sharding.shard_shape(x.shape)
+      total['opt_state'] += math.prod(local) * x.dtype.itemsize
     return total
 
   def shardings(self) -> TrainState:
     """A TrainState with a NamedSharding in place of each array."""
-
-    def named(specs: PyTree) -> PyTree:
-      return jax.tree.map(
-        lambda s: NamedSharding(self.mesh, s), specs, is_leaf=_is_spec
-      )
-
+    level, whole = self.paro.params, NamedSharding(self.mesh, P())
+    params = [leaf.spec.sharding(level, self.mesh) for leaf in self.leaves]
     master = None
     if self.compute_dtype is not None:
-      master = self.trained_tree(named(self.master_specs))
+      master = self.trained_tree(self.master_shardings)
     return TrainState(
-      step=named(P()),
-      params=jax.tree.unflatten(self.treedef, named(self.param_specs)),
+      step=whole,
+      params=jax.tree.unflatten(self.treedef, params),
       master=master,
-      opt_state=named(self.opt_state_specs()[1]),
+      opt_state=jax.tree.map(lambda x: x.sharding, self.opt_state_shapes()),
       tables={} if self.tables is None else self.tables.shardings(),
-      rng=named(P()),
+      rng=whole,
     )
 
   def new_state(self, params: PyTree, key: jax.Array) -> TrainState:
@@ -335,12 +343,12 @@ class Layout:
     )
     master = self.trained_tree(
       [
-        stored(spec, x, level)
+        spec.stored(x, level)
         for spec, x in zip(self.trained_specs, masters, strict=True)
       ]
     )
     kept = [
-      stored(leaf.spec, x, self.paro.params).astype(self.kept_type(leaf))
+      leaf.spec.stored(x, self.paro.params).astype(self.kept_type(leaf))
       for leaf, x in zip(self.leaves, leaves, strict=True)
     ]
     return TrainState(
@@ -348,20 +356,12 @@ class Layout:
       params=jax.tree.unflatten(self.treedef, kept),
       master=None if self.compute_dtype is None else master,
       opt_state=self.map_moments(
-        lambda spec, x: stored(spec, x, level),
+        lambda spec, x: spec.stored(x, level),
         self.optimizer.init(self.trained_tree(masters)),
       ),
       tables={} if self.tables is None else self.tables.init(_tables_key(key)),
       rng=jax.random.key_data(key),
     )
-
-
-def _is_spec(x: Any) -> bool:
-  return isinstance(x, P)
-
-
-def _flat(tree: PyTree) -> list[Any]:
-  return jax.tree.leaves(tree, is_leaf=_is_spec)
 
 
 def named_leaves(by_path: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
@@ -393,8 +393,3 @@ def reset_rows(
 
 def _tables_key(key: jax.Array) -> jax.Array:
   return jax.random.fold_in(key, 1)
-
-
-def stored(spec: LeafSpec, x: jax.Array, level: Level) -> jax.Array:
-  """A whole array in the shape in which it is kept at `level`."""
-  return x if level is Level.NONE else spec.pad(x)

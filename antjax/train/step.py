@@ -25,13 +25,14 @@ import optax
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
+from antjax.mesh.manual import manual
 from antjax.mesh.mesh import BATCH_AXES
 from antjax.mesh.sharding import LeafSpec
 from antjax.train import gradient
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train.gradient import StateView, StepSpec
 from antjax.train.loss_scale import LossScaleState
-from antjax.train.state import PyTree, stored, TrainState
+from antjax.train.state import PyTree, TrainState
 
 Array = jax.Array | np.ndarray
 Metrics = dict[str, jax.Array]
@@ -111,9 +112,9 @@ def make_backward(
   Returns:
     `(state, inputs, *more) -> (grads, new tables, sums, *more)`.
   """
-  mapped = jax.shard_map(
+  mapped = manual(
     local,
-    mesh=spec.layout.mesh,
+    spec.layout.mesh,
     in_specs=(spec.view_specs, input_specs(spec.constants), *more_in),
     out_specs=(*grad_specs(spec), *more_out),
     check_vma=spec.is_typed,
@@ -153,21 +154,21 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
   """
   layout, trained_specs = spec.layout, spec.layout.trained_specs
   mesh, paro = layout.mesh, layout.paro
-  coarsen = jax.shard_map(
+  coarsen = manual(
     lambda leaves: transition.coarsen_all(
       leaves, trained_specs, paro.opt_state, paro.params, spec.how
     ),
-    mesh=mesh,
+    mesh,
     in_specs=(layout.master_specs,),
     out_specs=layout.trained(layout.param_specs),
     check_vma=spec.is_typed,
   )
-  opt_shardings = [NamedSharding(mesh, p) for p in layout.master_specs]
+  opt_shardings = layout.master_shardings
 
   optimizer = optax.with_extra_args_support(layout.optimizer)
 
   def kept_at(leaf: LeafSpec, x: jax.Array) -> jax.Array:
-    return stored(leaf, x, paro.opt_state)
+    return leaf.stored(x, paro.opt_state)
 
   def at_opt_level(leaves: list[jax.Array]) -> list[jax.Array]:
     return lax.with_sharding_constraint(leaves, opt_shardings)
@@ -188,7 +189,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     if state.master is None:
       # Going finer is a local slice.
       master = [
-        stored(s, x, paro.opt_state)
+        s.stored(x, paro.opt_state)
         for s, x in zip(trained_specs, layout.trained(leaves), strict=True)
       ]
     else:

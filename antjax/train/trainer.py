@@ -7,27 +7,25 @@ import functools
 from typing import Any, Literal
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import optax
 
 from antjax.collectives.choose import check_used, Collectives, for_mesh
 from antjax.embedding.vocabulary import Vocabulary
-from antjax.mesh.mesh import check_mesh
+from antjax.mesh.mesh import INTER, INTRA, on_own_mesh, own_mesh
 from antjax.mesh.paro import PaRO
 from antjax.metrics.metric import Metric
 from antjax.train import elastic_loop, loop
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
-from antjax.train.batches import BatchPlacer
+from antjax.train.batches import BatchPlacer, only_numbers
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
-from antjax.train.loop import FitOptions, Metrics
 from antjax.train.rows_ahead import RowsAhead
 from antjax.train.state import Layout, PyTree, SparseTables, TrainState
-from antjax.train.step import StepInput
 
 
 class Trainer:
@@ -43,6 +41,9 @@ class Trainer:
     optimizer: optax.GradientTransformation,
     *,
     mesh: Mesh,
+    inter: str = INTER,
+    intra: str = INTRA,
+    auto_specs: Callable[[str], PartitionSpec | None] | None = None,
     paro: str | PaRO = 'NNN',
     tables: SparseTables | None = None,
     collectives: str | Collectives = 'xla',
@@ -74,7 +75,12 @@ class Trainer:
         gives the vectors.
       optimizer: Any optax transform; it sees gradients and parameters of all
         devices, in their true shapes, and gets the loss as `value`.
-      mesh: Mesh from `make_mesh`.
+      mesh: Mesh from `make_mesh`, or your own: the loss may split arrays over
+        its other axes by `with_sharding_constraint`.
+      inter: Name of its axis between groups; in the loss always 'inter'.
+      intra: Name of its axis inside a group; in the loss always 'intra'.
+      auto_specs: Leaf name -> how the other axes split the leaf, in the state
+        and where a step gathers it. None: they do not.
       paro: PaRO code: levels of parameters, gradients, optimizer state.
       tables: Embedding tables; they have their own row optimizers.
       collectives: How arrays move over both mesh axes at once: a `Collectives`,
@@ -112,9 +118,13 @@ class Trainer:
         `psum` there then has the gradient of an untyped `jax.shard_map`.
 
     Raises:
-      ValueError: A mesh of other axes, or an invalid code or count.
+      ValueError: A mesh without these axes, or an invalid code or count.
     """
-    check_mesh(mesh, 'Trainer')
+    mesh = own_mesh(mesh, inter, intra, 'Trainer')
+    if tables is not None and tables.mesh != mesh:
+      raise ValueError(
+        'Trainer(tables=...): give EmbeddingTables the same mesh, inter, intra.'
+      )
     if num_micro_batches < 1:
       raise ValueError(
         f'Trainer(num_micro_batches={num_micro_batches}) must be at least 1.'
@@ -128,6 +138,7 @@ class Trainer:
         'Trainer(vocabularies=...): needs tables, and row_staleness=0, as the'
         ' rows of a key are not known before its step.'
       )
+    constants = jax.tree.map(lambda x: on_own_mesh(x, mesh), constants)
     self.mesh = mesh
     self.paro = PaRO.from_code(paro)
     if isinstance(collectives, str):
@@ -152,6 +163,7 @@ class Trainer:
       mutable=mutable,
       compute_dtype=compute_dtype,
       min_shard_size=min_shard_size,
+      auto_specs=auto_specs,
     )
     self._spec_of = functools.partial(
       StepSpec,
@@ -164,11 +176,7 @@ class Trainer:
       check_vma=check_vma,
     )
     self._layout: Layout | None = None
-    self._step: Callable[..., Any] | None = None
-    self._params: Callable[[TrainState], PyTree] | None = None
-    self._whole_opt_state: Callable[[TrainState], PyTree] | None = None
-    self._elastic_step: ElasticStep | None = None
-    self._predict: dict[Any, Callable[..., Any]] = {}
+    self._made: dict[Any, Any] = {}  # Programs of the layout.
     self.keys = Keys(vocabularies, tables) if vocabularies else None
     self.placer = BatchPlacer(
       mesh, self.paro, tables, num_micro_batches, self.keys, constants
@@ -185,18 +193,16 @@ class Trainer:
     key = jax.random.key(seed)
     # An Equinox module can be called too, but is a pytree.
     is_init = callable(params) and jax.tree_util.all_leaves([params])
-    # An argument of the program: as constants a large model would be part of
-    # its text.
-    given = None if is_init else jax.tree.map(np.asarray, params)
+    # An argument: as constants a large model would be in the program's text.
+    given = None if is_init else jax.tree.map(np.asarray, only_numbers(params))
 
     def whole(key: jax.Array, given: PyTree) -> PyTree:
-      return params(key) if is_init else given
+      return only_numbers(params(key)) if is_init else given
 
     layout = self._layout_of(jax.eval_shape(whole, key, given))
     if layout != self._layout:
-      self._layout, self._step, self._predict = layout, None, {}
-      self._params = self._whole_opt_state = None
-    self._elastic_step = None
+      self._layout, self._made = layout, {}
+    self._made.pop('elastic_step', None)
     make = jax.jit(
       lambda key, given: layout.new_state(whole(key, given), key),
       out_shardings=layout.shardings(),
@@ -212,9 +218,7 @@ class Trainer:
 
   def params(self, state: TrainState) -> PyTree:
     """The user's tree, whole on every device; trained leaves as masters."""
-    if self._params is None:
-      self._params = predict_lib.make_params(self.layout)
-    return self._params(state)
+    return self._once('params', predict_lib.make_params, self.layout)(state)
 
   def opt_state(self, state: TrainState) -> PyTree:
     """The optimizer's state as if of whole parameters, on every device.
@@ -222,9 +226,13 @@ class Trainer:
     For `optax.contrib.schedule_free_eval_params`, averages of parameters and
     the like.
     """
-    if self._whole_opt_state is None:
-      self._whole_opt_state = predict_lib.make_opt_state(self.layout)
-    return self._whole_opt_state(state)
+    make = predict_lib.make_opt_state
+    return self._once('opt_state', make, self.layout)(state)
+
+  def _once(self, name: Any, make: Callable[..., Any], *args: Any) -> Any:
+    if name not in self._made:
+      self._made[name] = make(*args)
+    return self._made[name]
 
   @property
   def vocabularies(self) -> dict[str, Vocabulary]:
@@ -265,9 +273,7 @@ class Trainer:
 
   def compiled_step(self) -> Callable[..., Any]:
     """The jitted step: `(state, StepInput) -> (state, metrics)`."""
-    if self._step is None:
-      self._step = step_lib.make_step(self.step_spec())
-    return self._step
+    return self._once('step', step_lib.make_step, self.step_spec())
 
   def step_spec(self) -> StepSpec:
     """What the step is made of; known after `init`."""
@@ -275,14 +281,12 @@ class Trainer:
 
   def elastic_step(self) -> ElasticStep:
     """The step in its host-loop form; `fit(elastic=...)` runs it."""
-    if self._elastic_step is None:
-      spec = self.step_spec()
-      self._elastic_step = ElasticStep(spec, constants=self._constants)
-    return self._elastic_step
+    args = self.step_spec(), None, self._constants
+    return self._once('elastic_step', ElasticStep, *args)
 
   def step_inputs(
     self, batch: PyTree, num_micro_batches: Sequence[int] | None = None
-  ) -> StepInput:
+  ) -> step_lib.StepInput:
     """A batch as the compiled step takes it; for `lower` and inspection."""
     return self.placer.place(batch, counts=num_micro_batches)
 
@@ -313,7 +317,7 @@ class Trainer:
       ValueError: A checkpoint of another model, an input position that cannot
         be restored here, or `elastic` with a code or mesh that is not.
     """
-    chosen = FitOptions(**options)
+    chosen = loop.FitOptions(**options)
     if chosen.elastic is not None:
       elastic_loop.check(
         chosen,
@@ -342,7 +346,7 @@ class Trainer:
     metrics: Mapping[str, Metric],
     *,
     params: PyTree = None,
-  ) -> Metrics:
+  ) -> loop.Metrics:
     """Values of metrics over batches of all processes, the same on each.
 
     Args:
@@ -391,9 +395,6 @@ class Trainer:
     """
     if params is not None:
       state = predict_lib.with_params(self.layout, state, params)
-    if predict_fn not in self._predict:
-      predict = predict_lib.make_predict(self.step_spec(), predict_fn)
-      self._predict[predict_fn] = predict
-    return predict_lib.outputs(
-      self._predict[predict_fn], self.placer, state, batches
-    )
+    args = self.step_spec(), predict_fn
+    predict = self._once(predict_fn, predict_lib.make_predict, *args)
+    return predict_lib.outputs(predict, self.placer, state, batches)

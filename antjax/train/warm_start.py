@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from antjax import paths
 from antjax.train import canonical
 from antjax.train.checkpoint import Checkpointer, latest_step
 from antjax.train.state import TrainState
@@ -46,7 +47,7 @@ def warm_start(
     ValueError: No checkpoint, parameters of other names or shapes, or a table
       that is absent there, or narrower, or too short; or it is damaged.
   """
-  directory = os.fspath(directory)
+  directory = paths.origin(directory)
   step = latest_step(directory) if step is None else step
   if step is None:
     raise ValueError(

@@ -142,6 +142,13 @@ def _custom_model(said):
   assert ast.literal_eval(scores)['AUC'] > 0.95
 
 
+def _own_mesh(said):
+  *steps, spec = said.splitlines()
+  losses = [float(line.split()[1]) for line in steps]
+  assert losses[-1] < 0.2 * losses[0]
+  assert spec.endswith("('intra', 'model')")
+
+
 def _batch_norm(said):
   accuracy = [float(x) for x in re.findall(r'^\d+ ([\d.]+)$', said, re.M)]
   assert not accuracy or accuracy[-1] > max(0.85, accuracy[0])
@@ -154,6 +161,7 @@ _CHECKS = {
   'antm2c-1': lambda said: 0.7 < float(said) < 1 or pytest.fail(said),
   'behaviors-0': lambda said: 'nfkc-1' in said or pytest.fail(said),
   'custom_model-0': _custom_model,
+  'custom_model-1': _own_mesh,
   # Texts of 9 tokens and more, each once.
   'data-2': lambda said: said == '904 904\n' or pytest.fail(said),
   'plan-0': lambda said: 'sum once after' in said or pytest.fail(said),

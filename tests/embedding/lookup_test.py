@@ -69,3 +69,14 @@ def test_one_entry_of_each_row():
   np.testing.assert_array_equal(lookup.pick(x, index), expected)
   rows = lookup.pick(x, jnp.asarray([2, 0]))
   np.testing.assert_array_equal(rows, np.stack([x[0, 2], x[1, 0]]))
+
+
+@pytest.mark.parametrize('size', [1, 7, 8, 100])
+def test_counts_beside_automatic_axes_are_those_of_searchsorted(size):
+  rng = np.random.default_rng(size)
+  ids = np.sort(rng.integers(0, size, size)).astype(np.int32)
+  bounds = np.arange(-1, size + 2, dtype=np.int32)
+  mesh = jax.make_mesh((1,), ('model',), (jax.sharding.AxisType.Auto,))
+  with jax.set_mesh(mesh):
+    found = lookup.num_below(ids, bounds)
+  np.testing.assert_array_equal(found, np.searchsorted(ids, bounds))

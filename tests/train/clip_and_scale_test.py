@@ -39,7 +39,13 @@ def trainer_of(code, optimizer, **kwargs):
   )
 
 
-@pytest.mark.parametrize('code', antjax.VALID_CODES)
+@pytest.mark.parametrize(
+  'code',
+  [
+    pytest.param(code, marks=() if code in ('NII', 'GGG') else pytest.mark.slow)
+    for code in antjax.VALID_CODES
+  ],
+)
 def test_norm_and_clip_factor_are_those_of_the_whole_gradient(code):
   """Not of a group's: PaRO's published code clips NII before the groups meet.
 

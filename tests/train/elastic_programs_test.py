@@ -149,6 +149,7 @@ def test_a_group_must_lie_inside_a_process(monkeypatch):
       self.process_index = process_index
 
   class FakeMesh:
+    axis_names = ('inter', 'intra')
     devices = np.array([[Device(0), Device(0)], [Device(1), Device(2)]])
 
   with pytest.raises(ValueError, match=r'group 1 of 2 .* processes \[1, 2\]'):

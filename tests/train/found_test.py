@@ -178,6 +178,20 @@ def test_a_pytree_that_can_be_called_is_no_init_function():
   assert float(metrics['loss']) > 0
 
 
+@pytest.mark.parametrize('is_init', [False, True])
+@pytest.mark.parametrize(
+  ('leaf', 'kind'),
+  [(jnp.tanh, 'type'), ('mlp', 'type str'), (np.array(['a']), 'dtype <U1')],
+)
+def test_leaves_that_are_no_numbers_are_explained(leaf, kind, is_init):
+  params = {'w': np.ones(16, np.float32), 'layers': [{'act': leaf}]}
+  message = rf"params\['layers'\]\[0\]\['act'\] is of {kind}.*eqx.partition"
+  with pytest.raises(ValueError, match=message):
+    make_trainer(optax.sgd(0.1)).init(
+      (lambda key: params) if is_init else params
+    )
+
+
 def test_params_without_a_leaf_are_explained():
   with pytest.raises(ValueError, match='params has no leaf'):
     make_trainer(optax.sgd(0.1)).init({})

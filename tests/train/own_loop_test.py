@@ -18,6 +18,10 @@ from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
 
 _CODES = ('NNN', 'IIG', 'GGG')
+_EVERY_CODE = [
+  pytest.param(code, marks=() if code in _CODES else pytest.mark.slow)
+  for code in VALID_CODES
+]
 
 
 def _batches(num, rows=16):
@@ -252,7 +256,7 @@ def _assert_is_reference(seen, params, reference):
   assert params['stats']['count'].dtype == np.int32
 
 
-@pytest.mark.parametrize('code', VALID_CODES)
+@pytest.mark.parametrize('code', _EVERY_CODE)
 def test_metrics_and_new_values_are_those_of_one_device(code, reference):
   trainer = _rich_trainer(code)
   state, seen = trainer.init(_rich_params()), []
@@ -433,7 +437,7 @@ def test_negatives_of_the_whole_batch_are_those_of_one_device(code, intra):
   )
 
 
-@pytest.mark.parametrize('code', VALID_CODES)
+@pytest.mark.parametrize('code', _EVERY_CODE)
 def test_an_algorithm_that_moves_nothing_is_refused(code):
   """`global_moves` says what the compiled step shows."""
   if not PaRO.from_code(code).global_moves:

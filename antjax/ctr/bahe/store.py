@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from antjax import paths
 from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store_part
 from antjax.ctr.bahe.manifest import IDENTITY, Manifest
@@ -86,7 +87,7 @@ class BehaviorStore:
         ' goes on.'
       )
     check_parts(path, manifest)
-    return cls(pathlib.Path(path), manifest)
+    return cls(paths.fetched(path), manifest)
 
   @property
   def rows(self) -> int:
@@ -140,7 +141,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
   Raises:
     ValueError: It is damaged.
   """
-  file = pathlib.Path(path) / manifest_lib.FILE_NAME
+  file = paths.fetched(path, 'store') / manifest_lib.FILE_NAME
   try:
     return Manifest.from_json(file.read_bytes())
   except (FileNotFoundError, NotADirectoryError):
@@ -206,7 +207,7 @@ class StoreWriter:
       ValueError: There is a store that was made otherwise, or is damaged.
       OSError: It cannot be written.
     """
-    self._path = pathlib.Path(path)
+    self._path = paths.local(path, 'BehaviorStore: path')
     self._part: StorePart | None = None  # Made with the first row.
     self._name = secrets.token_hex(8)
     self._seen: dict[str, tuple[Range, list[Range]]] = {}

@@ -28,6 +28,7 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
+from antjax import paths
 from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
@@ -51,14 +52,19 @@ class Config:
   """What to encode with what, and where to."""
 
   vocabulary: Annotated[
-    str, 'Folder that launch/prepare_data.py made, or that of its vocabulary.'
+    str,
+    'Folder that launch/prepare_data.py made, or that of its vocabulary.',
+    paths.URL,
   ] = 'data/ml-1m'
   model: Annotated[
-    str, 'Folder or GGUF file with a model and its tokenizer; see fetch_model.'
+    str,
+    'Folder or GGUF file with a model and its tokenizer, see fetch_model; or'
+    ' hf://org/name, of the Hugging Face Hub.',
+    paths.MODEL_URL,
   ] = 'data/minilm'
-  out: Annotated[str, 'Folder of the store; made, or added to.'] = (
-    'data/ml-1m-minilm-k3'
-  )
+  out: Annotated[
+    str, 'Folder of the store; made, or added to.', paths.LOCKED
+  ] = 'data/ml-1m-minilm-k3'
   num_low: Annotated[int, 'k: layers below the cut. 0: embeddings only.'] = 3
   dtype: Annotated[
     manifest_lib.Dtype,

@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax import paths
 from antjax.ctr.bahe.model import HeadConfig, IdConfig
 from antjax.ctr.bahe.store import BehaviorStore
 from antjax.ctr.bahe.table import Home
@@ -21,11 +22,11 @@ class Config(LanguageConfig):
   """Training of a click model on textual behavior."""
 
   run_dir: str = 'runs/bahe'
-  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
-    'data/ml-1m'
-  )
+  data: Annotated[
+    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+  ] = 'data/ml-1m'
   store: Annotated[
-    str, 'Store that launch/build_behavior_store.py wrote of it.'
+    str, 'Store that launch/build_behavior_store.py wrote of it.', paths.URL
   ] = 'data/ml-1m-minilm-k3'
   tower: Annotated[
     Literal['store', 'frozen', 'dedup', 'full_text', 'none'],
@@ -59,7 +60,9 @@ class Config(LanguageConfig):
     ' kept. For dedup: tokens of a behaviour.',
   ] = 256
   token_cache: Annotated[
-    str, 'Folder of token ids, for full_text and dedup; made if not there.'
+    str,
+    'Folder of token ids, for full_text and dedup; made if not there.',
+    paths.MAPPED,
   ] = ''
   table: Annotated[
     Home,

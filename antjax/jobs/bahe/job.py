@@ -88,6 +88,8 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
     tables=tables,
     constants=built.constants,
   )
+  if config.export_users:
+    job.check_shared('export_users')
   run = run_lib.Run(
     'bahe',
     config,

@@ -4,7 +4,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-import os
 from typing import Any
 
 from absl import logging
@@ -25,6 +24,7 @@ from antjax.ctr.bahe.towers import (
   StoreTower,
   Tower,
 )
+from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs import trainer as trainer_lib
@@ -209,7 +209,9 @@ def _token_tower(config: Config, clicks: Clicks, lm_config: LMConfig) -> Tower:
   tokenizer = pretrained_tokenizer.load_tokenizer(
     config.model, lm_config.vocab_size
   )
-  folder = config.token_cache or os.path.join(config.data, 'tokens')
+  folder = config.token_cache or output_folder.beside(
+    config.data, 'examples', 'tokens'
+  )
   of_a_text = _MAX_TOKENS if config.tower == 'full_text' else config.max_tokens
   cache = TokenCache.build(
     folder, clicks.vocabulary, config.model, max_tokens=of_a_text

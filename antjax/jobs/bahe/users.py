@@ -21,6 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from antjax import paths
 from antjax.jobs import identity as run_identity
 from antjax.mesh.gather import gather_json
 from antjax.train.state import TrainState
@@ -62,7 +63,7 @@ class UserVectors:
       return None
     arrays = {}
     for split, size in sizes.items():
-      path = pathlib.Path(folder) / f'{split}.npy'
+      path = paths.fetched(folder) / f'{split}.npy'
       if not path.is_file():
         raise FileNotFoundError(
           f'user_embeddings={folder}: {path.name} is not there; give the folder'
@@ -76,7 +77,7 @@ class UserVectors:
           ' data.'
         )
     made_of = {'data': '', 'name': ''}  # Written by an older version.
-    path = pathlib.Path(folder) / _MADE_OF
+    path = paths.fetched(folder) / _MADE_OF
     if path.is_file():
       made_of = json.loads(path.read_text(encoding='utf-8'))
     if data and made_of['data'] not in ('', data):

@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax import paths
 from antjax.ctr.antm2c.model import FieldConfig
 from antjax.data import output_folder
 from antjax.jobs.training_config import ExamplesConfig
@@ -66,9 +67,9 @@ class Config(ExamplesConfig):
   """Training of a click model of several scenarios."""
 
   run_dir: str = 'runs/antm2c'
-  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
-    'data/antm2c'
-  )
+  data: Annotated[
+    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+  ] = 'data/antm2c'
   model: Annotated[
     str,
     f'One of {", ".join(load.NETWORKS)}; or one of your own, as'
@@ -101,6 +102,7 @@ class Config(ExamplesConfig):
     str,
     'Store that launch/build_behavior_store.py wrote of these texts: with all'
     ' layers below the cut it has sentence vectors.',
+    paths.URL,
   ] = ''
   text_dim: Annotated[int, 'Their principal components; 0: all.'] = 64
   text_sequences: Annotated[
@@ -108,7 +110,7 @@ class Config(ExamplesConfig):
   ] = ()
   max_pieces: Annotated[int, 'Newest pieces taken of such a text.'] = 16
   image_vectors: Annotated[
-    str, 'Folder that launch/encode_images.py wrote.'
+    str, 'Folder that launch/encode_images.py wrote.', paths.URL
   ] = ''
   eval_batch_size: Annotated[int, 'Clicks scored at once.'] = 8192
   num_seeds: Annotated[int, 'Trainings, with seeds from --seed on.'] = 1

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import pyarrow.parquet as pq
 
+from antjax import paths
 from antjax.data import image_tar, output_folder, prepare
 from antjax.jobs import script
 
@@ -29,9 +30,9 @@ from antjax.jobs import script
 class Config:
   """What to encode, and how."""
 
-  data: Annotated[str, 'Folder of launch/prepare_data.'] = ''
-  images: Annotated[str, 'The tar archive, packed or not.'] = ''
-  out: Annotated[str, 'Folder to make.'] = ''
+  data: Annotated[str, 'Folder of launch/prepare_data.', paths.URL] = ''
+  images: Annotated[str, 'The tar archive, packed or not.', paths.URL] = ''
+  out: Annotated[str, 'Folder to make.', paths.URL] = ''
   encoder: Annotated[str, 'module:function, see above.'] = (
     'antjax.data.image_tar:mean_colors'
   )
@@ -63,19 +64,20 @@ def main(config: Config) -> None:
       f'data={data} holds {about.get("kind")!r}; needed: a folder of'
       ' launch/prepare_data --views=examples.'
     )
-  if not pathlib.Path(config.images).is_file():
+  images = paths.fetched(config.images, 'images')
+  if not images.is_file():
     raise FileNotFoundError(f'images={config.images} is no file.')
   ids = data / about['files']['ids_item.parquet']['path']
   made_of = {
     'encoder': config.encoder,
     'image_size': config.image_size,
-    'images': prepare.fingerprint([pathlib.Path(config.images)]),
+    'images': prepare.fingerprint([images]),
     'items': prepare.fingerprint([ids]),
   }
   description, is_new = output_folder.make(
     config.out,
     made_of,
-    functools.partial(_write, config, encoder, about, ids),
+    functools.partial(_write, config, images, encoder, about, ids),
     overwrite=config.overwrite,
   )
   print(f'{description["dim"]} numbers an image, {description["encoder"]}')
@@ -103,6 +105,7 @@ def load_encoder(name: str) -> image_tar.Encoder:
 
 def _write(
   config: Config,
+  images: pathlib.Path,
   encoder: image_tar.Encoder,
   about: Mapping[str, Any],
   ids: pathlib.Path,
@@ -114,7 +117,7 @@ def _write(
   table = pq.read_table(ids)
   items = dict(zip(table['value'].to_pylist(), table['id'].to_pylist()))
   counts, dim = image_tar.encode(
-    config.images,
+    images,
     items,
     about['num_items'],
     stage,

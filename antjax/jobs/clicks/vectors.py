@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 import hashlib
 import json
 import os
-import pathlib
 from typing import Any
 
 from absl import logging
 from jax.experimental import multihost_utils
 import numpy as np
 
+from antjax import paths
 from antjax.ctr.antm2c.clicks import TextVectors
 from antjax.ctr.bahe.store import BehaviorStore
 from antjax.data import output_folder, prepare
@@ -49,7 +49,7 @@ def load(
     )
   images = None
   if config.image_vectors:
-    path = pathlib.Path(config.image_vectors) / 'vectors.npy'
+    path = paths.fetched(config.image_vectors, 'image_vectors') / 'vectors.npy'
     if not path.exists():
       raise FileNotFoundError(
         f'{path} is missing; launch/encode_images.py writes it.'
@@ -97,6 +97,7 @@ def _texts(
     'dim': dim,
   }
   about = path.with_suffix('.json')
+  job.check_shared('text_vectors')
   if job.is_main:
     known = about.exists() and json.loads(about.read_text()) == made_of
     if not known:

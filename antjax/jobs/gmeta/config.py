@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax import paths
 from antjax.data import output_folder
 from antjax.jobs.training_config import TrainingConfig
 from antjax.meta import algorithms, task_network
@@ -18,13 +19,14 @@ class Config(TrainingConfig):
   """Meta-training on task records."""
 
   run_dir: str = 'runs/gmeta'
-  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
-    'data/ml-1m'
-  )
+  data: Annotated[
+    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+  ] = 'data/ml-1m'
   init_from: Annotated[
     str,
     'Run folder, or checkpoint, of the same model on other data to start from:'
     ' values that both data know keep their rows, others begin anew.',
+    paths.CHECKPOINT_URL,
   ] = ''
   min_shard_size: int = 256
   algorithm: Annotated[algorithms.Name, algorithms.HELP] = 'default'

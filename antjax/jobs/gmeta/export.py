@@ -17,13 +17,14 @@ them.
 """
 
 import dataclasses
-import pathlib
 from typing import Annotated, Any
 
 from absl import logging
+from etils import epath
 import jax
 
 from antjax import config as config_lib
+from antjax import paths
 from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
 from antjax.jobs.gmeta.config import Config as TrainConfig
@@ -44,8 +45,12 @@ MODEL = 'meta'  # The run's folder with the meta-learned model.
 class Config:
   """What to export, and where to."""
 
-  run_dir: Annotated[str, 'Run folder of train_gmeta.'] = 'runs/gmeta'
-  out: Annotated[str, 'Folder to make; must not exist.'] = 'models/gmeta'
+  run_dir: Annotated[
+    str, 'Run folder of train_gmeta.', paths.CHECKPOINT_URL
+  ] = 'runs/gmeta'
+  out: Annotated[str, 'Folder to make; must not exist.', paths.URL] = (
+    'models/gmeta'
+  )
   step: Annotated[int | None, 'Checkpoint to export; none: the newest one.'] = (
     None
   )
@@ -54,7 +59,7 @@ class Config:
     'How tables are stored: none is float32; int8 has one scale a row.',
   ] = 'none'
   base: Annotated[
-    str, 'An earlier full export: write only what differs from it.'
+    str, 'An earlier full export: write only what differs from it.', paths.URL
   ] = ''
   since: Annotated[
     int | None,
@@ -81,9 +86,14 @@ def main(config: Config) -> None:
     terminal.show(f'Step {manifest["step"]}: {size:,} bytes in {config.out}')
     return
   if config.base:
-    loader.read_manifest(config.base)  # Before the work, too.
-  with exporter.scratch_folder(config.out, 'export') as folder:
-    new, old = folder / 'new', pathlib.Path(config.base)
+    loader.read_manifest(
+      paths.fetched(config.base, 'base')
+    )  # Before the work, too.
+  with (
+    paths.written(config.out) as out,
+    exporter.scratch_folder(out, 'export') as folder,
+  ):
+    new, old = folder / 'new', paths.fetched(config.base, 'base')
     exporter.write(
       new, exported(run, config.run_dir, config.step), config.quantize
     )
@@ -91,7 +101,7 @@ def main(config: Config) -> None:
       old = folder / 'old'
       before = exported(run, config.run_dir, config.since)
       exporter.write(old, before, config.quantize)
-    described = delta.write(old, new, config.out)
+    described = delta.write(old, new, out)
   for name, table in described['tables'].items():
     terminal.show(
       f'{name}: {table["changed"]:,} of {table["rows"]:,} rows differ'
@@ -105,7 +115,7 @@ def exported(
   data = output_folder.find_view(run.data, 'tasks')
   description = output_folder.load_description(data)
   run_identity.check(
-    pathlib.Path(run_dir),
+    paths.fetched(run_dir, 'run_dir'),
     {'data set': run_identity.of_data(description)},
     models=[MODEL],
     is_part=True,
@@ -130,11 +140,12 @@ def exported(
     run.optimizer.build(run.num_steps),
   )
   state = trainer.init(recommender.init_params(inner), seed=run.seed)
-  folder = pathlib.Path(run_dir) / MODEL / 'checkpoints'
+  run_folder = paths.fetched(run_dir, 'run_dir')
+  folder = epath.Path(paths.origin(run_folder / MODEL / paths.CHECKPOINTS))
   if step is None:
     step = checkpoint.latest_step(folder)
   if step is None or not (folder / str(step)).is_dir():
-    steps = sorted(int(p.name) for p in folder.glob('[0-9]*'))
+    steps = checkpoint.steps(folder)
     raise ValueError(
       f'export_gmeta: there is no checkpoint {step or ""} in {folder}; it has'
       f' {steps}.'

@@ -23,10 +23,12 @@ import pathlib
 import time
 from typing import Annotated, Any
 
+from etils import epath
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from antjax import paths
 from antjax.data import output_folder, records
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
 from antjax.meta.task_network import RatingLevels
@@ -43,15 +45,15 @@ _LABELS = {'rating': RatingLevels.levels, 'click': (0.0, 1.0)}
 class Config:
   """What to score, and with what."""
 
-  model: Annotated[str, 'Folder that launch/export_gmeta.py wrote.'] = (
-    'models/gmeta'
-  )
+  model: Annotated[
+    str, 'Folder that launch/export_gmeta.py wrote.', paths.URL
+  ] = 'models/gmeta'
   input: Annotated[
-    str, 'Record file in a folder that launch/prepare_data.py wrote.'
+    str, 'Record file in a folder that launch/prepare_data.py wrote.', paths.URL
   ] = ''
-  out: Annotated[str, 'Parquet file to write: a line for each query row.'] = (
-    'scores.parquet'
-  )
+  out: Annotated[
+    str, 'Parquet file to write: a line for each query row.', paths.URL
+  ] = 'scores.parquet'
   user: Annotated[str, 'JSON file of one user, instead of input.'] = ''
   batch_size: Annotated[int, 'Users scored together; a power of two.'] = 64
 
@@ -63,7 +65,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-  model = Model(config.model)
+  model = Model(paths.fetched(config.model, 'model'))
   if config.user:
     user = _read_user(config.user, model.manifest.get('kind', ''))
     columns = model.adapt_user(
@@ -73,7 +75,8 @@ def main(config: Config) -> None:
     )
     print(json.dumps({name: found.tolist() for name, found in columns.items()}))
   elif config.input:
-    _score_file(model, config)
+    with paths.written(config.out) as out:
+      _score_file(model, config, out)
   else:
     raise ValueError('score_gmeta: give --input or --user.')
 
@@ -111,10 +114,13 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
   return user
 
 
-def _score_file(model: Model, config: Config) -> None:
+def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
   """Scores a record file block by block."""
-  source = records.open_source(config.input)
-  to_model = _id_maps(model, pathlib.Path(config.input).parent)
+  file = epath.Path(config.input)  # Ids are told in its folder.
+  paths.check(file, 'input')
+  data = paths.fetched(file.parent, 'input')
+  source = records.open_source(data / file.name)
+  to_model = _id_maps(model, data)
   start_s, num_rows = time.monotonic(), 0
   with progress.Progress(len(source), name='score', unit='users') as bar:
 
@@ -126,7 +132,7 @@ def _score_file(model: Model, config: Config) -> None:
           yield {**record, **ids}
         bar.advance_to(stop)
 
-    unfinished = f'{config.out}.new'
+    unfinished = f'{out}.new'
     writer: pq.ParquetWriter | None = None
     for columns in scorer.score(
       model, read(), label=model.manifest['label'], batch_size=config.batch_size
@@ -139,7 +145,7 @@ def _score_file(model: Model, config: Config) -> None:
     if writer is None:
       raise ValueError(f'{config.input} holds no user to score.')
     writer.close()
-    os.replace(unfinished, config.out)
+    os.replace(unfinished, out)
   wall_s = time.monotonic() - start_s
   print(
     f'{num_rows:,} rows of {len(source):,} users in {wall_s:.1f} s,'

@@ -8,10 +8,12 @@ import pathlib
 from typing import Any
 
 from absl import logging
+from etils import epath
 import numpy as np
 import pyarrow.parquet as pq
 
 from antjax import config as config_lib
+from antjax import paths
 from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
 from antjax.serving import delta
@@ -19,7 +21,7 @@ from antjax.train import warm_start
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
-_CHECKPOINTS = 'checkpoints'
+_CHECKPOINTS = paths.CHECKPOINTS
 
 
 def read_vocabulary(
@@ -93,20 +95,21 @@ def start_from(
       len(now[0]) - kept,
       len(before[0]) - kept,
     )
-  folder = (run_dir / name / _CHECKPOINTS).absolute()
+  folder = run_dir / name / _CHECKPOINTS
   return warm_start.warm_start(trainer, state, folder, step, sources)
 
 
 def _find(init_from: str, name: str) -> tuple[pathlib.Path, int | None]:
   """The run folder, and the step if `init_from` names a checkpoint of it."""
-  path = pathlib.Path(init_from).absolute()
+  paths.check(init_from, 'init_from', paths.CHECKPOINT_URL)
+  path = epath.Path(paths.origin(init_from))
   run_dir, step = path, None
   if path.name.isdecimal() and path.parent.name == _CHECKPOINTS:
     run_dir, step = path.parents[1].parent, int(path.name)
-  if not (run_dir / config_lib.FILE_NAME).is_file():
+  if not (run_dir / config_lib.FILE_NAME).exists():
     raise ValueError(
       f'init_from={init_from} is no run folder of train_gmeta (it has no'
       f' {config_lib.FILE_NAME}) and no checkpoint of one, such as'
       f' RUN/{name}/{_CHECKPOINTS}/400.'
     )
-  return run_dir, step
+  return paths.fetched(run_dir), step

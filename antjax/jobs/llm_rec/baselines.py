@@ -57,6 +57,7 @@ def main(config: Config) -> None:
 
 def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   """Runs the methods that are not done; returns their scores, and prints."""
+  job.check_shared('the methods')
   baselines = Baselines(config, job)
   job.save_config()
   found = {}

@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax import paths
 from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
@@ -60,9 +61,9 @@ class HeldOutConfig:
 class SequencesConfig(JobConfig):
   """What is learned from, and what is ranked."""
 
-  data: Annotated[str, 'Folder that launch/prepare_data.py wrote.'] = (
-    'data/ml-1m'
-  )
+  data: Annotated[
+    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+  ] = 'data/ml-1m'
   split: Annotated[
     Literal['last', 'source'],
     "last: each user's last event is the test target. source: the data's own"
@@ -177,6 +178,7 @@ class BaselinesConfig(SequencesConfig):
     str,
     'Language model of the texts: Hugging Face folder or GGUF file; or'
     ' hf://org/name, of the Hugging Face Hub.',
+    paths.MODEL_URL,
   ] = 'data/minilm'
   max_text_tokens: Annotated[
     int, 'Tokens of a text at most; the newest are kept.'
@@ -228,7 +230,9 @@ class Config(LanguageConfig, SequencesConfig):
     int, 'Newest items of a user that are no negatives (loss.exclude=seen).'
   ] = 100
   token_cache: Annotated[
-    str, "Folder of the titles' token ids; empty: tokens in the data folder."
+    str,
+    "Folder of the titles' token ids; empty: tokens in the data folder.",
+    paths.MAPPED,
   ] = ''
   lora_rank: int = 16
   num_chunks: Annotated[

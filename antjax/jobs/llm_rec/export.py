@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from antjax import paths
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.ctr.llm_rec.recommender import Limits, Recommender
 from antjax.ctr.texts import Marks
@@ -99,7 +100,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
   Raises:
     FileNotFoundError: The folder holds no recommender.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.fetched(folder, 'folder')
   path = folder / _FILE
   if not path.is_file():
     raise FileNotFoundError(

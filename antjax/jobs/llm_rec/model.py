@@ -4,7 +4,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-import os
 from typing import Any
 
 import jax
@@ -17,7 +16,8 @@ from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.texts import marks_of, Titles
 from antjax.ctr.texts import TextMaker
-from antjax.data.sequence_data import SequenceData
+from antjax.data import output_folder
+from antjax.data.sequence_data import KIND, SequenceData
 from antjax.jobs import identity as run_identity
 from antjax.jobs.llm_rec.config import Config
 from antjax.lm import (
@@ -92,7 +92,9 @@ def text_maker(
   tokenizer = pretrained_tokenizer.load_tokenizer(
     config.model, lm_config.vocab_size
   )
-  folder = config.token_cache or os.path.join(config.data, 'tokens')
+  folder = config.token_cache or output_folder.beside(
+    config.data, KIND, 'tokens'
+  )
   cache = TokenCache.build(
     folder,
     Titles(data.titles),

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from absl import flags
 import rich.table
 
+from antjax import paths
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.report import terminal
 
@@ -28,9 +29,9 @@ from antjax.report import terminal
 class Config:
   """What recommends, and how much."""
 
-  folder: Annotated[str, 'Folder export of a run of launch/train_llm_rec.'] = (
-    'runs/llm_rec/export'
-  )
+  folder: Annotated[
+    str, 'Folder export of a run of launch/train_llm_rec.', paths.URL
+  ] = 'runs/llm_rec/export'
   num: Annotated[int, 'Items to recommend.'] = 10
   repeats: Annotated[
     int, 'Times that the first history is timed, when all is compiled.'

@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from antjax import config as config_lib
+from antjax import paths
 from antjax.ctr.llm_rec import evaluation
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.llm_rec.config import Config, Start
@@ -70,7 +71,7 @@ def run(config: Config) -> list[dict[str, Any]]:
   Raises:
     RuntimeError: A run failed; the others are done all the same.
   """
-  swept, folder = config.swept, pathlib.Path(config.run_dir)
+  swept, folder = config.swept, paths.local(config.run_dir, 'run_dir')
   runs = itertools.starmap(
     SweepRun,
     itertools.product(

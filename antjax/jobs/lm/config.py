@@ -4,10 +4,10 @@
 
 import dataclasses
 import math
-import pathlib
 import re
 from typing import Annotated, Any, Literal
 
+from antjax import paths
 from antjax.data import output_folder
 from antjax.jobs.training_config import ExamplesConfig
 from antjax.lm import generate, transformer
@@ -19,13 +19,14 @@ class Config(ExamplesConfig):
   """Training of a causal language model."""
 
   run_dir: str = 'runs/lm'
-  data: Annotated[str, 'Folder that launch/prepare_text.py wrote.'] = (
-    'data/shakespeare'
-  )
+  data: Annotated[
+    str, 'Folder that launch/prepare_text.py wrote.', paths.URL
+  ] = 'data/shakespeare'
   init_from: Annotated[
     str,
     'Run folder whose newest parameters to start from (fine-tuning). Prepare'
     " the texts with that run's tokenizer.json.",
+    paths.CHECKPOINT_URL,
   ] = ''
   train_on: Annotated[
     str,
@@ -89,7 +90,7 @@ class Config(ExamplesConfig):
       FileNotFoundError: It holds nothing that was prepared.
       ValueError: It holds no texts.
     """
-    folder = pathlib.Path(self.data)
+    folder = paths.fetched(self.data, 'data')
     if not (folder / output_folder.DESCRIPTION).is_file():
       raise FileNotFoundError(
         f'data={self.data} holds no prepared texts; python -m'

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import math
-import pathlib
 import re
 import shutil
 from typing import Any
@@ -27,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from antjax import paths
 from antjax.data import records, text
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
@@ -129,7 +129,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, float]:
     functools.partial(transformer.init, model), seed=config.seed
   )
   if config.init_from and not run.start:
-    folder = pathlib.Path(config.init_from).absolute() / 'checkpoints'
+    folder = paths.fetched(config.init_from) / paths.CHECKPOINTS
     state = warm_start.warm_start(trainer, state, folder)
   state = run.fit(
     trainer,
@@ -171,7 +171,7 @@ class LMTexts:
 
   def __init__(self, config: Config, job: job_lib.Job):
     self._config, self._job = config, job
-    folder = pathlib.Path(config.data)
+    folder = paths.fetched(config.data, 'data')
     self.description = config.description()
     self.tokenizer_file = folder / tokenizer_lib.FILE_NAME
     self.tokenizer = tokenizer_lib.load(self.tokenizer_file)
@@ -332,10 +332,12 @@ def check_samples(config: Config, texts: LMTexts) -> None:
 def _check_init_from(config: Config, job: job_lib.Job, texts: LMTexts) -> None:
   """Refuses to start from a run with another tokenizer."""
   if not config.init_from or checkpoint.latest_step(
-    job.run_dir / 'checkpoints'
+    job.run_dir / paths.CHECKPOINTS
   ):
     return
-  theirs = pathlib.Path(config.init_from) / tokenizer_lib.FILE_NAME
+  theirs = (
+    paths.fetched(config.init_from, 'init_from') / tokenizer_lib.FILE_NAME
+  )
   if not theirs.is_file():
     raise FileNotFoundError(
       f'init_from={config.init_from} is no run folder of train_lm: it has no'

@@ -20,9 +20,11 @@ import pathlib
 from typing import Annotated, Any, Literal
 
 from absl import logging
+from etils import epath
 import numpy as np
 import pyarrow as pa
 
+from antjax import paths
 from antjax.data import output_folder, record_writer, shakespeare, text
 from antjax.jobs import script
 from antjax.lm import tokenizer as tokenizer_lib
@@ -40,11 +42,12 @@ _DETAILS = 5  # Rejected pieces that are named on the terminal.
 class Config:
   """What to prepare, and how."""
 
-  out: Annotated[str, 'Folder to make.'] = 'data/shakespeare'
+  out: Annotated[str, 'Folder to make.', paths.URL] = 'data/shakespeare'
   source: Annotated[
     str,
     'A *.txt (UTF-8) or *.parquet file, or a folder of them. Empty: download'
     " Shakespeare's plays.",
+    paths.URL,
   ] = ''
   documents: Annotated[
     Literal['file', 'paragraph'],
@@ -58,6 +61,7 @@ class Config:
     str,
     'tokenizer.json to use instead of learning one, e.g. of the model that is'
     ' to be fine-tuned.',
+    paths.URL,
   ] = ''
   learn_chars: Annotated[
     int, 'Characters, in millions, that the tokenizer is learned from.'
@@ -115,14 +119,16 @@ def prepare(
     ValueError: Too much was rejected, a part is empty, or the folder holds
       something else.
   """
-  out = pathlib.Path(config.out).resolve()
-  if config.source and out.is_relative_to(
-    pathlib.Path(config.source).resolve()
+  if config.source and epath.Path(paths.origin(config.out)).is_relative_to(
+    paths.origin(config.source)
   ):
     raise ValueError(
       f'out={config.out} is inside of source={config.source}, where its files'
       ' would be taken for texts; choose a folder elsewhere.'
     )
+  if config.source:
+    local = str(paths.fetched(config.source, 'source'))
+    config = dataclasses.replace(config, source=local)
   made_of = {
     'version': _VERSION,
     'source': _source_fingerprint(config),

@@ -1,0 +1,142 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A job whose texts and run folder are in a bucket, killed and resumed."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from etils import epath
+import pytest
+
+from antjax import paths
+from antjax.train import checkpoint
+from tests import bucket
+from tests.data import movielens_fixture
+from tests.jobs.gmeta_delivery_test import TRAIN
+from tests.serving import delta_test
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = (
+  *('--model.num_layers=2', '--model.embed_dim=16', '--model.mlp_dim=32'),
+  *('--seq_len=32', '--batch_size=8', '--shard_size=2', '--evaluate_every=8'),
+  *('--checkpoint_every=6', '--num_steps=24', '--sample_tokens=8'),
+  *('--min_shard_size=64', '--peak_tflops=0.01', '--intra=2'),
+)
+
+pytestmark = [
+  bucket.NEEDS_PACKAGES,
+  pytest.mark.multiprocess,
+  pytest.mark.slow,
+]
+
+
+@pytest.fixture(scope='module')
+def url():
+  with bucket.used() as url:
+    yield url
+
+
+def start(folder, *command):
+  return subprocess.Popen(
+    [sys.executable, *command],
+    cwd=folder,
+    env=os.environ
+    | {
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_NUM_CPU_DEVICES': '4',
+      'XLA_FLAGS': '',
+      'PYTHONPATH': str(ROOT),
+      'TMPDIR': str(folder),
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def run(folder, *command):
+  process = start(folder, *command)
+  output = process.communicate(timeout=600)[0]
+  assert process.returncode == 0, output
+  return output
+
+
+def curve(run_dir):
+  text = (epath.Path(run_dir) / 'metrics.jsonl').read_text()
+  lines = [json.loads(line) for line in text.splitlines()]
+  return {line['step']: line['loss'] for line in lines if 'loss' in line}
+
+
+def test_a_killed_job_resumes_from_its_bucket(url, tmp_path):
+  source = tmp_path / 'source.txt'
+  source.write_text('\n\n'.join(f'{i} and {i + 1}' * 9 for i in range(300)))
+  run(
+    tmp_path,
+    *('-m', 'launch.prepare_text', f'--source={source}'),
+    *(f'--out={url}/texts', '--documents=paragraph', '--vocab_size=300'),
+  )
+  command = ['-m', 'launch.train_lm', *FLAGS, f'--data={url}/texts']
+  run(tmp_path, *command, f'--run_dir={url}/whole')
+  killed = start(tmp_path, *command, f'--run_dir={url}/run')
+  deadline = time.monotonic() + 300
+  while killed.poll() is None and time.monotonic() < deadline:
+    if (checkpoint.latest_step(f'{url}/run/checkpoints') or 0) >= 12:
+      break
+    time.sleep(0.05)
+  killed.send_signal(signal.SIGKILL)
+  killed.communicate()
+  assert killed.returncode == -signal.SIGKILL
+  output = run(tmp_path, *command, f'--run_dir={url}/run')
+  assert 'Restored step' in output
+  expected = curve(f'{url}/whole')
+  assert list(expected) == list(range(24))
+  assert curve(f'{url}/run') == expected
+  assert checkpoint.latest_step(f'{url}/run/checkpoints') == 24
+  names = {path.name for path in epath.Path(f'{url}/run').iterdir()}
+  assert {'config.json', 'log.0.txt', 'report.html', 'results.json'} <= names
+  assert {'samples.txt', 'tensorboard', 'tokenizer.json'} <= names
+  # Another run starts from its weights.
+  tuned = f'--run_dir={tmp_path}/tuned'
+  run(tmp_path, *command, tuned, f'--init_from={url}/run', '--num_steps=2')
+  assert curve(tmp_path / 'tuned')[0] < min(expected[i] for i in range(12))
+  assert not (tmp_path / 'gs:').exists()
+
+
+def test_a_model_is_delivered_through_a_bucket(url, tmp_path):
+  source = movielens_fixture.Fixture(num_users=60).write_original(tmp_path)
+  run(
+    tmp_path,
+    *('-m', 'launch.prepare_data', f'--source={source}', f'--out={url}/data'),
+    *('--allow_other_counts', '--split.query_size=4', '--split.min_ratings=7'),
+  )
+  trained = f'--run_dir={url}/gmeta'
+  run(
+    tmp_path,
+    *('-m', 'launch.train_gmeta', *TRAIN, f'--data={url}/data', trained),
+    '--validation_tasks=4',
+  )
+  export = ['-m', 'launch.export_gmeta', trained]
+  run(tmp_path, *export, '--step=2', f'--out={url}/old')
+  run(tmp_path, *export, f'--out={url}/new')
+  run(tmp_path, *export, '--since=2', f'--out={url}/delta')
+  run(
+    tmp_path,
+    *('-m', 'launch.apply_delta', f'--base={url}/old', f'--delta={url}/delta'),
+    f'--out={url}/made',
+  )
+  delta_test.assert_same_folder(
+    paths.fetched(f'{url}/made'), paths.fetched(f'{url}/new')
+  )
+  run(
+    tmp_path,
+    *('-m', 'launch.score_gmeta', f'--model={url}/new'),
+    f'--input={url}/data/tasks/warm_up.arrow',
+    f'--out={url}/scores.parquet',
+  )
+  assert (epath.Path(url) / 'scores.parquet').exists()
+  assert not (tmp_path / 'gs:').exists()
