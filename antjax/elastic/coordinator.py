@@ -278,6 +278,8 @@ class Coordinator:
     self._liveness.note_progress(head, now, (request.step, request.num_samples))
     if request.is_last:
       self._liveness.leave(head, now)
+      if head.job not in self.writer.jobs.names():  # Only watched.
+        self._monitor.forget(head.job, head.client)
     await self.writer.settled()
     return pb.HeartbeatReply(
       plan=job.plan, is_stopping=job.is_stopping

@@ -127,9 +127,12 @@ class Snapshots:
   ) -> dict[str, Any]:
     view = self.monitor.view(job.name, steady_s)
     agents = self.rendezvous.agents(job.name, steady_s)
+    is_alone = bool(view.workers) and not job.is_managed and not agents
     return {
       'name': _name(job.name),
-      **_fields(job, 'phase is_success is_stopping generation restarts_used'),
+      # Without agents workers wait for nobody.
+      'phase': 'running' if is_alone and job.phase == 'waiting' else job.phase,
+      **_fields(job, 'is_success is_stopping generation restarts_used'),
       'jax_coordinator': _text(job.jax_coordinator),
       'restarts_left': self.rendezvous.restarts_left(job),
       'policy_restarts_left': self.policy_restarts_left_fn(job),

@@ -80,11 +80,12 @@ def train(folder, run_dir, **changes):
 
 
 def saved_params(run_dir, step):
-  """The dense parameters of a checkpoint, by name."""
+  """Parameters and the rest of the state of a checkpoint."""
   import orbax.checkpoint as ocp
 
-  path = run_dir / 'checkpoints' / str(step) / 'state'
-  tree = ocp.PyTreeCheckpointer().restore(path.absolute())
+  path = (run_dir / 'checkpoints' / str(step)).absolute()
+  restore = ocp.PyTreeCheckpointer().restore
+  tree = {name: restore(path / name) for name in ('params', 'state')}
   return jax.tree.map(np.asarray, tree)
 
 
@@ -222,10 +223,11 @@ def test_the_planner_chooses_the_code(folder, tmp_path, caplog):
 def test_lora_trains_adapters_and_places_only(folder, tmp_path):
   train(folder, tmp_path / 'run', tuning='lora', num_steps=2)
   found = saved_params(tmp_path / 'run', 2)
-  adapter = found['params']['tower.high.layers.query_lora_b']
+  params = jax.tree.leaves_with_path(found['params'])
+  (adapter,) = (x for path, x in params if 'query_lora_b' in str(path[-1]))
   assert np.abs(adapter).max() > 0
   # Only what is trained has moments.
-  moments = jax.tree.leaves_with_path(found['opt_state'])
+  moments = jax.tree.leaves_with_path(found['state']['opt_state'])
   names = {jax.tree_util.keystr(path) for path, _ in moments}
   assert any('query_lora_a' in name for name in names)
   assert any('behavior_positions' in name for name in names)

@@ -170,7 +170,7 @@ def test_a_named_sharding_and_set_mesh_of_the_users_mesh_count(plain):
 
   loss = functools.partial(loss_fn, split=named)
   with jax.set_mesh(mesh):
-    check_equal(make_trainer(loss=loss), plain)
+    check_equal(make_trainer('NNN', loss), plain)
 
 
 def test_the_state_is_split_over_other_axes_too():
