@@ -94,6 +94,12 @@ def check(path: PathLike, what: str, takes: Takes = URL) -> None:
       f" installed; pip install 'antjax[{_EXTRAS[scheme]}]', or give a local"
       ' path.'
     )
+  import fsspec.config  # Slow.
+
+  # Other processes write there: an old listing is a wrong one. Orbax's too.
+  for name in ('gs', 'gcs', 's3'):
+    options = fsspec.config.conf.setdefault(name, {})
+    options.setdefault('use_listings_cache', False)
 
 
 def local(
@@ -230,7 +236,6 @@ class Mirror:
 
   def _listed(self) -> dict[str, dict[str, Any]]:
     """Name -> what the bucket says of an object."""
-    self._fs.invalidate_cache()
     if self._fs.isfile(self._root):
       return {'.': self._fs.info(self._root)}
     found = {}

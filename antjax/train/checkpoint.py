@@ -41,6 +41,7 @@ def latest_step(directory: str | os.PathLike[str]) -> int | None:
 
 def steps(directory: str | os.PathLike[str]) -> list[int]:
   """Steps of the committed checkpoints in a folder, in order."""
+  paths.check(directory, 'checkpoints', paths.CHECKPOINT_URL)
   folder = epath.Path(paths.origin(directory))
   if not folder.is_dir():
     return []

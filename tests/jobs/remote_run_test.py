@@ -89,7 +89,8 @@ def test_a_killed_job_resumes_from_its_bucket(url, tmp_path):
       break
     time.sleep(0.05)
   killed.send_signal(signal.SIGKILL)
-  killed.wait()
+  killed.communicate()
+  assert killed.returncode == -signal.SIGKILL
   output = run(tmp_path, *command, f'--run_dir={url}/run')
   assert 'Restored step' in output
   expected = curve(f'{url}/whole')
