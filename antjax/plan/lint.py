@@ -20,6 +20,7 @@ lines are shown and are no findings; nor are activations that the program itself
 sends (`all_to_all` of an embedding, negatives of other devices).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
@@ -40,7 +41,6 @@ _SMALL_BYTES = 8192
 _PADDING = 1.1
 # More than this many times the least is a finding.
 _SLACK = 1.5
-_REDUCTIONS = (census.ALL_REDUCE, census.REDUCE_SCATTER)
 # The last part of a collective's source where the program asks for it by name.
 # XLA's partitioner leaves the operation that needs it, e.g. dot_general.
 _ASKED_FOR = (
@@ -159,23 +159,27 @@ class _Leaf:
     return math.prod(self.shape)
 
   def fits(
-    self, dims: Sequence[int], layers: int, splits: Sequence[int]
+    self,
+    dims: Sequence[int],
+    layers: int,
+    depth: int | None,
+    splits: Sequence[int],
+    may_turn: bool,
   ) -> bool:
-    """Whether an array is one of its layers, or a part along one dim of it."""
-    own = self.shape
+    """Whether an array is it or a part; a layer, in one of `depth` dims."""
+    own = list(self.shape)
     if layers > 1:
-      if own[:1] != (layers,):
+      if layers not in own[:depth]:
         return False
-      own = own[1:]
+      own.remove(layers)
     size, num = math.prod(own), math.prod(dims)
-    own = tuple(d for d in own if d > 1)
-    dims = tuple(d for d in dims if d > 1)
-    if len(dims) > 1 and len(dims) == len(own):  # Otherwise it was flattened.
+    own, dims = [d for d in own if d > 1], [d for d in dims if d > 1]
+    was, now = Counter(own), Counter(dims)
+    differ = max((was - now).total(), (now - was).total())
+    if len(own) == len(dims) and not may_turn:
       differ = sum(a != b for a, b in zip(own, dims, strict=True))
-      if differ > max(1, self.num_split_dims):
-        return False
-    elif len(dims) > 1:
-      return False
+    if len(dims) > 1 and differ > max(1, self.num_split_dims):
+      return False  # Of one dim it was flattened.
     return any(size <= num * n <= size * _PADDING for n in splits)
 
 
@@ -301,15 +305,17 @@ def _parts(
   layers = [math.prod(loops[i:]) for i in range(len(loops) + 1)]
   if num_micro_batches and loops and loops[0] == num_micro_batches:
     layers = layers[1:]
-  may_turn = c.kind in _REDUCTIONS  # XLA sums some gradients transposed.
+  ways: list[tuple[int, int | None]] = [(n, None) for n in layers]
+  if not num_micro_batches:  # A dim may be as long as it by chance.
+    ways = [(layers[0], 1), *ways[1:], ways[0]]
+  may_turn = c.kind in (census.ALL_REDUCE, census.REDUCE_SCATTER)  # XLA does.
   for dims in c.shapes or ((c.num_elements,),):
     sent = c.inter_bytes * runs * math.prod(dims) / max(c.num_elements, 1)
-    for times in layers:
+    for times, depth in ways:
       fitting = tuple(
         leaf
         for leaf in leaves
-        if leaf.fits(dims, times, splits)
-        or (may_turn and leaf.fits(dims[::-1], times, splits))
+        if leaf.fits(dims, times, depth, splits, may_turn)
       )
       if fitting:
         yield _Part(c, fitting, runs // times, sent)

@@ -307,6 +307,49 @@ def test_right_programs_have_no_findings(name, settings):
   report.check()
 
 
+def test_layers_in_the_second_dim_and_heads_are_told_from_activations():
+  """As MaxText keeps them: [width, layers, heads, width of a head]."""
+  mesh, layers, heads = _mesh(), 2, 8
+  shapes = {
+    'w': ((D, layers, heads, 16), P('fsdp')),
+    'out': ((heads, layers, 16, D), P(None, None, None, 'fsdp')),
+  }
+  params = {
+    name: jax.ShapeDtypeStruct(
+      shape, jnp.float32, sharding=NamedSharding(mesh, spec)
+    )
+    for name, (shape, spec) in shapes.items()
+  }
+
+  def loss(p, h):
+    def layer(h, w):
+      y = jnp.tanh(jnp.einsum('bd,dnh->bnh', h, w['w']))
+      return jnp.einsum('bnh,nhd->bd', y, w['out']), None
+
+    by_layer = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), p)
+    return jnp.mean(jax.lax.scan(layer, h, by_layer)[0] ** 2)
+
+  def step(p, batch):
+    def micro(total, x):
+      return jax.tree.map(jnp.add, total, jax.grad(loss)(p, x)), None
+
+    return jax.lax.scan(micro, jax.tree.map(jnp.zeros_like, p), batch)[0]
+
+  data = jax.ShapeDtypeStruct(
+    (M, 64, D), jnp.float32, sharding=NamedSharding(mesh, P(None, BOTH))
+  )
+  report = lint(
+    jax.jit(step, out_shardings={k: v.sharding for k, v in params.items()}),
+    *(params, data),
+    mesh=mesh,
+    slow='data',
+    params=params,
+  )
+  (line,) = report.lines
+  assert line.leaf == 'out or w' and line.finding
+  assert (line.runs, line.sent) == (M, M * line.least), str(report)
+
+
 def test_the_leaf_its_bytes_and_the_place_are_named():
   report = _report('one leaf', MISTAKES['one leaf in the loop'])
   (line,) = report.findings
