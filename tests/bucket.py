@@ -4,8 +4,10 @@
 
 from collections.abc import Iterator
 import contextlib
+import http
 import importlib.util
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -30,10 +32,8 @@ def served() -> Iterator[dict[str, str]]:
     port = free.getsockname()[1]
   address = f'http://127.0.0.1:{port}'
   server = subprocess.Popen(
-    [
-      *(sys.executable, '-m', 'gcp_storage_emulator', 'start', '--in-memory'),
-      *('--host=127.0.0.1', f'--port={port}', f'--default-bucket={NAME}'),
-    ],
+    [sys.executable, '-m', 'tests.bucket', str(port)],
+    cwd=pathlib.Path(__file__).parents[1],
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
   )
@@ -65,3 +65,39 @@ def used() -> Iterator[str]:
     finally:
       os.environ.clear()
       os.environ.update(before)
+
+
+def _serve(port: int) -> None:
+  """gcp-storage-emulator, and what TensorStore needs beside: generations."""
+  from gcp_storage_emulator import exceptions, server
+  from gcp_storage_emulator.handlers import objects
+
+  download, upload = objects.download, objects._media_upload
+
+  def generation(storage, name):
+    try:
+      return storage.get_file_obj(NAME, name)['generation']
+    except exceptions.NotFound:
+      return '0'
+
+  def download_with_generation(request, response, storage, *args, **kwargs):
+    download(request, response, storage, *args, **kwargs)
+    found = generation(storage, request.params['object_id'])
+    response['x-goog-generation'] = found
+
+  def upload_if_it_matches(request, response, storage):
+    wanted = request.query.get('ifGenerationMatch')
+    if wanted and generation(storage, request.query['name'][0]) != wanted[0]:
+      response.status = http.HTTPStatus.PRECONDITION_FAILED
+    else:
+      upload(request, response, storage)
+
+  objects.download = download_with_generation
+  objects._media_upload = upload_if_it_matches
+  server.create_server(
+    '127.0.0.1', port, in_memory=True, default_bucket=NAME
+  ).run()
+
+
+if __name__ == '__main__':
+  _serve(int(sys.argv[1]))

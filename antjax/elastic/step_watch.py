@@ -60,6 +60,8 @@ class WatchedStep:
     self._num_samples, self._agent = num_samples, agent
     self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
     self._thread: threading.Thread | None = None
+    self._num_leaves = -1  # Of the results.
+    self._smallest: int | None = None  # Number of the smallest.
     self.prometheus_port: int | None = None
     self._observe: Callable[[float, float], None] = lambda *_: None
     if port is not None:
@@ -71,8 +73,34 @@ class WatchedStep:
       self._start()
     called_s = time.perf_counter()
     results = self.__wrapped__(*args, **kwargs)
-    self._calls.put((called_s, _sign_of(results)))
+    self._calls.put((called_s, self._sign_of(results)))
     return results
+
+  def _sign_of(self, results: Any) -> Any:
+    """Something small of this process that is ready when the results are.
+
+    The next step may donate the results themselves.
+    """
+    import jax
+
+    leaves = jax.tree.leaves(results)
+    if len(leaves) != self._num_leaves:  # Looking at each takes time.
+      self._num_leaves = len(leaves)
+      sizes = {
+        x.size: i
+        for i, x in enumerate(leaves)
+        if isinstance(x, jax.Array)
+        and x.size
+        and not jax.numpy.issubdtype(x.dtype, jax.dtypes.extended)
+      }
+      self._smallest = sizes[min(sizes)] if sizes else None
+    if self._smallest is None:
+      return None
+    x = leaves[self._smallest]
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+      return None
+    pieces = x.addressable_shards
+    return _first()(pieces[0].data) if pieces else None
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self.__wrapped__, name)
@@ -158,22 +186,3 @@ def _first() -> Callable[[Any], Any]:
   import jax
 
   return jax.jit(lambda x: x.ravel()[:1])
-
-
-def _sign_of(results: Any) -> Any:
-  """Something small of this process that is ready when the results are.
-
-  The next step may donate the results themselves.
-  """
-  import jax
-
-  pieces = [
-    x.addressable_shards[0].data
-    for x in jax.tree.leaves(results)
-    if isinstance(x, jax.Array)
-    and not isinstance(x, jax.core.Tracer)
-    and x.size
-    and not jax.numpy.issubdtype(x.dtype, jax.dtypes.extended)
-    and x.addressable_shards
-  ]
-  return _first()(min(pieces, key=lambda x: x.nbytes)) if pieces else None

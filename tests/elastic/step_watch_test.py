@@ -211,20 +211,29 @@ def test_the_coordinator_names_the_slow_one(is_lockstep, tmp_path):
       with CoordinatorClient(
         coordinator.address, job='', client='test'
       ) as client:
-        deadline = time.monotonic() + 60
-        states = seen = None
-        with Agent(coordinator.address, job='before', worker='w'):
-          pass  # One that has left is not shown.
-        while states != {'host0': 'normal', 'host1': 'transient'}:
-          assert time.monotonic() < deadline, (states, seen)
+
+        def jobs():
+          status = client.call('Status', pb.StatusRequest())
+          return {job['name']: job for job in json.loads(status.json)['jobs']}
+
+        before = Agent(
+          coordinator.address, job='before', worker='w', heartbeat_s=60.0
+        )
+        with before:
+          eventually(lambda: 'before' in jobs())
+          assert jobs()['before']['phase'] == 'running'
+        assert 'before' not in jobs()  # It has left.
+        slow = {'transient', 'persistent'}
+        deadline, seen = time.monotonic() + 60, {}
+        while seen.keys() < {'host0', 'host1'} or not (
+          seen['host0']['state'] == 'normal' and seen['host1']['state'] in slow
+        ):
+          assert time.monotonic() < deadline, seen
           time.sleep(0.2)
-          jobs = json.loads(client.call('Status', pb.StatusRequest()).json)
-          assert {j['phase'] for j in jobs['jobs']} <= {'running'}
-          seen = [w for job in jobs['jobs'] for w in job['workers']]
-          states = {w['name']: w['state'] for w in seen}
+          workers_seen = jobs().get('job', {}).get('workers', ())
+          seen = {w['name']: w for w in workers_seen}
     finally:
       for worker in workers:
         worker.kill()
         worker.wait()
-  slow = next(w for w in seen if w['name'] == 'host1')
-  assert 2 < slow['slowdown'] < 4
+  assert 2 < seen['host1']['slowdown'] < 4
