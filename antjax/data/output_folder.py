@@ -38,7 +38,7 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
   if not path.is_file():
     raise FileNotFoundError(
       f'{path} is missing: {folder} holds no prepared data;'
-      ' the scripts launch/prepare_*.py make them.'
+      ' launch/prepare_data.py (antjax-prepare-data) writes it.'
     )
   try:
     description = json.loads(path.read_text(encoding='utf-8'))
@@ -46,7 +46,7 @@ def load_description(folder: str | os.PathLike[str]) -> dict[str, Any]:
       raise ValueError('no config and files')
   except (AttributeError, ValueError) as e:
     raise ValueError(
-      f'{path} was not written by launch/prepare_*.py ({e}).'
+      f'{path} was not written by launch/prepare_data.py ({e}).'
     ) from e
   return description
 

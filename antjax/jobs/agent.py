@@ -158,7 +158,7 @@ def main(config: Config, command: Sequence[str]) -> int:
     print(f'agent {name}: {message}', file=sys.stderr, flush=True)
 
   try:
-    worker_env.check_command(command)
+    command = worker_env.found_command(command)
     if config.max_hosts and not 0 < config.min_hosts <= config.max_hosts:
       raise ValueError(
         f'--max_hosts={config.max_hosts} needs a --min_hosts from 1 to'

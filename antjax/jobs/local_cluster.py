@@ -343,7 +343,7 @@ def _elastic_programs(
 def main(config: Config, command: Sequence[str]) -> int:
   """Runs the hosts to their end; returns the exit code."""
   try:
-    worker_env.check_command(command)
+    command = worker_env.found_command(command)
   except ValueError as error:
     _say(f'{error}')
     return 2

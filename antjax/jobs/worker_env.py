@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import socket
+import sys
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -65,11 +66,21 @@ def free_port() -> int:
     return int(probe.getsockname()[1])
 
 
-def check_command(command: Sequence[str]) -> None:
-  """Raises ValueError unless there is a command to run."""
+def found_command(command: Sequence[str]) -> list[str]:
+  """The command, with the path of a program that pip installed.
+
+  Raises:
+    ValueError: There is no such command.
+  """
   if not command:
     raise ValueError('nothing to run; give a script and its flags after --.')
-  if not command[0].startswith('-') and not os.path.isfile(command[0]):
-    raise ValueError(
-      f'no such script: {command[0]}; give its path, or -m and a module.'
-    )
+  name, *rest = command
+  if name.startswith('-') or os.path.isfile(name):
+    return [name, *rest]
+  installed = os.path.join(os.path.dirname(sys.executable), name)
+  if os.path.basename(name) == name and os.path.isfile(installed):
+    return [installed, *rest]
+  raise ValueError(
+    f'no such script: {name}; give its path, a program such as'
+    ' antjax-train-clicks, or -m and a module.'
+  )

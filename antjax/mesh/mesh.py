@@ -23,7 +23,7 @@ BATCH_AXES = (INTER, INTRA)
 
 def make_mesh(
   *,
-  intra: int,
+  intra: int | None = None,
   inter: int = -1,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
@@ -34,7 +34,8 @@ def make_mesh(
   `mesh_utils`, a group inside a slice, so that `inter` crosses slices.
 
   Args:
-    intra: Devices in a group; the axis of the fast links.
+    intra: Devices in a group; the axis of the fast links. None: the devices of
+      a process.
     inter: Number of groups; -1 takes as many as the devices give.
     devices: The devices to use; all of the job's by default.
 
@@ -45,6 +46,8 @@ def make_mesh(
   num = len(devices)
   if not devices:
     raise ValueError('make_mesh(devices=[]): there is no device.')
+  if intra is None:
+    intra = sum(d.process_index == devices[0].process_index for d in devices)
   if intra < 1 or num % intra:
     divisors = [d for d in range(1, num + 1) if num % d == 0]
     raise ValueError(

@@ -55,8 +55,8 @@ class Crossing:
   """What one parameter, or what is none, sends over the slow axis.
 
   Attributes:
-    leaf: Name of the parameter, of several that cannot be told apart, or
-      'activations'.
+    leaf: Name of the parameter, or of several that cannot be told apart;
+      'joined arrays' for parts of several in one message, or 'activations'.
     kind: HLO opcode, e.g. 'all-reduce'.
     runs: Times a step that it is sent whole.
     sent: Bytes that a device sends to other groups in a step.
@@ -191,13 +191,15 @@ class _Part:
   leaves: tuple[_Leaf, ...]
   runs: int  # Times that the whole leaf is sent.
   sent: float
+  is_joined: bool = False  # Whether it may be several arrays in one message.
 
   @property
   def name(self) -> str:
     names = [leaf.name for leaf in self.leaves]
     if len(names) > 3:
       names = [*names[:2], f'{len(names) - 2} more']
-    return ' or '.join(names) or 'activations'
+    unknown = 'joined arrays' if self.is_joined else 'activations'
+    return ' or '.join(names) or unknown
 
 
 def lint(
@@ -237,16 +239,21 @@ def lint(
     mesh.shape,
     axes,
     [
-      _leaf(path, leaf, axes)
+      _leaf(path, leaf, mesh, axes)
       for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     ],
     num_micro_batches,
   )
 
 
-def _leaf(path: Any, leaf: Any, slow: Sequence[str]) -> _Leaf:
-  spec = getattr(getattr(leaf, 'sharding', None), 'spec', ())
+def _leaf(path: Any, leaf: Any, mesh: Mesh, slow: Sequence[str]) -> _Leaf:
+  sharding = getattr(leaf, 'sharding', None)
+  spec = getattr(sharding, 'spec', ())
   dims = [d if isinstance(d, tuple) else (d,) for d in spec if d is not None]
+  if dims and sharding.mesh.devices.shape == mesh.devices.shape:
+    # A Trainer has names of its own for the axes of its user's mesh.
+    names = dict(zip(sharding.mesh.axis_names, mesh.axis_names, strict=True))
+    dims = [tuple(names[axis] for axis in dim) for dim in dims]
   return _Leaf(
     jax.tree_util.keystr(path, simple=True, separator='.'),
     tuple(leaf.shape),
@@ -309,6 +316,9 @@ def _parts(
   if not num_micro_batches:  # A dim may be as long as it by chance.
     ways = [(layers[0], 1), *ways[1:], ways[0]]
   may_turn = c.kind in (census.ALL_REDUCE, census.REDUCE_SCATTER)  # XLA does.
+  total = sum(leaf.size for leaf in leaves)
+  is_split = any(leaf.is_split for leaf in leaves)
+  together = _Leaf('all parameters, joined', (total,), is_split, 1)
   for dims in c.shapes or ((c.num_elements,),):
     sent = c.inter_bytes * runs * math.prod(dims) / max(c.num_elements, 1)
     for times, depth in ways:
@@ -321,7 +331,11 @@ def _parts(
         yield _Part(c, fitting, runs // times, sent)
         break
     else:
-      yield _Part(c, (), runs, sent)
+      is_flat = sum(n > 1 for n in dims) == 1
+      if is_flat and together.fits(dims, 1, 0, splits, False):
+        yield _Part(c, (together,), runs, sent)
+      else:
+        yield _Part(c, (), runs, sent, is_flat or not c.in_loop)
 
 
 def _line(parts: Sequence[_Part], groups: int, lanes: int) -> Crossing:

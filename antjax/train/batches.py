@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 from typing import Any
 
+from absl import logging
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -363,6 +364,12 @@ def set_position(
 ) -> None:
   """Restores an input position saved by len(positions) processes."""
   if all(p is None for p in positions):
+    if not hasattr(iterator, 'set_state'):
+      logging.warning(
+        'Trainer.fit: %s has no position to resume from; the data begin anew.'
+        ' Grain data sets have one.',
+        type(iterator).__name__,
+      )
     return
   if not hasattr(iterator, 'set_state'):
     raise ValueError(

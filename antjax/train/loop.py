@@ -53,8 +53,9 @@ class FitOptions:
     count_examples: Batch -> number of its examples; by default the sum of
       weights.
     on_step: Function of each step's number (from 1) and metrics: loss, weight,
-      grad_norm, num_examples and examples_per_s, and the results of
-      `evaluate_fn` when there are any.
+      grad_norm, num_examples, from the second step on examples_per_s (of this
+      step alone: take the median), and the results of `evaluate_fn` when there
+      are any.
     should_stop: Asked before each step; e.g. whether a signal came.
     elastic: The job's control, e.g. an `antjax.Agent`: then an element of
       `batches` is ONE micro-batch of this process, [local devices x examples,

@@ -103,6 +103,16 @@ def test_the_worker_gets_what_jax_and_antjax_need():
   assert 'JAX_NUM_CPU_DEVICES' not in env and 'JAX_PLATFORMS' not in env
 
 
+def test_a_program_that_pip_installed_is_found(tmp_path, monkeypatch):
+  (tmp_path / 'antjax-train-clicks').write_text('')
+  monkeypatch.setattr(sys, 'executable', str(tmp_path / 'python'))
+  command = ['antjax-train-clicks', '--data=x']
+  assert worker_env.found_command(command) == [
+    str(tmp_path / 'antjax-train-clicks'),
+    '--data=x',
+  ]
+
+
 def test_own_address_is_that_towards_the_coordinator():
   assert agent.own_address('127.0.0.1:7070') == '127.0.0.1'
   for wrong in ('somewhere', 'here:99999', 'here:0', 'here:x'):

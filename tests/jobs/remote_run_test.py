@@ -135,7 +135,7 @@ def test_a_model_is_delivered_through_a_bucket(url, tmp_path):
   run(
     tmp_path,
     *('-m', 'launch.score_gmeta', f'--model={url}/new'),
-    f'--input={url}/data/tasks/warm_up.arrow',
+    f'--input={url}/data/tasks/warm.arrow',
     f'--out={url}/scores.parquet',
   )
   assert (epath.Path(url) / 'scores.parquet').exists()

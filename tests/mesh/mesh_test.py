@@ -48,6 +48,10 @@ def test_devices_that_form_no_such_groups_are_refused(intra):
     make_mesh(intra=intra)
 
 
+def test_a_group_is_a_process_unless_told():
+  assert dict(make_mesh().shape) == {'inter': 1, 'intra': 8}
+
+
 def test_inter_that_contradicts_the_devices_is_refused():
   with pytest.raises(ValueError, match='inter=-1 or 4'):
     make_mesh(intra=2, inter=3)

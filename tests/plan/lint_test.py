@@ -6,12 +6,15 @@ import functools
 import json
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import optax
 import pytest
 
+import antjax
 from antjax.jobs import lint_step
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import lint as lint_lib
@@ -195,6 +198,11 @@ def _gathering_loss(params, x):
   return whole
 
 
+def _joined_sum(tree):
+  flat, unflatten = jax.flatten_util.ravel_pytree(tree)
+  return unflatten(jax.lax.psum(flat, BOTH))
+
+
 def _half(tree):
   return jax.tree.map(lambda x: x[: x.shape[0] // 2], tree)
 
@@ -210,6 +218,7 @@ _CUBE_SUM = _psum(('data', 'fsdp', 'model'))
 
 # Settings of `_manual`; of `_auto`, where a name begins with XLA.
 MISTAKES = {
+  'all in one message': {'inside': _joined_sum},
   'summed in the scan': {'inside': _SUM},
   'summed in a fori_loop': {'inside': _SUM, 'fori': True},
   'the slow axis alone': {'inside': _psum('data'), 'after': _psum('fsdp')},
@@ -380,6 +389,30 @@ def test_paro_codes_have_no_findings(code):
     slow='inter',
     params=state.params,
   )
+  assert not report.findings, str(report)
+
+
+def test_the_parameters_of_a_trainer_are_known_by_the_names_of_its_users_mesh():
+  mesh = _mesh(fsdp=4, data=2)
+  trainer = antjax.Trainer(
+    lambda params, batch, rng: jnp.mean((batch @ params['w']) ** 2, 1),
+    optax.sgd(0.1),
+    mesh=mesh,
+    inter='data',
+    intra='fsdp',
+    paro='GGG',
+    num_micro_batches=2,
+  )
+  state = trainer.init({'w': np.ones((D, D), np.float32)})
+  inputs = trainer.step_inputs(np.ones((16, D), np.float32))
+  report = lint(
+    trainer.compiled_step(),
+    *(state, inputs),
+    mesh=mesh,
+    slow='data',
+    params=state.params,
+  )
+  assert {line.leaf for line in report.lines} == {'w'}
   assert not report.findings, str(report)
 
 

@@ -145,6 +145,14 @@ class _Unsaveable:
     del state
 
 
+def test_data_without_a_position_begin_anew_and_it_is_said(tmp_path, caplog):
+  trainer, folder = _trainer(), str(tmp_path)
+  trainer.fit(trainer.init(_params()), _batches(9), 3, checkpoint_dir=folder)
+  assert 'begin anew' not in caplog.text
+  trainer.fit(trainer.init(_params()), _batches(9), 5, checkpoint_dir=folder)
+  assert 'generator has no position to resume from' in caplog.text
+
+
 def test_a_position_that_cannot_be_saved_is_refused_at_the_start(tmp_path):
   trainer, batches = _trainer(), _Unsaveable()
   with pytest.raises(ValueError, match=r'get_state.*_Unsaveable.*object'):

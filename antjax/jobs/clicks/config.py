@@ -66,7 +66,7 @@ INPUTS = {
 class Config(ExamplesConfig):
   """Training of a click model of several scenarios."""
 
-  run_dir: str = 'runs/antm2c'
+  run_dir: str = 'runs/clicks'
   data: Annotated[
     str, 'Folder that launch/prepare_data.py wrote.', paths.URL
   ] = 'data/antm2c'
