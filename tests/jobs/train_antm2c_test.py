@@ -156,11 +156,11 @@ def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
 
 
 def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
-  whole = train(folder, tmp_path / 'whole', model='star')
+  whole = train(folder, tmp_path / 'whole', model='mlp')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(script.StopRequest, '__call__', _after_calls(3), raising=True)
     with pytest.raises(KeyboardInterrupt) as stop:
-      train(folder, tmp_path / 'parts', model='star')
+      train(folder, tmp_path / 'parts', model='mlp')
   # The user is told where the work is, and how to go on.
   path = tmp_path / 'parts' / 'seed_0' / 'checkpoints'
   told = str(stop.value)
@@ -168,7 +168,7 @@ def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
   assert (path / step).is_dir()
   assert f' is {path / step}; the same command resumes from it: ' in told
   assert told.endswith(shlex.join(sys.orig_argv))
-  parts = train(folder, tmp_path / 'parts', model='star')
+  parts = train(folder, tmp_path / 'parts', model='mlp')
   assert parts[0].validation == pytest.approx(whole[0].validation, abs=1e-6)
 
 

@@ -254,7 +254,13 @@ def test_low_rank_equals_plain_for_other_models(model_class, order):
   assert_forms_agree(*problem(model_class), inner)
 
 
-@pytest.mark.parametrize('adapt', ['layers/1', 'kernel', 'bias', 'row'])
+@pytest.mark.parametrize(
+  'adapt',
+  [
+    *('layers/1', 'bias'),
+    *(pytest.param(part, marks=pytest.mark.slow) for part in ('kernel', 'row')),
+  ],
+)
 def test_low_rank_equals_plain_for_a_part_of_the_model(adapt):
   inner = maml.InnerLoop(
     num_steps=2, learning_rate=0.1, adapt=lambda name: adapt in name

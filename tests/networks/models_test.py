@@ -17,6 +17,7 @@ from antjax.networks.network import ScenarioMoments, Sizes
 from tests.networks.small_inputs import CONFIG, inputs, labels, learn, SIZES
 
 OF_ONE_TASK = load.SINGLE_SCENARIO | load.MULTI_SCENARIO
+FAST = ('fm', 'dcnv2', 'din', 'star', 'pepnet')
 # They have a bias, or nothing, to learn rows by heart with.
 _WITHOUT_NETWORK = {'lr', 'fm'}
 # Where a row's logit may depend on what other scenarios own: the shared part
@@ -44,7 +45,13 @@ def made(name):
   return graphdef, nnx.to_pure_dict(state), apply
 
 
-@pytest.mark.parametrize('name', OF_ONE_TASK)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+    for name in OF_ONE_TASK
+  ],
+)
 def test_a_gradient_reaches_every_parameter_and_rows_are_learned(name):
   graphdef, params, _ = made(name)
   x, y = inputs(), labels()

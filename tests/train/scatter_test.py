@@ -158,7 +158,17 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize('name', STEPS)
+# Those whose step has another one's scatters.
+_SLOW = ('deepfm', 'ple', 'gru', 't5, own', 'bahe, mean')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ())
+    for name in STEPS
+  ],
+)
 def test_no_step_adds_floats_by_a_slow_scatter(name):
   step, *args = STEPS[name]()
   assert not slow_scatters(step, *args)

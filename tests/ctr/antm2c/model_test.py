@@ -100,6 +100,7 @@ def test_training_on_devices_under_a_code_learns(name):
   assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_tables_and_codes_do_not_show():
   plain = train(model_of('deepfm', level='none'))[2]
   split = train(model_of('deepfm', level='global'), paro='IIG', intra=2)[2]
