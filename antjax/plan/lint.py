@@ -247,7 +247,7 @@ def lint(
 
 
 def _leaf(path: Any, leaf: Any, mesh: Mesh, slow: Sequence[str]) -> _Leaf:
-  sharding = getattr(leaf, 'sharding', None)
+  sharding: Any = getattr(leaf, 'sharding', None)
   spec = getattr(sharding, 'spec', ())
   dims = [d if isinstance(d, tuple) else (d,) for d in spec if d is not None]
   if dims and sharding.mesh.devices.shape == mesh.devices.shape:
