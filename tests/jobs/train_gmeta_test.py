@@ -151,7 +151,7 @@ def test_a_config_file_repeats_the_run_on_one_process(data, tmp_path):
   [
     (['--paro=GIN'], 'use GIG'),
     (['--intra=3'], 'do not form groups of 3; use one of 1, 2, 4'),
-    (['--data=/nowhere'], 'the scripts launch/prepare_'),
+    (['--data=/nowhere'], '(antjax-prepare-data) writes it'),
     (['--validation_tasks=100000'], 'hold out at least 1'),
     (['--num_micro_batches=0'], 'num_micro_batches=0: must be at least 1'),
     (['--inner.num_steps=-1'], 'must not be negative'),
