@@ -27,7 +27,8 @@ from flax import nnx
 from flax.core import spmd
 import jax
 
-from antjax.plan import lint
+from antjax.plan.lint import lint
+from antjax.plan.lint_report import LintReport
 
 _ALWAYS = (
   'run_name=lint hardware=cpu dataset_type=synthetic enable_checkpointing=false'
@@ -48,7 +49,7 @@ _MODES = {
 }
 
 
-def _report(flags: str) -> lint.LintReport:
+def _report(flags: str) -> LintReport:
   """Lints the step as `train_compile` builds it."""
   pyconfig, train, train_compile, utils, sharding = (
     importlib.import_module(f'maxtext.{name}')
@@ -77,7 +78,7 @@ def _report(flags: str) -> lint.LintReport:
   )
   leaves = args[0].model.filter(nnx.Param)
   with jax.set_mesh(mesh), spmd.logical_axis_rules(config.logical_axis_rules):
-    return lint.lint(step, *args, mesh=mesh, slow='data', params=leaves)
+    return lint(step, *args, mesh=mesh, slow='data', params=leaves)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from absl import logging
 
-from antjax.plan.lint import LintError, LintReport
+from antjax.plan.lint_report import LintError, LintReport
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -133,4 +133,4 @@ class _TapIterator(grain.DatasetIterator):
     return {}  # Its owner saves the records below.
 
   def set_state(self, state: dict[str, Any]) -> None:
-    raise NotImplementedError
+    raise NotImplementedError('HeldBack restores the records below it.')

@@ -17,8 +17,8 @@ import pytest
 import antjax
 from antjax.jobs import lint_step
 from antjax.mesh.paro import VALID_CODES
-from antjax.plan import lint as lint_lib
 from antjax.plan.lint import lint
+from antjax.plan.lint_report import LintError
 from tests.plan import planner_test
 from tests.train.state_shapes import state_shapes
 
@@ -304,7 +304,7 @@ def test_mistakes_are_found(name, settings):
   report = _report(name, settings)
   assert report.findings, str(report)
   assert report.sent > report.least
-  with pytest.raises(lint_lib.LintError, match='sends what it need not'):
+  with pytest.raises(LintError, match='sends what it need not'):
     report.check()
 
 
@@ -426,7 +426,7 @@ def test_a_golden_file_is_written_held_and_names_what_is_more(tmp_path):
     'all-reduce of second': 256 * 72 * 4 // 4,
   }
   once.check(golden)
-  with pytest.raises(lint_lib.LintError, match=r'all-reduce of first: 65,536'):
+  with pytest.raises(LintError, match=r'all-reduce of first: 65,536'):
     twice.check(golden)
   golden.unlink()
   twice.check(golden)  # Accepted.

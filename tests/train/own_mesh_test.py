@@ -22,10 +22,10 @@ from antjax.plan import census, plan_check
 from antjax.train.trainer import Trainer
 from tests.train import plain as plain_lib
 from tests.train.elastic_control import Control
+from tests.train.paro_step_test import BATCH, batches, optimizer
 
 # As in paro_step_test: sums in another order, through 3 steps of AdamW.
 SUM_ORDER_ATOL = 2e-5
-BATCH = 32
 AUTO = {
   'up': P(None, 'model'),
   'bias': P('model'),
@@ -77,22 +77,6 @@ def by_name(x, *axes):
 
 
 split_loss_fn = functools.partial(loss_fn, split=by_name)
-
-
-def optimizer():
-  return optax.chain(
-    optax.clip_by_global_norm(0.05), optax.adamw(1e-2, weight_decay=0.1)
-  )
-
-
-def batches(num=3):
-  rng = np.random.default_rng(1)
-  for _ in range(num):
-    yield {
-      'x': rng.normal(size=(BATCH, 16)).astype(np.float32),
-      'y': rng.normal(size=(BATCH, 11)).astype(np.float32),
-      'weight': rng.uniform(0.5, 2, size=BATCH).astype(np.float32),
-    }
 
 
 def make_trainer(code='IIG', loss=split_loss_fn, **kwargs):
