@@ -79,15 +79,17 @@ def make(case: Case, fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
     lengths: int32 [M], tokens of each title.
   """
   rng = np.random.default_rng(0)
-  vocab_size = fields['vocab_size']
+  width, vocab_size = fields['hidden_size'], fields['vocab_size']
   row = ROW if fields['model_type'] == 'bert' else case.num_tokens
   shape = (case.num_tokens // row, row)
   lengths = rng.normal(*TITLE_TOKENS, NUM_TITLES).round().clip(4, 40)
   titles = rng.integers(2, vocab_size, (NUM_TITLES, 40))
   return {
     'tokens': rng.integers(2, vocab_size, shape).astype(np.int32),
-    'target': rng.normal(size=(shape[0], fields['hidden_size'])).astype('f4'),
-    'titles': np.where(np.arange(40) < lengths[:, None], titles, 0).astype('i4'),
+    'target': rng.normal(size=(shape[0], width)).astype(np.float32),
+    'titles': np.where(np.arange(40) < lengths[:, None], titles, 0).astype(
+      'i4'
+    ),
     'lengths': lengths.astype(np.int32),
   }
 
@@ -144,7 +146,9 @@ def _lines(config: Config) -> Iterator[dict[str, Any]]:
       with harness.workers(sides, case.name) as workers:
         workers['antjax'].make('benchmarks.lm_form:Form', **options)
         workers['peer'].make('benchmarks.lm_peers:Peer', **options)
-        first = {name: worker.order('first') for name, worker in workers.items()}
+        first = {
+          name: worker.order('first') for name, worker in workers.items()
+        }
         calls = {'step': 2, 'encode': 1}
         turns = harness.take_turns(workers, config.turns, calls, warm_up='step')
       found = {name: {**turns[name], 'first': first[name]} for name in _NAMES}

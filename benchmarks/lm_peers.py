@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The other side of `benchmarks.lm_bench`: transformers, compiled by PyTorch."""
+"""The peer of `benchmarks.lm_bench`: transformers under `torch.compile`."""
 
 import numpy as np
 import torch
