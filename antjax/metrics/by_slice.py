@@ -341,11 +341,9 @@ def _table(columns, chosen, values, num_rows) -> dict[str, Part]:
   """Joins values [R, metrics] of parts with their sizes."""
   scenarios = [name for name in chosen if is_scenario(name)]
   if scenarios:
-    weighted = _weighted_mean(
-      np.stack([values[name] for name in scenarios]),
-      np.stack([num_rows[name] for name in scenarios])[..., None],
-    )
-    values = {**values, WEIGHTED: weighted}
+    rows = np.stack([num_rows[name] for name in scenarios])[..., None]
+    mean = _weighted_mean(np.stack([values[name] for name in scenarios]), rows)
+    values = {**values, WEIGHTED: mean}
     chosen = {ALL: chosen[ALL], WEIGHTED: chosen[ALL], **chosen}
   return {name: _part(columns, chosen[name], values[name]) for name in chosen}
 
