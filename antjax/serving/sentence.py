@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import normalizers
 
-from antjax.lm import hub, pretrained, pretrained_tokenizer, transformer
+from antjax.lm import hub, pretrained, pretrained_tokenizer
 from antjax.lm.safetensors_file import SafetensorsFolder
 from antjax.lm.text_encoder import pool, POOLINGS, TextEncoder, token_mask
 from antjax.lm.token_cache import RowTokenizer
+from antjax.lm.transformer import check_length, Transformer
 
 PyTree = Any
 # Shape suffixes: B = texts, T = tokens of a text, D = width of a vector.
@@ -288,7 +289,7 @@ class SentenceEncoder(TextEncoder):
     if lm.positions == 'learned':
       longest = min(longest, lm.max_positions)
     longest = max_tokens or longest
-    transformer.check_length(lm, longest)
+    check_length(lm, longest)
     tokenizer = pretrained_tokenizer.load_tokenizer(config.model, lm.vocab_size)
     if config.lower_case:
       old = [tokenizer.normalizer] if tokenizer.normalizer else []
@@ -303,7 +304,7 @@ class SentenceEncoder(TextEncoder):
 
     def encode(params, tokens_BT, lengths_B):
       mask_BT = token_mask(tokens_BT, lengths_B)
-      x_BTD = transformer.hidden(lm, params['lm'], tokens_BT, mask_BT)
+      x_BTD = Transformer.of(lm, params['lm']).hidden(tokens_BT, mask_BT)
       mask_BT *= (jnp.arange(tokens_BT.shape[1]) >= skipped)[None]
       pooled = [pool(x_BTD, mask_BT, mode) for mode in config.poolings]
       x_BD = jnp.concatenate(pooled, axis=-1)
