@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import tokenizers
 
-from antjax.ctr.bahe import encode
 from antjax.ctr.bahe.table import Batch
 from antjax.ctr.bahe.towers import Encoded, null_vectors, or_null, PyTree
 from antjax.ctr.texts import Marks, TextMaker
+from antjax.lm import text_encoder
 from antjax.lm.config import Config
 from antjax.lm.token_cache import TokenCache
 from antjax.lm.transformer import check_length, Transformer
@@ -140,6 +140,6 @@ class FullTextTower:
     self, params: PyTree, tokens_BT: jax.Array, lengths_B: jax.Array
   ) -> jax.Array:
     """Mean output of each text, [B, D]; of an empty one, zeros."""
-    mask_BT = encode.token_mask(tokens_BT, lengths_B) > 0
+    mask_BT = text_encoder.token_mask(tokens_BT, lengths_B) > 0
     x_BTD = Transformer.of(self.config, params).hidden(tokens_BT, mask_BT)
-    return encode.pool(x_BTD, mask_BT).astype(x_BTD.dtype)
+    return text_encoder.pool(x_BTD, mask_BT).astype(x_BTD.dtype)
