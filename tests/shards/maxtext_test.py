@@ -11,9 +11,11 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
 import pytest
@@ -24,14 +26,16 @@ from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
 
 ROOT = pathlib.Path(__file__).parents[2]
+MODULE = 'tests.shards.maxtext_test'  # Also under another root of pytest.
 NUM, BATCH, LENGTH, KILLED_AT = 96, 4, 16, 14
 FLAGS = (
   'run_name=leased hardware=cpu dataset_type=grain enable_checkpointing=true'
-  ' async_checkpointing=false checkpoint_period=5 enable_goodput_recording=false'
+  ' async_checkpointing=false checkpoint_period=5 enable_tensorboard=false'
   f' skip_jax_distributed_system=true max_target_length={LENGTH} log_period=1'
   f' per_device_batch_size={BATCH} steps={NUM // BATCH} base_emb_dim=32'
   ' base_num_query_heads=2 base_num_kv_heads=2 head_dim=16 base_mlp_dim=64'
-  ' base_num_decoder_layers=1 vocab_size=128 enable_tensorboard=false'
+  ' base_num_decoder_layers=1 vocab_size=128 enable_goodput_recording=false'
+  ' grain_train_files=unread'
 )
 
 pytestmark = [
@@ -117,12 +121,15 @@ def train(folder, is_killed):
   )
   trainer.train_loop(config, recorder.create_goodput_recorder(config))
   steps[0].close()
-  print('PORT', steps[0].prometheus_port)
+  url = f'http://127.0.0.1:{steps[0].prometheus_port}/metrics'
+  with urllib.request.urlopen(url) as page:
+    found = re.search(r'step_seconds_count (\S+)', page.read().decode())
+  print('WATCHED', found[1])
 
 
 def run(folder, is_killed):
   return subprocess.run(
-    [sys.executable, '-m', __name__, str(folder), str(int(is_killed))],
+    [sys.executable, '-m', MODULE, str(folder), str(int(is_killed))],
     cwd=ROOT,
     env=os.environ | {'XLA_FLAGS': ''},
     capture_output=True,
@@ -144,6 +151,8 @@ def test_a_killed_loop_resumes_in_mid_epoch_with_each_record_once(tmp_path):
   done = run(tmp_path, False)
   assert done.returncode == 0, done.stderr[-3000:]
   after = lines(tmp_path)[KILLED_AT:]
+  watched = float(done.stdout.rpartition('WATCHED ')[2])
+  assert watched == len(after) - 1  # The first one compiles.
   assert 0 < after[0][0] < KILLED_AT  # From a checkpoint.
   assert [step for step, _ in after] == list(range(after[0][0], NUM // BATCH))
   used = [key for step, keys in before if step < after[0][0] for key in keys]
