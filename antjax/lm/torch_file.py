@@ -15,14 +15,14 @@ import pickletools
 from typing import Any, NamedTuple
 import zipfile
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 _MAX_PICKLE = 1 << 26  # Bytes; that of a model with 10,000 tensors has 2 MB.
 _DTYPES = {
   'FloatStorage': np.dtype('<f4'),
   'HalfStorage': np.dtype('<f2'),
-  'BFloat16Storage': np.dtype(ml_dtypes.bfloat16),
+  'BFloat16Storage': np.dtype(jnp.bfloat16),
   'DoubleStorage': np.dtype('<f8'),
   'LongStorage': np.dtype('<i8'),
   'IntStorage': np.dtype('<i4'),
