@@ -27,8 +27,9 @@ import optax
 
 from antjax.elastic.worker import Agent
 from antjax.jobs import job as job_lib
+from antjax.layers.functional import Functional
+from antjax.lm import Config, Transformer
 from antjax.lm import tokenizer as tokenizer_lib
-from antjax.lm import transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.shards import position
 from antjax.train.elastic import Plan
@@ -146,7 +147,7 @@ class Replay:
 def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
   """The model with its witness, and its initial state."""
   path = pathlib.Path(job.data) / tokenizer_lib.FILE_NAME
-  config = transformer.Config(
+  config = Config(
     vocab_size=tokenizer_lib.load(path).vocab_size,
     embed_dim=job.dim,
     mlp_dim=2 * job.dim,
@@ -156,7 +157,7 @@ def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
 
   def loss_fn(params: Any, batch: Any, rng: Any) -> tuple[jax.Array, jax.Array]:
     del rng
-    losses, _ = transformer.loss(config, params['model'], batch)
+    losses, _ = Transformer.of(config, params['model']).loss(batch)
     if job.has_witness:
       losses = chaos_witness.marked(
         params['witness'], losses, batch[_KEY], batch['generation']
@@ -179,7 +180,7 @@ def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
   )
 
   def init(key: jax.Array) -> dict[str, Any]:
-    params = {'model': transformer.init(config, key)}
+    params = {'model': Functional(Transformer, config).init(key)}
     if job.has_witness:
       params['witness'] = chaos_witness.init(job.num_keys)
     return params

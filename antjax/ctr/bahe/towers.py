@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.ctr.bahe import encode
 from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.table import Batch, distinct_behaviors
 from antjax.embedding.lookup import pick
+from antjax.lm import text_encoder
 from antjax.lm.split import HighEncoder, LowEncoder
 from antjax.lm.token_cache import TokenCache
 
@@ -279,6 +279,8 @@ class DedupTower(RowTower):
 
   def __call__(self, params: PyTree, batch: Batch) -> Encoded:
     tokens_UT = batch['distinct_tokens']
-    mask_UT = encode.token_mask(tokens_UT, batch['distinct_lengths'])
-    rows_UD = encode.pool(self._low(params['low'], tokens_UT, mask_UT), mask_UT)
+    mask_UT = text_encoder.token_mask(tokens_UT, batch['distinct_lengths'])
+    rows_UD = text_encoder.pool(
+      self._low(params['low'], tokens_UT, mask_UT), mask_UT
+    )
     return self.read(params, rows_UD, batch)
