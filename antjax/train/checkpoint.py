@@ -24,8 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 from antjax import paths
 from antjax.mesh.gather import gather_json
 from antjax.train import canonical, lease
-from antjax.train.checkpoint_folder import Claim
-from antjax.train.checkpoint_handler import TreeHandler
+from antjax.train.checkpoint_folder import Claim, TreeHandler
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
@@ -286,11 +285,7 @@ class Checkpointer:
     target = canonical.restore_target(self._layout)
     found = self.read_state(step, meta, target)
     logging.info(
-      'Restored step %d of %s (saved as %s on mesh %s).',
-      step,
-      self.directory,
-      meta['paro'],
-      meta['mesh'],
+      'Restored %s (saved as %s on mesh %s).', where, meta['paro'], meta['mesh']
     )
     positions = [_decode_position(x) for x in meta['input_states']]
     return canonical.to_state(self._layout, found), positions
@@ -329,11 +324,9 @@ class Checkpointer:
           item=tree, restore_args=restore_args, partial_restore=is_old
         ),
       )
-    if is_old:
-      return canonical.with_empty(found['state'], target)
-    return canonical.with_empty(
-      canonical.from_items(self._layout, found), target
-    )
+    if not is_old:
+      found['state'] = canonical.from_items(self._layout, found)
+    return canonical.with_empty(found['state'], target)
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
     """The vocabularies of a checkpoint; none where it was saved without."""
