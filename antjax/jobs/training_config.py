@@ -3,7 +3,7 @@
 """Settings that training jobs have in common, with the same words."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 

@@ -13,8 +13,11 @@ SCHEME = 'hf://'
 _NAME = re.compile(r'[\w.-]+/[\w.-]+')
 # What is read of a model; other weights of a repository are left there.
 _FILES = (
-  *('config.json', 'tokenizer.json'),
+  *('config.json', 'tokenizer.json', 'tokenizer_config.json'),
   *('*.safetensors', '*.safetensors.index.json'),
+  # Of sentence-transformers.
+  *('modules.json', '*/config.json', 'sentence_bert_config.json'),
+  'config_sentence_transformers.json',
 )
 
 
