@@ -12,7 +12,6 @@ from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
 from antjax.layers.functional import Functional
 from antjax.lm import hub, positions, pretrained
-from antjax.lm.config import Config as LMConfig
 from antjax.lm.transformer import Transformer
 from antjax.mesh.paro import PaRO
 
@@ -138,10 +137,19 @@ class LanguageConfig(ExamplesConfig):
     super().check_inputs()
     pretrained.check_there(self.model)
 
+  def lora(self) -> dict[str, Any]:
+    """Options of `lora.add`."""
+    scale = self.lora_alpha / self.lora_rank
+    return {
+      'rank': self.lora_rank,
+      'targets': self.lora_targets,
+      'scale': scale,
+    }
+
   def language_model(
-    self, tuning: Tuning, max_tokens: int = 0, random_seed: int | None = None
-  ) -> tuple[LMConfig, Any]:
-    """The language model's config, and its parameters on the host.
+    self, max_tokens: int = 0, random_seed: int | None = None
+  ) -> Transformer:
+    """The language model, on the host.
 
     With places for `max_tokens`, if it learns them; a seed makes the weights
     random, so that only the shape is the folder's.
@@ -159,7 +167,4 @@ class LanguageConfig(ExamplesConfig):
       lm_config, params = positions.extend_learned(
         lm_config, params, max_tokens
       )
-    if tuning == 'lora':
-      scale = self.lora_alpha / self.lora_rank
-      lm_config = dataclasses.replace(lm_config, lora_scale=scale)
-    return lm_config, params
+    return Transformer.of(lm_config, params)

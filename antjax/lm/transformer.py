@@ -230,6 +230,13 @@ class Transformer(blocks.ModelPart):
       x_BTD = run(layer, x_BTD, jax.tree.map(lambda x: x[:-1], layers))
     return run(last_layer, x_BTD, last)
 
+  def trunk(self) -> 'Transformer':
+    """This model without its output layer; arrays are shared."""
+    model = nnx.merge(*nnx.split(self))
+    if hasattr(model, 'lm_head'):
+      del model.lm_head
+    return model
+
   def stack(self) -> tuple[nnx.GraphDef[Block], PyTree]:
     """(definition of a layer, leaves of all), for `nnx.merge` of one layer."""
     graphdef, state = nnx.split(self.layers)

@@ -40,9 +40,8 @@ def test_hidden_states_and_logits_are_theirs(name, tmp_path):
     )
     np.testing.assert_allclose(actual[real], logits[real], atol=2e-4)
   for k in range(config.num_layers):
-    low = split.LowEncoder(config, k)
+    low = split.LowEncoder(Transformer.of(config, params), k)
     actual = low(
-      low.params_of(params),
       jnp.asarray(tiny_models.TOKENS),
       jnp.asarray(tiny_models.MASK),
     )
