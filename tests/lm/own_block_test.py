@@ -48,12 +48,11 @@ MODEL = functional.Functional(Transformer, CONFIG, block=Parallel)
 
 @functools.cache
 def trained(code, num_devices):
+  devices = jax.devices()[:num_devices]
   trainer = Trainer(
     lambda params, batch, rng: MODEL.merge(params).loss(batch),
     optax.sgd(0.5),
-    mesh=make_mesh(
-      intra=num_devices // 2 or 1, devices=jax.devices()[:num_devices]
-    ),
+    mesh=make_mesh(intra=num_devices // 2 or 1, devices=devices),
     paro=code,
     scanned=lambda name: name.startswith('layers'),
     min_shard_size=1,

@@ -150,7 +150,7 @@ class LLMRec(nnx.Module):
     rarity_V: Any = None,
     rngs: nnx.Rngs,
   ):
-    """Takes a language model, whose arrays it shares, and makes the head.
+    """Takes a language model, whose parameters it shares, and makes the head.
 
     Args:
       lm: The language model.
