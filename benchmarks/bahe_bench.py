@@ -151,11 +151,13 @@ def write_model(fields: dict[str, Any], folder: str | pathlib.Path) -> None:
     return
   import jax
 
-  from antjax.lm import config_json, pretrained, transformer
+  from antjax.layers.functional import Functional
+  from antjax.lm import config_json, pretrained
+  from antjax.lm.transformer import Transformer
 
   jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
   config = config_json.read_config(fields)
-  params = jax.jit(lambda key: transformer.init(config, key))(jax.random.key(0))
+  params = jax.jit(Functional(Transformer, config).init)(jax.random.key(0))
   pretrained.save_pretrained(folder, config, params)
 
 

@@ -25,6 +25,7 @@ import dataclasses
 import functools
 from typing import Any
 
+from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -34,7 +35,10 @@ import numpy as np
 import optax
 
 from antjax.collectives import cost_model, measure
-from antjax.lm import attention, blocks, positions, transformer
+from antjax.layers.functional import Functional
+from antjax.lm import positions, transformer
+from antjax.lm.blocks import Block
+from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import INTER, INTRA, make_mesh
 from antjax.train.trainer import Trainer
 from benchmarks import host_steps
@@ -80,7 +84,7 @@ class Sizes:
 
 def param_shapes(sizes: Sizes) -> Any:
   """The tree of parameters as ShapeDtypeStructs."""
-  init = functools.partial(transformer.init, sizes.config())
+  init = Functional(Transformer, sizes.config()).init
   return jax.eval_shape(init, jax.random.key(0))
 
 
@@ -89,7 +93,7 @@ def loss_fn(
 ) -> tuple[jax.Array, jax.Array]:
   """(losses, weights), as `Trainer` wants it."""
   del rng
-  return transformer.loss(sizes.config(), params, batch)
+  return Transformer.of(sizes.config(), params).loss(batch)
 
 
 def optimizer() -> optax.GradientTransformation:
@@ -140,7 +144,7 @@ class Peer:
     """(params, opt_state), born split."""
 
     def make(key: jax.Array) -> Any:
-      params = transformer.init(self._config, key)
+      params = Functional(Transformer, self._config).init(key)
       params = jax.tree.map(self._constrain, params, self._specs)
       return params, self._optimizer.init(params)
 
@@ -186,28 +190,25 @@ class Peer:
     return (params, opt_state), total / num
 
   def _sum_of_losses(self, params: Any, tokens_BT: jax.Array) -> jax.Array:
-    config = self._config
     gather = self._gather
     rows = P(_BATCH)
     top = {k: v for k, v in params.items() if k != 'layers'}
     top = {k: gather(self._specs[k])(v) for k, v in top.items()}
     layer_specs = {k: P(*s[1:]) for k, s in self._specs['layers'].items()}
     places = positions.document_positions(tokens_BT, None)
-    angles = positions.rope_angles(config, places)
+    angles = positions.rope_angles(self._config, places)
+    model = Transformer.of(self._config, params)
+    graphdef, layers = model.stack()
+    model = Transformer.of(self._config, top)
 
     def layer(x_BTD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
       weights = {k: gather(layer_specs[k])(w) for k, w in weights.items()}
-      q, k, v = blocks.project(config, weights, x_BTD, angles)
-      mixed = attention.attend(q, k, v, method=config.attention)
-      x_BTD = blocks.finish(config, weights, x_BTD, mixed)
+      x_BTD = nnx.merge(graphdef, weights)(x_BTD, angles, Block.attend)
       return self._constrain(x_BTD, rows), None
 
-    x_BTD = self._constrain(blocks.embed(config, top, tokens_BT, places), rows)
-    x_BTD, _ = lax.scan(
-      jax.checkpoint(layer, prevent_cse=False), x_BTD, params['layers']
-    )
-    x_BTD = blocks.final_norm(config, top, x_BTD)
-    logits = blocks.unembed(config, top, x_BTD)[:, :-1]
+    x_BTD = self._constrain(model.embedded(tokens_BT, places), rows)
+    x_BTD, _ = lax.scan(jax.checkpoint(layer, prevent_cse=False), x_BTD, layers)
+    logits = model.unembed(model.normed(x_BTD))[:, :-1]
     chosen = jnp.take_along_axis(logits, tokens_BT[:, 1:, None], axis=-1)
     return jnp.sum(jax.nn.logsumexp(logits, axis=-1) - chosen[..., 0])
 
@@ -261,7 +262,7 @@ def _make_step(
       scanned=is_stack,
       **kwargs,
     )
-    state = trainer.init(functools.partial(transformer.init, sizes.config()))
+    state = trainer.init(Functional(Transformer, sizes.config()).init)
     rows = tokens.reshape(-1, tokens.shape[-1])
     inputs = trainer.step_inputs({'tokens': rows})
     step = trainer.compiled_step()

@@ -27,8 +27,10 @@ import optax
 
 from antjax.elastic.worker import Agent
 from antjax.jobs import job as job_lib
+from antjax.layers.functional import Functional
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.lm import transformer
+from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.shards import position
 from antjax.train.elastic import Plan
@@ -156,7 +158,7 @@ def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
 
   def loss_fn(params: Any, batch: Any, rng: Any) -> tuple[jax.Array, jax.Array]:
     del rng
-    losses, _ = transformer.loss(config, params['model'], batch)
+    losses, _ = Transformer.of(config, params['model']).loss(batch)
     if job.has_witness:
       losses = chaos_witness.marked(
         params['witness'], losses, batch[_KEY], batch['generation']
@@ -179,7 +181,7 @@ def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
   )
 
   def init(key: jax.Array) -> dict[str, Any]:
-    params = {'model': transformer.init(config, key)}
+    params = {'model': Functional(Transformer, config).init(key)}
     if job.has_witness:
       params['witness'] = chaos_witness.init(job.num_keys)
     return params

@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
+from antjax.layers.functional import Functional
 from antjax.lm import attention as attention_lib
 from antjax.lm import cost, lora, transformer
+from antjax.lm.transformer import Transformer
 
 
 def _llama(
@@ -119,7 +121,7 @@ def load(
     )
   config = dataclasses.replace(PRESETS[name], attention=attention)
   params = jax.eval_shape(
-    functools.partial(transformer.init, config), jax.random.key(0)
+    Functional(Transformer, config).init, jax.random.key(0)
   )
   trainable = None
   if lora_rank:
@@ -141,7 +143,9 @@ def load(
     params,
     scanned=lambda leaf: leaf.startswith('layers'),
     trainable=trainable,
-    loss_fn=lambda params, batch, rng: transformer.loss(config, params, batch),
+    loss_fn=lambda params, batch, rng: Transformer.of(config, params).loss(
+      batch
+    ),
     batch_fn=lambda rows, length: {
       'tokens': jax.ShapeDtypeStruct((rows, length), jnp.int32)
     },

@@ -10,8 +10,10 @@ import jax
 from antjax import paths
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
-from antjax.lm import hub, positions, pretrained, transformer
+from antjax.layers.functional import Functional
+from antjax.lm import hub, positions, pretrained
 from antjax.lm.config import Config as LMConfig
+from antjax.lm.transformer import Transformer
 from antjax.mesh.paro import PaRO
 
 
@@ -151,7 +153,7 @@ class LanguageConfig(ExamplesConfig):
     if random_seed is not None:
       key = jax.random.key(random_seed)
       with jax.default_device(host):
-        params = transformer.init(lm_config, key)
+        params = Functional(Transformer, lm_config).init(key)
     lm_config = dataclasses.replace(lm_config, remat=self.remat)
     if max_tokens:
       lm_config, params = positions.extend_learned(

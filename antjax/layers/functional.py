@@ -13,6 +13,11 @@ PyTree = Any
 M = TypeVar('M', bound=nnx.Module)
 
 
+def params_of(module: nnx.Module) -> PyTree:
+  """The parameters of a module as a dict of dicts of arrays."""
+  return nnx.to_pure_dict(nnx.state(module))
+
+
 class Functional(Generic[M]):
   """Parameters apart from the module that computes with them.
 
@@ -20,17 +25,17 @@ class Functional(Generic[M]):
   rebuilds the module.
   """
 
-  def __init__(self, make: Callable[[nnx.Rngs], M]):
-    """Notes how the module is made: from its source of initial weights."""
-    self._make = make
+  def __init__(self, make: Callable[..., M], *args: Any, **kwargs: Any):
+    """Notes how the module is made: by make(*args, rngs=..., **kwargs)."""
+    self._make = functools.partial(make, *args, **kwargs)
 
   @functools.cached_property
   def _graphdef(self) -> nnx.GraphDef[M]:
-    return nnx.graphdef(nnx.eval_shape(lambda: self._make(nnx.Rngs(0))))
+    return nnx.graphdef(nnx.eval_shape(lambda: self._make(rngs=nnx.Rngs(0))))
 
   def init(self, key: jax.Array) -> PyTree:
     """Fresh parameters."""
-    return nnx.to_pure_dict(nnx.state(self._make(nnx.Rngs(key))))
+    return params_of(self._make(rngs=nnx.Rngs(key)))
 
   def merge(self, params: PyTree) -> M:
     """A module with these parameters, for use in the same trace only."""

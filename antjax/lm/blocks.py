@@ -1,6 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a transformer that full passes and generation share.
+"""A layer of a transformer, and what it shares with the rest of the model.
+
+A model of your own is a `Block` of your own: see docs/pretrained.md.
 
 Sources: Zhang and Sennrich 2019 (https://arxiv.org/abs/1910.07467) for RMSNorm,
 Shazeer 2020 (https://arxiv.org/abs/2002.05202) for the gated MLP, Hu et al.
@@ -10,8 +12,8 @@ Shazeer 2020 (https://arxiv.org/abs/2002.05202) for the gated MLP, Hu et al.
 from collections.abc import Callable, Mapping
 import functools
 import math
-from typing import Any
 
+from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -24,8 +26,8 @@ from antjax.lm.config import Config
 # S = all tokens, H = query heads, G = key/value heads, K = width of a head,
 # F = mlp_dim, V = vocabulary.
 
-Weights = Mapping[str, Any]
 Angles = tuple[jax.Array, jax.Array] | None
+Shapes = dict[str, tuple[int, ...]]
 
 
 @jax.custom_jvp
@@ -58,163 +60,195 @@ def lookup(table_VD: jax.Array, ids: jax.Array) -> jax.Array:
   return take_rows(table_VD.astype(jnp.float32), ids).astype(table_VD.dtype)
 
 
-def embed(
-  config: Config,
-  params: Weights,
-  tokens: jax.Array,
-  places: jax.Array,
-  token_types: jax.Array | None = None,
-) -> jax.Array:
-  """Input of the first layer, [B, T, D] in the parameters' dtype.
+class Part(nnx.Module):
+  """Parameters under flat names, and what a model does with one of them.
 
-  The params are the whole tree, whose layers are not used; places [B, T] are
-  those of tokens in their documents; no token types are all 0.
-
-  Raises:
-    ValueError: Types for a model without them.
+  Attributes:
+    config: Configuration of the model.
   """
-  if token_types is not None and not config.token_types:
-    raise ValueError(
-      'token_types were given, but the model has none (config.token_types=0).'
+
+  def __init__(
+    self,
+    config: Config,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    rngs: nnx.Rngs,
+  ):
+    """Makes fresh fp32 parameters.
+
+    Matrices are normal with deviation 0.02, the two that write to the residual
+    stream with 0.02 / sqrt(2 L) (Radford et al. 2019, GPT-2); biases are 0.
+    """
+    self.config = config
+    residual = (2 * config.num_layers) ** -0.5
+    for name, shape in shapes.items():
+      if name.endswith('norm'):
+        x = jnp.ones(shape, jnp.float32)
+      elif name.endswith('bias') and name != 'relative_bias':
+        x = jnp.zeros(shape, jnp.float32)
+      else:
+        scale = 0.02 * (residual if name in ('out', 'down') else 1.0)
+        x = scale * jax.random.normal(rngs.params(), shape, jnp.float32)
+      setattr(self, name, nnx.Param(x))
+
+  def norm(self, name: str, x: jax.Array) -> jax.Array:
+    """The model's norm over the last dim, computed in fp32."""
+    y = x.astype(jnp.float32)
+    if self.config.norm == 'layer':
+      y -= jnp.mean(y, axis=-1, keepdims=True)
+    squares = jnp.mean(y * y, axis=-1, keepdims=True)
+    y = y * lax.rsqrt(squares + self.config.norm_eps)
+
+    def spread(name: str) -> jax.Array:
+      leaf = getattr(self, name)[...]
+      return jnp.broadcast_to(leaf.astype(jnp.float32), y.shape)
+
+    y = y * spread(name)
+    if self.config.norm == 'layer':
+      y += spread(f'{name}_bias')
+    return y.astype(x.dtype)
+
+  def dense(self, name: str, x: jax.Array) -> jax.Array:
+    """The product x W, plus LoRA adapter and bias where there are such."""
+    y = x @ getattr(self, name)[...]
+    if hasattr(self, f'{name}_lora_a'):
+      low = x @ getattr(self, f'{name}_lora_a')[...]
+      y += self.config.lora_scale * (low @ getattr(self, f'{name}_lora_b')[...])
+    if hasattr(self, f'{name}_bias'):
+      y += jnp.broadcast_to(getattr(self, f'{name}_bias')[...], y.shape)
+    return y
+
+
+class Block(Part):
+  """One layer: attention and MLP. A subclass may override any of it.
+
+  Full passes, packed texts and generation all run a layer by calling it.
+  """
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    """Makes fresh fp32 parameters of one layer."""
+    super().__init__(config, layer_shapes(config), rngs=rngs)
+
+  def __call__(
+    self,
+    x_BTD: jax.Array,
+    angles: Angles,
+    attend: Callable[..., jax.Array],
+    chosen: Callable[[jax.Array], jax.Array] = lambda x: x,
+  ) -> jax.Array:
+    """What goes into the next layer.
+
+    Args:
+      x_BTD: What comes from the layer before.
+      angles: Of `positions.rope_angles`; None without.
+      attend: (this block, queries, keys, values) -> mixed [B, T, H, K], by
+        `Block.attend` or from a cache.
+      chosen: Takes of [B, T, ...] the places whose output is wanted.
+    """
+    q, k, v = self.project(x_BTD, angles)
+    mixed = attend(self, q, k, v)
+    return self.finish(chosen(x_BTD), chosen(mixed))
+
+  def project(
+    self, x_BTD: jax.Array, angles: Angles
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries [B, T, H, K], keys and values [B, T, G, K]."""
+    h_BTD = x_BTD
+    if self.config.norm_place == 'pre':
+      h_BTD = self.norm('attention_norm', x_BTD)
+
+    def heads(name: str) -> jax.Array:
+      return self.dense(name, h_BTD).reshape(
+        *h_BTD.shape[:2], -1, self.config.head_width
+      )
+
+    q, k, v = heads('query'), heads('key'), heads('value')
+    if angles is None:
+      return q, k, v
+    return positions.rotate(q, angles), positions.rotate(k, angles), v
+
+  def attend(
+    self,
+    q_BTHK: jax.Array,
+    k_BTGK: jax.Array,
+    v_BTGK: jax.Array,
+    segment_ids: jax.Array | None = None,
+    bias_HTT: jax.Array | None = None,
+  ) -> jax.Array:
+    """Attention over whole sequences, [B, T, H, K]."""
+    return attention.attend(
+      q_BTHK,
+      k_BTGK,
+      v_BTGK,
+      segment_ids,
+      bias_HTT=bias_HTT,
+      is_causal=self.config.causal,
+      scale=attention_scale(self.config),
+      method=self.config.attention,
     )
-  x_BTD = lookup(params['embed'], tokens)
-  if config.positions == 'learned':
-    x_BTD += lookup(params['positions'], places + config.position_offset)
-  if config.token_types:
-    if token_types is None:
-      token_types = jnp.zeros_like(tokens)
-    x_BTD += lookup(params['token_types'], token_types)
-  return (
-    norm(config, params, 'embed_norm', x_BTD) if config.embed_norm else x_BTD
-  )
+
+  def finish(self, x_BTD: jax.Array, mixed_BTHK: jax.Array) -> jax.Array:
+    """The rest of the layer: attention's output, then the MLP."""
+    mixed = mixed_BTHK.reshape(*x_BTD.shape[:2], -1)
+    x_BTD = x_BTD + self.dense('out', mixed)
+    if self.config.norm_place == 'pre':
+      return x_BTD + self.mlp(self.norm('mlp_norm', x_BTD))
+    h_BTD = self.norm('attention_norm', x_BTD)
+    return self.norm('mlp_norm', h_BTD + self.mlp(h_BTD))
+
+  def mlp(self, h_BTD: jax.Array) -> jax.Array:
+    """The MLP of normed inputs."""
+    activate = _ACTIVATIONS[self.config.activation]
+    # As a matrix: between products XLA:CPU takes half as long again for an
+    # activation of more dims.
+    h_SD = h_BTD.reshape(-1, h_BTD.shape[-1])
+    up_SF = self.dense('up', h_SD)
+    if self.config.gated_mlp:
+      inner_SF = activate(self.dense('gate', h_SD)) * up_SF
+    else:
+      inner_SF = activate(up_SF)
+    return self.dense('down', inner_SF).reshape(h_BTD.shape)
 
 
-def norm(config: Config, weights: Weights, name: str, x: jax.Array):
-  """The model's norm over the last dim, computed in fp32."""
-  y = x.astype(jnp.float32)
-  if config.norm == 'layer':
-    y -= jnp.mean(y, axis=-1, keepdims=True)
-  y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + config.norm_eps)
-
-  def spread(name: str) -> jax.Array:
-    return jnp.broadcast_to(weights[name].astype(jnp.float32), y.shape)
-
-  y = y * spread(name)
-  if config.norm == 'layer':
-    y += spread(f'{name}_bias')
-  return y.astype(x.dtype)
-
-
-def dense(config: Config, weights: Weights, name: str, x: jax.Array):
-  """The product x W, plus LoRA adapter and bias where the layer has them."""
-  y = x @ weights[name]
-  if f'{name}_lora_a' in weights:
-    low = x @ weights[f'{name}_lora_a']
-    y += config.lora_scale * (low @ weights[f'{name}_lora_b'])
-  if f'{name}_bias' in weights:
-    y += jnp.broadcast_to(weights[f'{name}_bias'], y.shape)
-  return y
-
-
-def project(
-  config: Config, weights: Weights, x_BTD: jax.Array, angles: Angles
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Queries [B, T, H, K], keys and values [B, T, G, K] of one layer."""
-  h_BTD = x_BTD
-  if config.norm_place == 'pre':
-    h_BTD = norm(config, weights, 'attention_norm', x_BTD)
-
-  def heads(name: str) -> jax.Array:
-    return dense(config, weights, name, h_BTD).reshape(
-      *h_BTD.shape[:2], -1, config.head_width
-    )
-
-  q, k, v = heads('query'), heads('key'), heads('value')
-  if angles is None:
-    return q, k, v
-  return positions.rotate(q, angles), positions.rotate(k, angles), v
+def layer_shapes(config: Config) -> Shapes:
+  """Shapes of the parameters of one layer."""
+  D, F = config.embed_dim, config.mlp_dim
+  HK = config.num_heads * config.head_width
+  GK = config.num_kv_heads * config.head_width
+  shapes: Shapes = {
+    **norm_shapes(config, 'attention_norm'),
+    'query': (D, HK),
+    'key': (D, GK),
+    'value': (D, GK),
+    'out': (HK, D),
+    **norm_shapes(config, 'mlp_norm'),
+    'up': (D, F),
+    'down': (F, D),
+  }
+  if config.gated_mlp:
+    shapes['gate'] = (D, F)
+  for names, is_there in (
+    (('query', 'key', 'value'), config.qkv_bias),
+    (('out',), config.out_bias),
+    (('gate', 'up', 'down'), config.mlp_bias),
+  ):
+    for name in names:
+      if is_there and name in shapes:
+        shapes[f'{name}_bias'] = shapes[name][-1:]
+  return shapes
 
 
-def attend(
-  config: Config,
-  q_BTHK: jax.Array,
-  k_BTGK: jax.Array,
-  v_BTGK: jax.Array,
-  segment_ids: jax.Array | None = None,
-  bias_HTT: jax.Array | None = None,
-) -> jax.Array:
-  """The model's attention over whole sequences, [B, T, H, K]."""
-  return attention.attend(
-    q_BTHK,
-    k_BTGK,
-    v_BTGK,
-    segment_ids,
-    bias_HTT=bias_HTT,
-    is_causal=config.causal,
-    scale=attention_scale(config),
-    method=config.attention,
+def norm_shapes(config: Config, name: str) -> Shapes:
+  """Shapes of the parameters of a norm."""
+  shape = (config.embed_dim,)
+  return {name: shape} | (
+    {f'{name}_bias': shape} if config.norm == 'layer' else {}
   )
 
 
 def attention_scale(config: Config) -> float:
   """Factor of the scores."""
   return config.head_width**-0.5 if config.scale_attention else 1.0
-
-
-def finish(
-  config: Config, weights: Weights, x_BTD: jax.Array, mixed_BTHK: jax.Array
-) -> jax.Array:
-  """The rest of a layer: attention's output, then the MLP."""
-  mixed = mixed_BTHK.reshape(*x_BTD.shape[:2], -1)
-  x_BTD = x_BTD + dense(config, weights, 'out', mixed)
-  h_BTD = norm(
-    config,
-    weights,
-    'mlp_norm' if config.norm_place == 'pre' else 'attention_norm',
-    x_BTD,
-  )
-  if config.norm_place == 'pre':
-    return x_BTD + _mlp(config, weights, h_BTD)
-  return norm(config, weights, 'mlp_norm', h_BTD + _mlp(config, weights, h_BTD))
-
-
-def _mlp(config: Config, weights: Weights, h_BTD: jax.Array) -> jax.Array:
-  activate = _ACTIVATIONS[config.activation]
-  # As a matrix: between products XLA:CPU takes half as long again for an
-  # activation of more dims.
-  h_SD = h_BTD.reshape(-1, h_BTD.shape[-1])
-  up_SF = dense(config, weights, 'up', h_SD)
-  if config.gated_mlp:
-    inner_SF = activate(dense(config, weights, 'gate', h_SD)) * up_SF
-  else:
-    inner_SF = activate(up_SF)
-  return dense(config, weights, 'down', inner_SF).reshape(h_BTD.shape)
-
-
-def final_norm(config: Config, params: Weights, x_BTD: jax.Array) -> jax.Array:
-  """The norm after the last layer, which post-norm models lack."""
-  if config.norm_place == 'post':
-    return x_BTD
-  return norm(config, params, 'final_norm', x_BTD)
-
-
-def unembed(config: Config, params: Weights, x_BTD: jax.Array) -> jax.Array:
-  """fp32 logits [..., V]."""
-  return scores(x_BTD, output_matrix(config, params))
-
-
-def output_matrix(config: Config, params: Weights) -> jax.Array:
-  """[D, V].
-
-  Raises:
-    ValueError: The model is an encoder.
-  """
-  if not config.causal:
-    raise ValueError(
-      'logits of the next token: the model is an encoder (causal=False) and has'
-      ' no output layer; use transformer.hidden.'
-    )
-  return params['embed'].T if config.tie_embeddings else params['lm_head']
 
 
 def scores(x_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:

@@ -3,19 +3,20 @@
 """Generates text with a trained transformer, token by token, with a cache."""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated
 
+from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from antjax.lm import blocks, positions, transformer
+from antjax.lm.transformer import Transformer
 
 # Shape suffixes: B = sequences, P = tokens of the longest prompt, S = places in
 # the cache, L = layers, H = query heads, G = key/value heads, R = H / G, K =
 # width of a head, D = embed_dim, V = vocabulary.
 
-PyTree = Any
 _MASKED = -1e30
 
 
@@ -47,8 +48,7 @@ GREEDY = Sampling(temperature=0.0)
 
 
 def generate(
-  config: transformer.Config,
-  params: PyTree,
+  model: Transformer,
   prompts: jax.Array,
   lengths: jax.Array,
   key: jax.Array,
@@ -63,8 +63,7 @@ def generate(
   each new token costs one pass of one token.
 
   Args:
-    config: Configuration of the model.
-    params: Whole parameters from `transformer.init`.
+    model: The whole model, in the dtype to compute in.
     prompts: int32 [B, P], each padded at its end.
     lengths: int32 [B], tokens of each prompt, at least 1.
     key: Random key.
@@ -84,17 +83,17 @@ def generate(
       f'generate(num_tokens={num_tokens}): it must be at least 1.'
     )
   B, P = prompts.shape
-  transformer.check_length(config, P + num_tokens)
-  x_BPD, cache = _prefill(config, params, prompts, P + num_tokens)
+  transformer.check_length(model.config, P + num_tokens)
+  x_BPD, cache = _prefill(model, prompts, P + num_tokens)
   last_BD = jnp.take_along_axis(x_BPD, lengths[:, None, None] - 1, axis=1)[:, 0]
 
   def draw(i: jax.Array | int, x_BD: jax.Array) -> jax.Array:
-    scores_BV = blocks.unembed(config, params, x_BD)
+    scores_BV = model.unembed(x_BD)
     return choose(scores_BV, jax.random.fold_in(key, i), sampling)
 
   def one_more(carry, i):
     tokens_B, is_done_B, cache = carry
-    x_BD, cache = _step(config, params, tokens_B, lengths + i - 1, cache)
+    x_BD, cache = _step(model, tokens_B, lengths + i - 1, cache)
     next_B = draw(i, x_BD)
     if end_token is not None:
       is_done_B |= tokens_B == end_token
@@ -130,53 +129,57 @@ def choose(
   return jax.random.categorical(key, scores_BV, axis=-1).astype(jnp.int32)
 
 
-def _prefill(config, params, prompts_BP, num_places: int):
+def _prefill(model: Transformer, prompts_BP, num_places: int):
   """Runs the prompts; returns hidden [B, P, D] and the cache."""
   place_BP = positions.document_positions(prompts_BP, None)
-  angles = positions.rope_angles(config, place_BP)
-  table = params.get('relative_bias')
-  bias = positions.relative_bias(config, table, place_BP[0], place_BP[0])
+  angles = positions.rope_angles(model.config, place_BP)
+  bias_HPP = model.row_bias(prompts_BP.shape[1])
   padding = ((0, 0), (0, num_places - prompts_BP.shape[1]), (0, 0), (0, 0))
+  graphdef, layers = model.stack()
 
-  def layer(x_BPD, weights):
-    q, k, v = blocks.project(config, weights, x_BPD, angles)
-    mixed = blocks.attend(config, q, k, v, bias_HTT=bias)
-    x_BPD = blocks.finish(config, weights, x_BPD, mixed)
-    return x_BPD, (jnp.pad(k, padding), jnp.pad(v, padding))
+  def layer(x_BPD, leaves):
+    kept = []
 
-  x_BPD = blocks.embed(config, params, prompts_BP, place_BP)
-  x_BPD, cache = lax.scan(layer, x_BPD, params['layers'])
-  return blocks.final_norm(config, params, x_BPD), cache
+    def attend(block, q, k, v):
+      kept.append((jnp.pad(k, padding), jnp.pad(v, padding)))
+      return block.attend(q, k, v, bias_HTT=bias_HPP)
+
+    x_BPD = nnx.merge(graphdef, leaves)(x_BPD, angles, attend)
+    return x_BPD, kept[0]
+
+  x_BPD, cache = lax.scan(layer, model.embedded(prompts_BP, place_BP), layers)
+  return model.normed(x_BPD), cache
 
 
-def _step(config, params, tokens_B, positions_B, cache):
+def _step(model: Transformer, tokens_B, positions_B, cache):
   """Runs one token a sequence at its position; returns hidden [B, D], cache.
 
   What a shorter prompt's padding left in the cache is behind the sequence's
   position, and is overwritten before it is read.
   """
   place_B1 = positions_B[:, None]
-  angles = positions.rope_angles(config, place_B1)
+  angles = positions.rope_angles(model.config, place_B1)
   place_1S = jnp.arange(cache[0].shape[2], dtype=jnp.int32)[None]
-  bias_BH1S = positions.relative_bias(
-    config, params.get('relative_bias'), place_B1, place_1S
+  bias_BH1S = model.bias(place_B1, place_1S)
+  put = jax.vmap(
+    lambda old, new, at: lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
   )
+  graphdef, layers = model.stack()
 
-  def layer(x_B1D, weights_and_cache):
-    weights, (keys_BSGK, values_BSGK) = weights_and_cache
-    q, k, v = blocks.project(config, weights, x_B1D, angles)
-    put = jax.vmap(
-      lambda old, new, at: lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
-    )
-    keys_BSGK = put(keys_BSGK, k, positions_B)
-    values_BSGK = put(values_BSGK, v, positions_B)
-    mixed = _attend(config, q, keys_BSGK, values_BSGK, positions_B, bias_BH1S)
-    x_B1D = blocks.finish(config, weights, x_B1D, mixed)
-    return x_B1D, (keys_BSGK, values_BSGK)
+  def layer(x_B1D, leaves_and_cache):
+    leaves, (keys_BSGK, values_BSGK) = leaves_and_cache
+    kept = []
 
-  x_B1D = blocks.embed(config, params, tokens_B[:, None], place_B1)
-  x_B1D, cache = lax.scan(layer, x_B1D, (params['layers'], cache))
-  return blocks.final_norm(config, params, x_B1D)[:, 0], cache
+    def attend(block, q, k, v):
+      kept[:] = put(keys_BSGK, k, positions_B), put(values_BSGK, v, positions_B)
+      return _attend(block.config, q, *kept, positions_B, bias_BH1S)
+
+    x_B1D = nnx.merge(graphdef, leaves)(x_B1D, angles, attend)
+    return x_B1D, tuple(kept)
+
+  x_B1D = model.embedded(tokens_B[:, None], place_B1)
+  x_B1D, cache = lax.scan(layer, x_B1D, (layers, cache))
+  return model.normed(x_B1D)[:, 0], cache
 
 
 def _attend(config, q_B1HK, keys_BSGK, values_BSGK, positions_B, bias_BH1S):

@@ -15,17 +15,16 @@ together is not changed by that, nor is its gradient; memory is that of a chunk.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from antjax.embedding.lookup import take_rows
-from antjax.lm import blocks, positions, transformer
-from antjax.lm.config import Config
+from antjax.lm import positions
+from antjax.lm.transformer import Transformer
 
-PyTree = Any
 # Shape suffixes: R = rows of a lane, W = their width, S = slots of all lanes,
 # C = chunks, D = embed_dim, H = query heads, K = width of a head.
 
@@ -44,8 +43,7 @@ class Lane(NamedTuple):
 
 
 def hidden(
-  config: Config,
-  params: PyTree,
+  model: Transformer,
   lanes: Sequence[Lane],
   *,
   num_chunks: int = 1,
@@ -54,9 +52,7 @@ def hidden(
   """The normed output of the last layer for each slot.
 
   Args:
-    config: Configuration of the model.
-    params: From `transformer.init` or `load_pretrained`, in the dtype to
-      compute in.
+    model: The model, in the dtype to compute in.
     lanes: The texts. Each text is in one row.
     num_chunks: Parts that run after one another; divides the rows of each lane.
     at: int32 [M], the slots that are wanted; None: all. With one chunk the last
@@ -70,7 +66,7 @@ def hidden(
     ValueError: `num_chunks` does not divide the rows of a lane.
   """
   if num_chunks == 1:
-    return _hidden(config, params, lanes, at)
+    return _hidden(model, lanes, at)
   for lane in lanes:
     if len(lane.tokens) % num_chunks:
       raise ValueError(
@@ -80,7 +76,7 @@ def hidden(
   chunks = jax.tree.map(
     lambda x: x.reshape(num_chunks, -1, *x.shape[1:]), list(lanes)
   )
-  run = jax.checkpoint(lambda chunk: _hidden(config, params, chunk))
+  run = jax.checkpoint(lambda chunk: _hidden(model, chunk))
   x_CSD = lax.map(run, chunks)
   parts, start = [], 0
   for lane in lanes:
@@ -93,19 +89,17 @@ def hidden(
 
 
 def _hidden(
-  config: Config,
-  params: PyTree,
-  lanes: Sequence[Lane],
-  at: jax.Array | None = None,
+  model: Transformer, lanes: Sequence[Lane], at: jax.Array | None = None
 ) -> jax.Array:
+  config = model.config
   shapes = [lane.tokens.shape for lane in lanes]
   tokens = _flat([lane.tokens for lane in lanes])
   places = _flat([positions.document_positions(*lane) for lane in lanes])
   if config.positions == 'learned':  # A run of padding may be longer.
     places = jnp.minimum(places, config.max_positions - 1)
-  biases = [transformer.row_bias(config, params, w) for _, w in shapes]
+  biases = [model.row_bias(w) for _, w in shapes]
 
-  def attend(q_1SHK, k_1SGK, v_1SGK):
+  def attend(block, q_1SHK, k_1SGK, v_1SGK):
     mixed, start = [], 0
     for lane, bias, shape in zip(lanes, biases, shapes, strict=True):
       stop = start + lane.tokens.size
@@ -113,15 +107,13 @@ def _hidden(
         x[:, start:stop].reshape(*shape, *x.shape[2:])
         for x in (q_1SHK, k_1SGK, v_1SGK)
       )
-      mixed.append(blocks.attend(config, q, k, v, lane.texts, bias))
+      mixed.append(block.attend(q, k, v, lane.texts, bias))
       start = stop
     return _flat(mixed)
 
-  x_1SD = blocks.embed(config, params, tokens, places)
-  x_1SD = transformer.run_layers(
-    config, params, x_1SD, None, places, attend=attend, at=at
-  )
-  return blocks.final_norm(config, params, x_1SD)[0]
+  x_1SD = model.embedded(tokens, places)
+  x_1SD = model.run_layers(x_1SD, None, places, attend=attend, at=at)
+  return model.normed(x_1SD)[0]
 
 
 def _flat(parts: Sequence[jax.Array]) -> jax.Array:

@@ -19,9 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from antjax.lm import blocks, transformer
+from antjax.lm import blocks
 from antjax.lm import positions as positions_lib
 from antjax.lm.config import Config
+from antjax.lm.transformer import check_length, Transformer
 
 PyTree = Any
 
@@ -74,12 +75,11 @@ class LowEncoder:
     given.
     """
     if positions is None:
-      transformer.check_length(self.config, tokens.shape[1])
+      check_length(self.config, tokens.shape[1])
       positions = positions_lib.document_positions(tokens, segment_ids)
-    x_BTD = blocks.embed(self.config, params, tokens, positions)
-    return transformer.run_layers(
-      self.config, params, x_BTD, segment_ids, positions
-    )
+    model = Transformer.of(self.config, params)
+    x_BTD = model.embedded(tokens, positions)
+    return model.run_layers(x_BTD, segment_ids, positions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,5 @@ class HighEncoder:
       positions = positions_lib.document_positions(x_BMD[..., 0], segment_ids)
     if self.max_behaviors:
       x_BMD += blocks.lookup(params['behavior_positions'], positions)
-    x_BMD = transformer.run_layers(
-      self.config, params, x_BMD, segment_ids, positions
-    )
-    return blocks.final_norm(self.config, params, x_BMD)
+    model = Transformer.of(self.config, params)
+    return model.normed(model.run_layers(x_BMD, segment_ids, positions))

@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One transformer for Llama, Qwen2, OPT, BERT and T5's encoder, as functions.
+"""One transformer for Llama, Qwen2, OPT, BERT and T5's encoder.
 
-Parameters are a dict tree whose 'layers' are stacked, every leaf [L, ...], so
-that one compiled layer runs in a loop and a sharded layer is gathered when it
-is needed. The dtype of the parameters is the dtype of the computation; norms,
-softmax and loss are in fp32 whatever it is.
+Its 'layers' are one `Block` whose leaves are stacked, [L, ...], so that one
+compiled layer runs in a loop and a sharded layer is gathered when it is needed.
+The dtype of the parameters is the dtype of the computation; norms, softmax and
+loss are in fp32 whatever it is.
 
 Sources: Touvron et al. 2023 (https://arxiv.org/abs/2302.13971), Llama; Qwen
 2024 (https://arxiv.org/abs/2407.10671), Qwen2; Zhang et al. 2022
@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
+from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from antjax.collectives import layerwise
 from antjax.embedding.lookup import pick, take_rows
 from antjax.lm import blocked_attention, blocks
 from antjax.lm import positions as positions_lib
+from antjax.lm.blocks import Block
 from antjax.lm.config import Config as Config
 
 # Shape suffixes: B = sequences, T = tokens of a sequence, D = embed_dim,
@@ -37,35 +39,290 @@ PyTree = Any
 MAX_LOGITS = 1 << 24
 
 
-def init(config: Config, key: jax.Array) -> PyTree:
-  """Fresh fp32 parameters; works in `jit`. Their tree is that of `shapes`.
+class Transformer(blocks.Part):
+  """The model.
 
-  Matrices are normal with deviation 0.02, the two that write to the residual
-  stream with 0.02 / sqrt(2 L) (Radford et al. 2019, GPT-2); biases are 0. The
-  config needs vocab_size > 0.
+  The tree of its parameters (`layers.functional.params_of`) is that of
+  checkpoints: 'embed', 'layers.query' and so on.
+
+  Attributes:
+    config: Configuration of the model.
+    layers: A Block whose leaves are [L, ...]. Parts of a model may lack it.
   """
-  if not config.vocab_size:
-    raise ValueError('transformer.init: set vocab_size; it is 0.')
-  leaf_shapes = shapes(config)
-  residual = (2 * config.num_layers) ** -0.5
 
-  def leaf(path, shape, key):
-    name = path[-1].key
-    if name.endswith('norm'):
-      return jnp.ones(shape, jnp.float32)
-    if name.endswith('bias') and name != 'relative_bias':
-      return jnp.zeros(shape, jnp.float32)
-    scale = residual if name in ('out', 'down') else 1.0
-    return 0.02 * scale * jax.random.normal(key, shape, jnp.float32)
+  def __init__(
+    self, config: Config, *, rngs: nnx.Rngs, block: Callable[..., Block] = Block
+  ):
+    """Makes fresh fp32 parameters; works in `jit`.
 
-  paths, treedef = jax.tree.flatten_with_path(leaf_shapes, is_leaf=is_shape)
-  keys = jax.random.split(key, len(paths))
-  return jax.tree.unflatten(
-    treedef,
-    [
-      leaf(path, shape, k) for (path, shape), k in zip(paths, keys, strict=True)
-    ],
-  )
+    Args:
+      config: Configuration; it needs vocab_size > 0.
+      rngs: Source of the random numbers.
+      block: (config, rngs=...) -> one layer.
+    """
+    if not config.vocab_size:
+      raise ValueError('Transformer: set vocab_size; it is 0.')
+    super().__init__(config, _own_shapes(config), rngs=rngs)
+
+    @nnx.split_rngs(splits=config.num_layers)
+    @nnx.vmap
+    def stacked(rngs: nnx.Rngs) -> Block:
+      return block(config, rngs=rngs)
+
+    self.layers = stacked(rngs)
+
+  @classmethod
+  def of(
+    cls,
+    config: Config,
+    params: PyTree,
+    *,
+    block: Callable[..., Block] = Block,
+  ) -> 'Transformer':
+    """The model that has these parameters.
+
+    They may lack some of a whole model's, and have LoRA's besides; then what
+    needs those that lack cannot be called.
+    """
+    model = nnx.merge(*_abstract(config, block))
+    _hold(model, params)
+    return model
+
+  def logits(
+    self,
+    tokens: jax.Array,
+    segment_ids: jax.Array | None = None,
+    positions: jax.Array | None = None,
+  ) -> jax.Array:
+    """Scores of every next token, fp32 [B, T, V]; the arguments are `hidden`'s.
+
+    Raises:
+      ValueError: The model is an encoder, or as for `hidden`.
+    """
+    return self.unembed(self.hidden(tokens, segment_ids, positions))
+
+  def hidden(
+    self,
+    tokens: jax.Array,
+    segment_ids: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    token_types: jax.Array | None = None,
+    at: jax.Array | None = None,
+  ) -> jax.Array:
+    """The normed output of the last layer, [B, T, D]; with `at` [1, M, D].
+
+    Args:
+      tokens: int32 [B, T].
+      segment_ids: [B, T], the document of each token; a mask, 0 where there is
+        padding, will do. None: one document a sequence. What comes out for
+        padding means nothing.
+      positions: int32 [B, T], the place of each token in its document, or None
+        to count from each document's first token.
+      token_types: int32 [B, T], for models that have them; None: all 0.
+      at: Option of `run_layers`.
+
+    Raises:
+      ValueError: More tokens than learned positions, or types where the model
+        has none.
+    """
+    if segment_ids is not None:
+      segment_ids = segment_ids.astype(jnp.int32)
+    check_length(self.config, tokens.shape[1] if positions is None else 0)
+    if positions is None:
+      positions = positions_lib.document_positions(tokens, segment_ids)
+    x_BTD = self.embedded(tokens, positions, token_types)
+    return self.normed(self.run_layers(x_BTD, segment_ids, positions, at=at))
+
+  def embedded(
+    self,
+    tokens: jax.Array,
+    places: jax.Array,
+    token_types: jax.Array | None = None,
+  ) -> jax.Array:
+    """Input of the first layer, [B, T, D] in the parameters' dtype.
+
+    Places [B, T] are those of tokens in their documents; no token types are all
+    0.
+
+    Raises:
+      ValueError: Types for a model without them.
+    """
+    config = self.config
+    if token_types is not None and not config.token_types:
+      raise ValueError(
+        'token_types were given, but the model has none (config.token_types=0).'
+      )
+    x_BTD = blocks.lookup(self.embed[...], tokens)
+    if config.positions == 'learned':
+      x_BTD += blocks.lookup(
+        self.positions[...], places + config.position_offset
+      )
+    if config.token_types:
+      if token_types is None:
+        token_types = jnp.zeros_like(tokens)
+      x_BTD += blocks.lookup(self.token_types[...], token_types)
+    return self.norm('embed_norm', x_BTD) if config.embed_norm else x_BTD
+
+  def run_layers(
+    self,
+    x_BTD: jax.Array,
+    segment_ids: jax.Array | None,
+    positions: jax.Array,
+    *,
+    attend: Callable[..., jax.Array] | None = None,
+    at: jax.Array | None = None,
+  ) -> jax.Array:
+    """All layers, if there are any.
+
+    Args:
+      x_BTD: Output of `embedded` or of the layers before.
+      segment_ids: See `hidden`.
+      positions: int32 [B, T]. Relative positions count places in the row.
+      attend: (block, queries, keys, values) -> mixed, in place of attention
+        inside the rows; see `antjax.lm.packed`.
+      at: int32 [M], places in the B T tokens. If given, only their outputs are
+        computed behind the last attention: of a BERT-like layer that is three
+        quarters.
+
+    Returns:
+      [B, T, D]; with `at` [1, M, D].
+    """
+    config = self.config
+
+    def chosen(x):  # [B, T, ...] -> [1, M, ...]
+      rows = x.reshape(-1, *x.shape[2:])
+      found = take_rows(rows.reshape(len(rows), -1), at)
+      return found.reshape(1, -1, *x.shape[2:])
+
+    if not hasattr(self, 'layers'):
+      return x_BTD if at is None else chosen(x_BTD)
+    angles = positions_lib.rope_angles(config, positions)
+    if attend is None:
+      bias_HTT = self.row_bias(x_BTD.shape[1])
+
+      def attend(block, q, k, v):
+        return block.attend(q, k, v, segment_ids, bias_HTT)
+
+    graphdef, layers = self.stack()
+
+    def layer(x_BTD: jax.Array, leaves: PyTree) -> jax.Array:
+      return nnx.merge(graphdef, leaves)(x_BTD, angles, attend)
+
+    def last_layer(x_BTD: jax.Array, leaves: PyTree) -> jax.Array:
+      return nnx.merge(graphdef, leaves)(x_BTD, angles, attend, chosen)
+
+    policies = jax.checkpoint_policies
+    policy = policies.save_only_these_names(blocked_attention.KEPT)
+    if config.remat == 'dots':
+      policy = policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policy
+      )
+    run = functools.partial(
+      layerwise.scan_layers, remat=config.remat != 'none', policy=policy
+    )
+    run_all = functools.partial(run, layers_per_step=config.layers_per_step)
+    if at is None:
+      return run_all(layer, x_BTD, layers)
+    if config.layers_per_step > 1:  # The last ones are gathered together.
+      return chosen(run_all(layer, x_BTD, layers))
+    last = jax.tree.map(lambda x: x[-1:], layers)
+    if jax.tree.leaves(layers)[0].shape[0] > 1:
+      x_BTD = run(layer, x_BTD, jax.tree.map(lambda x: x[:-1], layers))
+    return run(last_layer, x_BTD, last)
+
+  def stack(self) -> tuple[nnx.GraphDef[Block], PyTree]:
+    """(definition of a layer, leaves of all), for `nnx.merge` of one layer."""
+    graphdef, state = nnx.split(self.layers)
+    return graphdef, nnx.to_pure_dict(state)
+
+  def row_bias(self, num_tokens: int) -> jax.Array | None:
+    """Addend of relative positions to a row's scores, [H, T, T], or None."""
+    place_T = jnp.arange(num_tokens, dtype=jnp.int32)
+    return self.bias(place_T, place_T)
+
+  def bias(self, queries: jax.Array, keys: jax.Array) -> jax.Array | None:
+    """See `positions.relative_bias`."""
+    if self.config.positions != 'relative':
+      return None
+    table = self.relative_bias[...]
+    return positions_lib.relative_bias(self.config, table, queries, keys)
+
+  def normed(self, x_BTD: jax.Array) -> jax.Array:
+    """The norm after the last layer, which post-norm models lack."""
+    if self.config.norm_place == 'post':
+      return x_BTD
+    return self.norm('final_norm', x_BTD)
+
+  def unembed(self, x_BTD: jax.Array) -> jax.Array:
+    """fp32 logits [..., V]."""
+    return blocks.scores(x_BTD, self.output_matrix())
+
+  def output_matrix(self) -> jax.Array:
+    """[D, V].
+
+    Raises:
+      ValueError: The model is an encoder.
+    """
+    if not self.config.causal:
+      raise ValueError(
+        'logits of the next token: the model is an encoder (causal=False) and'
+        ' has no output layer; use hidden().'
+      )
+    if self.config.tie_embeddings:
+      return self.embed[...].T
+    return self.lm_head[...]
+
+  def loss(
+    self, batch: Mapping[str, jax.Array], *, max_logits: int = MAX_LOGITS
+  ) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of the next token, for Trainer's loss_fn.
+
+    Args:
+      batch: 'tokens' int32 [B, T], and as wanted 'segment_ids' and 'positions'
+        (see `hidden`) and 'loss_mask' [B, T], 0 where a token is no target.
+      max_logits: Largest number of logits held at once; where there are more,
+        the loss goes by chunks of tokens and the backward pass computes their
+        logits again.
+
+    Returns:
+      (losses [B], weights [B]) in fp32: the mean over the target tokens of each
+      sequence, and their number. Their weighted mean is the loss per token.
+    """
+    tokens = batch['tokens']
+    segment_ids = batch.get('segment_ids')
+    x_BTD = self.hidden(tokens, segment_ids, batch.get('positions'))
+    next_BT, counts_BT = targets(tokens, segment_ids)
+    if 'loss_mask' in batch:
+      mask_BT = batch['loss_mask'].astype(jnp.float32)
+      counts_BT *= jnp.pad(mask_BT[:, 1:], ((0, 0), (0, 1)))
+    losses_BT = _token_losses(x_BTD, self.output_matrix(), next_BT, max_logits)
+    weights_B = counts_BT.sum(axis=1)
+    sums_B = (losses_BT * counts_BT).sum(axis=1)
+    return sums_B / jnp.maximum(weights_B, 1), weights_B
+
+
+def _own_shapes(config: Config) -> blocks.Shapes:
+  """Shapes of the parameters outside of the layers."""
+  D = config.embed_dim
+  shapes: blocks.Shapes = {'embed': (config.vocab_size, D)}
+  if config.positions == 'learned':
+    shapes['positions'] = (config.max_positions + config.position_offset, D)
+  if config.positions == 'relative':
+    shapes['relative_bias'] = (config.relative_buckets, config.num_heads)
+  if config.token_types:
+    shapes['token_types'] = (config.token_types, D)
+  if config.embed_norm:
+    shapes |= blocks.norm_shapes(config, 'embed_norm')
+  if config.norm_place == 'pre':
+    shapes |= blocks.norm_shapes(config, 'final_norm')
+  if config.causal and not config.tie_embeddings:
+    shapes['lm_head'] = (D, config.vocab_size)
+  return shapes
+
+
+def shapes(config: Config, block: Callable[..., Block] = Block) -> PyTree:
+  """The tree of a model's parameters with a tuple in place of each array."""
+  return jax.tree.map(jnp.shape, nnx.to_pure_dict(_abstract(config, block)[1]))
 
 
 def is_shape(x: Any) -> bool:
@@ -73,103 +330,24 @@ def is_shape(x: Any) -> bool:
   return isinstance(x, tuple)
 
 
-def shapes(config: Config) -> PyTree:
-  """The tree of `init` with a tuple in place of each array."""
-  L, D, F = config.num_layers, config.embed_dim, config.mlp_dim
-  HK = config.num_heads * config.head_width
-  GK = config.num_kv_heads * config.head_width
-  has_bias = config.norm == 'layer'
-  layers: dict[str, Any] = {
-    **_norm_shapes('attention_norm', (L, D), has_bias),
-    'query': (L, D, HK),
-    'key': (L, D, GK),
-    'value': (L, D, GK),
-    'out': (L, HK, D),
-    **_norm_shapes('mlp_norm', (L, D), has_bias),
-    'up': (L, D, F),
-    'down': (L, F, D),
-  }
-  if config.gated_mlp:
-    layers['gate'] = (L, D, F)
-  for names, is_there in (
-    (('query', 'key', 'value'), config.qkv_bias),
-    (('out',), config.out_bias),
-    (('gate', 'up', 'down'), config.mlp_bias),
-  ):
-    for name in names:
-      if is_there and name in layers:
-        layers[f'{name}_bias'] = (L, layers[name][-1])
-  result: dict[str, Any] = {'embed': (config.vocab_size, D), 'layers': layers}
-  if config.positions == 'learned':
-    result['positions'] = (config.max_positions + config.position_offset, D)
-  if config.positions == 'relative':
-    result['relative_bias'] = (config.relative_buckets, config.num_heads)
-  if config.token_types:
-    result['token_types'] = (config.token_types, D)
-  if config.embed_norm:
-    result |= _norm_shapes('embed_norm', (D,), has_bias)
-  if config.norm_place == 'pre':
-    result |= _norm_shapes('final_norm', (D,), has_bias)
-  if config.causal and not config.tie_embeddings:
-    result['lm_head'] = (D, config.vocab_size)
-  return result
+@functools.lru_cache(64)
+def _abstract(config: Config, block: Callable[..., Block]):
+  """(graphdef, state) of a model without arrays."""
+  return nnx.split(
+    nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0), block=block))
+  )
 
 
-def _norm_shapes(name: str, shape: tuple[int, ...], has_bias: bool):
-  return {name: shape, **({f'{name}_bias': shape} if has_bias else {})}
-
-
-def logits(
-  config: Config,
-  params: PyTree,
-  tokens: jax.Array,
-  segment_ids: jax.Array | None = None,
-  positions: jax.Array | None = None,
-) -> jax.Array:
-  """Scores of every next token, fp32 [B, T, V]; the arguments are `hidden`'s.
-
-  Raises:
-    ValueError: The model is an encoder, or as for `hidden`.
-  """
-  x_BTD = hidden(config, params, tokens, segment_ids, positions)
-  return blocks.unembed(config, params, x_BTD)
-
-
-def hidden(
-  config: Config,
-  params: PyTree,
-  tokens: jax.Array,
-  segment_ids: jax.Array | None = None,
-  positions: jax.Array | None = None,
-  token_types: jax.Array | None = None,
-  at: jax.Array | None = None,
-) -> jax.Array:
-  """The normed output of the last layer, [B, T, D]; with `at` [1, M, D].
-
-  Args:
-    config: Configuration of the model.
-    params: From `init` or `load_pretrained`, in the dtype to compute in.
-    tokens: int32 [B, T].
-    segment_ids: [B, T], the document of each token; a mask, 0 where there is
-      padding, will do. None: one document a sequence. What comes out for
-      padding means nothing.
-    positions: int32 [B, T], the place of each token in its document, or None to
-      count from each document's first token.
-    token_types: int32 [B, T], for models that have them; None: all 0.
-    at: Option of `run_layers`.
-
-  Raises:
-    ValueError: More tokens than learned positions, or types where the model has
-      none.
-  """
-  if segment_ids is not None:
-    segment_ids = segment_ids.astype(jnp.int32)
-  check_length(config, tokens.shape[1] if positions is None else 0)
-  if positions is None:
-    positions = positions_lib.document_positions(tokens, segment_ids)
-  x_BTD = blocks.embed(config, params, tokens, positions, token_types)
-  x_BTD = run_layers(config, params, x_BTD, segment_ids, positions, at=at)
-  return blocks.final_norm(config, params, x_BTD)
+def _hold(module: nnx.Module, leaves: PyTree) -> None:
+  """Gives a module's parameters values, and no others."""
+  for name, value in list(vars(module).items()):
+    if isinstance(value, nnx.Variable | nnx.Module) and name not in leaves:
+      delattr(module, name)
+  for name, value in leaves.items():
+    if isinstance(value, Mapping):
+      _hold(getattr(module, name), value)
+    else:
+      setattr(module, name, nnx.Param(value))
 
 
 def check_length(config: Config, num_tokens: int) -> None:
@@ -179,91 +357,6 @@ def check_length(config: Config, num_tokens: int) -> None:
       f'sequences of {num_tokens} tokens: the model has {config.max_positions}'
       ' learned positions (config.max_positions); cut the sequences.'
     )
-
-
-def run_layers(
-  config: Config,
-  params: PyTree,
-  x_BTD: jax.Array,
-  segment_ids: jax.Array | None,
-  positions: jax.Array,
-  *,
-  attend: Callable[..., jax.Array] | None = None,
-  at: jax.Array | None = None,
-) -> jax.Array:
-  """All layers in `params`, which may be fewer than the model's.
-
-  Args:
-    config: Configuration of the model.
-    params: Its 'layers' are run, if it has any; its 'relative_bias' is used
-      where the model has relative positions, which count places in the row.
-    x_BTD: Output of `blocks.embed` or of the layers before.
-    segment_ids: See `hidden`.
-    positions: int32 [B, T].
-    attend: (queries, keys, values) -> mixed, in place of attention inside the
-      rows; see `antjax.lm.packed`.
-    at: int32 [M], places in the B T tokens. If given, only their outputs are
-      computed behind the last attention: of a BERT-like layer that is three
-      quarters.
-
-  Returns:
-    [B, T, D]; with `at` [1, M, D].
-  """
-
-  def chosen(x):  # [B, T, ...] -> [1, M, ...]
-    rows = x.reshape(-1, *x.shape[2:])
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      return rows[at][None]
-    found = take_rows(rows.reshape(len(rows), -1), at)
-    return found.reshape(1, -1, *x.shape[2:])
-
-  if 'layers' not in params:
-    return x_BTD if at is None else chosen(x_BTD)
-  angles = positions_lib.rope_angles(config, positions)
-  if attend is None:
-    bias_HTT = row_bias(config, params, x_BTD.shape[1])
-
-    def attend(q, k, v):
-      return blocks.attend(config, q, k, v, segment_ids, bias_HTT)
-
-  def layer(x_BTD: jax.Array, weights: PyTree) -> jax.Array:
-    q, k, v = blocks.project(config, weights, x_BTD, angles)
-    return blocks.finish(config, weights, x_BTD, attend(q, k, v))
-
-  def last_layer(x_BTD: jax.Array, weights: PyTree) -> jax.Array:
-    q, k, v = blocks.project(config, weights, x_BTD, angles)
-    mixed = attend(q, k, v)
-    return blocks.finish(config, weights, chosen(x_BTD), chosen(mixed))
-
-  policies = jax.checkpoint_policies
-  policy = policies.save_only_these_names(blocked_attention.KEPT)
-  if config.remat == 'dots':
-    policy = policies.save_from_both_policies(
-      policies.dots_with_no_batch_dims_saveable, policy
-    )
-  run = functools.partial(
-    layerwise.scan_layers, remat=config.remat != 'none', policy=policy
-  )
-  layers = params['layers']
-  run_all = functools.partial(run, layers_per_step=config.layers_per_step)
-  if at is None:
-    return run_all(layer, x_BTD, layers)
-  if config.layers_per_step > 1:  # The last ones are gathered together.
-    return chosen(run_all(layer, x_BTD, layers))
-  last = jax.tree.map(lambda x: x[-1:], layers)
-  if jax.tree.leaves(layers)[0].shape[0] > 1:
-    x_BTD = run(layer, x_BTD, jax.tree.map(lambda x: x[:-1], layers))
-  return run(last_layer, x_BTD, last)
-
-
-def row_bias(
-  config: Config, params: PyTree, num_tokens: int
-) -> jax.Array | None:
-  """Addend of relative positions to the scores of a row, [H, T, T], or None."""
-  place_T = jnp.arange(num_tokens, dtype=jnp.int32)
-  return positions_lib.relative_bias(
-    config, params.get('relative_bias'), place_T, place_T
-  )
 
 
 def targets(
@@ -281,42 +374,6 @@ def targets(
     return next_BT, counts
   same = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
   return next_BT, jnp.pad(same.astype(jnp.float32), last)
-
-
-def loss(
-  config: Config,
-  params: PyTree,
-  batch: Mapping[str, jax.Array],
-  *,
-  max_logits: int = MAX_LOGITS,
-) -> tuple[jax.Array, jax.Array]:
-  """Cross-entropy of the next token, for Trainer's loss_fn.
-
-  Args:
-    config: Configuration of the model.
-    params: Parameters from `init`, in the compute dtype.
-    batch: 'tokens' int32 [B, T], and as wanted 'segment_ids' and 'positions'
-      (see `hidden`) and 'loss_mask' [B, T], 0 where a token is no target.
-    max_logits: Largest number of logits held at once; where there are more, the
-      loss goes by chunks of tokens and the backward pass computes their logits
-      again.
-
-  Returns:
-    (losses [B], weights [B]) in fp32: the mean over the target tokens of each
-    sequence, and their number. Their weighted mean is the loss per token.
-  """
-  tokens = batch['tokens']
-  segment_ids = batch.get('segment_ids')
-  x_BTD = hidden(config, params, tokens, segment_ids, batch.get('positions'))
-  next_BT, counts_BT = targets(tokens, segment_ids)
-  if 'loss_mask' in batch:
-    mask_BT = batch['loss_mask'].astype(jnp.float32)
-    counts_BT *= jnp.pad(mask_BT[:, 1:], ((0, 0), (0, 1)))
-  kernel_DV = blocks.output_matrix(config, params)
-  losses_BT = _token_losses(x_BTD, kernel_DV, next_BT, max_logits)
-  weights_B = counts_BT.sum(axis=1)
-  sums_B = (losses_BT * counts_BT).sum(axis=1)
-  return sums_B / jnp.maximum(weights_B, 1), weights_B
 
 
 def _token_losses(x_BTD, kernel_DV, next_BT, max_logits: int) -> jax.Array:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from antjax.lm import transformer
+from antjax.layers.functional import Functional
+from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
 from benchmarks import paro_bench, paro_steps
@@ -58,7 +59,7 @@ def test_peers_train_as_we_do(kind):
     num_micro_batches=2,
     scanned=paro_steps.is_stack,
   )
-  ours = trainer.init(functools.partial(transformer.init, _TINY.config()))
+  ours = trainer.init(Functional(Transformer, _TINY.config()).init)
   peer = paro_steps.Peer(kind, _TINY, mesh)
   theirs, batch = peer.init(), peer.batch(tokens)
   for _ in range(3):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from antjax.jobs.llm_rec.baselines import TitleEncoder
-from antjax.lm import transformer
+from antjax.lm.transformer import Transformer
 from tests.ctr.bahe import small_vocabulary
 
 
@@ -25,7 +25,7 @@ def test_a_vector_is_the_mean_over_the_newest_tokens(model):
   # Of six words four have room between [CLS] and [SEP]: the last ones.
   for row, words in ((0, [1, 2]), (2, [5, 6, 7, 8])):
     tokens = jnp.array([[2, *(4 + w for w in words), 3]])
-    hidden = transformer.hidden(config, params, tokens)
+    hidden = Transformer.of(config, params).hidden(tokens)
     expected = np.asarray(hidden)[0].mean(axis=0)
     np.testing.assert_allclose(found[row], expected, rtol=2e-4, atol=2e-5)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from antjax.lm import generate, transformer
+from antjax.lm.transformer import Transformer
 from tests.lm import tiny_models
 
 # fp32 sums in another order.
@@ -30,8 +31,9 @@ def test_packed_and_padded_texts_are_as_if_alone(name):
   tokens = tiny_models.TOKENS[0]
   lengths = (4, 7, 5)  # A place of padding follows.
   segments = np.repeat([1, 2, 3, 0], [*lengths, 1])[None].astype(np.int32)
-  hidden = jax.jit(functools.partial(transformer.hidden, config))
-  packed = hidden(params, tokens[None], segments)[0]
+  hidden = jax.jit(Transformer.hidden)
+  model = Transformer.of(config, params)
+  packed = hidden(model, tokens[None], segments)[0]
   # Each alone, padded on the left and on the right.
   for side in ('left', 'right'):
     rows, mask = np.zeros((2, 3, 9), np.int32)
@@ -42,7 +44,7 @@ def test_packed_and_padded_texts_are_as_if_alone(name):
     for row, (place, n, end) in enumerate(zip(places, lengths, ends)):
       rows[row, place] = tokens[end - n : end]
       mask[row, place] = 1
-    alone = hidden(params, rows, mask)
+    alone = hidden(model, rows, mask)
     for row, (place, n, end) in enumerate(zip(places, lengths, ends)):
       np.testing.assert_allclose(
         alone[row, place], packed[end - n : end], atol=ATOL
@@ -62,15 +64,16 @@ def test_generation_is_that_of_the_whole_model(name):
   params = tiny_models.params_of(config)
   if config.norm_place == 'post':  # Or its last one decides every token.
     params['layers']['mlp_norm_bias'] *= 0
+  model = Transformer.of(config, params)
   prompts = tiny_models.TOKENS[:2, :5]
   lengths = np.asarray([5, 3], np.int32)
-  run = jax.jit(functools.partial(generate.generate, config, num_tokens=6))
-  made = np.asarray(run(params, prompts, lengths, jax.random.key(0)))
+  run = jax.jit(functools.partial(generate.generate, num_tokens=6))
+  made = np.asarray(run(model, prompts, lengths, jax.random.key(0)))
   texts = np.zeros((2, 11), np.int32)
   for row, length in enumerate(lengths):
     texts[row, :length] = prompts[row, :length]
     texts[row, length : length + 6] = made[row]
-  scores = np.asarray(transformer.logits(config, params, jnp.asarray(texts)))
+  scores = np.asarray(model.logits(jnp.asarray(texts)))
   for row, length in enumerate(lengths):
     expected = scores[row, length - 1 : length + 5].argmax(axis=-1)
     np.testing.assert_array_equal(made[row], expected)
@@ -81,21 +84,20 @@ def test_encoders_have_no_logits_and_learned_positions_an_end():
   bert, opt = tiny_models.CONFIGS['bert'], tiny_models.CONFIGS['opt']
   tokens = jnp.zeros((1, 41), jnp.int32)
   with pytest.raises(ValueError, match='the model is an encoder'):
-    transformer.logits(bert, tiny_models.params_of(bert), tokens[:, :4])
-  params = tiny_models.params_of(opt)
+    Transformer.of(bert, tiny_models.params_of(bert)).logits(tokens[:, :4])
+  model = Transformer.of(opt, tiny_models.params_of(opt))
   with pytest.raises(ValueError, match='41 tokens: the model has 40'):
-    transformer.hidden(opt, params, tokens)
+    model.hidden(tokens)
   with pytest.raises(ValueError, match='45 tokens: the model has 40'):
     generate.generate(
-      opt,
-      params,
+      model,
       tokens[:, :5],
       jnp.asarray([5]),
       jax.random.key(0),
       num_tokens=40,
     )
   with pytest.raises(ValueError, match='token_types were given'):
-    transformer.hidden(opt, params, tokens[:, :4], token_types=tokens[:, :4])
+    model.hidden(tokens[:, :4], token_types=tokens[:, :4])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from antjax.layers.functional import Functional
 from antjax.lm import generate, transformer
+from antjax.lm.transformer import Transformer
 
 CONFIG = transformer.Config(
   vocab_size=61,
@@ -21,40 +23,41 @@ CONFIG = transformer.Config(
 )
 # One compilation for all tests: 2 prompts of 5 tokens at most, 6 more.
 GREEDY = jax.jit(
-  functools.partial(generate.generate, CONFIG, num_tokens=6, end_token=None)
+  functools.partial(generate.generate, num_tokens=6, end_token=None)
 )
 
 
 @pytest.fixture(scope='module')
-def params():
-  params = transformer.init(CONFIG, jax.random.key(0))
-  return jax.tree.map(lambda x: x * 5 if x.ndim > 1 else x, params)
+def model():
+  params = Functional(Transformer, CONFIG).init(jax.random.key(0))
+  params = jax.tree.map(lambda x: x * 5 if x.ndim > 1 else x, params)
+  return Transformer.of(CONFIG, params)
 
 
-def test_greedy_tokens_are_those_of_the_whole_model(params):
+def test_greedy_tokens_are_those_of_the_whole_model(model):
   prompts = np.asarray([[3, 14, 15, 9, 2], [6, 53, 58, 0, 0]], np.int32)
   lengths = np.asarray([5, 3], np.int32)
-  tokens = GREEDY(params, prompts, lengths, jax.random.key(0))
-  logits = jax.jit(functools.partial(transformer.logits, CONFIG))
+  tokens = GREEDY(model, prompts, lengths, jax.random.key(0))
+  logits = jax.jit(Transformer.logits)
   for row, length, made in zip(prompts, lengths, tokens, strict=True):
     text = np.zeros((1, 11), np.int32)
     text[0, :length] = row[:length]
     for i in range(6):  # Later tokens are not seen: zeros do.
-      scores = logits(params, text)[0, length + i - 1]
+      scores = logits(model, text)[0, length + i - 1]
       assert made[i] == np.argmax(scores)
       text[0, length + i] = made[i]
   assert len(set(np.asarray(tokens).ravel().tolist())) > 3
 
 
-def test_a_sequence_ends_with_its_end_token(params):
+def test_a_sequence_ends_with_its_end_token(model):
   prompts = np.asarray([[3, 14, 15, 9, 2]], np.int32)
   lengths = np.asarray([5], np.int32)
-  free = GREEDY(params, prompts, lengths, jax.random.key(0))[0]
+  free = GREEDY(model, prompts, lengths, jax.random.key(0))[0]
   end = int(free[2])
   run = jax.jit(
-    functools.partial(generate.generate, CONFIG, num_tokens=6, end_token=end)
+    functools.partial(generate.generate, num_tokens=6, end_token=end)
   )
-  ended = run(params, prompts, lengths, jax.random.key(0))[0]
+  ended = run(model, prompts, lengths, jax.random.key(0))[0]
   first = int(np.argmax(np.asarray(free) == end))
   np.testing.assert_array_equal(ended[: first + 1], free[: first + 1])
   assert np.all(ended[first:] == end)

@@ -3,7 +3,6 @@
 """LoRA: no change at birth, exact when merged, and alone in training."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from antjax.lm import lora, transformer
+from antjax.lm import lora
+from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
 from tests.lm import tiny_models
@@ -31,7 +31,11 @@ def test_adapters_start_as_nothing_and_merge_exactly(params):
   new = set(adapted['layers']) - set(params['layers'])
   assert new == {f'{n}_lora_{part}' for n in TARGETS for part in 'ab'}
   assert adapted['layers']['down_lora_a'].shape == (3, 48, 2)
-  logits = jax.jit(functools.partial(transformer.logits, CONFIG))
+
+  @jax.jit
+  def logits(params, tokens):
+    return Transformer.of(CONFIG, params).logits(tokens)
+
   plain = logits(params, TOKENS)
   np.testing.assert_array_equal(logits(adapted, TOKENS), plain)
   # As if trained.
@@ -53,7 +57,7 @@ def test_only_adapters_are_trained(params):
     return lora.add(params, key, rank=2)
 
   trainer = Trainer(
-    lambda params, batch, rng: transformer.loss(CONFIG, params, batch),
+    lambda params, batch, rng: Transformer.of(CONFIG, params).loss(batch),
     optax.adamw(0.05),
     mesh=make_mesh(intra=4),
     paro='IIG',
@@ -69,7 +73,7 @@ def test_only_adapters_are_trained(params):
     np.testing.assert_array_equal(trained['layers'][name], x)
   assert np.abs(trained['layers']['query_lora_b']).max() > 0
   before, after = (
-    transformer.loss(CONFIG, p, {'tokens': TOKENS[:1]})[0][0]
+    Transformer.of(CONFIG, p).loss({'tokens': TOKENS[:1]})[0][0]
     for p in (params, trained)
   )
   assert after < before - 0.1

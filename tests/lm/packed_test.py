@@ -3,14 +3,14 @@
 """Packed texts give what each text gives alone, in all families."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.lm import packed, transformer
+from antjax.lm import packed
+from antjax.lm.transformer import Transformer
 from tests.lm import tiny_models
 
 # Lane -> rows of lengths of texts; the rest of a row is padding.
@@ -50,11 +50,11 @@ def test_a_text_has_the_outputs_that_it_has_alone(name):
   config = tiny_models.CONFIGS[name]
   params = tiny_models.params_of(config)
   texts, places, lanes = texts_and_lanes()
-  run = jax.jit(functools.partial(packed.hidden, config))
-  x_SD = np.asarray(run(params, lanes))
+  run = jax.jit(packed.hidden)
+  x_SD = np.asarray(run(Transformer.of(config, params), lanes))
   tokens = np.stack([np.pad(x, (0, 24 - len(x))) for x in texts])
-  alone_BTD = jax.jit(functools.partial(transformer.hidden, config))(
-    params, tokens, tokens > 0
+  alone_BTD = jax.jit(Transformer.hidden)(
+    Transformer.of(config, params), tokens, tokens > 0
   )
   first = {0: 0, 1: lanes[0].tokens.size}
   for i, (lane, row, start) in enumerate(places):
@@ -73,7 +73,9 @@ def test_chunks_change_neither_outputs_nor_gradient(name):
   _, _, lanes = texts_and_lanes()
 
   def loss(params, num_chunks):
-    x_SD = packed.hidden(config, params, lanes, num_chunks=num_chunks)
+    x_SD = packed.hidden(
+      Transformer.of(config, params), lanes, num_chunks=num_chunks
+    )
     is_token_S = jnp.concatenate([lane.texts.ravel() > 0 for lane in lanes])
     x_SD = jnp.where(is_token_S[:, None], x_SD, 0)
     # Not a sum over slots: a loss that looks at all outputs together.
@@ -111,8 +113,8 @@ def test_wanted_slots_are_those_of_the_whole_output(name, options):
   slots = jnp.asarray([3, 47, 0, 3])
 
   def outputs(params, at):
-    packed_MD = packed.hidden(config, params, lanes, at=at)
-    padded_BTD = transformer.hidden(config, params, lanes[0].tokens, at=at)
+    packed_MD = packed.hidden(Transformer.of(config, params), lanes, at=at)
+    padded_BTD = Transformer.of(config, params).hidden(lanes[0].tokens, at=at)
     return packed_MD, padded_BTD.reshape(-1, config.embed_dim)
 
   def loss(params, is_cut):
@@ -134,4 +136,4 @@ def test_chunks_that_do_not_divide_the_rows_are_refused():
   params = tiny_models.params_of(config)
   _, _, lanes = texts_and_lanes()
   with pytest.raises(ValueError, match='make the rows a multiple'):
-    packed.hidden(config, params, lanes, num_chunks=3)
+    packed.hidden(Transformer.of(config, params), lanes, num_chunks=3)

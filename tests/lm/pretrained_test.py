@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from antjax.lm import blocks, config_json, pretrained, transformer
+from antjax.lm import config_json, pretrained
+from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from tests.lm import tiny_models
 
@@ -57,10 +58,9 @@ def test_outputs_are_those_of_transformers(name):
 
   @jax.jit
   def run(params):
-    hidden = transformer.hidden(
-      config, params, tiny_models.TOKENS, jnp.asarray(tiny_models.MASK)
-    )
-    scores = blocks.unembed(config, params, hidden) if config.causal else None
+    model = Transformer.of(config, params)
+    hidden = model.hidden(tiny_models.TOKENS, jnp.asarray(tiny_models.MASK))
+    scores = model.unembed(hidden) if config.causal else None
     return hidden, scores
 
   hidden, logits = jax.device_get(run(params))

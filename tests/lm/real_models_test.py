@@ -16,8 +16,8 @@ from antjax.lm import (
   pretrained,
   pretrained_tokenizer,
   split,
-  transformer,
 )
+from antjax.lm.transformer import Transformer
 
 pytestmark = pytest.mark.slow
 
@@ -64,8 +64,8 @@ def test_minilm_puts_sentences_of_one_meaning_side_by_side(folders):
   config, params = pretrained.load_pretrained(folders('minilm'))
   assert config.num_layers == 6 and config.embed_dim == 384
   tokens, mask = batch(folders('minilm'), SENTENCES)
-  hidden = jax.jit(functools.partial(transformer.hidden, config))(
-    params, tokens, mask
+  hidden = jax.jit(Transformer.hidden)(
+    Transformer.of(config, params), tokens, mask
   )
   weights = mask[..., None] / mask.sum(axis=1)[:, None, None]
   vectors = np.sum(np.asarray(hidden) * weights, axis=1)
@@ -94,7 +94,7 @@ def test_minilm_is_that_of_transformers(folders):
       torch.from_numpy(tokens).long(),
       attention_mask=torch.from_numpy(mask).long(),
     ).last_hidden_state.numpy()
-  actual = transformer.hidden(config, params, tokens, mask)
+  actual = Transformer.of(config, params).hidden(tokens, mask)
   np.testing.assert_allclose(actual[mask > 0], expected[mask > 0], atol=1e-4)
 
 
@@ -102,8 +102,8 @@ def perplexity(folder):
   """Of `TEXT`, for SmolLM2."""
   config, params = pretrained.load_pretrained(folder)
   ids = pretrained_tokenizer.load_tokenizer(folder).encode(TEXT).ids
-  losses, _ = jax.jit(functools.partial(transformer.loss, config))(
-    params, {'tokens': jnp.asarray([ids])}
+  losses, _ = jax.jit(Transformer.loss)(
+    Transformer.of(config, params), {'tokens': jnp.asarray([ids])}
   )
   return float(np.exp(losses[0]))
 
@@ -140,6 +140,6 @@ def test_smollm2_is_that_of_transformers(folders, tmp_path):
   model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / 'hf').eval()
   with torch.no_grad():
     expected = model(torch.from_numpy(tokens).long()).logits.numpy()
-  actual = transformer.logits(config, params, jnp.asarray(tokens))
+  actual = Transformer.of(config, params).logits(jnp.asarray(tokens))
   # fp32 through 30 layers; logits are up to some 20.
   np.testing.assert_allclose(actual, expected, atol=5e-3)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.lm import split, transformer
+from antjax.lm import split
+from antjax.lm.transformer import Transformer
 from tests.lm import tiny_models
 
 # The halves are compiled apart: fp32 sums in another order.
@@ -39,7 +40,7 @@ def test_high_of_low_is_the_whole(name, num_low):
     return high(high_params, low(low_params, TOKENS, MASK), MASK)
 
   actual = jax.jit(whole)(low_params, high_params)
-  expected = transformer.hidden(config, params, TOKENS, MASK)
+  expected = Transformer.of(config, params).hidden(TOKENS, MASK)
   real = MASK > 0
   np.testing.assert_allclose(actual[real], expected[real], atol=ATOL)
   # Each weight is in one half, but for T5's table and what has no use here.

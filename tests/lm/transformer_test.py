@@ -3,7 +3,6 @@
 """The transformer: what it may see, and that its short cuts change nothing."""
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -14,7 +13,9 @@ from jax.test_util import check_grads
 import numpy as np
 import pytest
 
+from antjax.layers.functional import Functional
 from antjax.lm import attention, blocks, cost, positions, transformer
+from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 
 CONFIG = transformer.Config(
@@ -30,7 +31,7 @@ ATOL = 2e-5
 
 
 def make(config=CONFIG, num_tokens=24, batch=2):
-  params = transformer.init(config, jax.random.key(0))
+  params = Functional(Transformer, config).init(jax.random.key(0))
   # Larger than at birth, so that attention is far from uniform.
   params = jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, params)
   tokens = jax.random.randint(
@@ -43,8 +44,9 @@ def test_a_token_changes_no_logits_before_it():
   params, tokens = make()
   at = 9
   other = tokens.at[:, at].set((tokens[:, at] + 1) % CONFIG.vocab_size)
-  logits = jax.jit(functools.partial(transformer.logits, CONFIG))
-  first, second = logits(params, tokens), logits(params, other)
+  logits = jax.jit(Transformer.logits)
+  model = Transformer.of(CONFIG, params)
+  first, second = logits(model, tokens), logits(model, other)
   np.testing.assert_array_equal(first[:, :at], second[:, :at])
   assert np.all(np.any(first[:, at:] != second[:, at:], axis=-1))
 
@@ -57,11 +59,12 @@ def test_packed_documents_are_as_if_alone(method):
   params, tokens = make(num_tokens=30, batch=1)
   lengths = (7, 12, 8)  # 3 tokens of padding follow.
   segments = np.repeat([1, 2, 3, 0], [*lengths, 3])[None].astype(np.int32)
-  logits = jax.jit(functools.partial(transformer.logits, config))
-  packed = logits(params, tokens, jnp.asarray(segments))
+  logits = jax.jit(Transformer.logits)
+  model = Transformer.of(config, params)
+  packed = logits(model, tokens, jnp.asarray(segments))
   start = 0
   for length in lengths:
-    alone = logits(params, tokens[:, start : start + length])
+    alone = logits(model, tokens[:, start : start + length])
     np.testing.assert_allclose(
       packed[:, start : start + length], alone, atol=ATOL, rtol=1e-4
     )
@@ -170,7 +173,7 @@ def test_gradient_of_the_loss_is_its_slope():
 
   @jax.jit
   def total(params):
-    losses, weights = transformer.loss(CONFIG, params, batch)
+    losses, weights = Transformer.of(CONFIG, params).loss(batch)
     return jnp.sum(losses * weights)
 
   grads = jax.grad(total)(params)
@@ -207,8 +210,8 @@ def test_chunked_loss_is_the_whole_loss(tie):
 
   def run(max_logits):
     def total(params):
-      losses, weights = transformer.loss(
-        config, params, batch, max_logits=max_logits
+      losses, weights = Transformer.of(config, params).loss(
+        batch, max_logits=max_logits
       )
       return jnp.sum(losses * weights), (losses, weights)
 
@@ -222,7 +225,7 @@ def test_chunked_loss_is_the_whole_loss(tie):
   )
   # Against the definition.
   scores = np.asarray(
-    jax.nn.log_softmax(transformer.logits(config, params, tokens, segments))
+    jax.nn.log_softmax(Transformer.of(config, params).logits(tokens, segments))
   )
   segments, tokens = np.asarray(segments), np.asarray(tokens)
   for b in range(2):
@@ -239,10 +242,12 @@ def test_chunked_loss_is_the_whole_loss(tie):
 def test_loss_mask_leaves_targets_out():
   params, tokens = make()
   mask = jnp.zeros_like(tokens).at[:, 5].set(1)
-  losses, weights = transformer.loss(
-    CONFIG, params, {'tokens': tokens, 'loss_mask': mask}
+  losses, weights = Transformer.of(CONFIG, params).loss(
+    {'tokens': tokens, 'loss_mask': mask}
   )
-  scores = jax.nn.log_softmax(transformer.logits(CONFIG, params, tokens)[:, 4])
+  scores = jax.nn.log_softmax(
+    Transformer.of(CONFIG, params).logits(tokens)[:, 4]
+  )
   expected = -jnp.take_along_axis(scores, tokens[:, 5:6], axis=1)[:, 0]
   np.testing.assert_allclose(losses, expected, rtol=1e-4)
   np.testing.assert_array_equal(weights, [1, 1])
@@ -262,7 +267,7 @@ def test_how_layers_are_run_changes_no_gradient(options):
     config = dataclasses.replace(CONFIG, **options)
     return jax.jit(
       jax.grad(
-        lambda p: transformer.loss(config, p, {'tokens': tokens})[0].sum()
+        lambda p: Transformer.of(config, p).loss({'tokens': tokens})[0].sum()
       )
     )(params)
 
@@ -276,17 +281,17 @@ def test_how_layers_are_run_changes_no_gradient(options):
 def test_computes_in_the_dtype_of_the_parameters():
   params, tokens = make()
   low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-  assert transformer.hidden(CONFIG, low, tokens).dtype == jnp.bfloat16
-  scores = transformer.logits(CONFIG, low, tokens)
+  assert Transformer.of(CONFIG, low).hidden(tokens).dtype == jnp.bfloat16
+  scores = Transformer.of(CONFIG, low).logits(tokens)
   assert scores.dtype == jnp.float32
-  losses, _ = transformer.loss(CONFIG, low, {'tokens': tokens})
+  losses, _ = Transformer.of(CONFIG, low).loss({'tokens': tokens})
   assert losses.dtype == jnp.float32
-  expected, _ = transformer.loss(CONFIG, params, {'tokens': tokens})
+  expected, _ = Transformer.of(CONFIG, params).loss({'tokens': tokens})
   np.testing.assert_allclose(losses, expected, rtol=0.05)  # bf16
 
 
 def test_counts_parameters_and_operations():
-  params = transformer.init(CONFIG, jax.random.key(0))
+  params = Functional(Transformer, CONFIG).init(jax.random.key(0))
   count = sum(x.size for x in jax.tree.leaves(params))
   assert cost.num_params(CONFIG) == count
   # 2 layers of q, k, v, out and three of the MLP; the output layer.

@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every family against `transformers`, which reads what we saved."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.lm import positions, pretrained, split, transformer
+from antjax.lm import positions, pretrained, split
+from antjax.lm.transformer import Transformer
 from tests.lm import tiny_models
 
 pytestmark = pytest.mark.slow
@@ -30,14 +29,14 @@ def test_hidden_states_and_logits_are_theirs(name, tmp_path):
     tmp_path, config, tiny_models.TOKENS, tiny_models.MASK
   )
   real = tiny_models.MASK > 0
-  actual = jax.jit(functools.partial(transformer.hidden, config))(
-    params, tiny_models.TOKENS, tiny_models.MASK
+  actual = jax.jit(Transformer.hidden)(
+    Transformer.of(config, params), tiny_models.TOKENS, tiny_models.MASK
   )
   assert np.abs(hidden[-1][real]).max() > 1
   np.testing.assert_allclose(actual[real], hidden[-1][real], atol=5e-5)
   if config.causal:
-    actual = jax.jit(functools.partial(transformer.logits, config))(
-      params, tiny_models.TOKENS, tiny_models.MASK
+    actual = jax.jit(Transformer.logits)(
+      Transformer.of(config, params), tiny_models.TOKENS, tiny_models.MASK
     )
     np.testing.assert_allclose(actual[real], logits[real], atol=2e-4)
   for k in range(config.num_layers):

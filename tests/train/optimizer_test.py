@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from antjax.layers.functional import Functional
 from antjax.lm import transformer
+from antjax.lm.transformer import Transformer
 from antjax.train import optimizer
 
 CONFIG = transformer.Config(
@@ -17,7 +19,7 @@ CONFIG = transformer.Config(
 
 
 def test_norms_do_not_decay():
-  params = transformer.init(CONFIG, jax.random.key(0))
+  params = Functional(Transformer, CONFIG).init(jax.random.key(0))
   marks = optimizer.decays(params)
   assert not marks['final_norm']
   assert not marks['layers']['attention_norm']

@@ -18,7 +18,8 @@ import optax
 import pytest
 
 import antjax
-from antjax.lm import transformer
+from antjax.layers.functional import Functional
+from antjax.lm.transformer import Transformer
 from antjax.meta import maml, task_network
 from tests.ctr.antm2c import model_test as click_models
 from tests.ctr.bahe import small_clicks
@@ -67,10 +68,10 @@ def step_of(trainer, params, batch):
 
 def language_model():
   config = tiny_models.CONFIGS['llama']
-  params = transformer.init(config, jax.random.key(0))
+  params = Functional(Transformer, config).init(jax.random.key(0))
   tokens = np.ones((8, 6), np.int32)
   trainer = antjax.Trainer(
-    lambda params, batch, rng: transformer.loss(config, params, batch),
+    lambda params, batch, rng: Transformer.of(config, params).loss(batch),
     optax.sgd(0.1),
     mesh=antjax.make_mesh(intra=4),
     paro='IIG',

@@ -16,9 +16,9 @@ from antjax.ctr.bahe import encode
 from antjax.ctr.bahe.table import Batch
 from antjax.ctr.bahe.towers import Encoded, null_vectors, or_null, PyTree
 from antjax.ctr.texts import Marks, TextMaker
-from antjax.lm import transformer
 from antjax.lm.config import Config
 from antjax.lm.token_cache import TokenCache
+from antjax.lm.transformer import check_length, Transformer
 
 # Shape suffixes: B = examples, N = sequences of a user, T = tokens of a text,
 # D = width of the language model.
@@ -84,9 +84,7 @@ class FullTextTower:
   cache: TokenCache = dataclasses.field(compare=False)
 
   def __post_init__(self) -> None:
-    transformer.check_length(
-      self.config, max(self.num_tokens, self.title_tokens)
-    )
+    check_length(self.config, max(self.num_tokens, self.title_tokens))
 
   @property
   def user_dim(self) -> int:
@@ -143,5 +141,5 @@ class FullTextTower:
   ) -> jax.Array:
     """Mean output of each text, [B, D]; of an empty one, zeros."""
     mask_BT = encode.token_mask(tokens_BT, lengths_B) > 0
-    x_BTD = transformer.hidden(self.config, params, tokens_BT, mask_BT)
+    x_BTD = Transformer.of(self.config, params).hidden(tokens_BT, mask_BT)
     return encode.pool(x_BTD, mask_BT).astype(x_BTD.dtype)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from antjax.layers.fast_weights import match_varying
 from antjax.layers.functional import Functional
 from antjax.lm import blocks, transformer
+from antjax.lm.transformer import Transformer
 
 # Shape suffixes: B = sequences, T = items of a sequence, D = width of item
 # vectors, H = width of the state.
@@ -104,23 +105,22 @@ class SASRecConfig(EncoderConfig):
     )
 
   def init(self, key: jax.Array) -> PyTree:
-    params = transformer.init(self._layers(), key)
+    params = Functional(Transformer, self._layers()).init(key)
     del params['embed']
     return params
 
   def __call__(
     self, params: PyTree, x_BTD: jax.Array, rng: jax.Array | None = None
   ) -> jax.Array:
-    layers = self._layers()
-    transformer.check_length(layers, x_BTD.shape[1])
+    model = Transformer.of(self._layers(), params)
+    transformer.check_length(model.config, x_BTD.shape[1])
     places_BT = jnp.broadcast_to(
       jnp.arange(x_BTD.shape[1], dtype=jnp.int32), x_BTD.shape[:2]
     )
     x_BTD = x_BTD * self.dim**0.5
-    x_BTD += blocks.lookup(params['positions'], places_BT)
+    x_BTD += blocks.lookup(model.positions[...], places_BT)
     x_BTD = self._drop(x_BTD, rng)
-    x_BTD = transformer.run_layers(layers, params, x_BTD, None, places_BT)
-    return blocks.final_norm(layers, params, x_BTD)
+    return model.normed(model.run_layers(x_BTD, None, places_BT))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ class GRU4RecConfig(EncoderConfig):
 
   @functools.cached_property
   def _unit(self) -> 'Functional[GatedUnit]':
-    return Functional(lambda rngs: GatedUnit(self, rngs=rngs))
+    return Functional(GatedUnit, self)
 
 
 class GatedUnit(nnx.Module):

@@ -40,8 +40,9 @@ from antjax.ctr.llm_rec.losses import Batch, LossConfig
 from antjax.ctr.texts import Pooling
 from antjax.embedding.lookup import add_rows, take_rows
 from antjax.layers.functional import Functional
-from antjax.lm import packed, transformer
+from antjax.lm import packed
 from antjax.lm.config import Config
+from antjax.lm.transformer import Transformer
 
 PyTree = Any
 # Shape suffixes: M = texts, T = tokens of a text, S = slots of all rows,
@@ -138,8 +139,7 @@ class LLMRec:
 
   @functools.cached_property
   def _projection(self) -> Functional[nnx.Linear]:
-    sizes = self.lm.embed_dim, self.vector.projection_dim
-    return Functional(lambda rngs: nnx.Linear(*sizes, rngs=rngs))
+    return Functional(nnx.Linear, self.lm.embed_dim, self.vector.projection_dim)
 
   def init_params(
     self, key: jax.Array, pretrained: PyTree, rarity_V: Any = None
@@ -171,7 +171,8 @@ class LLMRec:
     M, T = tokens_MT.shape
     mask_MT = jnp.arange(T)[None] < lengths_M[:, None]
     at = self._pooled_slots(T * jnp.arange(M), lengths_M)
-    x = transformer.hidden(self.lm, params['lm'], tokens_MT, mask_MT, at=at)
+    lm = Transformer.of(self.lm, params['lm'])
+    x = lm.hidden(tokens_MT, mask_MT, at=at)
     texts_MT = jnp.where(mask_MT, 1 + jnp.arange(M)[:, None], 0)
     x = x[0] if at is not None else x.reshape(M * T, -1)
     slots = tokens_MT.ravel(), texts_MT.ravel(), T * jnp.arange(M)
@@ -193,9 +194,8 @@ class LLMRec:
       lengths_M: int32, its tokens; 0 for none.
     """
     at = self._pooled_slots(starts_M, lengths_M)
-    x = packed.hidden(
-      self.lm, params['lm'], lanes, num_chunks=self.num_chunks, at=at
-    )
+    lm = Transformer.of(self.lm, params['lm'])
+    x = packed.hidden(lm, lanes, num_chunks=self.num_chunks, at=at)
     tokens_S, texts_S = (
       jnp.concatenate([part.ravel() for part in parts]) for parts in zip(*lanes)
     )

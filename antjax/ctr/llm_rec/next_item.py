@@ -87,9 +87,7 @@ class NextItemModel:
 
   @functools.cached_property
   def _adapter(self) -> Functional[nnx.Linear]:
-    return Functional(
-      lambda rngs: nnx.Linear(self.text_dim, self.encoder.dim, rngs=rngs)
-    )
+    return Functional(nnx.Linear, self.text_dim, self.encoder.dim)
 
   def prepare(
     self, sequence_BT: np.ndarray, negatives_BJ: np.ndarray

@@ -14,7 +14,6 @@ samples.txt and report.html. The same command resumes a stopped run.
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import functools
 import math
 import re
 import shutil
@@ -33,8 +32,10 @@ from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.lm import report as lm_report
 from antjax.jobs.lm.config import Config
+from antjax.layers.functional import Functional
 from antjax.lm import cost, generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
+from antjax.lm.transformer import Transformer
 from antjax.metrics import means as metrics
 from antjax.train import checkpoint, warm_start
 from antjax.train.state import TrainState
@@ -72,12 +73,13 @@ def train(config: Config, job: job_lib.Job) -> dict[str, float]:
     peak_flops = trainer_lib.matmul_flops(jnp.dtype(config.compute_dtype))
     peak_name = 'measured on a large matrix product'
   trainer = make_trainer(config, job, model, run.num_steps, peak_flops)
+  lm = Functional(Transformer, model)
   num_params = cost.num_params(model)
   flops_per_token = cost.flops_per_token(model, config.seq_len)
 
   def losses(params: Any, batch: Any, rng: Any) -> dict[str, jax.Array]:
     del rng
-    found, weights = transformer.loss(model, params, batch)
+    found, weights = lm.merge(params).loss(batch)
     label = jnp.zeros_like(found)
     return {'prediction': found, 'label': label, 'weight': weights}
 
@@ -125,9 +127,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, float]:
       peak_name,
     )
 
-  state = trainer.init(
-    functools.partial(transformer.init, model), seed=config.seed
-  )
+  state = trainer.init(lm.init, seed=config.seed)
   if config.init_from and not run.start:
     folder = paths.fetched(config.init_from) / paths.CHECKPOINTS
     state = warm_start.warm_start(trainer, state, folder)
@@ -248,14 +248,13 @@ def make_trainer(
   flops_per_token = cost.flops_per_token(model, config.seq_len)
   flops = sequences * (config.seq_len * flops_per_token)
   trained = re.compile(config.train_on)
+  lm = Functional(Transformer, model)
   return trainer_lib.make_trainer(
     config,
     job,
-    lambda params, batch, rng: transformer.loss(model, params, batch),
+    lambda params, batch, rng: lm.merge(params).loss(batch),
     config.optimizer.build(num_steps),
-    jax.eval_shape(
-      functools.partial(transformer.init, model), jax.random.key(0)
-    ),
+    jax.eval_shape(lm.init, jax.random.key(0)),
     compute_dtype=config.compute_dtype,
     activation_bytes=cost.activation_bytes(
       model, sequences, config.seq_len, jnp.dtype(config.compute_dtype)
@@ -291,15 +290,20 @@ def _samples(
   prompts = np.full((len(ids), lengths.max()), mark, np.int32)
   for row, prompt in zip(prompts, ids, strict=True):
     row[: len(prompt)] = prompt
-  write = jax.jit(
-    functools.partial(
-      generate.generate,
-      texts.model,
+  lm = Functional(Transformer, texts.model)
+
+  @jax.jit
+  def write(params, prompts, lengths, key):
+    return generate.generate(
+      lm.merge(params),
+      prompts,
+      lengths,
+      key,
       num_tokens=config.sample_tokens,
       sampling=config.sampling,
       end_token=mark,
     )
-  )
+
   made = write(params, prompts, lengths, jax.random.key(config.seed))
   return [
     prompt + texts.tokenizer.decode(row)

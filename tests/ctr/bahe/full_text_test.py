@@ -17,7 +17,8 @@ from antjax.ctr.bahe.full_text import FullTextTower, text_maker
 from antjax.ctr.bahe.towers import DedupTower
 from antjax.ctr.texts import Marks
 from antjax.jobs import trainer as trainer_lib
-from antjax.lm import positions, transformer
+from antjax.lm import positions
+from antjax.lm.transformer import Transformer
 from tests.ctr.bahe import small_clicks
 
 NUM_TOKENS = 12
@@ -81,7 +82,8 @@ def test_a_text_is_encoded_as_if_alone(config):
   batch = tower.prepare(small_clicks.batch(), 1)
   encoded = jax.jit(tower)(params, batch)
   user_BND = np.asarray(encoded.user_BF).reshape(16, 2, -1)
-  encode_lm = jax.jit(transformer.hidden, static_argnums=0)
+  encode_lm = jax.jit(Transformer.hidden)
+  lm = Transformer.of(config, params['lm'])
   seen = set()
   for i, j in np.ndindex(16, 2):
     length = int(batch['text_lengths'][i, j])
@@ -89,7 +91,7 @@ def test_a_text_is_encoded_as_if_alone(config):
       np.testing.assert_array_equal(user_BND[i, j], 7)
     elif length not in seen and len(seen) < 3:  # Each length compiles.
       tokens = batch['text'][i, j, :length][None]
-      alone = encode_lm(config, params['lm'], tokens)[0].mean(axis=0)
+      alone = encode_lm(lm, tokens)[0].mean(axis=0)
       np.testing.assert_allclose(user_BND[i, j], alone, atol=2e-5)
     seen.add(length)
   assert 0 in seen and len(seen) > 2
@@ -110,9 +112,10 @@ def test_more_positions_repeat_the_trained_ones():
   np.testing.assert_array_equal(table_PD[:14], params['positions'])
   np.testing.assert_array_equal(table_PD[14:26], params['positions'][2:])
   tokens = np.arange(10)[None]
-  encode_lm = jax.jit(transformer.hidden, static_argnums=0)
+  encode_lm = jax.jit(Transformer.hidden)
   np.testing.assert_array_equal(
-    encode_lm(longer, extended, tokens), encode_lm(config, params, tokens)
+    encode_lm(Transformer.of(longer, extended), tokens),
+    encode_lm(Transformer.of(config, params), tokens),
   )
   assert positions.extend_learned(config, params, 12)[1] is params
   llama = small_clicks.LLAMA

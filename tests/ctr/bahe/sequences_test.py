@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from antjax.ctr.bahe import towers
-from antjax.lm import split, transformer
+from antjax.lm import split
+from antjax.lm.transformer import Transformer
 from tests.ctr.bahe import small_clicks
 
 # Rows padded and not: other orders of sums, in float32.
@@ -141,6 +142,6 @@ def test_a_cut_below_all_layers_is_the_whole_model_on_vectors():
     jnp.ones((1, 2, 6), bool),
     x[:, 0],
   )
-  hidden = jax.jit(transformer.hidden, static_argnums=0)
-  expected = hidden(config, params, tokens)[0, -1]
+  hidden = jax.jit(Transformer.hidden)
+  expected = hidden(Transformer.of(config, params), tokens)[0, -1]
   np.testing.assert_allclose(found.user_BF[0, :16], expected, atol=ATOL)

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 
 from antjax.ctr.bahe import batches, model, table, towers
+from antjax.layers.functional import Functional
 from antjax.lm import split, transformer
+from antjax.lm.transformer import Transformer
 
 NUM_BEHAVIORS = 40
 LENGTHS = (6, 4)
@@ -48,7 +50,7 @@ BERT = transformer.Config(
 
 def language_model(config=LLAMA, seed=0):
   """Its parameters, scaled so that layers matter."""
-  params = transformer.init(config, jax.random.key(seed))
+  params = Functional(Transformer, config).init(jax.random.key(seed))
   return jax.tree.map(lambda x: x * 4 if x.ndim > 2 else x, params)
 
 

@@ -16,7 +16,8 @@ from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import init_words, LLMRec, VectorConfig
-from antjax.lm import packed, transformer
+from antjax.lm import packed
+from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
 from tests.ctr.llm_rec import small_catalogue
@@ -60,8 +61,8 @@ def recipe(family, params, batch, negatives):
     text += marks.trailing
     tokens[i, : len(text)] = text
     mask[i, : len(text)] = 1
-  x_MTD = jax.jit(transformer.hidden, static_argnums=0)(
-    config, params['lm'], tokens, mask
+  x_MTD = jax.jit(Transformer.hidden)(
+    Transformer.of(config, params['lm']), tokens, mask
   )
   last = mask.sum(axis=1) - 1 if marks.pooling == 'last' else 0 * mask[:, 0]
   vectors = np.asarray(x_MTD)[np.arange(len(texts)), last]
@@ -154,11 +155,12 @@ def test_half_life_and_words_as_documented():
   def unit(x):
     return x / np.linalg.norm(x)
 
-  hidden = jax.jit(transformer.hidden, static_argnums=0)
+  hidden = jax.jit(Transformer.hidden)
+  lm = Transformer.of(config, params['lm'])
   for row, length, vector in zip(tokens, lengths, got, strict=True):
     row = row[:length]
     counts = 2.0 ** (-(length - 1 - np.arange(length)) / half_life)
-    outputs = np.asarray(hidden(config, params['lm'], row[None]))[0]
+    outputs = np.asarray(hidden(lm, row[None]))[0]
     parts = unit(counts @ outputs) / 3**0.5, unit(counts @ table[row])
     want = np.concatenate([parts[0], (2 / 3) ** 0.5 * parts[1]])
     np.testing.assert_allclose(vector, want, atol=1e-4)
