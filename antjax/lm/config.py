@@ -39,10 +39,11 @@ class Config:
   ] = 0
   rope_theta: Annotated[float, 'Base of the rotary wavelengths.'] = 10_000.0
   rope_local_theta: Annotated[
-    float, 'Base for layers of letter w, without rope_scaling; 0: as the others.'
+    float,
+    'Base for layers of letter w, which are not scaled then; 0: as others.',
   ] = 0.0
   rope_scaling: Annotated[
-    str, "JSON: rope_scaling of a config.json, and its max_position_embeddings."
+    str, 'JSON: rope_scaling of a config.json, and its max_position_embeddings.'
   ] = ''
   rope_fraction: Annotated[float, 'Part of a head that is rotated.'] = 1.0
   max_positions: Annotated[int, 'Places with a learned embedding.'] = 0
@@ -153,9 +154,11 @@ class Config:
         f'embed_dim={self.embed_dim} is no multiple of num_heads='
         f'{self.num_heads}; change one of them or set head_dim.'
       )
-    if self.positions == 'rope' and (self.rotary_width % 2 or not self.rotary_width):
+    if self.positions == 'rope' and (
+      self.rotary_width % 2 or not self.rotary_width
+    ):
       raise ValueError(
-        f'{self.rotary_width} numbers of a head {self.head_width} wide are'
+        f'{width} numbers of a head {self.head_width} wide are'
         ' rotated; rotary positions need an even width.'
       )
     if self.positions == 'learned' and self.max_positions < 1:

@@ -512,8 +512,7 @@ FAMILIES: dict[str, Family] = {
       **_without(_BERT.defaults, 'type_vocab_size'),
       'relative_attention_num_buckets': 32,
     },
-    top=_BERT.top
-    | {'relative_bias': 'encoder.relative_attention_bias'},
+    top=_BERT.top | {'relative_bias': 'encoder.relative_attention_bias'},
     layer=_BERT.layer
     | _pairs(
       'query=attn.q key=attn.k value=attn.v out=attn.o'

@@ -40,7 +40,10 @@ def names(family: Family) -> set[str]:
 
 
 def read(
-  family: Family, fields: Mapping[str, Any], values: Mapping[str, Any], path: Any
+  family: Family,
+  fields: Mapping[str, Any],
+  values: Mapping[str, Any],
+  path: Any,
 ) -> dict[str, Any]:
   """The fields of Config that say where a layer looks, and how far.
 
@@ -118,7 +121,11 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
     'partial_rotary_factor', fields.get('partial_rotary_factor', 1.0)
   )
   for name, value in result.items():
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    if (
+      isinstance(value, bool)
+      or not isinstance(value, int | float)
+      or value <= 0
+    ):
       raise _fail(path, name, value, 'a number above 0')
     result[name] = float(value)
   old = rope.pop('type', 'default')
@@ -176,5 +183,7 @@ def write(family: Family, config: Config) -> dict[str, Any]:
   if 'use_sliding_window' in family.letter_fields:
     fields['use_sliding_window'] = window is not None
   if 'layer_types' in family.letter_fields:
-    fields['layer_types'] = [names.get(x, 'full_attention') for x in config.letters]
+    fields['layer_types'] = [
+      names.get(x, 'full_attention') for x in config.letters
+    ]
   return fields

@@ -51,7 +51,7 @@ def add(
       ' needed is a whole model, or a half with layers.'
     )
   layers = dict(params['layers'])
-  known = [name for name in TARGETS if name in layers]
+  known = [x for x in TARGETS if x in layers and layers[x].ndim == 3]
   wrong = sorted(set(targets) - set(known))
   if rank < 1 or wrong or not targets:
     raise ValueError(

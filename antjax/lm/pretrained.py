@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ from antjax import paths
 from antjax.lm import (
   config_json,
   families,
+  fused,
   gguf_model,
   hub,
   safetensors_file,
@@ -55,7 +57,7 @@ def load_pretrained(
   Args:
     path: A folder with config.json and model.safetensors (or its index), or a
       .gguf file, or a folder with one; or hf://org/name, see `hub`. Families:
-      Llama, Qwen2, OPT, BERT, T5's encoder; as GGUF Llama and Qwen2.
+      those of `family_tables`; as GGUF Llama and Qwen2.
     dtype: Dtype of the parameters; None: as stored (quantized ones as fp32).
     shardings: One for all leaves, or a tree like the parameters'; None: the
       default device.
@@ -74,7 +76,9 @@ def load_pretrained(
   config = config_json.read_config(fields, file)
   names = families.tensor_names(family, config)
   shapes = transformer.shapes(config)
-  files = _match(path, family, config, names, shapes, source)
+  needed = _needed(family, names, shapes)
+  source = fused.SplitSource(source, family, needed)
+  files = _match(path, family, config, needed, source)
   if shardings is None:
     shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   if isinstance(shardings, Sharding):
@@ -84,8 +88,10 @@ def load_pretrained(
     )
 
   def leaf(keys, shape, found, home):
-    stored = [files[name] for name in found]
-    read = _Leaf(path, source, stored, _path(keys), shape, dtype)
+    stored = [None if name is None else files[name] for name in found]
+    is_transposed = families.is_transposed(family, _path(keys), shape)
+    num_stacked = families.num_stacked(_path(keys), shape)
+    read = _Leaf(path, source, stored, num_stacked, is_transposed, shape, dtype)
     return _place(read, shape, home)
 
   return config, jax.tree.map_with_path(
@@ -139,7 +145,10 @@ def save_pretrained(
     )
   family = families.family_of(fields)
   names = families.tensor_names(family, config)
-  tensors = {name: (size, read) for name, size, read in _tensors(names, params)}
+  parts = _tensors(family, names, params)
+  tensors = {
+    name: (size, read) for name, size, read in fused.joined(family, parts)
+  }
   groups: list[dict[str, Callable[[], np.ndarray]]] = [{}]
   num_bytes = 0
   for name, (size, read) in tensors.items():
@@ -174,23 +183,24 @@ def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def _tensors(
-  names: PyTree, params: PyTree
-) -> Iterator[tuple[str, int, Callable[[], np.ndarray]]]:
-  """(name, bytes, function that gives the tensor) of all tensors."""
+  family: families.Family, names: PyTree, params: PyTree
+) -> Iterator[fused.Tensor]:
+  """All tensors."""
   for keys, leaf in jax.tree.leaves_with_path(params):
     path = _path(keys)
     found = _at(names, path)
-    turned = families.is_transposed(path, leaf.shape)
-    for i, name in enumerate(found):
-      layer = i if path[0] == 'layers' else None
-      read = functools.partial(_host, leaf, turned, layer)
-      yield name, leaf.nbytes // len(found), read
+    turned = families.is_transposed(family, path, leaf.shape)
+    stacked = leaf.shape[: families.num_stacked(path, leaf.shape)]
+    for place, name in zip(np.ndindex(stacked), found, strict=True):
+      if name is not None:
+        read = functools.partial(_host, leaf, turned, place)
+        yield name, leaf.nbytes // len(found), read
 
 
 def _host(
-  leaf: jax.Array, is_transposed: bool, layer: int | None
+  leaf: jax.Array, is_transposed: bool, place: tuple[int, ...]
 ) -> np.ndarray:
-  array = np.asarray(leaf if layer is None else leaf[layer])
+  array = np.asarray(leaf[place] if place else leaf)
   return np.ascontiguousarray(array.T if is_transposed else array)
 
 
@@ -226,8 +236,24 @@ def _at(tree: PyTree, path: tuple[str, ...]) -> Any:
   return tree
 
 
+def _needed(
+  family: families.Family, names: PyTree, shapes: PyTree
+) -> dict[str, tuple[int, ...]]:
+  """Shape of each tensor, by the name that we write."""
+  needed: dict[str, tuple[int, ...]] = {}
+  for keys, shape in jax.tree.leaves_with_path(
+    shapes, is_leaf=transformer.is_shape
+  ):
+    leaf = _path(keys)
+    own = shape[families.num_stacked(leaf, shape) :]
+    own = own[::-1] if families.is_transposed(family, leaf, shape) else own
+    found = [name for name in _at(names, leaf) if name is not None]
+    needed |= dict.fromkeys(found, own)
+  return needed
+
+
 def _match(
-  path, family, config, names, shapes, source: TensorSource
+  path, family, config, needed, source: TensorSource
 ) -> dict[str, str]:
   """Name as we write it -> name in the file, for all that is needed."""
   files: dict[str, str] = {}
@@ -239,14 +265,6 @@ def _match(
         ' them, leave out the other.'
       )
     files[ours] = name
-  needed: dict[str, tuple[int, ...]] = {}
-  for keys, shape in jax.tree.leaves_with_path(
-    shapes, is_leaf=transformer.is_shape
-  ):
-    leaf = _path(keys)
-    own = shape[1:] if leaf[0] == 'layers' else shape
-    own = own[::-1] if families.is_transposed(leaf, shape) else own
-    needed |= dict.fromkeys(_at(names, leaf), own)
   missing = sorted(set(needed) - set(files))
   left = sorted(set(files) - set(needed))
   ignored = [n for n in left if families.is_ignored(family, n, config)]
@@ -286,28 +304,36 @@ class _Leaf:
     self,
     file: pathlib.Path,
     source: TensorSource,
-    stored: Sequence[str],
-    path: tuple[str, ...],
+    stored: Sequence[str | None],
+    num_stacked: int,
+    is_transposed: bool,
     shape: tuple[int, ...],
     dtype: jax.typing.DTypeLike | None,
   ):
     self._file = file  # For errors.
     self._source, self._stored, self._shape = source, stored, shape
-    self._is_stacked = path[0] == 'layers'
-    self._is_transposed = families.is_transposed(path, shape)
+    self._num_stacked, self._is_transposed = num_stacked, is_transposed
     self._dtype = None if dtype is None else jnp.dtype(dtype)
 
   def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
-    if not self._is_stacked:
-      return self._one(self._stored[0], index)
     spans = [s.indices(n) for s, n in zip(index, self._shape, strict=True)]
-    layers = range(*spans[0])
-    inner = tuple(slice(*span) for span in spans[1:])
-    first = self._one(self._stored[layers[0]], inner)
-    piece = np.empty((len(layers), *first.shape), first.dtype)
-    piece[0] = first
-    for place, i in enumerate(layers[1:], start=1):
-      piece[place] = self._one(self._stored[i], inner)
+    stacks = [range(*span) for span in spans[: self._num_stacked]]
+    spans = spans[self._num_stacked :]
+    inner = tuple(slice(*span) for span in spans)
+    piece = None
+    for i, place in enumerate(itertools.product(*stacks)):
+      number = 0
+      for k, size in zip(place, self._shape):
+        number = number * size + k
+      if self._stored[number] is None:  # No such norm: its weight is not used.
+        one = np.ones([len(range(*span)) for span in spans], np.float32)
+      else:
+        one = self._one(self._stored[number], inner)
+      if piece is None:
+        size = [len(stack) for stack in stacks]
+        piece = np.empty((*size, *one.shape), self._dtype or one.dtype)
+      piece[np.unravel_index(i, piece.shape[: len(stacks)])] = one
+    assert piece is not None
     return piece
 
   def _one(self, name: str, index: tuple[slice, ...]) -> np.ndarray:

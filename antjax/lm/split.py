@@ -136,4 +136,5 @@ class HighEncoder:
     if self.max_behaviors:
       x_BMD += blocks.lookup(params['behavior_positions'], positions)
     model = Transformer.of(self.config, params)
-    return model.normed(model.run_layers(x_BMD, segment_ids, positions))
+    x_BMD = model.run_layers(x_BMD, segment_ids, positions, first=self.num_low)
+    return model.normed(x_BMD)

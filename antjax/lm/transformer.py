@@ -153,6 +153,8 @@ class Transformer(blocks.Part):
         'token_types were given, but the model has none (config.token_types=0).'
       )
     x_BTD = blocks.lookup(self.embed[...], tokens)
+    if config.embed_scale != 1:
+      x_BTD *= jnp.asarray(config.embed_scale, x_BTD.dtype)
     if config.positions == 'learned':
       x_BTD += blocks.lookup(
         self.positions[...], places + config.position_offset
@@ -171,6 +173,7 @@ class Transformer(blocks.Part):
     *,
     attend: Callable[..., jax.Array] | None = None,
     at: jax.Array | None = None,
+    first: int = 0,
   ) -> jax.Array:
     """All layers, if there are any.
 
@@ -183,6 +186,7 @@ class Transformer(blocks.Part):
       at: int32 [M], places in the B T tokens. If given, only their outputs are
         computed behind the last attention: of a BERT-like layer that is three
         quarters.
+      first: Number of the first layer, for the upper part of a model.
 
     Returns:
       [B, T, D]; with `at` [1, M, D].
@@ -203,13 +207,13 @@ class Transformer(blocks.Part):
       def attend(block, q, k, v):
         return block.attend(q, k, v, segment_ids, bias_HTT)
 
-    graphdef, layers = self.stack()
+    graphdef, layers = self.stack(first)
 
     def layer(x_BTD: jax.Array, leaves: PyTree) -> jax.Array:
-      return nnx.merge(graphdef, leaves)(x_BTD, angles, attend)
+      return blocks.merge(graphdef, leaves)(x_BTD, angles, attend)
 
     def last_layer(x_BTD: jax.Array, leaves: PyTree) -> jax.Array:
-      return nnx.merge(graphdef, leaves)(x_BTD, angles, attend, chosen)
+      return blocks.merge(graphdef, leaves)(x_BTD, angles, attend, chosen)
 
     policies = jax.checkpoint_policies
     policy = policies.save_only_these_names(blocked_attention.KEPT)
@@ -230,10 +234,17 @@ class Transformer(blocks.Part):
       x_BTD = run(layer, x_BTD, jax.tree.map(lambda x: x[:-1], layers))
     return run(last_layer, x_BTD, last)
 
-  def stack(self) -> tuple[nnx.GraphDef[Block], PyTree]:
-    """(definition of a layer, leaves of all), for `nnx.merge` of one layer."""
+  def stack(self, first: int = 0) -> tuple[nnx.GraphDef[Block], PyTree]:
+    """(definition of a layer, leaves of all), for `blocks.merge` of one layer.
+
+    Where layers differ, the leaves have their numbers, from `first` on.
+    """
     graphdef, state = nnx.split(self.layers)
-    return graphdef, nnx.to_pure_dict(state)
+    leaves, places = nnx.to_pure_dict(state), None
+    if len(self.config.pattern) > 1 or not self.config.first_norm:
+      num_layers = jax.tree.leaves(leaves)[0].shape[0]
+      places = jnp.arange(first, first + num_layers)
+    return graphdef, (leaves, places)
 
   def row_bias(self, num_tokens: int) -> jax.Array | None:
     """Addend of relative positions to a row's scores, [H, T, T], or None."""
@@ -242,7 +253,7 @@ class Transformer(blocks.Part):
 
   def bias(self, queries: jax.Array, keys: jax.Array) -> jax.Array | None:
     """See `positions.relative_bias`."""
-    if self.config.positions != 'relative':
+    if not self.config.is_relative:
       return None
     table = self.relative_bias[...]
     return positions_lib.relative_bias(self.config, table, queries, keys)
@@ -255,7 +266,7 @@ class Transformer(blocks.Part):
 
   def unembed(self, x_BTD: jax.Array) -> jax.Array:
     """fp32 logits [..., V]."""
-    return blocks.scores(x_BTD, self.output_matrix())
+    return blocks.logits(self.config, x_BTD, self.output_matrix())
 
   def output_matrix(self) -> jax.Array:
     """[D, V].
@@ -295,7 +306,9 @@ class Transformer(blocks.Part):
     if 'loss_mask' in batch:
       mask_BT = batch['loss_mask'].astype(jnp.float32)
       counts_BT *= jnp.pad(mask_BT[:, 1:], ((0, 0), (0, 1)))
-    losses_BT = _token_losses(x_BTD, self.output_matrix(), next_BT, max_logits)
+    losses_BT = _token_losses(
+      self.config, x_BTD, self.output_matrix(), next_BT, max_logits
+    )
     weights_B = counts_BT.sum(axis=1)
     sums_B = (losses_BT * counts_BT).sum(axis=1)
     return sums_B / jnp.maximum(weights_B, 1), weights_B
@@ -307,13 +320,13 @@ def _own_shapes(config: Config) -> blocks.Shapes:
   shapes: blocks.Shapes = {'embed': (config.vocab_size, D)}
   if config.positions == 'learned':
     shapes['positions'] = (config.max_positions + config.position_offset, D)
-  if config.positions == 'relative':
+  if config.is_relative:
     shapes['relative_bias'] = (config.relative_buckets, config.num_heads)
   if config.token_types:
     shapes['token_types'] = (config.token_types, D)
   if config.embed_norm:
     shapes |= blocks.norm_shapes(config, 'embed_norm')
-  if config.norm_place == 'pre':
+  if config.norm_place != 'post':
     shapes |= blocks.norm_shapes(config, 'final_norm')
   if config.causal and not config.tie_embeddings:
     shapes['lm_head'] = (D, config.vocab_size)
@@ -376,11 +389,13 @@ def targets(
   return next_BT, jnp.pad(same.astype(jnp.float32), last)
 
 
-def _token_losses(x_BTD, kernel_DV, next_BT, max_logits: int) -> jax.Array:
+def _token_losses(
+  config: Config, x_BTD, kernel_DV, next_BT, max_logits: int
+) -> jax.Array:
   """Cross-entropy of each token, [B, T]."""
 
   def chunk_losses(x_BCD, kernel_DV, next_BC):
-    logits_BCV = blocks.scores(x_BCD, kernel_DV.astype(x_BCD.dtype))
+    logits_BCV = blocks.logits(config, x_BCD, kernel_DV.astype(x_BCD.dtype))
     log_z = jax.nn.logsumexp(logits_BCV, axis=-1)
     return log_z - pick(logits_BCV, next_BC)
 

@@ -46,7 +46,7 @@ _T5 = {
   'positions': 'relative',
   'relative_buckets': 8,
   'relative_max_distance': 12,
-  'scale_attention': False,
+  'attention_scale': 1.0,
   'norm_eps': 1e-6,
 }
 CONFIGS = {
@@ -94,7 +94,7 @@ def params_of(config):
     if name.endswith('norm'):
       return jnp.asarray(1 + 0.3 * x)
     # T5 divides no scores: its queries are small instead.
-    small = name == 'query' and not config.scale_attention
+    small = name == 'query' and config.attention_scale == 1
     return jnp.asarray((0.08 if small else 0.25) * x)
 
   return jax.tree.map_with_path(
