@@ -152,8 +152,7 @@ def write_model(fields: dict[str, Any], folder: str | pathlib.Path) -> None:
   import jax
 
   from antjax.layers.functional import Functional
-  from antjax.lm import config_json, pretrained
-  from antjax.lm.transformer import Transformer
+  from antjax.lm import config_json, pretrained, Transformer
 
   jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
   config = config_json.read_config(fields)

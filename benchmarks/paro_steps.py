@@ -36,9 +36,7 @@ import optax
 
 from antjax.collectives import cost_model, measure
 from antjax.layers.functional import Functional
-from antjax.lm import positions, transformer
-from antjax.lm.blocks import Block
-from antjax.lm.transformer import Transformer
+from antjax.lm import Block, Config, positions, Transformer
 from antjax.mesh.mesh import INTER, INTRA, make_mesh
 from antjax.train.trainer import Trainer
 from benchmarks import host_steps
@@ -65,8 +63,8 @@ class Sizes:
     """Tokens that a device works off in a step."""
     return self.num_tokens * self.num_micro_batches
 
-  def config(self) -> transformer.Config:
-    return transformer.Config(
+  def config(self) -> Config:
+    return Config(
       vocab_size=self.vocab_size,
       num_layers=self.num_layers,
       embed_dim=self.embed_dim,
@@ -192,14 +190,15 @@ class Peer:
   def _sum_of_losses(self, params: Any, tokens_BT: jax.Array) -> jax.Array:
     gather = self._gather
     rows = P(_BATCH)
-    top = {k: v for k, v in params.items() if k != 'layers'}
-    top = {k: gather(self._specs[k])(v) for k, v in top.items()}
+    layers = params['layers']
+    top = {
+      k: gather(self._specs[k])(params[k]) for k in params if k != 'layers'
+    }
     layer_specs = {k: P(*s[1:]) for k, s in self._specs['layers'].items()}
     places = positions.document_positions(tokens_BT, None)
     angles = positions.rope_angles(self._config, places)
-    model = Transformer.of(self._config, params)
+    model = Transformer.of(self._config, params | top)
     graphdef, (layers, _) = model.stack()
-    model = Transformer.of(self._config, top)
 
     def layer(x_BTD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
       weights = {k: gather(layer_specs[k])(w) for k, w in weights.items()}

@@ -28,9 +28,8 @@ import optax
 from antjax.elastic.worker import Agent
 from antjax.jobs import job as job_lib
 from antjax.layers.functional import Functional
+from antjax.lm import Config, Transformer
 from antjax.lm import tokenizer as tokenizer_lib
-from antjax.lm import transformer
-from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.shards import position
 from antjax.train.elastic import Plan
@@ -148,7 +147,7 @@ class Replay:
 def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
   """The model with its witness, and its initial state."""
   path = pathlib.Path(job.data) / tokenizer_lib.FILE_NAME
-  config = transformer.Config(
+  config = Config(
     vocab_size=tokenizer_lib.load(path).vocab_size,
     embed_dim=job.dim,
     mlp_dim=2 * job.dim,

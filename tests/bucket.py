@@ -69,10 +69,10 @@ def used() -> Iterator[str]:
 
 def _serve(port: int) -> None:
   """gcp-storage-emulator, and what TensorStore needs beside: generations."""
-  from gcp_storage_emulator import exceptions, server
+  from gcp_storage_emulator import exceptions
   from gcp_storage_emulator.handlers import objects
 
-  download, upload = objects.download, objects._media_upload
+  download = objects.download
 
   def generation(storage, name):
     try:
@@ -85,15 +85,23 @@ def _serve(port: int) -> None:
     found = generation(storage, request.params['object_id'])
     response['x-goog-generation'] = found
 
-  def upload_if_it_matches(request, response, storage):
-    wanted = request.query.get('ifGenerationMatch')
-    if wanted and generation(storage, request.query['name'][0]) != wanted[0]:
-      response.status = http.HTTPStatus.PRECONDITION_FAILED
-    else:
-      upload(request, response, storage)
+  def if_it_matches(change):
+    def checked(request, response, storage, *args, **kwargs):
+      wanted = request.query.get('ifGenerationMatch')
+      name = request.params.get('object_id') or request.query['name'][0]
+      if wanted and generation(storage, name) != wanted[0]:
+        response.status = http.HTTPStatus.PRECONDITION_FAILED
+      else:
+        change(request, response, storage, *args, **kwargs)
+
+    return checked
 
   objects.download = download_with_generation
-  objects._media_upload = upload_if_it_matches
+  objects._media_upload = if_it_matches(objects._media_upload)
+  objects.delete = if_it_matches(objects.delete)
+
+  from gcp_storage_emulator import server  # It takes handlers as they are.
+
   server.create_server(
     '127.0.0.1', port, in_memory=True, default_bucket=NAME
   ).run()

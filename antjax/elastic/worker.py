@@ -128,6 +128,11 @@ class Agent:
       **options,
     )
 
+  @property
+  def incarnation(self) -> tuple[str, int]:
+    """Name of the job among all coordinators', and its generation."""
+    return f'{self.address}/{self.job}', self.generation
+
   def __enter__(self) -> 'Agent':
     self._pulse.start()
     return self

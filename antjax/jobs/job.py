@@ -33,6 +33,7 @@ from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
 from antjax.report import trackers, watch
 from antjax.shards import dataset, ledger_client, ledger_spec, record_source
+from antjax.train import lease
 
 if TYPE_CHECKING:
   from antjax.elastic.worker import Agent
@@ -373,7 +374,8 @@ def start(config: JobConfig) -> Job:
   shows antjax's own messages, the others only warnings.
 
   Raises:
-    ValueError: The settings of the processes or the mesh do not fit.
+    ValueError: The settings of the processes or the mesh do not fit, or
+      another run has the folder.
     Exception: What `JobConfig.check_inputs` raises.
   """
   watched = _watched()
@@ -384,6 +386,7 @@ def start(config: JobConfig) -> Job:
   run_dir, mirror = pathlib.Path(config.run_dir), None
   if paths.is_url(config.run_dir):
     paths.check(config.run_dir, 'run_dir', paths.CHECKPOINT_URL)
+    _open.enter_context(lease.held(config.run_dir, *_incarnation()))
     mirror = _open.enter_context(paths.mirrored(config.run_dir))
     _open.callback(mirror.push)
     run_dir = mirror.local
@@ -394,6 +397,8 @@ def start(config: JobConfig) -> Job:
       f'run_dir={config.run_dir}: cannot make this folder'
       f' ({error.strerror}); choose one that you may write to.'
     ) from error
+  if mirror is None:
+    _open.enter_context(lease.held(run_dir, *_incarnation()))
   _start_logging(run_dir)
   if threading.current_thread() is threading.main_thread():
     script.stop_request.install()
@@ -418,6 +423,14 @@ def start(config: JobConfig) -> Job:
 
 _agents: 'list[Agent]' = []  # To be closed when main has ended.
 _open = contextlib.ExitStack()  # However it ends.
+
+
+def _incarnation() -> tuple[str, int]:
+  """`Agent.incarnation` of this process, before its agent is there."""
+  env = os.environ
+  job = f'{env.get("ANTJAX_COORDINATOR", "")}/{env.get("ANTJAX_JOB", "job")}'
+  generation = int(env.get('ANTJAX_GENERATION', '0'))
+  return ('', 0) if job.startswith('/') else (job, generation)
 
 
 def agent_from_environment(

@@ -61,7 +61,7 @@ def lookup(table_VD: jax.Array, ids: jax.Array) -> jax.Array:
   return take_rows(table_VD.astype(jnp.float32), ids).astype(table_VD.dtype)
 
 
-class Part(nnx.Module):
+class ModelPart(nnx.Module):
   """Parameters under flat names, and what a model does with one of them.
 
   Attributes:
@@ -120,7 +120,7 @@ class Part(nnx.Module):
     return y
 
 
-class Block(Part):
+class Block(ModelPart):
   """One layer: attention and MLP. A subclass may override any of it.
 
   Full passes, packed texts and generation all run a layer by calling it.
@@ -274,6 +274,25 @@ class Block(Part):
     x_SND = lookup(x, jnp.argsort(order)).reshape(*experts_SN.shape, -1)
     shares_SN1 = shares_SN[..., None].astype(x.dtype)
     return jnp.sum(x_SND * shares_SN1, axis=1)
+
+
+def top_shapes(config: Config) -> Shapes:
+  """Shapes of the parameters outside of the layers."""
+  D = config.embed_dim
+  shapes: Shapes = {'embed': (config.vocab_size, D)}
+  if config.positions == 'learned':
+    shapes['positions'] = (config.max_positions + config.position_offset, D)
+  if config.is_relative:
+    shapes['relative_bias'] = (config.relative_buckets, config.num_heads)
+  if config.token_types:
+    shapes['token_types'] = (config.token_types, D)
+  if config.embed_norm:
+    shapes |= norm_shapes(config, 'embed_norm')
+  if config.norm_place != 'post':
+    shapes |= norm_shapes(config, 'final_norm')
+  if config.causal and not config.tie_embeddings:
+    shapes['lm_head'] = (D, config.vocab_size)
+  return shapes
 
 
 def layer_shapes(config: Config) -> Shapes:

@@ -27,7 +27,9 @@ from antjax.lm import (
   safetensors_file,
   transformer,
 )
+from antjax.lm.blocks import Block
 from antjax.lm.config import Config
+from antjax.lm.transformer import Transformer
 
 PyTree = Any
 CONFIG_NAME = 'config.json'
@@ -63,7 +65,7 @@ def load_pretrained(
       default device.
 
   Returns:
-    (config, params), for `transformer`'s functions.
+    (config, params), for `Transformer.of`.
 
   Raises:
     FileNotFoundError: A file is not there.
@@ -97,6 +99,34 @@ def load_pretrained(
   return config, jax.tree.map_with_path(
     leaf, shapes, names, shardings, is_leaf=transformer.is_shape
   )
+
+
+def load(
+  path: str | os.PathLike[str],
+  *,
+  dtype: jax.typing.DTypeLike | None = jnp.float32,
+  shardings: PyTree | Sharding | None = None,
+  block: Callable[..., Block] = Block,
+) -> Transformer:
+  """The model at a path; see `load_pretrained`.
+
+  Args:
+    path: Folder, file, or hf://org/name.
+    dtype: Dtype of the parameters; None: as stored.
+    shardings: One for all leaves, or a tree like the parameters'.
+    block: (config, rngs=...) -> one layer, with the parameters of a `Block`.
+
+  Raises:
+    ValueError: The block has others; or as for `load_pretrained`.
+  """
+  config, params = load_pretrained(path, dtype=dtype, shardings=shardings)
+  if transformer.shapes(config, block) != transformer.shapes(config):
+    raise ValueError(
+      f'load: {block} has other parameters than a Block, which {path} has;'
+      ' needed are the same. Make Transformer(config, block=...) and set its'
+      ' parameters.'
+    )
+  return Transformer.of(config, params, block=block)
 
 
 def check_there(path: str | os.PathLike[str]) -> None:

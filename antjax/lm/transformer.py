@@ -39,7 +39,7 @@ PyTree = Any
 MAX_LOGITS = 1 << 24
 
 
-class Transformer(blocks.Part):
+class Transformer(blocks.ModelPart):
   """The model.
 
   The tree of its parameters (`layers.functional.params_of`) is that of
@@ -62,7 +62,7 @@ class Transformer(blocks.Part):
     """
     if not config.vocab_size:
       raise ValueError('Transformer: set vocab_size; it is 0.')
-    super().__init__(config, _own_shapes(config), rngs=rngs)
+    super().__init__(config, blocks.top_shapes(config), rngs=rngs)
 
     @nnx.split_rngs(splits=config.num_layers)
     @nnx.vmap
@@ -312,25 +312,6 @@ class Transformer(blocks.Part):
     weights_B = counts_BT.sum(axis=1)
     sums_B = (losses_BT * counts_BT).sum(axis=1)
     return sums_B / jnp.maximum(weights_B, 1), weights_B
-
-
-def _own_shapes(config: Config) -> blocks.Shapes:
-  """Shapes of the parameters outside of the layers."""
-  D = config.embed_dim
-  shapes: blocks.Shapes = {'embed': (config.vocab_size, D)}
-  if config.positions == 'learned':
-    shapes['positions'] = (config.max_positions + config.position_offset, D)
-  if config.is_relative:
-    shapes['relative_bias'] = (config.relative_buckets, config.num_heads)
-  if config.token_types:
-    shapes['token_types'] = (config.token_types, D)
-  if config.embed_norm:
-    shapes |= blocks.norm_shapes(config, 'embed_norm')
-  if config.norm_place != 'post':
-    shapes |= blocks.norm_shapes(config, 'final_norm')
-  if config.causal and not config.tie_embeddings:
-    shapes['lm_head'] = (D, config.vocab_size)
-  return shapes
 
 
 def shapes(config: Config, block: Callable[..., Block] = Block) -> PyTree:

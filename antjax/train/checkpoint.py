@@ -23,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from antjax import paths
 from antjax.mesh.gather import gather_json
-from antjax.train import canonical
+from antjax.train import canonical, lease
 from antjax.train.checkpoint_folder import Claim
 from antjax.train.state import Layout, TrainState
 
@@ -221,8 +221,12 @@ class Checkpointer:
 
     Returns:
       The input positions of all processes.
+
+    Raises:
+      RuntimeError: Another run has taken the folder.
     """
     self.wait()
+    lease.check(self.directory)
     input_states = self._gather(encode_position(input_state))
     meta = {
       'format': _FORMAT,

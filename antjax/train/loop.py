@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from antjax import paths
+from antjax.train import lease
 from antjax.train.batches import (
   BatchPlacer,
   Feed,
@@ -133,13 +134,18 @@ def opened(
       f' checkpoint can: {error}. Use dicts, lists, numbers, texts and bytes,'
       ' or an iterator without get_state, whose position is not saved.'
     ) from error
-  with Checkpointer(
-    options.checkpoint_dir,
-    spec.layout,
-    keep=options.keep,
-    best_metric=options.best_metric,
-    best_mode=options.best_mode,
-  ) as saver:
+  # Of an `antjax.Agent`.
+  incarnation = getattr(options.elastic, 'incarnation', ())
+  with (
+    lease.held(options.checkpoint_dir, *incarnation),
+    Checkpointer(
+      options.checkpoint_dir,
+      spec.layout,
+      keep=options.keep,
+      best_metric=options.best_metric,
+      best_mode=options.best_mode,
+    ) as saver,
+  ):
     if (step := saver.newest()) is not None:
       state, positions = saver.restore(step)
       set_position(iterator, positions, options.merge_input_states)

@@ -72,7 +72,11 @@ def curve(run_dir):
   return {line['step']: line['loss'] for line in lines if 'loss' in line}
 
 
-def test_a_killed_job_resumes_from_its_bucket(url, tmp_path):
+@pytest.mark.parametrize('hosts', [1, 2])
+def test_a_killed_job_resumes_from_its_bucket(url, tmp_path, hosts):
+  cluster = ('--hosts=2', '--devices_per_host=2', '--', '-m')
+  launcher = ('launch.local_cluster', *cluster) if hosts > 1 else ()
+  url = f'{url}/of-{hosts}'
   source = tmp_path / 'source.txt'
   source.write_text('\n\n'.join(f'{i} and {i + 1}' * 9 for i in range(300)))
   run(
@@ -80,12 +84,13 @@ def test_a_killed_job_resumes_from_its_bucket(url, tmp_path):
     *('-m', 'launch.prepare_text', f'--source={source}'),
     *(f'--out={url}/texts', '--documents=paragraph', '--vocab_size=300'),
   )
-  command = ['-m', 'launch.train_lm', *FLAGS, f'--data={url}/texts']
+  flags = ('launch.train_lm', *FLAGS, f'--data={url}/texts')
+  command = ['-m', *launcher, *flags]
   run(tmp_path, *command, f'--run_dir={url}/whole')
   killed = start(tmp_path, *command, f'--run_dir={url}/run')
   deadline = time.monotonic() + 300
   while killed.poll() is None and time.monotonic() < deadline:
-    if (checkpoint.latest_step(f'{url}/run/checkpoints') or 0) >= 12:
+    if (checkpoint.latest_step(f'{url}/run/checkpoints') or 0) >= 6:
       break
     time.sleep(0.05)
   killed.send_signal(signal.SIGKILL)

@@ -1,0 +1,204 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One living run for each run folder, on a disk or in a bucket.
+
+A run writes a small file there every few seconds. TensorStore writes it only
+if nobody else has written it since, on disks as in buckets, so that of two runs
+exactly one has the folder. Who finds the file asks whether its process lives
+where that can be known, and otherwise watches the file: no clocks are compared.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import tensorstore as ts
+
+from antjax import paths
+from antjax.mesh.gather import gather_json
+
+FILE = '.lease'
+BEAT_S = 5.0
+STALE_S = 30.0  # A file that stays the same for so long is a dead run's.
+
+_leases: 'list[Lease]' = []  # Of this process.
+
+
+class Lease:
+  """A run's hold of a folder, on the process that writes there."""
+
+  def __init__(self, folder: str, job: str, generation: int):
+    """Takes nothing yet. See `held`."""
+    self.folder = folder
+    self._stamp = b''  # The file's generation when this run wrote it last.
+    self._ended, self._lock = threading.Event(), threading.Lock()
+    self._lost = ''
+    self._me = {
+      'host': socket.gethostname(),
+      'pid': os.getpid(),
+      'process': _process(os.getpid()),
+      'machine': _machine(),
+      'job': job,
+      'generation': generation,
+      'since': time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime()),
+    }
+
+  def take(self) -> None:
+    """Takes the folder, once it is known that nobody else has it.
+
+    Raises:
+      ValueError: A living run has it, or the file cannot be written.
+    """
+    spec: dict[str, Any] = {'driver': 'file', 'path': f'{self.folder}/'}
+    if paths.is_url(self.folder):
+      bucket, _, name = self.folder.partition('://')[2].partition('/')
+      spec = {'driver': 'gcs', 'bucket': bucket, 'path': f'{name}/'}
+    self._files = ts.KvStore.open(spec).result()
+    first = found = self._files.read(FILE).result()
+    end = time.monotonic() + STALE_S
+    while found.state == 'value':
+      other = json.loads(found.value)
+      is_over = self._is_over(other)
+      if is_over is False or found.stamp.generation != first.stamp.generation:
+        raise ValueError(self._refusal(found))
+      if is_over or time.monotonic() > end:
+        break
+      if found is first:
+        logging.info(
+          '%s was in use by process %s on %s; waiting %g s to see whether it'
+          ' lives.',
+          *(self.folder, other['pid'], other['host'], STALE_S),
+        )
+      time.sleep(min(1.0, BEAT_S))
+      found = self._files.read(FILE).result()
+    if not self._write(found.stamp.generation):
+      raise ValueError(self._refusal(self._files.read(FILE).result()))
+    threading.Thread(target=self._beat, name='lease', daemon=True).start()
+
+  def _is_over(self, other: dict[str, Any]) -> bool | None:
+    """Whether the other run has ended; None where it cannot be known."""
+    me = self._me
+    if me['job'] and me['job'] == other['job']:
+      if me['generation'] > other['generation']:
+        return True  # The coordinator has started this one instead.
+    if me['machine'] and me['machine'] == other['machine']:
+      return _process(other['pid']) != other['process']
+    return None
+
+  def _refusal(self, found: Any) -> str:
+    if found.state == 'missing':
+      return f'{self.folder}: another run has just been there; start again.'
+    other = json.loads(found.value)
+    job = f' (job {other["job"]})' if other['job'] else ''
+    return (
+      f'{self.folder} is in use: process {other["pid"]} on'
+      f' {other["host"]}{job} trains there since {other["since"]}. Use another'
+      ' run folder, or stop that process; the same command then resumes its'
+      ' run.'
+    )
+
+  def _write(self, stamp: bytes) -> bool:
+    """Writes the file if it is still the one of a stamp."""
+    text = json.dumps(self._me).encode()
+    written = self._files.write(FILE, text, if_equal=stamp).result()
+    self._stamp = written.generation or self._stamp
+    return bool(written.generation)
+
+  def _beat(self) -> None:
+    while not self._ended.wait(BEAT_S) and not self._lost:
+      self.renew()
+
+  def renew(self) -> None:
+    """Writes the file again; notes where somebody else has the folder."""
+    with self._lock:
+      if self._ended.is_set() or self._lost:
+        return
+      try:
+        if not self._write(self._stamp):
+          self._lost = self._refusal(self._files.read(FILE).result())
+          logging.error('This run has lost its folder. %s', self._lost)
+      except (OSError, ValueError) as error:
+        logging.warning('%s/%s: %s', self.folder, FILE, error)
+
+  def check(self) -> None:
+    """Raises RuntimeError where somebody else has taken the folder."""
+    self.renew()
+    if self._lost:
+      raise RuntimeError(f'This run has lost its folder. {self._lost}')
+
+  def release(self) -> None:
+    """Deletes the file, if it is still this run's."""
+    with self._lock:
+      self._ended.set()
+      with contextlib.suppress(OSError, ValueError):
+        self._files.write(FILE, None, if_equal=self._stamp).result()
+
+
+@contextlib.contextmanager
+def held(
+  folder: str | os.PathLike[str], job: str = '', generation: int = 0
+) -> Iterator[None]:
+  """Holds a folder, and those in it, for this run; on all processes.
+
+  Args:
+    folder: A path or a gs:// URL.
+    job: Name of a job that a coordinator restarts; '' for none.
+    generation: A later one of the same job takes the folder over at once.
+
+  Raises:
+    ValueError: A living run has it; says which.
+  """
+  folder = paths.origin(folder).rstrip('/')
+  if any(f'{folder}/'.startswith(f'{one.folder}/') for one in _leases):
+    yield
+    return
+  lease = Lease(folder, job, generation)
+  error = None
+  if jax.process_index() == 0:
+    try:
+      lease.take()
+    except (RuntimeError, ValueError) as refused:
+      error = refused
+  if told := gather_json(error and str(error))[0]:
+    raise (type(error) if error else ValueError)(told)
+  _leases.append(lease)
+  try:
+    yield
+  finally:
+    _leases.remove(lease)
+    if jax.process_index() == 0:
+      lease.release()
+
+
+def check(folder: str) -> None:
+  """Raises RuntimeError where this process has lost a folder that it held."""
+  for lease in _leases:
+    if f'{folder}/'.startswith(f'{lease.folder}/') and not jax.process_index():
+      lease.check()
+
+
+def _machine() -> str:
+  """What processes share that see each other by their numbers; '' unknown."""
+  try:
+    boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+    return f'{boot} {os.readlink("/proc/self/ns/pid")}'
+  except OSError:
+    return ''
+
+
+def _process(pid: int) -> str:
+  """What tells a living process from a later one of its number; '' if dead."""
+  try:
+    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  except OSError:
+    return ''
+  state, *rest = stat.rpartition(')')[2].split()
+  return '' if state in 'ZX' else rest[18]
