@@ -154,9 +154,8 @@ class Config:
         f'embed_dim={self.embed_dim} is no multiple of num_heads='
         f'{self.num_heads}; change one of them or set head_dim.'
       )
-    if self.positions == 'rope' and (
-      self.rotary_width % 2 or not self.rotary_width
-    ):
+    width = self.rotary_width
+    if self.positions == 'rope' and (width % 2 or not width):
       raise ValueError(
         f'{width} numbers of a head {self.head_width} wide are'
         ' rotated; rotary positions need an even width.'

@@ -120,7 +120,7 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
   width = values.get('head_dim') or width
   if values.get('attention_scale') == width**-0.5:
     values['attention_scale'] = None
-  if 'embed_scale' in values and values['embed_scale'] is None:
+  if values.get('embed_scale') == 'root':
     values['embed_scale'] = values['embed_dim'] ** 0.5
   if family.padded_positions:
     values['max_positions'] -= values['position_offset']

@@ -67,7 +67,7 @@ def _fail(path: Any, name: str, value: Any, needed: str) -> ValueError:
 
 
 def _read_pattern(family, fields, values, path) -> dict[str, Any]:
-  if family.letters is None:
+  if not family.letters:
     return {}
   num_layers = values['num_layers']
   window = fields.get(family.windows)
@@ -75,7 +75,8 @@ def _read_pattern(family, fields, values, path) -> dict[str, Any]:
     window = None
   elif window is not None and (type(window) is not int or window < 1):
     raise _fail(path, family.windows, window, 'a whole number above 0 or null')
-  pattern = family.letters(fields)
+  field, default = family.count
+  pattern = _pattern(family.letters, fields.get(field, default), num_layers)
   if fields.get('no_rope_layers'):
     pattern = ''.join('g' if x else 'n' for x in fields['no_rope_layers'])
   kinds = fields.get('layer_types')
@@ -96,6 +97,18 @@ def _read_pattern(family, fields, values, path) -> dict[str, Any]:
   if not values.get('causal', True):
     window = window // 2 + 1 if family.half_windows else window + 1
   return {'pattern': pattern, 'window': window}
+
+
+def _pattern(letters: str, count: int, num_layers: int) -> str:
+  """See `Family.letters`."""
+  if letters.count('*') == 2:  # g*w*
+    count = min(count, num_layers)
+    return letters[0] * count + letters[2] * (num_layers - count)
+  star = letters.find('*')
+  if star < 0:
+    return letters
+  many = letters[star - 1] * (count - 1)
+  return letters[: star - 1] + many + letters[star + 1 :]
 
 
 def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
@@ -171,7 +184,7 @@ def write(family: Family, config: Config) -> dict[str, Any]:
       if scaling['rope_type'] == 'longrope':
         fields[_LIMITS[0]] = scaling[_LIMITS[0]]
       fields['rope_scaling'] = scaling
-  if family.letters is None:
+  if not family.letters:
     return fields
   if 'no_rope_layers' in family.letter_fields:
     fields['no_rope_layers'] = [int(x != 'n') for x in config.letters]
