@@ -1,27 +1,30 @@
 # make quickstart    fetch MovieLens-1M and train a meta-DLRM on it
 # make test          lint, types and the fast tests
 # make test-slow     all tests; with PART=elastic, jobs, data, models or rest only
-#                    those, which take less than an hour each on two cores
+#                    those, which take less than an hour each on two cores;
+#                    PART=oldest is the fast tests on Python 3.11
 # make docs          the documentation site, in build/site
 # make bench         antjax beside its peers, which `make peers` sets up
 #
-# PYTHON chooses the interpreter: make test PYTHON=python3.12. Each version that
-# is named so has its own environment, .venv-3.12; the default one is .venv.
+# The newest supported Python that is here runs all of it, in .venv. PYTHON chooses
+# another, with an environment of its own, .venv-3.11: make test PYTHON=python3.11.
 # PYTEST_FLAGS is added to pytest's command line: make test PYTEST_FLAGS='-x -k ring'.
 
-SUPPORTED := python3.11 python3.12 python3.13 python3
+SUPPORTED := python3.13 python3.12 python3.11 python3
 IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-
-RUNS = $(shell $(1) -c '$(IS_SUPPORTED)' 2>/dev/null && echo ok)
+MAKES_VENV := import ensurepip, venv; $(IS_SUPPORTED)
+# A name, and pyenv's of that name, which runs only where pyenv selected it.
+CANDIDATES = $(foreach n,$(1),$(n) \
+  $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(n:python%=%).*/bin/python))
+# The first of some interpreters that runs a line of Python.
+FIRST = $(firstword $(foreach p,$(call CANDIDATES,$(1)),\
+  $(shell $(p) -c '$(2)' 2>/dev/null && echo $(p))))
+NAMED := $(or $(PYTHON),$(SUPPORTED))
+INTERPRETER := $(or $(call FIRST,$(NAMED),$(MAKES_VENV)),$(call FIRST,$(NAMED),$(IS_SUPPORTED)))
 
 ifeq ($(origin PYTHON),undefined)
-  # The first of them that is here and of a supported version.
-  INTERPRETER := $(firstword $(foreach p,$(SUPPORTED),$(if $(call RUNS,$(p)),$(p))))
   VENV := .venv
 else
-  # As named; or pyenv's, whose python3.12 runs only where pyenv selected it.
-  PYENV := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(PYTHON:python%=%).*/bin/python)
-  INTERPRETER := $(firstword $(foreach p,$(PYTHON) $(PYENV),$(if $(call RUNS,$(p)),$(p))))
   VENV := .venv-$(shell $(INTERPRETER) -c \
     'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 endif
@@ -35,7 +38,7 @@ PARALLEL ?= -n 2 --dist loadfile --max-worker-restart=0
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,11p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,10p
 
 quickstart: $(VENV)/.run-stamp
 	$(VENV)/bin/python -m launch.prepare_data
@@ -66,12 +69,17 @@ PART_rest := tests $(addprefix --ignore=,$(PART_elastic) $(PART_jobs) \
   $(PART_data) $(PART_models))
 PART ?= all
 PART_all := tests
+ifeq ($(PART),oldest)
+test-slow:
+	$(MAKE) test-fast PYTHON=python3.11
+else
 test-slow: lint
 	@test -n '$(PART_$(PART))' || { \
-	  echo 'PART=$(PART): use elastic, jobs, data, models, rest or all.'; exit 1; }
+	  echo 'PART=$(PART): use elastic, jobs, data, models, rest, oldest or all.'; exit 1; }
 	$(VENV)/bin/python -m pytest --hypothesis-profile=search \
 	  -o faulthandler_timeout=3600 $(PARALLEL) $(PYTEST_FLAGS) $(wildcard $(PART_$(PART))) \
 	  $(filter --ignore=%,$(PART_$(PART)))
+endif
 
 lint: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m ruff check .
@@ -131,9 +139,9 @@ $(VENV)/.dev-stamp: requirements-dev.txt $(VENV)/.run-stamp
 
 # TorchRec names a GPU build of fbgemm as its dependency; the CPU one will do.
 .venv-peers/.stamp: requirements-bench.txt requirements-bench-no-deps.txt
-	@command -v python3.11 >/dev/null || { \
+	@test -n '$(call FIRST,python3.11,)' || { \
 	  echo 'The peers need Python 3.11.'; exit 1; }
-	python3.11 -m venv --clear .venv-peers
+	$(call FIRST,python3.11,) -m venv --clear .venv-peers
 	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet \
 	  -r requirements-bench.txt
 	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet \
@@ -141,7 +149,7 @@ $(VENV)/.dev-stamp: requirements-dev.txt $(VENV)/.run-stamp
 	@touch $@
 
 .venv-dlrover/.stamp: requirements-bench-dlrover.txt
-	python3.11 -m venv --clear .venv-dlrover
+	$(call FIRST,python3.11,) -m venv --clear .venv-dlrover
 	.venv-dlrover/bin/python -m pip --disable-pip-version-check install --quiet \
 	  -r requirements-bench-dlrover.txt
 	@touch $@

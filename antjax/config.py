@@ -221,6 +221,12 @@ def to_dict(config: Any) -> dict[str, Any]:
   }
 
 
+def values_of(config: Any) -> dict[str, Any]:
+  """JSON values of a config and of the configs in it, by dotted name."""
+  found = {leaf.name: values.to_json(leaf.value) for leaf in _leaves(config)}
+  return json.loads(json.dumps(found))  # Lists where there were tuples.
+
+
 def from_dict(config_class: type[_T], data: Any, prefix: str = '') -> _T:
   """Builds a config from what `to_dict` returned.
 

@@ -7,18 +7,37 @@ of other texts have the same width, and tables of other data perhaps as many
 rows: the model would only become worse.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+import functools
 import hashlib
 import json
 import pathlib
+import re
 from typing import Any
 
+from absl import logging
+
+from antjax import config as config_lib
 from antjax import paths
 from antjax.report import job_report
 from antjax.train import checkpoint
 
 _FILE = 'made_of.json'
 _OLD_FILE = 'data.json'  # Written by earlier versions of train_lm.
+# Settings of how long, how fast, where and at which rates a run trains, and of
+# what is made of it. `made_of` tells whether data and models at paths differ.
+_MAY_CHANGE = re.compile(
+  r'(num|joint|per_task|eval)_(steps|epochs)|(checkpoint|evaluate)_every'
+  r'|patience|best_metric|intra|paro|links|collectives|min_shard_size'
+  r'|num_micro_batches|shard_size|compute_dtype|(.*\.)?remat|peak_tflops'
+  r'|model\.(layers_per_step|attention)|device_gib|regather|check_memory'
+  r'|token_cache|data|init_from|model|store|table|table_dtype|max_distinct'
+  r'|num_(chunks|shapes)|(user|text|image)_(embeddings|vectors)'
+  r'|eval_(examples|batch_size)|validation_tasks|num_resamples|prompts'
+  r'|sample_tokens|export|export_users|published_marks|baselines|sweep'
+  r'|(optimizer|sampling|score|held_out|swept)\..*'
+  r'|(ids|fields)\.(learning_rate|level)|model\.table_(learning_rate|level)'
+)
 
 
 def of_data(description: Mapping[str, Any]) -> str:
@@ -65,6 +84,46 @@ def check(
     raise ValueError(
       f'{run_dir} was trained with another {" and ".join(wrong)} than given'
       f' now; use those of the run, or another run folder{advice}.'
+    )
+
+
+def check_settings(
+  run_dir: pathlib.Path, config: Any, step: int, free: Collection[str] = ()
+) -> None:
+  """Compares the settings with those of the run so far, by its config.json.
+
+  Args:
+    run_dir: Folder of the run.
+    config: Config of the job.
+    step: Step that it resumes from, for the log.
+    free: Names of fields that have nothing to do with this run.
+
+  Raises:
+    ValueError: Settings that decide what is trained differ; names each.
+  """
+  path = run_dir / config_lib.FILE_NAME
+  if not path.exists():
+    return
+  saved = json.loads(path.read_text(encoding='utf-8'))['config']
+  changed: dict[str, list[str]] = {'may': [], 'must not': []}
+  for name, now in config_lib.values_of(config).items():
+    try:
+      was = functools.reduce(lambda one, key: one[key], name.split('.'), saved)
+    except (KeyError, TypeError):  # Of another version, which had no such name.
+      continue
+    if was != now and name not in ('run_dir', *free):
+      kind = 'may' if _MAY_CHANGE.fullmatch(name) else 'must not'
+      changed[kind].append(f'{name} was {was} and is {now}')
+  if changed['must not']:
+    raise ValueError(
+      f'{run_dir} was trained with other settings than given now:'
+      f' {", ".join(changed["must not"])}. Give those of the run'
+      f' (--config={path}), or another run_dir.'
+    )
+  if changed['may']:
+    logging.warning(
+      '%s resumes from step %d with other settings than before: %s.',
+      *(run_dir, step, ', '.join(changed['may'])),
     )
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training in its folder: fit, progress, log, early stopping, resume."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 import contextlib
 import dataclasses
 import math
@@ -99,6 +99,7 @@ class Run:
     folder: pathlib.Path | None = None,
     models: Iterable[str] = ('.',),
     advice: str = '',
+    free: Collection[str] = (),
   ):
     """Looks at what the folder holds.
 
@@ -114,9 +115,11 @@ class Run:
       folder: Folder of log and checkpoints; None: the job's.
       models: See `identity.check`.
       advice: See `identity.check`.
+      free: See `identity.check_settings`.
 
     Raises:
-      ValueError: The run in the folder was made of something else.
+      ValueError: The run in the folder was made of something else, or with
+        other settings.
     """
     self._name, self._config, self._job = name, config, job
     self._made_of, self.num_steps = made_of, num_steps
@@ -126,6 +129,8 @@ class Run:
     self._checkpoints = paths.origin(self._folder / paths.CHECKPOINTS)
     run_identity.check(job.run_dir, made_of, models=models, advice=advice)
     self.start = checkpoint.latest_step(self._checkpoints) or 0
+    if self.start:
+      run_identity.check_settings(job.run_dir, config, self.start, free)
 
   def fit(
     self,

@@ -96,7 +96,8 @@ def score(
   Returns:
     Part -> scores: `ALL`, `WEIGHTED`, 'scenario/<name>', 'item/zero' (and few,
     warm), 'user/zero' ..., 'scenario/<name>/item/zero' ... Parts without rows
-    are left out. Predictions that are not finite have no scores: all are nan.
+    are left out, and a single scenario, which is `ALL`. Predictions that are
+    not finite have no scores: all are nan.
 
   Raises:
     ValueError: A column is missing, of another length or no click column.
@@ -266,6 +267,8 @@ def _parts_of(columns, config, scenario_names) -> dict[str, np.ndarray]:
       )
     name = i if scenario_names is None else scenario_names[i]
     found[f'{SCENARIO}{name}'] = columns['scenario'] == i
+  if len(scenario_names or list(found)[1:]) == 1:  # It is all there is.
+    found = {ALL: found[ALL]}
   scenarios = list(found)[1:]
   for kind, few in (('item', config.few_items), ('user', config.few_users)):
     count = columns[f'{kind}_count']
@@ -337,16 +340,12 @@ def _by_part(columns, chosen, config):
 def _table(columns, chosen, values, num_rows) -> dict[str, Part]:
   """Joins values [R, metrics] of parts with their sizes."""
   scenarios = [name for name in chosen if is_scenario(name)]
-  weighted = _weighted_mean(
-    np.stack([values[name] for name in scenarios]),
-    np.stack([num_rows[name] for name in scenarios])[..., None],
-  )
-  table = {}
-  for name in (ALL, WEIGHTED, *list(chosen)[1:]):
-    rows = chosen[ALL if name == WEIGHTED else name]
-    found = weighted if name == WEIGHTED else values[name]
-    table[name] = _part(columns, rows, found)
-  return table
+  if scenarios:
+    rows = np.stack([num_rows[name] for name in scenarios])[..., None]
+    mean = _weighted_mean(np.stack([values[name] for name in scenarios]), rows)
+    values = {**values, WEIGHTED: mean}
+    chosen = {ALL: chosen[ALL], WEIGHTED: chosen[ALL], **chosen}
+  return {name: _part(columns, chosen[name], values[name]) for name in chosen}
 
 
 def _part(columns, rows, values) -> Part:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr.antm2c.model import FieldConfig
-from antjax.jobs import script
+from antjax.jobs import identity, script
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.jobs.clicks import search as antm2c_search
@@ -155,7 +155,7 @@ def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
   assert 0 <= result.validation['auc'] <= 1
 
 
-def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
+def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path, caplog):
   whole = train(folder, tmp_path / 'whole', model='mlp')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(script.StopRequest, '__call__', _after_calls(3), raising=True)
@@ -168,6 +168,17 @@ def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path):
   assert (path / step).is_dir()
   assert f' is {path / step}; the same command resumes from it: ' in told
   assert told.endswith(shlex.join(sys.orig_argv))
+  # Other settings are no silent change of the run.
+  with pytest.raises(ValueError, match=r'batch_size was 16 and is 32\. Give'):
+    train(folder, tmp_path / 'parts', model='mlp', batch_size=32)
+  config = config_of(folder, tmp_path / 'parts', model='mlp', seed=7)
+  optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5)
+  config = dataclasses.replace(config, optimizer=optimizer)
+  with caplog.at_level('WARNING'):
+    identity.check_settings(path.parent, config, int(step), ('seed',))
+  assert f'from step {step} with other' in caplog.text
+  assert 'settings than before: optimizer.learning_rate was ' in caplog.text
+  assert caplog.text.count(' was ') == 1
   parts = train(folder, tmp_path / 'parts', model='mlp')
   assert parts[0].validation == pytest.approx(whole[0].validation, abs=1e-6)
 

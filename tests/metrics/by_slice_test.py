@@ -167,6 +167,14 @@ def test_the_mean_of_scenarios_is_weighted_by_their_rows():
     assert found == pytest.approx(expected)
 
 
+def test_one_scenario_is_all():
+  c = columns()
+  c['scenario'] = np.zeros_like(c['scenario'])
+  table = scores.score(c, CONFIG, ['all'])
+  assert list(table)[0] == scores.ALL and 'item/few' in table
+  assert not any('scenario' in part for part in table)
+
+
 def test_intervals_come_from_users_not_rows():
   """100 rows of a user say no more than one where they are all alike."""
   rng = np.random.default_rng(0)

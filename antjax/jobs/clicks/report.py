@@ -136,15 +136,14 @@ def _shown(estimate: Estimate, *, with_interval: bool = True) -> str:
 def _summary(models: Mapping[str, Scored]) -> str:
   texts = []
   for model, scored in models.items():
-    rows = scored.table[scores.ALL].rows
-    every, weighted = (
-      _shown(scored.table[part].metrics[_BARS])
-      for part in (scores.ALL, scores.WEIGHTED)
-    )
-    texts.append(
-      f'{model}: AUC {every} over all {rows:,} test rows, {weighted} as the'
-      ' mean of the scenarios by rows.'
-    )
+    table = scored.table
+    every = table[scores.ALL]
+    text = f'{model}: AUC {_shown(every.metrics[_BARS])} over all'
+    text += f' {every.rows:,} test rows'
+    if scores.WEIGHTED in table:
+      text += f', {_shown(table[scores.WEIGHTED].metrics[_BARS])} as the mean'
+      text += ' of the scenarios by rows'
+    texts.append(f'{text}.')
   return ' '.join(texts)
 
 

@@ -139,6 +139,7 @@ class ClickJob:
       data.made_of | {'model': config.model},
       num_steps=self._num_steps,
       best_mode='min' if metric in _LOWER else 'max',
+      free=_NOT_OF_ONE_TRAINING,
     )
     batches = data.training(self.model, self._seed, self._dataset)
     state = run.fit(
