@@ -14,13 +14,13 @@ from antjax.ctr.bahe import encode, table
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.towers import (
   DedupTower,
-  SequenceEncoder,
   StoreTower,
   Tower,
 )
 from antjax.ctr.texts import Marks
-from antjax.lm import cost, pretrained, split
-from antjax.lm.config import Config
+from antjax.layers import functional
+from antjax.lm import Config, cost, pretrained, Transformer
+from antjax.lm.split import HighEncoder, LowEncoder
 from benchmarks import bahe_bench, harness, machine
 
 _PAD = 1  # Row 0 of our tables is the padding.
@@ -56,14 +56,15 @@ class Form:
   ):
     """Reads the model and compiles; the problem is of `bahe_bench.make`."""
     self._form, self._folder, self._is_quick = form, folder, is_quick
-    config, pretrained_params = pretrained.load_pretrained(folder)
+    config, params = pretrained.load_pretrained(folder)
     self.config = dataclasses.replace(config, remat=remat)
+    lm = Transformer.of(self.config, params)
     self._case = bahe_bench.Case(**case)
     self._problem = harness.load(problem)
     self._num_low = config.num_layers // 2
     self._cache = Tokens(self._problem['tokens'])
-    self._tower = self._make_tower(form)
-    tower_params = self._tower.init_params(pretrained_params)
+    self._tower = self._make_tower(form, lm)
+    self._merge, tower_params = functional.split(self._tower)
     # What is not trained is computed with as it is, and has no moments.
     low = tower_params.pop('low', {})
     self._dtype = jnp.dtype(self._case.dtype)
@@ -80,25 +81,25 @@ class Form:
     self._gradient = self._compiled(self._batch)
     self._update = jax.jit(self._updated, donate_argnums=(0, 1, 2))
 
-  def _make_tower(self, form: str) -> Tower:
+  def _make_tower(self, form: str, lm: Transformer) -> Tower:
     case, config = self._case, self.config
     width = bahe_bench.TOKENS_PER_BEHAVIOR
     if form == 'full_text':
       return FullTextTower(
-        config, 1, case.text_length, width, Marks(()), self._cache
+        lm, 1, case.text_length, width, Marks(()), self._cache
       )
     places = case.num_behaviors if config.positions == 'learned' else 0
-    encoder = SequenceEncoder(
-      split.HighEncoder(config, self._num_low, places), 1
-    )
+    high = HighEncoder(lm, self._num_low, places)
     if form == 'dedup':
       ids = self._problem['behaviors'], self._problem['title'][:, None]
       distinct = len(np.unique(np.concatenate(ids, axis=1)))
-      return DedupTower(encoder, distinct + _PAD, width, self._cache)
+      low = LowEncoder(lm, self._num_low)
+      sizes = {'capacity': distinct + _PAD, 'num_tokens': width}
+      return DedupTower(low, high, 1, self._cache, **sizes)
     rng = np.random.default_rng(0)
     shape = (bahe_bench.NUM_BEHAVIORS + _PAD, config.embed_dim)
     rows = jnp.asarray(rng.normal(size=shape), case.dtype)
-    return StoreTower(encoder, table.DeviceTable({'behavior_rows': rows}))
+    return StoreTower(high, 1, table.DeviceTable({'behavior_rows': rows}))
 
   def _prepared(self, num_examples: int) -> dict[str, Any]:
     places = np.arange(num_examples) % self.num_examples
@@ -115,7 +116,7 @@ class Form:
   def _loss(self, params, frozen, batch):
     compute = jax.tree.map(lambda x: x.astype(self._dtype), params)
     tower = compute['tower'] | ({'low': frozen} if frozen else {})
-    encoded = self._tower(tower, batch)
+    encoded = self._merge(tower)(batch)
     head = compute['head']
     x = jnp.concatenate([encoded.user_BF, encoded.title_BD], axis=1)
     x = jax.nn.relu(x @ head['w0'] + head['b0'][None])
@@ -183,10 +184,8 @@ class Form:
   def _behaviors_per_s(self, num_calls: int = 2) -> float:
     """Behaviours that the low half encodes a second, the first call aside."""
     tokens = self._problem['tokens'][: 64 if self._is_quick else 2048]
-    config, params = pretrained.load_pretrained(self._folder)
     encoder = encode.Encoder(
-      config,
-      jax.tree.map(lambda x: x.astype(self._dtype), params),
+      pretrained.load(self._folder, dtype=self._dtype),
       num_low=self._num_low,
       max_tokens=tokens.shape[1],
     )

@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,8 @@ from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.negatives import NegativeSampler
 from antjax.ctr.llm_rec.recommender import VectorEncoder
 from antjax.ctr.texts import Marks, TextMaker
-from antjax.lm import pretrained
+from antjax.layers import functional
+from antjax.lm import pretrained, Transformer
 from benchmarks import harness
 from benchmarks import llm_rec_bench as problem_lib
 
@@ -55,6 +57,7 @@ class Form:
     """Reads the model; `form` says whose negatives, 'own' or 'shared'."""
     config, params = pretrained.load_pretrained(folder)
     config = dataclasses.replace(config, remat='none')
+    lm = Transformer.of(config, params)
     self._problem = arrays = harness.load(problem)
     loss = LossConfig(
       negatives=form,  # type: ignore[arg-type]
@@ -67,7 +70,8 @@ class Form:
       Marks((problem_lib.CLS,), (), 'first'),
       max_tokens=1 + arrays['history'].shape[1] * longest,
     )
-    self._model = LLMRec(config, 'first', loss_config=loss)
+    model = LLMRec(lm, 'first', loss_config=loss, rngs=nnx.Rngs(0))
+    merge, params = functional.split(model)
     counts = np.ones(len(arrays['domains']), np.int64)
     counts[0] = 0
     self._inputs = TrainingInputs(
@@ -82,7 +86,7 @@ class Form:
     self._inputs.fit(self._batches)
     dtype = jnp.dtype(case['dtype'])
     self._trainer = antjax.Trainer(
-      lambda params, batch, rng: self._model.loss(params, batch),
+      lambda params, batch, rng: merge(params).loss(batch),
       optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(problem_lib.LEARNING_RATE, weight_decay=1e-3),
@@ -91,11 +95,8 @@ class Form:
       compute_dtype=None if dtype == jnp.float32 else dtype,
       scanned=lambda name: '.layers.' in name,
     )
-    params = self._model.init_params(jax.random.key(0), params)
     self._state = self._trainer.init(jax.tree.map(np.asarray, params))
-    self._encoder = VectorEncoder(
-      self._model, params, self._texts, compute_dtype=dtype
-    )
+    self._encoder = VectorEncoder(model, self._texts, compute_dtype=dtype)
     self._catalogue = (
       np.random.default_rng(0)
       .normal(size=(len(arrays['domains']), self._encoder.dim))

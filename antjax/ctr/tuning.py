@@ -7,10 +7,11 @@ Its leaves are named 'lm. ...', or, in a BAHE tower, 'tower.lm. ...' or
 always trained.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 import re
 from typing import Any, Literal
 
+from flax import nnx
 import jax
 
 from antjax.lm import lora
@@ -46,25 +47,22 @@ def trainable(tuning: Tuning) -> Callable[[str], bool]:
 
 
 def add_lora(
-  params: PyTree, key: jax.Array, *, rank: int, targets: tuple[str, ...]
-) -> PyTree:
-  """A model's parameters with adapters in the language model's layers.
+  model: nnx.Module, *, rank: int, targets: Collection[str], rngs: nnx.Rngs
+) -> None:
+  """Gives the trained layers of a model's language model adapters.
 
   Raises:
     ValueError: The tower trains no layers, or as for `lora.add`.
   """
-  if 'lm' in params:
-    lm = lora.add(params['lm'], key, rank=rank, targets=targets)
-    return {**params, 'lm': lm}
-  tower = dict(params.get('tower', {}))
-  where = [part for part in ('high', 'lm') if 'layers' in tower.get(part, {})]
-  if not where:
-    raise ValueError(
-      'tuning=lora: this tower has no layers to put adapters in; use'
-      ' tuning=none.'
-    )
-  tower[where[0]] = lora.add(tower[where[0]], key, rank=rank, targets=targets)
-  return {**params, 'tower': tower}
+  for path in ('lm', 'tower.high', 'tower.lm'):
+    part: Any = model
+    for name in path.split('.'):
+      part = getattr(part, name, None)
+    if hasattr(part, 'layers'):
+      return lora.add(part, rank=rank, targets=targets, rngs=rngs)
+  raise ValueError(
+    'tuning=lora: this tower has no layers to put adapters in; use tuning=none.'
+  )
 
 
 def frozen_share(

@@ -13,6 +13,7 @@ import functools
 import importlib
 from typing import Annotated, Any, Literal
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 
@@ -120,18 +121,15 @@ def load(
       ' package.module:function for a model of your own.'
     )
   config = dataclasses.replace(PRESETS[name], attention=attention)
-  params = jax.eval_shape(
-    Functional(Transformer, config).init, jax.random.key(0)
-  )
-  trainable = None
-  if lora_rank:
-    targets = [name for name in lora.TARGETS if name in params['layers']]
-    params = jax.eval_shape(
-      functools.partial(lora.add, rank=lora_rank, targets=targets),
-      params,
-      jax.random.key(0),
-    )
-    trainable = lora.matching(lora.PATTERN)
+
+  def make(rngs: nnx.Rngs) -> Transformer:
+    model = Transformer(config, rngs=rngs)
+    if lora_rank:
+      targets = [t for t in lora.TARGETS if hasattr(model.layers, t)]
+      lora.add(model, rank=lora_rank, targets=targets, rngs=rngs)
+    return model
+
+  lm = Functional(make)
 
   def flops(rows: int, length: int) -> float:
     # Forward, gradients of activations and those of weights cost the same;
@@ -140,12 +138,10 @@ def load(
     return rows * length * cost.flops_per_token(config, length) * passes / 3
 
   return PlanModel(
-    params,
+    jax.eval_shape(lm.init, jax.random.key(0)),
     scanned=lambda leaf: leaf.startswith('layers'),
-    trainable=trainable,
-    loss_fn=lambda params, batch, rng: Transformer.of(config, params).loss(
-      batch
-    ),
+    trainable=lora.matching(lora.PATTERN) if lora_rank else None,
+    loss_fn=lambda params, batch, rng: lm.merge(params).loss(batch),
     batch_fn=lambda rows, length: {
       'tokens': jax.ShapeDtypeStruct((rows, length), jnp.int32)
     },

@@ -3,7 +3,7 @@
 """Settings that training jobs have in common, with the same words."""
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 
@@ -12,7 +12,6 @@ from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
 from antjax.layers.functional import Functional
 from antjax.lm import hub, positions, pretrained
-from antjax.lm.config import Config as LMConfig
 from antjax.lm.transformer import Transformer
 from antjax.mesh.paro import PaRO
 
@@ -140,8 +139,8 @@ class LanguageConfig(ExamplesConfig):
 
   def language_model(
     self, tuning: Tuning, max_tokens: int = 0, random_seed: int | None = None
-  ) -> tuple[LMConfig, Any]:
-    """The language model's config, and its parameters on the host.
+  ) -> Transformer:
+    """The language model, on the host.
 
     With places for `max_tokens`, if it learns them; a seed makes the weights
     random, so that only the shape is the folder's.
@@ -162,4 +161,4 @@ class LanguageConfig(ExamplesConfig):
     if tuning == 'lora':
       scale = self.lora_alpha / self.lora_rank
       lm_config = dataclasses.replace(lm_config, lora_scale=scale)
-    return lm_config, params
+    return Transformer.of(lm_config, params)

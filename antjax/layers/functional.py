@@ -18,6 +18,12 @@ def params_of(module: nnx.Module) -> PyTree:
   return nnx.to_pure_dict(nnx.state(module))
 
 
+def split(module: M) -> tuple[Callable[[PyTree], M], PyTree]:
+  """(parameters -> the module with these, its own): see `Functional`."""
+  graphdef, state = nnx.split(module)
+  return functools.partial(nnx.merge, graphdef), nnx.to_pure_dict(state)
+
+
 class Functional(Generic[M]):
   """Parameters apart from the module that computes with them.
 

@@ -4,83 +4,84 @@
 
 A matrix W [in, out] becomes W + scale A B with A [in, r] and B [r, out], where
 scale is `config.lora_scale` (Hu et al. 2021, https://arxiv.org/abs/2106.09685:
-alpha / r). The adapters live among the leaves of 'layers', where every pass of
-the model finds them.
+alpha / r). The adapters are parameters of the model's layers, where every pass
+finds them.
 """
 
 from collections.abc import Callable, Collection
 import re
-from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from antjax.lm.config import Config
+from antjax.lm.transformer import Transformer
 
-PyTree = Any
 TARGETS = ('query', 'key', 'value', 'out', 'gate', 'up', 'down')
 # For Trainer(trainable=...): only adapters are trained.
 PATTERN = r'_lora_[ab]$'
 
 
 def add(
-  params: PyTree,
-  key: jax.Array,
+  model: Transformer,
   *,
   rank: int,
   targets: Collection[str] = ('query', 'value'),
-) -> PyTree:
-  """The parameters with fresh adapters, which change no output yet.
+  rngs: nnx.Rngs,
+) -> None:
+  """Gives a model fresh adapters, which change no output yet.
 
   A is normal with deviation in ** -0.5, B is 0; both in the dtype of their
   matrix.
 
   Args:
-    params: Parameters of a whole model, or of a half with layers.
-    key: Random key.
+    model: A whole model, or a part with layers.
     rank: Width r of the adapters.
     targets: Names from `TARGETS` to adapt.
+    rngs: Source of the random numbers.
 
   Raises:
-    ValueError: A rank below 1, a target that the model does not have, or
-      parameters without layers.
+    ValueError: A rank below 1, a target that the model does not have, or a
+      model without layers.
   """
-  if 'layers' not in params:
+  if not hasattr(model, 'layers'):
     raise ValueError(
-      f'lora.add: got parameters without layers ({", ".join(sorted(params))});'
-      ' needed is a whole model, or a half with layers.'
+      f'lora.add: got a {type(model).__name__} without layers; needed is a'
+      ' whole model, or a half with layers.'
     )
-  layers = dict(params['layers'])
-  known = [x for x in TARGETS if x in layers and layers[x].ndim == 3]
+  layers = model.layers
+  known = [  # Experts' matrices have a dim more.
+    x for x in TARGETS if hasattr(layers, x) and getattr(layers, x).ndim == 3
+  ]
   wrong = sorted(set(targets) - set(known))
   if rank < 1 or wrong or not targets:
     raise ValueError(
       f'lora.add: got rank={rank}, targets={sorted(targets)}; needed is a rank'
       f' of at least 1, and one or more targets of {", ".join(known)}.'
     )
-  for name, k in zip(sorted(targets), jax.random.split(key, len(targets))):
-    num_layers, size_in, size_out = layers[name].shape
-    dtype = layers[name].dtype
-    a = jax.random.normal(k, (num_layers, size_in, rank)) * size_in**-0.5
-    layers[f'{name}_lora_a'] = a.astype(dtype)
-    layers[f'{name}_lora_b'] = jnp.zeros((num_layers, rank, size_out), dtype)
-  return {**params, 'layers': layers}
+  for name in sorted(targets):
+    matrix = getattr(layers, name)[...]
+    num_layers, size_in, size_out = matrix.shape
+    a = jax.random.normal(rngs.params(), (num_layers, size_in, rank))
+    a = (a * size_in**-0.5).astype(matrix.dtype)
+    b = jnp.zeros((num_layers, rank, size_out), matrix.dtype)
+    setattr(layers, f'{name}_lora_a', nnx.Param(a))
+    setattr(layers, f'{name}_lora_b', nnx.Param(b))
 
 
-def merge(config: Config, params: PyTree) -> PyTree:
-  """The parameters without adapters, which are added to their matrices."""
-  layers = {
-    name: x
-    for name, x in params['layers'].items()
-    if not re.search(PATTERN, name)
-  }
-  for name, matrix in layers.items():
-    if f'{name}_lora_a' in params['layers']:
-      a = params['layers'][f'{name}_lora_a'].astype(jnp.float32)
-      b = params['layers'][f'{name}_lora_b'].astype(jnp.float32)
-      merged = matrix.astype(jnp.float32) + config.lora_scale * (a @ b)
-      layers[name] = merged.astype(matrix.dtype)
-  return {**params, 'layers': layers}
+def merge(model: Transformer) -> None:
+  """Adds a model's adapters to their matrices and drops them."""
+  layers = model.layers
+  for name in TARGETS:
+    if hasattr(layers, f'{name}_lora_a'):
+      matrix, a, b = (
+        getattr(layers, name + part)[...] for part in ('', '_lora_a', '_lora_b')
+      )
+      change = a.astype(jnp.float32) @ b.astype(jnp.float32)
+      merged = matrix.astype(jnp.float32) + layers.config.lora_scale * change
+      setattr(layers, name, nnx.Param(merged.astype(matrix.dtype)))
+      delattr(layers, f'{name}_lora_a')
+      delattr(layers, f'{name}_lora_b')
 
 
 def matching(pattern: str) -> Callable[[str], bool]:

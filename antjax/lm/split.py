@@ -4,8 +4,10 @@
 
 BAHE (Geng et al. 2024, https://arxiv.org/abs/2403.19347) encodes each
 behavior once by the frozen low layers and trains the high ones on sequences of
-such encodings. A half is a config with functions; its parameters are a tree of
-its own, so that training the high half does not need the low one.
+such encodings. Each half is a module made from the whole model: training the
+high half does not need the low one. A low half's parameters are `Frozen`,
+no nnx.Param: nnx.split(model, nnx.Param, ...) and nnx.Optimizer(wrt=nnx.Param)
+leave them out.
 
 How positions are encoded differs by family. Rotations are in every layer: the
 high half counts behaviors by itself. T5's table belongs to all layers, so both
@@ -13,57 +15,64 @@ halves carry it. Learned positions are added below the cut only: the high half
 gets a table of its own for places of behaviors, of zeros at first.
 """
 
-import dataclasses
-from typing import Any
-
+from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from antjax.lm import blocks
 from antjax.lm import positions as positions_lib
-from antjax.lm.config import Config
 from antjax.lm.transformer import check_length, Transformer
 
-PyTree = Any
+
+class Frozen(nnx.Variable):
+  """A parameter that is not trained."""
 
 
-def _check(config: Config, num_low: int) -> None:
-  if not 0 <= num_low <= config.num_layers:
-    raise ValueError(
-      f'num_low={num_low}: the model has {config.num_layers} layers; needed is'
-      ' a number from 0 to that.'
-    )
+class _Half(Transformer):
+  """Some of a whole model's layers, and what stands before or behind them.
+
+  Attributes:
+    num_low: Layers below the cut.
+  """
+
+  def __init__(
+    self, whole: Transformer, num_low: int, is_low: bool, names: list[str]
+  ):
+    num_layers = whole.config.num_layers
+    if not 0 <= num_low <= num_layers:
+      raise ValueError(
+        f'num_low={num_low}: the model has {num_layers} layers; needed is a'
+        ' number from 0 to that.'
+      )
+    self.config, self.num_low = whole.config, num_low
+    self.first = 0 if is_low else num_low
+    span = slice(num_low) if is_low else slice(num_low, None)
+    if range(num_layers)[span]:
+      graphdef, (stack, _) = whole.stack()
+      self.layers = nnx.merge(graphdef, jax.tree.map(lambda x: x[span], stack))
+      names = [*names, 'relative_bias']
+    for name in names:
+      if hasattr(whole, name):
+        setattr(self, name, nnx.Param(getattr(whole, name)[...]))
 
 
-def _layers(params: PyTree, start: int, stop: int) -> PyTree:
-  """The layers start .. stop and the table that they share; {} if none."""
-  if start == stop:
-    return {}
-  part = {'layers': jax.tree.map(lambda x: x[start:stop], params['layers'])}
-  if 'relative_bias' in params:
-    part['relative_bias'] = params['relative_bias']
-  return part
+class LowEncoder(_Half):
+  """Embeddings and the first layers, frozen."""
 
+  def __init__(self, whole: Transformer, num_low: int):
+    """Takes the half of a model, whose arrays it shares.
 
-@dataclasses.dataclass(frozen=True)
-class LowEncoder:
-  """Embeddings and the first layers."""
-
-  config: Config  # Configuration of the whole model.
-  num_low: int  # Layers below the cut, from 0 (embeddings only) to all.
-
-  def __post_init__(self) -> None:
-    _check(self.config, self.num_low)
-
-  def params_of(self, params: PyTree) -> PyTree:
-    """This half of a whole model's parameters."""
-    rest = ('layers', 'relative_bias', 'lm_head', 'final_norm')
-    own = {k: x for k, x in params.items() if not k.startswith(rest)}
-    return own | _layers(params, 0, self.num_low)
+    Args:
+      whole: The whole model.
+      num_low: Layers below the cut, from 0 (embeddings only) to all.
+    """
+    names = ['embed', 'positions', 'token_types']
+    names += ['embed_norm', 'embed_norm_bias']
+    super().__init__(whole, num_low, True, names)
+    _freeze(self)
 
   def __call__(
     self,
-    params: PyTree,
     tokens: jax.Array,
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
@@ -77,42 +86,42 @@ class LowEncoder:
     if positions is None:
       check_length(self.config, tokens.shape[1])
       positions = positions_lib.document_positions(tokens, segment_ids)
-    model = Transformer.of(self.config, params)
-    x_BTD = model.embedded(tokens, positions)
-    return model.run_layers(x_BTD, segment_ids, positions)
+    x_BTD = self.embedded(tokens, positions)
+    return self.run_layers(x_BTD, segment_ids, positions)
 
 
-@dataclasses.dataclass(frozen=True)
-class HighEncoder:
-  """The last layers and the final norm."""
+class HighEncoder(_Half):
+  """The last layers and the final norm.
 
-  config: Config  # Configuration of the whole model.
-  num_low: int  # Layers below the cut, from 0 to all (the final norm only).
-  # Places of behaviors with a learned embedding, for models of learned
-  # positions; 0: none, which leaves their order unknown to the half.
-  max_behaviors: int = 0
+  Attributes:
+    max_behaviors: Places of behaviors with a learned embedding.
+  """
 
-  def __post_init__(self) -> None:
-    _check(self.config, self.num_low)
-    if self.max_behaviors and self.config.positions != 'learned':
+  def __init__(self, whole: Transformer, num_low: int, max_behaviors: int = 0):
+    """Takes the half of a model, whose arrays it shares.
+
+    Args:
+      whole: The whole model.
+      num_low: Layers below the cut, from 0 to all (the final norm only).
+      max_behaviors: Places of behaviors with a learned embedding, zeros at
+        first, for models of learned positions; 0: none, which leaves their
+        order unknown to the half.
+    """
+    super().__init__(whole, num_low, False, ['final_norm', 'final_norm_bias'])
+    self.max_behaviors = max_behaviors
+    if not max_behaviors:
+      return
+    if self.config.positions != 'learned':
       raise ValueError(
-        f'max_behaviors={self.max_behaviors}: the layers of a model with'
+        f'max_behaviors={max_behaviors}: the layers of a model with'
         f' positions={self.config.positions!r} know places by themselves; leave'
         ' it 0.'
       )
-
-  def params_of(self, params: PyTree) -> PyTree:
-    """This half of a whole model's parameters; behaviors' positions are 0."""
-    own = {k: x for k, x in params.items() if k.startswith('final_norm')}
-    own |= _layers(params, self.num_low, self.config.num_layers)
-    if self.max_behaviors:
-      shape = (self.max_behaviors, self.config.embed_dim)
-      own['behavior_positions'] = jnp.zeros(shape, params['embed'].dtype)
-    return own
+    shape = max_behaviors, self.config.embed_dim
+    self.behavior_positions = nnx.Param(jnp.zeros(shape, whole.embed.dtype))
 
   def __call__(
     self,
-    params: PyTree,
     x_BMD: jax.Array,
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
@@ -134,7 +143,14 @@ class HighEncoder:
     if positions is None:
       positions = positions_lib.document_positions(x_BMD[..., 0], segment_ids)
     if self.max_behaviors:
-      x_BMD += blocks.lookup(params['behavior_positions'], positions)
-    model = Transformer.of(self.config, params)
-    x_BMD = model.run_layers(x_BMD, segment_ids, positions, first=self.num_low)
-    return model.normed(x_BMD)
+      x_BMD += blocks.lookup(self.behavior_positions[...], positions)
+    return self.normed(self.run_layers(x_BMD, segment_ids, positions))
+
+
+def _freeze(module: nnx.Module) -> None:
+  """Makes a module's parameters `Frozen`."""
+  for name, value in list(vars(module).items()):
+    if isinstance(value, nnx.Variable):
+      setattr(module, name, Frozen(value[...]))
+    elif isinstance(value, nnx.Module):
+      _freeze(value)

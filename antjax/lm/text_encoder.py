@@ -43,18 +43,18 @@ class TextEncoder:
   def __init__(
     self,
     encode_fn: Callable[[PyTree, jax.Array, jax.Array], jax.Array],
-    params: PyTree,
+    model: PyTree,
     *,
     dim: int,
     max_tokens: int,
     tokens_per_batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
   ):
-    """Puts the parameters on the devices; compiles nothing yet.
+    """Puts the model on the devices; compiles nothing yet.
 
     Args:
-      encode_fn: (params, tokens int32 [B, T], lengths int32 [B]) -> [B, D].
-      params: Parameters in the compute dtype.
+      encode_fn: (model, tokens int32 [B, T], lengths int32 [B]) -> [B, D].
+      model: A Flax module, or another tree of arrays in the compute dtype.
       dim: Width of a vector, D.
       max_tokens: Tokens of a text at most.
       tokens_per_batch: Tokens of a batch on a device, at least one text; None:
@@ -82,11 +82,11 @@ class TextEncoder:
       ),
       compiler_options=compiler.options(mesh),
     )
-    self.hold(params)
+    self.hold(model)
 
-  def hold(self, params: PyTree) -> None:
+  def hold(self, model: PyTree) -> None:
     """Takes other parameters; nothing is compiled again."""
-    self._params = jax.device_put(params, self._everywhere)
+    self._model = jax.device_put(model, self._everywhere)
 
   def __call__(
     self,
@@ -123,7 +123,7 @@ class TextEncoder:
       if batch is not None:
         ids, num_rows, num_tokens = batch
         padded = token_cache.padded(tokens, offsets, ids, num_tokens)
-        vectors = self._encode(self._params, *self._place(padded, num_rows))
+        vectors = self._encode(self._model, *self._place(padded, num_rows))
       if pending is not None:
         rows, array = pending
         result[rows] = np.asarray(array)[: len(rows)]

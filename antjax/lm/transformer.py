@@ -48,7 +48,10 @@ class Transformer(blocks.ModelPart):
   Attributes:
     config: Configuration of the model.
     layers: A Block whose leaves are [L, ...]. Parts of a model may lack it.
+    first: Number of the first of these layers.
   """
+
+  first = 0
 
   def __init__(
     self, config: Config, *, rngs: nnx.Rngs, block: Callable[..., Block] = Block
@@ -173,7 +176,6 @@ class Transformer(blocks.ModelPart):
     *,
     attend: Callable[..., jax.Array] | None = None,
     at: jax.Array | None = None,
-    first: int = 0,
   ) -> jax.Array:
     """All layers, if there are any.
 
@@ -186,7 +188,6 @@ class Transformer(blocks.ModelPart):
       at: int32 [M], places in the B T tokens. If given, only their outputs are
         computed behind the last attention: of a BERT-like layer that is three
         quarters.
-      first: Number of the first layer, for the upper part of a model.
 
     Returns:
       [B, T, D]; with `at` [1, M, D].
@@ -207,7 +208,7 @@ class Transformer(blocks.ModelPart):
       def attend(block, q, k, v):
         return block.attend(q, k, v, segment_ids, bias_HTT)
 
-    graphdef, layers = self.stack(first)
+    graphdef, layers = self.stack()
 
     def layer(x_BTD: jax.Array, leaves: PyTree) -> jax.Array:
       return blocks.merge(graphdef, leaves)(x_BTD, angles, attend)
@@ -234,16 +235,23 @@ class Transformer(blocks.ModelPart):
       x_BTD = run(layer, x_BTD, jax.tree.map(lambda x: x[:-1], layers))
     return run(last_layer, x_BTD, last)
 
-  def stack(self, first: int = 0) -> tuple[nnx.GraphDef[Block], PyTree]:
+  def trunk(self) -> 'Transformer':
+    """This model without its output layer; arrays are shared."""
+    model = nnx.merge(*nnx.split(self))
+    if hasattr(model, 'lm_head'):
+      del model.lm_head
+    return model
+
+  def stack(self) -> tuple[nnx.GraphDef[Block], PyTree]:
     """(definition of a layer, leaves of all), for `blocks.merge` of one layer.
 
-    Where layers differ, the leaves have their numbers, from `first` on.
+    Where layers differ, the leaves have their numbers.
     """
     graphdef, state = nnx.split(self.layers)
     leaves, places = nnx.to_pure_dict(state), None
     if len(self.config.pattern) > 1 or not self.config.first_norm:
       num_layers = jax.tree.leaves(leaves)[0].shape[0]
-      places = jnp.arange(first, first + num_layers)
+      places = self.first + jnp.arange(num_layers)
     return graphdef, (leaves, places)
 
   def row_bias(self, num_tokens: int) -> jax.Array | None:

@@ -8,7 +8,6 @@ import types
 import pytest
 
 from antjax.ctr.bahe import towers
-from antjax.ctr.bahe.towers import DedupTower
 from antjax.jobs.bahe import model as bahe_model
 from antjax.lm import cost
 from tests.ctr.bahe import small_clicks
@@ -25,11 +24,13 @@ def bytes_of(tower):
 @pytest.mark.parametrize('num_low', [0, 1, 2])
 def test_dedup_takes_its_low_half_more_than_a_store(num_low):
   encoder = small_clicks.encoder(num_low=num_low)
-  stored = bytes_of(towers.StoreTower(encoder, None))
+  stored = bytes_of(towers.StoreTower(encoder.high, 2, None))
   assert stored > 0
-  found = bytes_of(DedupTower(encoder, 30, 5, None)) - stored
+  dedup = small_clicks.dedup_tower(None, 30, num_low=num_low)
+  found = bytes_of(dedup) - stored
   # The tokens' vectors at least; a layer trained on them would take more.
   assert found >= 30 * 5 * encoder.dim * 4
   whole = dataclasses.replace(encoder.high.config, vocab_size=0)
   assert found < cost.activation_bytes(whole, 30, 5)
-  assert bytes_of(DedupTower(encoder, 60, 5, None)) - stored == 2 * found
+  dedup = small_clicks.dedup_tower(None, 60, num_low=num_low)
+  assert bytes_of(dedup) - stored == 2 * found

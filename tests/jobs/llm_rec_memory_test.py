@@ -4,8 +4,11 @@
 
 import types
 
+from flax import nnx
+
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.jobs.llm_rec import model as llm_rec_model
+from antjax.lm.transformer import Transformer
 from tests.lm import tiny_models
 
 INPUTS = types.SimpleNamespace(shapes=[((64, 8),)])
@@ -16,7 +19,9 @@ def bytes_of(tuning, projection_dim=4):
   config = types.SimpleNamespace(
     compute_dtype='float32', tuning=tuning, vector=vector
   )
-  model = LLMRec(tiny_models.CONFIGS['bert'], 'mean', vector)
+  bert = tiny_models.CONFIGS['bert']
+  lm = Transformer.of(bert, tiny_models.params_of(bert))
+  model = LLMRec(lm, 'mean', vector, rngs=nnx.Rngs(0))
   return llm_rec_model.activation_bytes(config, model, INPUTS)
 
 

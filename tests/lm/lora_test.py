@@ -4,13 +4,15 @@
 
 import dataclasses
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from antjax.lm import lora
+from antjax.layers.functional import params_of
+from antjax.lm import lora, split
 from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
@@ -27,7 +29,9 @@ def params():
 
 
 def test_adapters_start_as_nothing_and_merge_exactly(params):
-  adapted = lora.add(params, jax.random.key(0), rank=2, targets=TARGETS)
+  model = Transformer.of(CONFIG, params)
+  lora.add(model, rank=2, targets=TARGETS, rngs=nnx.Rngs(0))
+  adapted = params_of(model)
   new = set(adapted['layers']) - set(params['layers'])
   assert new == {f'{n}_lora_{part}' for n in TARGETS for part in 'ab'}
   assert adapted['layers']['down_lora_a'].shape == (3, 48, 2)
@@ -44,7 +48,9 @@ def test_adapters_start_as_nothing_and_merge_exactly(params):
     for k, x in adapted['layers'].items()
   }
   adapted = {**adapted, 'layers': layers}
-  merged = lora.merge(CONFIG, adapted)
+  model = Transformer.of(CONFIG, adapted)
+  lora.merge(model)
+  merged = params_of(model)
   assert jax.tree.structure(merged) == jax.tree.structure(params)
   expected = logits(adapted, TOKENS)
   np.testing.assert_allclose(logits(merged, TOKENS), expected, atol=1e-4)
@@ -54,7 +60,9 @@ def test_adapters_start_as_nothing_and_merge_exactly(params):
 
 def test_only_adapters_are_trained(params):
   def init(key):
-    return lora.add(params, key, rank=2)
+    model = Transformer.of(CONFIG, params)
+    lora.add(model, rank=2, rngs=nnx.Rngs(key))
+    return params_of(model)
 
   trainer = Trainer(
     lambda params, batch, rng: Transformer.of(CONFIG, params).loss(batch),
@@ -84,11 +92,12 @@ def test_only_adapters_are_trained(params):
 )
 def test_wrong_adapters_are_refused(params, options):
   with pytest.raises(ValueError, match='one or more targets of query, key'):
-    lora.add(params, jax.random.key(0), **options)
+    lora.add(Transformer.of(CONFIG, params), **options, rngs=nnx.Rngs(0))
   with pytest.raises(ValueError, match='no regular expression'):
     lora.matching('(')
 
 
-def test_a_half_without_layers_is_refused():
-  with pytest.raises(ValueError, match='parameters without layers'):
-    lora.add({'embed': np.ones((5, 4))}, jax.random.key(0), rank=2)
+def test_a_half_without_layers_is_refused(params):
+  high = split.HighEncoder(Transformer.of(CONFIG, params), 3)
+  with pytest.raises(ValueError, match='HighEncoder without layers'):
+    lora.add(high, rank=2, rngs=nnx.Rngs(0))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from antjax.layers.functional import params_of
 from antjax.lm import split
 from antjax.lm.transformer import Transformer
 from tests.lm import tiny_models
@@ -25,6 +26,10 @@ CASES = [
 ]
 
 
+def model_of(config):
+  return Transformer.of(config, tiny_models.params_of(config))
+
+
 def size(params):
   return sum(x.size for x in jax.tree.leaves(params))
 
@@ -32,17 +37,15 @@ def size(params):
 @pytest.mark.parametrize('name, num_low', CASES)
 def test_high_of_low_is_the_whole(name, num_low):
   config = CONFIGS[name]
-  params = tiny_models.params_of(config)
+  whole = model_of(config)
+  params = params_of(whole)
   places = 20 if config.positions == 'learned' else 0
-  low = split.LowEncoder(config, num_low)
-  high = split.HighEncoder(config, num_low, max_behaviors=places)
-  low_params, high_params = low.params_of(params), high.params_of(params)
-
-  def whole(low_params, high_params):
-    return high(high_params, low(low_params, TOKENS, MASK), MASK)
-
-  actual = jax.jit(whole)(low_params, high_params)
-  expected = Transformer.of(config, params).hidden(TOKENS, MASK)
+  low = split.LowEncoder(whole, num_low)
+  high = split.HighEncoder(whole, num_low, max_behaviors=places)
+  run = jax.jit(lambda low, high: high(low(TOKENS, MASK), MASK))
+  actual = run(low, high)
+  expected = whole.hidden(TOKENS, MASK)
+  low_params, high_params = params_of(low), params_of(high)
   real = MASK > 0
   np.testing.assert_allclose(actual[real], expected[real], atol=ATOL)
   # Each weight is in one half, but for T5's table and what has no use here.
@@ -62,44 +65,41 @@ def test_high_of_low_is_the_whole(name, num_low):
 def test_the_high_half_knows_the_order_of_behaviours(name):
   config = tiny_models.CONFIGS[name]
   places = 6 if config.positions == 'learned' else 0
-  high = split.HighEncoder(config, 2, max_behaviors=places)
-  params = high.params_of(tiny_models.params_of(config))
+  high = split.HighEncoder(model_of(config), 2, max_behaviors=places)
   x = jax.random.normal(jax.random.key(0), (1, 6, config.embed_dim))
   turned = x[:, ::-1]
-  run = jax.jit(high)
-  same = np.allclose(run(params, x), run(params, turned)[:, ::-1], atol=ATOL)
+  run = jax.jit(split.HighEncoder.__call__)
+  same = np.allclose(run(high, x), run(high, turned)[:, ::-1], atol=ATOL)
   # Learned places are zeros until they are trained; the others know at once.
   assert same == (name == 'bert')
   if places:
-    params['behavior_positions'] += jax.random.normal(
+    high.behavior_positions[...] += jax.random.normal(
       jax.random.key(1), (6, config.embed_dim)
     )
-    assert not np.allclose(
-      run(params, x), run(params, turned)[:, ::-1], atol=0.1
-    )
+    assert not np.allclose(run(high, x), run(high, turned)[:, ::-1], atol=0.1)
 
 
 def test_packed_sequences_of_behaviours_are_as_if_alone():
   config = tiny_models.CONFIGS['llama']
-  high = split.HighEncoder(config, 1)
-  params = high.params_of(tiny_models.params_of(config))
+  high = split.HighEncoder(model_of(config), 1)
   x = jax.random.normal(jax.random.key(0), (1, 8, config.embed_dim))
   segments = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0]])
-  packed = jax.jit(high)(params, x, segments)
-  np.testing.assert_allclose(packed[:, 3:7], high(params, x[:, 3:7]), atol=ATOL)
+  packed = jax.jit(split.HighEncoder.__call__)(high, x, segments)
+  np.testing.assert_allclose(packed[:, 3:7], high(x[:, 3:7]), atol=ATOL)
 
 
 def test_wrong_cuts_and_places_are_refused():
-  config = tiny_models.CONFIGS['bert']
+  whole = model_of(tiny_models.CONFIGS['bert'])
   for half in (split.LowEncoder, split.HighEncoder):
     for k in (-1, 4):
       with pytest.raises(ValueError, match=f'num_low={k}: the model has 3'):
-        half(config, k)
+        half(whole, k)
+  t5 = model_of(tiny_models.CONFIGS['t5'])
   with pytest.raises(ValueError, match='know places by themselves'):
-    split.HighEncoder(tiny_models.CONFIGS['t5'], 1, max_behaviors=4)
-  high = split.HighEncoder(config, 3, max_behaviors=4)
+    split.HighEncoder(t5, 1, max_behaviors=4)
+  high = split.HighEncoder(whole, 3, max_behaviors=4)
   with pytest.raises(ValueError, match='sequences of 5 behaviours'):
-    high(high.params_of(tiny_models.params_of(config)), jnp.zeros((1, 5, 32)))
-  low = split.LowEncoder(config, 0)
+    high(jnp.zeros((1, 5, 32)))
+  low = split.LowEncoder(whole, 0)
   with pytest.raises(ValueError, match='41 tokens: the model has 40'):
-    low(tiny_models.params_of(config), jnp.zeros((1, 41), jnp.int32))
+    low(jnp.zeros((1, 41), jnp.int32))

@@ -7,7 +7,6 @@ hundreds of times too slow (jax issue 38806, openxla/xla issue 46225). The text
 is read as it is lowered for CUDA, which takes no GPU.
 """
 
-import dataclasses
 import re
 
 import jax
@@ -18,6 +17,7 @@ import optax
 import pytest
 
 import antjax
+from antjax.layers import functional
 from antjax.layers.functional import Functional
 from antjax.lm.transformer import Transformer
 from antjax.meta import maml, task_network
@@ -115,21 +115,24 @@ def next_item(encoder):
 
 def llm_rec(family, negatives, **vector):
   loss = text_models.LossConfig(negatives=negatives, num_negatives=4)
-  model = text_models.model_of(family, loss)
+  options = {}
   if vector:
     vector = text_models.VectorConfig(**vector)
-    model = dataclasses.replace(model, pooling='mean', vector=vector)
+    options = {'pooling': 'mean', 'vector': vector}
+  merge, params = functional.split(
+    text_models.model_of(family, loss, **options)
+  )
   examples = text_models.small_catalogue.examples(text_models.B, seed=1)
   batch = text_models.inputs_of(family, loss)(examples, 1)
-  step = jax.grad(lambda params, batch: jnp.sum(model.loss(params, batch)[0]))
-  return step, text_models.params_of(model), batch
+  step = jax.grad(lambda params, batch: jnp.sum(merge(params).loss(batch)[0]))
+  return step, params, batch
 
 
 def behaviours(pooling):
   mesh = antjax.make_mesh(intra=4)
   model = small_clicks.store_model(mesh, kind='din', pooling=pooling)
   trainer = store_towers.make_trainer(model, mesh)
-  params = model.init_params(jax.random.key(1), small_clicks.language_model())
+  params = functional.params_of(model)
   batch = model.prepare(small_clicks.batch(30, size=32, seed=0), 8)
   return step_of(trainer, params, batch)
 

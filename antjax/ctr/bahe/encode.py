@@ -15,11 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from antjax.lm import split
-from antjax.lm.config import Config
+from antjax.lm.split import LowEncoder
 from antjax.lm.text_encoder import TextEncoder
+from antjax.lm.transformer import Transformer
 
-PyTree = Any
 # Shape suffixes: B = texts, T = tokens of a text.
 
 
@@ -28,8 +27,7 @@ class Encoder(TextEncoder):
 
   def __init__(
     self,
-    config: Config,
-    params: PyTree,
+    whole: Transformer,
     *,
     num_low: int,
     max_tokens: int,
@@ -38,8 +36,7 @@ class Encoder(TextEncoder):
     """Puts the low half on the devices; compiles nothing yet.
 
     Args:
-      config: Configuration of the whole model.
-      params: The whole model's parameters, in the dtype to compute in.
+      whole: The whole model, in the dtype to compute in.
       num_low: Layers below the cut.
       max_tokens: Tokens of a text at most.
       **options: See `TextEncoder`.
@@ -48,24 +45,27 @@ class Encoder(TextEncoder):
       ValueError: num_low is not in the model, or max_tokens is more than its
         learned positions.
     """
+    config = whole.config
     if config.positions == 'learned' and max_tokens > config.max_positions:
       raise ValueError(
         f'max_tokens={max_tokens}: the model has {config.max_positions} learned'
         ' positions; give no more than that.'
       )
-    low = split.LowEncoder(config, num_low)
-
-    def encode(params, tokens_BT, lengths_B):
-      mask_BT = token_mask(tokens_BT, lengths_B)
-      return pool(low(params, tokens_BT, mask_BT), mask_BT)
-
     super().__init__(
-      encode,
-      low.params_of(params),
+      vectors,
+      LowEncoder(whole, num_low),
       dim=config.embed_dim,
       max_tokens=max_tokens,
       **options,
     )
+
+
+def vectors(
+  low: LowEncoder, tokens_BT: jax.Array, lengths_B: jax.Array
+) -> jax.Array:
+  """Vectors of padded texts, fp32 [B, D]."""
+  mask_BT = token_mask(tokens_BT, lengths_B)
+  return pool(low(tokens_BT, mask_BT), mask_BT)
 
 
 def token_mask(tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:

@@ -5,18 +5,16 @@
 A user's history is one text, put together from cached token ids.
 """
 
-import dataclasses
-import functools
 from typing import Any
 
+from flax import nnx
 import jax
 import tokenizers
 
 from antjax.ctr.bahe import encode
 from antjax.ctr.bahe.table import Batch
-from antjax.ctr.bahe.towers import Encoded, null_vectors, or_null, PyTree
+from antjax.ctr.bahe.towers import Encoded, null_vectors, or_null
 from antjax.ctr.texts import Marks, TextMaker
-from antjax.lm.config import Config
 from antjax.lm.token_cache import TokenCache
 from antjax.lm.transformer import check_length, Transformer
 
@@ -57,57 +55,59 @@ def text_maker(cache: TokenCache, num_tokens: int, marks: Marks) -> TextMaker:
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class FullTextTower:
+class FullTextTower(nnx.Module):
   """Each sequence as one text through the whole language model, all trained.
 
   A text's vector is the mean of its tokens' outputs. A sequence without a
   behavior has a learned vector, as in `SequenceEncoder`.
 
   Attributes:
-    config: Configuration of the language model. With learned positions it must
-      have as many as a text has tokens: see
-      `antjax.lm.positions.extend_learned`.
+    lm: The language model, without its output layer.
+    null: [N, D], vectors of empty sequences.
     num_sequences: N.
-    num_tokens: Number of tokens of a sequence's text, which holds the newest
-      behaviors that fit.
+    num_tokens: Number of tokens of a sequence's text.
     title_tokens: Number of tokens of an item's title.
-    marks: Marks around behaviors.
     cache: Cache of the behaviors' tokens.
   """
 
-  config: Config
-  num_sequences: int
-  num_tokens: int
-  title_tokens: int
-  marks: Marks
-  cache: TokenCache = dataclasses.field(compare=False)
+  def __init__(
+    self,
+    lm: Transformer,
+    num_sequences: int,
+    num_tokens: int,
+    title_tokens: int,
+    marks: Marks,
+    cache: TokenCache,
+  ):
+    """Takes the language model, whose arrays it shares.
 
-  def __post_init__(self) -> None:
-    check_length(self.config, max(self.num_tokens, self.title_tokens))
+    Args:
+      lm: The language model. With learned positions it must have as many as a
+        text has tokens: see `antjax.lm.positions.extend_learned`.
+      num_sequences: N.
+      num_tokens: Number of tokens of a sequence's text, which holds the newest
+        behaviors that fit.
+      title_tokens: Number of tokens of an item's title.
+      marks: Marks around behaviors.
+      cache: Cache of the behaviors' tokens.
+    """
+    check_length(lm.config, max(num_tokens, title_tokens))
+    self.lm, self.num_sequences, self.cache = lm.trunk(), num_sequences, cache
+    self.num_tokens, self.title_tokens = num_tokens, title_tokens
+    self.null = null_vectors(num_sequences, self.title_dim)
+    self._texts = text_maker(cache, num_tokens, marks)
 
   @property
   def user_dim(self) -> int:
-    return self.num_sequences * self.config.embed_dim
+    return self.num_sequences * self.title_dim
 
   @property
   def title_dim(self) -> int:
-    return self.config.embed_dim
+    return self.lm.config.embed_dim
 
   @property
   def has_history(self) -> bool:
     return False
-
-  @functools.cached_property
-  def _texts(self) -> TextMaker:
-    return text_maker(self.cache, self.num_tokens, self.marks)
-
-  def init_params(self, pretrained: PyTree) -> PyTree:
-    """The language model without its output layer, and the null vectors."""
-    return {
-      'lm': {k: x for k, x in pretrained.items() if k != 'lm_head'},
-      'null': null_vectors(self.num_sequences, self.config.embed_dim),
-    }
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
     """See `Tower.prepare`; texts of all histories and titles."""
@@ -124,22 +124,18 @@ class FullTextTower:
       'title_lengths': title_lengths,
     }
 
-  def __call__(self, params: PyTree, batch: Batch) -> Encoded:
+  def __call__(self, batch: Batch) -> Encoded:
     B, N, T = batch['text'].shape
     lengths_BN = batch['text_lengths']
     user_BD = self._vectors(
-      params['lm'], batch['text'].reshape(B * N, T), lengths_BN.reshape(B * N)
+      batch['text'].reshape(B * N, T), lengths_BN.reshape(B * N)
     )
-    title_BD = self._vectors(
-      params['lm'], batch['title_text'], batch['title_lengths']
-    )
+    title_BD = self._vectors(batch['title_text'], batch['title_lengths'])
     user_BND = user_BD.reshape(B, N, -1)
-    return Encoded(or_null(user_BND, params['null'], lengths_BN == 0), title_BD)
+    return Encoded(or_null(user_BND, self.null[...], lengths_BN == 0), title_BD)
 
-  def _vectors(
-    self, params: PyTree, tokens_BT: jax.Array, lengths_B: jax.Array
-  ) -> jax.Array:
+  def _vectors(self, tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
     """Mean output of each text, [B, D]; of an empty one, zeros."""
     mask_BT = encode.token_mask(tokens_BT, lengths_B) > 0
-    x_BTD = Transformer.of(self.config, params).hidden(tokens_BT, mask_BT)
+    x_BTD = self.lm.hidden(tokens_BT, mask_BT)
     return encode.pool(x_BTD, mask_BT).astype(x_BTD.dtype)

@@ -4,7 +4,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-import functools
 from typing import Annotated, Any
 
 from flax import nnx
@@ -14,17 +13,18 @@ import numpy as np
 import optax
 
 from antjax.ctr.bahe.table import Batch
-from antjax.ctr.bahe.towers import Encoded, PyTree, Tower
+from antjax.ctr.bahe.towers import Encoded
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers import pooling
-from antjax.layers.functional import Functional
 from antjax.networks import load, network
 from antjax.networks.load import Standalone
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
 # sequence, E = embedding_dim, X = width of given user vectors.
+
+PyTree = Any
 
 _ID_TABLES = ('user', 'item', 'behavior')
 _ROWS = ('user', 'item', 'title')  # A field each.
@@ -123,7 +123,7 @@ class Head(nnx.Module):
     ]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class BehaviorSizes:
   """What the model has to know of the data.
 
@@ -151,9 +151,8 @@ class BehaviorSizes:
     return len(self.history_lengths)
 
 
-@dataclasses.dataclass(frozen=True)
-class ClickModel:
-  """Its parameters are {'tower': ..., 'head': ...}.
+class ClickModel(nnx.Module):
+  """The model: a tower, if any, and a head.
 
   Ids and the means of their histories are the head's fields; texts and numbers
   are its dense inputs. Models of ids have the head only.
@@ -161,14 +160,23 @@ class ClickModel:
   Attributes:
     tower: The text side; None: the model knows ids only.
     head: The head.
+    head_config: Configuration of the head.
     ids: Ids that the model knows.
     sizes: Sizes of the data.
   """
 
-  tower: Tower | None
-  head: HeadConfig
-  ids: IdConfig
-  sizes: BehaviorSizes
+  def __init__(
+    self,
+    tower: Any,
+    head: HeadConfig,
+    ids: IdConfig,
+    sizes: BehaviorSizes,
+    *,
+    rngs: nnx.Rngs,
+  ):
+    """Takes a `Tower` or None, and makes the head."""
+    self.tower, self.head_config, self.ids, self.sizes = tower, head, ids, sizes
+    self.head = self._make_head(rngs)
 
   def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables | None:
     """The tables of the ids; None where none are used."""
@@ -235,14 +243,6 @@ class ClickModel:
 
   # The devices' part.
 
-  def init_params(self, key: jax.Array, pretrained: PyTree = None) -> PyTree:
-    """A fresh head; the tower's parameters are those of a language model."""
-    k_head, _ = jax.random.split(key)
-    params: dict[str, Any] = {}
-    if self.tower is not None:
-      params['tower'] = self.tower.init_params(pretrained)
-    return params | {'head': self._functional_head.init(k_head)}
-
   def _make_head(self, rngs: nnx.Rngs) -> Head:
     sizes, use = self.sizes, self.ids.use
     has_history = 'behavior' in use
@@ -257,7 +257,7 @@ class ClickModel:
         text_dim = self.tower.title_dim
         places = (*sizes.history_lengths, *places)
     return Head(
-      self.head,
+      self.head_config,
       network.Sizes(
         num_fields=num_fields + sizes.num_sequences * has_history,
         dim=self.ids.embedding_dim,
@@ -270,36 +270,30 @@ class ClickModel:
       rngs=rngs,
     )
 
-  @functools.cached_property
-  def _functional_head(self) -> Functional[Head]:
-    return Functional(self._make_head)
-
   @property
   def attends_to_text(self) -> bool:
     """Whether the head weighs the behaviours' text vectors."""
     has_history = self.tower is not None and self.tower.has_history
-    return 'history' in load.load(self.head.name).needs and has_history
+    return 'history' in load.load(self.head_config.name).needs and has_history
 
-  def logits(self, params: PyTree, vectors: PyTree, batch: Batch) -> jax.Array:
+  def logits(self, vectors: PyTree, batch: Batch) -> jax.Array:
     """fp32 logits of a click, [B].
 
     Args:
-      params: Parameters from `init_params`, in the compute dtype.
       vectors: Like batch['ids'], of the tables; {} where there are none.
       batch: One device's part of a batch from `prepare`.
     """
-    dtype = jax.tree.leaves(params['head'])[0].dtype
-    head = self._functional_head.merge(params['head'])
+    dtype = jax.tree.leaves(nnx.state(self.head))[0].dtype
     dense: list[jax.Array] = []
     histories: list[network.History] = []
     if self.tower is not None:
-      encoded = self.tower(params['tower'], batch)
+      encoded = self.tower(batch)
       dense += [encoded.user_BF, encoded.title_BD]
       if self.attends_to_text:
         encoded = jax.tree.map(
           lambda x: x if x.dtype == bool else x.astype(dtype), encoded
         )
-        histories += head.text_histories(encoded)
+        histories += self.head.text_histories(encoded)
     rows = [vectors[name][:, None] for name in _ROWS if name in vectors]
     if 'columns' in vectors:
       rows.append(vectors['columns'])
@@ -321,14 +315,12 @@ class ClickModel:
     none_B0E = jnp.zeros((len(batch['label']), 0, self.ids.embedding_dim))
     fields_BFE = _joined([none_B0E, *rows], 1, dtype)
     dense_BX = _joined(dense, -1, dtype) if dense else None
-    x = head.model.inputs(fields_BFE, dense_BX, tuple(histories))
-    return head.model(x).astype(jnp.float32)
+    x = self.head.model.inputs(fields_BFE, dense_BX, tuple(histories))
+    return self.head.model(x).astype(jnp.float32)
 
-  def loss(
-    self, params: PyTree, vectors: PyTree, batch: Batch
-  ) -> tuple[jax.Array, jax.Array]:
+  def loss(self, vectors: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(binary cross-entropies [B], weights [B])."""
-    logits_B = self.logits(params, vectors, batch)
+    logits_B = self.logits(vectors, batch)
     losses_B = optax.sigmoid_binary_cross_entropy(logits_B, batch['label'])
     return losses_B, batch['weight']
 

@@ -9,9 +9,9 @@ batch's distinct behaviors in the step (`DedupTower`), and put them through the
 high half. `antjax.ctr.bahe.full_text` has what they are compared with.
 """
 
-import dataclasses
 from typing import Any, Literal, NamedTuple, Protocol
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +26,6 @@ from antjax.lm.token_cache import TokenCache
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
 # sequence, D = width of the language model, F = width of a user, P = parts of a
 # batch, U = capacity, T = tokens of a behavior.
-
-PyTree = Any
 
 
 class Encoded(NamedTuple):
@@ -48,7 +46,7 @@ class Encoded(NamedTuple):
 
 
 class Tower(Protocol):
-  """A text side. Towers are frozen dataclasses, equal by their fields."""
+  """A text side, a Flax module."""
 
   @property
   def user_dim(self) -> int:
@@ -62,9 +60,6 @@ class Tower(Protocol):
   def has_history(self) -> bool:
     """Whether it gives a vector a behavior."""
 
-  def init_params(self, pretrained: PyTree) -> PyTree:
-    """Its parameters, from those of a whole language model."""
-
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
     """Host: the batch with what `__call__` reads.
 
@@ -75,19 +70,18 @@ class Tower(Protocol):
         leading dim that is a multiple of it, of a size that never changes.
     """
 
-  def __call__(self, params: PyTree, batch: Batch) -> Encoded:
+  def __call__(self, batch: Batch) -> Encoded:
     """Device: encodes one part.
 
     Args:
-      params: Parameters from `init_params`, in the compute dtype.
       batch: From `prepare`; where the Trainer holds constants, 'constants' is
         their tree.
     """
 
 
-def null_vectors(num_sequences: int, dim: int) -> jax.Array:
+def null_vectors(num_sequences: int, dim: int) -> nnx.Param[jax.Array]:
   """Learned vectors of empty sequences, which start at 0 as no other does."""
-  return jnp.zeros((num_sequences, dim), jnp.float32)
+  return nnx.Param(jnp.zeros((num_sequences, dim), jnp.float32))
 
 
 def or_null(
@@ -99,8 +93,7 @@ def or_null(
   return user_BND.reshape(len(user_BND), -1)
 
 
-@dataclasses.dataclass(frozen=True)
-class SequenceEncoder:
+class SequenceEncoder(nnx.Module):
   """The high half over sequences of behaviors, to vectors of users and items.
 
   Each of a user's sequences goes through the high layers by itself, so that
@@ -110,32 +103,55 @@ class SequenceEncoder:
   in the paper and is our choice).
 
   Attributes:
-    high: The layers; it may have none, then vectors are pooled as they are.
+    high: The layers.
+    null: [N, D], vectors of empty sequences.
     num_sequences: N.
-    pooling: A sequence's vector: the mean of its outputs, or the last one
-      (which in a causal model has seen them all).
-    fusion: 'late' keeps users and items apart until the head, as in the
-      paper's figure 1. 'early' puts the title behind each sequence, so that
-      the layers see both; a user then has no vector of its own.
+    pooling: How a sequence is pooled.
+    fusion: Where users and items meet.
   """
 
-  high: HighEncoder
-  num_sequences: int
-  pooling: Literal['mean', 'last'] = 'mean'
-  fusion: Literal['late', 'early'] = 'late'
+  def __init__(
+    self,
+    high: HighEncoder,
+    num_sequences: int,
+    *,
+    pooling: Literal['mean', 'last'] = 'mean',
+    fusion: Literal['late', 'early'] = 'late',
+  ):
+    """Takes the high half, and makes vectors of empty sequences.
+
+    Args:
+      high: The layers; it may have none, then vectors are pooled as they are.
+      num_sequences: N.
+      pooling: A sequence's vector: the mean of its outputs, or the last one
+        (which in a causal model has seen them all).
+      fusion: 'late' keeps users and items apart until the head, as in the
+        paper's figure 1. 'early' puts the title behind each sequence, so that
+        the layers see both; a user then has no vector of its own.
+    """
+    self.high, self.num_sequences = high, num_sequences
+    self.pooling, self.fusion = pooling, fusion
+    self.null = null_vectors(num_sequences, self.dim)
 
   @property
   def dim(self) -> int:
+    """D."""
     return self.high.config.embed_dim
 
-  def init_params(self, pretrained: PyTree) -> PyTree:
-    """The high half of a whole model's parameters, and the null vectors."""
-    null_ND = null_vectors(self.num_sequences, self.dim)
-    return {'high': self.high.params_of(pretrained), 'null': null_ND}
+  @property
+  def user_dim(self) -> int:
+    return self.num_sequences * self.dim
 
-  def __call__(
+  @property
+  def title_dim(self) -> int:
+    return self.dim
+
+  @property
+  def has_history(self) -> bool:
+    return True
+
+  def encode(
     self,
-    params: PyTree,
     x_BNMD: jax.Array,
     is_there_BNM: jax.Array,
     title_BD: jax.Array,
@@ -143,13 +159,12 @@ class SequenceEncoder:
     """Encodes users and items.
 
     Args:
-      params: Parameters from `init_params`, in the compute dtype.
       x_BNMD: Vectors of behaviors, oldest first.
       is_there_BNM: bool; padding is at the end. A sequence without any gets its
         null vector, which is learned.
       title_BD: Vectors of the titles.
     """
-    dtype = params['null'].dtype
+    dtype = self.null.dtype
     x_BNMD, title_BD = x_BNMD.astype(dtype), title_BD.astype(dtype)
     B, N, M, D = x_BNMD.shape
     if self.fusion == 'early':
@@ -164,15 +179,20 @@ class SequenceEncoder:
       is_there_BNM = place_BNM <= end_BN1
       M += 1
     segments = is_there_BNM.reshape(B * N, M).astype(jnp.int32)
-    history = self.high(params['high'], x_BNMD.reshape(B * N, M, D), segments)
+    history = self.high(x_BNMD.reshape(B * N, M, D), segments)
     history_BNMD = history.reshape(B, N, M, D)
-    item_B1D = self.high(params['high'], title_BD[:, None])
+    item_B1D = self.high(title_BD[:, None])
     user_BF = or_null(
       self._pool(history_BNMD, is_there_BNM),
-      params['null'],
+      self.null[...],
       ~is_there_BNM.any(axis=-1),
     )
     return Encoded(user_BF, item_B1D[:, 0], history_BNMD, is_there_BNM)
+
+  def read(self, rows_UD: jax.Array, batch: Batch) -> Encoded:
+    """Encodes rows, a behavior each, that the batch's behaviors point at."""
+    history, title = batch['behaviors'], batch['title']
+    return self.encode(rows_UD[history], batch['is_there'], rows_UD[title])
 
   def _pool(self, x_BNMD: jax.Array, is_there_BNM: jax.Array) -> jax.Array:
     """[B, N, D] of each sequence; of an empty one, something finite."""
@@ -184,40 +204,7 @@ class SequenceEncoder:
     return mean_BND.astype(x_BNMD.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class RowTower:
-  """A tower whose texts are rows, a behavior each.
-
-  Attributes:
-    encoder: The high half.
-  """
-
-  encoder: SequenceEncoder
-
-  @property
-  def user_dim(self) -> int:
-    return self.encoder.num_sequences * self.encoder.dim
-
-  @property
-  def title_dim(self) -> int:
-    return self.encoder.dim
-
-  @property
-  def has_history(self) -> bool:
-    return True
-
-  def read(self, params: PyTree, rows_UD: jax.Array, batch: Batch) -> Encoded:
-    """The high half over rows that the batch's behaviors point at."""
-    return self.encoder(
-      params,
-      rows_UD[batch['behaviors']],
-      batch['is_there'],
-      rows_UD[batch['title']],
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class StoreTower(RowTower):
+class StoreTower(SequenceEncoder):
   """Behaviors by their rows in a table, which is frozen.
 
   An unknown behavior is row 1, a text like any other; a user without
@@ -228,44 +215,62 @@ class StoreTower(RowTower):
     table: Table that holds the rows.
   """
 
-  table: table_lib.Table
-
-  def init_params(self, pretrained: PyTree) -> PyTree:
-    return self.encoder.init_params(pretrained)
+  def __init__(
+    self,
+    high: HighEncoder,
+    num_sequences: int,
+    table: table_lib.Table,
+    **options: Any,
+  ):
+    """See `SequenceEncoder`."""
+    super().__init__(high, num_sequences, **options)
+    self.table = table
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
     there = {'is_there': batch['behaviors'] != 0}
     return self.table.prepare(batch, num_parts) | there
 
-  def __call__(self, params: PyTree, batch: Batch) -> Encoded:
-    rows_UD = jax.lax.stop_gradient(self.table.rows(batch))
-    return self.read(params, rows_UD, batch)
+  def __call__(self, batch: Batch) -> Encoded:
+    return self.read(jax.lax.stop_gradient(self.table.rows(batch)), batch)
 
 
-@dataclasses.dataclass(frozen=True)
-class DedupTower(RowTower):
+class DedupTower(SequenceEncoder):
   """Each distinct behavior of a part goes through the low half once.
 
-  With a frozen low half (Trainer(trainable=...), `tuning.trainable`) it gives
-  what `StoreTower` gives; with a trained one it is what a store cannot give.
+  It gives what `StoreTower` gives, without a store.
 
   Attributes:
+    low: The low half, frozen.
     capacity: Largest number of distinct behaviors of a part, U, with padding.
-    num_tokens: Number of tokens of a behavior; longer ones are cut.
+    num_tokens: Number of tokens of a behavior.
     cache: Cache of the behaviors' tokens.
   """
 
-  capacity: int
-  num_tokens: int
-  cache: TokenCache = dataclasses.field(compare=False)
+  def __init__(
+    self,
+    low: LowEncoder,
+    high: HighEncoder,
+    num_sequences: int,
+    cache: TokenCache,
+    *,
+    capacity: int,
+    num_tokens: int,
+    **options: Any,
+  ):
+    """Takes both halves.
 
-  @property
-  def _low(self) -> LowEncoder:
-    return LowEncoder(self.encoder.high.config, self.encoder.high.num_low)
-
-  def init_params(self, pretrained: PyTree) -> PyTree:
-    low = {'low': self._low.params_of(pretrained)}
-    return low | self.encoder.init_params(pretrained)
+    Args:
+      low: The low half.
+      high: The high half.
+      num_sequences: N.
+      cache: Cache of the behaviors' tokens; only `prepare` reads it.
+      capacity: Largest number of distinct behaviors of a part, U, with padding.
+      num_tokens: Number of tokens of a behavior; longer ones are cut.
+      **options: See `SequenceEncoder`.
+    """
+    super().__init__(high, num_sequences, **options)
+    self.low, self.cache = low, cache
+    self.capacity, self.num_tokens = capacity, num_tokens
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
     is_there = np.asarray(batch['behaviors']) != 0
@@ -277,8 +282,8 @@ class DedupTower(RowTower):
       'distinct_lengths': lengths,
     }
 
-  def __call__(self, params: PyTree, batch: Batch) -> Encoded:
-    tokens_UT = batch['distinct_tokens']
-    mask_UT = encode.token_mask(tokens_UT, batch['distinct_lengths'])
-    rows_UD = encode.pool(self._low(params['low'], tokens_UT, mask_UT), mask_UT)
-    return self.read(params, rows_UD, batch)
+  def __call__(self, batch: Batch) -> Encoded:
+    rows_UD = encode.vectors(
+      self.low, batch['distinct_tokens'], batch['distinct_lengths']
+    )
+    return self.read(rows_UD, batch)

@@ -89,11 +89,11 @@ class LossConfig:
     return {'device': (), 'group': (INTRA,), 'all': BATCH_AXES}[self.across]
 
 
-def scale(config: LossConfig, params: Mapping[str, Any]) -> jax.Array:
-  """Factor of the scores, fp32."""
-  if not config.learn_temperature:
+def scale(config: LossConfig, log_scale: jax.Array | None) -> jax.Array:
+  """Factor of the scores, fp32; `log_scale` [1] is the learned one's log."""
+  if log_scale is None:
     return jnp.float32(1 / config.temperature)
-  log_scale = params['log_scale'][0].astype(jnp.float32)
+  log_scale = log_scale[0].astype(jnp.float32)
   return jnp.exp(jnp.clip(log_scale, 0, MAX_LOG_SCALE))
 
 

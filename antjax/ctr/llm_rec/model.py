@@ -28,7 +28,6 @@ others are random in the other half.
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 from typing import Annotated, Any, Literal
 
 from flax import nnx
@@ -39,12 +38,9 @@ from antjax.ctr.llm_rec import losses
 from antjax.ctr.llm_rec.losses import Batch, LossConfig
 from antjax.ctr.texts import Pooling
 from antjax.embedding.lookup import add_rows, take_rows
-from antjax.layers.functional import Functional
 from antjax.lm import packed
-from antjax.lm.config import Config
 from antjax.lm.transformer import Transformer
 
-PyTree = Any
 # Shape suffixes: M = texts, T = tokens of a text, S = slots of all rows,
 # B = examples, U = distinct items, D = width of a vector, V = vocabulary.
 
@@ -104,83 +100,100 @@ class VectorConfig:
     return bool(self.projection_dim or self.word_dim)
 
 
-@dataclasses.dataclass(frozen=True)
-class LLMRec:
+class VectorHead(nnx.Module):
+  """What is trained besides the language model; it may be nothing."""
+
+  def __init__(
+    self,
+    embed_dim: int,
+    vector: VectorConfig,
+    loss_config: LossConfig,
+    rarity_V: Any,
+    rngs: nnx.Rngs,
+  ):
+    if vector.projection_dim:
+      self.projection = nnx.Linear(embed_dim, vector.projection_dim, rngs=rngs)
+    if vector.word_dim:
+      self.words = nnx.Embed(
+        len(rarity_V),
+        vector.word_dim,
+        embedding_init=lambda key, *_: init_words(
+          key, rarity_V, vector.word_dim
+        ),
+        rngs=rngs,
+      )
+    if loss_config.learn_temperature:
+      inverse = jnp.full((1,), 1 / loss_config.temperature, jnp.float32)
+      self.log_scale = nnx.Param(jnp.log(inverse))
+
+
+class LLMRec(nnx.Module):
   """The model.
 
   Attributes:
-    lm: The language model.
+    lm: The language model, without its output layer.
+    head: What is trained besides.
     pooling: How a text's outputs are pooled.
     vector: Vector options; their own pooling is not read.
     loss_config: Configuration of the loss.
-    num_chunks: Parts that a step's texts are encoded in, see
-      `antjax.lm.packed`: more take less memory and a third more time.
+    num_chunks: Parts that a step's texts are encoded in.
   """
 
-  lm: Config
-  pooling: Pooling
-  vector: VectorConfig = VectorConfig()
-  loss_config: LossConfig = LossConfig()
-  num_chunks: int = 1
+  def __init__(
+    self,
+    lm: Transformer,
+    pooling: Pooling,
+    vector: VectorConfig = VectorConfig(),
+    loss_config: LossConfig | None = None,
+    num_chunks: int = 1,
+    *,
+    rarity_V: Any = None,
+    rngs: nnx.Rngs,
+  ):
+    """Takes a language model, whose arrays it shares, and makes the head.
 
-  def __post_init__(self) -> None:
-    vector = self.vector
-    if vector.half_life and self.pooling != 'mean' and not vector.word_dim:
+    Args:
+      lm: The language model.
+      pooling: How a text's outputs are pooled.
+      vector: Vector options.
+      loss_config: Configuration of the loss; None: the published one's.
+      num_chunks: Parts that a step's texts are encoded in, see
+        `antjax.lm.packed`: more take less memory and a third more time.
+      rarity_V: Rarity of each token, [V], for `vector.word_dim`; see
+        `TextMaker.rarity`.
+      rngs: Source of the head's random numbers.
+    """
+    if vector.half_life and pooling != 'mean' and not vector.word_dim:
       raise ValueError(
-        f'vector.half_life={vector.half_life}: with pooling={self.pooling} one'
+        f'vector.half_life={vector.half_life}: with pooling={pooling} one'
         ' token is read; use pooling=mean, or vector.word_dim.'
       )
+    self.lm, self.pooling, self.vector = lm.trunk(), pooling, vector
+    self.loss_config = loss_config or LossConfig()
+    self.num_chunks = num_chunks
+    self.head = VectorHead(
+      lm.config.embed_dim, vector, self.loss_config, rarity_V, rngs
+    )
 
   @property
   def dim(self) -> int:
     """D."""
-    own = self.vector.projection_dim or self.lm.embed_dim
+    own = self.vector.projection_dim or self.lm.config.embed_dim
     return own + self.vector.word_dim
 
-  @functools.cached_property
-  def _projection(self) -> Functional[nnx.Linear]:
-    return Functional(nnx.Linear, self.lm.embed_dim, self.vector.projection_dim)
-
-  def init_params(
-    self, key: jax.Array, pretrained: PyTree, rarity_V: Any = None
-  ) -> PyTree:
-    """A language model's parameters, less its output layer, and the head.
-
-    Args:
-      key: Random key of the head's parameters.
-      pretrained: The language model's.
-      rarity_V: Rarity of each token, [V], for `vector.word_dim`; see
-        `TextMaker.rarity`.
-    """
-    head: dict[str, Any] = {}
-    if self.vector.word_dim:
-      word_key = jax.random.fold_in(key, 2)  # 1 is that of adapters.
-      head['words'] = init_words(word_key, rarity_V, self.vector.word_dim)
-    if self.vector.projection_dim:
-      head['projection'] = self._projection.init(key)
-    if self.loss_config.learn_temperature:
-      inverse = 1 / self.loss_config.temperature
-      head['log_scale'] = jnp.log(jnp.full((1,), inverse, jnp.float32))
-    lm = {k: x for k, x in pretrained.items() if k != 'lm_head'}
-    return {'lm': lm, 'head': head} if head else {'lm': lm}
-
-  def encode(
-    self, params: PyTree, tokens_MT: jax.Array, lengths_M: jax.Array
-  ) -> jax.Array:
+  def encode(self, tokens_MT: jax.Array, lengths_M: jax.Array) -> jax.Array:
     """Vectors of padded texts, fp32 [M, D]; zeros for texts without tokens."""
     M, T = tokens_MT.shape
     mask_MT = jnp.arange(T)[None] < lengths_M[:, None]
     at = self._pooled_slots(T * jnp.arange(M), lengths_M)
-    lm = Transformer.of(self.lm, params['lm'])
-    x = lm.hidden(tokens_MT, mask_MT, at=at)
+    x = self.lm.hidden(tokens_MT, mask_MT, at=at)
     texts_MT = jnp.where(mask_MT, 1 + jnp.arange(M)[:, None], 0)
     x = x[0] if at is not None else x.reshape(M * T, -1)
     slots = tokens_MT.ravel(), texts_MT.ravel(), T * jnp.arange(M)
-    return self._finish(params, x, slots, lengths_M)
+    return self._finish(x, slots, lengths_M)
 
   def encode_packed(
     self,
-    params: PyTree,
     lanes: Sequence[packed.Lane],
     starts_M: jax.Array,
     lengths_M: jax.Array,
@@ -188,18 +201,16 @@ class LLMRec:
     """Vectors of packed texts, fp32 [M, D].
 
     Args:
-      params: Parameters from `init_params`, in the compute dtype.
       lanes: The tokens; text m has number m + 1 there.
       starts_M: int32, slot of each text's first token.
       lengths_M: int32, its tokens; 0 for none.
     """
     at = self._pooled_slots(starts_M, lengths_M)
-    lm = Transformer.of(self.lm, params['lm'])
-    x = packed.hidden(lm, lanes, num_chunks=self.num_chunks, at=at)
+    x = packed.hidden(self.lm, lanes, num_chunks=self.num_chunks, at=at)
     tokens_S, texts_S = (
       jnp.concatenate([part.ravel() for part in parts]) for parts in zip(*lanes)
     )
-    return self._finish(params, x, (tokens_S, texts_S, starts_M), lengths_M)
+    return self._finish(x, (tokens_S, texts_S, starts_M), lengths_M)
 
   def _pooled_slots(self, starts_M, lengths_M) -> jax.Array | None:
     """Where the token is whose output is the text's vector; None: all count."""
@@ -210,7 +221,7 @@ class LLMRec:
       slots_M += jnp.maximum(lengths_M - 1, 0)
     return slots_M
 
-  def _finish(self, params, x, slots, lengths_M) -> jax.Array:
+  def _finish(self, x, slots, lengths_M) -> jax.Array:
     """Vectors [M, D] of outputs: [M, D] pooled already, or [S, D] of tokens.
 
     `slots` are (tokens [S], texts [S], starts [M]): text m has number m + 1.
@@ -230,33 +241,32 @@ class LLMRec:
     # Before what follows: outputs of padding may be anything.
     found_MD = jnp.where(is_there_M1, x.astype(jnp.float32), 0)
     if self.vector.projection_dim:
-      projection = params['head']['projection']
-      dtype = jax.tree.leaves(projection)[0].dtype
-      found_MD = self._projection.merge(projection)(found_MD.astype(dtype))
+      projection = self.head.projection
+      found_MD = projection(found_MD.astype(projection.kernel.dtype))
       found_MD = jnp.where(is_there_M1, found_MD.astype(jnp.float32), 0)
     if self.vector.normalize:
       found_MD = _unit(found_MD)
     if not self.vector.word_dim:
       return found_MD
-    words_SD = take_rows(params['head']['words']['embedding'], tokens_S)
+    words_SD = take_rows(self.head.words.embedding[...], tokens_S)
     words_MD = _sums(words_SD, weight_S, texts_S, len(lengths_M))
     share = self.vector.word_weight / (1 + self.vector.word_weight)
     return jnp.concatenate(
       [(1 - share) ** 0.5 * found_MD, share**0.5 * _unit(words_MD)], axis=1
     )
 
-  def loss(self, params: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  def loss(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(losses [B], weights [B]) of a part of `inputs.TrainingInputs`."""
     lanes = [packed.Lane(*lane) for lane in batch['lanes']]
-    vectors_MD = self.encode_packed(
-      params, lanes, batch['starts'], batch['lengths']
-    )
+    vectors_MD = self.encode_packed(lanes, batch['starts'], batch['lengths'])
+    is_learned = self.loss_config.learn_temperature
+    log_scale = self.head.log_scale[...] if is_learned else None
     num_examples = len(batch['target'])
     losses_B = losses.losses(
       self.loss_config,
       vectors_MD[:num_examples],
       vectors_MD[num_examples:],
-      losses.scale(self.loss_config, params.get('head', {})),
+      losses.scale(self.loss_config, log_scale),
       batch,
     )
     return losses_B, batch['weight']
@@ -268,10 +278,8 @@ def _unit(x_MD: jax.Array) -> jax.Array:
   return x_MD * jax.lax.rsqrt(jnp.maximum(squares_M1, 1e-12))
 
 
-def init_words(
-  key: jax.Array, rarity_V: jax.Array, dim: int
-) -> dict[str, jax.Array]:
-  """Vectors of tokens, {'embedding': fp32 [V, D]}, each as long as r_t."""
+def init_words(key: jax.Array, rarity_V: jax.Array, dim: int) -> jax.Array:
+  """Vectors of tokens, fp32 [V, D], each as long as r_t."""
   rarity_V = jnp.asarray(rarity_V, jnp.float32)
   num_axes = min(dim // 2, len(rarity_V))
   num_random = dim - num_axes
@@ -282,7 +290,7 @@ def init_words(
   random = jax.random.normal(key, shape, jnp.float32) / num_random**0.5
   vectors_VD = jnp.pad(random, ((0, 0), (num_axes, 0)))
   vectors_VD = vectors_VD.at[heaviest].set(jnp.eye(num_axes, dim))
-  return {'embedding': vectors_VD * rarity_V[:, None]}
+  return vectors_VD * rarity_V[:, None]
 
 
 def _weights(distance_S: jax.Array, half_life: float) -> jax.Array:

@@ -17,7 +17,6 @@ from antjax.ctr.texts import Marks, TextMaker
 from antjax.lm.text_encoder import TextEncoder
 from antjax.lm.token_cache import RowTokenizer
 
-PyTree = Any
 # Shape suffixes: B = users, R = users or items, N = items with the padding, L =
 # items of a history, D = width, K = best.
 
@@ -26,23 +25,21 @@ class VectorEncoder(TextEncoder):
   """Encodes histories and titles with one model, on this process's devices.
 
   Attributes:
-    params: The model's, as they were given.
+    model: As it was given.
   """
 
   def __init__(
     self,
     model: LLMRec,
-    params: PyTree,
     texts: TextMaker,
     *,
     max_history: int = 10,
     compute_dtype: Any = np.float32,
   ):
-    """Puts the parameters on the devices; compiles nothing yet.
+    """Puts the model on the devices; compiles nothing yet.
 
     Args:
-      model: The model.
-      params: Its parameters, whole.
+      model: The model, whole.
       texts: Texts of the catalog.
       max_history: Newest items of a history that make a user's text.
       compute_dtype: Dtype of the parameter copy used to compute; vectors are
@@ -51,14 +48,14 @@ class VectorEncoder(TextEncoder):
     self._texts, self._dtype = texts, compute_dtype
     self._max_history = max_history
     super().__init__(
-      model.encode, params, dim=model.dim, max_tokens=texts.max_tokens
+      LLMRec.encode, model, dim=model.dim, max_tokens=texts.max_tokens
     )
 
-  def hold(self, params: PyTree) -> None:
-    """Takes the parameters of another step; nothing is compiled again."""
-    cast = jax.tree.map(lambda x: np.asarray(x).astype(self._dtype), params)
+  def hold(self, model: LLMRec) -> None:
+    """Takes the model of another step; nothing is compiled again."""
+    cast = jax.tree.map(lambda x: np.asarray(x).astype(self._dtype), model)
     super().hold(cast)
-    self.params = params
+    self.model = model
     self._items: np.ndarray | None = None
 
   def items(self, ids: np.ndarray) -> np.ndarray:
@@ -116,7 +113,6 @@ class Recommender:
   def __init__(
     self,
     model: LLMRec,
-    params: PyTree,
     tokenizer: tokenizers.Tokenizer,
     marks: Marks,
     limits: Limits,
@@ -126,8 +122,7 @@ class Recommender:
     """Puts the vectors on a device.
 
     Args:
-      model: The model.
-      params: Its parameters, whole.
+      model: The model, whole.
       tokenizer: Tokenizer of the language model.
       marks: Marks around its texts.
       limits: Length limits of its texts.
@@ -147,8 +142,8 @@ class Recommender:
     self._marks, self._limits = marks, limits
     self._vectors = jax.device_put(item_vectors)
     self._encoder = TextEncoder(
-      model.encode,
-      jax.tree.map(lambda x: np.asarray(x).astype(np.float32), params),
+      LLMRec.encode,
+      jax.tree.map(lambda x: np.asarray(x).astype(np.float32), model),
       dim=model.dim,
       max_tokens=limits.max_tokens,
     )

@@ -209,16 +209,13 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
 
 def _encoder(config: Config) -> tuple[Encoder, RowTokenizer]:
   # The high half goes when this returns.
-  lm_config, params = pretrained.load_pretrained(
-    config.model, dtype=jnp.dtype(config.compute_dtype)
-  )
+  lm = pretrained.load(config.model, dtype=jnp.dtype(config.compute_dtype))
   tokenizer = RowTokenizer(
-    pretrained_tokenizer.load_tokenizer(config.model, lm_config.vocab_size),
+    pretrained_tokenizer.load_tokenizer(config.model, lm.config.vocab_size),
     config.max_tokens,
   )
   encoder = Encoder(
-    lm_config,
-    params,
+    lm,
     num_low=config.num_low,
     max_tokens=config.max_tokens,
     tokens_per_batch=config.tokens_per_batch,

@@ -54,13 +54,15 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
 
   def loss(params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:
     *rows, batch, _ = rest
-    return model.loss(params, vectors(tuple(rows), batch), batch)
+    return built.merge(params).loss(vectors(tuple(rows), batch), batch)
 
   def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
     *rows, batch, _ = rest
     kept = ('label', 'weight', 'is_new_user', 'is_new_item')
     return {
-      'prediction': model.logits(params, vectors(tuple(rows), batch), batch),
+      'prediction': built.merge(params).logits(
+        vectors(tuple(rows), batch), batch
+      ),
       'group': batch['user'],
       **{name: batch[name] for name in kept},
     }
@@ -120,7 +122,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
     for split in ('validation', 'test')
   }
   if config.export_users:
-    bahe_users.export(job.run_dir, trainer, state, clicks, model)
+    bahe_users.export(job.run_dir, trainer, state, clicks, built)
   if job.is_main:
     bahe_report.write(config, job, clicks.description, trainer, account, scores)
   return scores

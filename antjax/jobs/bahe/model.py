@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model of launch/train_bahe.py: the tower that the flags ask for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
 from absl import logging
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,29 +18,21 @@ from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.full_text import FullTextTower
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.ctr.bahe.towers import (
-  DedupTower,
-  PyTree,
-  SequenceEncoder,
-  StoreTower,
-  Tower,
-)
+from antjax.ctr.bahe.towers import DedupTower, StoreTower, Tower
 from antjax.data import output_folder
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
-from antjax.lm import (
-  cost,
-  fingerprint,
-  pretrained_tokenizer,
-  split,
-)
-from antjax.lm.config import Config as LMConfig
+from antjax.layers import functional
+from antjax.lm import cost, fingerprint, pretrained_tokenizer
+from antjax.lm.split import HighEncoder, LowEncoder
 from antjax.lm.token_cache import TokenCache
+from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import INTRA
 
+PyTree = Any
 # Tokens of a behavior in a full text at most.
 _MAX_TOKENS = 128
 _DEDUP_NUM_LOW = 3  # Without --num_low.
@@ -49,8 +42,9 @@ _DEDUP_NUM_LOW = 3  # Without --num_low.
 class BuiltClickModel:
   """A click model and where its parameters begin."""
 
-  model: ClickModel
-  params: PyTree  # numpy arrays, without a low half that a store has.
+  model: ClickModel  # Without a low half that a store has.
+  merge: Callable[[PyTree], ClickModel]  # Parameters -> the model with them.
+  params: PyTree  # numpy arrays.
   constants: Any  # For the Trainer.
   table_bytes: int  # Of the table of behaviors on a device.
   table_level: str  # none, intra or global.
@@ -66,27 +60,24 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
     ValueError: Store, model and data do not go together.
   """
   tower: Tower | None = None
-  params: PyTree = None
   num_absent = 0
   if config.tower != 'none':
-    lm_config, params = config.language_model(
+    lm = config.language_model(
       config.effective_tuning,
       config.max_tokens if config.tower == 'full_text' else 0,
     )
     if config.tower in ('store', 'frozen'):
-      tower = _store_tower(config, job, clicks, lm_config)
+      tower = _store_tower(config, job, clicks, lm)
     else:
-      tower = _token_tower(config, clicks, lm_config)
-  model = ClickModel(tower, config.head, config.ids, clicks.sizes)
-  key = jax.random.key(config.seed)
-  found = model.init_params(key, params)
+      tower = _token_tower(config, clicks, lm)
+    num_absent = _size(lm) - min(_size(tower), _size(lm))
+  rngs = nnx.Rngs(config.seed)
+  model = ClickModel(tower, config.head, config.ids, clicks.sizes, rngs=rngs)
   if config.effective_tuning == 'lora':
-    found = tuning.add_lora(
-      found,
-      jax.random.fold_in(key, 1),
-      rank=config.lora_rank,
-      targets=config.lora_targets,
+    tuning.add_lora(
+      model, rank=config.lora_rank, targets=config.lora_targets, rngs=rngs
     )
+  merge, params = functional.split(model)
   constants, table_level = None, 'none'
   if isinstance(tower, StoreTower):
     constants = tower.table.constants
@@ -98,13 +89,10 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
     for x in jax.tree.leaves(constants)
     for shard in x.addressable_shards[:1]
   )
-  if tower is not None:
-    held = sum(x.size for x in jax.tree.leaves(tower.init_params(params)))
-    whole = sum(x.size for x in jax.tree.leaves(params))
-    num_absent = max(whole - held, 0)
   return BuiltClickModel(
     model,
-    jax.tree.map(np.asarray, found),
+    merge,
+    jax.tree.map(np.asarray, params),
     constants,
     table_bytes,
     table_level,
@@ -112,6 +100,10 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
     activation_bytes(config, model, clicks),
     _made_of(config, clicks),
   )
+
+
+def _size(module: nnx.Module) -> int:
+  return sum(x.size for x in jax.tree.leaves(nnx.state(module)))
 
 
 def _made_of(config: Config, clicks: Clicks) -> dict[str, Any]:
@@ -137,7 +129,7 @@ def _made_of(config: Config, clicks: Clicks) -> dict[str, Any]:
 
 
 def _store_tower(
-  config: Config, job: job_lib.Job, clicks: Clicks, lm_config: LMConfig
+  config: Config, job: job_lib.Job, clicks: Clicks, lm: Transformer
 ) -> StoreTower:
   store = BehaviorStore.open(config.store)
   manifest = store.manifest
@@ -146,7 +138,7 @@ def _store_tower(
     tokenizer=fingerprint.of_tokenizer(config.model),
   )
   manifest.check_vocabulary(clicks.vocabulary)
-  num_low, num_layers = manifest.num_low, lm_config.num_layers
+  num_low, num_layers = manifest.num_low, lm.config.num_layers
   if config.num_low not in (None, num_low):
     raise ValueError(
       f'num_low={config.num_low}: the store at {config.store} has rows of'
@@ -181,7 +173,13 @@ def _store_tower(
     inside_groups=job.agent is not None,
   )
   logging.info('%s', said)
-  return StoreTower(sequence_encoder(config, clicks, lm_config, num_low), table)
+  return StoreTower(
+    _high(config, clicks, lm, num_low),
+    clicks.sizes.num_sequences,
+    table,
+    pooling=config.pooling,
+    fusion=config.fusion,
+  )
 
 
 def _max_distinct(config: Config, clicks: Clicks) -> int:
@@ -189,25 +187,20 @@ def _max_distinct(config: Config, clicks: Clicks) -> int:
   return config.max_distinct or most
 
 
-def sequence_encoder(
-  config: Config, clicks: Clicks, lm_config: LMConfig, num_low: int
-) -> SequenceEncoder:
-  """The high half over sequences, as the flags ask for."""
+def _high(
+  config: Config, clicks: Clicks, lm: Transformer, num_low: int
+) -> HighEncoder:
+  """The high half, with places for the behaviors."""
   places = 0
-  if lm_config.positions == 'learned' and num_low < lm_config.num_layers:
+  if lm.config.positions == 'learned' and num_low < lm.config.num_layers:
     places = max(clicks.lengths) + (config.fusion == 'early')
-  return SequenceEncoder(
-    split.HighEncoder(lm_config, num_low, places),
-    clicks.sizes.num_sequences,
-    pooling=config.pooling,
-    fusion=config.fusion,
-  )
+  return HighEncoder(lm, num_low, places)
 
 
-def _token_tower(config: Config, clicks: Clicks, lm_config: LMConfig) -> Tower:
+def _token_tower(config: Config, clicks: Clicks, lm: Transformer) -> Tower:
   """The tower that reads tokens in each step."""
   tokenizer = pretrained_tokenizer.load_tokenizer(
-    config.model, lm_config.vocab_size
+    config.model, lm.config.vocab_size
   )
   folder = config.token_cache or output_folder.beside(
     config.data, 'examples', 'tokens'
@@ -219,13 +212,17 @@ def _token_tower(config: Config, clicks: Clicks, lm_config: LMConfig) -> Tower:
   if config.tower == 'dedup':
     num_low = _DEDUP_NUM_LOW if config.num_low is None else config.num_low
     return DedupTower(
-      sequence_encoder(config, clicks, lm_config, num_low),
-      min(_max_distinct(config, clicks), clicks.sizes.num_behaviors),
-      min(config.max_tokens, int(cache.lengths.max())),
+      LowEncoder(lm, num_low),
+      _high(config, clicks, lm, num_low),
+      clicks.sizes.num_sequences,
       cache,
+      capacity=min(_max_distinct(config, clicks), clicks.sizes.num_behaviors),
+      num_tokens=min(config.max_tokens, int(cache.lengths.max())),
+      pooling=config.pooling,
+      fusion=config.fusion,
     )
   return FullTextTower(
-    lm_config,
+    lm,
     clicks.sizes.num_sequences,
     config.max_tokens,
     min(config.max_tokens, int(cache.lengths.max())),
@@ -245,19 +242,19 @@ def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
   if isinstance(model.tower, FullTextTower):
     text = model.tower
     return cost.activation_bytes(
-      dataclasses.replace(text.config, vocab_size=0),
+      dataclasses.replace(text.lm.config, vocab_size=0),
       clicks.rows_per_device * text.num_sequences,
       text.num_tokens,
       dtype,
     )
   if not isinstance(model.tower, StoreTower | DedupTower):
     return 0
-  encoder = model.tower.encoder
-  high = encoder.high
+  tower = model.tower
+  high = tower.high
   num_layers = high.config.num_layers - high.num_low
-  places = max(clicks.lengths) + (encoder.fusion == 'early')
-  sequences = clicks.rows_per_device * encoder.num_sequences
-  rows = 2 * sequences * places * encoder.dim * dtype.itemsize
+  places = max(clicks.lengths) + (tower.fusion == 'early')
+  sequences = clicks.rows_per_device * tower.num_sequences
+  rows = 2 * sequences * places * tower.dim * dtype.itemsize
   if isinstance(model.tower, DedupTower):
     rows += _low_bytes(model.tower, dtype)
   if not num_layers or config.effective_tuning == 'none':
@@ -271,10 +268,10 @@ def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
 
 def _low_bytes(tower: DedupTower, dtype: Any) -> int:
   """Bytes of the low half's forward pass, which keeps no activations."""
-  high = tower.encoder.high
+  high = tower.high
   if not high.num_low:  # Embeddings only.
     tokens = tower.capacity * tower.num_tokens
-    return tokens * tower.encoder.dim * dtype.itemsize
+    return tokens * tower.dim * dtype.itemsize
   one_layer = dataclasses.replace(
     high.config, num_layers=1, layers_per_step=1, vocab_size=0, remat='layer'
   )

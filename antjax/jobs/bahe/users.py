@@ -97,17 +97,18 @@ def export(
   trainer: Trainer,
   state: TrainState,
   clicks: Any,
-  model: Any,
+  built: Any,
 ) -> pathlib.Path:
   """Writes the folder into `run_dir`; all processes of a job call it."""
   folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
+  model = built.model
   dim = model.tower.user_dim
   is_main = jax.process_index() == 0
 
   def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
     batch, _ = rest[-2:]
     return {
-      'user_vector': model.tower(params['tower'], batch).user_BF,
+      'user_vector': built.merge(params).tower(batch).user_BF,
       **{name: batch[name] for name in ('index', 'weight')},
     }
 

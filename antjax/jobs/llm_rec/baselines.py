@@ -95,10 +95,10 @@ class TitleEncoder:
   def __init__(self, model: str, max_tokens: int):
     """Reads model and tokenizer; of long texts the newest tokens are kept."""
     host = jax.local_devices(backend='cpu')[0]
-    config, params = pretrained.load_pretrained(
+    lm = pretrained.load(
       model, shardings=jax.sharding.SingleDeviceSharding(host)
     )
-    inner = pretrained_tokenizer.load_tokenizer(model, config.vocab_size)
+    inner = pretrained_tokenizer.load_tokenizer(model, lm.config.vocab_size)
     self._tokenizer = token_cache.RowTokenizer(inner, max_tokens)
     self.made_of = [
       fingerprint.of_model(model),
@@ -107,7 +107,7 @@ class TitleEncoder:
     ]
     untrained.keep_newest(inner, max_tokens)
     self._encoder = encode.Encoder(
-      config, params, num_low=config.num_layers, max_tokens=max_tokens
+      lm, num_low=lm.config.num_layers, max_tokens=max_tokens
     )
 
   def __call__(self, texts: Sequence[str], title: str = '') -> np.ndarray:

@@ -16,6 +16,7 @@ import pathlib
 import shutil
 from typing import Any, NamedTuple
 
+from flax import nnx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from antjax.ctr.texts import Marks
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.model import BuiltRecommender
+from antjax.layers.functional import params_of
 from antjax.lm import lora, pretrained, pretrained_tokenizer
 
 FOLDER = 'export'
@@ -39,25 +41,25 @@ def write(
   config: Config,
   data: SequenceData,
   built: BuiltRecommender,
-  params: Any,
+  model: LLMRec,
   item_vectors: np.ndarray,
 ) -> pathlib.Path:
-  """Writes the folder in a run's, on process 0, from whole parameters."""
+  """Writes the folder in a run's, on process 0, from a whole model."""
   folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
   shutil.rmtree(staged, ignore_errors=True)
-  model = built.model
+  merged = model.lm.trunk()
+  lora.merge(merged)
   # There is no output layer: as if it were the embedding.
-  lm_config = dataclasses.replace(model.lm, tie_embeddings=True)
-  pretrained.save_pretrained(
-    staged, lm_config, lora.merge(model.lm, params['lm'])
-  )
+  lm_config = dataclasses.replace(model.lm.config, tie_embeddings=True)
+  pretrained.save_pretrained(staged, lm_config, params_of(merged))
   tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
   tokenizer.save(str(staged / pretrained_tokenizer.FILE_NAME))
-  if 'head' in params:
+  head = params_of(model.head)
+  if head:
     arrays: dict[str, Any] = {
-      f'{part}.{name}': np.asarray(params['head'][part][name])
-      for part in set(params['head']) & {'projection', 'words'}
-      for name in params['head'][part]
+      f'{part}.{name}': np.asarray(head[part][name])
+      for part in set(head) & {'projection', 'words'}
+      for name in head[part]
     }
     np.savez(staged / _HEAD, **arrays)
   np.save(staged / ITEM_VECTORS, np.asarray(item_vectors, np.float32))
@@ -108,10 +110,8 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
       ' launch/train_llm_rec.py.'
     )
   content = json.loads(path.read_text(encoding='utf-8'))
-  lm_config, lm_params = pretrained.load_pretrained(folder)
-  params: dict[str, Any] = {'lm': lm_params}
+  lm, head = pretrained.load(folder), {}
   if (folder / _HEAD).is_file():
-    head = params['head'] = {}
     with np.load(folder / _HEAD) as arrays:
       for key in arrays.files:  # Older files hold a projection's names alone.
         part, _, name = key.rpartition('.')
@@ -122,15 +122,19 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
     content['marks']['pooling'],
   )
   model = LLMRec(
-    lm_config, content['pooling'], VectorConfig(**content['vector'])
+    lm,
+    content['pooling'],
+    VectorConfig(**content['vector']),
+    rarity_V=np.ones(lm.config.vocab_size),  # The head is the file's.
+    rngs=nnx.Rngs(0),
   )
+  nnx.update(model.head, head)
   table = pq.read_table(folder / ITEMS)
   titles = table['title'].to_pylist()
   names = content['domains']
   recommender = Recommender(
     model,
-    params,
-    pretrained_tokenizer.load_tokenizer(folder, lm_config.vocab_size),
+    pretrained_tokenizer.load_tokenizer(folder, lm.config.vocab_size),
     marks,
     Limits(**content['limits']),
     titles,

@@ -78,7 +78,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   trainer = trainer_lib.make_trainer(
     config,
     job,
-    lambda params, batch, rng: built.model.loss(params, batch),
+    lambda params, batch, rng: built.merge(params).loss(batch),
     config.optimizer.build(num_steps, tuning.is_lm),
     built.params,
     compute_dtype=config.compute_dtype,
@@ -113,7 +113,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       config,
       sequences.data,
       built,
-      model.params,
+      model.model,
       model.item_vectors(),
     )
   others = run_baselines(config, job) if config.baselines else {}
@@ -188,16 +188,16 @@ class Ranker:
     params = jax.tree.map(
       lambda x: np.asarray(x.addressable_data(0)), self._trainer.params(state)
     )
+    trained = self._built.merge(params)
     if self._model is None:
       self._model = VectorEncoder(
-        self._built.model,
-        params,
+        trained,
         self._built.texts,
         max_history=self._config.max_history,
         compute_dtype=jnp.dtype(self._config.compute_dtype),
       )
     else:
-      self._model.hold(params)
+      self._model.hold(trained)
     start, encoder = time.perf_counter(), self._model
     num_items = self._data.num_items
     vectors = _gathered(encoder.items(_share(num_items)), num_items)

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model of launch/train_llm_rec.py: language model, texts, parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +21,8 @@ from antjax.data import output_folder
 from antjax.data.sequence_data import KIND, SequenceData
 from antjax.jobs import identity as run_identity
 from antjax.jobs.llm_rec.config import Config
-from antjax.lm import (
-  cost,
-  fingerprint,
-  pretrained_tokenizer,
-)
+from antjax.layers import functional
+from antjax.lm import cost, fingerprint, pretrained_tokenizer
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
 
@@ -36,6 +34,7 @@ class BuiltRecommender:
   """A model and where its parameters begin."""
 
   model: LLMRec
+  merge: Callable[[PyTree], LLMRec]  # Parameters -> the model with them.
   params: PyTree  # numpy arrays.
   texts: TextMaker  # Tokenized titles of the data.
   made_of: Mapping[str, Any]  # Fingerprints, for `run_identity`.
@@ -43,32 +42,31 @@ class BuiltRecommender:
 
 def build(config: Config, data: SequenceData) -> BuiltRecommender:
   """Reads the language model and the titles' tokens."""
-  lm_config, params = config.language_model(
+  lm = config.language_model(
     config.tuning,
     config.max_tokens,
     config.seed if config.start == 'random' else None,
   )
-  texts = text_maker(config, data, lm_config)
+  texts = text_maker(config, data, lm.config)
   vector, pooling = config.vector, config.vector.pooling
+  rngs = nnx.Rngs(config.seed)
+  has_words = vector.word_dim > 0
   model = LLMRec(
-    lm_config,
+    lm,
     texts.marks.pooling if pooling == 'family' else pooling,
     vector,
     config.loss,
     config.num_chunks,
+    rarity_V=texts.rarity(lm.config.vocab_size) if has_words else None,
+    rngs=rngs,
   )
-  key = jax.random.key(config.seed)
-  rarity = texts.rarity(lm_config.vocab_size) if vector.word_dim else None
-  found = model.init_params(key, params, rarity)
   if config.tuning == 'lora':
-    found = tuning.add_lora(
-      found,
-      jax.random.fold_in(key, 1),
-      rank=config.lora_rank,
-      targets=config.lora_targets,
+    tuning.add_lora(
+      model, rank=config.lora_rank, targets=config.lora_targets, rngs=rngs
     )
+  merge, params = functional.split(model)
   words = None  # As in runs of before.
-  if vector.word_dim or vector.half_life:
+  if has_words or vector.half_life:
     words = [vector.half_life, vector.word_dim, vector.word_weight]
   made_of = {
     'data set': run_identity.of_data(data.description),
@@ -81,7 +79,7 @@ def build(config: Config, data: SequenceData) -> BuiltRecommender:
     'words of vectors': words,
   }
   return BuiltRecommender(
-    model, jax.tree.map(np.asarray, found), texts, made_of
+    model, merge, jax.tree.map(np.asarray, params), texts, made_of
   )
 
 
@@ -123,7 +121,7 @@ def activation_bytes(
   if config.tuning == 'none' and not config.vector.has_head:
     return 0
   # No output layer: no logits.
-  lm_config = dataclasses.replace(model.lm, vocab_size=0)
+  lm_config = dataclasses.replace(model.lm.config, vocab_size=0)
   if config.tuning == 'none':  # The head alone has a backward pass.
     lm_config = dataclasses.replace(lm_config, num_layers=1, remat='layer')
   shape = inputs.shapes[-1]
@@ -131,6 +129,6 @@ def activation_bytes(
     cost.activation_bytes(lm_config, rows // model.num_chunks, width, dtype)
     for width, rows in shape
   )
-  width = model.lm.embed_dim + model.vector.word_dim
+  width = model.lm.config.embed_dim + model.vector.word_dim
   outputs = packing.num_slots(shape) * width * dtype.itemsize
   return of_lanes + 2 * outputs

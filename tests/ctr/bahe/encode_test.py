@@ -11,6 +11,7 @@ import antjax
 from antjax.ctr.bahe import encode, table, towers
 from antjax.ctr.bahe.encode import Encoder
 from antjax.lm import split
+from antjax.lm.transformer import Transformer
 from tests.ctr.bahe import small_clicks
 from tests.lm import tiny_models
 
@@ -25,11 +26,18 @@ def texts(seed=0):
   return tokens.astype(np.int32), offsets
 
 
-def alone(config, params, num_low, tokens, offsets):
-  low = split.LowEncoder(config, num_low)
-  own = low.params_of(params)
-  run = jax.jit(lambda row: low(own, row).mean(axis=1))
-  result = np.zeros((len(offsets) - 1, config.embed_dim), np.float32)
+def model_of(name, dtype=jnp.float32):
+  config = tiny_models.CONFIGS[name]
+  params = jax.tree.map(
+    lambda x: x.astype(dtype), tiny_models.params_of(config)
+  )
+  return Transformer.of(config, params)
+
+
+def alone(model, num_low, tokens, offsets):
+  low = split.LowEncoder(model, num_low)
+  run = jax.jit(lambda row: low(row).mean(axis=1))
+  result = np.zeros((len(offsets) - 1, model.config.embed_dim), np.float32)
   for i, (start, stop) in enumerate(zip(offsets, offsets[1:])):
     if start < stop:
       result[i] = run(jnp.asarray(tokens[None, start:stop]))[0]
@@ -49,19 +57,17 @@ def alone(config, params, num_low, tokens, offsets):
   ],
 )
 def test_lengths_do_not_show(name, num_low):
-  config = tiny_models.CONFIGS[name]
-  params = tiny_models.params_of(config)
+  model = model_of(name)
   tokens, offsets = texts()
   encoder = Encoder(
-    config,
-    params,
+    model,
     num_low=num_low,
     max_tokens=MAX_TOKENS,
     tokens_per_batch=48,
     devices=jax.devices()[:1],
   )
   actual = encoder(tokens, offsets)
-  expected = alone(config, params, num_low, tokens, offsets)
+  expected = alone(model, num_low, tokens, offsets)
   # All layers of Llama before its final norm are far from 1.
   atol = 1e-5 * max(1, np.abs(expected).max())
   np.testing.assert_allclose(actual, expected, atol=atol)
@@ -70,29 +76,27 @@ def test_lengths_do_not_show(name, num_low):
 
 def test_devices_share_a_batch():
   assert jax.local_device_count() == 8
-  config = tiny_models.CONFIGS['bert']
-  params = tiny_models.params_of(config)
+  model = model_of('bert')
   tokens, offsets = texts()
   options = {'num_low': 1, 'max_tokens': MAX_TOKENS, 'tokens_per_batch': 24}
-  all_of_them = Encoder(config, params, **options)
-  one = Encoder(config, params, **options, devices=jax.devices()[:1])
+  all_of_them = Encoder(model, **options)
+  one = Encoder(model, **options, devices=jax.devices()[:1])
   np.testing.assert_allclose(
     all_of_them(tokens, offsets), one(tokens, offsets), atol=1e-5
   )
 
 
 def test_bfloat16_is_near():
-  config = tiny_models.CONFIGS['bert']
-  params = tiny_models.params_of(config)
+  model = model_of('bert')
   tokens, offsets = texts()
   options = {
     'num_low': 1,
     'max_tokens': MAX_TOKENS,
     'devices': jax.devices()[:1],
   }
-  exact = Encoder(config, params, **options)(tokens, offsets)
-  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-  near = Encoder(config, half, **options)(tokens, offsets)
+  exact = Encoder(model, **options)(tokens, offsets)
+  half = model_of('bert', jnp.bfloat16)
+  near = Encoder(half, **options)(tokens, offsets)
   assert near.dtype == np.float32
   assert 1e-4 < np.abs(near - exact).max() < 0.1
 
@@ -104,19 +108,17 @@ def test_pooling_ignores_what_padding_gave():
 
 
 def test_texts_that_are_too_long_are_refused():
-  config = tiny_models.CONFIGS['bert']
-  params = tiny_models.params_of(config)
+  model = model_of('bert')
   with pytest.raises(ValueError, match='the model has 40 learned positions'):
-    Encoder(config, params, num_low=1, max_tokens=41)
-  encoder = Encoder(config, params, num_low=1, max_tokens=4)
+    Encoder(model, num_low=1, max_tokens=41)
+  encoder = Encoder(model, num_low=1, max_tokens=4)
   with pytest.raises(ValueError, match='text 1 has 5 tokens; max_tokens is 4'):
     encoder(np.zeros(8, np.int32), np.array([0, 3, 8]))
 
 
 def test_no_texts_are_no_vectors():
-  config = tiny_models.CONFIGS['bert']
-  params = tiny_models.params_of(config)
-  encoder = Encoder(config, params, num_low=1, max_tokens=4)
+  model = model_of('bert')
+  encoder = Encoder(model, num_low=1, max_tokens=4)
   assert encoder(np.zeros(0, np.int32), np.zeros(1, np.int64)).shape == (0, 32)
 
 
@@ -133,10 +135,8 @@ def behaviour_tokens():
   return rng.integers(1, 31, offsets[-1]).astype(np.int32), offsets
 
 
-def without_store(config, params, num_low, encoder, batch):
+def without_store(low, encoder, batch):
   """Each behaviour of the batch through the low half, one by one."""
-  low = split.LowEncoder(config, num_low)
-  own = low.params_of(params)
   tokens, offsets = behaviour_tokens()
   padded = np.zeros((small_clicks.NUM_BEHAVIORS, 8), np.int32)
   mask = np.zeros_like(padded)
@@ -145,16 +145,15 @@ def without_store(config, params, num_low, encoder, batch):
     padded[i, : len(found)], mask[i, : len(found)] = found, 1
 
   @jax.jit
-  def encoded(own, high):
-    vectors = encode.pool(low(own, padded, mask), jnp.asarray(mask))
-    return encoder(
-      high,
+  def encoded(low, encoder):
+    vectors = encode.pool(low(padded, mask), jnp.asarray(mask))
+    return encoder.encode(
       vectors[batch['behaviors']],
       jnp.asarray(batch['behaviors'] > 0),
       vectors[batch['title']],
     )
 
-  return encoded(own, encoder.init_params(params))
+  return encoded(low, encoder)
 
 
 LLAMA, BERT = small_clicks.LLAMA, small_clicks.BERT
@@ -173,26 +172,23 @@ LLAMA, BERT = small_clicks.LLAMA, small_clicks.BERT
   ],
 )
 def test_a_store_changes_nothing(config, num_low):
-  params = small_clicks.language_model(config)
+  whole = small_clicks.whole(config)
   has_places = config.positions == 'learned' and num_low < config.num_layers
   places = small_clicks.MAX_LENGTH if has_places else 0
-  encoder = towers.SequenceEncoder(
-    split.HighEncoder(config, num_low, places), len(small_clicks.LENGTHS)
-  )
+  high = split.HighEncoder(whole, num_low, places)
   rows = encode.Encoder(
-    config,
-    params,
+    whole,
     num_low=num_low,
     max_tokens=8,
     devices=jax.local_devices()[:1],
   )(*behaviour_tokens())
   mesh = antjax.make_mesh(intra=4)
   found, _ = table.place(rows, mesh, home='host', max_distinct=40)
-  tower = towers.StoreTower(encoder, found)
+  tower = towers.StoreTower(high, len(small_clicks.LENGTHS), found)
   batch = small_clicks.batch(6)
   prepared = tower.prepare(batch, 1)
-  with_store = jax.jit(tower)(tower.init_params(params), prepared)
-  expected = without_store(config, params, num_low, encoder, batch)
+  with_store = jax.jit(tower)(prepared)
+  expected = without_store(split.LowEncoder(whole, num_low), tower, batch)
   np.testing.assert_allclose(
     with_store.user_BF, expected.user_BF, atol=STORE_ATOL, rtol=1e-4
   )

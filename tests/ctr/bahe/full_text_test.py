@@ -14,9 +14,9 @@ import antjax
 from antjax.ctr import tuning
 from antjax.ctr.bahe import encode, table, towers
 from antjax.ctr.bahe.full_text import FullTextTower, text_maker
-from antjax.ctr.bahe.towers import DedupTower
 from antjax.ctr.texts import Marks
 from antjax.jobs import trainer as trainer_lib
+from antjax.layers import functional
 from antjax.lm import positions
 from antjax.lm.transformer import Transformer
 from tests.ctr.bahe import small_clicks
@@ -45,27 +45,27 @@ class Cache:
 
 
 def full_text(config=small_clicks.LLAMA):
-  return FullTextTower(config, 2, NUM_TOKENS, 5, MARKS, Cache())
+  lm = small_clicks.whole(config)
+  return FullTextTower(lm, 2, NUM_TOKENS, 5, MARKS, Cache())
 
 
 def dedup(num_low=1, config=small_clicks.LLAMA):
-  encoder = small_clicks.encoder(config, num_low)
-  return DedupTower(encoder, small_clicks.NUM_BEHAVIORS, 5, Cache())
+  return small_clicks.dedup_tower(
+    Cache(), small_clicks.NUM_BEHAVIORS, config, num_low
+  )
 
 
-def stored(tower, params):
+def stored(tower):
   """The store's tower on rows that the low half made, one at a time."""
-  cache, config = tower.cache, tower.encoder.high.config
+  cache = tower.cache
   rows = encode.Encoder(
-    config,
-    params,
-    num_low=tower.encoder.high.num_low,
+    small_clicks.whole(),
+    num_low=tower.low.num_low,
     max_tokens=5,
     devices=jax.devices()[:1],
   )(cache.tokens, cache.offsets)
-  return towers.StoreTower(
-    tower.encoder, table.DeviceTable({'behavior_rows': jnp.asarray(rows)})
-  )
+  rows = table.DeviceTable({'behavior_rows': jnp.asarray(rows)})
+  return towers.StoreTower(tower.high, 2, rows)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,11 @@ def stored(tower, params):
 )
 def test_a_text_is_encoded_as_if_alone(config):
   tower = full_text(config)
-  params = tower.init_params(small_clicks.language_model(config))
-  params['null'] = jnp.full_like(params['null'], 7)
+  tower.null[...] = jnp.full_like(tower.null[...], 7)
   batch = tower.prepare(small_clicks.batch(), 1)
-  encoded = jax.jit(tower)(params, batch)
+  encoded = jax.jit(tower)(batch)
   user_BND = np.asarray(encoded.user_BF).reshape(16, 2, -1)
   encode_lm = jax.jit(Transformer.hidden)
-  lm = Transformer.of(config, params['lm'])
   seen = set()
   for i, j in np.ndindex(16, 2):
     length = int(batch['text_lengths'][i, j])
@@ -91,7 +89,7 @@ def test_a_text_is_encoded_as_if_alone(config):
       np.testing.assert_array_equal(user_BND[i, j], 7)
     elif length not in seen and len(seen) < 3:  # Each length compiles.
       tokens = batch['text'][i, j, :length][None]
-      alone = encode_lm(lm, tokens)[0].mean(axis=0)
+      alone = encode_lm(tower.lm, tokens)[0].mean(axis=0)
       np.testing.assert_allclose(user_BND[i, j], alone, atol=2e-5)
     seen.add(length)
   assert 0 in seen and len(seen) > 2
@@ -99,7 +97,9 @@ def test_a_text_is_encoded_as_if_alone(config):
 
 def test_too_long_a_text_for_learned_positions_is_refused():
   with pytest.raises(ValueError, match='12 learned positions'):
-    FullTextTower(small_clicks.BERT, 2, 13, 5, MARKS, Cache())
+    FullTextTower(
+      small_clicks.whole(small_clicks.BERT), 2, 13, 5, MARKS, Cache()
+    )
 
 
 def test_more_positions_repeat_the_trained_ones():
@@ -127,13 +127,11 @@ def test_more_positions_repeat_the_trained_ones():
 )
 def test_dedup_is_the_store_to_rounding(num_low):
   tower = dedup(num_low)
-  whole = small_clicks.language_model()
-  params = tower.init_params(whole)
   batch = small_clicks.batch()
-  found = jax.jit(tower)(params, tower.prepare(batch, 1))
-  other = stored(tower, whole)
+  found = jax.jit(tower)(tower.prepare(batch, 1))
+  other = stored(tower)
   prepared = other.prepare(batch, 1) | {'constants': other.table.constants}
-  expected = jax.jit(other)(params, prepared)
+  expected = jax.jit(other)(prepared)
   np.testing.assert_allclose(found.user_BF, expected.user_BF, atol=1e-5)
   np.testing.assert_allclose(found.title_BD, expected.title_BD, atol=1e-5)
 
@@ -149,10 +147,11 @@ def test_training_moves_what_is_trained(kind):
   model = small_clicks.click_model(tower)
   mesh = antjax.make_mesh(intra=2, devices=jax.devices()[:4])
   tables = model.tables(mesh)
+  merge, params = functional.split(model)
 
   def loss_fn(params, rows, batch, rng):
     del rng
-    return model.loss(params, tables.lookup(rows, batch['ids']), batch)
+    return merge(params).loss(tables.lookup(rows, batch['ids']), batch)
 
   trainer = antjax.Trainer(
     loss_fn,
@@ -164,7 +163,6 @@ def test_training_moves_what_is_trained(kind):
     trainable=tuning.trainable('full'),
     scanned=trainer_lib.is_stack,
   )
-  params = model.init_params(jax.random.key(1), small_clicks.language_model())
   before = jax.tree.map(np.asarray, params)
   state = trainer.init(params)
   batch = model.prepare(small_clicks.batch(), 4)

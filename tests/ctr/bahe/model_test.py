@@ -4,6 +4,7 @@
 
 import dataclasses
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import antjax
 from antjax.ctr import tuning
 from antjax.ctr.bahe import model as model_lib
+from antjax.layers.functional import params_of
 from antjax.train.optimizer import OptimizerConfig
 from tests.ctr.bahe import small_clicks
 
@@ -38,31 +40,24 @@ def make(kind='dnn', tower=True, sizes=small_clicks.SIZES, **ids):
   return small_clicks.click_model(stored if tower else None, kind, sizes, **ids)
 
 
-def params_of(model):
-  return model.init_params(jax.random.key(3), small_clicks.language_model())
-
-
 @pytest.mark.parametrize('kind', ['dnn', 'dcnv2', 'din'])
 @pytest.mark.parametrize('tower', [True, False])
 def test_every_feature_changes_the_logit_and_padding_does_not(kind, tower):
   model = make(kind, tower)
-  params = params_of(model)
   batch = small_clicks.batch(6)
   prepared, vectors = device_batch(model, batch)
   logits = jax.jit(model.logits)
-  base = np.asarray(logits(params, vectors, prepared))
+  base = np.asarray(logits(vectors, prepared))
   assert base.shape == (6,) and base.dtype == np.float32
   for name, found in vectors.items():
-    moved = logits(params, vectors | {name: found + 1.0}, prepared)
+    moved = logits(vectors | {name: found + 1.0}, prepared)
     # A history is moved only where there is one.
     changed = np.asarray(moved) != base
     has = (prepared['ids'][name].reshape(6, -1) >= 0).any(axis=1)
     np.testing.assert_array_equal(changed, np.asarray(has), err_msg=name)
-  moved = logits(
-    params, vectors, prepared | {'numeric': prepared['numeric'] + 1}
-  )
+  moved = logits(vectors, prepared | {'numeric': prepared['numeric'] + 1})
   assert (np.asarray(moved) != base).all()
-  assert ('text' in params['head']) == (kind == 'din' and tower)
+  assert (model.head.text is not None) == (kind == 'din' and tower)
 
 
 def test_given_user_vectors_are_features():
@@ -70,11 +65,10 @@ def test_given_user_vectors_are_features():
   model = make(tower=False, sizes=sizes)
   batch = small_clicks.batch(4) | {'user_vector': np.ones((4, 3), np.float32)}
   prepared, vectors = device_batch(model, batch)
-  params = params_of(model)
   logits = jax.jit(model.logits)
-  base = logits(params, vectors, prepared)
+  base = logits(vectors, prepared)
   other = prepared | {'user_vector': prepared['user_vector'] * 2}
-  assert (np.asarray(logits(params, vectors, other)) != base).all()
+  assert (np.asarray(logits(vectors, other)) != base).all()
 
 
 def test_tables_of_the_ids():
@@ -91,10 +85,9 @@ def test_tables_of_the_ids():
 
 
 def test_what_is_trained():
-  params = params_of(make('din'))
-  params = tuning.add_lora(
-    params, jax.random.key(0), rank=2, targets=('query', 'value')
-  )
+  model = make('din')
+  tuning.add_lora(model, rank=2, targets=('query', 'value'), rngs=nnx.Rngs(0))
+  params = params_of(model)
   names = [
     jax.tree_util.keystr(path, simple=True, separator='.')
     for path, _ in jax.tree.leaves_with_path(params)
@@ -128,7 +121,7 @@ def test_places_of_behaviours_are_trained_beside_adapters():
 def test_a_tower_without_layers_takes_no_adapters():
   with pytest.raises(ValueError, match='no layers to put adapters in'):
     tuning.add_lora(
-      {'tower': {'high': {}}}, jax.random.key(0), rank=2, targets=('query',)
+      make(tower=False), rank=2, targets=('query',), rngs=nnx.Rngs(0)
     )
 
 

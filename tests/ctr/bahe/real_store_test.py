@@ -38,19 +38,17 @@ def test_a_store_holds_what_the_model_says(tmp_path, model, num_low):
     pytest.skip(f'no package index: {error}')
   vocabulary = small_vocabulary.Vocabulary(TEXTS)
   tokens = token_cache.TokenCache.build(tmp_path / 'tokens', vocabulary, folder)
-  config, params = pretrained.load_pretrained(folder)
+  whole = pretrained.load(folder)
   encoder = encode.Encoder(
-    config,
-    params,
+    whole,
     num_low=num_low,
     max_tokens=128,
     tokens_per_batch=64,
     devices=jax.local_devices()[:1],
   )
   rows = encoder(tokens.tokens, tokens.offsets)
-  low = split.LowEncoder(config, num_low)
-  own = low.params_of(params)
-  run = jax.jit(lambda row: low(own, row).mean(axis=1))
+  low = split.LowEncoder(whole, num_low)
+  run = jax.jit(lambda row: low(row).mean(axis=1))
   for i in range(1, len(vocabulary)):
     row = tokens.tokens[tokens.offsets[i] : tokens.offsets[i + 1]]
     alone = np.asarray(run(jnp.asarray(row)[None]))[0]
@@ -76,7 +74,7 @@ def test_a_store_holds_what_the_model_says(tmp_path, model, num_low):
     found = BehaviorStore.open(tmp_path / dtype).load()
     largest = np.abs(rows).max(axis=1, keepdims=True)
     assert (np.abs(found - rows) <= share * largest).all()
-  if num_low == config.num_layers:  # MiniLM as a whole: known sentences.
+  if num_low == whole.config.num_layers:  # MiniLM as a whole: known sentences.
     unit = found[2:6] / np.linalg.norm(found[2:6], axis=1, keepdims=True)
     cosines = unit @ unit.T
     assert cosines[0, 1] > 0.5 and cosines[2, 3] > 0.5

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr.bahe import towers
+from antjax.layers import functional
 from antjax.lm import split
 from antjax.lm.transformer import Transformer
 from tests.ctr.bahe import small_clicks
@@ -26,14 +27,14 @@ def inputs(seed=0):
   return jnp.asarray(x_BNMD), jnp.asarray(is_there), jnp.asarray(title_BD)
 
 
-def params_of(encoder, config):
-  params = encoder.init_params(small_clicks.language_model(config))
-  null = np.arange(32, dtype=np.float32).reshape(2, 16)
-  return {**params, 'null': jnp.asarray(null)}
+def make(*args, **options):
+  encoder = small_clicks.encoder(*args, **options)
+  encoder.null[...] = jnp.arange(32, dtype=jnp.float32).reshape(2, 16)
+  return encoder
 
 
-def run(encoder, config, *args):
-  return jax.jit(encoder)(params_of(encoder, config), *args)
+def run(encoder, *args):
+  return jax.jit(encoder.encode)(*args)
 
 
 @pytest.mark.parametrize(
@@ -43,19 +44,18 @@ def run(encoder, config, *args):
   'config', [small_clicks.LLAMA, small_clicks.BERT], ids=['llama', 'bert']
 )
 def test_each_sequence_goes_through_the_high_layers_alone(config, pooling):
-  encoder = small_clicks.encoder(config, pooling=pooling)
+  encoder = make(config, pooling=pooling)
   x, is_there, title = inputs()
-  found = run(encoder, config, x, is_there, title)
-  own = params_of(encoder, config)
+  found = run(encoder, x, is_there, title)
   high = jax.jit(encoder.high)
 
   def alone(rows):
-    out = high(own['high'], rows[None])[0]
+    out = high(rows[None])[0]
     return out[-1] if pooling == 'last' else out.mean(axis=0)
 
   expected = [
     jnp.concatenate([alone(x[0, 0]), alone(x[0, 1, :2])]),
-    jnp.concatenate([alone(x[1, 0, :1]), own['null'][1]]),
+    jnp.concatenate([alone(x[1, 0, :1]), encoder.null[1]]),
   ]
   np.testing.assert_allclose(found.user_BF, jnp.stack(expected), atol=ATOL)
   for b in range(2):
@@ -64,19 +64,19 @@ def test_each_sequence_goes_through_the_high_layers_alone(config, pooling):
     )
   np.testing.assert_allclose(
     found.history_BNMD[0, 1, :2],
-    high(own['high'], x[0, 1, :2][None])[0],
+    high(x[0, 1, :2][None])[0],
     atol=ATOL,
   )
 
 
 @pytest.mark.slow
 def test_what_padding_holds_changes_nothing_and_has_no_gradient():
-  encoder = small_clicks.encoder(small_clicks.BERT)
+  encoder = make(small_clicks.BERT)
   x, is_there, title = inputs()
-  params = params_of(encoder, small_clicks.BERT)
+  merge, params = functional.split(encoder)
 
   def total(params, x):
-    user_BF = encoder(params, x, is_there, title).user_BF
+    user_BF = merge(params).encode(x, is_there, title).user_BF
     return jnp.sum(jnp.sin(user_BF))
 
   other = jnp.where(is_there[..., None], x, 100.0)
@@ -93,33 +93,31 @@ def test_what_padding_holds_changes_nothing_and_has_no_gradient():
 
 def test_early_fusion_puts_the_title_behind_the_last_behaviour():
   config = small_clicks.LLAMA
-  encoder = small_clicks.encoder(config, fusion='early', pooling='last')
+  encoder = make(config, fusion='early', pooling='last')
   x, is_there, title = inputs()
-  found = run(encoder, config, x, is_there, title)
-  own = params_of(encoder, config)
+  found = run(encoder, x, is_there, title)
   rows = jnp.concatenate([x[0, 1, :2], title[:1]])
   high = jax.jit(encoder.high)
-  expected = high(own['high'], rows[None])[0, -1]
+  expected = high(rows[None])[0, -1]
   np.testing.assert_allclose(found.user_BF[0, 16:], expected, atol=ATOL)
   # A user without behaviours is the title alone: no null vector.
-  alone = high(own['high'], title[1:][None])[0, -1]
+  alone = high(title[1:][None])[0, -1]
   np.testing.assert_allclose(found.user_BF[1, 16:], alone, atol=ATOL)
 
 
 @pytest.mark.parametrize('config', [small_clicks.LLAMA, small_clicks.BERT])
 def test_a_cut_above_all_layers_pools_what_is_cached(config):
-  encoder = small_clicks.encoder(config, num_low=config.num_layers)
+  encoder = make(config, num_low=config.num_layers)
   if config.positions == 'learned':
-    encoder = towers.SequenceEncoder(
-      split.HighEncoder(config, config.num_layers), 2
-    )
+    whole = small_clicks.whole(config)
+    high = split.HighEncoder(whole, config.num_layers)
+    encoder = towers.SequenceEncoder(high, 2)
   x, is_there, title = inputs()
-  found = run(encoder, config, x, is_there, title)
-  own = params_of(encoder, config)
-  assert 'layers' not in own['high']
+  found = run(encoder, x, is_there, title)
+  assert not hasattr(encoder.high, 'layers')
   kept = x
   if config.norm_place == 'pre':  # The final norm is the high half's.
-    norm = own['high']['final_norm']
+    norm = encoder.high.final_norm[...]
     scale = jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + config.norm_eps)
     kept = x * scale * jnp.broadcast_to(norm, x.shape)
   np.testing.assert_allclose(
@@ -131,13 +129,12 @@ def test_a_cut_above_all_layers_pools_what_is_cached(config):
 def test_a_cut_below_all_layers_is_the_whole_model_on_vectors():
   """Behaviours of one token each: the whole model over those tokens."""
   config = small_clicks.LLAMA
-  encoder = small_clicks.encoder(config, num_low=0, pooling='last')
+  encoder = make(config, num_low=0, pooling='last')
   params = small_clicks.language_model(config)
   tokens = jnp.asarray([[3, 9, 4, 1, 7, 2]])
   x = params['embed'][tokens]
   found = run(
     encoder,
-    config,
     jnp.stack([x, x], axis=1),
     jnp.ones((1, 2, 6), bool),
     x[:, 0],

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A few made-up clicks and a tiny language model, for tests."""
 
+from flax import nnx
 import jax
 import numpy as np
 
@@ -92,10 +93,32 @@ def vectors(dim=16):
   return rng.normal(size=(NUM_BEHAVIORS, dim)).astype(np.float32)
 
 
-def encoder(config=LLAMA, num_low=1, **options):
+def whole(config=LLAMA):
+  return Transformer.of(config, language_model(config))
+
+
+def high(config=LLAMA, num_low=1):
   places = MAX_LENGTH + 1 if config.positions == 'learned' else 0
-  high = split.HighEncoder(config, num_low, places)
-  return towers.SequenceEncoder(high, len(LENGTHS), **options)
+  return split.HighEncoder(whole(config), num_low, places)
+
+
+def encoder(config=LLAMA, num_low=1, **options):
+  return towers.SequenceEncoder(high(config, num_low), len(LENGTHS), **options)
+
+
+def store_tower(table, **options):
+  return towers.StoreTower(high(), len(LENGTHS), table, **options)
+
+
+def dedup_tower(cache, capacity, config=LLAMA, num_low=1):
+  return towers.DedupTower(
+    split.LowEncoder(whole(config), num_low),
+    high(config, num_low),
+    len(LENGTHS),
+    cache,
+    capacity=capacity,
+    num_tokens=5,
+  )
 
 
 def place(mesh, home, examples, **options):
@@ -112,10 +135,14 @@ def click_model(tower, kind='dnn', sizes=SIZES, **ids):
     kind=kind, widths=(8,), attention_widths=(4,), cross_rank=3
   )
   return model.ClickModel(
-    tower, head, model.IdConfig(embedding_dim=4, **ids), sizes
+    tower,
+    head,
+    model.IdConfig(embedding_dim=4, **ids),
+    sizes,
+    rngs=nnx.Rngs(1),
   )
 
 
 def store_model(mesh, home='device', examples=2, kind='dnn', **options):
-  tower = towers.StoreTower(encoder(**options), place(mesh, home, examples))
+  tower = store_tower(place(mesh, home, examples), **options)
   return click_model(tower, kind)

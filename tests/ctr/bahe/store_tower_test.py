@@ -12,8 +12,8 @@ import pytest
 
 import antjax
 from antjax.ctr import tuning
-from antjax.ctr.bahe import towers
 from antjax.jobs import trainer as trainer_lib
+from antjax.layers import functional
 from antjax.mesh import paro
 from tests.ctr.bahe import small_clicks
 
@@ -22,10 +22,11 @@ FAST_CODES = ('IIG',)
 
 def make_trainer(model, mesh, code='NNN', num_micro_batches=1, **options):
   tables = model.tables(mesh)
+  merge, _ = functional.split(model)
 
   def loss_fn(params, rows, batch, rng):
     del rng
-    return model.loss(params, tables.lookup(rows, batch['ids']), batch)
+    return merge(params).loss(tables.lookup(rows, batch['ids']), batch)
 
   return antjax.Trainer(
     loss_fn,
@@ -46,8 +47,7 @@ def train(model, mesh, num_steps=2, **options):
   """Parameters and losses of a few steps on 32 clicks each."""
   num_micro_batches = options.get('num_micro_batches', 1)
   trainer = make_trainer(model, mesh, **options)
-  params = model.init_params(jax.random.key(1), small_clicks.language_model())
-  state, losses = trainer.init(params), []
+  state, losses = trainer.init(functional.params_of(model)), []
   for i in range(num_steps):
     batch = small_clicks.batch(30, size=32, seed=i)
     prepared = model.prepare(batch, 8 * num_micro_batches)
@@ -89,7 +89,7 @@ def test_three_homes_train_alike(plain, home, num_micro_batches):
     4 // num_micro_batches,
     inside_groups=home == 'group',
   )
-  tower = towers.StoreTower(small_clicks.encoder(), table)
+  tower = small_clicks.store_tower(table)
   found, losses, _, _ = train(
     small_clicks.click_model(tower), mesh, num_micro_batches=num_micro_batches
   )
@@ -106,7 +106,7 @@ def test_a_split_table_takes_rounds_where_one_owner_has_most():
   )
   batch = small_clicks.batch(30, size=32)
   assert (tight.prepare(batch, 8)['behavior_halvings'] > 0).any()
-  tower = towers.StoreTower(small_clicks.encoder(), tight)
+  tower = small_clicks.store_tower(tight)
   found, _, _, _ = train(small_clicks.click_model(tower), mesh, 1)
   model = small_clicks.store_model(mesh, 'device', 4)
   expected, _, _, _ = train(model, mesh, 1)
@@ -131,12 +131,11 @@ def test_every_code_is_plain_data_parallelism(plain, code):
 def test_a_user_is_their_newest_known_behaviours():
   mesh = antjax.make_mesh(intra=4)
   tower = small_clicks.store_model(mesh).tower
-  params = tower.init_params(small_clicks.language_model())
   constants = {'constants': {'behavior_rows': small_clicks.vectors()}}
 
   def encode(batch):
     prepared = tower.prepare(batch, 1) | constants
-    return np.asarray(jax.jit(tower)(params, prepared).user_BF)
+    return np.asarray(jax.jit(tower)(prepared).user_BF)
 
   batch = small_clicks.batch(3)
   # Of 9 behaviours the newest 6; of none, the null vectors, which are 0 here.
@@ -149,7 +148,7 @@ def test_a_user_is_their_newest_known_behaviours():
   unknown[0, 0, 0] = 1
   row = jnp.asarray(small_clicks.vectors()[1])
   x_BNMD = jnp.zeros((1, 2, 6, 16)).at[0, 0, 0].set(row)
-  expected = jax.jit(tower.encoder)(params, x_BNMD, unknown > 0, row[None])
+  expected = jax.jit(tower.encode)(x_BNMD, unknown > 0, row[None])
   np.testing.assert_allclose(
     encode({'behaviors': unknown, 'title': np.array([1])}),
     expected.user_BF,
@@ -160,7 +159,7 @@ def test_a_user_is_their_newest_known_behaviours():
 def test_only_high_half_and_head_are_trained(plain):
   mesh = antjax.make_mesh(intra=4)
   model = small_clicks.store_model(mesh)
-  before = model.init_params(jax.random.key(1), small_clicks.language_model())
+  before = functional.params_of(model)
   after, _, trainer, state = plain
   moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)
   assert jax.tree.all(moved['tower']) and jax.tree.all(moved['head'])

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from antjax.ctr.llm_rec.losses import LossConfig
+from antjax.layers import functional
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
 from tests.ctr.llm_rec import model_test, small_catalogue
-from tests.lm import tiny_models
 from tests.train.elastic_control import Control
 
 LOSS = LossConfig(
@@ -22,10 +22,10 @@ LOSS = LossConfig(
 @pytest.mark.slow
 def test_micro_batches_with_a_pool_of_a_group():
   model = model_test.model_of('bert', LOSS)
-  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
+  merge, params = functional.split(model)
   params = jax.tree.map(np.asarray, params)
   trainer = Trainer(
-    lambda params, batch, rng: model.loss(params, batch),
+    lambda params, batch, rng: merge(params).loss(batch),
     optax.sgd(0.1),
     mesh=make_mesh(intra=4),
     paro='IIG',

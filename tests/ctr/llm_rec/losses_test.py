@@ -85,7 +85,7 @@ CONFIGS = [
 def test_a_pool_equals_brute_force(config):
   users, vectors, batch = problem()
   one = whole(batch)
-  factor = losses.scale(config, {})
+  factor = losses.scale(config, None)
   got = jax.jit(losses.losses, static_argnums=0)(
     config, users, vectors, factor, one
   )
@@ -109,7 +109,7 @@ def test_a_pool_over_devices_equals_one_device(config, across):
   mesh = make_mesh(intra=2)
 
   def part_losses(users, vectors, batch, config=config):
-    factor = losses.scale(config, {})
+    factor = losses.scale(config, None)
     return losses.losses(config, users, vectors, factor, batch)
 
   @functools.partial(
@@ -174,8 +174,8 @@ def test_own_negatives_count_as_often_as_they_were_drawn():
 def test_a_learned_temperature_stays_in_its_range():
   config = LossConfig(temperature=0.05, learn_temperature=True)
   for log_scale, want in ((np.log(20), 20), (9.0, 100), (-3.0, 1)):
-    params = {'log_scale': jnp.full((1,), log_scale)}
-    np.testing.assert_allclose(losses.scale(config, params), want, rtol=1e-5)
+    found = losses.scale(config, jnp.full((1,), log_scale))
+    np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
 def test_log_q_is_the_probability_to_be_in_the_pool():

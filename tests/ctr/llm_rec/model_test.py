@@ -5,6 +5,7 @@
 import dataclasses
 import functools
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import init_words, LLMRec, VectorConfig
+from antjax.layers import functional
 from antjax.lm import packed
 from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
@@ -42,15 +44,21 @@ def inputs_of(family, loss, part=B, **options):
   return found
 
 
-def model_of(family, loss, **options):
-  marks = small_catalogue.MARKS[family]
+def model_of(family, loss, pooling=None, **options):
   config = tiny_models.CONFIGS[family]
-  return LLMRec(config, marks.pooling, loss_config=loss, **options)
+  return LLMRec(
+    Transformer.of(config, tiny_models.params_of(config)),
+    pooling or small_catalogue.MARKS[family].pooling,
+    loss_config=loss,
+    rarity_V=small_catalogue.text_maker('bert').rarity(config.vocab_size),
+    rngs=nnx.Rngs(0),
+    **options,
+  )
 
 
-def recipe(family, params, batch, negatives):
+def recipe(family, lm, batch, negatives):
   """The official code's loss: 1 + J encodings an example, all padded alike."""
-  config, marks = tiny_models.CONFIGS[family], small_catalogue.MARKS[family]
+  marks = small_catalogue.MARKS[family]
   rows = small_catalogue.rows()
   items = np.concatenate([batch['target'][:, None], negatives], axis=1)
   texts = [h[h != 0] for h in batch['history']] + [[i] for i in items.ravel()]
@@ -61,9 +69,7 @@ def recipe(family, params, batch, negatives):
     text += marks.trailing
     tokens[i, : len(text)] = text
     mask[i, : len(text)] = 1
-  x_MTD = jax.jit(Transformer.hidden)(
-    Transformer.of(config, params['lm']), tokens, mask
-  )
+  x_MTD = jax.jit(Transformer.hidden)(lm, tokens, mask)
   last = mask.sum(axis=1) - 1 if marks.pooling == 'last' else 0 * mask[:, 0]
   vectors = np.asarray(x_MTD)[np.arange(len(texts)), last]
   users, items = vectors[:B], vectors[B:].reshape(B, -1, vectors.shape[1])
@@ -78,12 +84,11 @@ def test_the_loss_is_the_recipes(family):
   batch = small_catalogue.examples(B, seed=1)
   prepared = inputs(batch, 1)
   model = model_of(family, loss)
-  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
-  got, weights = jax.jit(model.loss)(params, prepared)
+  got, weights = jax.jit(LLMRec.loss)(model, prepared)
   # What was drawn, once more.
   forbidden = np.concatenate([batch['target'][:, None], batch['seen']], axis=1)
   drawn = inputs._sampler.draw(batch['key'], batch['domain'], forbidden, 3)
-  want = recipe(family, params, batch, drawn)
+  want = recipe(family, model.lm, batch, drawn)
   np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
   np.testing.assert_array_equal(weights, 1)
 
@@ -113,30 +118,20 @@ def test_packed_and_padded_texts_have_the_same_vectors(vector, pooling):
   loss = LossConfig()
   inputs = inputs_of('bert', loss)
   prepared = inputs(small_catalogue.examples(B, seed=3), 1)
-  model = dataclasses.replace(
-    model_of('bert', loss), pooling=pooling, vector=vector
-  )
-  params = params_of(model)
+  model = model_of('bert', loss, pooling, vector=vector)
   lanes = [packed.Lane(*lane) for lane in prepared['lanes']]
-  got = jax.jit(model.encode_packed)(
-    params, lanes, prepared['starts'], prepared['lengths']
+  got = jax.jit(LLMRec.encode_packed)(
+    model, lanes, prepared['starts'], prepared['lengths']
   )
   flat = np.concatenate([tokens.ravel() for tokens, _ in prepared['lanes']])
   lengths = prepared['lengths']
   padded = np.zeros((len(lengths), 24), np.int32)
   for i, (start, length) in enumerate(zip(prepared['starts'], lengths)):
     padded[i, :length] = flat[start : start + length]
-  want = jax.jit(model.encode)(params, padded, lengths)
+  want = jax.jit(LLMRec.encode)(model, padded, lengths)
   np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
   assert got.shape[1] == model.dim
   assert (np.asarray(got)[lengths == 0] == 0).all()
-
-
-def params_of(model):
-  rarity = small_catalogue.text_maker('bert').rarity(model.lm.vocab_size)
-  return model.init_params(
-    jax.random.key(0), tiny_models.params_of(model.lm), rarity
-  )
 
 
 def test_half_life_and_words_as_documented():
@@ -144,23 +139,20 @@ def test_half_life_and_words_as_documented():
   vector = VectorConfig(
     normalize=True, half_life=half_life, word_dim=5, word_weight=weight
   )
-  config = tiny_models.CONFIGS['bert']
-  model = LLMRec(config, 'mean', vector)
-  params = params_of(model)
+  model = model_of('bert', LossConfig(), 'mean', vector=vector)
   tokens = np.array([[3, 7, 7, 9], [5, 2, 0, 0]], np.int32)
   lengths = np.array([4, 2])
-  got = np.asarray(jax.jit(model.encode)(params, tokens, lengths))
-  table = np.asarray(params['head']['words']['embedding'])
+  got = np.asarray(jax.jit(LLMRec.encode)(model, tokens, lengths))
+  table = np.asarray(model.head.words.embedding[...])
 
   def unit(x):
     return x / np.linalg.norm(x)
 
   hidden = jax.jit(Transformer.hidden)
-  lm = Transformer.of(config, params['lm'])
   for row, length, vector in zip(tokens, lengths, got, strict=True):
     row = row[:length]
     counts = 2.0 ** (-(length - 1 - np.arange(length)) / half_life)
-    outputs = np.asarray(hidden(lm, row[None]))[0]
+    outputs = np.asarray(hidden(model.lm, row[None]))[0]
     parts = unit(counts @ outputs) / 3**0.5, unit(counts @ table[row])
     want = np.concatenate([parts[0], (2 / 3) ** 0.5 * parts[1]])
     np.testing.assert_allclose(vector, want, atol=1e-4)
@@ -180,8 +172,7 @@ def test_words_begin_as_long_as_they_are_rare(family):
     want = np.log(1 + number / (1 + there))
     want = 0 if token in marks else want
     assert rarity[token] == pytest.approx(want, rel=1e-5)
-  vectors = init_words(jax.random.key(0), rarity, 4096)
-  table = np.asarray(vectors['embedding'])
+  table = np.asarray(init_words(jax.random.key(0), rarity, 4096))
   lengths = np.linalg.norm(table, axis=1)
   np.testing.assert_allclose(lengths, rarity, rtol=0.1)
 
@@ -191,7 +182,7 @@ def test_the_heaviest_words_have_dimensions_of_their_own():
   counts = np.array([0, 1, 3, 10, 30, 100, 300, 900])
   rarity = np.log1p(number / (1 + counts)).astype(np.float32)
   rarity[0] = 0  # A mark.
-  table = init_words(jax.random.key(0), rarity, 6)['embedding']
+  table = init_words(jax.random.key(0), rarity, 6)
   gram = np.asarray(table @ table.T)
   heaviest = np.argsort(-(rarity**2) * (1 + counts))[:3]
   assert set(heaviest) == {5, 6, 7}
@@ -206,11 +197,11 @@ def test_words_learn_and_the_language_model_too():
   loss = LossConfig(negatives='in_batch')
   prepared = inputs_of('bert', loss)(small_catalogue.examples(B, seed=7), 1)
   vector = VectorConfig(normalize=True, half_life=8, word_dim=6)
-  model = dataclasses.replace(
-    model_of('bert', loss), pooling='mean', vector=vector
+  merge, params = functional.split(
+    model_of('bert', loss, 'mean', vector=vector)
   )
-  grads = jax.jit(jax.grad(lambda p: jnp.sum(model.loss(p, prepared)[0])))(
-    params_of(model)
+  grads = jax.jit(jax.grad(lambda p: jnp.sum(merge(p).loss(prepared)[0])))(
+    params
   )
   used = np.unique(np.concatenate([t[x > 0] for t, x in prepared['lanes']]))
   moving = np.asarray(grads['head']['words']['embedding'])
@@ -230,7 +221,7 @@ def test_settings_of_vectors_that_do_not_fit():
   with pytest.raises(ValueError, match='no words to weigh'):
     VectorConfig(word_weight=2)
   with pytest.raises(ValueError, match='one token is read'):
-    LLMRec(tiny_models.CONFIGS['bert'], 'first', VectorConfig(half_life=3))
+    model_of('bert', None, 'first', vector=VectorConfig(half_life=3))
   with pytest.raises(ValueError, match='word_weight=0'):
     VectorConfig(normalize=True, word_dim=4, word_weight=0)
   with pytest.raises(ValueError, match='half_life=-1'):
@@ -252,13 +243,13 @@ def train_step(mesh, loss, batch, paro='NNN', num_chunks=1, vector=None):
     pool_parts=mesh.size,
     num_chunks=num_chunks,
   )
-  model = dataclasses.replace(
-    model_of('bert', loss, num_chunks=num_chunks),
-    vector=vector or VectorConfig(),
+  merge, params = functional.split(
+    model_of(
+      'bert', loss, num_chunks=num_chunks, vector=vector or VectorConfig()
+    )
   )
-  params = params_of(model)
   trainer = Trainer(
-    lambda params, batch, rng: model.loss(params, batch),
+    lambda params, batch, rng: merge(params).loss(batch),
     optax.sgd(0.1),
     mesh=mesh,
     paro=paro,
@@ -328,12 +319,10 @@ def test_chunks_of_a_large_batch_give_the_plain_gradient():
   found = []
   for num_chunks in (1, 2):
     model = model_of('bert', loss, num_chunks=num_chunks)
-    params = model.init_params(
-      jax.random.key(0), tiny_models.params_of(model.lm)
-    )
+    merge, params = functional.split(model)
 
-    def total(params, model=model):
-      return jnp.sum(model.loss(params, prepared)[0])
+    def total(params, merge=merge):
+      return jnp.sum(merge(params).loss(prepared)[0])
 
     value, grads = jax.jit(jax.value_and_grad(total))(params)
     found.append((jax.tree.map(np.asarray, grads), float(value)))
@@ -356,18 +345,15 @@ def test_an_example_without_room_has_no_weight():
   assert 0 < num_out < B
   assert inputs.num_left_out == num_out
   model = model_of('bert', loss)
-  params = model.init_params(jax.random.key(0), tiny_models.params_of(model.lm))
-  losses, _ = jax.jit(model.loss)(params, prepared)
+  losses, _ = jax.jit(LLMRec.loss)(model, prepared)
   assert np.isfinite(np.asarray(losses)).all()
 
 
 def test_what_is_trained():
-  config = tiny_models.CONFIGS['bert']
-  model = LLMRec(config, 'first', vector=VectorConfig(projection_dim=4))
-  params = model.init_params(jax.random.key(0), tiny_models.params_of(config))
-  params = tuning.add_lora(
-    params, jax.random.key(1), rank=2, targets=('query', 'value')
-  )
+  vector = VectorConfig(projection_dim=4)
+  model = model_of('bert', None, 'first', vector=vector)
+  tuning.add_lora(model, rank=2, targets=('query', 'value'), rngs=nnx.Rngs(1))
+  params = functional.params_of(model)
   names = [
     jax.tree_util.keystr(path, simple=True, separator='.')
     for path, _ in jax.tree.leaves_with_path(params)
