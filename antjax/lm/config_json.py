@@ -192,8 +192,13 @@ def write_config(config: Config) -> dict[str, Any]:
       keep['tie_embeddings'] = config.tie_embeddings
     if dataclasses.replace(again, **keep) == config:
       return fields
+  chosen = {
+    x.name: getattr(config, x.name)
+    for x in dataclasses.fields(config)
+    if getattr(config, x.name) != x.default
+  }
   raise ValueError(
-    f'no family of {", ".join(families.FAMILIES)} has models like {config};'
+    f'no family of {", ".join(families.FAMILIES)} has models like {chosen};'
     ' save the parameters with antjax.train.checkpoint instead.'
   )
 

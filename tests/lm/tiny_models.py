@@ -72,7 +72,6 @@ _TEXTS = json.loads(np.load(peer_families.GOLDEN)['texts'].tobytes())
 FAMILIES = {
   name: config_json.read_config(text['config']) for name, text in _TEXTS.items()
 }
-CAUSAL = [name for name, config in CONFIGS.items() if config.causal]
 TOKENS, MASK = peer_families.TOKENS, peer_families.MASK
 
 
