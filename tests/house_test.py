@@ -88,13 +88,13 @@ _OVER_BUDGET = {
   'antjax/ctr': 5_280,
   'antjax/data': 10_260,
   'antjax/elastic': 8_680,
-  'antjax/jobs': 11_200,
+  'antjax/jobs': 11_650,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
   'antjax/train': 5_400,
   'benchmarks': 10_740,  # 341 of them lm_bench and its two sides.
-  'tests': 53_200,  # See docs/design/house.md.
+  'tests': 53_900,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

@@ -4,10 +4,10 @@
 
 Importing what a script needs takes seconds, what many tests ask of it a few
 hundredths of one. With WARM_PYTHON set, a process that has imported the
-libraries, and has done nothing else, forks one child for each run. A child is
-not all that a new process is: libraries that it forgets to import are there,
-hashes have one seed, and variables that Python or JAX read at their start are
-those of the tests. `make test-slow` has true processes.
+libraries and antjax, and has done nothing else, forks one child for each run. A
+child is not all that a new process is: modules that it forgets to import are
+there, hashes have one seed, and variables that Python or JAX read at their
+start are those of the tests. `make test-slow` has true processes.
 """
 
 import atexit
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import multiprocessing
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -28,8 +29,24 @@ _FORKS.set_forkserver_preload(
   [
     *('flax.nnx', 'grain', 'grpc', 'ibis', 'jax', 'matplotlib.figure'),
     *('optax', 'orbax.checkpoint', 'pyarrow.parquet', 'rich.progress'),
+    *(f'antjax.jobs.{name}.job' for name in ('bahe', 'clicks', 'gmeta')),
+    *('antjax.jobs.llm_rec.job', 'antjax.jobs.lm.job'),
+    *('antjax.jobs.coordinator', 'antjax.jobs.local_cluster'),
+    'antjax.jobs.prepare_data',
   ]
 )
+
+
+def env_of(num_devices: int) -> dict[str, str]:
+  """This process's environment, but with so many CPU devices."""
+  # An inherited device count would win over JAX_NUM_CPU_DEVICES.
+  count = r'--xla_force_host_platform_device_count=\d+'
+  return os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': str(num_devices),
+    'XLA_FLAGS': re.sub(count, '', os.environ['XLA_FLAGS']),
+    'PYTHONPATH': str(_ROOT),
+  }
 
 
 def run(

@@ -7,7 +7,7 @@ Its leaves are named 'lm. ...', or, in a BAHE tower, 'tower.lm. ...' or
 always trained.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 import re
 from typing import Any, Literal
 
@@ -46,10 +46,8 @@ def trainable(tuning: Tuning) -> Callable[[str], bool]:
   return is_trained
 
 
-def add_lora(
-  model: nnx.Module, *, rank: int, targets: Collection[str], rngs: nnx.Rngs
-) -> None:
-  """Gives the trained layers of a model's language model adapters.
+def add_lora(model: nnx.Module, *, rngs: nnx.Rngs, **options: Any) -> None:
+  """Gives a model's trained layers adapters; the options are `lora.add`'s.
 
   Raises:
     ValueError: The tower trains no layers, or as for `lora.add`.
@@ -59,7 +57,7 @@ def add_lora(
     for name in path.split('.'):
       part = getattr(part, name, None)
     if hasattr(part, 'layers'):
-      return lora.add(part, rank=rank, targets=targets, rngs=rngs)
+      return lora.add(part, rngs=rngs, **options)
   raise ValueError(
     'tuning=lora: this tower has no layers to put adapters in; use tuning=none.'
   )

@@ -35,6 +35,7 @@ _SCRIPTS = {
   'encode-images': 'clicks.encode_images',
   'build-behavior-store': 'bahe.build_store',
   'fetch-model': 'fetch_model',
+  'encode': 'encode',
   'lint-step': 'lint_step',
   'export-gmeta': 'gmeta.export',
   'score-gmeta': 'gmeta.score',

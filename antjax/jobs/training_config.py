@@ -3,7 +3,7 @@
 """Settings that training jobs have in common, with the same words."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 
@@ -137,8 +137,17 @@ class LanguageConfig(ExamplesConfig):
     super().check_inputs()
     pretrained.check_there(self.model)
 
+  def lora(self) -> dict[str, Any]:
+    """Options of `lora.add`."""
+    scale = self.lora_alpha / self.lora_rank
+    return {
+      'rank': self.lora_rank,
+      'targets': self.lora_targets,
+      'scale': scale,
+    }
+
   def language_model(
-    self, tuning: Tuning, max_tokens: int = 0, random_seed: int | None = None
+    self, max_tokens: int = 0, random_seed: int | None = None
   ) -> Transformer:
     """The language model, on the host.
 
@@ -158,7 +167,4 @@ class LanguageConfig(ExamplesConfig):
       lm_config, params = positions.extend_learned(
         lm_config, params, max_tokens
       )
-    if tuning == 'lora':
-      scale = self.lora_alpha / self.lora_rank
-      lm_config = dataclasses.replace(lm_config, lora_scale=scale)
     return Transformer.of(lm_config, params)

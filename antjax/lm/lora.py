@@ -9,6 +9,7 @@ finds them.
 """
 
 from collections.abc import Callable, Collection
+import dataclasses
 import re
 
 from flax import nnx
@@ -27,6 +28,7 @@ def add(
   *,
   rank: int,
   targets: Collection[str] = ('query', 'value'),
+  scale: float | None = None,
   rngs: nnx.Rngs,
 ) -> None:
   """Gives a model fresh adapters, which change no output yet.
@@ -38,6 +40,7 @@ def add(
     model: A whole model, or a part with layers.
     rank: Width r of the adapters.
     targets: Names from `TARGETS` to adapt.
+    scale: Factor of the adapters, alpha / rank; None: the config's.
     rngs: Source of the random numbers.
 
   Raises:
@@ -59,6 +62,9 @@ def add(
       f'lora.add: got rank={rank}, targets={sorted(targets)}; needed is a rank'
       f' of at least 1, and one or more targets of {", ".join(known)}.'
     )
+  if scale is not None:
+    config = dataclasses.replace(model.config, lora_scale=scale)
+    model.config = layers.config = config
   for name in sorted(targets):
     matrix = getattr(layers, name)[...]
     num_layers, size_in, size_out = matrix.shape

@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 from antjax import paths
 from antjax.mesh.gather import gather_json
 from antjax.train import canonical, lease
-from antjax.train.checkpoint_folder import Claim
+from antjax.train.checkpoint_folder import Claim, TreeHandler
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
@@ -119,7 +119,7 @@ class Checkpointer:
         keep_checkpoints_without_metrics=False,
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
-    self._handlers = {'params': _Handler(), 'state': _Handler()}
+    self._handlers = {name: TreeHandler() for name in ('params', 'state')}
     self._is_broken = False  # Since a `save` failed; the manager then hangs.
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for item, handler in self._handlers.items():
@@ -285,11 +285,7 @@ class Checkpointer:
     target = canonical.restore_target(self._layout)
     found = self.read_state(step, meta, target)
     logging.info(
-      'Restored step %d of %s (saved as %s on mesh %s).',
-      step,
-      self.directory,
-      meta['paro'],
-      meta['mesh'],
+      'Restored %s (saved as %s on mesh %s).', where, meta['paro'], meta['mesh']
     )
     positions = [_decode_position(x) for x in meta['input_states']]
     return canonical.to_state(self._layout, found), positions
@@ -328,11 +324,9 @@ class Checkpointer:
           item=tree, restore_args=restore_args, partial_restore=is_old
         ),
       )
-    if is_old:
-      return canonical.with_empty(found['state'], target)
-    return canonical.with_empty(
-      canonical.from_items(self._layout, found), target
-    )
+    if not is_old:
+      found['state'] = canonical.from_items(self._layout, found)
+    return canonical.with_empty(found['state'], target)
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
     """The vocabularies of a checkpoint; none where it was saved without."""
@@ -363,44 +357,6 @@ class Checkpointer:
         f' {", ".join(map(str, older)) or "none"}. If step {step} is damaged,'
         f' move {self.directory}/{step} away: the run then {then}.'
       ) from error
-
-
-class _Handler(ocp.PyTreeCheckpointHandler):
-  """Orbax's handler of trees, which tells at once when a write has failed.
-
-  Where a process cannot write its part (its disk is full), Orbax raises the
-  error in a thread that first waits for the other processes, which wait for
-  this one: for minutes nobody hears of it.
-  """
-
-  error: Exception | None = None  # Of the first failed write of this process.
-
-  @classmethod
-  def typestr(cls) -> str:
-    """The name in checkpoints of who can read this: Orbax's own."""
-    return ocp.PyTreeCheckpointHandler.typestr()
-
-  async def async_save(self, *args: Any, **kwargs: Any) -> list[Any]:
-    futures = await super().async_save(*args, **kwargs)
-    return [_Watched(future, self) for future in futures or []]
-
-
-class _Watched:
-  """A write that is under way."""
-
-  def __init__(self, future: Any, handler: _Handler):
-    self._future, self._handler = future, handler
-
-  def result(self, timeout: float | None = None) -> Any:
-    try:
-      return self._future.result(timeout)
-    except Exception as error:
-      self._handler.error = self._handler.error or error
-      raise
-
-  def cancel(self) -> bool | None:
-    result: bool | None = self._future.cancel()
-    return result
 
 
 def _rank(metrics: Mapping[str, float], name: str, mode: str) -> float:

@@ -1,6 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Whose checkpoints go into a folder: those of the run that saves there last.
+"""Whose checkpoints go into a folder, and how they are written.
+
+They are those of the run that saves there last.
 
 A process that everybody took for dead (a virtual machine that stood still, a
 network that was cut) may wake up in the midst of a save, while its successors
@@ -19,12 +21,17 @@ import shutil
 from typing import Any
 
 from absl import logging
+import jax
+import orbax.checkpoint as ocp
 from orbax.checkpoint import path as ocp_path
 
 from antjax import paths
 
 _MARK = ocp_path.atomicity_types.TMP_DIR_SUFFIX
 _OWNER = '.owner'
+# Devices that hold the same array each write a part of it, cut off by a program
+# that is compiled for it: that takes longer than writing this much.
+_MIN_PART_BYTES = 1 << 20
 
 
 class Claim:
@@ -103,3 +110,54 @@ class Claim:
         await super().finalize()
 
     return OwnPath
+
+
+class TreeHandler(ocp.PyTreeCheckpointHandler):
+  """Orbax's handler of trees, which tells at once when a write has failed.
+
+  Where a process cannot write its part (its disk is full), Orbax raises the
+  error in a thread that first waits for the other processes, which wait for
+  this one: for minutes nobody hears of it.
+  """
+
+  error: Exception | None = None  # Of the first failed write of this process.
+
+  def __init__(self) -> None:
+    handlers = ocp.type_handlers
+    get = handlers.get_type_handler
+    types = [(kind, get(kind)) for kind in handlers.supported_types()]
+    registry = handlers.create_type_handler_registry(*types)
+    store = getattr(registry.get(jax.Array), '_array_metadata_store', None)
+    arrays = handlers.ArrayHandler(
+      min_slice_bytes_for_replica_parallel=_MIN_PART_BYTES,
+      array_metadata_store=store,
+    )
+    registry.add(jax.Array, arrays, override=True, ignore_warnings=True)
+    super().__init__(type_handler_registry=registry)
+
+  @classmethod
+  def typestr(cls) -> str:
+    """The name in checkpoints of who can read this: Orbax's own."""
+    return ocp.PyTreeCheckpointHandler.typestr()
+
+  async def async_save(self, *args: Any, **kwargs: Any) -> list[Any]:
+    futures = await super().async_save(*args, **kwargs)
+    return [_Watched(future, self) for future in futures or []]
+
+
+class _Watched:
+  """A write that is under way."""
+
+  def __init__(self, future: Any, handler: TreeHandler):
+    self._future, self._handler = future, handler
+
+  def result(self, timeout: float | None = None) -> Any:
+    try:
+      return self._future.result(timeout)
+    except Exception as error:
+      self._handler.error = self._handler.error or error
+      raise
+
+  def cancel(self) -> bool | None:
+    result: bool | None = self._future.cancel()
+    return result

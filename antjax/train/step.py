@@ -67,15 +67,7 @@ class StepInput:
 def input_specs(constants: PyTree) -> StepInput:
   """PartitionSpecs of a step's inputs, given those of the constants."""
   split: Any = _BATCH
-  return StepInput(
-    batch=split,
-    routing=split,
-    num_micro_batches=split,
-    is_valid=split,
-    is_stopping=split,
-    num_examples=split,
-    constants=constants,
-  )
+  return StepInput(split, split, split, split, split, split, constants)
 
 
 def make_step(spec: StepSpec) -> Step:

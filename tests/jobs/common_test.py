@@ -4,7 +4,6 @@
 
 import json
 import logging
-import os
 import pathlib
 import signal
 import subprocess
@@ -75,8 +74,7 @@ def job(tmp_path):
 
 
 def _env() -> dict[str, str]:
-  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  return env | {'PYTHONPATH': str(_ROOT), 'JAX_NUM_CPU_DEVICES': '4'}
+  return warm_python.env_of(4)
 
 
 def _run(folder, *arguments: str, launcher: tuple[str, ...] = ()):

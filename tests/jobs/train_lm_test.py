@@ -3,7 +3,6 @@
 """launch/prepare_text and launch/train_lm as a user runs them, tiny."""
 
 import json
-import os
 import pathlib
 import random
 import re
@@ -41,13 +40,7 @@ pytestmark = pytest.mark.multiprocess
 def run(*command, timeout=400, devices=4):
   return warm_python.run(
     *map(str, command),
-    env=os.environ
-    | {
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_NUM_CPU_DEVICES': str(devices),
-      'XLA_FLAGS': '',
-      'PYTHONPATH': str(ROOT),
-    },
+    env=warm_python.env_of(devices),
     timeout=timeout,
   )
 
@@ -143,16 +136,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     *('launch/train_lm.py', *FLAGS, f'--data={data}', '--intra=2'),
     *(f'--run_dir={run_dir}', '--num_steps=24', '--prompts=one two'),
   ]
-  env = os.environ | {
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_NUM_CPU_DEVICES': '4',
-    'XLA_FLAGS': '',
-    'PYTHONPATH': str(ROOT),
-  }
   job = subprocess.Popen(
     [sys.executable, *command],
     cwd=ROOT,
-    env=env,
+    env=warm_python.env_of(4),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
   )

@@ -13,10 +13,9 @@ which belongs to the high half.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from antjax.lm.split import LowEncoder
-from antjax.lm.text_encoder import TextEncoder
+from antjax.lm.text_encoder import pool, TextEncoder, token_mask
 from antjax.lm.transformer import Transformer
 
 # Shape suffixes: B = texts, T = tokens of a text.
@@ -66,17 +65,3 @@ def vectors(
   """Vectors of padded texts, fp32 [B, D]."""
   mask_BT = token_mask(tokens_BT, lengths_B)
   return pool(low(tokens_BT, mask_BT), mask_BT)
-
-
-def token_mask(tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-  """int32 [B, T]: 1 for tokens, 0 for padding behind them."""
-  place_1T = jnp.arange(tokens_BT.shape[1])[None]
-  return (place_1T < lengths_B[:, None]).astype(jnp.int32)
-
-
-def pool(x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
-  """F_p: the mean over the tokens of each text, fp32 [B, D]; zeros for none."""
-  mask_BT1 = mask_BT[..., None].astype(jnp.float32)
-  # What comes out for padding is no number to count on: not by products.
-  x_BTD = jnp.where(mask_BT1 > 0, x_BTD.astype(jnp.float32), 0)
-  return x_BTD.sum(axis=1) / jnp.maximum(mask_BT1.sum(axis=1), 1)

@@ -11,10 +11,10 @@ from flax import nnx
 import jax
 import tokenizers
 
-from antjax.ctr.bahe import encode
 from antjax.ctr.bahe.table import Batch
 from antjax.ctr.bahe.towers import Encoded, null_vectors, or_null
 from antjax.ctr.texts import Marks, TextMaker
+from antjax.lm import text_encoder
 from antjax.lm.token_cache import TokenCache
 from antjax.lm.transformer import check_length, Transformer
 
@@ -136,6 +136,6 @@ class FullTextTower(nnx.Module):
 
   def _vectors(self, tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
     """Mean output of each text, [B, D]; of an empty one, zeros."""
-    mask_BT = encode.token_mask(tokens_BT, lengths_B) > 0
+    mask_BT = text_encoder.token_mask(tokens_BT, lengths_B) > 0
     x_BTD = self.lm.hidden(tokens_BT, mask_BT)
-    return encode.pool(x_BTD, mask_BT).astype(x_BTD.dtype)
+    return text_encoder.pool(x_BTD, mask_BT).astype(x_BTD.dtype)

@@ -63,7 +63,6 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
   num_absent = 0
   if config.tower != 'none':
     lm = config.language_model(
-      config.effective_tuning,
       config.max_tokens if config.tower == 'full_text' else 0,
     )
     if config.tower in ('store', 'frozen'):
@@ -74,9 +73,7 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
   rngs = nnx.Rngs(config.seed)
   model = ClickModel(tower, config.head, config.ids, clicks.sizes, rngs=rngs)
   if config.effective_tuning == 'lora':
-    tuning.add_lora(
-      model, rank=config.lora_rank, targets=config.lora_targets, rngs=rngs
-    )
+    tuning.add_lora(model, rngs=rngs, **config.lora())
   merge, params = functional.split(model)
   constants, table_level = None, 'none'
   if isinstance(tower, StoreTower):

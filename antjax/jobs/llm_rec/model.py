@@ -43,7 +43,6 @@ class BuiltRecommender:
 def build(config: Config, data: SequenceData) -> BuiltRecommender:
   """Reads the language model and the titles' tokens."""
   lm = config.language_model(
-    config.tuning,
     config.max_tokens,
     config.seed if config.start == 'random' else None,
   )
@@ -61,9 +60,7 @@ def build(config: Config, data: SequenceData) -> BuiltRecommender:
     rngs=rngs,
   )
   if config.tuning == 'lora':
-    tuning.add_lora(
-      model, rank=config.lora_rank, targets=config.lora_targets, rngs=rngs
-    )
+    tuning.add_lora(model, rngs=rngs, **config.lora())
   merge, params = functional.split(model)
   words = None  # As in runs of before.
   if has_words or vector.half_life:

@@ -1,0 +1,401 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Encodes texts with a sentence encoder, on one host or several.
+
+  python -m launch.encode --model=data/minilm --texts=titles.parquet \
+    --column=title --out=data/title-vectors
+
+writes a vector a text: to vectors/part-*.parquet (row, the column of
+--id_column if asked for, vector) or, by --format=tensorstore, to vectors.zarr,
+a zarr3 array [texts, D]. Pooling, linear maps, normalization, prompts and the
+longest text are those of the model's files for sentence-transformers.
+
+Texts go in parts of --part_rows rows, each written whole or not at all: a run
+that was killed goes on with the parts that are missing. Process i of n does
+every n-th part; --out is then on a disk that all of them see. See
+docs/encode.md.
+"""
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent import futures
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import pathlib
+import shutil
+from typing import Annotated, Any, Literal
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+import pyarrow.parquet as pq
+
+from antjax import paths
+from antjax.data import output_folder, prepare, table_source
+from antjax.jobs import job as job_lib
+from antjax.jobs import script
+from antjax.lm import hub
+from antjax.report.progress import Progress
+from antjax.serving.sentence import SentenceEncoder
+
+define_flags = job_lib.define_cluster_flags
+_CHUNK_ROWS = 1024  # Of the array; parts are of whole chunks.
+_BLOCK_ROWS = 65_536  # Lines of a text file that are read at once.
+_PARTS, _ARRAY, _DONE = 'vectors', 'vectors.zarr', 'done'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What to encode with what, and where to."""
+
+  model: Annotated[
+    str,
+    'Folder of a model, see fetch_model; or hf://org/name.',
+    paths.MODEL_URL,
+  ] = 'data/minilm'
+  texts: Annotated[
+    str,
+    '.txt with a text a line, .parquet or .csv with a column of texts; or a'
+    ' folder of such files of one kind.',
+    paths.URL,
+  ] = ''
+  column: Annotated[str, 'The column of texts.'] = 'text'
+  id_column: Annotated[
+    str, 'A column to write beside the vectors, with --format=parquet.'
+  ] = ''
+  out: Annotated[str, 'Folder to make, or to go on with.'] = ''
+  format: Annotated[
+    Literal['parquet', 'tensorstore'], 'What vectors are written to.'
+  ] = 'parquet'
+  dtype: Annotated[
+    Literal['float32', 'float16'], 'Dtype of the vectors in the files.'
+  ] = 'float32'
+  compute_dtype: Annotated[
+    Literal['float32', 'bfloat16'], 'What the model computes in.'
+  ] = 'float32'
+  pooling: Annotated[
+    tuple[str, ...],
+    "How the outputs of a text's tokens become a vector: cls, max, mean,"
+    ' mean_sqrt_len_tokens, weightedmean, lasttoken; several are joined. Empty:'
+    ' as the model says.',
+  ] = ()
+  normalize: Annotated[
+    bool, 'Scale vectors to length 1, even if the model does not.'
+  ] = False
+  prompt_name: Annotated[
+    str | None, "Prompt of the model before each text. none: the model's."
+  ] = None
+  prompt: Annotated[
+    str | None, 'The prompt itself; empty: no prompt. none: by its name.'
+  ] = None
+  truncate_dim: Annotated[
+    int | None,
+    'First numbers of a vector that are kept (Matryoshka); what was of length 1'
+    ' is made so again. none: all, or as the model says.',
+  ] = None
+  max_tokens: Annotated[
+    int | None,
+    "Longer texts are cut to so many tokens. none: the model's limit.",
+  ] = None
+  part_rows: Annotated[
+    int,
+    'Texts that are encoded and written together: a killed process loses no'
+    f' more. With --format=tensorstore a multiple of {_CHUNK_ROWS}.',
+  ] = 64 * _CHUNK_ROWS
+  tokens_per_batch: Annotated[
+    int | None,
+    'Tokens that a device encodes at once. none: 2,048 on a CPU, else 32,768.',
+  ] = None
+  overwrite: Annotated[bool, 'Delete what was made otherwise.'] = False
+
+  def __post_init__(self) -> None:
+    is_array = self.format == 'tensorstore'
+    if self.part_rows < 1 or (is_array and self.part_rows % _CHUNK_ROWS):
+      raise ValueError(
+        f'part_rows={self.part_rows} must be at least 1, and with'
+        f' format=tensorstore a multiple of {_CHUNK_ROWS}.'
+      )
+    if is_array and self.id_column:
+      raise ValueError(
+        f'id_column={self.id_column}: an array holds vectors only, in the order'
+        ' of the texts; use format=parquet.'
+      )
+
+
+# Flags that decide what the vectors are, and where they stand.
+_OF_ENCODER = (
+  *('normalize', 'prompt_name', 'prompt', 'truncate_dim', 'max_tokens'),
+)
+_DECIDING = _OF_ENCODER + (
+  *('column', 'id_column', 'format', 'dtype', 'compute_dtype', 'part_rows'),
+)
+
+
+# Number and rows of texts that follow each other, `part_rows` of them but for
+# the last part; the rows have the columns that were asked for.
+Part = tuple[int, pa.Table]
+
+
+def main(config: Config) -> None:
+  """Encodes this process's parts, and says how many texts there are."""
+  for name in ('model', 'texts', 'out'):
+    if not getattr(config, name):
+      raise ValueError(f'--{name} is needed; --help says what it is.')
+  script.stop_request.install()
+  job_lib.initialize_distributed()
+  out = paths.local(config.out, 'out')
+  sources = table_source.find_files(paths.fetched(config.texts, 'texts'))
+  total = sum(num for path in sources for num, _ in _pieces(path, config))
+  encoder = SentenceEncoder(
+    config.model,
+    poolings=config.pooling,
+    **{name: getattr(config, name) for name in _OF_ENCODER},
+    dtype=config.compute_dtype,
+    tokens_per_batch=config.tokens_per_batch,
+  )
+  about = {'kind': 'vectors', 'rows': total, 'dim': encoder.dim}
+  if jax.process_index() == 0:
+    _begin(out, about | {'config': _made_of(config, sources)}, config.overwrite)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('antjax-encode')
+  kind = _ArrayWriter if config.format == 'tensorstore' else _ParquetWriter
+  writer = kind(out, total, encoder.dim, config)
+  count = -(-total // config.part_rows)
+  starts = range(0, total, config.part_rows)
+  sizes = [min(config.part_rows, total - start) for start in starts]
+  mine = range(jax.process_index(), count, jax.process_count())
+  missing = {number for number in mine if not writer.has(number)}
+  done = sum(sizes[number] for number in {*mine} - missing)
+  num_empty = _encode(
+    _parts(sources, config, missing),
+    encoder,
+    writer,
+    (done, sum(sizes[number] for number in mine)),
+  )
+  for num, what in (
+    (encoder.tokenizer.num_cut, f'cut to max_tokens={encoder.max_tokens}'),
+    (num_empty, 'empty; their vectors are zeros'),
+  ):
+    if num:
+      logging.warning('%d texts were %s.', num, what)
+  if all(map(writer.has, range(count))):
+    files = output_folder.list_files(out)
+    del files[output_folder.DESCRIPTION]
+    _describe(out, output_folder.load_description(out) | {'files': files})
+    print(f'{out}: {total:,} vectors of {encoder.dim} {config.dtype}.')
+
+
+def _made_of(config: Config, files: Sequence[pathlib.Path]) -> dict[str, Any]:
+  """All that decides the content of the folder."""
+  model = hub.local(config.model)
+  of_model = [model]
+  if model.is_dir():
+    kinds = ('.json', '.safetensors', '.bin', '.gguf')
+    of_model = sorted(p for p in model.rglob('*') if p.suffix in kinds)
+  return {
+    **{name: getattr(config, name) for name in _DECIDING},
+    'pooling': list(config.pooling),
+    'texts': prepare.fingerprint(files),
+    'model': prepare.fingerprint(of_model),
+  }
+
+
+def _begin(out: pathlib.Path, about: dict[str, Any], overwrite: bool) -> None:
+  """Makes the folder, or finds that it was made of the same."""
+  if overwrite and (out / output_folder.DESCRIPTION).is_file():
+    if output_folder.load_description(out).get('kind') == about['kind']:
+      for name in (_PARTS, _ARRAY, _DONE):
+        shutil.rmtree(out / name, ignore_errors=True)
+      (out / output_folder.DESCRIPTION).unlink()
+  if not output_folder.is_current(out, about['config'], overwrite=False):
+    out.mkdir(parents=True, exist_ok=True)
+    _describe(out, {**about, 'files': {}})
+
+
+def _describe(out: pathlib.Path, description: dict[str, Any]) -> None:
+  with _replaced(out / output_folder.DESCRIPTION) as path:
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    path.write_text(text + '\n', encoding='utf-8')
+
+
+@contextlib.contextmanager
+def _replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A path to write to, which takes the place of `path` at a clean end."""
+  partial = path.with_name(f'.{path.name}.partial')
+  yield partial
+  os.replace(partial, path)
+
+
+def _encode(
+  parts: Iterator[Part],
+  encoder: SentenceEncoder,
+  writer: '_ParquetWriter',
+  share: tuple[int, int],
+) -> int:
+  """Encodes and writes parts; returns how many texts were empty.
+
+  Args:
+    parts: Parts to encode.
+    encoder: Encoder of texts.
+    writer: Writer of parts.
+    share: Texts of this process that are done, and all of them.
+  """
+  done, total = share
+  num_empty = 0
+
+  def ready() -> Any:
+    part = next(parts, None)
+    if part is None:
+      return None
+    texts = [text or '' for text in part[1].column(0).to_pylist()]
+    return part, encoder.tokens(texts), texts.count('')
+
+  with (
+    script.stop_request.deferred(),
+    Progress(total, start_step=done, name='encode', unit='texts') as progress,
+    futures.ThreadPoolExecutor(1) as thread,
+  ):
+    # The next part is read and tokenized while one is on the devices.
+    following = thread.submit(ready)
+    while (found := following.result()) is not None:
+      following = thread.submit(ready)
+      part, tokens, empty = found
+      show = functools.partial(progress.advance_to, start=done)
+      writer.write(part, encoder(*tokens, show))
+      done += len(part[1])
+      num_empty += empty
+      progress.advance_to(done)
+      if script.stop_request():
+        break
+  return num_empty
+
+
+def _parts(
+  files: Sequence[pathlib.Path], config: Config, wanted: Container[int]
+) -> Iterator[Part]:
+  """The wanted parts, in order; of Parquet their row groups alone are read."""
+  size, row = config.part_rows, 0
+  held: list[pa.Table] = []
+  for path in files:
+    for num, read in _pieces(path, config):
+      numbers = range(row // size, -(-(row + num) // size))
+      inside = [number for number in numbers if number in wanted]
+      table = read() if inside else None
+      for number in inside:
+        start = max(0, number * size - row)
+        held.append(table.slice(start, (number + 1) * size - row - start))
+        if (number + 1) * size <= row + num:
+          yield number, pa.concat_tables(held)
+          held = []
+      row += num
+  if held:
+    yield row // size, pa.concat_tables(held)
+
+
+def _pieces(
+  path: pathlib.Path, config: Config
+) -> Iterator[tuple[int, Callable[[], pa.Table]]]:
+  """(rows, function that reads them) of the pieces of a file."""
+  columns = [name for name in (config.column, config.id_column) if name]
+  kind = path.suffix.lower()
+
+  def checked(read: Callable[..., pa.Table], *arguments: Any) -> pa.Table:
+    table = read(*arguments).select(columns)
+    if table.schema.types[0] not in (pa.string(), pa.large_string()):
+      raise ValueError(
+        f'{path}: column {config.column!r} is {table.schema.types[0]}; needed'
+        ' are texts.'
+      )
+    return table
+
+  try:
+    if kind == '.parquet':
+      file = pq.ParquetFile(path)
+      if lost := sorted({*columns} - {*file.schema_arrow.names}):
+        raise KeyError(f'no column {", ".join(lost)}')
+      for i in range(file.num_row_groups):
+        read = functools.partial(checked, file.read_row_group, i, columns)
+        yield file.metadata.row_group(i).num_rows, read
+    elif kind == '.txt':
+      with open(path, encoding='utf-8', newline='\n') as lines:
+        while block := [*itertools.islice(lines, _BLOCK_ROWS)]:
+          texts = pa.array([line.rstrip('\r\n') for line in block])
+          table = pa.table({config.column: texts})
+          yield len(block), functools.partial(checked, lambda x: x, table)
+    else:
+      delimiter = '\t' if kind == '.tsv' else ','
+      for batch in csv.open_csv(
+        path,
+        None,
+        csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        csv.ConvertOptions(
+          include_columns=columns, column_types={config.column: pa.string()}
+        ),
+      ):
+        table = pa.Table.from_batches([batch])
+        yield len(table), functools.partial(checked, lambda x: x, table)
+  except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path} cannot be read: {error}.') from error
+
+
+class _ParquetWriter:
+  """Writes each part to a file of its own."""
+
+  _folder, _name = _PARTS, 'part-{:05}.parquet'
+
+  def __init__(self, out: pathlib.Path, total: int, dim: int, config: Config):
+    del total, dim
+    self._out, self._config = out, config
+    (out / self._folder).mkdir(exist_ok=True)
+
+  def _path(self, number: int) -> pathlib.Path:
+    return self._out / self._folder / self._name.format(number)
+
+  def has(self, number: int) -> bool:
+    return self._path(number).is_file()
+
+  def write(self, part: Part, vectors: np.ndarray) -> None:
+    first = part[0] * self._config.part_rows
+    flat = pa.array(vectors.astype(self._config.dtype).ravel())
+    columns = {'row': pa.array(range(first, first + len(vectors)), pa.int64())}
+    if name := self._config.id_column:
+      columns[name] = part[1].column(name)
+    columns['vector'] = pa.FixedSizeListArray.from_arrays(
+      flat, vectors.shape[1]
+    )
+    with _replaced(self._path(part[0])) as path:
+      pq.write_table(pa.table(columns), path)
+
+
+class _ArrayWriter(_ParquetWriter):
+  """Writes parts to one array; a file in `done` says that one is whole."""
+
+  _folder, _name = _DONE, '{:05}'
+
+  def __init__(self, out: pathlib.Path, total: int, dim: int, config: Config):
+    import tensorstore  # Slow, and few need it.
+
+    super().__init__(out, total, dim, config)
+    chunk = {'chunk_shape': [_CHUNK_ROWS, dim]}
+    spec = {
+      'driver': 'zarr3',
+      'kvstore': {'driver': 'file', 'path': f'{out.absolute() / _ARRAY}/'},
+      'metadata': {
+        'shape': [total, dim],
+        'data_type': config.dtype,
+        'chunk_grid': {'name': 'regular', 'configuration': chunk},
+      },
+    }
+    self._array = tensorstore.open(spec, open=True, create=True).result()
+
+  def write(self, part: Part, vectors: np.ndarray) -> None:
+    first = part[0] * self._config.part_rows
+    rows = self._array[first : first + len(vectors)]
+    rows.write(vectors.astype(self._config.dtype)).result()
+    self._path(part[0]).touch()

@@ -1,0 +1,150 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Texts in files become vectors in files, by parts, once each."""
+
+import json
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorstore
+
+from antjax.jobs import encode, script
+from antjax.lm.text_encoder import TextEncoder
+from antjax.lm.token_cache import RowTokenizer
+
+TEXTS = ['tea' * (i % 5) + f'{i}' for i in range(25)]
+VECTORS = np.array([[len(text), ord(text[-1])] for text in TEXTS], np.float32)
+
+
+class Encoder(TextEncoder):
+  """(characters, the last one) of a text, in place of a language model."""
+
+  def __init__(self, path, **options):
+    self.options = options
+    super().__init__(
+      lambda params, tokens, lengths: np.float32(1) * tokens[:, :2],
+      {},
+      dim=2,
+      max_tokens=4,
+    )
+    self.tokenizer = RowTokenizer.__new__(RowTokenizer)
+    self.tokenizer.num_cut = 0
+
+  def tokens(self, texts):
+    rows = [[len(text), ord(text[-1])] if text else [] for text in texts]
+    offsets = np.cumsum([0] + [len(row) for row in rows])
+    return np.array(sum(rows, []), np.int32), offsets
+
+
+@pytest.fixture
+def config(monkeypatch, tmp_path):
+  """A function that makes a config with a source of TEXTS."""
+  monkeypatch.setattr(encode, 'SentenceEncoder', Encoder)
+  monkeypatch.setattr(encode.job_lib, 'initialize_distributed', lambda: None)
+  monkeypatch.setattr(script.stop_request, 'install', lambda: None)
+  monkeypatch.setattr(multihost_utils, 'sync_global_devices', lambda name: None)
+  ids = [f'id {i}' for i in range(len(TEXTS))]
+  table = pa.table({'text': TEXTS, 'id': ids})
+  pq.write_table(table, tmp_path / 'texts.parquet', row_group_size=4)
+  (tmp_path / 'model').mkdir()
+
+  def made(**options):
+    options = {'out': f'{tmp_path}/out', 'part_rows': 6} | options
+    return encode.Config(
+      model=f'{tmp_path}/model',
+      texts=str(options.pop('texts', tmp_path / 'texts.parquet')),
+      **options,
+    )
+
+  return made
+
+
+def vectors(out):
+  table = pq.read_table(out / 'vectors')
+  assert table['row'].to_pylist() == list(range(len(table)))
+  return np.array(table['vector'].to_pylist())
+
+
+def test_a_killed_run_goes_on_and_other_settings_are_refused(
+  config, tmp_path, monkeypatch
+):
+  out = tmp_path / 'out'
+  write = encode._ParquetWriter.write
+
+  def dies(self, part, vectors):
+    if part[0] == 2:
+      (out / 'vectors' / '.part-00002.parquet.partial').write_text('half')
+      raise KeyboardInterrupt
+    write(self, part, vectors)
+
+  monkeypatch.setattr(encode._ParquetWriter, 'write', dies)
+  with pytest.raises(KeyboardInterrupt):
+    encode.main(config(id_column='id'))
+  assert json.loads((out / 'dataset.json').read_text())['files'] == {}
+  times = {p: p.stat().st_mtime_ns for p in out.glob('vectors/part-*')}
+  assert len(times) == 2
+  monkeypatch.setattr(encode._ParquetWriter, 'write', write)
+  encode.main(config(id_column='id'))
+  assert all(path.stat().st_mtime_ns == n for path, n in times.items())
+  np.testing.assert_array_equal(vectors(out), VECTORS)
+  table = pq.read_table(out / 'vectors')
+  assert table['id'].to_pylist()[7] == 'id 7'
+  assert table.schema.field('vector').type == pa.list_(pa.float32(), 2)
+  about = json.loads((out / 'dataset.json').read_text())
+  assert (about['rows'], about['dim']) == (25, 2) and len(about['files']) == 5
+  encode.main(config(id_column='id'))  # Nothing is left to do.
+  with pytest.raises(ValueError, match='made with .*normalize=False .now True'):
+    encode.main(config(id_column='id', normalize=True))
+  encode.main(config(dtype='float16', overwrite=True, part_rows=20))
+  assert len([*out.glob('vectors/part-*')]) == 2
+  np.testing.assert_array_equal(vectors(out), VECTORS)
+
+
+@pytest.mark.parametrize('format', ['parquet', 'tensorstore'])
+def test_processes_share_the_parts(config, tmp_path, monkeypatch, format):
+  monkeypatch.setattr(encode, '_CHUNK_ROWS', 6)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  for i, done in ((0, False), (1, True)):
+    monkeypatch.setattr(jax, 'process_index', lambda i=i: i)
+    encode.main(config(format=format))
+    about = json.loads((tmp_path / 'out' / 'dataset.json').read_text())
+    assert bool(about['files']) == done
+  if format == 'parquet':
+    found = vectors(tmp_path / 'out')
+  else:
+    kvstore = {'driver': 'file', 'path': f'{tmp_path}/out/vectors.zarr'}
+    spec = {'driver': 'zarr3', 'kvstore': kvstore}
+    found = tensorstore.open(spec).result().read().result()
+  np.testing.assert_array_equal(found, VECTORS)
+
+
+@pytest.mark.parametrize('kind', ['txt', 'csv', 'tsv'])
+def test_text_files(config, tmp_path, kind):
+  path = tmp_path / f'texts.{kind}'
+  if kind == 'txt':
+    path.write_text('\r\n'.join(TEXTS), newline='')
+  else:
+    mark = ',' if kind == 'csv' else '\t'
+    lines = [f'{i}{mark}"{text}"' for i, text in enumerate(TEXTS)]
+    path.write_text('\n'.join([f'id{mark}text', *lines]))
+  encode.main(config(texts=path))
+  np.testing.assert_array_equal(vectors(tmp_path / 'out'), VECTORS)
+  path.write_bytes(b'id,text\n\xff,\xff\n')
+  with pytest.raises(ValueError, match=f'texts.{kind} cannot be read'):
+    encode.main(config(texts=path, out=f'{tmp_path}/other'))
+
+
+def test_what_is_no_text(config, tmp_path):
+  path = tmp_path / 'a.parquet'
+  pq.write_table(pa.table({'text': ['', None, 'x'], 'n': [1, 2, 3]}), path)
+  encode.main(config(texts=path))
+  assert vectors(tmp_path / 'out').tolist() == [[0, 0], [0, 0], [1, 120]]
+  for column, message in (('n', 'int64; needed'), ('m', 'no column m')):
+    with pytest.raises(ValueError, match=message):
+      encode.main(config(texts=path, column=column, out=f'{tmp_path}/{column}'))
+  with pytest.raises(ValueError, match='part_rows=6 must be .* 1024'):
+    config(format='tensorstore')
