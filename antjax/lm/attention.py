@@ -72,8 +72,8 @@ def attend(
     Array [B, T, H, K].
 
   Raises:
-    ValueError: H is no multiple of G, a window below 1, 'splash' with a bias,
-      'cudnn' with a cap, or an unknown method.
+    ValueError: H is no multiple of G, 'splash' with a bias, 'cudnn' with a cap,
+      or an unknown method.
   """
   num_heads, num_kv_heads = q_BTHK.shape[2], k_BTGK.shape[2]
   if num_heads % num_kv_heads:
@@ -83,8 +83,6 @@ def attend(
     )
   if scale is None:
     scale = q_BTHK.shape[-1] ** -0.5
-  if window is not None and window < 1:
-    raise ValueError(f'attend(window={window}): it must be at least 1.')
   how = Mask(is_causal, scale, window, cap)
   if method == 'auto':
     method = choose(

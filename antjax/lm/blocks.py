@@ -124,12 +124,9 @@ class Block(ModelPart):
   """One layer: attention and MLP. A subclass may override any of it.
 
   Full passes, packed texts and generation all run a layer by calling it.
-
-  Attributes:
-    place: Number of the layer, where layers differ.
   """
 
-  place: nnx.Variable[jax.Array]
+  place: nnx.Variable[jax.Array]  # Number of the layer, where layers differ.
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     """Makes fresh fp32 parameters of one layer."""

@@ -34,13 +34,10 @@ class Config:
     'A letter a layer, repeated to the last one: g sees all, w sees a window,'
     ' n sees all without rotation.',
   ] = 'g'
-  window: Annotated[
-    int, 'Layers of letter w see tokens that are fewer places away than this.'
-  ] = 0
+  window: Annotated[int, 'Letter w sees tokens less far than this.'] = 0
   rope_theta: Annotated[float, 'Base of the rotary wavelengths.'] = 10_000.0
   rope_local_theta: Annotated[
-    float,
-    'Base for layers of letter w, which are not scaled then; 0: as others.',
+    float, 'That of letter w, which is not scaled then; 0: as the others.'
   ] = 0.0
   rope_scaling: Annotated[
     str, 'JSON: rope_scaling of a config.json, and its max_position_embeddings.'
@@ -54,9 +51,7 @@ class Config:
   relative_max_distance: Annotated[
     int, 'Distance from which on all are one class, for relative.'
   ] = 128
-  also_relative: Annotated[
-    bool, 'A bias by distance beside learned positions (MPNet).'
-  ] = False
+  also_relative: Annotated[bool, 'relative beside learned (MPNet).'] = False
   token_types: Annotated[
     int, 'Types of tokens that have an embedding (BERT: 2); 0: none.'
   ] = 0
@@ -71,9 +66,7 @@ class Config:
   ] = 'pre'
   norm_bias: Annotated[bool, 'Norms by mean and deviation have a bias.'] = True
   norm_plus_one: Annotated[bool, 'Norms multiply by 1 + weight.'] = False
-  first_norm: Annotated[
-    bool, 'Whether the first layer has a norm before attention.'
-  ] = True
+  first_norm: Annotated[bool, 'A norm before the first attention.'] = True
   qk_norm: Annotated[
     Literal['none', 'head', 'width'],
     'Norms of queries and keys: of each head, or of all heads together.',
@@ -85,9 +78,7 @@ class Config:
   attention_scale: Annotated[
     float | None, 'Factor of scores. none: 1 / root of the width of a head.'
   ] = None
-  score_cap: Annotated[
-    float, 'Scores s become cap * tanh(s / cap); 0: they stay.'
-  ] = 0.0
+  score_cap: Annotated[float, 'Scores s are cap * tanh(s / cap); 0: s.'] = 0.0
   logit_cap: Annotated[float, 'The same of logits.'] = 0.0
   logit_divisor: Annotated[float, 'Divides logits.'] = 1.0
   qkv_bias: Annotated[bool, 'Biases of queries, keys and values.'] = False
@@ -103,9 +94,7 @@ class Config:
     int, 'MLPs of width mlp_dim beside each other; 0: one for all tokens.'
   ] = 0
   experts_per_token: Annotated[int, 'Experts that a token goes through.'] = 1
-  normalize_experts: Annotated[
-    bool, "Make the weights of a token's experts sum up to 1."
-  ] = True
+  normalize_experts: Annotated[bool, "A token's weights sum up to 1."] = True
   tie_embeddings: Annotated[bool, 'Use the embedding as output layer too.'] = (
     True
   )
@@ -194,23 +183,21 @@ class Config:
 
   def _check_layers(self) -> None:
     """Checks pattern, window and experts; makes the pattern a shortest one."""
-    if not self.pattern or set(self.pattern) - set('gwn'):
+    letters = self.letters
+    if not letters or set(letters) - set('gwn'):
       raise ValueError(f'pattern={self.pattern!r}: needed are letters g, w, n.')
-    if ('w' in self.letters) != (self.window > 0):
+    if ('w' in letters) != (self.window > 0):
       raise ValueError(
         f'pattern={self.pattern!r}, window={self.window}: layers of letter w'
         ' need a window above 0, others have none.'
       )
-    if self.num_experts and not (
-      1 <= self.experts_per_token <= self.num_experts and self.gated_mlp
-    ):
+    most, chosen = self.num_experts, self.experts_per_token
+    if most and not (self.gated_mlp and 1 <= chosen <= most):
       raise ValueError(
-        f'experts_per_token={self.experts_per_token}: needed is a number from 1'
-        f' to num_experts={self.num_experts}, and gated_mlp.'
+        f'experts_per_token={chosen}: needed is a number from 1 to num_experts='
+        f'{most}, and gated_mlp.'
       )
-    shortest = next(
-      self.letters[:n]
-      for n in range(1, self.num_layers + 1)
-      if (self.letters[:n] * self.num_layers)[: self.num_layers] == self.letters
-    )
+    n = self.num_layers
+    periods = (letters[:i] for i in range(1, n + 1))
+    shortest = next(x for x in periods if (x * n)[:n] == letters)
     object.__setattr__(self, 'pattern', shortest)

@@ -4,25 +4,20 @@
 
 from collections.abc import Mapping
 import dataclasses
+import json
 import math
 import re
 import typing
 from typing import Any
 
-from antjax.lm import families, layer_fields
+from antjax.lm import families
 from antjax.lm.config import Config
 from antjax.lm.families import Family
+from antjax.lm.family_tables import TABLES
 
 # Fields of Config that no config.json holds: how to compute, not what.
 _OURS_ONLY = ('remat', 'attention', 'lora_scale', 'layers_per_step')
-_ACTIVATIONS = {
-  'silu': 'silu',
-  'swish': 'silu',
-  'gelu': 'gelu',
-  'gelu_new': 'gelu_tanh',
-  'gelu_pytorch_tanh': 'gelu_tanh',
-  'relu': 'relu',
-}
+_ACTIVATIONS = TABLES['activations']
 # T5's name of both activation and gate.
 _FEED_FORWARD = {
   'relu': ('relu', False),
@@ -33,39 +28,30 @@ _FEED_FORWARD = {
 # Numbers that may be null, which stands for 0 or for what follows from others.
 _NULLABLE = ('head_dim', 'score_cap', 'logit_cap')
 # What changes no output at inference: tokens, training, files, other heads.
-_HARMLESS = re.compile(
-  r"""_token_ids?$|_token_index$|dropout|_pdrop$|layerdrop|^_?initializer|init_
-  |^(torch_)?dtype$|^output_|^summary_|^classifier|^decoder_|label2id|id2label
-  |^use_cache$|^(_name_or_path|_commit_hash|architectures|auto_map|model_type
-  |transformers.*|unsloth.*|torchscript|return_dict|problem_type|pretraining_tp
-  |tie_word_embeddings|tie_encoder_decoder|is_encoder_decoder|is_decoder
-  |gradient_checkpointing|chunk_size_feed_forward|task_specific_params
-  |finetuning_task|prefix|n_ctx|n_positions|max_position_embeddings|use_bfloat16
-  |output_past|original_max_position_embeddings|model_max_length|_attn_.*
-  |cache_implementation|router_aux_loss_coef|reorder_and_upcast_attn
-  |deterministic_flash_attn|reference_compile|repad_logits_with_grad
-  |sparse_pred.*|sinusoidal_pos_embds|num_decoder_layers|dense_act_fn
-  |is_llama_config|tie_weights_|directionality|pooler_.*|_?num_labels|n_special
-  |predict_special_tokens|do_sample|max_length|min_length|num_beams|top_[kp]
-  |temperature|repetition_penalty|no_repeat_ngram_size|early_stopping
-  |is_gated_act|scale_decoder_outputs|intermediate_size|max_window_layers
-  |vocab_size|language|license|init_std
-  |tokenizer_class|use_return_dict)$""",
-  re.VERBOSE,
-)
+_HARMLESS = re.compile(TABLES['harmless'], re.VERBOSE)
+_KINDS = {'full_attention': 'g', 'sliding_attention': 'w'}
+_LIMITS = ('original_max_position_embeddings', 'max_position_embeddings')
+# rope_type -> fields that it needs, and after '/' those that it may have.
+_SCALINGS = {
+  'default': '/ factor',
+  'linear': 'factor',
+  'dynamic': 'factor max_position_embeddings',
+  'llama3': 'factor low_freq_factor high_freq_factor',
+  'yarn': 'factor original_max_position_embeddings / attention_factor beta_fast'
+  ' beta_slow mscale mscale_all_dim truncate',
+  'longrope': 'short_factor long_factor original_max_position_embeddings'
+  ' max_position_embeddings / factor attention_factor',
+}
 _HINTS = typing.get_type_hints(Config)
 
 
 def _kind(ours: str, theirs: str) -> str:
   """Kind of a field's value in config.json: size, number, flag or text."""
-  if ours == 'norm_place':
-    return 'flag'
-  if theirs == 'feed_forward_proj':
-    return 'text'
+  if ours == 'norm_place' or theirs == 'feed_forward_proj':
+    return 'flag' if ours == 'norm_place' else 'text'
   kinds = {float: 'number', bool: 'flag', int: 'size'}
   hint = _HINTS[ours]
-  of = [k for k in typing.get_args(hint) if k is not type(None)]
-  return kinds.get(of[0] if len(of) == 1 else hint, 'text')
+  return kinds.get((typing.get_args(hint) or (hint,))[0], 'text')
 
 
 def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
@@ -88,10 +74,10 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
   for name, value in only.items():
     if fields.get(name, value) != value:
       raise ValueError(
-        f'{path}: {name}={fields[name]!r} is not supported; needed is'
-        f' {value!r}, or a model without it.'
+        f'{path}: {name}={fields[name]!r} is not supported; needed is {value!r}'
+        ', or a model without it.'
       )
-  known = {*only, *family.fields.values(), *layer_fields.names(family)}
+  known = {*only, *family.fields.values(), *_layer_fields(family)}
   for name, value in fields.items():
     if name not in known and not _HARMLESS.search(name):
       raise ValueError(
@@ -113,7 +99,10 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
     values[ours] = _read_field(ours, theirs, fields[theirs], path)
   if fields['model_type'] == 'gemma' and fields['hidden_act'] == 'gelu':
     values['activation'] = 'gelu_tanh'  # What its first files mean.
-  values |= layer_fields.read(family, fields, values, path)
+  values |= _read_pattern(family, fields, values, path)
+  if values.get('positions', 'rope') == 'rope':
+    has_local = 'w' in values.get('pattern', '')
+    values |= _read_rope(family, fields, has_local, path)
   width = values['embed_dim'] / values['num_heads']
   if values.get('head_dim') == width:
     values['head_dim'] = None
@@ -143,7 +132,7 @@ def _read_field(ours: str, theirs: str, value: Any, path: Any) -> Any:
   if value is None and ours in _NULLABLE:
     return None if ours == 'head_dim' else 0.0
   if not fits:
-    raise ValueError(f'{path}: {theirs}={value!r}; needed is {needed}.')
+    raise _fail(path, theirs, value, needed)
   if ours == 'norm_place':
     return 'pre' if value else 'post'
   if theirs == 'use_bidirectional_attention':
@@ -163,6 +152,107 @@ def _read_field(ours: str, theirs: str, value: Any, path: Any) -> Any:
   return names[value]
 
 
+def _layer_fields(family: Family) -> set[str]:
+  """The fields that say where layers look, and how far."""
+  found = {*family.letter_fields}
+  if family.letters:
+    found.add(family.windows)
+  if family.fixed.get('positions', 'rope') == 'rope':
+    found |= {'partial_rotary_factor', 'rope_parameters', 'rope_scaling'}
+    found |= {*family.thetas, *_LIMITS}
+  return found
+
+
+def _fail(path: Any, name: str, value: Any, needed: str) -> ValueError:
+  return ValueError(f'{path}: {name}={value!r}; needed is {needed}.')
+
+
+def _read_pattern(family, fields, values, path) -> dict[str, Any]:
+  if not family.letters:
+    return {}
+  num_layers, window = values['num_layers'], fields.get(family.windows)
+  if not fields.get('use_sliding_window', True):
+    window = None
+  if window is not None and (type(window) is not int or window < 1):
+    raise _fail(path, family.windows, window, 'a whole number above 0 or null')
+  letters, count = family.letters, fields.get(*family.count)
+  if letters.count('*') == 2:  # g*w*
+    count = min(count, num_layers)
+    pattern = letters[0] * count + letters[2] * (num_layers - count)
+  else:
+    pattern = re.sub(r'(.)\*', lambda found: found[1] * (count - 1), letters)
+  if places := fields.get('no_rope_layers'):
+    pattern = ''.join('g' if x else 'n' for x in places)
+  kinds = fields.get('layer_types')
+  if kinds is not None:
+    if len(kinds) != num_layers or set(kinds) - set(_KINDS):
+      needed = f'{num_layers} of {", ".join(_KINDS)}'
+      raise _fail(path, 'layer_types', kinds, needed)
+    if 'n' not in pattern:
+      pattern = ''.join(_KINDS[kind] for kind in kinds)
+      if window is None and 'w' in pattern:
+        raise _fail(path, family.windows, window, 'the width of a window')
+  if window is None:
+    pattern = pattern.replace('w', 'g')
+  pattern = (pattern * num_layers)[:num_layers]
+  if 'w' not in pattern:
+    return {'pattern': pattern}
+  if not values.get('causal', True):
+    window = window // 2 + 1 if family.half_windows else window + 1
+  return {'pattern': pattern, 'window': window}
+
+
+def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
+  for name in ('rope_parameters', 'rope_scaling'):
+    if not isinstance(fields.get(name) or {}, dict):
+      raise _fail(path, name, fields[name], 'an object or null')
+  rope = dict(fields.get('rope_parameters') or {})
+  local: dict[str, Any] = {}
+  if 'full_attention' in rope:
+    local = dict(rope.get('sliding_attention') or {})
+    rope = dict(rope['full_attention'])
+  rope |= fields.get('rope_scaling') or {}
+  theta, local_theta = family.thetas
+  for part, key in ((rope, theta), (local, local_theta)):
+    part.setdefault('rope_theta', fields.get(key, 0.0))
+  result = {}
+  if has_local and local_theta:
+    result['rope_local_theta'] = local.pop('rope_theta')
+    if local.get('rope_type', 'default') != 'default':
+      raise _fail(path, 'rope_type', local['rope_type'], "'default'")
+  result['rope_theta'] = rope.pop('rope_theta')
+  result['rope_fraction'] = rope.pop(
+    'partial_rotary_factor', fields.get('partial_rotary_factor', 1.0)
+  )
+  for name, value in result.items():
+    if type(value) not in (int, float) or value <= 0:
+      raise _fail(path, name, value, 'a number above 0')
+    result[name] = float(value)
+  old = rope.pop('type', 'default')
+  kind = rope.pop('rope_type', old)
+  if family.architecture.startswith('Phi3') and kind in ('su', 'yarn'):
+    kind = 'longrope'
+  if kind not in _SCALINGS:
+    raise _fail(path, 'rope_type', kind, ' or '.join(_SCALINGS))
+  limit, longest = _LIMITS
+  rope.setdefault(longest, fields.get(longest))
+  if kind in ('llama3', 'yarn', 'longrope'):
+    rope[limit] = fields.get(limit, rope.get(limit, rope[longest]))
+  rope = {k: v for k, v in rope.items() if v is not None}
+  needed, _, more = (x.split() for x in _SCALINGS[kind].partition('/'))
+  missing = [name for name in needed if name not in rope]
+  unknown = [x for x in rope if x not in {*needed, *more, *_LIMITS}]
+  if missing or unknown:
+    raise ValueError(
+      f'{path}: rope_type={kind!r} lacks {", ".join(missing) or "nothing"}, and'
+      f' these of its fields are not known: {", ".join(unknown) or "none"}.'
+    )
+  if kind == 'default':
+    return result
+  scaling = {'rope_type': kind, **rope}
+  return result | {'rope_scaling': json.dumps(scaling, sort_keys=True)}
+
+
 def write_config(config: Config) -> dict[str, Any]:
   """The config.json of a model: `read_config` gives the config back.
 
@@ -180,7 +270,7 @@ def write_config(config: Config) -> dict[str, Any]:
     }
     for ours, theirs in family.fields.items():
       fields[theirs] = _write_field(family, config, ours, theirs)
-    fields |= layer_fields.write(family, config)
+    fields |= _write_layers(family, config)
     try:
       again = read_config(fields)
     except ValueError:
@@ -192,11 +282,8 @@ def write_config(config: Config) -> dict[str, Any]:
       keep['tie_embeddings'] = config.tie_embeddings
     if dataclasses.replace(again, **keep) == config:
       return fields
-  chosen = {
-    x.name: getattr(config, x.name)
-    for x in dataclasses.fields(config)
-    if getattr(config, x.name) != x.default
-  }
+  found = dataclasses.asdict(config).items()
+  chosen = {k: v for k, v in found if v != getattr(Config, k, None)}
   raise ValueError(
     f'no family of {", ".join(families.FAMILIES)} has models like {chosen};'
     ' save the parameters with antjax.train.checkpoint instead.'
@@ -224,3 +311,37 @@ def _write_field(family: Family, config: Config, ours: str, theirs: str) -> Any:
   if ours == 'max_positions' and family.padded_positions:
     return value + config.position_offset
   return value or None if ours in ('score_cap', 'logit_cap') else value
+
+
+def _write_layers(family: Family, config: Config) -> dict[str, Any]:
+  """Values of `_layer_fields`."""
+  fields: dict[str, Any] = {}
+  if config.positions == 'rope':
+    theta, local_theta = family.thetas
+    fields[theta] = config.rope_theta
+    if local_theta:
+      fields[local_theta] = config.rope_local_theta or config.rope_theta
+    if config.rope_fraction != 1:
+      fields['partial_rotary_factor'] = config.rope_fraction
+    if config.rope_scaling:
+      scaling = json.loads(config.rope_scaling)
+      fields |= {k: scaling.pop(k) for k in _LIMITS[1:] if k in scaling}
+      if scaling['rope_type'] == 'longrope':
+        fields[_LIMITS[0]] = scaling[_LIMITS[0]]
+      fields['rope_scaling'] = scaling
+  if not family.letters:
+    return fields
+  if 'no_rope_layers' in family.letter_fields:
+    fields['no_rope_layers'] = [int(x != 'n') for x in config.letters]
+  window: int | None = config.window or None
+  if window and not config.causal:
+    window = 2 * (window - 1) if family.half_windows else window - 1
+  fields[family.windows] = window
+  names = {letter: kind for kind, letter in _KINDS.items()}
+  if 'use_sliding_window' in family.letter_fields:
+    fields['use_sliding_window'] = window is not None
+  if 'layer_types' in family.letter_fields:
+    fields['layer_types'] = [
+      names.get(x, 'full_attention') for x in config.letters
+    ]
+  return fields

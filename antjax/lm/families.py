@@ -1,13 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Names of a model's tensors in Hugging Face's layout.
+"""A model's tensors in Hugging Face's layout: names, parts, order of dims.
 
-`antjax.lm.config_json` reads and writes the fields of a config.json.
+'x.weight|1' is the name of the second part of a tensor 'x.weight' that holds
+several leaves, along the dim of its outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import re
 from typing import Any
+
+import numpy as np
 
 from antjax.lm import transformer
 from antjax.lm.config import Config
@@ -15,6 +18,8 @@ from antjax.lm.family_tables import FAMILIES as FAMILIES
 from antjax.lm.family_tables import Family as Family
 
 PyTree = Any
+# (name, bytes, function that gives the array)
+Tensor = tuple[str, int, Callable[[], np.ndarray]]
 
 
 def family_of(fields: Mapping[str, Any], path: Any = 'config.json') -> Family:
@@ -35,8 +40,7 @@ def tensor_names(family: Family, config: Config) -> PyTree:
   """The tree of `transformer.shapes` with names in place of shapes.
 
   Each leaf has a list of names: one, or one per layer (and expert) of a layer's
-  leaf; None for the norm that the first layer lacks. 'name|1' is the second
-  part of a tensor.
+  leaf; None for the norm that the first layer lacks.
   """
 
   def name(table: Mapping[str, str], leaf: str) -> str:
@@ -95,3 +99,61 @@ def is_ignored(family: Family, name: str, config: Config) -> bool:
   if name == 'lm_head.weight':
     return not config.causal or config.tie_embeddings
   return re.search(family.ignored, name) is not None
+
+
+class SplitSource:
+  """A `pretrained.TensorSource` with parts in place of tensors that have them.
+
+  `needed` has the shapes of what will be read, by the names that we write.
+  """
+
+  def __init__(
+    self, source: Any, family: Family, needed: Mapping[str, tuple[int, ...]]
+  ):
+    self._source, self._family = source, family
+    self._parts: dict[str, tuple[str, int]] = {}  # Part -> (whole, start).
+    self.shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in source.shapes.items():
+      ours, axis, parts = our_name(family, name), _axis(family, len(shape)), []
+      while f'{ours}|{len(parts)}' in needed:
+        parts.append(needed[f'{ours}|{len(parts)}'])
+      if sum(part[axis] for part in parts) != shape[axis]:  # Stays whole.
+        self.shapes[name] = shape
+        continue
+      for k, part in enumerate(parts):
+        self.shapes[f'{name}|{k}'] = part
+        self._parts[f'{name}|{k}'] = name, sum(p[axis] for p in parts[:k])
+
+  def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+    """A tensor's piece."""
+    if name not in self._parts:
+      return self._source.read(name, index)
+    whole, start = self._parts[name]
+    shape = self.shapes[name]
+    spans = list(index) + [slice(None)] * (len(shape) - len(index))
+    axis = _axis(self._family, len(shape))
+    first, stop, _ = spans[axis].indices(shape[axis])
+    spans[axis] = slice(start + first, start + stop)
+    return self._source.read(whole, tuple(spans))
+
+
+def joined(family: Family, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+  """Whole tensors in place of their parts."""
+  parts: dict[str, dict[str, Tensor]] = {}
+  for name, *rest in tensors:
+    whole, _, part = name.partition('|')
+    parts.setdefault(whole, {})[part] = (name, *rest)
+  for whole, found in parts.items():
+    in_order = [found[part] for part in sorted(found)]
+
+    def read(in_order: list[Tensor] = in_order) -> np.ndarray:
+      arrays = [one() for _, _, one in in_order]
+      axis = _axis(family, arrays[0].ndim)
+      return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
+
+    yield whole, sum(size for _, size, _ in in_order), read
+
+
+def _axis(family: Family, ndim: int) -> int:
+  """The dim of a tensor's outputs."""
+  return 0 if family.is_transposed else ndim - 1

@@ -65,20 +65,19 @@ class Family:
   padded_positions: bool = False
 
 
-def _read() -> dict[str, Family]:
-  text = pathlib.Path(__file__).with_name('families.toml').read_text('utf-8')
+def _text() -> dict[str, Any]:
+  path = pathlib.Path(__file__).with_name('families.toml')
+  return tomllib.loads(path.read_text('utf-8'))
+
+
+def _families(families: Mapping[str, dict[str, Any]]) -> dict[str, Family]:
   tables: dict[str, dict[str, Any]] = {}
-  for name, table in tomllib.loads(text).items():
-    table = {'like': ''} | table
-    found = dict(tables.get(table.pop('like'), {}))
+  for name, table in families.items():
+    found = dict(tables.get(table.pop('like', ''), {}))
     for key, value in table.items():
       if key in ('fields', 'top', 'layer', 'letter_fields'):
         pairs = [word.partition('=') for word in value.split()]
-        value = {k: v or k for k, _, v in pairs}
-        gone = {'!' + k for k in found.get(key, ())} & set(value)
-        value |= {k[1:]: '!' for k in gone}
-        for k in gone:
-          del value[k]
+        value = {k.strip('!'): '!' if '!' in k else v or k for k, _, v in pairs}
       if isinstance(value, dict):
         value = {**found.get(key, {}), **value}
         value = {k: v for k, v in value.items() if v != '!'}
@@ -88,4 +87,6 @@ def _read() -> dict[str, Family]:
   return {name: Family(**table) for name, table in tables.items()}
 
 
-FAMILIES = _read()
+# What families.toml holds besides.
+TABLES = _text()
+FAMILIES = _families(TABLES.pop('family'))

@@ -118,20 +118,16 @@ def _scale(
   first, last = max(first, 0), min(last, width - 1)
   if first == last:
     last += 0.001
-  steps = jnp.arange(len(exponents), dtype=jnp.float32)
+  steps = jnp.arange(len(exponents))
   share = 1 - jnp.clip((steps - first) / (last - first), 0, 1)
 
   def grown(weight: float) -> float:
     return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
 
   weights = scaling.get('mscale'), scaling.get('mscale_all_dim')
-  factor_of_both = grown(1.0)
-  if all(weights):
-    factor_of_both = grown(weights[0]) / grown(weights[1])
-  return (
-    frequencies * (share + (1 - share) / factor),
-    scaling.get('attention_factor', factor_of_both),
-  )
+  both = grown(weights[0]) / grown(weights[1]) if all(weights) else grown(1.0)
+  frequencies *= share + (1 - share) / factor
+  return frequencies, scaling.get('attention_factor', both)
 
 
 def rotate(x_BTHK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:

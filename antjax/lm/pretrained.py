@@ -4,7 +4,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
-import itertools
 import json
 import os
 import pathlib
@@ -21,7 +20,6 @@ from antjax import paths
 from antjax.lm import (
   config_json,
   families,
-  fused,
   gguf_model,
   hub,
   safetensors_file,
@@ -79,7 +77,7 @@ def load_pretrained(
   names = families.tensor_names(family, config)
   shapes = transformer.shapes(config)
   needed = _needed(family, names, shapes)
-  source = fused.SplitSource(source, family, needed)
+  source = families.SplitSource(source, family, needed)
   files = _match(path, family, config, needed, source)
   if shardings is None:
     shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -91,9 +89,7 @@ def load_pretrained(
 
   def leaf(keys, shape, found, home):
     stored = [None if name is None else files[name] for name in found]
-    is_transposed = families.is_transposed(family, _path(keys), shape)
-    num_stacked = families.num_stacked(_path(keys), shape)
-    read = _Leaf(path, source, stored, num_stacked, is_transposed, shape, dtype)
+    read = _Leaf(path, source, stored, family, _path(keys), shape, dtype)
     return _place(read, shape, home)
 
   return config, jax.tree.map_with_path(
@@ -176,9 +172,7 @@ def save_pretrained(
   family = families.family_of(fields)
   names = families.tensor_names(family, config)
   parts = _tensors(family, names, params)
-  tensors = {
-    name: (size, read) for name, size, read in fused.joined(family, parts)
-  }
+  tensors = {name: rest for name, *rest in families.joined(family, parts)}
   groups: list[dict[str, Callable[[], np.ndarray]]] = [{}]
   num_bytes = 0
   for name, (size, read) in tensors.items():
@@ -214,7 +208,7 @@ def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 def _tensors(
   family: families.Family, names: PyTree, params: PyTree
-) -> Iterator[fused.Tensor]:
+) -> Iterator[families.Tensor]:
   """All tensors."""
   for keys, leaf in jax.tree.leaves_with_path(params):
     path = _path(keys)
@@ -277,14 +271,11 @@ def _needed(
     leaf = _path(keys)
     own = shape[families.num_stacked(leaf, shape) :]
     own = own[::-1] if families.is_transposed(family, leaf, shape) else own
-    found = [name for name in _at(names, leaf) if name is not None]
-    needed |= dict.fromkeys(found, own)
+    needed |= dict.fromkeys(filter(None, _at(names, leaf)), own)
   return needed
 
 
-def _match(
-  path, family, config, needed, source: TensorSource
-) -> dict[str, str]:
+def _match(path, family, config, needed, source) -> dict[str, str]:
   """Name as we write it -> name in the file, for all that is needed."""
   files: dict[str, str] = {}
   for name in source.shapes:
@@ -335,36 +326,33 @@ class _Leaf:
     file: pathlib.Path,
     source: TensorSource,
     stored: Sequence[str | None],
-    num_stacked: int,
-    is_transposed: bool,
+    family: families.Family,
+    path: tuple[str, ...],
     shape: tuple[int, ...],
     dtype: jax.typing.DTypeLike | None,
   ):
     self._file = file  # For errors.
     self._source, self._stored, self._shape = source, stored, shape
-    self._num_stacked, self._is_transposed = num_stacked, is_transposed
+    self._num_stacked = families.num_stacked(path, shape)
+    self._is_transposed = families.is_transposed(family, path, shape)
     self._dtype = None if dtype is None else jnp.dtype(dtype)
 
   def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
-    spans = [s.indices(n) for s, n in zip(index, self._shape, strict=True)]
-    stacks = [range(*span) for span in spans[: self._num_stacked]]
-    spans = spans[self._num_stacked :]
-    inner = tuple(slice(*span) for span in spans)
+    names = np.array(self._stored, object)
+    names = names.reshape(self._shape[: self._num_stacked])
+    names = np.asarray(names[index[: self._num_stacked]], object)
+    inner = tuple(
+      slice(*span.indices(size))
+      for span, size in zip(index, self._shape, strict=True)
+    )[self._num_stacked :]
     piece = None
-    for i, place in enumerate(itertools.product(*stacks)):
-      number = 0
-      for k, size in zip(place, self._shape):
-        number = number * size + k
-      if self._stored[number] is None:  # No such norm: its weight is not used.
-        one = np.ones([len(range(*span)) for span in spans], np.float32)
-      else:
-        one = self._one(self._stored[number], inner)
+    for i, name in enumerate(names.flat):
+      one = self._one(name or self._stored[-1], inner)
       if piece is None:
-        size = [len(stack) for stack in stacks]
-        piece = np.empty((*size, *one.shape), self._dtype or one.dtype)
-      piece[np.unravel_index(i, piece.shape[: len(stacks)])] = one
+        piece = np.empty((names.size, *one.shape), one.dtype)
+      piece[i] = one if name else 1.0  # No such norm: its weight is not used.
     assert piece is not None
-    return piece
+    return piece.reshape(*names.shape, *piece.shape[1:])
 
   def _one(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
     if self._is_transposed:
