@@ -3,12 +3,11 @@
 """Tiny models of peer_families.toml, made and run by `transformers`.
 
   $PEERS_PYTHON tests/lm/peer_families.py golden
-  $PEERS_PYTHON tests/lm/peer_families.py outputs FOLDER FILE
+  $PEERS_PYTHON tests/lm/peer_families.py outputs FOLDER ...
 
 The first writes golden/families.npz: for each case the config.json and the
 tensors' shapes as `transformers` saves them, and a slice of the outputs. The
-second runs the model in a folder and writes the inputs of its layers too.
-Weights come of a tensor's name, by a
+second runs the model in each folder and writes outputs.npz there. Weights come of a tensor's name, by a
 generator whose numbers are the same in all versions of numpy.
 """
 
@@ -150,5 +149,7 @@ if __name__ == '__main__':
   if sys.argv[1] == 'golden':
     golden()
   else:
-    found = dict(zip(('hidden', 'logits'), outputs(sys.argv[2])))
-    np.savez(sys.argv[3], **{k: x for k, x in found.items() if x is not None})
+    for folder in sys.argv[2:]:
+      found = dict(zip(('hidden', 'logits'), outputs(folder)))
+      found = {k: x for k, x in found.items() if x is not None}
+      np.savez(pathlib.Path(folder, 'outputs.npz'), **found)
