@@ -8,7 +8,8 @@
 The first writes golden/families.npz: for each case the config.json and the
 tensors' shapes as `transformers` saves them, and a slice of the outputs. The
 second runs the model in each folder and writes outputs.npz there. Weights come
-of a tensor's name, by a generator whose numbers are the same in all versions of numpy.
+of a tensor's name, by a generator whose numbers are the same in all versions of
+numpy.
 """
 
 import json
