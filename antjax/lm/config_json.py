@@ -158,7 +158,7 @@ def _layer_fields(family: Family) -> set[str]:
   if family.letters:
     found.add(family.windows)
   if family.fixed.get('positions', 'rope') == 'rope':
-    found |= {'partial_rotary_factor', 'rope_parameters', 'rope_scaling'}
+    found |= {'rope_parameters', 'rope_scaling'}
     found |= {*family.thetas, *_LIMITS}
   return found
 
@@ -221,9 +221,10 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
     if local.get('rope_type', 'default') != 'default':
       raise _fail(path, 'rope_type', local['rope_type'], "'default'")
   result['rope_theta'] = rope.pop('rope_theta')
-  result['rope_fraction'] = rope.pop(
-    'partial_rotary_factor', fields.get('partial_rotary_factor', 1.0)
-  )
+  name = 'partial_rotary_factor'
+  result['rope_fraction'] = rope.pop(name, fields.get(name, 1.0))
+  if result['rope_fraction'] != 1 and name not in family.letter_fields:
+    raise _fail(path, name, result['rope_fraction'], 'a model without it')
   for name, value in result.items():
     if type(value) not in (int, float) or value <= 0:
       raise _fail(path, name, value, 'a number above 0')
