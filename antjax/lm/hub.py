@@ -17,7 +17,7 @@ _FILES = (
   *('*.safetensors', '*.safetensors.index.json'),
   # Of sentence-transformers.
   *('modules.json', '*/config.json', 'sentence_bert_config.json'),
-  'config_sentence_transformers.json',
+  *('config_sentence_transformers.json', 'adapter_config.json'),
 )
 
 

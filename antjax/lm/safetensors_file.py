@@ -5,7 +5,7 @@
 Safetensors, or where there are none what PyTorch saved.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
@@ -30,8 +30,12 @@ class SafetensorsFolder:
     shapes: Name -> shape of all tensors.
   """
 
-  def __init__(self, folder: str | os.PathLike[str]):
-    """Opens the files; reads no tensor.
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    kinds: Sequence[str] = (FILE_NAME, TORCH_NAME),
+  ):
+    """Opens the files of the first of `kinds` that is there; reads no tensor.
 
     Raises:
       FileNotFoundError: A file is not there.
@@ -40,7 +44,6 @@ class SafetensorsFolder:
     folder = pathlib.Path(folder)
     self._files: dict[str, Any] = {}
     self._arrays: dict[str, np.ndarray] = {}
-    kinds = (FILE_NAME, TORCH_NAME)
     known = [name for kind in kinds for name in (kind, f'{kind}.index.json')]
     first = next((name for name in known if (folder / name).is_file()), None)
     if first is None:
