@@ -284,7 +284,7 @@ class Block(ModelPart):
     x = lookup(h_SD, order // num)
 
     def product(x: jax.Array, name: str) -> jax.Array:
-      return lax.ragged_dot(x, getattr(self, name)[...], sizes)
+      return lax.ragged_dot(x, self.matrix(name), sizes)
 
     activate = _ACTIVATIONS[config.activation]
     x = product(activate(product(x, 'gate')) * product(x, 'up'), 'down')

@@ -186,7 +186,7 @@ class Config:
     letters = self.letters
     if not letters or set(letters) - set('gwn'):
       raise ValueError(f'pattern={self.pattern!r}: needed are letters g, w, n.')
-    if ('w' in letters) != (self.window > 0):
+    if ('w' in self.pattern) != (self.window > 0):
       raise ValueError(
         f'pattern={self.pattern!r}, window={self.window}: layers of letter w'
         ' need a window above 0, others have none.'
@@ -201,3 +201,5 @@ class Config:
     periods = (letters[:i] for i in range(1, n + 1))
     shortest = next(x for x in periods if (x * n)[:n] == letters)
     object.__setattr__(self, 'pattern', shortest)
+    if 'w' not in shortest:  # Fewer layers than the pattern has letters.
+      object.__setattr__(self, 'window', 0)

@@ -123,7 +123,7 @@ def _read_field(ours: str, theirs: str, value: Any, path: Any) -> Any:
     fits = is_number and not is_bool and 0 < value < math.inf
     needed = 'a number above 0'
   elif kind == 'size':
-    least = 0 if ours in ('vocab_size', 'token_types') else 1
+    least = 0 if ours == 'vocab_size' else 1
     fits = isinstance(value, int) and not is_bool and value >= least
     needed = f'a whole number of at least {least}'
   else:
@@ -267,6 +267,7 @@ def write_config(config: Config) -> dict[str, Any]:
     fields: dict[str, Any] = {
       'architectures': [architecture],
       'model_type': name,
+      'pad_token_id': None,  # Defaults may be above a small vocabulary.
       **family.only,
     }
     for ours, theirs in family.fields.items():
