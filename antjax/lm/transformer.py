@@ -51,6 +51,13 @@ class Transformer(blocks.ModelPart):
     first: Number of the first of these layers.
   """
 
+  # Those of the parameters that the config asks for.
+  embed: nnx.Param[jax.Array]
+  positions: nnx.Param[jax.Array]
+  relative_bias: nnx.Param[jax.Array]
+  token_types: nnx.Param[jax.Array]
+  lm_head: nnx.Param[jax.Array]
+
   first = 0
 
   def __init__(
