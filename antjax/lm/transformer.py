@@ -51,13 +51,14 @@ class Transformer(blocks.ModelPart):
     first: Number of the first of these layers.
   """
 
-  first = 0
   # Those of the parameters that the config asks for.
   embed: nnx.Param[jax.Array]
   positions: nnx.Param[jax.Array]
   relative_bias: nnx.Param[jax.Array]
   token_types: nnx.Param[jax.Array]
   lm_head: nnx.Param[jax.Array]
+
+  first = 0
 
   def __init__(
     self, config: Config, *, rngs: nnx.Rngs, block: Callable[..., Block] = Block
