@@ -85,7 +85,7 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 5_280,
+  'antjax/ctr': 5_320,  # See docs/design/house.md.
   'antjax/data': 10_260,
   'antjax/elastic': 8_680,
   'antjax/jobs': 11_650,  # See docs/design/house.md.
