@@ -3,6 +3,7 @@
 """What holds for every test: 8 virtual CPU devices and strict rules."""
 
 import os
+import pathlib
 
 # Both must be set before JAX starts its backend.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -28,8 +29,29 @@ hypothesis.settings.register_profile('search', deadline=None)
 hypothesis.settings.register_profile('antjax', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('antjax')
 
+# Files of many seconds, which begin first: one that is alone at the end of a
+# run leaves the other processes idle.
+_LONG = {
+  *('collectives/algorithms', 'ctr/antm2c/model', 'ctr/bahe/encode'),
+  *('data/behavior_data', 'data/movielens', 'docs/blocks', 'jobs/common'),
+  *('jobs/local_cluster', 'jobs/prepare_data', 'jobs/train_antm2c'),
+  *('jobs/train_bahe', 'jobs/train_gmeta_click', 'jobs/train_llm_rec'),
+  *('jobs/train_lm', 'meta/algorithms', 'meta/meta_loss'),
+  *('meta/sharded_step', 'meta/task_network', 'multiprocess/trainer'),
+  *('multiprocess/elastic', 'serving/export', 'train/checkpoint'),
+  *('train/elastic_step', 'train/layerwise', 'train/own_loop'),
+  'train/own_mesh',
+}
+_TESTS = pathlib.Path(__file__).parent
 # Above this the programs that tests have compiled are dropped.
 _MAX_BYTES = 1 << 30
+
+
+def pytest_collection_modifyitems(items):
+  names = {item.path: str(item.path.relative_to(_TESTS)) for item in items}
+  items.sort(
+    key=lambda item: names[item.path].removesuffix('_test.py') not in _LONG
+  )
 
 
 @pytest.fixture(scope='module', autouse=True)
