@@ -94,7 +94,7 @@ _OVER_BUDGET = {
   'antjax/shards': 2_720,
   'antjax/train': 5_400,
   'benchmarks': 10_740,  # 341 of them lm_bench and its two sides.
-  'tests': 53_900,  # See docs/design/house.md.
+  'tests': 54_300,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

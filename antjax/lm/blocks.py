@@ -6,7 +6,8 @@ A model of your own is a `Block` of your own: see docs/pretrained.md.
 
 Sources: Zhang and Sennrich 2019 (https://arxiv.org/abs/1910.07467) for RMSNorm,
 Shazeer 2020 (https://arxiv.org/abs/2002.05202) for the gated MLP, Hu et al.
-2021 (https://arxiv.org/abs/2106.09685) for LoRA.
+2021 (https://arxiv.org/abs/2106.09685) for LoRA, Liu et al. 2024
+(https://arxiv.org/abs/2402.09353) for DoRA.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from antjax.embedding.lookup import take_rows
-from antjax.lm import attention, positions
+from antjax.lm import attention, positions, quantized
 from antjax.lm.config import Config
 
 # Shape suffixes: B = sequences, T = tokens of a sequence, D = embed_dim,
@@ -108,12 +109,31 @@ class ModelPart(nnx.Module):
       y += spread(f'{name}_bias')
     return y.astype(x.dtype)
 
+  def matrix(self, name: str) -> jax.Array:
+    """A matrix [..., in, out] in floats, see `quantized`."""
+    held = getattr(self, name)[...]
+    if hasattr(self, f'{name}_scale'):
+      return quantized.restored(held, getattr(self, f'{name}_scale')[...])
+    return held
+
+  def adapted(self, name: str) -> jax.Array:
+    """A matrix plus its LoRA adapter, fp32 [..., in, out]."""
+    a, b = (
+      getattr(self, f'{name}_lora_{x}')[...].astype(jnp.float32) for x in 'ab'
+    )
+    change = self.config.lora_scale * (a @ b)
+    return self.matrix(name).astype(jnp.float32) + change
+
   def dense(self, name: str, x: jax.Array) -> jax.Array:
     """The product x W, plus LoRA adapter and bias where there are such."""
-    y = x @ getattr(self, name)[...]
+    y = x @ self.matrix(name)
     if hasattr(self, f'{name}_lora_a'):
       low = x @ getattr(self, f'{name}_lora_a')[...]
       y += self.config.lora_scale * (low @ getattr(self, f'{name}_lora_b')[...])
+    if hasattr(self, f'{name}_lora_m'):
+      norm = jnp.linalg.norm(self.adapted(name), axis=-2)
+      factor = getattr(self, f'{name}_lora_m')[...] / lax.stop_gradient(norm)
+      y *= jnp.broadcast_to(factor.astype(y.dtype), y.shape)
     if hasattr(self, f'{name}_bias'):
       y += jnp.broadcast_to(getattr(self, f'{name}_bias')[...], y.shape)
     return y

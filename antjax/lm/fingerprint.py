@@ -39,7 +39,9 @@ def of_model(path: str | os.PathLike[str]) -> str:
   path = hub.local(path)
   file = gguf_model.find(path, pretrained.CONFIG_NAME)
   is_folder = file == pathlib.Path(path, pretrained.CONFIG_NAME)
-  weights = file.parent.glob('*.safetensors') if is_folder else ()
+  weights = [*file.parent.glob('*.safetensors')] if is_folder else []
+  if is_folder and not weights:
+    weights = [*file.parent.glob('pytorch_model*.bin')]
   return _of_files(sorted({file, *weights}))
 
 

@@ -17,7 +17,7 @@ _FILES = (
   *('*.safetensors', '*.safetensors.index.json'),
   # Of sentence-transformers.
   *('modules.json', '*/config.json', 'sentence_bert_config.json'),
-  'config_sentence_transformers.json',
+  *('config_sentence_transformers.json', 'adapter_config.json'),
 )
 
 
@@ -60,10 +60,17 @@ def fetch(
   """
   import huggingface_hub  # Slow, and few need it.
 
+  download = functools.partial(
+    huggingface_hub.snapshot_download,
+    name,
+    revision=revision,
+    local_dir=folder,
+  )
   try:
-    made = huggingface_hub.snapshot_download(
-      name, revision=revision, local_dir=folder, allow_patterns=list(_FILES)
-    )
+    made = download(allow_patterns=list(_FILES))
+    weights = [*pathlib.Path(made).rglob('*.safetensors')]
+    if pathlib.Path(made, 'config.json').is_file() and not weights:
+      made = download(allow_patterns=['*.bin', '*.bin.index.json'])
   except Exception as error:  # Of its own, its HTTP client's, the system's.
     why = ' '.join(str(error).split())
     raise RuntimeError(

@@ -4,23 +4,26 @@
 
 A matrix W [in, out] becomes W + scale A B with A [in, r] and B [r, out], where
 scale is `config.lora_scale` (Hu et al. 2021, https://arxiv.org/abs/2106.09685:
-alpha / r). The adapters are parameters of the model's layers, where every pass
-finds them.
+alpha / r). DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) gives each
+column of that a length m of its own. The adapters are parameters of the model's
+layers, where every pass finds them.
 """
 
 from collections.abc import Callable, Collection
 import dataclasses
+import math
 import re
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from antjax.lm import quantized
 from antjax.lm.transformer import Transformer
 
-TARGETS = ('query', 'key', 'value', 'out', 'gate', 'up', 'down')
+TARGETS = quantized.MATRICES
 # For Trainer(trainable=...): only adapters are trained.
-PATTERN = r'_lora_[ab]$'
+PATTERN = r'_lora_[abm]$'
 
 
 def add(
@@ -29,6 +32,7 @@ def add(
   rank: int,
   targets: Collection[str] = ('query', 'value'),
   scale: float | None = None,
+  dora: bool = False,
   rngs: nnx.Rngs,
 ) -> None:
   """Gives a model fresh adapters, which change no output yet.
@@ -40,7 +44,9 @@ def add(
     model: A whole model, or a part with layers.
     rank: Width r of the adapters.
     targets: Names from `TARGETS` to adapt.
-    scale: Factor of the adapters, alpha / rank; None: the config's.
+    scale: Factor of the adapters, see `scale_of`; None: the config's.
+    dora: Train the length of each column of a matrix apart from its direction,
+      which the adapter changes.
     rngs: Source of the random numbers.
 
   Raises:
@@ -61,31 +67,50 @@ def add(
       f' of at least 1, and one or more targets of {", ".join(known)}.'
     )
   if scale is not None:
-    config = dataclasses.replace(model.config, lora_scale=scale)
-    model.config = layers.config = config
+    set_scale(model, scale)
   for name in sorted(targets):
-    matrix = getattr(layers, name)[...]
+    matrix = layers.matrix(name)
     num_layers, size_in, size_out = matrix.shape
     a = jax.random.normal(rngs.params(), (num_layers, size_in, rank))
-    a = (a * size_in**-0.5).astype(matrix.dtype)
-    b = jnp.zeros((num_layers, rank, size_out), matrix.dtype)
-    setattr(layers, f'{name}_lora_a', nnx.Param(a))
-    setattr(layers, f'{name}_lora_b', nnx.Param(b))
+    leaves = {
+      'a': (a * size_in**-0.5).astype(matrix.dtype),
+      'b': jnp.zeros((num_layers, rank, size_out), matrix.dtype),
+    }
+    if dora:
+      leaves['m'] = jnp.linalg.norm(matrix, axis=-2)
+    for part, x in leaves.items():
+      setattr(layers, f'{name}_lora_{part}', nnx.Param(x))
+
+
+def scale_of(alpha: float, rank: int, rank_stabilized: bool) -> float:
+  """Alpha / r, or alpha / sqrt(r) (Kalajdzievski 2023, arXiv 2312.03732)."""
+  return alpha / (math.sqrt(rank) if rank_stabilized else rank)
+
+
+def set_scale(model: Transformer, scale: float) -> None:
+  """Sets the factor of a model's adapters."""
+  config = dataclasses.replace(model.config, lora_scale=scale)
+  model.config = model.layers.config = config
 
 
 def merge(model: Transformer) -> None:
-  """Adds a model's adapters to their matrices and drops them."""
+  """Adds a model's adapters to their matrices, all floats, and drops them."""
   layers = model.layers
   for name in TARGETS:
+    if not hasattr(layers, name):
+      continue
+    matrix = layers.matrix(name)
     if hasattr(layers, f'{name}_lora_a'):
-      matrix, a, b = (
-        getattr(layers, name + part)[...] for part in ('', '_lora_a', '_lora_b')
-      )
-      change = a.astype(jnp.float32) @ b.astype(jnp.float32)
-      merged = matrix.astype(jnp.float32) + layers.config.lora_scale * change
-      setattr(layers, name, nnx.Param(merged.astype(matrix.dtype)))
-      delattr(layers, f'{name}_lora_a')
-      delattr(layers, f'{name}_lora_b')
+      merged = layers.adapted(name)
+      if hasattr(layers, f'{name}_lora_m'):
+        norm = jnp.linalg.norm(merged, axis=-2)
+        size = getattr(layers, f'{name}_lora_m')[...].astype(jnp.float32)
+        merged *= jnp.broadcast_to((size / norm)[:, None], merged.shape)
+      matrix = merged.astype(matrix.dtype)
+    setattr(layers, name, nnx.Param(matrix))
+    for part in ('lora_a', 'lora_b', 'lora_m', 'scale'):
+      if hasattr(layers, f'{name}_{part}'):
+        delattr(layers, f'{name}_{part}')
 
 
 def matching(pattern: str) -> Callable[[str], bool]:

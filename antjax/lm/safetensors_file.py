@@ -1,8 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors of a Hugging Face folder, read piece by piece."""
+"""Tensors of a Hugging Face folder, read piece by piece.
 
-from collections.abc import Mapping
+Safetensors, or where there are none what PyTorch saved.
+"""
+
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
@@ -11,19 +14,28 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from antjax.lm import torch_file
+
 FILE_NAME = 'model.safetensors'
 INDEX_NAME = 'model.safetensors.index.json'
+TORCH_NAME = 'pytorch_model.bin'
 
 
 class SafetensorsFolder:
   """The tensors of model.safetensors, or of the files that its index names.
 
+  Without either, those of pytorch_model.bin or of its index.
+
   Attributes:
     shapes: Name -> shape of all tensors.
   """
 
-  def __init__(self, folder: str | os.PathLike[str]):
-    """Opens the files; reads no tensor.
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    kinds: Sequence[str] = (FILE_NAME, TORCH_NAME),
+  ):
+    """Opens the files of the first of `kinds` that is there; reads no tensor.
 
     Raises:
       FileNotFoundError: A file is not there.
@@ -31,24 +43,27 @@ class SafetensorsFolder:
     """
     folder = pathlib.Path(folder)
     self._files: dict[str, Any] = {}
-    index = folder / INDEX_NAME
-    if (folder / FILE_NAME).is_file():
-      where = None
-      names = {FILE_NAME}
-    elif index.is_file():
+    self._arrays: dict[str, np.ndarray] = {}
+    known = [name for kind in kinds for name in (kind, f'{kind}.index.json')]
+    first = next((name for name in known if (folder / name).is_file()), None)
+    if first is None:
+      raise FileNotFoundError(
+        f'{folder} holds none of {", ".join(known)}; weights in other formats'
+        " must be saved by transformers' save_pretrained first."
+      )
+    index, where, names = folder / first, None, {first}
+    if first not in kinds:
       where = _weight_map(index)
       names = set(where.values())
-    else:
-      raise FileNotFoundError(
-        f'{folder} holds neither {FILE_NAME} nor {INDEX_NAME}; weights in other'
-        " formats must be saved by transformers' save_pretrained first."
-      )
     for name in sorted(names):
       path = folder / name
       if not path.is_file():
         raise FileNotFoundError(
-          f'{path} is not there, but {INDEX_NAME} has it.'
+          f'{path} is not there, but {index.name} has it.'
         )
+      if path.suffix == '.bin':
+        self._arrays |= torch_file.load(path)
+        continue
       try:
         file = safetensors.safe_open(path, framework='np')
       except (safetensors.SafetensorError, OSError) as error:
@@ -56,7 +71,7 @@ class SafetensorsFolder:
           f'{path} is no whole safetensors file ({error}).'
         ) from error
       self._files |= dict.fromkeys(file.keys(), file)
-    lost = sorted(set(where or ()) - set(self._files))
+    lost = sorted({*(where or ())} - {*self._files, *self._arrays})
     if lost:
       raise ValueError(
         f'{index} names {len(lost)} tensors that no file has, the first:'
@@ -65,10 +80,12 @@ class SafetensorsFolder:
     self.shapes: Mapping[str, tuple[int, ...]] = {
       name: tuple(file.get_slice(name).get_shape())
       for name, file in self._files.items()
-    }
+    } | {name: array.shape for name, array in self._arrays.items()}
 
   def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
     """A tensor's piece, in the dtype of the file."""
+    if name in self._arrays:
+      return np.array(self._arrays[name][index])
     if not self.shapes[name] or not index:
       return np.asarray(self._files[name].get_tensor(name))
     return np.asarray(self._files[name].get_slice(name)[index])
