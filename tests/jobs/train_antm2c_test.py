@@ -165,8 +165,8 @@ def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
   assert 0 <= result.validation['auc'] <= 1
 
 
-def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path, caplog):
-  whole = train(folder, tmp_path / 'whole', model='mlp')
+def test_a_run_goes_on_where_it_was_stopped(folder, trained, tmp_path, caplog):
+  whole = trained[1]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(script.StopRequest, '__call__', _after_calls(3), raising=True)
     with pytest.raises(KeyboardInterrupt) as stop:
@@ -180,8 +180,8 @@ def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path, caplog):
   assert told.endswith(shlex.join(sys.orig_argv))
   # Other settings are no silent change of the run.
   with pytest.raises(ValueError, match=r'batch_size was 16 and is 32\. Give'):
-    train(folder, tmp_path / 'parts', model='mlp', batch_size=32)
-  config = config_of(folder, tmp_path / 'parts', model='mlp', seed=7)
+    train(folder, tmp_path / 'parts', **OWN, batch_size=32)
+  config = config_of(folder, tmp_path / 'parts', **OWN, seed=7)
   optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5)
   config = dataclasses.replace(config, optimizer=optimizer)
   with caplog.at_level('WARNING'):
