@@ -17,6 +17,10 @@ arrays, in a seeded order, epoch after epoch:
   that are fastest of those that are tried first.
 - `grain_in_order`: the same without shuffle.
 
+The side `held_back` is of texts, which both sides pack into rows by Grain's
+FirstFitPackIterDataset: `HeldBack` over a LeasedDataset, whose state is exact
+for any number of processes, and Grain's own pipeline, whose state is not.
+
 Grain shuffles records, LeasedDataset shards and the records in them: so it
 reads blocks. `group_size` is how many records of the file are compressed
 together: 1 suits single reads, 16 is what antjax writes.
@@ -48,6 +52,7 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.shards.dataset import LeasedDataset
+from antjax.shards.held_back import HeldBack
 from antjax.shards.ledger_client import LocalLedgerClient
 from antjax.shards.ledger_spec import LedgerSpec
 from benchmarks import coordinator_sides, harness
@@ -72,8 +77,10 @@ _SEED = 7
 MakeFn = Callable[[], Iterator[Any]]
 
 
-def write_file(path: pathlib.Path, num_records: int, group_size: int) -> None:
-  """Writes made-up records."""
+def write_file(
+  path: pathlib.Path, num_records: int, group_size: int, is_texts: bool = False
+) -> None:
+  """Writes made-up records, of clicks or of texts."""
   rng = np.random.default_rng(_SEED)
   writer = array_record_module.ArrayRecordWriter(
     str(path), f'group_size:{group_size}'
@@ -86,6 +93,8 @@ def write_file(path: pathlib.Path, num_records: int, group_size: int) -> None:
       'dense': rng.random(8, np.float32),
       'label': np.float32(number % 2),
     }
+    if is_texts:
+      record = {'tokens': rng.integers(1, 1 << 15, 1 + ids[1] % 512, np.int32)}
     writer.write(array_record_file.encode(record))
   writer.close()
 
@@ -98,6 +107,28 @@ def local(path: pathlib.Path, batch: int, shard_size: int) -> MakeFn:
     spec = LedgerSpec(len(source), shard_size, seed=_SEED, num_epochs=None)
     dataset = LeasedDataset(source, LocalLedgerClient(spec))
     return iter(dataset.batch(batch))
+
+  return make
+
+
+def _packed(records: grain.IterDataset, *keep: str) -> grain.IterDataset:
+  return grain.experimental.FirstFitPackIterDataset(
+    records,
+    length_struct={'tokens': 1024},
+    num_packing_bins=32,
+    meta_features=keep,
+  )
+
+
+def held_back(path: pathlib.Path, shard_size: int) -> MakeFn:
+  """Rows of packed texts of a LeasedDataset."""
+  source = ArrayRecordSource(path)
+
+  def make() -> Iterator[Any]:
+    spec = LedgerSpec(len(source), shard_size, seed=_SEED, num_epochs=None)
+    client = LocalLedgerClient(spec)
+    texts = LeasedDataset(source, client, key_field='key')
+    return iter(HeldBack(texts, lambda x: _packed(x, 'key'), key_field='key'))
 
   return make
 
@@ -125,7 +156,10 @@ def plain_grain(
   batch_first: bool = False,
   is_shuffled: bool = True,
 ) -> MakeFn:
-  """Grain as its users write it; a thread reads records or whole batches."""
+  """Grain as its users write it; a thread reads records or whole batches.
+
+  Batches of 0 are rows of packed texts.
+  """
   source = grain.sources.ArrayRecordDataSource(str(path))
   # A thread has a batch ahead; or 500 records are, as Grain has it.
   ahead = num_threads if batch_first else 500 if num_threads else 0
@@ -138,6 +172,8 @@ def plain_grain(
     options = grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=ahead
     )
+    if not batch:
+      return iter(_packed(records.to_iter_dataset(options)))
     if batch_first:
       return iter(records.batch(batch).to_iter_dataset(options))
     return iter(records.to_iter_dataset(options).batch(batch))
@@ -146,14 +182,15 @@ def plain_grain(
 
 
 def samples_per_s(make: MakeFn, batch: int, seconds: float) -> float:
-  """Returns the rate of a new iterator, once it is warm."""
+  """Returns the rate of a new iterator, once it is warm; 0 counts rows."""
   batches = make()
   for _ in range(3):
     next(batches)
   count, start = 0, time.perf_counter()
   while (took := time.perf_counter() - start) < seconds:
-    assert next(batches)['ids'].shape == (batch, 16)
-    count += batch
+    shape = next(batches)['ids' if batch else 'tokens'].shape
+    assert shape == ((batch, 16) if batch else (1024,))
+    count += batch or 1
   del batches
   gc.collect()  # Ends its threads.
   return count / took
@@ -171,20 +208,20 @@ def compare(
 
 
 def lines_of(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
-  """Returns a line for each ledger."""
+  """Returns a line for each side of ours."""
   medians = {name: statistics.median(of) for name, of in rates.items()}
   lines = []
-  for name in ('local', 'service'):
+  for name in (name for name in rates if not name.startswith('grain')):
     line = {
       'ledger': name,
       'samples_per_s': round(medians[name]),
       'min_max': harness.min_max(rates[name]),
       'grain_min_max': harness.min_max(rates['grain']),
     }
-    for suffix in ('', '_in_order'):
-      peer = medians[f'grain{suffix}']
-      line[f'grain{suffix}_samples_per_s'] = round(peer)
-      line[f'ratio{suffix}'] = medians[name] / peer
+    for peer in (name for name in rates if name.startswith('grain')):
+      line[f'{peer}_samples_per_s'] = round(medians[peer])
+      ratio = peer.replace('grain', 'ratio')
+      line[ratio] = medians[name] / medians[peer]
     lines.append(line)
   return lines
 
@@ -196,7 +233,7 @@ def fastest_grain(
   ways = [
     {'num_threads': n, 'batch_first': first}
     for n in threads
-    for first in (False, True)
+    for first in (False, True)[: 1 + bool(batch)]
   ]
   rates = compare(
     {str(i): plain_grain(path, batch, **way) for i, way in enumerate(ways)},
@@ -225,25 +262,33 @@ def main(config: Config) -> None:
     coordinator.start_server()
     client = stack.enter_context(coordinator.client('worker', 'input_bench'))
     for group_size in config.group_sizes:
-      path = folder / f'group-{group_size}.array_record'
-      write_file(path, config.num_records, group_size)
-      way = fastest_grain(path, batch, config.turn_s, config.grain_threads)
-      rates = compare(
-        {
-          'local': local(path, batch, shard_size),
-          'service': service(path, batch, shard_size, client),
-          'grain': plain_grain(path, batch, **way),
-          'grain_in_order': plain_grain(path, batch, **way, is_shuffled=False),
-        },
-        batch,
-        config.turn_s,
-        config.num_turns,
+      path, texts = (
+        folder / f'{group_size}-clicks',
+        folder / f'{group_size}-texts',
       )
-      for line in lines_of(rates):
-        line |= {'group_size': group_size, 'grain': way}
-        harness.emit(line | facts)
-        key = f'{line["ledger"]}_ratio'
-        worst[key] = min(worst.get(key, line['ratio']), line['ratio'])
+      write_file(path, config.num_records, group_size)
+      write_file(texts, config.num_records // 10, group_size, is_texts=True)
+      way, of_texts = (
+        fastest_grain(file, size, config.turn_s, config.grain_threads)
+        for file, size in ((path, batch), (texts, 0))
+      )
+      sides = {
+        'local': local(path, batch, shard_size),
+        'service': service(path, batch, shard_size, client),
+        'grain': plain_grain(path, batch, **way),
+        'grain_in_order': plain_grain(path, batch, **way, is_shuffled=False),
+      }
+      packing = {
+        'held_back': held_back(texts, shard_size // 16),
+        'grain': plain_grain(texts, 0, **of_texts),
+      }
+      for turns, size, how in ((sides, batch, way), (packing, 0, of_texts)):
+        rates = compare(turns, size, config.turn_s, config.num_turns)
+        for line in lines_of(rates):
+          line |= {'group_size': group_size, 'grain': how}
+          harness.emit(line | facts)
+          key = f'{line["ledger"]}_ratio'
+          worst[key] = min(worst.get(key, line['ratio']), line['ratio'])
   harness.emit({'case': 'summary'} | worst | facts)
 
 

@@ -54,19 +54,27 @@ def _site_path(path):
 
 
 def _room(name):
-  text = f'# antjax.{name}\n\n::: antjax.{name}\n'
-  return text + '    options: {show_root_heading: false, heading_level: 2}\n'
+  """Its names that `import antjax` gives, and then all the rest."""
+  own = {x: at for x, _, at in _public() if at.startswith(f'antjax.{name}.')}
+  text = f'# antjax.{name}\n\n'
+  for public, target in own.items():
+    if target.endswith(f'.{public}'):
+      text += f'::: {target}\n    options: {{heading_level: 2}}\n\n'
+  filters = json.dumps(['!^_', *(f'!^{public}$' for public in own)])
+  text += f'## Modules\n\n::: antjax.{name}\n    options:\n'
+  text += '      show_root_heading: false\n      heading_level: 3\n'
+  return f'{text}      filters: {filters}\n'
 
 
-def _public_names():
-  """A table of what `import antjax` gives, from its sources."""
+def _public():
+  """(name, home, where the reference has it) of what `import antjax` gives."""
   tree = ast.parse((ROOT / 'antjax' / '__init__.py').read_text('utf-8'))
   (homes,) = (
     ast.literal_eval(node.value)
     for node in tree.body
     if isinstance(node, ast.Assign) and node.targets[0].id == '_HOMES'
   )
-  rows = []
+  found = []
   for name, home in sorted(homes.items(), key=lambda item: item[0].lower()):
     # A home may have it from a neighbor; a constant has no entry of its own.
     files = (ROOT / 'antjax' / home.split('.')[0]).glob('*.py')
@@ -74,7 +82,16 @@ def _public_names():
     homes_of = [p.stem for p in files if defined.search(p.read_text('utf-8'))]
     room = f'antjax.{home.split(".")[0]}'
     target = f'{room}.{homes_of[0]}.{name}' if homes_of else f'antjax.{home}'
-    rows.append(f'| [`antjax.{name}`][{target}] | `antjax.{home}` |')
+    found.append((name, home, target))
+  return found
+
+
+def _public_names():
+  """A table of them."""
+  rows = [
+    f'| [`antjax.{name}`][{target}] | `antjax.{home}` |'
+    for name, home, target in _public()
+  ]
   return '\n'.join(['| name | home |', '|---|---|', *rows, ''])
 
 

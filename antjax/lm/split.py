@@ -59,7 +59,7 @@ class LowEncoder(_Half):
   """Embeddings and the first layers, frozen."""
 
   def __init__(self, whole: Transformer, num_low: int):
-    """Takes the half of a model, whose arrays it shares.
+    """Copies a half of a model.
 
     Args:
       whole: The whole model.
@@ -97,7 +97,7 @@ class HighEncoder(_Half):
   """
 
   def __init__(self, whole: Transformer, num_low: int, max_behaviors: int = 0):
-    """Takes the half of a model, whose arrays it shares.
+    """Copies a half of a model.
 
     Args:
       whole: The whole model.

@@ -231,7 +231,7 @@ class Transformer(blocks.ModelPart):
     return run(last_layer, x_BTD, last)
 
   def trunk(self) -> 'Transformer':
-    """This model without its output layer; arrays are shared."""
+    """This model without its output layer; the parameters are shared."""
     model = nnx.merge(*nnx.split(self))
     if hasattr(model, 'lm_head'):
       del model.lm_head

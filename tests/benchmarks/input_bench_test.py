@@ -61,6 +61,7 @@ def test_a_small_run():
     *('--turn_s=0.1', '--num_turns=1', '--group_sizes=1'),
     '--grain_threads=0,2',
   )
-  assert [line.get('ledger') for line in lines] == ['local', 'service', None]
+  ledgers = [line.get('ledger') for line in lines]
+  assert ledgers == ['local', 'service', 'held_back', None]
   assert {'samples_per_s', 'grain_samples_per_s', 'ratio'} <= lines[0].keys()
-  assert {'local_ratio', 'service_ratio'} <= lines[-1].keys()
+  assert {'local_ratio', 'service_ratio', 'held_back_ratio'} <= lines[-1].keys()

@@ -79,7 +79,7 @@ class FullTextTower(nnx.Module):
     marks: Marks,
     cache: TokenCache,
   ):
-    """Takes the language model, whose arrays it shares.
+    """Takes the language model, whose parameters it shares.
 
     Args:
       lm: The language model. With learned positions it must have as many as a

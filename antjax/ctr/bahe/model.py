@@ -128,21 +128,21 @@ class BehaviorSizes:
   """What the model has to know of the data.
 
   Attributes:
+    history_lengths: M of each sequence.
     num_users: Users, the unknown one (0) included.
     num_items: Items.
     num_behaviors: Rows of the vocabulary.
     columns: Name of an id column -> its ids.
     num_numeric: Numeric features.
-    history_lengths: M of each sequence.
     user_vector_dim: Width of given user vectors, X; 0: there are none.
   """
 
-  num_users: int
-  num_items: int
-  num_behaviors: int
-  columns: Mapping[str, int]
-  num_numeric: int
   history_lengths: tuple[int, ...]
+  num_users: int = 0
+  num_items: int = 0
+  num_behaviors: int = 0
+  columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  num_numeric: int = 0
   user_vector_dim: int = 0
 
   @property
@@ -276,13 +276,14 @@ class ClickModel(nnx.Module):
     has_history = self.tower is not None and self.tower.has_history
     return 'history' in load.load(self.head_config.name).needs and has_history
 
-  def logits(self, vectors: PyTree, batch: Batch) -> jax.Array:
+  def logits(self, batch: Batch, vectors: PyTree = None) -> jax.Array:
     """fp32 logits of a click, [B].
 
     Args:
-      vectors: Like batch['ids'], of the tables; {} where there are none.
       batch: One device's part of a batch from `prepare`.
+      vectors: Like batch['ids'], of the tables; None where there are none.
     """
+    vectors = vectors or {}
     dtype = jax.tree.leaves(nnx.state(self.head))[0].dtype
     dense: list[jax.Array] = []
     histories: list[network.History] = []
@@ -318,9 +319,11 @@ class ClickModel(nnx.Module):
     x = self.head.model.inputs(fields_BFE, dense_BX, tuple(histories))
     return self.head.model(x).astype(jnp.float32)
 
-  def loss(self, vectors: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  def loss(
+    self, batch: Batch, vectors: PyTree = None
+  ) -> tuple[jax.Array, jax.Array]:
     """(binary cross-entropies [B], weights [B])."""
-    logits_B = self.logits(vectors, batch)
+    logits_B = self.logits(batch, vectors)
     losses_B = optax.sigmoid_binary_cross_entropy(logits_B, batch['label'])
     return losses_B, batch['weight']
 

@@ -251,10 +251,10 @@ class DedupTower(SequenceEncoder):
     low: LowEncoder,
     high: HighEncoder,
     num_sequences: int,
-    cache: TokenCache,
+    cache: TokenCache | None = None,
     *,
-    capacity: int,
-    num_tokens: int,
+    capacity: int = 0,
+    num_tokens: int = 0,
     **options: Any,
   ):
     """Takes both halves.
@@ -263,7 +263,8 @@ class DedupTower(SequenceEncoder):
       low: The low half.
       high: The high half.
       num_sequences: N.
-      cache: Cache of the behaviors' tokens; only `prepare` reads it.
+      cache: Cache of the behaviors' tokens for `prepare`; None: batches come
+        with what that would add.
       capacity: Largest number of distinct behaviors of a part, U, with padding.
       num_tokens: Number of tokens of a behavior; longer ones are cut.
       **options: See `SequenceEncoder`.
@@ -275,6 +276,7 @@ class DedupTower(SequenceEncoder):
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
     is_there = np.asarray(batch['behaviors']) != 0
     ids, pointed = distinct_behaviors(batch, num_parts, self.capacity)
+    assert self.cache is not None
     tokens, lengths = self.cache.padded(ids, self.num_tokens)
     return pointed | {
       'is_there': is_there,

@@ -150,7 +150,7 @@ class LLMRec(nnx.Module):
     rarity_V: Any = None,
     rngs: nnx.Rngs,
   ):
-    """Takes a language model, whose arrays it shares, and makes the head.
+    """Takes a language model, whose parameters it shares, and makes the head.
 
     Args:
       lm: The language model.
@@ -180,6 +180,19 @@ class LLMRec(nnx.Module):
     """D."""
     own = self.vector.projection_dim or self.lm.config.embed_dim
     return own + self.vector.word_dim
+
+  def __call__(
+    self,
+    users: tuple[jax.Array, jax.Array],
+    items: tuple[jax.Array, jax.Array],
+  ) -> jax.Array:
+    """Scores of items for users, fp32 [B, U], from `encode`'s arguments."""
+    return self._scale() * self.encode(*users) @ self.encode(*items).T
+
+  def _scale(self) -> jax.Array:
+    is_learned = self.loss_config.learn_temperature
+    log_scale = self.head.log_scale[...] if is_learned else None
+    return losses.scale(self.loss_config, log_scale)
 
   def encode(self, tokens_MT: jax.Array, lengths_M: jax.Array) -> jax.Array:
     """Vectors of padded texts, fp32 [M, D]; zeros for texts without tokens."""
@@ -259,14 +272,12 @@ class LLMRec(nnx.Module):
     """(losses [B], weights [B]) of a part of `inputs.TrainingInputs`."""
     lanes = [packed.Lane(*lane) for lane in batch['lanes']]
     vectors_MD = self.encode_packed(lanes, batch['starts'], batch['lengths'])
-    is_learned = self.loss_config.learn_temperature
-    log_scale = self.head.log_scale[...] if is_learned else None
     num_examples = len(batch['target'])
     losses_B = losses.losses(
       self.loss_config,
       vectors_MD[:num_examples],
       vectors_MD[num_examples:],
-      losses.scale(self.loss_config, log_scale),
+      self._scale(),
       batch,
     )
     return losses_B, batch['weight']

@@ -54,14 +54,14 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
 
   def loss(params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:
     *rows, batch, _ = rest
-    return built.merge(params).loss(vectors(tuple(rows), batch), batch)
+    return built.merge(params).loss(batch, vectors(tuple(rows), batch))
 
   def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
     *rows, batch, _ = rest
     kept = ('label', 'weight', 'is_new_user', 'is_new_item')
     return {
       'prediction': built.merge(params).logits(
-        vectors(tuple(rows), batch), batch
+        batch, vectors(tuple(rows), batch)
       ),
       'group': batch['user'],
       **{name: batch[name] for name in kept},

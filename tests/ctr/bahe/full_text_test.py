@@ -151,7 +151,7 @@ def test_training_moves_what_is_trained(kind):
 
   def loss_fn(params, rows, batch, rng):
     del rng
-    return merge(params).loss(tables.lookup(rows, batch['ids']), batch)
+    return merge(params).loss(batch, tables.lookup(rows, batch['ids']))
 
   trainer = antjax.Trainer(
     loss_fn,

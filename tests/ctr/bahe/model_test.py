@@ -47,15 +47,15 @@ def test_every_feature_changes_the_logit_and_padding_does_not(kind, tower):
   batch = small_clicks.batch(6)
   prepared, vectors = device_batch(model, batch)
   logits = jax.jit(model.logits)
-  base = np.asarray(logits(vectors, prepared))
+  base = np.asarray(logits(prepared, vectors))
   assert base.shape == (6,) and base.dtype == np.float32
   for name, found in vectors.items():
-    moved = logits(vectors | {name: found + 1.0}, prepared)
+    moved = logits(prepared, vectors | {name: found + 1.0})
     # A history is moved only where there is one.
     changed = np.asarray(moved) != base
     has = (prepared['ids'][name].reshape(6, -1) >= 0).any(axis=1)
     np.testing.assert_array_equal(changed, np.asarray(has), err_msg=name)
-  moved = logits(vectors, prepared | {'numeric': prepared['numeric'] + 1})
+  moved = logits(prepared | {'numeric': prepared['numeric'] + 1}, vectors)
   assert (np.asarray(moved) != base).all()
   assert (model.head.text is not None) == (kind == 'din' and tower)
 
@@ -66,9 +66,9 @@ def test_given_user_vectors_are_features():
   batch = small_clicks.batch(4) | {'user_vector': np.ones((4, 3), np.float32)}
   prepared, vectors = device_batch(model, batch)
   logits = jax.jit(model.logits)
-  base = logits(vectors, prepared)
+  base = logits(prepared, vectors)
   other = prepared | {'user_vector': prepared['user_vector'] * 2}
-  assert (np.asarray(logits(vectors, other)) != base).all()
+  assert (np.asarray(logits(other, vectors)) != base).all()
 
 
 def test_tables_of_the_ids():

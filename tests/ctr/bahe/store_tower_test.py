@@ -26,7 +26,7 @@ def make_trainer(model, mesh, code='NNN', num_micro_batches=1, **options):
 
   def loss_fn(params, rows, batch, rng):
     del rng
-    return merge(params).loss(tables.lookup(rows, batch['ids']), batch)
+    return merge(params).loss(batch, tables.lookup(rows, batch['ids']))
 
   return antjax.Trainer(
     loss_fn,
