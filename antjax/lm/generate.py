@@ -171,11 +171,13 @@ def _step(model: Transformer, tokens_B, positions_B, cache):
     kept = []
 
     def attend(block, q, k, v):
-      kept[:] = put(keys_BSGK, k, positions_B), put(values_BSGK, v, positions_B)
-      return _attend(block.config, q, *kept, positions_B, bias_BH1S)
+      keys = put(keys_BSGK, k, positions_B)
+      values = put(values_BSGK, v, positions_B)
+      kept.append((keys, values))
+      return _attend(block.config, q, keys, values, positions_B, bias_BH1S)
 
     x_B1D = nnx.merge(graphdef, leaves)(x_B1D, angles, attend)
-    return x_B1D, tuple(kept)
+    return x_B1D, kept[0]
 
   x_B1D = model.embedded(tokens_B[:, None], place_B1)
   x_B1D, cache = lax.scan(layer, x_B1D, (layers, cache))

@@ -50,6 +50,13 @@ class Transformer(blocks.ModelPart):
     layers: A Block whose leaves are [L, ...]. Parts of a model may lack it.
   """
 
+  # Those of the parameters that the config asks for.
+  embed: nnx.Param[jax.Array]
+  positions: nnx.Param[jax.Array]
+  relative_bias: nnx.Param[jax.Array]
+  token_types: nnx.Param[jax.Array]
+  lm_head: nnx.Param[jax.Array]
+
   def __init__(
     self, config: Config, *, rngs: nnx.Rngs, block: Callable[..., Block] = Block
   ):

@@ -43,24 +43,26 @@ class Tanh(Block):
     return self.dense('down', inner)
 
 
-MODEL = functional.Functional(Transformer, CONFIG, block=Parallel)
+def make(key):
+  return Transformer(CONFIG, rngs=nnx.Rngs(key), block=Parallel)
 
 
 @functools.cache
 def trained(code, num_devices):
   devices = jax.devices()[:num_devices]
   trainer = Trainer(
-    lambda params, batch, rng: MODEL.merge(params).loss(batch),
+    lambda model, batch, rng: model.loss(batch),
     optax.sgd(0.5),
     mesh=make_mesh(intra=num_devices // 2 or 1, devices=devices),
     paro=code,
     scanned=lambda name: name.startswith('layers'),
     min_shard_size=1,
   )
-  state = trainer.init(MODEL.init, seed=0)
+  state = trainer.init(make, seed=0)
   for _ in range(2):
     state, metrics = trainer.step(state, {'tokens': TOKENS})
-  return jax.device_get(trainer.params(state)), float(metrics['loss'])
+  params = functional.params_of(trainer.params(state))
+  return jax.device_get(params), float(metrics['loss'])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_block_of_ones_own_trains_as_on_one_device(code):
 
 
 def test_generation_runs_it_too():
-  model = Transformer(CONFIG, rngs=nnx.Rngs(0), block=Parallel)
+  model = make(0)
   lengths, key = np.full(2, 3, np.int32), jax.random.key(0)
   run = jax.jit(functools.partial(generate.generate, num_tokens=3))
   made = np.asarray(run(model, TOKENS[:2, :3], lengths, key))

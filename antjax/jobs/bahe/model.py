@@ -99,7 +99,7 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
   )
 
 
-def _size(module: nnx.Module) -> int:
+def _size(module: Any) -> int:
   return sum(x.size for x in jax.tree.leaves(nnx.state(module)))
 
 

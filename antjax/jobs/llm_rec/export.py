@@ -110,7 +110,8 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
       ' launch/train_llm_rec.py.'
     )
   content = json.loads(path.read_text(encoding='utf-8'))
-  lm, head = pretrained.load(folder), {}
+  lm = pretrained.load(folder)
+  head: dict[str, Any] = {}
   if (folder / _HEAD).is_file():
     with np.load(folder / _HEAD) as arrays:
       for key in arrays.files:  # Older files hold a projection's names alone.

@@ -293,7 +293,9 @@ def _samples(
   lm = Functional(Transformer, texts.model)
 
   @jax.jit
-  def write(params, prompts, lengths, key):
+  def write(
+    params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array
+  ) -> jax.Array:
     return generate.generate(
       lm.merge(params),
       prompts,
