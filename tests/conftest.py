@@ -33,27 +33,23 @@ hypothesis.settings.load_profile('antjax')
 
 # Files of many seconds, which begin first: one that is alone at the end of a
 # run leaves the other processes idle.
-_LONG = {
-  *('collectives/algorithms', 'ctr/antm2c/model', 'ctr/bahe/encode'),
-  *('data/behavior_data', 'data/movielens', 'docs/blocks', 'jobs/common'),
-  *('jobs/local_cluster', 'jobs/prepare_data', 'jobs/train_antm2c'),
-  *('jobs/train_bahe', 'jobs/train_gmeta_click', 'jobs/train_llm_rec'),
-  *('jobs/train_lm', 'meta/algorithms', 'meta/meta_loss'),
-  *('meta/sharded_step', 'meta/task_network', 'multiprocess/trainer'),
-  *('multiprocess/elastic', 'serving/export', 'train/checkpoint'),
-  *('train/elastic_step', 'train/layerwise', 'train/own_loop'),
-  'train/own_mesh',
-}
+_LONG = """
+  collectives/algorithms ctr/antm2c/model ctr/bahe/encode data/behavior_data
+  data/movielens docs/blocks jobs/common jobs/local_cluster jobs/prepare_data
+  jobs/train_antm2c jobs/train_bahe jobs/train_gmeta_click jobs/train_llm_rec
+  jobs/train_lm meta/algorithms meta/meta_loss meta/sharded_step
+  meta/task_network multiprocess/trainer multiprocess/elastic serving/export
+  train/checkpoint train/elastic_step train/layerwise train/own_loop
+  train/own_mesh
+""".split()
 _TESTS = pathlib.Path(__file__).parent
 # Above this the programs that tests have compiled are dropped.
 _MAX_BYTES = 3 << 29
 
 
 def pytest_collection_modifyitems(items):
-  names = {item.path: str(item.path.relative_to(_TESTS)) for item in items}
-  items.sort(
-    key=lambda item: names[item.path].removesuffix('_test.py') not in _LONG
-  )
+  files = {_TESTS / f'{name}_test.py' for name in _LONG}
+  items.sort(key=lambda item: item.path not in files)
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -105,15 +105,6 @@ def test_each_seed_is_trained_scored_and_reported(folder, trained):
     train(folder, run_dir, model='mlp', paro='IIG')
 
 
-def test_a_network_s_own_settings_are_checked(folder, tmp_path):
-  with pytest.raises(ValueError, match='own=depth=3: .*Net.Config: width'):
-    config_of(
-      *(folder, tmp_path),
-      model=OWN['model'],
-      network=NetworkConfig(own=('depth=3',)),
-    )
-
-
 class _Model:
   """Reads batches as they are."""
 
@@ -328,6 +319,10 @@ def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
     ({'model': 'esmm'}, 'name --conversion'),
     ({'table': True, 'models': ('lr', 'esmm')}, 'models=esmm learns two'),
     ({'num_seeds': 0}, 'num_seeds=0'),
+    (
+      OWN | {'network': NetworkConfig(own=('depth=3',))},
+      'own=depth=3: .*Net.Config: width',
+    ),
     (
       {
         'scenario_groups': ('F', 'M'),

@@ -290,7 +290,3 @@ def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
     assert str(pathlib.Path(__file__).parents[2]) not in (
       again / path
     ).read_bytes().decode('latin-1')
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))
