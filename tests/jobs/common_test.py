@@ -215,6 +215,9 @@ def _start(folder, *arguments: str) -> subprocess.Popen:
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_job_save(job, number):
   process = _start(job, '--do=wait')
+  second = _run(job)  # On the same run folder.
+  assert second.returncode == 1
+  assert f'run is in use: process {process.pid} on ' in _last(second.stderr)
   process.send_signal(number)
   out, err = process.communicate(timeout=_DEADLINE_S)
   assert process.returncode == 128 + number

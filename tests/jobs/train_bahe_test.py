@@ -221,7 +221,8 @@ def test_the_planner_chooses_the_code(folder, tmp_path, caplog):
 
 @pytest.mark.slow
 def test_lora_trains_adapters_and_places_only(folder, tmp_path):
-  train(folder, tmp_path / 'run', tuning='lora', num_steps=2)
+  tuned = {'tuning': 'lora', 'num_steps': 2}
+  train(folder, tmp_path / 'run', **tuned)
   found = saved_params(tmp_path / 'run', 2)
   params = jax.tree.leaves_with_path(found['params'])
   (adapter,) = (x for path, x in params if 'query_lora_b' in str(path[-1]))
@@ -232,6 +233,17 @@ def test_lora_trains_adapters_and_places_only(folder, tmp_path):
   assert any('query_lora_a' in name for name in names)
   assert any('behavior_positions' in name for name in names)
   assert not any(name.endswith("query']") for name in names)
+  # In a new run, on matrices in 8 bits, from the adapters of this one.
+  adapter = str(tmp_path / 'run' / 'adapter')
+  tuned = {'adapter': adapter, 'quantize': 'int8'} | tuned
+  train(folder, tmp_path / 'next', **tuned)
+  found = saved_params(tmp_path / 'next', 2)['params']
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator='.'): x
+    for path, x in jax.tree.leaves_with_path(found)
+  }
+  assert leaves['tower.high.layers.query'].dtype == np.int8
+  assert np.abs(leaves['tower.high.layers.query_lora_b']).max() > 0
 
 
 @pytest.mark.slow
