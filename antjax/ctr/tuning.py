@@ -8,13 +8,15 @@ always trained.
 """
 
 from collections.abc import Callable
+import pathlib
 import re
+import shutil
 from typing import Any, Literal
 
 from flax import nnx
 import jax
 
-from antjax.lm import lora
+from antjax.lm import adapter_file, lora, quantized
 
 PyTree = Any
 Tuning = Literal['full', 'lora', 'none']
@@ -46,21 +48,75 @@ def trainable(tuning: Tuning) -> Callable[[str], bool]:
   return is_trained
 
 
-def add_lora(model: nnx.Module, *, rngs: nnx.Rngs, **options: Any) -> None:
-  """Gives a model's trained layers adapters; the options are `lora.add`'s.
-
-  Raises:
-    ValueError: The tower trains no layers, or as for `lora.add`.
-  """
-  for path in ('lm', 'tower.high', 'tower.lm'):
+def _part(model: nnx.Module, *paths: str) -> Any:
+  """The first part of a model that is there and has layers, or None."""
+  for path in paths:
     part: Any = model
     for name in path.split('.'):
       part = getattr(part, name, None)
     if hasattr(part, 'layers'):
-      return lora.add(part, rngs=rngs, **options)
-  raise ValueError(
-    'tuning=lora: this tower has no layers to put adapters in; use tuning=none.'
-  )
+      return part
+  return None
+
+
+def _trained(model: nnx.Module) -> Any:
+  part = _part(model, 'lm', 'tower.high', 'tower.lm')
+  if part is None:
+    raise ValueError(
+      'tuning=lora: this tower has no layers to put adapters in; use'
+      ' tuning=none.'
+    )
+  return part
+
+
+def add_lora(
+  model: nnx.Module, *, adapter: str = '', rngs: nnx.Rngs, **options: Any
+) -> None:
+  """Gives a model's trained layers adapters.
+
+  Args:
+    model: A click model or recommender.
+    adapter: Folder of adapters to begin with, see `adapter_file`; else fresh.
+    rngs: Source of the random numbers.
+    **options: Options of fresh ones, `lora.add`'s.
+
+  Raises:
+    ValueError: The tower trains no layers, or as for `lora.add` and
+      `adapter_file.load`.
+  """
+  part = _trained(model)
+  if adapter:
+    adapter_file.load(adapter, part, getattr(part, 'num_low', 0))
+  else:
+    lora.add(part, rngs=rngs, **options)
+
+
+def save_adapter(
+  folder: pathlib.Path, model: nnx.Module, base_model: str
+) -> None:
+  """Writes a model's adapters for PEFT, in place of those of before."""
+  part = _trained(model)
+  shutil.rmtree(folder, ignore_errors=True)
+  adapter_file.save(folder, part, getattr(part, 'num_low', 0), base_model)
+
+
+def quantize(model: nnx.Module, kind: quantized.Kind, tuning: Tuning) -> None:
+  """Keeps the matrices of frozen layers in few bits; before `add_lora`.
+
+  Raises:
+    ValueError: No layers are frozen.
+  """
+  parts = [_part(model, 'tower.low')]
+  if tuning != 'full':
+    parts.append(_part(model, 'lm', 'tower.high', 'tower.lm'))
+  frozen = [part for part in parts if part is not None]
+  if not frozen:
+    raise ValueError(
+      f'quantize={kind}: all layers here are trained; needed are frozen ones,'
+      ' by tuning=lora or none.'
+    )
+  for part in frozen:
+    quantized.quantize(part.layers, kind)
 
 
 def frozen_share(

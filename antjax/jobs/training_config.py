@@ -11,7 +11,7 @@ from antjax import paths
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
 from antjax.layers.functional import Functional
-from antjax.lm import hub, positions, pretrained
+from antjax.lm import hub, lora, positions, pretrained
 from antjax.lm.transformer import Transformer
 from antjax.mesh.paro import PaRO
 
@@ -114,10 +114,26 @@ class LanguageConfig(ExamplesConfig):
   ] = 'full'
   lora_rank: Annotated[int, 'Width of the adapters.'] = 8
   lora_alpha: Annotated[float, 'Their scale is alpha / rank.'] = 16.0
+  lora_rank_stabilized: Annotated[
+    bool, 'Their scale is alpha / sqrt(rank) instead (rsLoRA).'
+  ] = False
+  lora_dora: Annotated[
+    bool, "DoRA: train the length of each matrix's columns too."
+  ] = False
   lora_targets: Annotated[tuple[str, ...], 'Matrices with adapters.'] = (
     'query',
     'value',
   )
+  adapter: Annotated[
+    str,
+    'With tuning=lora: folder of adapters in the format of PEFT to begin with,'
+    ' or hf://org/name; in place of the settings above.',
+    paths.MODEL_URL,
+  ] = ''
+  quantize: Annotated[
+    Literal['none', 'int8', 'int4'],
+    'How matrices of frozen layers are held; see docs/pretrained.md.',
+  ] = 'none'
   remat: Annotated[
     Literal['none', 'layer', 'dots'],
     "What the layers' backward pass recomputes.",
@@ -129,6 +145,11 @@ class LanguageConfig(ExamplesConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     self.check_least({'lora_rank': 1})
+    if self.adapter and self.tuning != 'lora':
+      raise ValueError(
+        f'adapter={self.adapter}: with tuning={self.tuning} there are no'
+        ' adapters; use tuning=lora.'
+      )
     if self.pretrained:  # From here on there is one name of it.
       object.__setattr__(self, 'model', f'{hub.SCHEME}{self.pretrained}')
       object.__setattr__(self, 'pretrained', '')
@@ -138,12 +159,15 @@ class LanguageConfig(ExamplesConfig):
     pretrained.check_there(self.model)
 
   def lora(self) -> dict[str, Any]:
-    """Options of `lora.add`."""
-    scale = self.lora_alpha / self.lora_rank
+    """Options of `tuning.add_lora`."""
     return {
       'rank': self.lora_rank,
       'targets': self.lora_targets,
-      'scale': scale,
+      'scale': lora.scale_of(
+        self.lora_alpha, self.lora_rank, self.lora_rank_stabilized
+      ),
+      'dora': self.lora_dora,
+      'adapter': self.adapter,
     }
 
   def language_model(

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 M = TypeVar('M', bound=nnx.Module)
@@ -16,6 +18,16 @@ M = TypeVar('M', bound=nnx.Module)
 def params_of(module: nnx.Module) -> PyTree:
   """The parameters of a module as a dict of dicts of arrays."""
   return nnx.to_pure_dict(nnx.state(module))
+
+
+def cast(tree: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
+  """Arrays on the host; floats in another dtype, others as they are."""
+
+  def leaf(x: jax.Array) -> np.ndarray:
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    return np.asarray(x).astype(dtype if is_float else x.dtype)
+
+  return jax.tree.map(leaf, tree)
 
 
 def split(module: M) -> tuple[Callable[[PyTree], M], PyTree]:

@@ -8,7 +8,7 @@ around 0 and with a scale for each output and group of inputs (Dettmers et al.
 
   |W - q s| <= max |W of the group| / 254 in 8 bits, / 14 in 4.
 
-8 bits have one group, 4 bits groups of at most 128 inputs, two in a byte. What
+8 bits have one group, 4 bits groups of at most 32 inputs, two in a byte. What
 computes with a matrix restores it in the scales' dtype, a layer at a time.
 """
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 Kind = Literal['int8', 'int4']
 MATRICES = ('query', 'key', 'value', 'out', 'gate', 'up', 'down')
-_MAX_GROUP = 128
+_MAX_GROUP = 32
 # Shape suffixes of restored: N = groups, G = inputs of a group, O = outputs.
 
 

@@ -14,8 +14,8 @@ import types
 import jax
 import pytest
 
+from antjax.jobs import distributed, script
 from antjax.jobs import job as job_lib
-from antjax.jobs import script
 from tests import warm_python
 from tests.jobs.processes import job_of
 
@@ -215,6 +215,9 @@ def _start(folder, *arguments: str) -> subprocess.Popen:
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_job_save(job, number):
   process = _start(job, '--do=wait')
+  second = _run(job)  # On the same run folder.
+  assert second.returncode == 1
+  assert f'run is in use: process {process.pid} on ' in _last(second.stderr)
   process.send_signal(number)
   out, err = process.communicate(timeout=_DEADLINE_S)
   assert process.returncode == 128 + number
@@ -282,7 +285,7 @@ def test_num_processes_in_the_environment_must_be_a_number(monkeypatch):
   monkeypatch.setenv('JAX_NUM_PROCESSES', 'two')
   monkeypatch.setenv('JAX_PROCESS_ID', '0')
   with pytest.raises(ValueError, match="JAX_NUM_PROCESSES must be .* 'two'"):
-    job_lib.initialize_distributed()
+    distributed.initialize()
 
 
 def test_job_config_needs_a_folder():

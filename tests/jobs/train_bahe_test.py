@@ -67,7 +67,7 @@ def config_of(folder, run_dir, **changes):
     shard_size=8,
     checkpoint_every=2,
     min_shard_size=64,
-    head=model.HeadConfig(kind='din', widths=(8,), attention_widths=(4,)),
+    head=model.HeadConfig(kind='tests.jobs.my_model:Net'),
     ids=model.IdConfig(embedding_dim=8),
     optimizer=OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-3),
   )
@@ -111,12 +111,12 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
   assert (num_behaviors, DIM) not in shapes
 
 
-@pytest.mark.parametrize(
-  'kind',
-  ['tests.jobs.my_model:Net', pytest.param('pepnet', marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['din', 'pepnet'])
 def test_any_click_network_is_a_head(folder, tmp_path, kind):
-  head = model.HeadConfig(kind=kind, widths=(8,), gate_width=4)
+  head = model.HeadConfig(
+    kind=kind, widths=(8,), attention_widths=(4,), gate_width=4
+  )
   scores = train(folder, tmp_path, num_steps=2, head=head)
   assert 0 <= scores['test']['auc'] <= 1
 
@@ -221,7 +221,8 @@ def test_the_planner_chooses_the_code(folder, tmp_path, caplog):
 
 @pytest.mark.slow
 def test_lora_trains_adapters_and_places_only(folder, tmp_path):
-  train(folder, tmp_path / 'run', tuning='lora', num_steps=2)
+  tuned = {'tuning': 'lora', 'num_steps': 2}
+  train(folder, tmp_path / 'run', **tuned)
   found = saved_params(tmp_path / 'run', 2)
   params = jax.tree.leaves_with_path(found['params'])
   (adapter,) = (x for path, x in params if 'query_lora_b' in str(path[-1]))
@@ -232,6 +233,17 @@ def test_lora_trains_adapters_and_places_only(folder, tmp_path):
   assert any('query_lora_a' in name for name in names)
   assert any('behavior_positions' in name for name in names)
   assert not any(name.endswith("query']") for name in names)
+  # In a new run, on matrices in 8 bits, from the adapters of this one.
+  adapter = str(tmp_path / 'run' / 'adapter')
+  tuned = {'adapter': adapter, 'quantize': 'int8'} | tuned
+  train(folder, tmp_path / 'next', **tuned)
+  found = saved_params(tmp_path / 'next', 2)['params']
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator='.'): x
+    for path, x in jax.tree.leaves_with_path(found)
+  }
+  assert leaves['tower.high.layers.query'].dtype == np.int8
+  assert np.abs(leaves['tower.high.layers.query_lora_b']).max() > 0
 
 
 @pytest.mark.slow

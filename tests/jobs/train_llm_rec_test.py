@@ -147,6 +147,8 @@ def test_a_run_goes_on_where_it_ended(folder, tmp_path):
     {
       'tuning': 'lora',
       'lora_rank': 2,
+      'lora_dora': True,
+      'quantize': 'int4',
       'vector': VectorConfig(normalize=True, word_dim=8),
       'paro': 'GGG',
     },

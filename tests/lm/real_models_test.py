@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from antjax.jobs import fetch_model
+from antjax.layers.functional import params_of
 from antjax.lm import (
   generate,
   gguf_model,
   pretrained,
   pretrained_tokenizer,
+  quantized,
   split,
 )
 from antjax.lm.transformer import Transformer
+from antjax.serving import sentence
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +117,25 @@ def test_smollm2_knows_english(folders, monkeypatch):
   # The same weights with rows of q and k as they lie in the file.
   monkeypatch.setattr(gguf_model, 'rotary_rows', lambda n, heads: np.arange(n))
   assert perplexity(folder) > 20
+
+
+@pytest.mark.parametrize(
+  'kind, least, most', [('int8', 0.999, 10.4), ('int4', 0.94, 15)]
+)
+def test_what_quantized_layers_cost(folders, kind, least, most):
+  """The figures in docs/pretrained.md."""
+  encoder = sentence.SentenceEncoder(folders('minilm'))
+  expected = encoder.encode(SENTENCES)
+  model = pretrained.load(folders('minilm'))
+  quantized.quantize(model.layers, kind)
+  encoder.hold({'lm': params_of(model), 'dense': []})
+  assert (encoder.encode(SENTENCES) * expected).sum(axis=1).min() > least
+  model = pretrained.load(folders('smollm2'))
+  quantized.quantize(model.layers, kind)
+  ids = pretrained_tokenizer.load_tokenizer(folders('smollm2')).encode(TEXT).ids
+  batch = {'tokens': jnp.asarray([ids])}
+  losses, _ = jax.jit(Transformer.loss)(model, batch)
+  assert np.exp(losses[0]) < most
 
 
 def test_smollm2_goes_on_with_a_fact(folders):

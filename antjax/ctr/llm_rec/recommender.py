@@ -14,6 +14,7 @@ from antjax.ctr.llm_rec import histories
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.texts import Titles
 from antjax.ctr.texts import Marks, TextMaker
+from antjax.layers import functional
 from antjax.lm.text_encoder import TextEncoder
 from antjax.lm.token_cache import RowTokenizer
 
@@ -53,7 +54,7 @@ class VectorEncoder(TextEncoder):
 
   def hold(self, model: LLMRec) -> None:
     """Takes the model of another step; nothing is compiled again."""
-    cast = jax.tree.map(lambda x: np.asarray(x).astype(self._dtype), model)
+    cast = functional.cast(model, self._dtype)
     super().hold(cast)
     self.model = model
     self._items: np.ndarray | None = None
@@ -143,7 +144,7 @@ class Recommender:
     self._vectors = jax.device_put(item_vectors)
     self._encoder = TextEncoder(
       LLMRec.encode,
-      jax.tree.map(lambda x: np.asarray(x).astype(np.float32), model),
+      functional.cast(model, np.float32),
       dim=model.dim,
       max_tokens=limits.max_tokens,
     )

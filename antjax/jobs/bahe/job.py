@@ -121,6 +121,10 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
     split: score(state, split, f'score {split}')
     for split in ('validation', 'test')
   }
+  if config.effective_tuning == 'lora':
+    trained = built.merge(trainer.params(state))
+    if job.is_main:
+      tuning.save_adapter(job.run_dir / 'adapter', trained, config.model)
   if config.export_users:
     bahe_users.export(job.run_dir, trainer, state, clicks, built)
   if job.is_main:

@@ -73,6 +73,8 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
     num_absent = _size(lm) - min(_size(tower), _size(lm))
   rngs = nnx.Rngs(config.seed)
   model = ClickModel(tower, config.head, config.ids, clicks.sizes, rngs=rngs)
+  if config.quantize != 'none':
+    tuning.quantize(model, config.quantize, config.effective_tuning)
   if config.effective_tuning == 'lora':
     tuning.add_lora(model, rngs=rngs, **config.lora())
   merge, params = functional.split(model)

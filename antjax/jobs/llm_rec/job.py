@@ -107,6 +107,8 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   state = run.fit(trainer, state, sequences.training(), ranker.validate)
   results = ranker.score(state, job)
   model = ranker.model(state)
+  if config.tuning == 'lora' and job.is_main:
+    tuning.save_adapter(job.run_dir / 'adapter', model.model, config.model)
   if config.export and job.is_main:
     llm_rec_export.write(
       job.run_dir,

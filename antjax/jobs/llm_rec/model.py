@@ -60,6 +60,8 @@ def build(config: Config, data: SequenceData) -> BuiltRecommender:
     rarity_V=texts.rarity(lm.config.vocab_size) if has_words else None,
     rngs=rngs,
   )
+  if config.quantize != 'none':
+    tuning.quantize(model, config.quantize, config.tuning)
   if config.tuning == 'lora':
     tuning.add_lora(model, rngs=rngs, **config.lora())
   merge, params = functional.split(model)
