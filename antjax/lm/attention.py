@@ -183,9 +183,9 @@ def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: Mask):
   if bias_HTS is not None:
     bias_GSRT = jnp.moveaxis(bias_HTS.reshape(G, -1, T, S), 3, 1)
     scores_BGSQ += bias_GSRT.reshape(1, G, S, -1)
-  mask_BST = how.seen(first + jnp.arange(T)[None], jnp.arange(S)[:, None])
-  if mask_BST is not None:
-    mask_BST = mask_BST[None]
+  mask_BST = how.seen(
+    first + jnp.arange(T)[None, None], jnp.arange(S)[None, :, None]
+  )
   q_segments_BT, k_segments_BS = segments
   if q_segments_BT is not None:
     same_BST = k_segments_BS[:, :, None] == q_segments_BT[:, None]
@@ -193,7 +193,6 @@ def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: Mask):
   if mask_BST is not None:
     mask_B1SQ = jnp.tile(mask_BST[:, None], (1, 1, 1, H // G))
     scores_BGSQ = jnp.where(mask_B1SQ, scores_BGSQ, _MASKED)
-  # Any number as large as the scores gives the same weights.
   top_BG1Q = lax.stop_gradient(scores_BGSQ.max(axis=2, keepdims=True))
   weights_BGSQ = jnp.exp(scores_BGSQ - top_BG1Q)
   sums_BG1Q = weights_BGSQ.sum(axis=2, keepdims=True)
