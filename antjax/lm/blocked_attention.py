@@ -44,15 +44,11 @@ class Mask(NamedTuple):
 
   def seen(self, queries: jax.Array, keys: jax.Array) -> jax.Array | None:
     """Which places of keys those of queries see; None: all."""
-    if not self.is_causal and self.window is None:
-      return None
     distance = queries - keys
-    if not self.is_causal:
-      return jnp.abs(distance) < self.window
-    is_seen = distance >= 0
-    return (
-      is_seen if self.window is None else is_seen & (distance < self.window)
-    )
+    if self.window is None:
+      return distance >= 0 if self.is_causal else None
+    is_near = jnp.abs(distance) < self.window
+    return is_near & (distance >= 0) if self.is_causal else is_near
 
 
 class _Span(NamedTuple):
@@ -191,7 +187,9 @@ def _scores(q_BGKQ, k_BGSK, seen, segments, mask: _Span) -> jax.Array:
   is_seen = None
   if place_Q is not None:
     place_S = mask.first_key + jnp.arange(k_BGSK.shape[2])
-    is_seen = mask.how.seen(place_Q[None], place_S[:, None])[None, None]
+    is_seen = mask.how.seen(place_Q[None], place_S[:, None])
+    assert is_seen is not None
+    is_seen = is_seen[None, None]
   if segments is not None:
     same_B1SQ = segments[1][:, None, :, None] == segment_BQ[:, None, None]
     is_seen = same_B1SQ if is_seen is None else same_B1SQ & is_seen

@@ -285,7 +285,7 @@ class Block(ModelPart):
   def experts(self, h_SD: jax.Array) -> jax.Array:
     """Each token's weighted sum of its experts, sorted by expert."""
     config, num = self.config, self.config.experts_per_token
-    routed_SE = scores(h_SD, self.router[...])
+    routed_SE = scores(h_SD, self.matrix('router'))
     shares_SN, experts_SN = lax.top_k(jax.nn.softmax(routed_SE), num)
     if config.normalize_experts:
       shares_SN /= shares_SN.sum(axis=-1, keepdims=True)
@@ -361,7 +361,7 @@ def layer_shapes(config: Config) -> Shapes:
 
 def norm_shapes(config: Config, name: str) -> Shapes:
   """Shapes of the parameters of a norm."""
-  shape = (config.embed_dim,)
+  shape: tuple[int, ...] = (config.embed_dim,)
   return {name: shape} | (
     {f'{name}_bias': shape}
     if config.norm == 'layer' and config.norm_bias

@@ -195,7 +195,7 @@ def _read_pattern(family, fields, values, path) -> dict[str, Any]:
   if window is None:
     pattern = pattern.replace('w', 'g')
   pattern = (pattern * num_layers)[:num_layers]
-  if 'w' not in pattern:
+  if window is None or 'w' not in pattern:
     return {'pattern': pattern}
   if not values.get('causal', True):
     window = window // 2 + 1 if family.half_windows else window + 1

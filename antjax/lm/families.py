@@ -112,16 +112,18 @@ class SplitSource:
   ):
     self._source, self._family = source, family
     self._parts: dict[str, tuple[str, int]] = {}  # Part -> (whole, start).
-    self.shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    self.shapes: Mapping[str, tuple[int, ...]] = shapes
     for name, shape in source.shapes.items():
-      ours, axis, parts = our_name(family, name), _axis(family, len(shape)), []
+      ours, axis = our_name(family, name), _axis(family, len(shape))
+      parts: list[tuple[int, ...]] = []
       while f'{ours}|{len(parts)}' in needed:
         parts.append(needed[f'{ours}|{len(parts)}'])
       if sum(part[axis] for part in parts) != shape[axis]:  # Stays whole.
-        self.shapes[name] = shape
+        shapes[name] = shape
         continue
       for k, part in enumerate(parts):
-        self.shapes[f'{name}|{k}'] = part
+        shapes[f'{name}|{k}'] = part
         self._parts[f'{name}|{k}'] = name, sum(p[axis] for p in parts[:k])
 
   def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
@@ -140,9 +142,9 @@ class SplitSource:
 def joined(family: Family, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
   """Whole tensors in place of their parts."""
   parts: dict[str, dict[str, Tensor]] = {}
-  for name, *rest in tensors:
-    whole, _, part = name.partition('|')
-    parts.setdefault(whole, {})[part] = (name, *rest)
+  for tensor in tensors:
+    whole, _, part = tensor[0].partition('|')
+    parts.setdefault(whole, {})[part] = tensor
   for whole, found in parts.items():
     in_order = [found[part] for part in sorted(found)]
 

@@ -85,21 +85,21 @@ def _scale(
   """
   kind, width = scaling['rope_type'], 2 * len(exponents)
   frequencies = theta**-exponents
-  longest = scaling.get('max_position_embeddings')
-  original = scaling.get('original_max_position_embeddings', longest)
+  longest: Any = scaling.get('max_position_embeddings')
+  original: Any = scaling.get('original_max_position_embeddings', longest)
   if kind == 'longrope':
     factor = scaling.get('factor', longest / original)
     both = jnp.asarray([scaling['short_factor'], scaling['long_factor']])
     is_long = (jnp.max(positions) >= original).astype(jnp.int32)
-    grown = math.sqrt(1 + math.log(max(factor, 1.0)) / math.log(original))
-    return frequencies / both[is_long], scaling.get('attention_factor', grown)
+    by = math.sqrt(1 + math.log(max(factor, 1.0)) / math.log(original))
+    return frequencies / both[is_long], scaling.get('attention_factor', by)
   factor = scaling['factor']
   if kind == 'linear':
     return frequencies / factor, 1.0
   if kind == 'dynamic':
     length = jnp.maximum(jnp.max(positions) + 1, longest).astype(jnp.float32)
-    grown = factor * length / longest - (factor - 1)
-    return (theta * grown ** (width / (width - 2))) ** -exponents, 1.0
+    by = factor * length / longest - (factor - 1)
+    return (theta * by ** (width / (width - 2))) ** -exponents, 1.0
   if kind == 'llama3':
     low, high = scaling['low_freq_factor'], scaling['high_freq_factor']
     turns = original * frequencies / (2 * math.pi)
@@ -124,10 +124,10 @@ def _scale(
   def grown(weight: float) -> float:
     return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
 
-  weights = scaling.get('mscale'), scaling.get('mscale_all_dim')
-  both = grown(weights[0]) / grown(weights[1]) if all(weights) else grown(1.0)
+  one, other = scaling.get('mscale'), scaling.get('mscale_all_dim')
+  grows = grown(one) / grown(other) if one and other else grown(1.0)
   frequencies *= share + (1 - share) / factor
-  return frequencies, scaling.get('attention_factor', both)
+  return frequencies, scaling.get('attention_factor', grows)
 
 
 def rotate(x_BTHK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:

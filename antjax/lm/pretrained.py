@@ -172,7 +172,7 @@ def save_pretrained(
   family = families.family_of(fields)
   names = families.tensor_names(family, config)
   parts = _tensors(family, names, params)
-  tensors = {name: rest for name, *rest in families.joined(family, parts)}
+  tensors = {x[0]: x[1:] for x in families.joined(family, parts)}
   groups: list[dict[str, Callable[[], np.ndarray]]] = [{}]
   num_bytes = 0
   for name, (size, read) in tensors.items():
@@ -347,7 +347,7 @@ class _Leaf:
     )[self._num_stacked :]
     piece = None
     for i, name in enumerate(names.flat):
-      one = self._one(name or self._stored[-1], inner)
+      one = self._one(name or str(self._stored[-1]), inner)
       if piece is None:
         piece = np.empty((names.size, *one.shape), one.dtype)
       piece[i] = one if name else 1.0  # No such norm: its weight is not used.

@@ -59,9 +59,9 @@ def attend(
     return jnp.swapaxes(jnp.pad(x_BTHK, rest), 1, 2)
 
   shape = padded, padded
-  head = (
-    mask_lib.CausalMask(shape) if how.is_causal else mask_lib.FullMask(shape)
-  )
+  head: mask_lib.Mask = mask_lib.FullMask(shape)
+  if how.is_causal:
+    head = mask_lib.CausalMask(shape)
   if how.window:
     sides = how.window - 1, 0 if how.is_causal else how.window - 1
     head = mask_lib.LocalMask(shape, sides, 0)
