@@ -97,8 +97,9 @@ def load(
       names = [f'{module}.{_PARTS[part]}' for module in modules]
       if not any(name in there for name in names):
         continue
-      found = [there.pop(name, None) for name in names]
-      if None in found or {source.shapes[x] for x in found} != {shapes[part]}:
+      found = [there.pop(name) for name in names if name in there]
+      right = {source.shapes[name] for name in found} == {shapes[part]}
+      if len(found) < len(names) or not right:
         raise ValueError(
           f'{folder}: needed is {names[0]} of shape {shapes[part]}, and the'
           f' same in all {len(names)} layers.'
@@ -177,7 +178,7 @@ def _modules(model: Transformer, first_layer: int) -> dict[str, list[str]]:
   """Target -> Hugging Face's name of its module in each of a part's layers."""
   family = families.family_of(config_json.write_config(model.config))
   names = families.tensor_names(family, model.config)['layers']
-  count = model.layers.query.shape[0]
+  count = model.layers.matrix('query').shape[0]
   return {
     target: [
       name.removesuffix('.weight')
@@ -185,4 +186,5 @@ def _modules(model: Transformer, first_layer: int) -> dict[str, list[str]]:
     ]
     for target in lora.TARGETS
     if hasattr(model.layers, target)
+    and model.layers.matrix(target).ndim == 3  # Experts' have a dim more.
   }

@@ -134,6 +134,7 @@ def _run(pickle: bytes) -> Any:
     del stack[place:]
     return items
 
+  value: Any
   for opcode, value, _ in pickletools.genops(pickle):
     name = opcode.name
     if name in _VALUES:
