@@ -32,7 +32,7 @@ endif
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST_FLAGS ?=
 # Files of tests side by side; PARALLEL= turns it off.
-PARALLEL ?= -n 2 --dist loadfile --max-worker-restart=0
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 .PHONY: help quickstart test test-fast test-slow lint docs bench peers peers-dlrover clean
 .DELETE_ON_ERROR:

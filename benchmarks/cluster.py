@@ -17,7 +17,7 @@ Inside a host, devices exchange data through memory, as over fast links. Hosts
 share the machine's cores, unless `cpu_share` caps them.
 
 The processes find each other by the variables that `jax.distributed.initialize`
-and `antjax.jobs.job.initialize_distributed` read. When one fails the others are
+and `antjax.jobs.distributed.initialize` read. When one fails the others are
 ended. Whatever ends the owner, `kill -9` included, ends the processes and
 removes the hosts; a later start sweeps what is left over all the same.
 

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 import numpy as np
 import orbax.checkpoint as ocp
 
-from antjax.jobs import job as job_lib
+from antjax.jobs import distributed
 from antjax.mesh.mesh import make_mesh
 from antjax.plan import census
 from benchmarks import harness, virtual_network
@@ -152,5 +152,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == '__main__':
-  job_lib.initialize_distributed()
+  distributed.initialize()
   harness.named(sys.argv[1])(json.loads(sys.argv[2]))

@@ -26,6 +26,7 @@ import numpy as np
 import optax
 
 from antjax.elastic.worker import Agent
+from antjax.jobs import distributed
 from antjax.jobs import job as job_lib
 from antjax.layers.functional import Functional
 from antjax.lm import Config, Transformer
@@ -284,7 +285,7 @@ def train(job: Job, agent: Agent, generation: int) -> None:
 
 def main() -> None:
   job = Job(**json.loads(sys.argv[1]))
-  job_lib.initialize_distributed()
+  distributed.initialize()
   agent = job_lib.agent_from_environment()
   if agent is not None:
     train(job, agent, int(os.environ['ANTJAX_GENERATION']))

@@ -136,11 +136,15 @@ class EmbeddingTables:
       state = {**state, stack.name: layout.reset_rows(*args)}
     return state
 
+  @functools.cached_property
+  def shapes(self) -> dict[str, Any]:
+    """The state's tree with a ShapeDtypeStruct for each leaf."""
+    return jax.eval_shape(self.init, jax.random.key(0))
+
   def partition_specs(self) -> dict[str, Any]:
     """The state's tree with a PartitionSpec for each leaf."""
-    shapes = jax.eval_shape(self.init, jax.random.key(0))
     return {
-      name: jax.tree.map(lambda _, s=stack: s.partition_spec, shapes[name])
+      name: jax.tree.map(lambda _, s=stack: s.partition_spec, self.shapes[name])
       for name, stack in self._stacks.items()
     }
 
@@ -385,10 +389,9 @@ class EmbeddingTables:
 
   def bytes_per_device(self) -> dict[str, int]:
     """Stack name to bytes of its table and slots on each device."""
-    shapes = jax.eval_shape(self.init, jax.random.key(0))
     return {
       name: sum(
-        x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes[name])
+        x.size * x.dtype.itemsize for x in jax.tree.leaves(self.shapes[name])
       )
       // stack.num_owners
       for name, stack in self._stacks.items()

@@ -38,13 +38,12 @@ import pyarrow.parquet as pq
 
 from antjax import paths
 from antjax.data import output_folder, prepare, table_source
-from antjax.jobs import job as job_lib
-from antjax.jobs import script
+from antjax.jobs import distributed, script
 from antjax.lm import hub
 from antjax.report.progress import Progress
 from antjax.serving.sentence import SentenceEncoder
 
-define_flags = job_lib.define_cluster_flags
+define_flags = distributed.define_flags
 _CHUNK_ROWS = 1024  # Of the array; parts are of whole chunks.
 _BLOCK_ROWS = 65_536  # Lines of a text file that are read at once.
 _PARTS, _ARRAY, _DONE = 'vectors', 'vectors.zarr', 'done'
@@ -148,7 +147,7 @@ def main(config: Config) -> None:
     if not getattr(config, name):
       raise ValueError(f'--{name} is needed; --help says what it is.')
   script.stop_request.install()
-  job_lib.initialize_distributed()
+  distributed.initialize()
   out = paths.local(config.out, 'out')
   sources = table_source.find_files(paths.fetched(config.texts, 'texts'))
   total = sum(num for path in sources for num, _ in _pieces(path, config))

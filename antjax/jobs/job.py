@@ -6,8 +6,6 @@
 The order is fixed: flags, then `jax.distributed` (before anything touches a
 device), then the mesh, then the run folder (so that a wrong flag leaves nothing
 behind), then logging and signals. A script without devices uses `script.run`.
-
-This is the one module that reads environment variables.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +26,7 @@ from jax.experimental import multihost_utils
 
 from antjax import config as config_lib
 from antjax import paths
-from antjax.jobs import compilation_cache, script
+from antjax.jobs import distributed, script
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
 from antjax.report import trackers, watch
@@ -43,10 +41,7 @@ flags.disclaim_key_flags()  # They are the script's.
 _T = TypeVar('_T')
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-_DISTRIBUTED = ('coordinator_address', 'num_processes', 'process_id')
 _ROWS_FILE = 'elastic.json'  # In the run folder of a job under agents.
-# Set by launch/local_cluster.py; the first is JAX's own.
-_ENVIRONMENT = {name: f'JAX_{name.upper()}' for name in _DISTRIBUTED}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,7 +241,7 @@ def run(main: Callable[[_T], None], default_config: _T) -> NoReturn:
 
   def define_flags() -> None:
     if isinstance(default_config, JobConfig):
-      define_cluster_flags()
+      distributed.define_flags()
       _define_watch_flags()
       jax.config.config_with_absl()
 
@@ -268,20 +263,6 @@ def _exit_code_of(error: Exception) -> int:
 
   is_final = isinstance(error, (flags.Error, NotElasticError))
   return rendezvous_room.EXIT_WRONG_USAGE if is_final else 1
-
-
-def define_cluster_flags() -> None:
-  """Flags that differ between the processes of a job: no part of its config."""
-  flags.DEFINE_string(
-    'coordinator_address',
-    None,
-    'host:port of process 0, for a job of several processes. Needs'
-    ' --num_processes and --process_id too. Not needed under'
-    ' launch/local_cluster.py and on clusters that JAX knows (Cloud TPU, Slurm,'
-    ' Open MPI, Kubernetes).',
-  )
-  flags.DEFINE_integer('num_processes', None, 'Processes in the job.')
-  flags.DEFINE_integer('process_id', None, 'Index of this process, from 0.')
 
 
 def _define_watch_flags() -> None:
@@ -309,62 +290,6 @@ def _watched() -> watch.Watched:
   return watch.Watched(tuple(names), watch.steps_of(steps))
 
 
-def _distributed_settings() -> dict[str, Any] | None:
-  """Coordinator and process numbers from flags, else from the environment."""
-  values: dict[str, Any] = {}
-  for name in _DISTRIBUTED:
-    value = flags.FLAGS[name].value if name in flags.FLAGS else None
-    if value is None:
-      value = os.environ.get(_ENVIRONMENT[name])
-    values[name] = value
-  missing = [f'--{name}' for name in _DISTRIBUTED if values[name] is None]
-  # A site may set the address alone and leave the rest to JAX's detection.
-  if missing and values['num_processes'] is None is values['process_id']:
-    return None
-  if missing:
-    raise ValueError(
-      f'a job of several processes needs {", ".join(missing)} too; give'
-      ' --coordinator_address, --num_processes and --process_id, or none.'
-    )
-  for name in ('num_processes', 'process_id'):
-    try:
-      values[name] = int(values[name])
-    except ValueError:
-      raise ValueError(
-        f'{_ENVIRONMENT[name]} must be an integer; got {values[name]!r}.'
-      ) from None
-  if not 0 <= values['process_id'] < values['num_processes']:
-    raise ValueError(
-      f'process_id must be in [0, num_processes); got {values["process_id"]}'
-      f' of {values["num_processes"]}.'
-    )
-  return values
-
-
-def initialize_distributed() -> None:
-  """Joins the other processes of the job, if there are any.
-
-  Takes the flags, or the variables that `launch/local_cluster.py` sets, or the
-  cluster that JAX detects; without any of them the job is this process alone.
-
-  Raises:
-    ValueError: The settings are incomplete or no numbers.
-  """
-  settings = _distributed_settings()
-  if settings is not None:
-    jax.distributed.initialize(
-      **settings, cluster_detection_method='deactivate'
-    )
-    compilation_cache.keep_on_every_process()
-    return
-  try:
-    jax.distributed.initialize()
-  except ValueError as error:
-    # What JAX says where it finds no cluster: an ordinary machine.
-    if 'coordinator_address should be defined' not in str(error):
-      raise
-
-
 def start(config: JobConfig) -> Job:
   """Brings up processes, mesh, run folder, logging and signals, in this order.
 
@@ -379,7 +304,7 @@ def start(config: JobConfig) -> Job:
     Exception: What `JobConfig.check_inputs` raises.
   """
   watched = _watched()
-  initialize_distributed()
+  distributed.initialize()
   intra = config.intra or jax.local_device_count()
   mesh = mesh_lib.make_mesh(intra=intra)
   config.check_inputs()

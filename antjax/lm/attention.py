@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention over packed documents, by the fastest way at hand."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from antjax.collectives import transition
 from antjax.lm import blocked_attention, splash_attention
+from antjax.lm.blocked_attention import Mask
 
 # Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
 # heads, G = key/value heads, R = H / G query heads that share one, K = width of
@@ -35,6 +36,8 @@ def attend(
   bias_HTT: jax.Array | None = None,
   is_causal: bool = True,
   scale: float | None = None,
+  window: int | None = None,
+  cap: float | None = None,
   method: Method = 'auto',
   block: int | None = None,
 ) -> jax.Array:
@@ -52,10 +55,14 @@ def attend(
     bias_HTT: Added to the scaled scores, the same for all sequences.
     is_causal: Whether only this and earlier tokens are seen.
     scale: Factor of the scores; None: K ** -0.5.
+    window: Only tokens that are fewer places away are seen; None: all.
+    cap: Scaled scores s become cap * tanh(s / cap) before the bias; None: they
+      stay.
     method: 'plain' holds all T x T scores of a head. 'blocked' holds `block` x
       T of them, also in the backward pass, and leaves out most of what a causal
       mask hides; it has no forward-mode derivative. 'cudnn' is
-      jax.nn.dot_product_attention's fused kernel (NVIDIA GPUs, 16-bit dtypes).
+      jax.nn.dot_product_attention's fused kernel (NVIDIA GPUs, 16-bit dtypes,
+      no cap).
       'splash' is JAX's Pallas kernel (TPUs, no bias; on one device, or in a
       `shard_map` with check_vma=False). 'auto' takes the fastest that is legal.
     block: Queries in a block (at most, for 'splash'); None: as many as is
@@ -65,8 +72,8 @@ def attend(
     Array [B, T, H, K].
 
   Raises:
-    ValueError: H is no multiple of G, 'splash' with a bias, or an unknown
-      method.
+    ValueError: H is no multiple of G, 'splash' with a bias, 'cudnn' with a cap,
+      or an unknown method.
   """
   num_heads, num_kv_heads = q_BTHK.shape[2], k_BTGK.shape[2]
   if num_heads % num_kv_heads:
@@ -76,13 +83,14 @@ def attend(
     )
   if scale is None:
     scale = q_BTHK.shape[-1] ** -0.5
-  how = _How(is_causal, scale)
+  how = Mask(is_causal, scale, window, cap)
   if method == 'auto':
     method = choose(
       q_BTHK.shape,
       q_BTHK.dtype,
       jax.default_backend(),
       has_bias=bias_HTT is not None,
+      has_cap=cap is not None,
       has_kernels=_may_call_kernels(q_BTHK),
     )
   if method == 'cudnn':
@@ -102,8 +110,7 @@ def attend(
       k_BTGK,
       v_BTGK,
       segment_ids_BT,
-      is_causal=is_causal,
-      scale=scale,
+      how=how,
       block=block or module.BLOCK,
     )
   if method == 'blocked':
@@ -117,17 +124,13 @@ def attend(
   )
 
 
-class _How(NamedTuple):
-  is_causal: bool
-  scale: float
-
-
 def choose(
   shape: tuple[int, ...],
   dtype: jax.typing.DTypeLike,
   platform: str,
   *,
   has_bias: bool = False,
+  has_cap: bool = False,
   has_kernels: bool = True,
 ) -> Method:
   """The method that 'auto' stands for, for queries of a shape [B, T, H, K].
@@ -138,7 +141,8 @@ def choose(
   """
   num_tokens, width = shape[1], shape[3]
   is_16_bit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-  if platform == 'gpu' and is_16_bit and width % 8 == 0 and width <= 128:
+  fits = is_16_bit and width % 8 == 0 and width <= 128 and not has_cap
+  if platform == 'gpu' and fits:
     return 'cudnn'
   if num_tokens <= MAX_PLAIN:
     return 'plain'
@@ -161,7 +165,7 @@ def check_vma(mesh: jax.sharding.Mesh) -> bool:
   return mesh.devices.flat[0].platform != 'tpu'
 
 
-def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: _How):
+def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: Mask):
   """Attention of queries first .. first + T to the keys 0 .. S."""
   B, T, H, K = q_BTHK.shape
   S, G = k_BSGK.shape[1:3]
@@ -172,12 +176,13 @@ def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: _How):
     k_BSGK,
     preferred_element_type=jnp.float32,
   )
+  if how.cap:
+    scores_BGRTS = how.cap * jnp.tanh(scores_BGRTS / how.cap)
   if bias_HTS is not None:
     scores_BGRTS += bias_HTS.reshape(1, G, H // G, T, S)
-  mask_BTS = None
-  if how.is_causal:
-    rows_T1 = first + jnp.arange(T)[:, None]
-    mask_BTS = (jnp.arange(S)[None, :] <= rows_T1)[None]
+  mask_BTS = how.seen(first + jnp.arange(T)[:, None], jnp.arange(S)[None])
+  if mask_BTS is not None:
+    mask_BTS = mask_BTS[None]
   q_segments_BT, k_segments_BS = segments
   if q_segments_BT is not None:
     same_BTS = q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
@@ -220,10 +225,21 @@ def _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how):
 
 
 def _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how):
-  mask_B1TT = None
+  if how.cap:
+    raise ValueError(
+      "attend(method='cudnn'): the kernel caps no scores (score_cap); use"
+      " 'blocked', or 'auto', which does."
+    )
+  mask_B1TT, window = None, None
   if segment_ids_BT is not None:
     same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
     mask_B1TT = same_BTT[:, None]
+  if how.window and how.is_causal:
+    window = how.window - 1, 0
+  elif how.window:  # The kernel has no windows to the right.
+    place_T = jnp.arange(q_BTHK.shape[1])
+    near_TT = how.seen(place_T[:, None], place_T[None])[None, None]
+    mask_B1TT = near_TT if mask_B1TT is None else mask_B1TT & near_TT
   return jax.nn.dot_product_attention(
     q_BTHK,
     k_BTGK,
@@ -232,5 +248,6 @@ def _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how):
     mask=mask_B1TT,
     scale=how.scale,
     is_causal=how.is_causal,
+    local_window_size=window,
     implementation='cudnn',
   )

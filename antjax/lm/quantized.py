@@ -25,7 +25,7 @@ _MAX_GROUP = 32
 
 
 def quantize(layers: nnx.Module, kind: Kind) -> None:
-  """Replaces the matrices of layers, not experts'; they are no more trained.
+  """Replaces the matrices of layers; they are no more trained.
 
   Args:
     layers: A `Block`, stacked or not.
@@ -34,9 +34,8 @@ def quantize(layers: nnx.Module, kind: Kind) -> None:
   Raises:
     ValueError: For int4, a matrix of an odd number of inputs.
   """
-  experts = MATRICES[-3:] if hasattr(layers, 'router') else ()
   for name in MATRICES:
-    if hasattr(layers, name) and name not in experts:
+    if hasattr(layers, name):
       held: Any = getattr(layers, name)
       q, scale = split(held[...], kind)
       setattr(layers, name, nnx.Param(q))

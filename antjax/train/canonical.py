@@ -197,10 +197,7 @@ def restore_target(layout: Layout) -> dict[str, Any]:
   if layout.tables is not None:
     tables = jax.tree.map(
       lambda x, s: want(x.shape, x.dtype, s),
-      jax.eval_shape(
-        layout.tables.to_canonical,
-        jax.eval_shape(layout.tables.init, jax.random.key(0)),
-      ),
+      jax.eval_shape(layout.tables.to_canonical, layout.tables.shapes),
       layout.tables.canonical_shardings(),
     )
   return {

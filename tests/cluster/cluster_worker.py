@@ -105,10 +105,10 @@ def psum():
   import jax
   import jax.numpy as jnp
 
-  from antjax.jobs import job as job_lib
+  from antjax.jobs import distributed
   from antjax.mesh.mesh import make_mesh
 
-  job_lib.initialize_distributed()
+  distributed.initialize()
   mesh = make_mesh(intra=2)
   spec = jax.sharding.PartitionSpec(('inter', 'intra'))
   add = jax.jit(

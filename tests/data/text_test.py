@@ -167,7 +167,3 @@ def test_scenes_of_a_play():
     "BERNARDO:\nWho's there?\n\nFRANCISCO:\nNay--stand.",
     'Hamlet, ACT I, SCENE II. A room.\n\nKING:\nThough yet.',
   ]
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

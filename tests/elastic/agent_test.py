@@ -441,7 +441,3 @@ def test_free_port_is_of_the_address():
     server.bind(('127.0.0.1', port))
   with pytest.raises(RuntimeError, match='address=192.0.2.1 is none of this'):
     host_sockets.free_port('192.0.2.1')  # Nobody's.
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

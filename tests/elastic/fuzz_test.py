@@ -237,7 +237,3 @@ def test_100_000_cases(tmp_path):
     server.check_journal()
     sizes.append(process.memory_info().rss)
   assert sizes[-1] - sizes[1] < _GROWTH, sizes
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

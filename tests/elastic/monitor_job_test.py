@@ -183,16 +183,20 @@ def test_old_generations_change_nothing():
   assert of(after, 'a').short_slowness == of(before, 'a').short_slowness
 
 
-def test_a_heartbeat_sent_again_counts_once():
-  job = Job()
-  job.run(5)
-  time = pb.BatchTime(
+def batch_time():
+  return pb.BatchTime(
     step=6,
     end_unix_s=2e9,
     compute_s=1.0,
     num_micro_batches=2,
     num_samples=20,
   )
+
+
+def test_a_heartbeat_sent_again_counts_once():
+  job = Job()
+  job.run(5)
+  time = batch_time()
   for _ in range(3):
     job.beat('a', [time])
   assert of(job.view(), 'a').num_steps == 5
@@ -213,13 +217,7 @@ def test_a_heartbeat_sent_again_counts_once():
 def test_times_that_cannot_be_are_left_out(field, value):
   job = Job()
   job.run(5)
-  time = pb.BatchTime(
-    step=6,
-    end_unix_s=2e9,
-    compute_s=1.0,
-    num_micro_batches=2,
-    num_samples=20,
-  )
+  time = batch_time()
   setattr(time, field, value)
   before = job.view()
   job.beat('a', [time])

@@ -751,7 +751,3 @@ def test_whatever_happens_one_generation_runs_and_the_job_ends(
 
   world.until(finish, limit_s=1000)
   assert world.job.is_success
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

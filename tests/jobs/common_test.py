@@ -14,8 +14,8 @@ import types
 import jax
 import pytest
 
+from antjax.jobs import distributed, script
 from antjax.jobs import job as job_lib
-from antjax.jobs import script
 from tests import warm_python
 from tests.jobs.processes import job_of
 
@@ -285,7 +285,7 @@ def test_num_processes_in_the_environment_must_be_a_number(monkeypatch):
   monkeypatch.setenv('JAX_NUM_PROCESSES', 'two')
   monkeypatch.setenv('JAX_PROCESS_ID', '0')
   with pytest.raises(ValueError, match="JAX_NUM_PROCESSES must be .* 'two'"):
-    job_lib.initialize_distributed()
+    distributed.initialize()
 
 
 def test_job_config_needs_a_folder():

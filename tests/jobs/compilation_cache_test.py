@@ -17,11 +17,11 @@ _WORKER = """
 import collections, json
 import jax, jax.numpy as jnp
 from jax.experimental import multihost_utils
-from antjax.jobs import job as common
+from antjax.jobs import distributed
 
 seen = collections.Counter()
 jax.monitoring.register_event_listener(lambda name, **_: seen.update([name]))
-common.initialize_distributed()
+distributed.initialize()
 jax.jit(lambda x: jnp.sin(x) * 2 + 1)(jnp.arange(4.0)).block_until_ready()
 multihost_utils.sync_global_devices('end')
 cache = '/jax/compilation_cache/'

@@ -44,7 +44,7 @@ class Encoder(TextEncoder):
 def config(monkeypatch, tmp_path):
   """A function that makes a config with a source of TEXTS."""
   monkeypatch.setattr(encode, 'SentenceEncoder', Encoder)
-  monkeypatch.setattr(encode.job_lib, 'initialize_distributed', lambda: None)
+  monkeypatch.setattr(encode.distributed, 'initialize', lambda: None)
   monkeypatch.setattr(script.stop_request, 'install', lambda: None)
   monkeypatch.setattr(multihost_utils, 'sync_global_devices', lambda name: None)
   ids = [f'id {i}' for i in range(len(TEXTS))]

@@ -473,8 +473,8 @@ def test_psum_over_two_hosts_of_four_devices(script):
     'import jax\n'
     'import jax.numpy as jnp\n'
     'from jax.sharding import PartitionSpec as P\n'
-    'from antjax.jobs import job as common\n'
-    'common.initialize_distributed()\n'
+    'from antjax.jobs import distributed\n'
+    'distributed.initialize()\n'
     'assert jax.process_count() == 2 and jax.local_device_count() == 4\n'
     "mesh = jax.make_mesh((8,), ('d',))\n"
     "f = jax.shard_map(lambda x: jax.lax.psum(x, 'd'), mesh=mesh,\n"

@@ -62,9 +62,22 @@ def train(folder, run_dir, **changes):
   return train_antm2c.train(config, job_of(config))
 
 
-def test_each_seed_is_trained_scored_and_reported(folder, tmp_path):
-  run_dir = tmp_path / 'run'
-  results = train(folder, run_dir, model='mmoe', num_seeds=2, paro='IIG')
+OWN = {
+  'model': 'tests.jobs.my_model:Net',
+  'network': NetworkConfig(own=('width=3',)),
+  'paro': 'IIG',
+}
+
+
+@pytest.fixture(scope='module')
+def trained(folder, tmp_path_factory):
+  """A run of a network of one's own with two seeds, and its results."""
+  run_dir = tmp_path_factory.mktemp('run')
+  return run_dir, train(folder, run_dir, num_seeds=2, **OWN)
+
+
+def test_each_seed_is_trained_scored_and_reported(folder, trained):
+  run_dir, results = trained
   assert [r.seed for r in results] == [0, 1]
   for r in results:
     parts = r.test
@@ -76,32 +89,20 @@ def test_each_seed_is_trained_scored_and_reported(folder, tmp_path):
     assert len(logits) == rows and np.isfinite(logits).all()
   first, second = (r.test[scores.ALL].metrics['AUC'].value for r in results)
   assert first != second
-  assert 'mmoe, seed 1' in (run_dir / 'report.html').read_text()
+  assert 'my_model:Net, seed 1' in (run_dir / 'report.html').read_text()
   assert json.loads((run_dir / 'results.json').read_text())['models']
   stamp = (run_dir / 'seed_0' / 'scores.json').stat().st_mtime_ns
   # What is done is not done again.
-  again = train(folder, run_dir, model='mmoe', num_seeds=2, paro='IIG')
+  again = train(folder, run_dir, num_seeds=2, **OWN)
   assert [r.validation for r in again] == [r.validation for r in results]
   assert (run_dir / 'seed_0' / 'scores.json').stat().st_mtime_ns == stamp
   # Scored otherwise, or trained on, is not done.
-  longer = train(folder, run_dir, model='mmoe', paro='IIG', num_steps=6)
+  longer = train(folder, run_dir, num_steps=6, **OWN)
   metrics = (run_dir / 'seed_0' / 'metrics.jsonl').read_text()
   assert json.loads(metrics.splitlines()[-1])['step'] == 5
   assert longer[0].validation != results[0].validation
   with pytest.raises(ValueError, match='another model than given'):
     train(folder, run_dir, model='mlp', paro='IIG')
-
-
-def test_a_network_of_ones_own_trains_and_scores(folder, tmp_path):
-  network = NetworkConfig(own=('width=3',))
-  name = 'tests.jobs.my_model:Net'
-  (result,) = train(folder, tmp_path, model=name, network=network, num_steps=2)
-  assert 0 <= result.validation['auc'] <= 1
-  assert result.test[scores.ALL].rows > 0
-  with pytest.raises(ValueError, match='own=depth=3: .*Net.Config: width'):
-    config_of(
-      *(folder, tmp_path), model=name, network=NetworkConfig(own=('depth=3',))
-    )
 
 
 class _Model:
@@ -155,12 +156,12 @@ def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
   assert 0 <= result.validation['auc'] <= 1
 
 
-def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path, caplog):
-  whole = train(folder, tmp_path / 'whole', model='mlp')
+def test_a_run_goes_on_where_it_was_stopped(folder, trained, tmp_path, caplog):
+  whole = trained[1]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(script.StopRequest, '__call__', _after_calls(3), raising=True)
     with pytest.raises(KeyboardInterrupt) as stop:
-      train(folder, tmp_path / 'parts', model='mlp')
+      train(folder, tmp_path / 'parts', **OWN)
   # The user is told where the work is, and how to go on.
   path = tmp_path / 'parts' / 'seed_0' / 'checkpoints'
   told = str(stop.value)
@@ -170,8 +171,8 @@ def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path, caplog):
   assert told.endswith(shlex.join(sys.orig_argv))
   # Other settings are no silent change of the run.
   with pytest.raises(ValueError, match=r'batch_size was 16 and is 32\. Give'):
-    train(folder, tmp_path / 'parts', model='mlp', batch_size=32)
-  config = config_of(folder, tmp_path / 'parts', model='mlp', seed=7)
+    train(folder, tmp_path / 'parts', **OWN, batch_size=32)
+  config = config_of(folder, tmp_path / 'parts', **OWN, seed=7)
   optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5)
   config = dataclasses.replace(config, optimizer=optimizer)
   with caplog.at_level('WARNING'):
@@ -179,7 +180,7 @@ def test_a_run_goes_on_where_it_was_stopped(folder, tmp_path, caplog):
   assert f'from step {step} with other' in caplog.text
   assert 'settings than before: optimizer.learning_rate was ' in caplog.text
   assert caplog.text.count(' was ') == 1
-  parts = train(folder, tmp_path / 'parts', model='mlp')
+  parts = train(folder, tmp_path / 'parts', **OWN)
   assert parts[0].validation == pytest.approx(whole[0].validation, abs=1e-6)
 
 
@@ -278,13 +279,15 @@ def test_a_table_of_models_grows(folder, tmp_path):
 
   first = table('lr')
   assert '| lr | id |' in first and 'item/' in first
-  both = table('lr', 'fm')
+  both = table('lr', 'shared_bottom')
   line = next(line for line in first.splitlines() if line.startswith('| lr'))
-  assert line in both and '| fm | id |' in both
+  assert line in both and '| shared_bottom | id |' in both
   told = (run_dir / 'differences.md').read_text()
-  assert '| fm | id | lr on id | ' in told and '| lr | id |' not in told
+  assert (
+    '| shared_bottom | id | lr on id | ' in told and '| lr | id |' not in told
+  )
   cells = json.loads((run_dir / 'table.json').read_text())
-  assert [cell['model'] for cell in cells] == ['lr', 'fm']
+  assert [cell['model'] for cell in cells] == ['lr', 'shared_bottom']
   with pytest.raises(ValueError, match="models=bst: it needs 'history'"):
     config = config_of(
       folder, tmp_path, history='none', table=True, models=('lr', 'bst')
@@ -316,6 +319,10 @@ def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
     ({'model': 'esmm'}, 'name --conversion'),
     ({'table': True, 'models': ('lr', 'esmm')}, 'models=esmm learns two'),
     ({'num_seeds': 0}, 'num_seeds=0'),
+    (
+      OWN | {'network': NetworkConfig(own=('depth=3',))},
+      'own=depth=3: .*Net.Config: width',
+    ),
     (
       {
         'scenario_groups': ('F', 'M'),

@@ -67,7 +67,7 @@ def config_of(folder, run_dir, **changes):
     shard_size=8,
     checkpoint_every=2,
     min_shard_size=64,
-    head=model.HeadConfig(kind='din', widths=(8,), attention_widths=(4,)),
+    head=model.HeadConfig(kind='tests.jobs.my_model:Net'),
     ids=model.IdConfig(embedding_dim=8),
     optimizer=OptimizerConfig(warmup_steps=1, lm_learning_rate=1e-3),
   )
@@ -111,12 +111,12 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
   assert (num_behaviors, DIM) not in shapes
 
 
-@pytest.mark.parametrize(
-  'kind',
-  ['tests.jobs.my_model:Net', pytest.param('pepnet', marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['din', 'pepnet'])
 def test_any_click_network_is_a_head(folder, tmp_path, kind):
-  head = model.HeadConfig(kind=kind, widths=(8,), gate_width=4)
+  head = model.HeadConfig(
+    kind=kind, widths=(8,), attention_widths=(4,), gate_width=4
+  )
   scores = train(folder, tmp_path, num_steps=2, head=head)
   assert 0 <= scores['test']['auc'] <= 1
 

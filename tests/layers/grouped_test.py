@@ -166,7 +166,3 @@ def test_devices_have_rows_of_their_own():
   expected = gradients(x, kernel, group, dy)
   near(dx, expected[0])
   near(dkernel, expected[1])
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -5,7 +5,6 @@
 import jax
 import numpy as np
 import optax
-import pytest
 
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
@@ -76,7 +75,3 @@ def test_episodes_of_keys_are_learned_as_those_of_their_ids():
     strict=True,
   ):
     np.testing.assert_allclose(mine, same, rtol=1e-5, atol=1e-6)
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -16,6 +16,8 @@ from tests.meta import small_tasks
 CONFIG = load.NetworkConfig(
   widths=(8, 4), tower_widths=(4,), expert_widths=(6,), gate_width=5, rank=2
 )
+# One of a kind: of crosses, of layers, of experts, of generated weights.
+FAST = ('dcnv2', 'deepfm', 'mmoe', 'pepnet')
 
 
 def vectors(dims, rows=5):
@@ -73,7 +75,7 @@ def test_what_tasks_have_not_is_refused(kind, need):
 @pytest.mark.parametrize(
   'kind',
   [
-    name
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
     for name, found in load.NETWORKS.items()
     if not found.needs & {*task_network.LACKING, 'support'}
     and name not in ('lr', 'fm')  # No network.

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 
-from antjax.jobs import job as job_lib
+from antjax.jobs import distributed
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def run_workers(work, *args, hosts, num_devices):
 
 def main(what, args):
   module, _, name = what.partition(':')
-  job_lib.initialize_distributed()
+  distributed.initialize()
   try:
     found = getattr(importlib.import_module(module), name)(*json.loads(args))
   except RuntimeError as error:  # As a launch script does.

@@ -194,7 +194,3 @@ def test_two_ways_of_storing_do_not_mix(tmp_path):
   exporter.write(tmp_path / 'int8', one, quantize='int8')
   with pytest.raises(ValueError, match='as float32 in the base'):
     delta.write(tmp_path / 'f32', tmp_path / 'int8', tmp_path / 'delta')
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -58,9 +58,14 @@ def asked(case):
 
 
 @pytest.fixture(scope='module')
-def folder(case, tmp_path_factory):
+def exported(case):
+  return case.exported(step=7)
+
+
+@pytest.fixture(scope='module')
+def folder(exported, tmp_path_factory):
   folder = tmp_path_factory.mktemp('export') / 'model'
-  exporter.write(folder, case.exported(step=7))
+  exporter.write(folder, exported)
   return folder
 
 
@@ -116,13 +121,12 @@ def test_without_adaptation(folder, case, asked):
   )
 
 
-def test_int8_tables_are_within_their_bound(folder, case, asked, tmp_path):
-  model = case.exported()
-  exporter.write(tmp_path / 'int8', model, quantize='int8')
+def test_int8_tables_are_within_their_bound(folder, exported, asked, tmp_path):
+  exporter.write(tmp_path / 'int8', exported, quantize='int8')
   manifest = loader.read_manifest(tmp_path / 'int8')
   ids = np.arange(40)
   table = loader.Table(tmp_path / 'int8', manifest['tables']['item']).read(ids)
-  rows = model.tables['item']
+  rows = exported.tables['item']
   bound = np.abs(rows).max(axis=1, keepdims=True) / 254 * (1 + 1e-6)
   assert np.all(np.abs(table - rows) <= bound) and np.any(table != rows)
   answers = answers_of(loader.Model(tmp_path / 'int8'), asked)
@@ -258,7 +262,7 @@ def test_mistakes_are_explained(folder, change, message):
     loader.Model(folder).adapt_user(**arguments)
 
 
-def test_a_folder_that_is_not_whole_is_refused(folder, case, tmp_path):
+def test_a_folder_that_is_not_whole_is_refused(folder, exported, tmp_path):
   copy = tmp_path / 'model'
   shutil.copytree(folder, copy)
   (copy / 'tables' / 'item.npy').write_bytes(b'x')
@@ -272,7 +276,7 @@ def test_a_folder_that_is_not_whole_is_refused(folder, case, tmp_path):
   with pytest.raises(FileNotFoundError, match='export_gmeta'):
     loader.Model(tmp_path)
   with pytest.raises(ValueError, match='exists already'):
-    exporter.write(copy, case.exported())
+    exporter.write(copy, exported)
   assert [p.name for p in tmp_path.iterdir()] == ['model']
 
 
@@ -286,7 +290,3 @@ def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
     assert str(pathlib.Path(__file__).parents[2]) not in (
       again / path
     ).read_bytes().decode('latin-1')
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -196,7 +196,3 @@ def test_a_record_that_lacks_a_column_is_named(model):
   del one['item']
   with pytest.raises(ValueError, match='a record has no item; it has gender,'):
     list(scorer.score(model, [one]))
-
-
-if __name__ == '__main__':
-  raise SystemExit(pytest.main([__file__]))

@@ -18,6 +18,10 @@ from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
 
 _CODES = ('NNN', 'IIG', 'GGG')
+_FEW_CODES = [
+  'IIG',
+  *(pytest.param(code, marks=pytest.mark.slow) for code in ('NNN', 'GGG')),
+]
 _EVERY_CODE = [
   pytest.param(code, marks=() if code in _CODES else pytest.mark.slow)
   for code in VALID_CODES
@@ -47,7 +51,7 @@ def _trainer(code='NNN', loss=_loss, **kwargs):
   )
 
 
-@pytest.mark.parametrize('code', _CODES)
+@pytest.mark.parametrize('code', _FEW_CODES)
 def test_empty_leaves_are_checkpointed(code, tmp_path):
   params = _params() | {
     'empty': np.zeros((0, 3), np.float32),
@@ -409,7 +413,7 @@ def _in_batch_loss(params, batch, rng):
 
 
 @pytest.mark.parametrize('code', _CODES)
-@pytest.mark.parametrize('intra', [2, 4])
+@pytest.mark.parametrize('intra', [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_negatives_of_the_whole_batch_are_those_of_one_device(code, intra):
   rng = np.random.default_rng(0)
 
