@@ -111,7 +111,7 @@ def _span_fwd(q_BTHK, k_BSGK, v_BSGK, segments, mask):
     top_BG1Q = scores_BGSQ.max(axis=2, keepdims=True)
     weights_BGSQ = jnp.exp(scores_BGSQ - top_BG1Q)
     sums_BG1Q = weights_BGSQ.sum(axis=2, keepdims=True)
-    mixed_BGKQ = _product(
+    mixed_BGKQ = product(
       'bgks,bgsq->bgkq', v_BGKS, weights_BGSQ.astype(v_BGKS.dtype)
     )
     return (
@@ -150,17 +150,17 @@ def _span_bwd(mask, kept, grad_BTHK):
     q_BGKQ, grad_BGKQ, common_BG1Q, log_sum_BG1Q, seen = block
     scores_BGSQ = _scores(q_BGKQ, k_BGSK, seen, segments, mask)
     weights_BGSQ = jnp.exp(scores_BGSQ - log_sum_BG1Q)
-    grad_BGSQ = _product('bgsk,bgkq->bgsq', v_BGSK, grad_BGKQ)
+    grad_BGSQ = product('bgsk,bgkq->bgsq', v_BGSK, grad_BGKQ)
     grad_BGSQ = mask.how.scale * weights_BGSQ * (grad_BGSQ - common_BG1Q)
     if mask.how.cap:  # Where masked, the weight is 0.
       grad_BGSQ *= 1 - jnp.minimum(jnp.square(scores_BGSQ / mask.how.cap), 1)
     grad_BGSQ = grad_BGSQ.astype(q_BTHK.dtype)
     weights_BGSQ = weights_BGSQ.astype(q_BTHK.dtype)
     sums = (
-      sums[0] + _product('bgsq,bgkq->bgsk', grad_BGSQ, q_BGKQ),
-      sums[1] + _product('bgsq,bgkq->bgsk', weights_BGSQ, grad_BGKQ),
+      sums[0] + product('bgsq,bgkq->bgsk', grad_BGSQ, q_BGKQ),
+      sums[1] + product('bgsq,bgkq->bgsk', weights_BGSQ, grad_BGKQ),
     )
-    grad_q_BGKQ = _product('bgks,bgsq->bgkq', k_BGKS, grad_BGSQ)
+    grad_q_BGKQ = product('bgks,bgsq->bgkq', k_BGKS, grad_BGSQ)
     return sums, grad_q_BGKQ.astype(q_BTHK.dtype)
 
   # Type of its inputs, so that shard_map knows over which axes it varies.
@@ -177,14 +177,14 @@ def _span_bwd(mask, kept, grad_BTHK):
 _span.defvjp(_span_fwd, _span_bwd)
 
 
-def _product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
   """Product in the inputs' dtype, summed in fp32."""
   return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
 
 
 def _scores(q_BGKQ, k_BGSK, seen, segments, mask: _Span) -> jax.Array:
   """Masked fp32 scores of a block, [B, G, S, Q]."""
-  scores_BGSQ = mask.how.scale * _product('bgsk,bgkq->bgsq', k_BGSK, q_BGKQ)
+  scores_BGSQ = mask.how.scale * product('bgsk,bgkq->bgsq', k_BGSK, q_BGKQ)
   if mask.how.cap:
     scores_BGSQ = mask.how.cap * jnp.tanh(scores_BGSQ / mask.how.cap)
   place_Q, segment_BQ = seen

@@ -34,8 +34,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 @jax.custom_jvp
 def _gelu(x: jax.Array) -> jax.Array:
-  """The exact one; jax 0.12.0 cannot differentiate its own in `shard_map`."""
-  return x * lax.erfc(-x * math.sqrt(0.5)) / 2
+  """The exact one; JAX's, by erfc, takes XLA:CPU 2.6 times as long.
+
+  Nor can jax 0.12.0 differentiate that in `shard_map`.
+  """
+  return x * _normal(x)[0].astype(x.dtype)
 
 
 @_gelu.defjvp
@@ -43,9 +46,16 @@ def _gelu_jvp(
   primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
   (x,), (dx,) = primals, tangents
-  share = lax.erfc(-x * math.sqrt(0.5)) / 2  # Normal distribution,
-  density = jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)  # and its density.
-  return x * share, dx * (share + x * density)
+  share, density = _normal(x)
+  slope = share + x.astype(jnp.float32) * density
+  return x * share.astype(x.dtype), dx * slope.astype(x.dtype)
+
+
+def _normal(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Normal distribution and its density, fp32: 1 + erf needs all its digits."""
+  x = x.astype(jnp.float32)
+  density = jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+  return (1 + lax.erf(x * math.sqrt(0.5))) / 2, density
 
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
