@@ -19,8 +19,9 @@ from antjax.ctr.bahe.towers import (
 )
 from antjax.ctr.texts import Marks
 from antjax.layers import functional
-from antjax.lm import Config, cost, pretrained, Transformer
+from antjax.lm import Config, pretrained, Transformer
 from antjax.lm.split import HighEncoder, LowEncoder
+from antjax.plan import lm_cost
 from benchmarks import bahe_bench, harness, machine
 
 _PAD = 1  # Row 0 of our tables is the padding.
@@ -214,7 +215,7 @@ class Form:
 
 def _flops(config: Config, num_tokens: int) -> float:
   """FLOPs of one text through the layers."""
-  total = cost.flops_per_token(config, num_tokens)
+  total = lm_cost.flops_per_token(config, num_tokens)
   if config.causal:  # There is no output layer here.
     total -= 6.0 * config.embed_dim * config.vocab_size
   return total * num_tokens

@@ -198,7 +198,7 @@ class Peer:
     places = positions.document_positions(tokens_BT, None)
     angles = positions.rope_angles(self._config, places)
     model = Transformer.of(self._config, params | top)
-    graphdef, layers = model.stack()
+    graphdef, (layers, _) = model.stack()
 
     def layer(x_BTD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
       weights = {k: gather(layer_specs[k])(w) for k, w in weights.items()}

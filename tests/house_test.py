@@ -88,13 +88,14 @@ _OVER_BUDGET = {
   'antjax/ctr': 5_320,  # See docs/design/house.md.
   'antjax/data': 10_260,
   'antjax/elastic': 8_680,
+  'antjax/lm': 5_270,  # See docs/design/house.md.
   'antjax/jobs': 11_650,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
   'antjax/train': 5_400,
   'benchmarks': 10_780,  # 341 of them lm_bench, 40 packing of input_bench.
-  'tests': 54_450,  # See docs/design/house.md.
+  'tests': 54_650,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from antjax.layers.functional import Functional
 from antjax.lm import attention as attention_lib
-from antjax.lm import cost, lora, transformer
+from antjax.lm import lora, transformer
 from antjax.lm.transformer import Transformer
+from antjax.plan import lm_cost
 
 
 def _llama(
@@ -135,7 +136,7 @@ def load(
     # Forward, gradients of activations and those of weights cost the same;
     # layers are computed again, frozen weights have no gradient.
     passes = 3 + (config.remat == 'layer') - bool(lora_rank)
-    return rows * length * cost.flops_per_token(config, length) * passes / 3
+    return rows * length * lm_cost.flops_per_token(config, length) * passes / 3
 
   return PlanModel(
     jax.eval_shape(lm.init, jax.random.key(0)),
@@ -146,7 +147,7 @@ def load(
       'tokens': jax.ShapeDtypeStruct((rows, length), jnp.int32)
     },
     flops_fn=flops,
-    activation_fn=functools.partial(cost.activation_bytes, config),
+    activation_fn=functools.partial(lm_cost.activation_bytes, config),
   )
 
 

@@ -141,7 +141,14 @@ def save(
   layers, tensors = model.layers, {}
   targets: list[str] = []
   rank = 0
-  for target, modules in _modules(model, first_layer).items():
+  all_modules = _modules(model, first_layer)
+  for target in lora.TARGETS:
+    if hasattr(layers, f'{target}_lora_a') and target not in all_modules:
+      raise ValueError(
+        f'adapter_file.save: {target} is a part of a tensor, which PEFT adapts'
+        ' as a whole; merge the adapters (lora.merge).'
+      )
+  for target, modules in all_modules.items():
     for part, end in _PARTS.items():
       if hasattr(layers, f'{target}_lora_{part}'):
         stack = np.asarray(getattr(layers, f'{target}_lora_{part}')[...])
@@ -185,4 +192,6 @@ def _modules(model: Transformer, first_layer: int) -> dict[str, list[str]]:
     ]
     for target in lora.TARGETS
     if hasattr(model.layers, target)
+    and '|' not in names[target][0]  # A part of a tensor has none in PEFT,
+    and len(names[target]) == model.config.num_layers  # nor has an expert.
   }

@@ -34,13 +34,34 @@ KEPT = 'antjax_attention'
 _MASKED = -1e30  # Finite, so that a row without any key is no nan.
 
 
-class _Mask(NamedTuple):
-  """Who sees whom."""
+class Mask(NamedTuple):
+  """Who sees whom, and how the scores are made."""
 
   is_causal: bool  # Whether a query sees no later key.
-  first: int  # Place of the first query.
-  block: int  # Queries in a block.
   scale: float  # Factor of the scores.
+  window: int | None = None  # Only keys are seen that are less far; None: all.
+  cap: float | None = None  # Scores s become cap * tanh(s / cap).
+
+  def seen(self, queries: jax.Array, keys: jax.Array) -> jax.Array | None:
+    """Which places of keys those of queries see; None: all."""
+    if not self.is_causal and self.window is None:
+      return None
+    distance = queries - keys
+    if not self.is_causal:
+      return jnp.abs(distance) < self.window
+    is_seen = distance >= 0
+    return (
+      is_seen if self.window is None else is_seen & (distance < self.window)
+    )
+
+
+class _Span(NamedTuple):
+  """Consecutive queries and the keys that they may see."""
+
+  how: Mask
+  first: int  # Place of the first query.
+  first_key: int
+  block: int  # Queries in a block.
 
 
 def attend(
@@ -49,33 +70,31 @@ def attend(
   v_BTGK: jax.Array,
   segment_ids_BT: jax.Array | None = None,
   *,
-  is_causal: bool,
-  scale: float,
+  how: Mask,
   block: int = BLOCK,
 ) -> jax.Array:
   """See `antjax.lm.attention.attend`; holds `block` x T scores of each head."""
   num_tokens = q_BTHK.shape[1]
   span = num_tokens
-  if is_causal:
+  if how.is_causal or how.window:
     span = max(_MIN_SPAN, -(-num_tokens // _MAX_SPANS))
   outputs = []
   for start in range(0, num_tokens, span):
     stop = min(start + span, num_tokens)
-    end = stop if is_causal else num_tokens
+    far = how.window - 1 if how.window else num_tokens
+    first = max(0, start - far)
+    end = stop if how.is_causal else min(num_tokens, stop + far)
     segments = None
     if segment_ids_BT is not None:
-      segments = segment_ids_BT[:, start:stop], segment_ids_BT[:, :end]
-    mask = _Mask(is_causal, start, min(block, stop - start), scale)
-    outputs.append(
-      _span(
-        q_BTHK[:, start:stop], k_BTGK[:, :end], v_BTGK[:, :end], segments, mask
-      )
-    )
+      segments = segment_ids_BT[:, start:stop], segment_ids_BT[:, first:end]
+    mask = _Span(how, start, first, min(block, stop - start))
+    keys = k_BTGK[:, first:end], v_BTGK[:, first:end]
+    outputs.append(_span(q_BTHK[:, start:stop], *keys, segments, mask))
   return jnp.concatenate(outputs, axis=1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _span(q_BTHK, k_BSGK, v_BSGK, segments: Any, mask: _Mask) -> jax.Array:
+def _span(q_BTHK, k_BSGK, v_BSGK, segments: Any, mask: _Span) -> jax.Array:
   """Attention of consecutive queries, [B, T, H, K]."""
   return _span_fwd(q_BTHK, k_BSGK, v_BSGK, segments, mask)[0]
 
@@ -92,7 +111,7 @@ def _span_fwd(q_BTHK, k_BSGK, v_BSGK, segments, mask):
     top_BG1Q = scores_BGSQ.max(axis=2, keepdims=True)
     weights_BGSQ = jnp.exp(scores_BGSQ - top_BG1Q)
     sums_BG1Q = weights_BGSQ.sum(axis=2, keepdims=True)
-    mixed_BGKQ = _product(
+    mixed_BGKQ = product(
       'bgks,bgsq->bgkq', v_BGKS, weights_BGSQ.astype(v_BGKS.dtype)
     )
     return (
@@ -131,15 +150,17 @@ def _span_bwd(mask, kept, grad_BTHK):
     q_BGKQ, grad_BGKQ, common_BG1Q, log_sum_BG1Q, seen = block
     scores_BGSQ = _scores(q_BGKQ, k_BGSK, seen, segments, mask)
     weights_BGSQ = jnp.exp(scores_BGSQ - log_sum_BG1Q)
-    grad_BGSQ = _product('bgsk,bgkq->bgsq', v_BGSK, grad_BGKQ)
-    grad_BGSQ = mask.scale * weights_BGSQ * (grad_BGSQ - common_BG1Q)
+    grad_BGSQ = product('bgsk,bgkq->bgsq', v_BGSK, grad_BGKQ)
+    grad_BGSQ = mask.how.scale * weights_BGSQ * (grad_BGSQ - common_BG1Q)
+    if mask.how.cap:  # Where masked, the weight is 0.
+      grad_BGSQ *= 1 - jnp.minimum(jnp.square(scores_BGSQ / mask.how.cap), 1)
     grad_BGSQ = grad_BGSQ.astype(q_BTHK.dtype)
     weights_BGSQ = weights_BGSQ.astype(q_BTHK.dtype)
     sums = (
-      sums[0] + _product('bgsq,bgkq->bgsk', grad_BGSQ, q_BGKQ),
-      sums[1] + _product('bgsq,bgkq->bgsk', weights_BGSQ, grad_BGKQ),
+      sums[0] + product('bgsq,bgkq->bgsk', grad_BGSQ, q_BGKQ),
+      sums[1] + product('bgsq,bgkq->bgsk', weights_BGSQ, grad_BGKQ),
     )
-    grad_q_BGKQ = _product('bgks,bgsq->bgkq', k_BGKS, grad_BGSQ)
+    grad_q_BGKQ = product('bgks,bgsq->bgkq', k_BGKS, grad_BGSQ)
     return sums, grad_q_BGKQ.astype(q_BTHK.dtype)
 
   # Type of its inputs, so that shard_map knows over which axes it varies.
@@ -156,19 +177,21 @@ def _span_bwd(mask, kept, grad_BTHK):
 _span.defvjp(_span_fwd, _span_bwd)
 
 
-def _product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
   """Product in the inputs' dtype, summed in fp32."""
   return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
 
 
-def _scores(q_BGKQ, k_BGSK, seen, segments, mask: _Mask) -> jax.Array:
+def _scores(q_BGKQ, k_BGSK, seen, segments, mask: _Span) -> jax.Array:
   """Masked fp32 scores of a block, [B, G, S, Q]."""
-  scores_BGSQ = mask.scale * _product('bgsk,bgkq->bgsq', k_BGSK, q_BGKQ)
+  scores_BGSQ = mask.how.scale * product('bgsk,bgkq->bgsq', k_BGSK, q_BGKQ)
+  if mask.how.cap:
+    scores_BGSQ = mask.how.cap * jnp.tanh(scores_BGSQ / mask.how.cap)
   place_Q, segment_BQ = seen
   is_seen = None
-  if mask.is_causal:
-    place_S = jnp.arange(k_BGSK.shape[2])
-    is_seen = (place_S[:, None] <= place_Q[None])[None, None]
+  if place_Q is not None:
+    place_S = mask.first_key + jnp.arange(k_BGSK.shape[2])
+    is_seen = mask.how.seen(place_Q[None], place_S[:, None])[None, None]
   if segments is not None:
     same_B1SQ = segments[1][:, None, :, None] == segment_BQ[:, None, None]
     is_seen = same_B1SQ if is_seen is None else same_B1SQ & is_seen
@@ -177,7 +200,7 @@ def _scores(q_BGKQ, k_BGSK, seen, segments, mask: _Mask) -> jax.Array:
   return jnp.where(is_seen, scores_BGSQ, _MASKED)
 
 
-def _seen(q_BTHK, num_groups: int, segments, mask: _Mask):
+def _seen(q_BTHK, num_groups: int, segments, mask: _Span):
   """Place [N, Q] and segment [N, B, Q] of each column; None where unused."""
   num_tokens, num_heads = q_BTHK.shape[1:3]
 
@@ -187,7 +210,7 @@ def _seen(q_BTHK, num_groups: int, segments, mask: _Mask):
     return jnp.tile(x_NBT, (1, 1, num_heads // num_groups))
 
   places = segment_ids = None
-  if mask.is_causal:
+  if mask.how.is_causal or mask.how.window:
     places = spread(mask.first + jnp.arange(num_tokens)[None])[:, 0]
   if segments is not None:
     segment_ids = spread(segments[0])

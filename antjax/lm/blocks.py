@@ -10,9 +10,10 @@ Shazeer 2020 (https://arxiv.org/abs/2002.05202) for the gated MLP, Hu et al.
 (https://arxiv.org/abs/2402.09353) for DoRA.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
+from typing import Any
 
 from flax import nnx
 import jax
@@ -33,8 +34,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 @jax.custom_jvp
 def _gelu(x: jax.Array) -> jax.Array:
-  """The exact one; jax 0.12.0 cannot differentiate its own in `shard_map`."""
-  return x * lax.erfc(-x * math.sqrt(0.5)) / 2
+  """The exact one; JAX's, by erfc, takes XLA:CPU 2.6 times as long.
+
+  Nor can jax 0.12.0 differentiate that in `shard_map`.
+  """
+  return x * _normal(x)[0].astype(x.dtype)
 
 
 @_gelu.defjvp
@@ -42,9 +46,16 @@ def _gelu_jvp(
   primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
   (x,), (dx,) = primals, tangents
-  share = lax.erfc(-x * math.sqrt(0.5)) / 2  # Normal distribution,
-  density = jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)  # and its density.
-  return x * share, dx * (share + x * density)
+  share, density = _normal(x)
+  slope = share + x.astype(jnp.float32) * density
+  return x * share.astype(x.dtype), dx * slope.astype(x.dtype)
+
+
+def _normal(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Normal distribution and its density, fp32: 1 + erf needs all its digits."""
+  x = x.astype(jnp.float32)
+  density = jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+  return (1 + lax.erf(x * math.sqrt(0.5))) / 2, density
 
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -84,7 +95,7 @@ class ModelPart(nnx.Module):
     residual = (2 * config.num_layers) ** -0.5
     for name, shape in shapes.items():
       if name.endswith('norm'):
-        x = jnp.ones(shape, jnp.float32)
+        x = jnp.full(shape, 0.0 if config.norm_plus_one else 1.0)
       elif name.endswith('bias') and name != 'relative_bias':
         x = jnp.zeros(shape, jnp.float32)
       else:
@@ -104,8 +115,8 @@ class ModelPart(nnx.Module):
       leaf = getattr(self, name)[...]
       return jnp.broadcast_to(leaf.astype(jnp.float32), y.shape)
 
-    y = y * spread(name)
-    if self.config.norm == 'layer':
+    y = y * (spread(name) + 1 if self.config.norm_plus_one else spread(name))
+    if hasattr(self, f'{name}_bias'):
       y += spread(f'{name}_bias')
     return y.astype(x.dtype)
 
@@ -145,6 +156,8 @@ class Block(ModelPart):
   Full passes, packed texts and generation all run a layer by calling it.
   """
 
+  place: nnx.Variable[jax.Array]  # Number of the layer, where layers differ.
+
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     """Makes fresh fp32 parameters of one layer."""
     super().__init__(config, layer_shapes(config), rngs=rngs)
@@ -173,19 +186,32 @@ class Block(ModelPart):
     self, x_BTD: jax.Array, angles: Angles
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries [B, T, H, K], keys and values [B, T, G, K]."""
-    h_BTD = x_BTD
-    if self.config.norm_place == 'pre':
-      h_BTD = self.norm('attention_norm', x_BTD)
+    config = self.config
+    h_BTD = self.entry('attention', x_BTD)
+    if not config.first_norm:
+      h_BTD = jnp.where(self.place[...] == 0, x_BTD, h_BTD)
 
     def heads(name: str) -> jax.Array:
-      return self.dense(name, h_BTD).reshape(
-        *h_BTD.shape[:2], -1, self.config.head_width
-      )
+      x = self.dense(name, h_BTD)
+      if config.qk_norm == 'width' and name != 'value':
+        x = self.norm(f'{name}_norm', x)
+      x = x.reshape(*h_BTD.shape[:2], -1, config.head_width)
+      if config.qk_norm == 'head' and name != 'value':
+        x = self.norm(f'{name}_norm', x)
+      return x
 
     q, k, v = heads('query'), heads('key'), heads('value')
     if angles is None:
       return q, k, v
+    if angles[0].ndim == 5:  # One for each letter of the pattern.
+      letters = sorted(set(config.letters))
+      code = self.pick([letters.index(x) for x in config.letters])
+      angles = angles[0][code], angles[1][code]
     return positions.rotate(q, angles), positions.rotate(k, angles), v
+
+  def pick(self, values: Sequence[int]) -> jax.Array:
+    """This layer's of the values of all layers."""
+    return jnp.asarray(values)[self.place[...]]
 
   def attend(
     self,
@@ -196,25 +222,50 @@ class Block(ModelPart):
     bias_HTT: jax.Array | None = None,
   ) -> jax.Array:
     """Attention over whole sequences, [B, T, H, K]."""
-    return attention.attend(
-      q_BTHK,
-      k_BTGK,
-      v_BTGK,
-      segment_ids,
-      bias_HTT=bias_HTT,
-      is_causal=self.config.causal,
-      scale=attention_scale(self.config),
-      method=self.config.attention,
+    letters = self.config.letters
+
+    def run(window: int | None) -> jax.Array:
+      return attention.attend(
+        q_BTHK,
+        k_BTGK,
+        v_BTGK,
+        segment_ids,
+        bias_HTT=bias_HTT,
+        is_causal=self.config.causal,
+        scale=attention_scale(self.config),
+        window=window,
+        cap=self.config.score_cap or None,
+        method=self.config.attention,
+      )
+
+    if len({x == 'w' for x in letters}) == 1:
+      return run(self.config.window or None)
+    is_local = self.pick([x == 'w' for x in letters])
+    return lax.cond(
+      is_local, lambda: run(self.config.window), lambda: run(None)
     )
 
   def finish(self, x_BTD: jax.Array, mixed_BTHK: jax.Array) -> jax.Array:
     """The rest of the layer: attention's output, then the MLP."""
     mixed = mixed_BTHK.reshape(*x_BTD.shape[:2], -1)
-    x_BTD = x_BTD + self.dense('out', mixed)
-    if self.config.norm_place == 'pre':
-      return x_BTD + self.mlp(self.norm('mlp_norm', x_BTD))
-    h_BTD = self.norm('attention_norm', x_BTD)
-    return self.norm('mlp_norm', h_BTD + self.mlp(h_BTD))
+    x_BTD = self.add('attention', x_BTD, self.dense('out', mixed))
+    return self.add('mlp', x_BTD, self.mlp(self.entry('mlp', x_BTD)))
+
+  def entry(self, name: str, x_BTD: jax.Array) -> jax.Array:
+    """What goes into attention or MLP."""
+    is_normed = self.config.norm_place in ('pre', 'both')
+    return self.norm(f'{name}_norm', x_BTD) if is_normed else x_BTD
+
+  def add(self, name: str, x_BTD: jax.Array, y_BTD: jax.Array) -> jax.Array:
+    """Adds the output of attention or MLP to the residual stream."""
+    place = self.config.norm_place
+    if place in ('both', 'branch'):
+      after = 'post_norm' if place == 'both' else 'norm'
+      y_BTD = self.norm(f'{name}_{after}', y_BTD)
+    if self.config.residual_scale != 1:
+      y_BTD = y_BTD * self.config.residual_scale
+    x_BTD = x_BTD + y_BTD
+    return self.norm(f'{name}_norm', x_BTD) if place == 'post' else x_BTD
 
   def mlp(self, h_BTD: jax.Array) -> jax.Array:
     """The MLP of normed inputs."""
@@ -222,12 +273,34 @@ class Block(ModelPart):
     # As a matrix: between products XLA:CPU takes half as long again for an
     # activation of more dims.
     h_SD = h_BTD.reshape(-1, h_BTD.shape[-1])
+    if self.config.num_experts:
+      return self.experts(h_SD).reshape(h_BTD.shape)
     up_SF = self.dense('up', h_SD)
     if self.config.gated_mlp:
       inner_SF = activate(self.dense('gate', h_SD)) * up_SF
     else:
       inner_SF = activate(up_SF)
     return self.dense('down', inner_SF).reshape(h_BTD.shape)
+
+  def experts(self, h_SD: jax.Array) -> jax.Array:
+    """Each token's weighted sum of its experts, sorted by expert."""
+    config, num = self.config, self.config.experts_per_token
+    routed_SE = scores(h_SD, self.router[...])
+    shares_SN, experts_SN = lax.top_k(jax.nn.softmax(routed_SE), num)
+    if config.normalize_experts:
+      shares_SN /= shares_SN.sum(axis=-1, keepdims=True)
+    order = jnp.argsort(experts_SN.reshape(-1))
+    sizes = jnp.bincount(experts_SN.reshape(-1), length=config.num_experts)
+    x = lookup(h_SD, order // num)
+
+    def product(x: jax.Array, name: str) -> jax.Array:
+      return lax.ragged_dot(x, self.matrix(name), sizes)
+
+    activate = _ACTIVATIONS[config.activation]
+    x = product(activate(product(x, 'gate')) * product(x, 'up'), 'down')
+    x_SND = lookup(x, jnp.argsort(order)).reshape(*experts_SN.shape, -1)
+    shares_SN1 = shares_SN[..., None].astype(x.dtype)
+    return jnp.sum(x_SND * shares_SN1, axis=1)
 
 
 def top_shapes(config: Config) -> Shapes:
@@ -236,13 +309,13 @@ def top_shapes(config: Config) -> Shapes:
   shapes: Shapes = {'embed': (config.vocab_size, D)}
   if config.positions == 'learned':
     shapes['positions'] = (config.max_positions + config.position_offset, D)
-  if config.positions == 'relative':
+  if config.is_relative:
     shapes['relative_bias'] = (config.relative_buckets, config.num_heads)
   if config.token_types:
     shapes['token_types'] = (config.token_types, D)
   if config.embed_norm:
     shapes |= norm_shapes(config, 'embed_norm')
-  if config.norm_place == 'pre':
+  if config.norm_place != 'post':
     shapes |= norm_shapes(config, 'final_norm')
   if config.causal and not config.tie_embeddings:
     shapes['lm_head'] = (D, config.vocab_size)
@@ -261,11 +334,20 @@ def layer_shapes(config: Config) -> Shapes:
     'value': (D, GK),
     'out': (HK, D),
     **norm_shapes(config, 'mlp_norm'),
-    'up': (D, F),
-    'down': (F, D),
   }
+  experts = (config.num_experts,) if config.num_experts else ()
+  shapes |= {'up': (*experts, D, F), 'down': (*experts, F, D)}
+  if experts:
+    shapes['router'] = (D, *experts)
   if config.gated_mlp:
-    shapes['gate'] = (D, F)
+    shapes['gate'] = (*experts, D, F)
+  if config.norm_place == 'both':
+    shapes |= norm_shapes(config, 'attention_post_norm')
+    shapes |= norm_shapes(config, 'mlp_post_norm')
+  if config.qk_norm != 'none':
+    is_head, K = config.qk_norm == 'head', config.head_width
+    shapes['query_norm'] = (K if is_head else HK,)
+    shapes['key_norm'] = (K if is_head else GK,)
   for names, is_there in (
     (('query', 'key', 'value'), config.qkv_bias),
     (('out',), config.out_bias),
@@ -281,13 +363,25 @@ def norm_shapes(config: Config, name: str) -> Shapes:
   """Shapes of the parameters of a norm."""
   shape = (config.embed_dim,)
   return {name: shape} | (
-    {f'{name}_bias': shape} if config.norm == 'layer' else {}
+    {f'{name}_bias': shape}
+    if config.norm == 'layer' and config.norm_bias
+    else {}
   )
 
 
 def attention_scale(config: Config) -> float:
   """Factor of the scores."""
-  return config.head_width**-0.5 if config.scale_attention else 1.0
+  scale = config.attention_scale
+  return config.head_width**-0.5 if scale is None else scale
+
+
+def merge(graphdef: nnx.GraphDef[Block], stack: Any) -> Block:
+  """One layer of `Transformer.stack`."""
+  leaves, place = stack
+  block = nnx.merge(graphdef, leaves)
+  if place is not None:
+    block.place = nnx.Variable(place)
+  return block
 
 
 def scores(x_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
@@ -295,3 +389,10 @@ def scores(x_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
   return jnp.einsum(
     '...d,dv->...v', x_BTD, kernel_DV, preferred_element_type=jnp.float32
   )
+
+
+def logits(config: Config, x_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
+  """Scores of all tokens, divided and capped as the model has it."""
+  y = scores(x_BTD, kernel_DV) / config.logit_divisor
+  cap = config.logit_cap
+  return cap * jnp.tanh(y / cap) if cap else y

@@ -29,7 +29,20 @@ class Config:
     'How a layer knows places: by rotated queries and keys, an embedding added'
     " to the tokens', a bias of the scores by distance (T5), or not at all.",
   ] = 'rope'
+  pattern: Annotated[
+    str,
+    'A letter a layer, repeated to the last one: g sees all, w sees a window,'
+    ' n sees all without rotation.',
+  ] = 'g'
+  window: Annotated[int, 'Letter w sees tokens less far than this.'] = 0
   rope_theta: Annotated[float, 'Base of the rotary wavelengths.'] = 10_000.0
+  rope_local_theta: Annotated[
+    float, 'That of letter w, which is not scaled then; 0: as the others.'
+  ] = 0.0
+  rope_scaling: Annotated[
+    str, 'JSON: rope_scaling of a config.json, and its max_position_embeddings.'
+  ] = ''
+  rope_fraction: Annotated[float, 'Part of a head that is rotated.'] = 1.0
   max_positions: Annotated[int, 'Places with a learned embedding.'] = 0
   position_offset: Annotated[
     int, 'Rows of the learned positions before that of the first place.'
@@ -38,6 +51,7 @@ class Config:
   relative_max_distance: Annotated[
     int, 'Distance from which on all are one class, for relative.'
   ] = 128
+  also_relative: Annotated[bool, 'relative beside learned (MPNet).'] = False
   token_types: Annotated[
     int, 'Types of tokens that have an embedding (BERT: 2); 0: none.'
   ] = 0
@@ -46,14 +60,27 @@ class Config:
     'Norms: by the root mean square, or by mean and deviation with a bias.',
   ] = 'rms'
   norm_place: Annotated[
-    Literal['pre', 'post'],
-    'Norms before attention and MLP and at the end, or after each sum.',
+    Literal['pre', 'post', 'both', 'branch'],
+    'Norms before attention and MLP, after each sum, before and after attention'
+    ' and MLP, or after them only. All but post have one at the end.',
   ] = 'pre'
+  norm_bias: Annotated[bool, 'Norms by mean and deviation have a bias.'] = True
+  norm_plus_one: Annotated[bool, 'Norms multiply by 1 + weight.'] = False
+  first_norm: Annotated[bool, 'A norm before the first attention.'] = True
+  qk_norm: Annotated[
+    Literal['none', 'head', 'width'],
+    'Norms of queries and keys: of each head, or of all heads together.',
+  ] = 'none'
   norm_eps: Annotated[float, 'Added to the mean square in a norm.'] = 1e-5
   embed_norm: Annotated[bool, 'A norm of the embeddings too.'] = False
-  scale_attention: Annotated[
-    bool, 'Divide scores by the root of the width of a head.'
-  ] = True
+  embed_scale: Annotated[float, 'Factor of the embeddings.'] = 1.0
+  residual_scale: Annotated[float, 'Factor of what a layer adds.'] = 1.0
+  attention_scale: Annotated[
+    float | None, 'Factor of scores. none: 1 / root of the width of a head.'
+  ] = None
+  score_cap: Annotated[float, 'Scores s are cap * tanh(s / cap); 0: s.'] = 0.0
+  logit_cap: Annotated[float, 'The same of logits.'] = 0.0
+  logit_divisor: Annotated[float, 'Divides logits.'] = 1.0
   qkv_bias: Annotated[bool, 'Biases of queries, keys and values.'] = False
   out_bias: Annotated[bool, "A bias of attention's output."] = False
   mlp_bias: Annotated[bool, 'Biases in the MLP.'] = False
@@ -63,6 +90,11 @@ class Config:
   activation: Annotated[
     Literal['silu', 'gelu', 'gelu_tanh', 'relu'], "The MLP's."
   ] = 'silu'
+  num_experts: Annotated[
+    int, 'MLPs of width mlp_dim beside each other; 0: one for all tokens.'
+  ] = 0
+  experts_per_token: Annotated[int, 'Experts that a token goes through.'] = 1
+  normalize_experts: Annotated[bool, "A token's weights sum up to 1."] = True
   tie_embeddings: Annotated[bool, 'Use the embedding as output layer too.'] = (
     True
   )
@@ -111,17 +143,19 @@ class Config:
         f'embed_dim={self.embed_dim} is no multiple of num_heads='
         f'{self.num_heads}; change one of them or set head_dim.'
       )
-    if self.positions == 'rope' and self.head_width % 2:
+    width = self.rotary_width
+    if self.positions == 'rope' and (width % 2 or not width):
       raise ValueError(
-        f'a head is {self.head_width} wide; rotary positions need an even'
-        ' width.'
+        f'{width} numbers of a head {self.head_width} wide are'
+        ' rotated; rotary positions need an even width.'
       )
     if self.positions == 'learned' and self.max_positions < 1:
       raise ValueError(
         "positions='learned' needs max_positions, the longest sequence; got"
         f' {self.max_positions}.'
       )
-    if self.positions == 'relative' and (
+    self._check_layers()
+    if self.is_relative and (
       self.relative_buckets < 4
       or self.relative_max_distance <= self.relative_buckets
     ):
@@ -133,3 +167,39 @@ class Config:
   @property
   def head_width(self) -> int:
     return self.head_dim or self.embed_dim // self.num_heads
+
+  @property
+  def rotary_width(self) -> int:
+    return int(self.head_width * self.rope_fraction)
+
+  @property
+  def is_relative(self) -> bool:
+    return self.positions == 'relative' or self.also_relative
+
+  @property
+  def letters(self) -> str:
+    """The pattern with a letter for every layer."""
+    return (self.pattern * self.num_layers)[: self.num_layers]
+
+  def _check_layers(self) -> None:
+    """Checks pattern, window and experts; makes the pattern a shortest one."""
+    letters = self.letters
+    if not letters or set(letters) - set('gwn'):
+      raise ValueError(f'pattern={self.pattern!r}: needed are letters g, w, n.')
+    if ('w' in self.pattern) != (self.window > 0):
+      raise ValueError(
+        f'pattern={self.pattern!r}, window={self.window}: layers of letter w'
+        ' need a window above 0, others have none.'
+      )
+    most, chosen = self.num_experts, self.experts_per_token
+    if most and not (self.gated_mlp and 1 <= chosen <= most):
+      raise ValueError(
+        f'experts_per_token={chosen}: needed is a number from 1 to num_experts='
+        f'{most}, and gated_mlp.'
+      )
+    n = self.num_layers
+    periods = (letters[:i] for i in range(1, n + 1))
+    shortest = next(x for x in periods if (x * n)[:n] == letters)
+    object.__setattr__(self, 'pattern', shortest)
+    if 'w' not in shortest:  # Fewer layers than the pattern has letters.
+      object.__setattr__(self, 'window', 0)

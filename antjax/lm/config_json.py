@@ -4,23 +4,20 @@
 
 from collections.abc import Mapping
 import dataclasses
+import json
 import math
+import re
 import typing
 from typing import Any
 
 from antjax.lm import families
 from antjax.lm.config import Config
+from antjax.lm.families import Family
+from antjax.lm.family_tables import TABLES
 
 # Fields of Config that no config.json holds: how to compute, not what.
-_OURS_ONLY = ('remat', 'attention', 'lora_scale')
-_ACTIVATIONS = {
-  'silu': 'silu',
-  'swish': 'silu',
-  'gelu': 'gelu',
-  'gelu_new': 'gelu_tanh',
-  'gelu_pytorch_tanh': 'gelu_tanh',
-  'relu': 'relu',
-}
+_OURS_ONLY = ('remat', 'attention', 'lora_scale', 'layers_per_step')
+_ACTIVATIONS = TABLES['activations']
 # T5's name of both activation and gate.
 _FEED_FORWARD = {
   'relu': ('relu', False),
@@ -28,60 +25,94 @@ _FEED_FORWARD = {
   'gated-gelu': ('gelu_tanh', True),
   'gated-silu': ('silu', True),
 }
+# Numbers that may be null, which stands for 0 or for what follows from others.
+_NULLABLE = ('head_dim', 'score_cap', 'logit_cap')
+# What changes no output at inference: tokens, training, files, other heads.
+_HARMLESS = re.compile(TABLES['harmless'], re.VERBOSE)
+_KINDS = {'full_attention': 'g', 'sliding_attention': 'w'}
+_LIMITS = ('original_max_position_embeddings', 'max_position_embeddings')
+# rope_type -> fields that it needs, and after '/' those that it may have.
+_SCALINGS = {
+  'default': '/ factor',
+  'linear': 'factor',
+  'dynamic': 'factor max_position_embeddings',
+  'llama3': 'factor low_freq_factor high_freq_factor',
+  'yarn': 'factor original_max_position_embeddings / attention_factor beta_fast'
+  ' beta_slow mscale mscale_all_dim truncate',
+  'longrope': 'short_factor long_factor original_max_position_embeddings'
+  ' max_position_embeddings / factor attention_factor',
+}
 _HINTS = typing.get_type_hints(Config)
 
 
 def _kind(ours: str, theirs: str) -> str:
   """Kind of a field's value in config.json: size, number, flag or text."""
-  if ours == 'norm_place':
-    return 'flag'
-  if theirs == 'feed_forward_proj':
-    return 'text'
-  kinds = {float: 'number', bool: 'flag', int: 'size', int | None: 'size'}
-  return kinds.get(_HINTS[ours], 'text')
+  if ours == 'norm_place' or theirs == 'feed_forward_proj':
+    return 'flag' if ours == 'norm_place' else 'text'
+  kinds = {float: 'number', bool: 'flag', int: 'size'}
+  hint = _HINTS[ours]
+  return kinds.get((typing.get_args(hint) or (hint,))[0], 'text')
 
 
 def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
   """The config of a model, of the content of a config.json; errors name `path`.
 
   Raises:
-    ValueError: An unknown family, a field that is missing, or one whose value
-      is not supported.
+    ValueError: An unknown family, a field that is missing or not known, or one
+      whose value is not supported.
   """
   family = families.family_of(fields, path)
-  fields = dict(fields)
-  for name in ('rope_parameters', 'rope_scaling'):
-    if not isinstance(fields.get(name) or {}, dict):
-      raise ValueError(
-        f'{path}: {name}={fields[name]!r}; needed is an object or null.'
-      )
-  rope = fields.get('rope_parameters') or {}
-  rope = {**rope, **(fields.get('rope_scaling') or {})}
-  if 'rope_theta' in rope:
-    fields['rope_theta'] = rope['rope_theta']
-  only = {**family.only, 'rope_type': 'default', 'quantization_config': None}
+  fields = {k: v for k, v in fields.items() if v is not None} | {
+    k: None for k in family.defaults if k in fields and fields[k] is None
+  }
+  if 'num_local_experts' in fields:
+    fields['num_experts'] = fields.pop('num_local_experts')
+  only = {**family.only, 'quantization_config': None, 'pruned_heads': {}}
+  only['rope_interleaved'] = False
   if 'hidden_size' in fields:  # OPT-350m maps between two widths.
     only['word_embed_proj_dim'] = fields['hidden_size']
-  fields['rope_type'] = rope.get('rope_type', rope.get('type', 'default'))
   for name, value in only.items():
     if fields.get(name, value) != value:
       raise ValueError(
-        f'{path}: {name}={fields[name]!r} is not supported; needed is'
-        f' {value!r}, or a model without it.'
+        f'{path}: {name}={fields[name]!r} is not supported; needed is {value!r}'
+        ', or a model without it.'
+      )
+  known = {*only, *family.fields.values(), *_layer_fields(family)}
+  for name, value in fields.items():
+    if name not in known and not _HARMLESS.search(name):
+      raise ValueError(
+        f'{path}: {name}={value!r} is not known of a'
+        f' {fields["model_type"]} model; needed is a model without it. Delete'
+        ' the field if it changes no output.'
       )
   fields = {**family.defaults, **fields}
   # Models from before grouped queries leave their number out.
   if fields.get('num_key_value_heads') is None:
     fields['num_key_value_heads'] = fields.get('num_attention_heads')
+  if 'n_inner' in fields and fields['n_inner'] is None:
+    fields['n_inner'] = 4 * fields.get('n_embd', 0)
   missing = sorted(set(family.fields.values()) - set(fields))
   if missing:
     raise ValueError(f'{path} lacks {", ".join(missing)}.')
   values = dict(family.fixed)
   for ours, theirs in family.fields.items():
     values[ours] = _read_field(ours, theirs, fields[theirs], path)
+  if fields['model_type'] == 'gemma' and fields['hidden_act'] == 'gelu':
+    values['activation'] = 'gelu_tanh'  # What its first files mean.
+  values |= _read_pattern(family, fields, values, path)
+  if values.get('positions', 'rope') == 'rope':
+    has_local = 'w' in values.get('pattern', '')
+    values |= _read_rope(family, fields, has_local, path)
   width = values['embed_dim'] / values['num_heads']
   if values.get('head_dim') == width:
     values['head_dim'] = None
+  width = values.get('head_dim') or width
+  if values.get('attention_scale') == width**-0.5:
+    values['attention_scale'] = None
+  if values.get('embed_scale') == 'root':
+    values['embed_scale'] = values['embed_dim'] ** 0.5
+  if family.padded_positions:
+    values['max_positions'] -= values['position_offset']
   return Config(**values)
 
 
@@ -92,19 +123,24 @@ def _read_field(ours: str, theirs: str, value: Any, path: Any) -> Any:
     fits = is_number and not is_bool and 0 < value < math.inf
     needed = 'a number above 0'
   elif kind == 'size':
-    least = 0 if ours in ('vocab_size', 'token_types') else 1
+    least = 0 if ours == 'vocab_size' else 1
     fits = isinstance(value, int) and not is_bool and value >= least
-    fits = fits or (ours == 'head_dim' and value is None)
     needed = f'a whole number of at least {least}'
   else:
     fits = isinstance(value, bool if kind == 'flag' else str)
     needed = 'true or false' if kind == 'flag' else 'a text'
+  if value is None and ours in _NULLABLE:
+    return None if ours == 'head_dim' else 0.0
   if not fits:
-    raise ValueError(f'{path}: {theirs}={value!r}; needed is {needed}.')
+    raise _fail(path, theirs, value, needed)
   if ours == 'norm_place':
     return 'pre' if value else 'post'
+  if theirs == 'use_bidirectional_attention':
+    return not value
+  if theirs == 'query_pre_attn_scalar':
+    return value**-0.5
   if ours not in ('activation', 'gated_mlp'):
-    return value
+    return float(value) if kind == 'number' else value
   names: Mapping[str, Any] = _ACTIVATIONS
   if theirs == 'feed_forward_proj':
     place = ('activation', 'gated_mlp').index(ours)
@@ -116,6 +152,108 @@ def _read_field(ours: str, theirs: str, value: Any, path: Any) -> Any:
   return names[value]
 
 
+def _layer_fields(family: Family) -> set[str]:
+  """The fields that say where layers look, and how far."""
+  found = {*family.letter_fields}
+  if family.letters:
+    found.add(family.windows)
+  if family.fixed.get('positions', 'rope') == 'rope':
+    found |= {'rope_parameters', 'rope_scaling'}
+    found |= {*family.thetas, *_LIMITS}
+  return found
+
+
+def _fail(path: Any, name: str, value: Any, needed: str) -> ValueError:
+  return ValueError(f'{path}: {name}={value!r}; needed is {needed}.')
+
+
+def _read_pattern(family, fields, values, path) -> dict[str, Any]:
+  if not family.letters:
+    return {}
+  num_layers, window = values['num_layers'], fields.get(family.windows)
+  if not fields.get('use_sliding_window', True):
+    window = None
+  if window is not None and (type(window) is not int or window < 1):
+    raise _fail(path, family.windows, window, 'a whole number above 0 or null')
+  letters, count = family.letters, fields.get(*family.count)
+  if letters.count('*') == 2:  # g*w*
+    count = min(count, num_layers)
+    pattern = letters[0] * count + letters[2] * (num_layers - count)
+  else:
+    pattern = re.sub(r'(.)\*', lambda found: found[1] * (count - 1), letters)
+  if places := fields.get('no_rope_layers'):
+    pattern = ''.join('g' if x else 'n' for x in places)
+  kinds = fields.get('layer_types')
+  if kinds is not None:
+    if len(kinds) != num_layers or set(kinds) - set(_KINDS):
+      needed = f'{num_layers} of {", ".join(_KINDS)}'
+      raise _fail(path, 'layer_types', kinds, needed)
+    if 'n' not in pattern:
+      pattern = ''.join(_KINDS[kind] for kind in kinds)
+      if window is None and 'w' in pattern:
+        raise _fail(path, family.windows, window, 'the width of a window')
+  if window is None:
+    pattern = pattern.replace('w', 'g')
+  pattern = (pattern * num_layers)[:num_layers]
+  if 'w' not in pattern:
+    return {'pattern': pattern}
+  if not values.get('causal', True):
+    window = window // 2 + 1 if family.half_windows else window + 1
+  return {'pattern': pattern, 'window': window}
+
+
+def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
+  for name in ('rope_parameters', 'rope_scaling'):
+    if not isinstance(fields.get(name) or {}, dict):
+      raise _fail(path, name, fields[name], 'an object or null')
+  rope = dict(fields.get('rope_parameters') or {})
+  local: dict[str, Any] = {}
+  if 'full_attention' in rope:
+    local = dict(rope.get('sliding_attention') or {})
+    rope = dict(rope['full_attention'])
+  rope |= fields.get('rope_scaling') or {}
+  theta, local_theta = family.thetas
+  for part, key in ((rope, theta), (local, local_theta)):
+    part.setdefault('rope_theta', fields.get(key, 0.0))
+  result = {}
+  if has_local and local_theta:
+    result['rope_local_theta'] = local.pop('rope_theta')
+    if local.get('rope_type', 'default') != 'default':
+      raise _fail(path, 'rope_type', local['rope_type'], "'default'")
+  result['rope_theta'] = rope.pop('rope_theta')
+  name = 'partial_rotary_factor'
+  result['rope_fraction'] = rope.pop(name, fields.get(name, 1.0))
+  if result['rope_fraction'] != 1 and name not in family.letter_fields:
+    raise _fail(path, name, result['rope_fraction'], 'a model without it')
+  for name, value in result.items():
+    if type(value) not in (int, float) or value <= 0:
+      raise _fail(path, name, value, 'a number above 0')
+    result[name] = float(value)
+  old = rope.pop('type', 'default')
+  kind = rope.pop('rope_type', old)
+  if family.architecture.startswith('Phi3') and kind in ('su', 'yarn'):
+    kind = 'longrope'
+  if kind not in _SCALINGS:
+    raise _fail(path, 'rope_type', kind, ' or '.join(_SCALINGS))
+  limit, longest = _LIMITS
+  rope.setdefault(longest, fields.get(longest))
+  if kind in ('llama3', 'yarn', 'longrope'):
+    rope[limit] = fields.get(limit, rope.get(limit, rope[longest]))
+  rope = {k: v for k, v in rope.items() if v is not None}
+  needed, _, more = (x.split() for x in _SCALINGS[kind].partition('/'))
+  missing = [name for name in needed if name not in rope]
+  unknown = [x for x in rope if x not in {*needed, *more, *_LIMITS}]
+  if missing or unknown:
+    raise ValueError(
+      f'{path}: rope_type={kind!r} lacks {", ".join(missing) or "nothing"}, and'
+      f' these of its fields are not known: {", ".join(unknown) or "none"}.'
+    )
+  if kind == 'default':
+    return result
+  scaling = {'rope_type': kind, **rope}
+  return result | {'rope_scaling': json.dumps(scaling, sort_keys=True)}
+
+
 def write_config(config: Config) -> dict[str, Any]:
   """The config.json of a model: `read_config` gives the config back.
 
@@ -123,13 +261,18 @@ def write_config(config: Config) -> dict[str, Any]:
     ValueError: The model is of no family that Hugging Face knows.
   """
   for name, family in families.FAMILIES.items():
+    architecture = family.architecture
+    if not config.causal:
+      architecture = architecture.replace('ForCausalLM', 'Model')
     fields: dict[str, Any] = {
-      'architectures': [family.architecture],
+      'architectures': [architecture],
       'model_type': name,
+      'pad_token_id': None,  # Defaults may be above a small vocabulary.
       **family.only,
     }
     for ours, theirs in family.fields.items():
-      fields[theirs] = _write_field(config, ours, theirs)
+      fields[theirs] = _write_field(family, config, ours, theirs)
+    fields |= _write_layers(family, config)
     try:
       again = read_config(fields)
     except ValueError:
@@ -141,20 +284,66 @@ def write_config(config: Config) -> dict[str, Any]:
       keep['tie_embeddings'] = config.tie_embeddings
     if dataclasses.replace(again, **keep) == config:
       return fields
+  found = dataclasses.asdict(config).items()
+  chosen = {k: v for k, v in found if v != getattr(Config, k, None)}
   raise ValueError(
-    f'no family of {", ".join(families.FAMILIES)} has models like {config};'
+    f'no family of {", ".join(families.FAMILIES)} has models like {chosen};'
     ' save the parameters with antjax.train.checkpoint instead.'
   )
 
 
-def _write_field(config: Config, ours: str, theirs: str) -> Any:
+def _write_field(family: Family, config: Config, ours: str, theirs: str) -> Any:
+  value = getattr(config, ours)
   if ours == 'norm_place':
-    return config.norm_place == 'pre'
+    return value == 'pre'
   if ours == 'head_dim':
     return config.head_width
+  if ours == 'attention_scale':
+    value = config.head_width**-0.5 if value is None else value
+    if theirs == 'query_pre_attn_scalar':
+      square = value**-2
+      return round(square) if round(square) ** -0.5 == value else square
+  if theirs == 'use_bidirectional_attention':
+    return not value
   if theirs == 'feed_forward_proj':
     pair = config.activation, config.gated_mlp
     return next((k for k, v in _FEED_FORWARD.items() if v == pair), None)
   if ours == 'activation':
-    return next(k for k, v in _ACTIVATIONS.items() if v == config.activation)
-  return getattr(config, ours)
+    return next(k for k, v in _ACTIVATIONS.items() if v == value)
+  if ours == 'max_positions' and family.padded_positions:
+    return value + config.position_offset
+  return value or None if ours in ('score_cap', 'logit_cap') else value
+
+
+def _write_layers(family: Family, config: Config) -> dict[str, Any]:
+  """Values of `_layer_fields`."""
+  fields: dict[str, Any] = {}
+  if config.positions == 'rope':
+    theta, local_theta = family.thetas
+    fields[theta] = config.rope_theta
+    if local_theta:
+      fields[local_theta] = config.rope_local_theta or config.rope_theta
+    if config.rope_fraction != 1:
+      fields['partial_rotary_factor'] = config.rope_fraction
+    if config.rope_scaling:
+      scaling = json.loads(config.rope_scaling)
+      fields |= {k: scaling.pop(k) for k in _LIMITS[1:] if k in scaling}
+      if scaling['rope_type'] == 'longrope':
+        fields[_LIMITS[0]] = scaling[_LIMITS[0]]
+      fields['rope_scaling'] = scaling
+  if not family.letters:
+    return fields
+  if 'no_rope_layers' in family.letter_fields:
+    fields['no_rope_layers'] = [int(x != 'n') for x in config.letters]
+  window: int | None = config.window or None
+  if window and not config.causal:
+    window = 2 * (window - 1) if family.half_windows else window - 1
+  fields[family.windows] = window
+  names = {letter: kind for kind, letter in _KINDS.items()}
+  if 'use_sliding_window' in family.letter_fields:
+    fields['use_sliding_window'] = window is not None
+  if 'layer_types' in family.letter_fields:
+    fields['layer_types'] = [
+      names.get(x, 'full_attention') for x in config.letters
+    ]
+  return fields

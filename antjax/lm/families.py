@@ -1,260 +1,25 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Model families in Hugging Face's layout: fields and names.
+"""A model's tensors in Hugging Face's layout: names, parts, order of dims.
 
-`antjax.lm.config_json` reads and writes the fields.
+'x.weight|1' is the name of the second part of a tensor 'x.weight' that holds
+several leaves, along the dim of its outputs.
 """
 
-from collections.abc import Mapping
-import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import re
 from typing import Any
 
+import numpy as np
+
 from antjax.lm import transformer
 from antjax.lm.config import Config
+from antjax.lm.family_tables import FAMILIES as FAMILIES
+from antjax.lm.family_tables import Family as Family
 
 PyTree = Any
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Family:
-  """One `model_type`.
-
-  Attributes:
-    architecture: Class of `transformers` that reads what we write.
-    fixed: Fields of Config that all its models share.
-    fields: Field of Config -> field of config.json.
-    defaults: Field of config.json -> its value where it is left out.
-    only: Field of config.json -> the one value that is supported, its default.
-    top: Leaf -> module, for leaves that are no layer's.
-    layer: Leaf -> module inside layer {i}. 'up_plain' is 'up' without a gate.
-    prefix: Stands before all names but the output layer's, where we write.
-    also: Prefixes that files may have in its place.
-    ignored: Pattern of tensors that the model does without.
-    old: End of a name in old files -> what it is now.
-  """
-
-  architecture: str
-  fixed: Mapping[str, Any]
-  fields: Mapping[str, str]
-  defaults: Mapping[str, Any]
-  only: Mapping[str, Any]
-  top: Mapping[str, str]
-  layer: Mapping[str, str]
-  prefix: str
-  also: tuple[str, ...]
-  ignored: str
-  old: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-_COMMON = {
-  'vocab_size': 'vocab_size',
-  'num_layers': 'num_hidden_layers',
-  'embed_dim': 'hidden_size',
-  'num_heads': 'num_attention_heads',
-  'num_kv_heads': 'num_attention_heads',
-}
-_LAYER_NORM = {
-  'norm': 'layer',
-  'gated_mlp': False,
-  'qkv_bias': True,
-  'out_bias': True,
-  'mlp_bias': True,
-  'positions': 'learned',
-}
-_LLAMA = Family(
-  architecture='LlamaForCausalLM',
-  fixed={},
-  fields={
-    **_COMMON,
-    'num_kv_heads': 'num_key_value_heads',
-    'mlp_dim': 'intermediate_size',
-    'head_dim': 'head_dim',
-    'rope_theta': 'rope_theta',
-    'norm_eps': 'rms_norm_eps',
-    'activation': 'hidden_act',
-    'tie_embeddings': 'tie_word_embeddings',
-    'qkv_bias': 'attention_bias',
-    'out_bias': 'attention_bias',
-    'mlp_bias': 'mlp_bias',
-  },
-  defaults={
-    'head_dim': None,
-    'rope_theta': 10_000.0,
-    'rms_norm_eps': 1e-6,
-    'hidden_act': 'silu',
-    'tie_word_embeddings': False,
-    'attention_bias': False,
-    'mlp_bias': False,
-  },
-  only={},
-  top={
-    'embed': 'embed_tokens',
-    'final_norm': 'norm',
-    'lm_head': 'lm_head',
-  },
-  layer={
-    'attention_norm': 'layers.{i}.input_layernorm',
-    'query': 'layers.{i}.self_attn.q_proj',
-    'key': 'layers.{i}.self_attn.k_proj',
-    'value': 'layers.{i}.self_attn.v_proj',
-    'out': 'layers.{i}.self_attn.o_proj',
-    'mlp_norm': 'layers.{i}.post_attention_layernorm',
-    'gate': 'layers.{i}.mlp.gate_proj',
-    'up': 'layers.{i}.mlp.up_proj',
-    'down': 'layers.{i}.mlp.down_proj',
-  },
-  prefix='model.',
-  also=('',),
-  ignored=r'rotary_emb\.inv_freq$',
-)
-_without_biases = {
-  k: v for k, v in _LLAMA.fields.items() if not k.endswith('_bias')
-}
-FAMILIES: dict[str, Family] = {
-  'llama': _LLAMA,
-  'qwen2': dataclasses.replace(
-    _LLAMA,
-    architecture='Qwen2ForCausalLM',
-    fixed={'qkv_bias': True},
-    fields=_without_biases,
-    only={'use_sliding_window': False},
-  ),
-  'opt': Family(
-    architecture='OPTForCausalLM',
-    fixed={**_LAYER_NORM, 'position_offset': 2, 'norm_eps': 1e-5},
-    fields={
-      **_COMMON,
-      'mlp_dim': 'ffn_dim',
-      'max_positions': 'max_position_embeddings',
-      'activation': 'activation_function',
-      'norm_place': 'do_layer_norm_before',
-      'tie_embeddings': 'tie_word_embeddings',
-    },
-    defaults={
-      'activation_function': 'relu',
-      'do_layer_norm_before': True,
-      'tie_word_embeddings': True,
-    },
-    only={
-      'enable_bias': True,
-      'layer_norm_elementwise_affine': True,
-      '_remove_final_layer_norm': False,
-    },
-    top={
-      'embed': 'embed_tokens',
-      'positions': 'embed_positions',
-      'final_norm': 'final_layer_norm',
-      'lm_head': 'lm_head',
-    },
-    layer={
-      'attention_norm': 'layers.{i}.self_attn_layer_norm',
-      'query': 'layers.{i}.self_attn.q_proj',
-      'key': 'layers.{i}.self_attn.k_proj',
-      'value': 'layers.{i}.self_attn.v_proj',
-      'out': 'layers.{i}.self_attn.out_proj',
-      'mlp_norm': 'layers.{i}.final_layer_norm',
-      'up': 'layers.{i}.fc1',
-      'down': 'layers.{i}.fc2',
-    },
-    prefix='model.decoder.',
-    also=('decoder.', ''),
-    ignored='^$',
-  ),
-  'bert': Family(
-    architecture='BertModel',
-    fixed={
-      **_LAYER_NORM,
-      'causal': False,
-      'norm_place': 'post',
-      'embed_norm': True,
-    },
-    fields={
-      **_COMMON,
-      'mlp_dim': 'intermediate_size',
-      'max_positions': 'max_position_embeddings',
-      'token_types': 'type_vocab_size',
-      'activation': 'hidden_act',
-      'norm_eps': 'layer_norm_eps',
-    },
-    defaults={
-      'hidden_act': 'gelu',
-      'layer_norm_eps': 1e-12,
-      'type_vocab_size': 2,
-    },
-    only={'position_embedding_type': 'absolute', 'is_decoder': False},
-    top={
-      'embed': 'embeddings.word_embeddings',
-      'positions': 'embeddings.position_embeddings',
-      'token_types': 'embeddings.token_type_embeddings',
-      'embed_norm': 'embeddings.LayerNorm',
-    },
-    layer={
-      'query': 'encoder.layer.{i}.attention.self.query',
-      'key': 'encoder.layer.{i}.attention.self.key',
-      'value': 'encoder.layer.{i}.attention.self.value',
-      'out': 'encoder.layer.{i}.attention.output.dense',
-      'attention_norm': 'encoder.layer.{i}.attention.output.LayerNorm',
-      'up': 'encoder.layer.{i}.intermediate.dense',
-      'down': 'encoder.layer.{i}.output.dense',
-      'mlp_norm': 'encoder.layer.{i}.output.LayerNorm',
-    },
-    prefix='',
-    also=('bert.',),
-    ignored=r'^(pooler|cls)\.|^embeddings\.position_ids$',
-    old={
-      'LayerNorm.gamma': 'LayerNorm.weight',
-      'LayerNorm.beta': 'LayerNorm.bias',
-    },
-  ),
-  't5': Family(
-    architecture='T5EncoderModel',
-    fixed={'causal': False, 'positions': 'relative', 'scale_attention': False},
-    fields={
-      'vocab_size': 'vocab_size',
-      'num_layers': 'num_layers',
-      'embed_dim': 'd_model',
-      'num_heads': 'num_heads',
-      'num_kv_heads': 'num_heads',
-      'head_dim': 'd_kv',
-      'mlp_dim': 'd_ff',
-      'relative_buckets': 'relative_attention_num_buckets',
-      'relative_max_distance': 'relative_attention_max_distance',
-      'norm_eps': 'layer_norm_epsilon',
-      'activation': 'feed_forward_proj',
-      'gated_mlp': 'feed_forward_proj',
-    },
-    defaults={
-      'relative_attention_num_buckets': 32,
-      'relative_attention_max_distance': 128,
-      'layer_norm_epsilon': 1e-6,
-      'feed_forward_proj': 'relu',
-    },
-    only={},
-    top={
-      'embed': 'shared',
-      'final_norm': 'encoder.final_layer_norm',
-      'relative_bias': (
-        'encoder.block.0.layer.0.SelfAttention.relative_attention_bias'
-      ),
-    },
-    layer={
-      'attention_norm': 'encoder.block.{i}.layer.0.layer_norm',
-      'query': 'encoder.block.{i}.layer.0.SelfAttention.q',
-      'key': 'encoder.block.{i}.layer.0.SelfAttention.k',
-      'value': 'encoder.block.{i}.layer.0.SelfAttention.v',
-      'out': 'encoder.block.{i}.layer.0.SelfAttention.o',
-      'mlp_norm': 'encoder.block.{i}.layer.1.layer_norm',
-      'gate': 'encoder.block.{i}.layer.1.DenseReluDense.wi_0',
-      'up': 'encoder.block.{i}.layer.1.DenseReluDense.wi_1',
-      'up_plain': 'encoder.block.{i}.layer.1.DenseReluDense.wi',
-      'down': 'encoder.block.{i}.layer.1.DenseReluDense.wo',
-    },
-    prefix='',
-    also=(),
-    ignored=r'^(decoder|lm_head)\.|^encoder\.embed_tokens\.weight$',
-  ),
-}
+# (name, bytes, function that gives the array)
+Tensor = tuple[str, int, Callable[[], np.ndarray]]
 
 
 def family_of(fields: Mapping[str, Any], path: Any = 'config.json') -> Family:
@@ -274,33 +39,46 @@ def family_of(fields: Mapping[str, Any], path: Any = 'config.json') -> Family:
 def tensor_names(family: Family, config: Config) -> PyTree:
   """The tree of `transformer.shapes` with names in place of shapes.
 
-  Each leaf has a list of names, one per layer where it is a layer's.
+  Each leaf has a list of names: one, or one per layer (and expert) of a layer's
+  leaf; None for the norm that the first layer lacks.
   """
 
   def name(table: Mapping[str, str], leaf: str) -> str:
-    if leaf in table:
-      if not config.gated_mlp:
-        return table.get(f'{leaf}_plain', table[leaf]) + '.weight'
-      return f'{table[leaf]}.weight'
-    return name(table, leaf.removesuffix('_bias')).replace('.weight', '.bias')
+    base = leaf if leaf in table else leaf.removesuffix('_bias')
+    module = table[base]
+    if not config.gated_mlp:
+      module = table.get(f'{base}_plain', module)
+    module, mark, part = module.partition('|')
+    end = '.weight' if base == leaf else '.bias'
+    full = '' if module.startswith('lm_head') else family.prefix
+    return f'{full}{module}{end}{mark}{part}'
 
-  def full(name: str) -> str:
-    return name if name.startswith('lm_head') else family.prefix + name
+  def each(leaf: str) -> list[str | None]:
+    found = name(family.layer, leaf)
+    experts = range(config.num_experts if '{e}' in found else 1)
+    names: list[str | None] = [
+      found.format(i=i, e=e) for i in range(config.num_layers) for e in experts
+    ]
+    if leaf.startswith('attention_norm') and not config.first_norm:
+      names[0] = None
+    return names
 
   tree = transformer.shapes(config)
-  layers = {leaf: name(family.layer, leaf) for leaf in tree['layers']}
-  result = {k: [full(name(family.top, k))] for k in tree if k != 'layers'}
-  return result | {
-    'layers': {
-      leaf: [full(n.format(i=i)) for i in range(config.num_layers)]
-      for leaf, n in layers.items()
-    }
-  }
+  result = {k: [name(family.top, k)] for k in tree if k != 'layers'}
+  return result | {'layers': {leaf: each(leaf) for leaf in tree['layers']}}
 
 
-def is_transposed(path: tuple[str, ...], shape: tuple[int, ...]) -> bool:
+def num_stacked(path: tuple[str, ...], shape: tuple[int, ...]) -> int:
+  """Dims of our leaf before those of a tensor: layers, then experts."""
+  return (2 if len(shape) == 4 else 1) if path[0] == 'layers' else 0
+
+
+def is_transposed(
+  family: Family, path: tuple[str, ...], shape: tuple[int, ...]
+) -> bool:
   """Whether our leaf is [in, out] where theirs is [out, in]."""
-  return path[-1] == 'lm_head' or (path[0] == 'layers' and len(shape) == 3)
+  is_matrix = path[0] == 'layers' and len(shape) >= 3
+  return path[-1] == 'lm_head' or (is_matrix and family.is_transposed)
 
 
 def our_name(family: Family, name: str) -> str:
@@ -318,6 +96,64 @@ def our_name(family: Family, name: str) -> str:
 
 def is_ignored(family: Family, name: str, config: Config) -> bool:
   """Whether the model ignores a tensor, by the name that we write."""
-  if name == 'lm_head.weight' and config.causal:
-    return config.tie_embeddings
+  if name == 'lm_head.weight':
+    return not config.causal or config.tie_embeddings
   return re.search(family.ignored, name) is not None
+
+
+class SplitSource:
+  """A `pretrained.TensorSource` with parts in place of tensors that have them.
+
+  `needed` has the shapes of what will be read, by the names that we write.
+  """
+
+  def __init__(
+    self, source: Any, family: Family, needed: Mapping[str, tuple[int, ...]]
+  ):
+    self._source, self._family = source, family
+    self._parts: dict[str, tuple[str, int]] = {}  # Part -> (whole, start).
+    self.shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in source.shapes.items():
+      ours, axis, parts = our_name(family, name), _axis(family, len(shape)), []
+      while f'{ours}|{len(parts)}' in needed:
+        parts.append(needed[f'{ours}|{len(parts)}'])
+      if sum(part[axis] for part in parts) != shape[axis]:  # Stays whole.
+        self.shapes[name] = shape
+        continue
+      for k, part in enumerate(parts):
+        self.shapes[f'{name}|{k}'] = part
+        self._parts[f'{name}|{k}'] = name, sum(p[axis] for p in parts[:k])
+
+  def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+    """A tensor's piece."""
+    if name not in self._parts:
+      return self._source.read(name, index)
+    whole, start = self._parts[name]
+    shape = self.shapes[name]
+    spans = list(index) + [slice(None)] * (len(shape) - len(index))
+    axis = _axis(self._family, len(shape))
+    first, stop, _ = spans[axis].indices(shape[axis])
+    spans[axis] = slice(start + first, start + stop)
+    return self._source.read(whole, tuple(spans))
+
+
+def joined(family: Family, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+  """Whole tensors in place of their parts."""
+  parts: dict[str, dict[str, Tensor]] = {}
+  for name, *rest in tensors:
+    whole, _, part = name.partition('|')
+    parts.setdefault(whole, {})[part] = (name, *rest)
+  for whole, found in parts.items():
+    in_order = [found[part] for part in sorted(found)]
+
+    def read(in_order: list[Tensor] = in_order) -> np.ndarray:
+      arrays = [one() for _, _, one in in_order]
+      axis = _axis(family, arrays[0].ndim)
+      return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
+
+    yield whole, sum(size for _, size, _ in in_order), read
+
+
+def _axis(family: Family, ndim: int) -> int:
+  """The dim of a tensor's outputs."""
+  return 0 if family.is_transposed else ndim - 1

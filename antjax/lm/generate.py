@@ -5,7 +5,6 @@
 import dataclasses
 from typing import Annotated
 
-from flax import nnx
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -144,7 +143,7 @@ def _prefill(model: Transformer, prompts_BP, num_places: int):
       kept.append((jnp.pad(k, padding), jnp.pad(v, padding)))
       return block.attend(q, k, v, bias_HTT=bias_HPP)
 
-    x_BPD = nnx.merge(graphdef, leaves)(x_BPD, angles, attend)
+    x_BPD = blocks.merge(graphdef, leaves)(x_BPD, angles, attend)
     return x_BPD, kept[0]
 
   x_BPD, cache = lax.scan(layer, model.embedded(prompts_BP, place_BP), layers)
@@ -174,9 +173,9 @@ def _step(model: Transformer, tokens_B, positions_B, cache):
       keys = put(keys_BSGK, k, positions_B)
       values = put(values_BSGK, v, positions_B)
       kept.append((keys, values))
-      return _attend(block.config, q, keys, values, positions_B, bias_BH1S)
+      return _attend(block, q, keys, values, positions_B, bias_BH1S)
 
-    x_B1D = nnx.merge(graphdef, leaves)(x_B1D, angles, attend)
+    x_B1D = blocks.merge(graphdef, leaves)(x_B1D, angles, attend)
     return x_B1D, kept[0]
 
   x_B1D = model.embedded(tokens_B[:, None], place_B1)
@@ -184,17 +183,25 @@ def _step(model: Transformer, tokens_B, positions_B, cache):
   return model.normed(x_B1D)[:, 0], cache
 
 
-def _attend(config, q_B1HK, keys_BSGK, values_BSGK, positions_B, bias_BH1S):
+def _attend(block, q_B1HK, keys_BSGK, values_BSGK, positions_B, bias_BH1S):
   """Attention of one token to the places up to its own; [B, 1, H, K]."""
+  config = block.config
   B, _, H, K = q_B1HK.shape
   S, G = keys_BSGK.shape[1:3]
   q_BGRK = q_B1HK.reshape(B, G, H // G, K)
   scores_BGRS = blocks.attention_scale(config) * jnp.einsum(
     'bgrk,bsgk->bgrs', q_BGRK, keys_BSGK, preferred_element_type=jnp.float32
   )
+  if config.score_cap:
+    scores_BGRS = config.score_cap * jnp.tanh(scores_BGRS / config.score_cap)
   if bias_BH1S is not None:
     scores_BGRS += bias_BH1S.reshape(B, G, H // G, S)
-  seen_BS = jnp.arange(S)[None] <= positions_B[:, None]
+  distance_BS = positions_B[:, None] - jnp.arange(S)[None]
+  seen_BS = distance_BS >= 0
+  if config.window:
+    windows = [config.window if x == 'w' else S for x in config.letters]
+    window = windows[0] if len(config.pattern) == 1 else block.pick(windows)
+    seen_BS &= distance_BS < window
   scores_BGRS = jnp.where(seen_BS[:, None, None], scores_BGRS, _MASKED)
   weights_BGRS = jax.nn.softmax(scores_BGRS, axis=-1).astype(q_B1HK.dtype)
   mixed = jnp.einsum('bgrs,bsgk->bgrk', weights_BGRS, values_BSGK)

@@ -16,35 +16,13 @@ from typing import Any, NoReturn
 import gguf
 import numpy as np
 
+from antjax.lm.family_tables import TABLES
+
 _PLAIN = (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
 # Field of config.json -> key of the metadata, after the architecture.
-_FIELDS = {
-  'num_hidden_layers': 'block_count',
-  'hidden_size': 'embedding_length',
-  'intermediate_size': 'feed_forward_length',
-  'num_attention_heads': 'attention.head_count',
-  'num_key_value_heads': 'attention.head_count_kv',
-  'rms_norm_eps': 'attention.layer_norm_rms_epsilon',
-  'rope_theta': 'rope.freq_base',
-  'head_dim': 'attention.key_length',
-}
+_FIELDS = TABLES['gguf']['fields']
 _OPTIONAL = ('rope_theta', 'num_key_value_heads', 'head_dim')
-_TOP = {
-  'token_embd.weight': 'model.embed_tokens.weight',
-  'output_norm.weight': 'model.norm.weight',
-  'output.weight': 'lm_head.weight',
-}
-_LAYER = {
-  'attn_norm': 'input_layernorm',
-  'attn_q': 'self_attn.q_proj',
-  'attn_k': 'self_attn.k_proj',
-  'attn_v': 'self_attn.v_proj',
-  'attn_output': 'self_attn.o_proj',
-  'ffn_norm': 'post_attention_layernorm',
-  'ffn_gate': 'mlp.gate_proj',
-  'ffn_up': 'mlp.up_proj',
-  'ffn_down': 'mlp.down_proj',
-}
+_TOP, _LAYER = TABLES['gguf']['top'], TABLES['gguf']['layer']
 ARCHITECTURES = ('llama', 'qwen2')
 
 

@@ -59,7 +59,9 @@ def add(
       ' whole model, or a half with layers.'
     )
   layers = model.layers
-  known = [name for name in TARGETS if hasattr(layers, name)]
+  known = [  # Experts' matrices have a dim more.
+    x for x in TARGETS if hasattr(layers, x) and getattr(layers, x).ndim == 3
+  ]
   wrong = sorted(set(targets) - set(known))
   if rank < 1 or wrong or not targets:
     raise ValueError(

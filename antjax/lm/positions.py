@@ -7,6 +7,7 @@ Raffel et al. 2020 (https://arxiv.org/abs/1910.10683) for relative ones.
 """
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -41,23 +42,107 @@ def document_positions(
 def rope_angles(
   config: Config, positions: jax.Array
 ) -> tuple[jax.Array, jax.Array] | None:
-  """(cos, sin) of the rotary angles, fp32 [B, T, 1, K / 2]; None without."""
+  """(cos, sin) of the rotary angles; None without.
+
+  fp32 [B, T, 1, K / 2], or one such array for each of the pattern's letters,
+  sorted, if it has several.
+  """
   if config.positions != 'rope':
     return None
-  K = config.head_width
-  exponents = jnp.arange(0, K, 2, dtype=jnp.float32) / K
-  frequencies = config.rope_theta**-exponents
+  found = [
+    _angles(config, letter, positions) for letter in sorted(set(config.letters))
+  ]
+  if len(found) == 1:
+    return found[0]
+  return jnp.stack([cos for cos, _ in found]), jnp.stack([x for _, x in found])
+
+
+def _angles(config: Config, letter: str, positions: jax.Array):
+  is_local = letter == 'w' and config.rope_local_theta > 0
+  theta = config.rope_local_theta if is_local else config.rope_theta
+  width = config.rotary_width
+  exponents = jnp.arange(0, width, 2, dtype=jnp.float32) / width
+  frequencies, factor = theta**-exponents, 1.0
+  if config.rope_scaling and not is_local:
+    scaling = json.loads(config.rope_scaling)
+    frequencies, factor = _scale(scaling, theta, exponents, positions)
+  if letter == 'n':
+    frequencies, factor = 0 * frequencies, 1.0
   angles = jnp.einsum('bt,k->btk', positions.astype(jnp.float32), frequencies)
   angles = angles[:, :, None]
-  return jnp.cos(angles), jnp.sin(angles)
+  return factor * jnp.cos(angles), factor * jnp.sin(angles)
+
+
+def _scale(
+  scaling: dict[str, Any],
+  theta: float,
+  exponents: jax.Array,
+  positions: jax.Array,
+) -> tuple[jax.Array, float]:
+  """Frequencies of a rope_scaling, and a factor of queries and keys.
+
+  As in `transformers`, dynamic and longrope go by the longest text at hand.
+  """
+  kind, width = scaling['rope_type'], 2 * len(exponents)
+  frequencies = theta**-exponents
+  longest = scaling.get('max_position_embeddings')
+  original = scaling.get('original_max_position_embeddings', longest)
+  if kind == 'longrope':
+    factor = scaling.get('factor', longest / original)
+    both = jnp.asarray([scaling['short_factor'], scaling['long_factor']])
+    is_long = (jnp.max(positions) >= original).astype(jnp.int32)
+    grown = math.sqrt(1 + math.log(max(factor, 1.0)) / math.log(original))
+    return frequencies / both[is_long], scaling.get('attention_factor', grown)
+  factor = scaling['factor']
+  if kind == 'linear':
+    return frequencies / factor, 1.0
+  if kind == 'dynamic':
+    length = jnp.maximum(jnp.max(positions) + 1, longest).astype(jnp.float32)
+    grown = factor * length / longest - (factor - 1)
+    return (theta * grown ** (width / (width - 2))) ** -exponents, 1.0
+  if kind == 'llama3':
+    low, high = scaling['low_freq_factor'], scaling['high_freq_factor']
+    turns = original * frequencies / (2 * math.pi)
+    share = jnp.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (share + (1 - share) / factor), 1.0
+
+  def place(turns: float) -> float:  # Where a text has so many turns.
+    wavelength = original / (turns * 2 * math.pi)
+    return width * math.log(wavelength) / (2 * math.log(theta))
+
+  # YaRN (Peng et al. 2023, https://arxiv.org/abs/2309.00071).
+  first = place(scaling.get('beta_fast', 32))
+  last = place(scaling.get('beta_slow', 1))
+  if scaling.get('truncate', True):
+    first, last = math.floor(first), math.ceil(last)
+  first, last = max(first, 0), min(last, width - 1)
+  if first == last:
+    last += 0.001
+  steps = jnp.arange(len(exponents))
+  share = 1 - jnp.clip((steps - first) / (last - first), 0, 1)
+
+  def grown(weight: float) -> float:
+    return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
+
+  weights = scaling.get('mscale'), scaling.get('mscale_all_dim')
+  both = grown(weights[0]) / grown(weights[1]) if all(weights) else grown(1.0)
+  frequencies *= share + (1 - share) / factor
+  return frequencies, scaling.get('attention_factor', both)
 
 
 def rotate(x_BTHK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Turns each pair (x[i], x[i + K / 2]) by its token's angle."""
+  """Turns each pair (x[i], x[i + K / 2]) by its token's angle.
+
+  Angles of fewer than K / 2 pairs turn the first numbers of a head only.
+  """
   cos, sin = angles
-  a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+  width = 2 * cos.shape[-1]
+  a, b = jnp.split(x_BTHK[..., :width].astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return turned.astype(x_BTHK.dtype)
+  turned = turned.astype(x_BTHK.dtype)
+  if width == x_BTHK.shape[-1]:
+    return turned
+  return jnp.concatenate([turned, x_BTHK[..., width:]], axis=-1)
 
 
 def extend_learned(
@@ -97,7 +182,7 @@ def relative_bias(
   Returns:
     fp32 [..., H, T, S].
   """
-  if config.positions != 'relative':
+  if not config.is_relative:
     return None
   assert table is not None
   offset_TS = keys[..., None, :] - queries[..., :, None]

@@ -57,7 +57,7 @@ def load_pretrained(
   Args:
     path: A folder with config.json and model.safetensors (or its index), or a
       .gguf file, or a folder with one; or hf://org/name, see `hub`. Families:
-      Llama, Qwen2, OPT, BERT, T5's encoder; as GGUF Llama and Qwen2.
+      those of `family_tables`; as GGUF Llama and Qwen2.
     dtype: Dtype of the parameters; None: as stored (quantized ones as fp32).
     shardings: One for all leaves, or a tree like the parameters'; None: the
       default device.
@@ -76,7 +76,9 @@ def load_pretrained(
   config = config_json.read_config(fields, file)
   names = families.tensor_names(family, config)
   shapes = transformer.shapes(config)
-  files = _match(path, family, config, names, shapes, source)
+  needed = _needed(family, names, shapes)
+  source = families.SplitSource(source, family, needed)
+  files = _match(path, family, config, needed, source)
   if shardings is None:
     shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   if isinstance(shardings, Sharding):
@@ -86,8 +88,8 @@ def load_pretrained(
     )
 
   def leaf(keys, shape, found, home):
-    stored = [files[name] for name in found]
-    read = _Leaf(path, source, stored, _path(keys), shape, dtype)
+    stored = [None if name is None else files[name] for name in found]
+    read = _Leaf(path, source, stored, family, _path(keys), shape, dtype)
     return _place(read, shape, home)
 
   return config, jax.tree.map_with_path(
@@ -169,7 +171,8 @@ def save_pretrained(
     )
   family = families.family_of(fields)
   names = families.tensor_names(family, config)
-  tensors = {name: (size, read) for name, size, read in _tensors(names, params)}
+  parts = _tensors(family, names, params)
+  tensors = {name: rest for name, *rest in families.joined(family, parts)}
   groups: list[dict[str, Callable[[], np.ndarray]]] = [{}]
   num_bytes = 0
   for name, (size, read) in tensors.items():
@@ -204,23 +207,24 @@ def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def _tensors(
-  names: PyTree, params: PyTree
-) -> Iterator[tuple[str, int, Callable[[], np.ndarray]]]:
-  """(name, bytes, function that gives the tensor) of all tensors."""
+  family: families.Family, names: PyTree, params: PyTree
+) -> Iterator[families.Tensor]:
+  """All tensors."""
   for keys, leaf in jax.tree.leaves_with_path(params):
     path = _path(keys)
     found = _at(names, path)
-    turned = families.is_transposed(path, leaf.shape)
-    for i, name in enumerate(found):
-      layer = i if path[0] == 'layers' else None
-      read = functools.partial(_host, leaf, turned, layer)
-      yield name, leaf.nbytes // len(found), read
+    turned = families.is_transposed(family, path, leaf.shape)
+    stacked = leaf.shape[: families.num_stacked(path, leaf.shape)]
+    for place, name in zip(np.ndindex(stacked), found, strict=True):
+      if name is not None:
+        read = functools.partial(_host, leaf, turned, place)
+        yield name, leaf.nbytes // len(found), read
 
 
 def _host(
-  leaf: jax.Array, is_transposed: bool, layer: int | None
+  leaf: jax.Array, is_transposed: bool, place: tuple[int, ...]
 ) -> np.ndarray:
-  array = np.asarray(leaf if layer is None else leaf[layer])
+  array = np.asarray(leaf[place] if place else leaf)
   return np.ascontiguousarray(array.T if is_transposed else array)
 
 
@@ -256,9 +260,22 @@ def _at(tree: PyTree, path: tuple[str, ...]) -> Any:
   return tree
 
 
-def _match(
-  path, family, config, names, shapes, source: TensorSource
-) -> dict[str, str]:
+def _needed(
+  family: families.Family, names: PyTree, shapes: PyTree
+) -> dict[str, tuple[int, ...]]:
+  """Shape of each tensor, by the name that we write."""
+  needed: dict[str, tuple[int, ...]] = {}
+  for keys, shape in jax.tree.leaves_with_path(
+    shapes, is_leaf=transformer.is_shape
+  ):
+    leaf = _path(keys)
+    own = shape[families.num_stacked(leaf, shape) :]
+    own = own[::-1] if families.is_transposed(family, leaf, shape) else own
+    needed |= dict.fromkeys(filter(None, _at(names, leaf)), own)
+  return needed
+
+
+def _match(path, family, config, needed, source) -> dict[str, str]:
   """Name as we write it -> name in the file, for all that is needed."""
   files: dict[str, str] = {}
   for name in source.shapes:
@@ -269,14 +286,6 @@ def _match(
         ' them, leave out the other.'
       )
     files[ours] = name
-  needed: dict[str, tuple[int, ...]] = {}
-  for keys, shape in jax.tree.leaves_with_path(
-    shapes, is_leaf=transformer.is_shape
-  ):
-    leaf = _path(keys)
-    own = shape[1:] if leaf[0] == 'layers' else shape
-    own = own[::-1] if families.is_transposed(leaf, shape) else own
-    needed |= dict.fromkeys(_at(names, leaf), own)
   missing = sorted(set(needed) - set(files))
   left = sorted(set(files) - set(needed))
   ignored = [n for n in left if families.is_ignored(family, n, config)]
@@ -316,29 +325,34 @@ class _Leaf:
     self,
     file: pathlib.Path,
     source: TensorSource,
-    stored: Sequence[str],
+    stored: Sequence[str | None],
+    family: families.Family,
     path: tuple[str, ...],
     shape: tuple[int, ...],
     dtype: jax.typing.DTypeLike | None,
   ):
     self._file = file  # For errors.
     self._source, self._stored, self._shape = source, stored, shape
-    self._is_stacked = path[0] == 'layers'
-    self._is_transposed = families.is_transposed(path, shape)
+    self._num_stacked = families.num_stacked(path, shape)
+    self._is_transposed = families.is_transposed(family, path, shape)
     self._dtype = None if dtype is None else jnp.dtype(dtype)
 
   def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
-    if not self._is_stacked:
-      return self._one(self._stored[0], index)
-    spans = [s.indices(n) for s, n in zip(index, self._shape, strict=True)]
-    layers = range(*spans[0])
-    inner = tuple(slice(*span) for span in spans[1:])
-    first = self._one(self._stored[layers[0]], inner)
-    piece = np.empty((len(layers), *first.shape), first.dtype)
-    piece[0] = first
-    for place, i in enumerate(layers[1:], start=1):
-      piece[place] = self._one(self._stored[i], inner)
-    return piece
+    names = np.array(self._stored, object)
+    names = names.reshape(self._shape[: self._num_stacked])
+    names = np.asarray(names[index[: self._num_stacked]], object)
+    inner = tuple(
+      slice(*span.indices(size))
+      for span, size in zip(index, self._shape, strict=True)
+    )[self._num_stacked :]
+    piece = None
+    for i, name in enumerate(names.flat):
+      one = self._one(name or self._stored[-1], inner)
+      if piece is None:
+        piece = np.empty((names.size, *one.shape), one.dtype)
+      piece[i] = one if name else 1.0  # No such norm: its weight is not used.
+    assert piece is not None
+    return piece.reshape(*names.shape, *piece.shape[1:])
 
   def _one(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
     if self._is_transposed:

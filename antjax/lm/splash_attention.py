@@ -33,8 +33,7 @@ def attend(
   v_BTGK: jax.Array,
   segment_ids_BT: jax.Array | None = None,
   *,
-  is_causal: bool,
-  scale: float,
+  how: blocked_attention.Mask,
   block: int = BLOCK,
   interpret: bool = False,
 ) -> jax.Array:
@@ -60,7 +59,12 @@ def attend(
     return jnp.swapaxes(jnp.pad(x_BTHK, rest), 1, 2)
 
   shape = padded, padded
-  head = mask_lib.CausalMask(shape) if is_causal else mask_lib.FullMask(shape)
+  head = (
+    mask_lib.CausalMask(shape) if how.is_causal else mask_lib.FullMask(shape)
+  )
+  if how.window:
+    sides = how.window - 1, 0 if how.is_causal else how.window - 1
+    head = mask_lib.LocalMask(shape, sides, 0)
   kernel = kernel_lib.make_splash_mha(
     mask_lib.MultiHeadMask([head] * num_heads),
     block_sizes=kernel_lib.BlockSizes(
@@ -73,10 +77,11 @@ def attend(
     ),
     head_shards=1,
     q_seq_shards=1,
+    attn_logits_soft_cap=how.cap,
     residual_checkpoint_name=blocked_attention.KEPT,
     interpret=interpret,
   )
-  scaled_BTHK = (scale * q_BTHK.astype(jnp.float32)).astype(q_BTHK.dtype)
+  scaled_BTHK = (how.scale * q_BTHK.astype(jnp.float32)).astype(q_BTHK.dtype)
   mixed_BHTK = jax.vmap(kernel)(
     heads_first(scaled_BTHK),
     heads_first(k_BTGK),

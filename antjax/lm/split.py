@@ -45,9 +45,10 @@ class _Half(Transformer):
         ' number from 0 to that.'
       )
     self.config, self.num_low = whole.config, num_low
+    self.first = 0 if is_low else num_low
     span = slice(num_low) if is_low else slice(num_low, None)
     if range(num_layers)[span]:
-      graphdef, stack = whole.stack()
+      graphdef, (stack, _) = whole.stack()
       self.layers = nnx.merge(graphdef, jax.tree.map(lambda x: x[span], stack))
       names = [*names, 'relative_bias']
     for name in names:

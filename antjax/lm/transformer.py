@@ -48,6 +48,7 @@ class Transformer(blocks.ModelPart):
   Attributes:
     config: Configuration of the model.
     layers: A Block whose leaves are [L, ...]. Parts of a model may lack it.
+    first: Number of the first of these layers.
   """
 
   # Those of the parameters that the config asks for.
@@ -56,6 +57,8 @@ class Transformer(blocks.ModelPart):
   relative_bias: nnx.Param[jax.Array]
   token_types: nnx.Param[jax.Array]
   lm_head: nnx.Param[jax.Array]
+
+  first = 0
 
   def __init__(
     self, config: Config, *, rngs: nnx.Rngs, block: Callable[..., Block] = Block
@@ -160,6 +163,8 @@ class Transformer(blocks.ModelPart):
         'token_types were given, but the model has none (config.token_types=0).'
       )
     x_BTD = blocks.lookup(self.embed[...], tokens)
+    if config.embed_scale != 1:
+      x_BTD *= jnp.asarray(config.embed_scale, x_BTD.dtype)
     if config.positions == 'learned':
       x_BTD += blocks.lookup(
         self.positions[...], places + config.position_offset
@@ -213,10 +218,10 @@ class Transformer(blocks.ModelPart):
     graphdef, layers = self.stack()
 
     def layer(x_BTD: jax.Array, leaves: PyTree) -> jax.Array:
-      return nnx.merge(graphdef, leaves)(x_BTD, angles, attend)
+      return blocks.merge(graphdef, leaves)(x_BTD, angles, attend)
 
     def last_layer(x_BTD: jax.Array, leaves: PyTree) -> jax.Array:
-      return nnx.merge(graphdef, leaves)(x_BTD, angles, attend, chosen)
+      return blocks.merge(graphdef, leaves)(x_BTD, angles, attend, chosen)
 
     policies = jax.checkpoint_policies
     policy = policies.save_only_these_names(blocked_attention.KEPT)
@@ -245,9 +250,16 @@ class Transformer(blocks.ModelPart):
     return model
 
   def stack(self) -> tuple[nnx.GraphDef[Block], PyTree]:
-    """(definition of a layer, leaves of all), for `nnx.merge` of one layer."""
+    """(definition of a layer, leaves of all), for `blocks.merge` of one layer.
+
+    Where layers differ, the leaves have their numbers.
+    """
     graphdef, state = nnx.split(self.layers)
-    return graphdef, nnx.to_pure_dict(state)
+    leaves, places = nnx.to_pure_dict(state), None
+    if len(self.config.pattern) > 1 or not self.config.first_norm:
+      num_layers = jax.tree.leaves(leaves)[0].shape[0]
+      places = self.first + jnp.arange(num_layers)
+    return graphdef, (leaves, places)
 
   def row_bias(self, num_tokens: int) -> jax.Array | None:
     """Addend of relative positions to a row's scores, [H, T, T], or None."""
@@ -256,7 +268,7 @@ class Transformer(blocks.ModelPart):
 
   def bias(self, queries: jax.Array, keys: jax.Array) -> jax.Array | None:
     """See `positions.relative_bias`."""
-    if self.config.positions != 'relative':
+    if not self.config.is_relative:
       return None
     table = self.relative_bias[...]
     return positions_lib.relative_bias(self.config, table, queries, keys)
@@ -269,7 +281,7 @@ class Transformer(blocks.ModelPart):
 
   def unembed(self, x_BTD: jax.Array) -> jax.Array:
     """fp32 logits [..., V]."""
-    return blocks.scores(x_BTD, self.output_matrix())
+    return blocks.logits(self.config, x_BTD, self.output_matrix())
 
   def output_matrix(self) -> jax.Array:
     """[D, V].
@@ -309,7 +321,9 @@ class Transformer(blocks.ModelPart):
     if 'loss_mask' in batch:
       mask_BT = batch['loss_mask'].astype(jnp.float32)
       counts_BT *= jnp.pad(mask_BT[:, 1:], ((0, 0), (0, 1)))
-    losses_BT = _token_losses(x_BTD, self.output_matrix(), next_BT, max_logits)
+    losses_BT = _token_losses(
+      self.config, x_BTD, self.output_matrix(), next_BT, max_logits
+    )
     weights_B = counts_BT.sum(axis=1)
     sums_B = (losses_BT * counts_BT).sum(axis=1)
     return sums_B / jnp.maximum(weights_B, 1), weights_B
@@ -371,11 +385,13 @@ def targets(
   return next_BT, jnp.pad(same.astype(jnp.float32), last)
 
 
-def _token_losses(x_BTD, kernel_DV, next_BT, max_logits: int) -> jax.Array:
+def _token_losses(
+  config: Config, x_BTD, kernel_DV, next_BT, max_logits: int
+) -> jax.Array:
   """Cross-entropy of each token, [B, T]."""
 
   def chunk_losses(x_BCD, kernel_DV, next_BC):
-    logits_BCV = blocks.scores(x_BCD, kernel_DV.astype(x_BCD.dtype))
+    logits_BCV = blocks.logits(config, x_BCD, kernel_DV.astype(x_BCD.dtype))
     log_z = jax.nn.logsumexp(logits_BCV, axis=-1)
     return log_z - pick(logits_BCV, next_BC)
 

@@ -9,7 +9,7 @@ import pytest
 
 from antjax.ctr.bahe import towers
 from antjax.jobs.bahe import model as bahe_model
-from antjax.lm import cost
+from antjax.plan import lm_cost
 from tests.ctr.bahe import small_clicks
 
 CONFIG = types.SimpleNamespace(compute_dtype='float32', effective_tuning='full')
@@ -31,6 +31,6 @@ def test_dedup_takes_its_low_half_more_than_a_store(num_low):
   # The tokens' vectors at least; a layer trained on them would take more.
   assert found >= 30 * 5 * encoder.dim * 4
   whole = dataclasses.replace(encoder.high.config, vocab_size=0)
-  assert found < cost.activation_bytes(whole, 30, 5)
+  assert found < lm_cost.activation_bytes(whole, 30, 5)
   dedup = small_clicks.dedup_tower(None, 60, num_low=num_low)
   assert bytes_of(dedup) - stored == 2 * found

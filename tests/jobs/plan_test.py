@@ -37,7 +37,7 @@ def test_presets_have_the_parameters_their_names_say():
     'smollm2-135m': 0.1345,
   }
   for name, expected in billions.items():
-    found = plan_models.cost.num_params(plan_models.PRESETS[name]) / 1e9
+    found = plan_models.lm_cost.num_params(plan_models.PRESETS[name]) / 1e9
     assert found == pytest.approx(expected, rel=5e-3), name
 
 

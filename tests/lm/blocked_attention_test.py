@@ -13,9 +13,13 @@ from tests.lm import attention_inputs
 # float32 sums of some hundred terms in another order.
 _ATOL = 2e-5
 
-# (tokens, query heads, key/value heads, causal, segments, queries of a block)
-_FAST = (70, 4, 2, False, True, 16)
+# (tokens, query heads, key/value heads, causal, segments, queries of a block
+# and, if there are such, window and cap)
+_FAST = (300, 4, 2, False, True, 16, 20, 1.5)
 _SLOW = (
+  (70, 4, 2, False, True, 16),
+  (600, 4, 2, True, False, 64, 90, None),
+  (600, 4, 2, True, True, 64, 300, 0.7),
   (70, 4, 2, True, True, 16),
   (600, 6, 2, True, False, 64),  # More than one span.
   (64, 4, 4, False, False, 64),
@@ -27,7 +31,8 @@ _SLOW = (
   'case', [_FAST, *(pytest.param(c, marks=pytest.mark.slow) for c in _SLOW)]
 )
 def test_blocks_do_not_show(case):
-  num_tokens, num_heads, num_kv_heads, is_causal, has_segments, block = case
+  num_tokens, num_heads, num_kv_heads, is_causal, has_segments, block = case[:6]
+  window, cap = case[6:] or (None, None)
   q, k, v, grad, segments = attention_inputs.make(
     num_tokens, num_heads, num_kv_heads, 8, has_segments
   )
@@ -35,7 +40,15 @@ def test_blocks_do_not_show(case):
   def run(method):
     def attend(q, k, v):
       return attention.attend(
-        q, k, v, segments, is_causal=is_causal, method=method, block=block
+        q,
+        k,
+        v,
+        segments,
+        is_causal=is_causal,
+        window=window,
+        cap=cap,
+        method=method,
+        block=block,
       )
 
     def both(q, k, v, grad):

@@ -14,7 +14,6 @@ import pytest
 import safetensors.numpy
 
 from antjax.lm import config_json, pretrained
-from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from tests.lm import tiny_models
 
@@ -47,30 +46,6 @@ def edit(folder, change):
 def edit_config(folder, **fields):
   path = folder / 'config.json'
   path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
-@pytest.mark.parametrize('name', tiny_models.CONFIGS)
-def test_outputs_are_those_of_transformers(name):
-  # Without recomputation: half of the compilation.
-  config = dataclasses.replace(tiny_models.CONFIGS[name], remat='none')
-  params = tiny_models.params_of(config)
-  golden = np.load(tiny_models.GOLDEN)
-
-  @jax.jit
-  def run(params):
-    model = Transformer.of(config, params)
-    hidden = model.hidden(tiny_models.TOKENS, jnp.asarray(tiny_models.MASK))
-    scores = model.unembed(hidden) if config.causal else None
-    return hidden, scores
-
-  hidden, logits = jax.device_get(run(params))
-  real = tiny_models.MASK > 0
-  expected = golden[f'{name}/hidden'][real]
-  assert np.abs(expected).max() > 1
-  np.testing.assert_allclose(hidden[real][:, ::2], expected, atol=ATOL)
-  if config.causal:
-    expected = golden[f'{name}/logits'][real]
-    np.testing.assert_allclose(logits[real][:, ::4], expected, atol=5 * ATOL)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +198,13 @@ def test_tensors_that_do_not_fit_are_listed(folder, change, message):
     ('llama', {'model_type': 'mamba'}, "model_type='mamba'; known are llama"),
     ('llama', {'rope_scaling': {'rope_type': 'yarn'}}, "rope_type='yarn'"),
     ('llama', {'hidden_act': 'tanh'}, "hidden_act='tanh'; known are silu"),
-    ('qwen2', {'use_sliding_window': True}, 'use_sliding_window=True'),
+    ('qwen2', {'layer_types': ['chunked_attention'] * 3}, 'layer_types='),
+    (
+      'qwen2',
+      {'swiglu_limit': 7.0},
+      'swiglu_limit=7.0 is not known of a qwen2',
+    ),
+    ('bert', {'rope_scaling': {'factor': 2.0}}, 'rope_scaling='),
     ('opt', {'word_embed_proj_dim': 512}, 'word_embed_proj_dim=512'),
     ('opt', {'enable_bias': False}, 'enable_bias=False is not supported'),
     ('bert', {'position_embedding_type': 'relative_key'}, 'relative_key'),
@@ -280,7 +261,7 @@ def test_rotary_settings_are_read_where_versions_write_them():
 
 def test_models_of_no_family_are_refused(tmp_path):
   config = dataclasses.replace(tiny_models.CONFIGS['llama'], norm='layer')
-  with pytest.raises(ValueError, match='no family of llama, qwen2'):
+  with pytest.raises(ValueError, match='no family of llama, mistral'):
     pretrained.save_pretrained(tmp_path / 'x', config, {})
   config = tiny_models.CONFIGS['llama']
   params = tiny_models.params_of(config)
@@ -298,7 +279,9 @@ def test_damaged_and_missing_files_are_named(folder):
   with pytest.raises(ValueError, match='no whole safetensors file'):
     pretrained.load_pretrained(folder)
   path.unlink()
-  with pytest.raises(FileNotFoundError, match='neither model.safetensors nor'):
+  with pytest.raises(
+    FileNotFoundError, match='holds none of model.safetensors'
+  ):
     pretrained.load_pretrained(folder)
   index = folder / 'model.safetensors.index.json'
   index.write_text('{"weight_map": {"a": "lost.safetensors"}}')

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The TPU's Pallas kernel, interpreted here, and compiled for a TPU."""
 
-import functools
 import importlib.util
 
 import jax
@@ -14,17 +13,21 @@ import pytest
 
 from antjax.jobs import compile_for_pod
 from antjax.lm import attention, splash_attention
+from antjax.lm.blocked_attention import Mask
 from tests.lm import attention_inputs
 
 # float32 sums of some hundred terms in another order.
 _ATOL = 5e-5
 
-# (tokens, query heads, key/value heads, head width, causal, segments)
+# (tokens, query heads, key/value heads, head width, causal, segments and, if
+# there are such, window and cap)
 _FAST = (150, 4, 2, 8, True, True)
 _SLOW = (
   (150, 2, 2, 32, False, True),
   (256, 2, 1, 64, False, False),
   (300, 6, 2, 20, True, False),  # Padded, and no segments are given.
+  (300, 2, 2, 8, True, True, 70, 2.0),
+  (300, 2, 1, 8, False, False, 70, None),
 )
 
 
@@ -32,13 +35,14 @@ _SLOW = (
   'case', [_FAST, *(pytest.param(c, marks=pytest.mark.slow) for c in _SLOW)]
 )
 def test_outputs_and_gradients_are_those_of_plain_scores(case):
-  num_tokens, num_heads, num_kv_heads, width, is_causal, has_segments = case
+  num_tokens, num_heads, num_kv_heads, width, is_causal, has_segments = case[:6]
+  window, cap = case[6:] or (None, None)
   q, k, v, grad, segments = attention_inputs.make(
     num_tokens, num_heads, num_kv_heads, width, has_segments
   )
-  how = {'is_causal': is_causal, 'scale': 0.3}
+  how = Mask(is_causal, 0.3, window, cap)
 
-  def both(attend):
+  def both(attend, **how):
     output, vjp = jax.vjp(
       lambda q, k, v: attend(q, k, v, segments, **how), q, k, v
     )
@@ -46,8 +50,8 @@ def test_outputs_and_gradients_are_those_of_plain_scores(case):
 
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=_ATOL),
-    both(functools.partial(splash_attention.attend, block=128, interpret=True)),
-    both(functools.partial(attention.attend, method='plain')),
+    both(splash_attention.attend, block=128, interpret=True, how=how),
+    both(attention.attend, method='plain', **how._asdict()),
   )
 
 

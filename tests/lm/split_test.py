@@ -15,11 +15,13 @@ from tests.lm import tiny_models
 # The halves are compiled apart: fp32 sums in another order.
 ATOL = 2e-5
 TOKENS, MASK = jnp.asarray(tiny_models.TOKENS), jnp.asarray(tiny_models.MASK)
+CONFIGS = tiny_models.CONFIGS | tiny_models.FAMILIES
+FAST = (('llama', 1), ('bert', 0), ('t5', 1), ('opt', 3), ('modernbert', 1))
 CASES = [
   (name, k)
-  if (name, k) in (('llama', 1), ('bert', 0), ('t5', 1), ('opt', 3))
+  if (name, k) in FAST
   else pytest.param(name, k, marks=pytest.mark.slow)
-  for name in tiny_models.CONFIGS
+  for name in CONFIGS
   for k in (0, 1, 3)
 ]
 
@@ -34,7 +36,7 @@ def size(params):
 
 @pytest.mark.parametrize('name, num_low', CASES)
 def test_high_of_low_is_the_whole(name, num_low):
-  config = tiny_models.CONFIGS[name]
+  config = CONFIGS[name]
   whole = model_of(config)
   params = params_of(whole)
   places = 20 if config.positions == 'learned' else 0
@@ -48,7 +50,7 @@ def test_high_of_low_is_the_whole(name, num_low):
   np.testing.assert_allclose(actual[real], expected[real], atol=ATOL)
   # Each weight is in one half, but for T5's table and what has no use here.
   shared = 0
-  if config.positions == 'relative' and 0 < num_low < config.num_layers:
+  if config.is_relative and 0 < num_low < config.num_layers:
     shared = params['relative_bias'].size
   extra = places * config.embed_dim
   output = params['lm_head'].size if 'lm_head' in params else 0

@@ -65,14 +65,15 @@ def marks_of(
       ' family of models need; give the tokenizer that the model came with.'
     )
 
-  if not config.causal and config.positions != 'relative':
-    return Marks((one_of('[CLS]'),), (), 'first')
-  if not config.causal:  # T5's encoder.
+  if not config.causal and config.positions == 'relative':  # T5's encoder.
     return Marks((), (one_of('</s>'),), 'last')
+  has_first = tokenizer.token_to_id('[CLS]') is not None  # ModernBERT's.
+  if not config.causal and (config.positions == 'learned' or has_first):
+    return Marks((one_of('[CLS]', '<s>'),), (), 'first')
   if config.positions == 'learned':  # OPT.
     end = one_of('</s>')
     return Marks((() if published else (end,)), (end,), 'last')
-  # Llama and Qwen2, which the recipe does not know: what the tokenizer's own
+  # Llama and others, which the recipe does not know: what the tokenizer's own
   # template puts in front, if anything, and an end.
   encoded = tokenizer.encode('a')
   front = encoded.special_tokens_mask.index(0)

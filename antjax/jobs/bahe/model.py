@@ -26,11 +26,12 @@ from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.layers import functional
-from antjax.lm import cost, fingerprint, pretrained_tokenizer
+from antjax.lm import fingerprint, pretrained_tokenizer
 from antjax.lm.split import HighEncoder, LowEncoder
 from antjax.lm.token_cache import TokenCache
 from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import INTRA
+from antjax.plan import lm_cost
 
 PyTree = Any
 # Tokens of a behavior in a full text at most.
@@ -240,7 +241,7 @@ def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
   dtype = jnp.dtype(config.compute_dtype)
   if isinstance(model.tower, FullTextTower):
     text = model.tower
-    return cost.activation_bytes(
+    return lm_cost.activation_bytes(
       dataclasses.replace(text.lm.config, vocab_size=0),
       clicks.rows_per_device * text.num_sequences,
       text.num_tokens,
@@ -262,7 +263,9 @@ def activation_bytes(config: Config, model: ClickModel, clicks: Clicks) -> int:
   config_of_high = dataclasses.replace(
     high.config, num_layers=num_layers, vocab_size=0
   )
-  return rows + cost.activation_bytes(config_of_high, sequences, places, dtype)
+  return rows + lm_cost.activation_bytes(
+    config_of_high, sequences, places, dtype
+  )
 
 
 def _low_bytes(tower: DedupTower, dtype: Any) -> int:
@@ -274,6 +277,6 @@ def _low_bytes(tower: DedupTower, dtype: Any) -> int:
   one_layer = dataclasses.replace(
     high.config, num_layers=1, layers_per_step=1, vocab_size=0, remat='layer'
   )
-  return cost.activation_bytes(
+  return lm_cost.activation_bytes(
     one_layer, tower.capacity, tower.num_tokens, dtype
   )

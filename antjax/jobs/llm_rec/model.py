@@ -22,9 +22,10 @@ from antjax.data.sequence_data import KIND, SequenceData
 from antjax.jobs import identity as run_identity
 from antjax.jobs.llm_rec.config import Config
 from antjax.layers import functional
-from antjax.lm import cost, fingerprint, pretrained_tokenizer
+from antjax.lm import fingerprint, pretrained_tokenizer
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
+from antjax.plan import lm_cost
 
 PyTree = Any
 
@@ -125,7 +126,7 @@ def activation_bytes(
     lm_config = dataclasses.replace(lm_config, num_layers=1, remat='layer')
   shape = inputs.shapes[-1]
   of_lanes = sum(
-    cost.activation_bytes(lm_config, rows // model.num_chunks, width, dtype)
+    lm_cost.activation_bytes(lm_config, rows // model.num_chunks, width, dtype)
     for width, rows in shape
   )
   width = model.lm.config.embed_dim + model.vector.word_dim

@@ -33,10 +33,11 @@ from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.lm import report as lm_report
 from antjax.jobs.lm.config import Config
 from antjax.layers.functional import Functional
-from antjax.lm import cost, generate, transformer
+from antjax.lm import generate, transformer
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.lm.transformer import Transformer
 from antjax.metrics import means as metrics
+from antjax.plan import lm_cost
 from antjax.train import checkpoint, warm_start
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
@@ -74,8 +75,8 @@ def train(config: Config, job: job_lib.Job) -> dict[str, float]:
     peak_name = 'measured on a large matrix product'
   trainer = make_trainer(config, job, model, run.num_steps, peak_flops)
   lm = Functional(Transformer, model)
-  num_params = cost.num_params(model)
-  flops_per_token = cost.flops_per_token(model, config.seq_len)
+  num_params = lm_cost.num_params(model)
+  flops_per_token = lm_cost.flops_per_token(model, config.seq_len)
 
   def losses(params: Any, batch: Any, rng: Any) -> dict[str, jax.Array]:
     del rng
@@ -245,7 +246,7 @@ def make_trainer(
   """The trainer; with `--paro=auto` the planner's code."""
   sequences = config.batch_size // jax.device_count()
   sequences //= config.num_micro_batches
-  flops_per_token = cost.flops_per_token(model, config.seq_len)
+  flops_per_token = lm_cost.flops_per_token(model, config.seq_len)
   flops = sequences * (config.seq_len * flops_per_token)
   trained = re.compile(config.train_on)
   lm = Functional(Transformer, model)
@@ -256,7 +257,7 @@ def make_trainer(
     config.optimizer.build(num_steps),
     jax.eval_shape(lm.init, jax.random.key(0)),
     compute_dtype=config.compute_dtype,
-    activation_bytes=cost.activation_bytes(
+    activation_bytes=lm_cost.activation_bytes(
       model, sequences, config.seq_len, jnp.dtype(config.compute_dtype)
     ),
     compute_s=flops / (peak_flops * _EFFICIENCY),
@@ -326,7 +327,7 @@ def check_samples(config: Config, texts: LMTexts) -> None:
       f' {model.max_positions} learned positions (model.max_positions); ask'
       ' for fewer tokens, or shorter prompts.'
     )
-  whole, memory = 4 * cost.num_params(model), trainer_lib.memory_of_device()
+  whole, memory = 4 * lm_cost.num_params(model), trainer_lib.memory_of_device()
   if memory is not None and whole > memory:
     raise ValueError(
       f'sample_tokens={config.sample_tokens}: samples need the whole model on'

@@ -24,18 +24,26 @@ def flops_per_token(config: transformer.Config, num_tokens: int) -> float:
 
   6 for each weight in a matrix product (the output layer included, the
   embedding's look-up not), and 6 L T H K for attention, where a token sees half
-  of its T fellow tokens on average; twice that where it sees them all.
+  of its T fellow tokens on average; twice that where it sees them all, and no
+  more than the window in layers that have one. Of experts those count that a
+  token goes through.
   Recomputation does not count. This is the numerator of MFU (Chowdhery et al.
   2022, https://arxiv.org/abs/2204.02311, appendix B, but for their 12 L T H K,
   which counts masked scores too).
   """
   shapes = transformer.shapes(config)['layers'].values()
   matrices = sum(math.prod(shape) for shape in shapes if len(shape) == 3)
+  experts = sum(math.prod(shape) for shape in shapes if len(shape) == 4)
+  matrices += experts * config.experts_per_token // max(config.num_experts, 1)
   if config.causal:
     matrices += config.embed_dim * config.vocab_size
   width = config.num_heads * config.head_width
-  seen = num_tokens if config.causal else 2 * num_tokens
-  return 6.0 * matrices + 6.0 * config.num_layers * seen * width
+  far = 1 if config.causal else 2
+  seen = sum(
+    far * min(num_tokens, 2 * config.window if letter == 'w' else num_tokens)
+    for letter in config.letters
+  )
+  return 6.0 * matrices + 6.0 * seen * width
 
 
 def activation_bytes(
@@ -55,6 +63,7 @@ def activation_bytes(
   D, F = config.embed_dim, config.mlp_dim
   HK = config.num_heads * config.head_width
   GK = config.num_kv_heads * config.head_width
+  F *= max(1, config.experts_per_token if config.num_experts else 1)
   products = HK + 2 * GK + 2 * D + (2 if config.gated_mlp else 1) * F
   # Norms, rotated heads and what softmax, SiLU and the sums keep besides.
   working = products + 2 * (HK + GK) + 4 * D + 2 * F
