@@ -264,9 +264,9 @@ def _encode(
     following = thread.submit(ready)
     while (found := following.result()) is not None:
       following = thread.submit(ready)
-      part, tokens, empty = found
+      part, (tokens, offsets), empty = found
       show = functools.partial(progress.advance_to, start=done)
-      writer.write(part, encoder(*tokens, show))
+      writer.write(part, encoder(tokens, offsets, show))
       done += len(part[1])
       num_empty += empty
       progress.advance_to(done)
@@ -285,7 +285,7 @@ def _parts(
     for num, read in _pieces(path, config):
       numbers = range(row // size, -(-(row + num) // size))
       inside = [number for number in numbers if number in wanted]
-      table = read() if inside else None
+      table = read() if inside else pa.table({})
       for number in inside:
         start = max(0, number * size - row)
         held.append(table.slice(start, (number + 1) * size - row - start))

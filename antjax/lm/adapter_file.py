@@ -78,10 +78,8 @@ def load(
     wrong = [f'peft_type={fields.get("peft_type")!r}']
   if wrong:
     raise ValueError(f'{file}: {", ".join(sorted(wrong))} is not supported.')
-  rank = fields['r']
-  scale = lora.scale_of(
-    fields['lora_alpha'], rank, bool(fields.get('use_rslora'))
-  )
+  rank, is_root = fields['r'], bool(fields.get('use_rslora'))
+  scale = lora.scale_of(fields['lora_alpha'], rank, is_root)
   source = SafetensorsFolder(folder, (FILE_NAME, 'adapter_model.bin'))
   family = families.family_of(config_json.write_config(model.config))
   there = {
@@ -97,14 +95,15 @@ def load(
       names = [f'{module}.{_PARTS[part]}' for module in modules]
       if not any(name in there for name in names):
         continue
-      found = [there.pop(name, None) for name in names]
-      if None in found or {source.shapes[x] for x in found} != {shapes[part]}:
+      found = [there.pop(name) for name in names if name in there]
+      right = {source.shapes[name] for name in found} == {shapes[part]}
+      if len(found) < len(names) or not right:
         raise ValueError(
           f'{folder}: needed is {names[0]} of shape {shapes[part]}, and the'
           f' same in all {len(names)} layers.'
         )
-      stack = np.stack([source.read(name).T for name in found])
-      leaves[f'{target}_lora_{part}'] = stack
+      stack = [source.read(name).T for name in found]
+      leaves[f'{target}_lora_{part}'] = np.stack(stack)
   if there or not leaves:
     raise ValueError(
       f'{folder}: {len(there)} tensors are of no layer that is trained here:'
@@ -176,15 +175,14 @@ def save(
   }
   folder.mkdir(parents=True, exist_ok=True)
   safetensors.numpy.save_file(tensors, folder / FILE_NAME, {'format': 'pt'})
-  text = json.dumps(fields, indent=2)
-  (folder / CONFIG_NAME).write_text(text + '\n', encoding='utf-8')
+  (folder / CONFIG_NAME).write_text(json.dumps(fields, indent=2))
 
 
 def _modules(model: Transformer, first_layer: int) -> dict[str, list[str]]:
   """Target -> Hugging Face's name of its module in each of a part's layers."""
   family = families.family_of(config_json.write_config(model.config))
   names = families.tensor_names(family, model.config)['layers']
-  count = model.layers.query.shape[0]
+  count = model.layers.matrix('query').shape[0]
   return {
     target: [
       name.removesuffix('.weight')

@@ -71,8 +71,8 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     with zipfile.ZipFile(path) as archive:
       entries = {x.filename: x for x in archive.infolist()}
-      (name,) = (n for n in entries if n.endswith('/data.pkl'))
-      root = name.removesuffix('data.pkl')
+      (root,) = (n[:-8] for n in entries if n.endswith('/data.pkl'))
+      name = f'{root}data.pkl'
       order = f'{root}byteorder'
       if order in entries and archive.read(order) != b'little':
         raise ValueError('its numbers are big-endian')
@@ -134,6 +134,7 @@ def _run(pickle: bytes) -> Any:
     del stack[place:]
     return items
 
+  value: Any
   for opcode, value, _ in pickletools.genops(pickle):
     name = opcode.name
     if name in _VALUES:

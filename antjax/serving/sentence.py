@@ -44,7 +44,7 @@ _HARMLESS = (
   *('unpad_inputs', 'unpad_text_inputs'),
 )
 # What others may say, beside nothing.
-_PLAIN = (None, {}, 'feature-extraction', 'token_embeddings')
+_PLAIN: tuple[Any, ...] = (None, {}, 'feature-extraction', 'token_embeddings')
 
 
 def normalized(x_BD: jax.Array) -> jax.Array:

@@ -109,7 +109,7 @@ def test_every_code_and_mesh_equals_data_parallel(code, intra, want):
   'options',
   [
     {'regather': False},
-    {'options': {'remat': False}},
+    pytest.param({'options': {'remat': False}}, marks=pytest.mark.slow),
     {'options': {'layers_per_step': 2}},
     {
       'options': {'policy': jax.checkpoint_policies.dots_saveable},

@@ -40,8 +40,16 @@ def make(kind='dnn', tower=True, sizes=small_clicks.SIZES, **ids):
   return small_clicks.click_model(stored if tower else None, kind, sizes, **ids)
 
 
-@pytest.mark.parametrize('kind', ['dnn', 'dcnv2', 'din'])
-@pytest.mark.parametrize('tower', [True, False])
+@pytest.mark.parametrize(
+  'kind, tower',
+  [
+    *(('dnn', False), ('dcnv2', False), ('din', True)),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (('dnn', True), ('dcnv2', True), ('din', False))
+    ),
+  ],
+)
 def test_every_feature_changes_the_logit_and_padding_does_not(kind, tower):
   model = make(kind, tower)
   batch = small_clicks.batch(6)
