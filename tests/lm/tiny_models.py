@@ -72,7 +72,8 @@ _TEXTS = json.loads(np.load(peer_families.GOLDEN)['texts'].tobytes())
 FAMILIES = {
   name: config_json.read_config(text['config']) for name, text in _TEXTS.items()
 }
-TOKENS, MASK = peer_families.TOKENS, peer_families.MASK
+TOKENS = np.random.RandomState(7).randint(0, 61, (3, 17)).astype(np.int32)
+MASK = peer_families.MASK
 
 
 def params_of(config):
