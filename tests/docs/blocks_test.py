@@ -36,7 +36,7 @@ from tests.data import (
 )
 from tests.elastic.jobs_server import JobsServer
 from tests.jobs import ratings, train_llm_rec_test
-from tests.serving import serving_case
+from tests.serving import sentence_test, serving_case
 
 _BLOCK = re.compile(r'^```python\n(.*?)^```', re.DOTALL | re.MULTILINE)
 _PAGES = [
@@ -45,7 +45,7 @@ _PAGES = [
 ]
 # Seconds of compiling each.
 _SLOW = {
-  *('delivery-0', 'delivery-1', 'llm_rec-2', 'pretrained-1', 'pretrained-2'),
+  *('delivery-0', 'delivery-1', 'llm_rec-3', 'pretrained-1', 'pretrained-2'),
   'train_lm-0',
 }
 
@@ -103,6 +103,11 @@ def _elastic():
   (folder / END).touch()
 
 
+def _encode():
+  folder = pathlib.Path('data/minilm')
+  sentence_test.folder_of(folder, {'pooling_mode': 'mean'})
+
+
 def _llm_rec():
   source = sequence_fixture.Log().write_amazon(pathlib.Path('amazon'))
   sequence_fixture.prepare(source, 'data/ml-1m', k_core=0)
@@ -127,8 +132,9 @@ _MAKERS = {
   'data': _data,
   'delivery': _delivery,
   'elastic': _elastic,
+  'encode': _encode,
   'llm_rec': _llm_rec,
-  'llm_rec-2': _llm_rec_export,
+  'llm_rec-3': _llm_rec_export,
   'pretrained': _pretrained,
 }
 

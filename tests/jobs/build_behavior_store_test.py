@@ -27,6 +27,7 @@ from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe.build_store import build, Config
 from antjax.lm import pretrained_tokenizer
 from antjax.lm.token_cache import RowTokenizer
+from antjax.lm.transformer import Transformer
 from tests.ctr.bahe import small_vocabulary
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -69,7 +70,8 @@ def expected_rows(model, texts, num_low=1):
   tokenizer = RowTokenizer(
     pretrained_tokenizer.load_tokenizer(folder), MAX_TOKENS
   )
-  encoder = Encoder(lm_config, params, num_low=num_low, max_tokens=MAX_TOKENS)
+  lm = Transformer.of(lm_config, params)
+  encoder = Encoder(lm, num_low=num_low, max_tokens=MAX_TOKENS)
   return encoder(*tokenizer(texts))
 
 
