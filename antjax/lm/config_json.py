@@ -243,11 +243,11 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
   needed, _, more = (x.split() for x in _SCALINGS[kind].partition('/'))
   missing = [name for name in needed if name not in rope]
   unknown = [x for x in rope if x not in {*needed, *more, *_LIMITS}]
-  if missing or unknown:
-    raise ValueError(
-      f'{path}: rope_type={kind!r} lacks {", ".join(missing) or "nothing"}, and'
-      f' these of its fields are not known: {", ".join(unknown) or "none"}.'
-    )
+  for names, problem in ((missing, 'lacks'), (unknown, 'does not know')):
+    if names:
+      raise ValueError(
+        f'{path}: rope_type={kind!r} {problem} {", ".join(names)}.'
+      )
   if kind == 'default':
     return result
   scaling = {'rope_type': kind, **rope}
