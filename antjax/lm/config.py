@@ -203,3 +203,11 @@ class Config:
     object.__setattr__(self, 'pattern', shortest)
     if 'w' not in shortest:  # Fewer layers than the pattern has letters.
       object.__setattr__(self, 'window', 0)
+
+  def check_length(self, num_tokens: int) -> None:
+    """Raises ValueError if there are more tokens than learned positions."""
+    if self.positions == 'learned' and num_tokens > self.max_positions:
+      raise ValueError(
+        f'sequences of {num_tokens} tokens: the model has {self.max_positions}'
+        ' learned positions (config.max_positions); cut the sequences.'
+      )

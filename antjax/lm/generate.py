@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from antjax.lm import blocks, positions, transformer
+from antjax.lm import blocks, positions
 from antjax.lm.transformer import Transformer
 
 # Shape suffixes: B = sequences, P = tokens of the longest prompt, S = places in
@@ -82,7 +82,7 @@ def generate(
       f'generate(num_tokens={num_tokens}): it must be at least 1.'
     )
   B, P = prompts.shape
-  transformer.check_length(model.config, P + num_tokens)
+  model.config.check_length(P + num_tokens)
   x_BPD, cache = _prefill(model, prompts, P + num_tokens)
   last_BD = jnp.take_along_axis(x_BPD, lengths[:, None, None] - 1, axis=1)[:, 0]
 

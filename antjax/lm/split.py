@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from antjax.lm import blocks
 from antjax.lm import positions as positions_lib
-from antjax.lm.transformer import check_length, Transformer
+from antjax.lm.transformer import Transformer
 
 
 class Frozen(nnx.Variable):
@@ -84,7 +84,7 @@ class LowEncoder(_Half):
     given.
     """
     if positions is None:
-      check_length(self.config, tokens.shape[1])
+      self.config.check_length(tokens.shape[1])
       positions = positions_lib.document_positions(tokens, segment_ids)
     x_BTD = self.embedded(tokens, positions)
     return self.run_layers(x_BTD, segment_ids, positions)

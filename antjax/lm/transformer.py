@@ -1,17 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One transformer for Llama, Qwen2, OPT, BERT and T5's encoder.
+"""One transformer for the families of families.toml.
 
 Its 'layers' are one `Block` whose leaves are stacked, [L, ...], so that one
 compiled layer runs in a loop and a sharded layer is gathered when it is needed.
 The dtype of the parameters is the dtype of the computation; norms, softmax and
-loss are in fp32 whatever it is.
-
-Sources: Touvron et al. 2023 (https://arxiv.org/abs/2302.13971), Llama; Qwen
-2024 (https://arxiv.org/abs/2407.10671), Qwen2; Zhang et al. 2022
-(https://arxiv.org/abs/2205.01068), OPT; Devlin et al. 2018
-(https://arxiv.org/abs/1810.04805), BERT; Raffel et al. 2020
-(https://arxiv.org/abs/1910.10683), T5.
+loss are in fp32 whatever it is. Source: Vaswani et al. 2017
+(https://arxiv.org/abs/1706.03762); `Config` says what families change.
 """
 
 from collections.abc import Callable, Mapping
@@ -137,7 +132,7 @@ class Transformer(blocks.ModelPart):
     """
     if segment_ids is not None:
       segment_ids = segment_ids.astype(jnp.int32)
-    check_length(self.config, tokens.shape[1] if positions is None else 0)
+    self.config.check_length(tokens.shape[1] if positions is None else 0)
     if positions is None:
       positions = positions_lib.document_positions(tokens, segment_ids)
     x_BTD = self.embedded(tokens, positions, token_types)
@@ -359,15 +354,6 @@ def _hold(module: nnx.Module, leaves: PyTree) -> None:
       setattr(module, name, nnx.Param(value))
 
 
-def check_length(config: Config, num_tokens: int) -> None:
-  """Raises ValueError if there are more tokens than learned positions."""
-  if config.positions == 'learned' and num_tokens > config.max_positions:
-    raise ValueError(
-      f'sequences of {num_tokens} tokens: the model has {config.max_positions}'
-      ' learned positions (config.max_positions); cut the sequences.'
-    )
-
-
 def targets(
   tokens: jax.Array, segment_ids: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
@@ -377,12 +363,12 @@ def targets(
   segment 0, the padding, has no targets.
   """
   last = ((0, 0), (0, 1))
-  next_BT = jnp.pad(tokens[:, 1:], last)
-  if segment_ids is None:
-    counts = jnp.pad(jnp.ones_like(tokens[:, 1:], jnp.float32), last)
-    return next_BT, counts
-  same = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
-  return next_BT, jnp.pad(same.astype(jnp.float32), last)
+  counts = jnp.ones_like(tokens[:, 1:], bool)
+  if segment_ids is not None:
+    now, following = segment_ids[:, :-1], segment_ids[:, 1:]
+    counts = (following == now) & (following > 0)
+  counts = jnp.pad(counts.astype(jnp.float32), last)
+  return jnp.pad(tokens[:, 1:], last), counts
 
 
 def _token_losses(

@@ -25,7 +25,7 @@ from antjax.lm import hub, pretrained, pretrained_tokenizer
 from antjax.lm.safetensors_file import SafetensorsFolder
 from antjax.lm.text_encoder import pool, POOLINGS, TextEncoder, token_mask
 from antjax.lm.token_cache import RowTokenizer
-from antjax.lm.transformer import check_length, Transformer
+from antjax.lm.transformer import Transformer
 
 PyTree = Any
 # Shape suffixes: B = texts, T = tokens of a text, D = width of a vector.
@@ -289,7 +289,7 @@ class SentenceEncoder(TextEncoder):
     if lm.positions == 'learned':
       longest = min(longest, lm.max_positions)
     longest = max_tokens or longest
-    check_length(lm, longest)
+    lm.check_length(longest)
     tokenizer = pretrained_tokenizer.load_tokenizer(config.model, lm.vocab_size)
     if config.lower_case:
       old = [tokenizer.normalizer] if tokenizer.normalizer else []

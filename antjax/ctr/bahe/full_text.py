@@ -16,7 +16,7 @@ from antjax.ctr.bahe.towers import Encoded, null_vectors, or_null
 from antjax.ctr.texts import Marks, TextMaker
 from antjax.lm import text_encoder
 from antjax.lm.token_cache import TokenCache
-from antjax.lm.transformer import check_length, Transformer
+from antjax.lm.transformer import Transformer
 
 # Shape suffixes: B = examples, N = sequences of a user, T = tokens of a text,
 # D = width of the language model.
@@ -91,7 +91,7 @@ class FullTextTower(nnx.Module):
       marks: Marks around behaviors.
       cache: Cache of the behaviors' tokens.
     """
-    check_length(lm.config, max(num_tokens, title_tokens))
+    lm.config.check_length(max(num_tokens, title_tokens))
     self.lm, self.num_sequences, self.cache = lm.trunk(), num_sequences, cache
     self.num_tokens, self.title_tokens = num_tokens, title_tokens
     self.null = null_vectors(num_sequences, self.title_dim)

@@ -113,7 +113,7 @@ class SASRecConfig(EncoderConfig):
     self, params: PyTree, x_BTD: jax.Array, rng: jax.Array | None = None
   ) -> jax.Array:
     model = Transformer.of(self._layers(), params)
-    transformer.check_length(model.config, x_BTD.shape[1])
+    model.config.check_length(x_BTD.shape[1])
     places_BT = jnp.broadcast_to(
       jnp.arange(x_BTD.shape[1], dtype=jnp.int32), x_BTD.shape[:2]
     )

@@ -185,7 +185,7 @@ class LMTexts:
     self.model = dataclasses.replace(
       config.model, vocab_size=config.model.vocab_size or size
     )
-    transformer.check_length(self.model, config.seq_len)
+    self.model.check_length(config.seq_len)
     self._train, self._validation = (
       text.PackedSource(
         records.open_source(path, text.SCHEMA),
