@@ -114,6 +114,32 @@ class Adam:
     return -_rate(self.learning_rate, step) * delta, {'mu': mu, 'nu': nu}
 
 
+@dataclasses.dataclass(frozen=True)
+class L2:
+  """Another optimizer, with an L2 penalty on all rows in each step.
+
+  The penalty adds `weight * row` to the gradient of a step. A row pays for the
+  steps since it was last touched when it is touched again, so a step costs what
+  it touches, and a rare row is drawn to zero as strongly as a frequent one:
+  what a Gaussian prior of the rows asks for.
+  """
+
+  optimizer: RowOptimizer
+  weight: float
+
+  def init(self, num_rows: int, dim: int) -> Slots:
+    slots = self.optimizer.init(num_rows, dim)
+    return slots | {'paid': jnp.zeros(num_rows, jnp.int32)}
+
+  def update(self, grads, slots, rows, step):
+    owed = (step + 1 - slots['paid']).astype(jnp.float32)
+    inner = {name: x for name, x in slots.items() if name != 'paid'}
+    delta, inner = self.optimizer.update(
+      grads + self.weight * owed[:, None] * rows, inner, rows, step
+    )
+    return delta, inner | {'paid': jnp.full_like(slots['paid'], step + 1)}
+
+
 def apply_to_rows(
   optimizer: RowOptimizer,
   table: jax.Array,

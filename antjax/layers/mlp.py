@@ -45,6 +45,7 @@ class MLP(nnx.Module):
     self.layers = linears((in_features, *widths), rngs=rngs)
     self.activation = activation
     self.activate_last = activate_last
+    self.dropout = nnx.Dropout(0.0, deterministic=True)
 
   @property
   def out_features(self) -> int:
@@ -59,7 +60,7 @@ class MLP(nnx.Module):
     for i, layer in enumerate(self.layers):
       x = layer(x)
       if i < last or self.activate_last:
-        x = self.activation(x)
+        x = self.dropout(self.activation(x))
     return x.reshape(*x_BI.shape[:-1], x.shape[-1])
 
 
@@ -89,6 +90,7 @@ class Experts(nnx.Module):
         ' positive widths.'
       )
     self.num_experts = num_experts
+    self.dropout = nnx.Dropout(0.0, deterministic=True)
     self.out_features = widths[-1]
     self.first = make(in_features, num_experts * widths[0])
     self.rest = nnx.List(
@@ -98,11 +100,11 @@ class Experts(nnx.Module):
 
   def __call__(self, x_BI: jax.Array, *args: jax.Array) -> jax.Array:
     """[B, E, O] of [B, I] and what else the layers take."""
-    x = jax.nn.relu(self.first(x_BI, *args))
+    x = self.dropout(jax.nn.relu(self.first(x_BI, *args)))
     for layers in self.rest:
       parts = jnp.split(x, self.num_experts, axis=1)
       y = [layer(part, *args) for layer, part in zip(layers, parts)]
-      x = jax.nn.relu(jnp.concatenate(y, axis=1))
+      x = self.dropout(jax.nn.relu(jnp.concatenate(y, axis=1)))
     return x.reshape(x.shape[0], self.num_experts, self.out_features)
 
 
@@ -110,3 +112,19 @@ def mix(score_BE: jax.Array, experts_BEO: jax.Array) -> jax.Array:
   """sum_e softmax(score)_e expert_e, [B, O]."""
   weight_BE = jax.nn.softmax(score_BE, axis=-1)
   return jnp.sum(weight_BE[..., None] * experts_BEO, axis=1)
+
+
+def start_dropout(module: nnx.Module, rate: float, key: jax.Array) -> None:
+  """Lets a merged module drop outputs, as in training.
+
+  Hidden layers of `MLP` and `Experts` drop a share `rate` of theirs. An
+  `nnx.Dropout` that a network of one's own has keeps its rate.
+  """
+  rngs = nnx.Rngs(dropout=key)
+  layers = [m for _, m in nnx.iter_modules(module)]
+  for layer in layers:
+    if isinstance(layer, MLP | Experts):
+      layer.dropout.rate = rate
+  for layer in layers:
+    if isinstance(layer, nnx.Dropout):
+      layer.rngs, layer.deterministic = rngs, False

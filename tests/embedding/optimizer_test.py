@@ -43,6 +43,7 @@ def test_first_mention_of_each_id(num_lists):
     optimizer_lib.Adagrad(0.1),
     optimizer_lib.RowWiseAdagrad(0.1),
     optimizer_lib.Adam(0.1),
+    optimizer_lib.L2(optimizer_lib.Adam(0.1), 0.05),
   ],
   ids=lambda o: type(o).__name__,
 )
@@ -67,3 +68,20 @@ def test_a_row_takes_one_step_with_its_whole_gradient(optimizer, num_lists):
     np.testing.assert_allclose(new_slots[name], slot, atol=1e-6)
   np.testing.assert_array_equal(new[~touched], table[~touched])
   assert 0 < touched.sum() < NUM_ROWS
+
+
+def test_a_row_pays_its_penalty_for_the_steps_since_it_was_touched():
+  """To first order that of a penalty on the whole table in each step."""
+  rate, weight = 1e-3, 0.5
+  optimizer = optimizer_lib.L2(optimizer_lib.SGD(rate), weight)
+  rows = jnp.array([[1.0, -2.0], [3.0, 4.0]])
+  slots = optimizer.init(2, 2)
+  no_grads = jnp.zeros((2, 2))
+  for step, touched in enumerate([(1, 0), (0, 0), (0, 1), (1, 0)]):
+    rows, slots = optimizer_lib.apply_to_table(
+      optimizer, rows, slots, no_grads, jnp.array(touched, bool), step
+    )
+  decay = 1 - rate * weight
+  want = np.array([[1.0, -2.0], [3.0, 4.0]]) * decay ** np.array([[4], [3]])
+  np.testing.assert_allclose(rows, want, rtol=2e-6)
+  assert slots['paid'].tolist() == [4, 3]

@@ -17,9 +17,15 @@ import jax.numpy as jnp
 import optax
 
 from antjax.embedding.layout import TableSpec
-from antjax.embedding.optimizer import Adam, RowWiseAdagrad
+from antjax.embedding.optimizer import (
+  Adam,
+  L2,
+  LearningRate,
+  RowOptimizer,
+  RowWiseAdagrad,
+)
 from antjax.embedding.table import EmbeddingTables
-from antjax.layers import pooling
+from antjax.layers import mlp, pooling
 from antjax.layers.functional import Functional
 from antjax.networks import load, tasks
 from antjax.networks.fusion import Fusion, Way
@@ -46,6 +52,17 @@ class FieldConfig:
     'user, item, title (its id), columns (all id columns), numeric, history;'
     ' text and image where vectors are given.',
   ] = _FIELDS
+  columns: Annotated[
+    tuple[str, ...], 'Id columns that are fields; empty: all.'
+  ] = ()
+  crosses: Annotated[
+    tuple[str, ...],
+    'Pairs of user, item, title, scenario and id columns that make a field'
+    ' each, as user*scenario: each pair of values has a row.',
+  ] = ()
+  min_count: Annotated[
+    int, 'Training clicks that a pair of values needs for a row of its own.'
+  ] = 1
   knows_scenario: Annotated[
     bool, 'Whether the model is told the scenario; without, all are one to it.'
   ] = True
@@ -62,6 +79,15 @@ class FieldConfig:
   init_scale: Annotated[float, "Standard deviation of new rows' elements."] = (
     0.01
   )
+  l2: Annotated[
+    float,
+    'L2 penalty of the rows: half of it times their squared norm is added to'
+    " the sum of the training examples' losses, as by a Gaussian prior of"
+    ' variance 1 / l2.',
+  ] = 0.0
+  dropout: Annotated[
+    float, 'Share of the outputs of hidden layers that training drops.'
+  ] = 0.0
   id_dropout: Annotated[
     float,
     'Share of training rows whose user, and whose item, is replaced by the'
@@ -84,9 +110,15 @@ class FieldConfig:
         f'fields.embedding_dim={self.embedding_dim} and fields.learning_rate='
         f'{self.learning_rate} must be positive.'
       )
-    if not 0 <= self.id_dropout < 1:
+    for name in ('dropout', 'id_dropout'):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(
+          f'fields.{name}={getattr(self, name)}: must be from 0 to below 1.'
+        )
+    if self.l2 < 0 or self.min_count < 1:
       raise ValueError(
-        f'fields.id_dropout={self.id_dropout}: must be from 0 to below 1.'
+        f'fields.l2={self.l2} must not be negative, fields.min_count='
+        f'{self.min_count} at least 1.'
       )
 
 
@@ -236,10 +268,23 @@ class ScenarioModel:
     self._network = Functional(make)
     jax.eval_shape(self._network.init, jax.random.key(0))  # Checks it.
 
-  def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables:
-    """Tables of the ids, and for linear terms tables of their weights."""
+  def tables(
+    self,
+    mesh: jax.sharding.Mesh,
+    rate: LearningRate,
+    num_examples: int,
+  ) -> EmbeddingTables:
+    """Tables of the ids, and for linear terms tables of their weights.
+
+    Args:
+      mesh: Mesh of the job.
+      rate: Learning rate of the rows, or its schedule.
+      num_examples: Training examples.
+    """
     fields = self.fields
-    optimizer = _ROW_OPTIMIZERS[fields.optimizer](fields.learning_rate)
+    optimizer: RowOptimizer = _ROW_OPTIMIZERS[fields.optimizer](rate)
+    if fields.l2:
+      optimizer = L2(optimizer, fields.l2 / num_examples)
 
     def specs(suffix: str, dim: int, scale: float) -> list[TableSpec]:
       return [
@@ -342,16 +387,22 @@ class ScenarioModel:
     logits = found._asdict()
     return {'prediction': logits.pop('click'), **logits}
 
-  def _scores(self, params, vectors, batch) -> Any:
+  def _scores(self, params, vectors, batch, rng=None) -> Any:
     network, x = self._inputs(params, vectors, batch)
+    if rng is not None:
+      mlp.start_dropout(network.model, self.fields.dropout, rng)
     found = load.scores(network.model, x)
     return jax.tree.map(lambda y: y.astype(jnp.float32), found)
 
   def loss(
-    self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
+    self,
+    params: PyTree,
+    vectors: PyTree,
+    batch: Mapping[str, Any],
+    rng: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """(cross-entropies [B], weights [B])."""
-    found = self._scores(params, vectors, batch)
+    """(cross-entropies [B], weights [B]); `rng` drops outputs, None none."""
+    found = self._scores(params, vectors, batch, rng)
     if isinstance(found, tasks.Logits):
       losses_B = tasks.esmm_loss(found, batch['label'], batch['conversion'])
     else:

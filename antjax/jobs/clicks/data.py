@@ -19,8 +19,10 @@ from antjax.ctr.bahe.batches import Standardizer
 from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
+from antjax.jobs.clicks import crosses as crosses_lib
 from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
+from antjax.jobs.clicks.crosses import Cross
 from antjax.networks.network import ScenarioMoments
 
 SPLITS = ('train', 'validation', 'test')
@@ -77,7 +79,8 @@ class ScenarioData:
         described['numeric'],
       )
     drop = at if at is not None and not config.scenario_groups else None
-    kept = [i for i in range(len(id_names)) if i != drop]
+    kept = crosses_lib.chosen(id_names, config.fields.columns)
+    kept = [i for i in kept if i != drop]
     numbers = [i for i in range(len(described['numeric'])) if i != conversion]
     columns = {}
     for split in SPLITS:
@@ -100,17 +103,26 @@ class ScenarioData:
     )
     text, images = antm2c_vectors.load(config, job, described, names)
     self.splits = {}
+    crosses: list[Cross] = []
     for split, found in columns.items():
       scenario = _to_scenario(found, groups, at, split)
-      ids = [_known(found, n, config.ids) for n in ('user', 'item')]
-      ids += [found['title'], scenario, *found['ids'][:, kept].T]
+      ids = {n: _known(found, n, config.ids) for n in ('user', 'item')}
+      ids |= {'title': found['title'], 'scenario': scenario}
+      first = [*ids]
+      ids |= dict(zip(id_names, found['ids'].T, strict=True))
+      if split == 'train':
+        crosses = [
+          Cross.fit(text, ids, config.fields.min_count)
+          for text in config.fields.crosses
+        ]
+      fields = {f'column_{id_names[i]}': found['ids'][:, i] for i in kept}
+      fields |= {f'column_{cross.name}': cross(ids) for cross in crosses}
       numeric = found['numeric']
       if self.standardizer is not None:
         numeric = self.standardizer(numeric[:, numbers])
       self.splits[split] = ScenarioClicks(
-        names=('user', 'item', 'title', 'scenario')
-        + tuple(f'column_{id_names[i]}' for i in kept),
-        ids=np.stack(ids, axis=1),
+        names=(*first, *fields),
+        ids=np.stack([*(ids[n] for n in first), *fields.values()], axis=1),
         label=found['label'],
         numeric=numeric[:, : len(numbers)],
         starts=found['starts'],
@@ -136,7 +148,8 @@ class ScenarioData:
       num_items=described['num_items'],
       num_behaviors=described['num_behaviors'],
       num_scenarios=len(self.scenarios),
-      columns={id_names[i]: described['ids'][i]['num_ids'] for i in kept},
+      columns={id_names[i]: described['ids'][i]['num_ids'] for i in kept}
+      | {cross.name: cross.num_ids for cross in crosses},
       num_numeric=len(numbers),
       max_history=0 if history is None else config.max_history,
       modal=_modal(text, images),

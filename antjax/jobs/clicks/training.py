@@ -80,13 +80,18 @@ class ClickJob:
     self.model = model = ScenarioModel(
       config.model, config.fields, config.network, data.sizes
     )
-    tables = model.tables(job.mesh)
+    num_examples = len(data.splits['train'])
+    self._num_steps = config.steps_for(num_examples)
+    rate = config.fields.learning_rate
+    tables = model.tables(
+      job.mesh, config.optimizer.schedule(self._num_steps, rate), num_examples
+    )
 
     def loss(
       params: Any, rows: Any, batch: Any, rng: Any
     ) -> tuple[jax.Array, jax.Array]:
-      del rng
-      return model.loss(params, tables.lookup(rows, batch['ids']), batch)
+      vectors = tables.lookup(rows, batch['ids'])
+      return model.loss(params, vectors, batch, rng)
 
     def predict(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
       del rng
@@ -102,7 +107,6 @@ class ClickJob:
 
     # Made once: they are compiled once.
     self._predict, self._sum_moments = predict, sum_moments
-    self._num_steps = config.steps_for(len(data.splits['train']))
     rows = config.batch_size // jax.device_count()
     self.trainer = trainer_lib.make_trainer(
       config,

@@ -58,10 +58,10 @@ def model_of(name, **fields):
 
 def trainer_of(model, paro='NNN', intra=1):
   mesh = antjax.make_mesh(intra=intra, devices=jax.devices()[: 2 * intra])
-  tables = model.tables(mesh)
+  tables = model.tables(mesh, 0.05, num_examples=64)
 
   def loss(params, rows, batch, rng):
-    return model.loss(params, tables.lookup(rows, batch['ids']), batch)
+    return model.loss(params, tables.lookup(rows, batch['ids']), batch, rng)
 
   trainer = antjax.Trainer(
     loss,
@@ -121,6 +121,27 @@ def test_fields_are_those_that_are_asked_for():
   assert 'text_title' in prepared and 'numeric' not in prepared
 
 
+def test_dropout_is_of_training_alone():
+  model = model_of('mlp', dropout=0.5)
+  params = model.init_params(jax.random.key(0))
+  batch = model.prepare(clicks().batch(np.arange(64), 64))
+  vectors = jax.tree.map(
+    lambda ids: np.random.default_rng(0).normal(size=(*ids.shape, 4)),
+    batch['ids'],
+  )
+
+  def losses(rng, model=model):
+    return np.asarray(model.loss(params, vectors, batch, rng)[0])
+
+  whole, dropped = losses(None), losses(jax.random.key(1))
+  assert np.abs(whole - dropped).max() > 1e-3
+  assert np.abs(losses(jax.random.key(2)) - dropped).max() > 1e-3
+  np.testing.assert_array_equal(losses(jax.random.key(1)), dropped)
+  np.testing.assert_array_equal(
+    losses(jax.random.key(1), model_of('mlp')), whole
+  )
+
+
 def test_a_pooled_model_is_not_told_the_scenario():
   batch = clicks().batch(np.arange(64), 64)
   told, pooled = model_of('star'), model_of('star', knows_scenario=False)
@@ -161,6 +182,8 @@ def test_large_tables_are_spread_and_looked_up_apart():
     ({'use': ('user', 'picture')}, 'picture'),
     ({'use': ('user', 'image')}, '--image_vectors'),
     ({'use': ('user', 'history')}, 'name title too'),
+    ({'dropout': 1.0}, 'dropout=1.0: must be from 0 to below 1'),
+    ({'l2': -1.0}, 'l2=-1.0 must not be negative'),
   ],
 )
 def test_fields_that_cannot_be_are_refused(fields, message):

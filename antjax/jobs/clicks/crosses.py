@@ -1,0 +1,88 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Crosses of id columns: a pair of values is an id of its own."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+import numpy as np
+
+# Shape suffixes: N = clicks, V = pairs that training knows.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cross:
+  """Two id columns as one.
+
+  Attributes:
+    left: Name of a column.
+    right: Name of another.
+    num_right: Ids of the latter.
+    codes_V: int64, rising: the pairs that have a row, left * num_right + right.
+  """
+
+  left: str
+  right: str
+  num_right: int
+  codes_V: np.ndarray
+
+  @classmethod
+  def fit(
+    cls, text: str, columns: Mapping[str, np.ndarray], min_count: int
+  ) -> 'Cross':
+    """The pairs of the training clicks.
+
+    Args:
+      text: Names of two columns, as user*scenario.
+      columns: Column -> its ids in training, int [N].
+      min_count: Clicks that a pair needs for a row of its own.
+
+    Raises:
+      ValueError: `text` is no pair, or names a column that is not there.
+    """
+    left, _, right = text.partition('*')
+    if not {left, right} <= set(columns) or left == right:
+      raise ValueError(
+        f'fields.crosses={text}: needed are two of {", ".join(columns)}, as'
+        ' user*scenario.'
+      )
+    cross = cls(left, right, int(columns[right].max()) + 1, np.empty(0))
+    codes, counts = np.unique(cross._codes(columns), return_counts=True)
+    return dataclasses.replace(cross, codes_V=codes[counts >= min_count])
+
+  @property
+  def name(self) -> str:
+    """Name of the column that it makes."""
+    return f'{self.left}_x_{self.right}'
+
+  @property
+  def num_ids(self) -> int:
+    """Pairs with a row, and 0, the unknown one."""
+    return len(self.codes_V) + 1
+
+  def __call__(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """int32 [N]: the id of each click's pair, 0 for one without a row."""
+    codes = self._codes(columns)
+    # What training has not seen of `right` must not look like another pair.
+    is_new = columns[self.right] >= self.num_right
+    place = np.searchsorted(self.codes_V, codes)
+    known = np.isin(codes, self.codes_V)
+    return np.where(known & ~is_new, place + 1, 0).astype(np.int32)
+
+  def _codes(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    left = columns[self.left].astype(np.int64)
+    return left * self.num_right + columns[self.right]
+
+
+def chosen(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+  """Places of the wanted id columns; of all where none is named.
+
+  Raises:
+    ValueError: There is no such column.
+  """
+  if unknown := sorted(set(wanted) - set(names)):
+    raise ValueError(
+      f'fields.columns={tuple(wanted)}: {", ".join(unknown)} unknown; the data'
+      f' have {", ".join(names) or "no id columns"}.'
+    )
+  return [i for i, name in enumerate(names) if not wanted or name in wanted]
