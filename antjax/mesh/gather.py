@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -23,10 +24,17 @@ def gather_arrays(
   """Every process's arrays by name, in the order of processes."""
   file = io.BytesIO()
   np.savez(file, **arrays)  # type: ignore[arg-type]
+  # NumPy forgets what bfloat16 and the like are.
+  dtypes = gather_json({name: x.dtype.name for name, x in arrays.items()})
   every = []
-  for data in gather_bytes(file.getvalue()):
+  for data, names in zip(gather_bytes(file.getvalue()), dtypes, strict=True):
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-      every.append(dict(archive))
+      every.append(
+        {
+          name: x.view(jnp.dtype(names[name])) if x.dtype.kind == 'V' else x
+          for name, x in archive.items()
+        }
+      )
   return every
 
 
