@@ -93,9 +93,9 @@ _OVER_BUDGET = {
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
-  'antjax/train': 5_400,
+  'antjax/train': 5_500,  # See docs/design/house.md.
   'benchmarks': 10_780,  # 341 of them lm_bench, 40 packing of input_bench.
-  'tests': 54_650,  # See docs/design/house.md.
+  'tests': 54_800,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()
