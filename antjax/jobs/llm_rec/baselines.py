@@ -10,10 +10,10 @@ r"""What LLM-Rec is compared with, on the same held-out examples.
 popularity; bm25 on titles, bm25_recency with newer ones counting more;
 item_knn, item_knn_text also by way of the nearest titles; ease; hybrid of all
 these, hybrid_lm with a language model's vectors too; last_title, mean_titles,
-one_text: cosine of a language model's vectors, untrained; sasrec and gru4rec on ids over all domains,
-sasrec_single and gru4rec_single with a model for each domain; sasrec_text on
-frozen text vectors. The run folder gets METHOD.json and METHOD.npz (ranks); a
-method that is done is not done again (docs/llm_rec.md).
+one_text: cosine of a language model's vectors, untrained; sasrec and gru4rec on
+ids over all domains, sasrec_single and gru4rec_single with a model for each
+domain; sasrec_text on frozen text vectors. The run folder gets METHOD.json and
+METHOD.npz (ranks); a method that is done is not done again (docs/llm_rec.md).
 """
 
 from collections.abc import Sequence
