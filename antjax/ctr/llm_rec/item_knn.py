@@ -120,7 +120,6 @@ class LinearModel:
 
   Attributes:
     similar: float32 [N, N], sparse: S.
-    nearest: float32 [N, N], sparse: T; None: an item has its own score.
     had: float32 [N, N], sparse: what an item of a history stands for; None: for
       itself.
   """
@@ -134,8 +133,17 @@ class LinearModel:
     max_history: int = 100,
     half_life: float = 0.0,
   ):
-    """Takes the matrices as they are."""
-    self.similar, self.nearest, self.had = similar, nearest, had
+    """Takes the matrices as they are.
+
+    Args:
+      similar: S.
+      nearest: float32 [N, N], sparse: T; None: an item has its own score.
+      had: See the class.
+      max_history: Newest items that count.
+      half_life: Items after which the weight of a history's item is halved.
+    """
+    self.similar, self.had = similar, had
+    self._of_nearest = None if nearest is None else nearest.T.tocsr()
     self._max_history, self._half_life = max_history, half_life
 
   def scores(self, history_BL: np.ndarray) -> np.ndarray:
@@ -145,8 +153,10 @@ class LinearModel:
     )
     if self.had is not None:
       had = had @ self.had
-    found = (had @ self.similar).toarray()
-    return found if self.nearest is None else (self.nearest @ found.T).T
+    found = had @ self.similar
+    if self._of_nearest is not None:
+      found = found @ self._of_nearest
+    return found.toarray()
 
 
 class EASE:
