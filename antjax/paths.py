@@ -68,7 +68,7 @@ def is_url(path: PathLike) -> bool:
 
 
 def check(path: PathLike, what: str, takes: Takes = URL) -> None:
-  """Refuses a URL that cannot be served here, or a ~; `what` names it in messages.
+  """Refuses a ~, and a URL that cannot be served here; `what` names it.
 
   Raises:
     ValueError: With the reason, and what to do.
