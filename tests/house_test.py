@@ -85,7 +85,7 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 5_320,  # See docs/design/house.md.
+  'antjax/ctr': 5_400,  # See docs/design/house.md.
   'antjax/data': 10_260,
   'antjax/elastic': 8_680,
   'antjax/lm': 5_270,  # See docs/design/house.md.
@@ -95,7 +95,7 @@ _OVER_BUDGET = {
   'antjax/shards': 2_720,
   'antjax/train': 5_400,
   'benchmarks': 10_780,  # 341 of them lm_bench, 40 packing of input_bench.
-  'tests': 54_650,  # See docs/design/house.md.
+  'tests': 54_900,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()
