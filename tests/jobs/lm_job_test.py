@@ -200,9 +200,9 @@ def test_training_begins_with_the_pretrained_model(data, folder, tmp_path):
     sample_tokens=0,
     optimizer=OptimizerConfig(learning_rate=1e-9),
   )
-  loss = lm_job.train(config, job_lib.start(config))['validation_loss']
-  mesh = make_mesh(intra=4, devices=jax.devices()[:4])
+  mesh = make_mesh(intra=4, devices=jax.devices())
   job = job_lib.Job(mesh, tmp_path, script.stop_request, config, None)
+  loss = lm_job.train(config, job)['validation_loss']
   total = weight = 0.0
   model = pretrained.load(folder)
   for batch in lm_job.LMTexts(config, job).validation():
