@@ -214,7 +214,8 @@ def opened(
     FileNotFoundError: One is gone.
     ValueError: One is not as long as it should be.
   """
-  size, files = row_bytes(stored, dim), []
+  size = row_bytes(stored, dim)
+  files: list[File] = []
   for start, _, name in parts:
     path = folder / PARTS / name
     if OLD_NAME.fullmatch(name):

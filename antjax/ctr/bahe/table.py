@@ -259,8 +259,9 @@ def _constants(
   array: np.ndarray | Rows, sharding: NamedSharding
 ) -> dict[str, Any]:
   """The table on the devices; each process gives what its devices hold."""
-  return {
-    'behavior_rows': jax.make_array_from_callback(
-      array.shape, sharding, lambda index: array[index[0]]
-    )
-  }
+
+  def part(index: tuple[slice, ...] | None) -> np.ndarray:
+    return array[index[0] if index else slice(None)]
+
+  rows = jax.make_array_from_callback(array.shape, sharding, part)
+  return {'behavior_rows': rows}
