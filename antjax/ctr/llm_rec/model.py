@@ -99,6 +99,17 @@ class VectorConfig:
     """Whether anything is trained besides the language model."""
     return bool(self.projection_dim or self.word_dim)
 
+  def joined(self, own: jax.Array, words: jax.Array | None) -> jax.Array:
+    """A text's vector [..., D] of the language model's part and the words'."""
+    if self.normalize:
+      own = unit(own)
+    if words is None:
+      return own
+    share = self.word_weight / (1 + self.word_weight)
+    return jnp.concatenate(
+      [(1 - share) ** 0.5 * own, share**0.5 * unit(words)], axis=-1
+    )
+
 
 class VectorHead(nnx.Module):
   """What is trained besides the language model; it may be nothing."""
@@ -257,16 +268,11 @@ class LLMRec(nnx.Module):
       projection = self.head.projection
       found_MD = projection(found_MD.astype(projection.kernel.dtype))
       found_MD = jnp.where(is_there_M1, found_MD.astype(jnp.float32), 0)
-    if self.vector.normalize:
-      found_MD = _unit(found_MD)
-    if not self.vector.word_dim:
-      return found_MD
-    words_SD = take_rows(self.head.words.embedding[...], tokens_S)
-    words_MD = _sums(words_SD, weight_S, texts_S, len(lengths_M))
-    share = self.vector.word_weight / (1 + self.vector.word_weight)
-    return jnp.concatenate(
-      [(1 - share) ** 0.5 * found_MD, share**0.5 * _unit(words_MD)], axis=1
-    )
+    words_MD = None
+    if self.vector.word_dim:
+      words_SD = take_rows(self.head.words.embedding[...], tokens_S)
+      words_MD = _sums(words_SD, weight_S, texts_S, len(lengths_M))
+    return self.vector.joined(found_MD, words_MD)
 
   def loss(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(losses [B], weights [B]) of a part of `inputs.TrainingInputs`."""
@@ -283,10 +289,10 @@ class LLMRec(nnx.Module):
     return losses_B, batch['weight']
 
 
-def _unit(x_MD: jax.Array) -> jax.Array:
-  """Rows of length 1; zeros stay zeros."""
-  squares_M1 = jnp.sum(x_MD**2, axis=1, keepdims=True)
-  return x_MD * jax.lax.rsqrt(jnp.maximum(squares_M1, 1e-12))
+def unit(x: jax.Array) -> jax.Array:
+  """Vectors [..., D] of length 1; zeros stay zeros."""
+  squares = jnp.sum(x**2, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
 
 def init_words(key: jax.Array, rarity_V: jax.Array, dim: int) -> jax.Array:
