@@ -68,6 +68,14 @@ class VectorConfig:
     'Width of a part behind the language model, the sum of a trained vector for'
     ' each token; 0: none, as in the paper. Needs normalize.',
   ] = 0
+  train_words: Annotated[
+    bool, 'Whether words are trained; else they stay as they begin.'
+  ] = True
+  token_vectors: Annotated[
+    bool,
+    'With --store: add a trained vector of each of its tokens to the language'
+    " model's part of a title, zeros at first.",
+  ] = False
   word_weight: Annotated[
     float, "The words' cosine counts so often the language model's."
   ] = 1.0
@@ -97,7 +105,11 @@ class VectorConfig:
   @property
   def has_head(self) -> bool:
     """Whether anything is trained besides the language model."""
-    return bool(self.projection_dim or self.word_dim)
+    return bool(
+      self.projection_dim
+      or self.token_vectors
+      or (self.word_dim and self.train_words)
+    )
 
   def joined(self, own: jax.Array, words: jax.Array | None) -> jax.Array:
     """A text's vector [..., D] of the language model's part and the words'."""
@@ -133,6 +145,9 @@ class VectorHead(nnx.Module):
         ),
         rngs=rngs,
       )
+    if vector.token_vectors:
+      shape = len(rarity_V), vector.projection_dim or embed_dim
+      self.tokens = nnx.Param(jnp.zeros(shape, jnp.float32))
     if loss_config.learn_temperature:
       inverse = jnp.full((1,), 1 / loss_config.temperature, jnp.float32)
       self.log_scale = nnx.Param(jnp.log(inverse))
@@ -178,6 +193,10 @@ class LLMRec(nnx.Module):
       raise ValueError(
         f'vector.half_life={vector.half_life}: with pooling={pooling} one'
         ' token is read; use pooling=mean, or vector.word_dim.'
+      )
+    if vector.token_vectors:
+      raise ValueError(
+        'vector.token_vectors: they stand beside stored titles; give --store.'
       )
     self.lm, self.pooling, self.vector = lm.trunk(), pooling, vector
     self.loss_config = loss_config or LossConfig()

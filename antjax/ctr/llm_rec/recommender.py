@@ -254,9 +254,7 @@ class StoredRecommender(Recommender):
     place = {title: i for i, title in enumerate(sorted(distinct), 1)}
     texts = Titles(['', *place]).texts(0, len(place) + 1)
     words, offsets = self._words(texts)
-    num_words = self._limits.max_title_tokens * bool(
-      self._model.vector.word_dim
-    )
+    num_words = self._limits.max_title_tokens
     encoder = StoredEncoder(
       self._model,
       self._low(*self._row_tokens(texts)),

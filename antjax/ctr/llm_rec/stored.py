@@ -103,7 +103,7 @@ class StoredRec(nnx.Module):
   def items(self, titles: Titles) -> jax.Array:
     """Vectors of titles, fp32 [U, D]."""
     outputs_U1X = self.lm(self._cast(titles[0])[:, None])
-    return self._finish(outputs_U1X[:, 0], self._words(titles))
+    return self._finish(outputs_U1X[:, 0], *self._sums(titles))
 
   def users(
     self, titles: Titles, places_RW: jax.Array, segments_RW: jax.Array
@@ -124,34 +124,41 @@ class StoredRec(nnx.Module):
     mixed_RWW = _weights(segments_RW, self.vector.half_life)
     if self.pooling == 'mean':
       outputs_RWX = mixed_RWW @ outputs_RWX.astype(jnp.float32)
-    words = self._words(titles)
-    if words is not None:
-      words = mixed_RWW @ take_rows(words, places_RW)
-    return self._finish(outputs_RWX, words)
+    sums = (
+      None if x is None else mixed_RWW @ take_rows(x, places_RW)
+      for x in self._sums(titles)
+    )
+    return self._finish(outputs_RWX, *sums)
 
   def _cast(self, rows: jax.Array) -> jax.Array:
     """Stored rows in the dtype to compute in."""
     leaves = jax.tree.leaves(nnx.state(self.lm))
     return rows.astype(leaves[0].dtype if leaves else jnp.float32)
 
-  def _words(self, titles: Titles) -> jax.Array | None:
-    """Sums of the vectors of titles' tokens, fp32 [U, word_dim]."""
-    if not self.vector.word_dim:
-      return None
-    tokens_UT = titles[1]
-    words_UTD = take_rows(
-      self.head.words.embedding[...], jnp.maximum(tokens_UT, 0)
-    )
-    words_UTD = words_UTD.astype(jnp.float32)
-    return jnp.where(tokens_UT[..., None] >= 0, words_UTD, 0).sum(axis=1)
+  def _sums(self, titles: Titles) -> tuple[jax.Array | None, jax.Array | None]:
+    """Sums over titles' tokens of their words and vectors, fp32 [U, ...]."""
+    tokens_UT, vector = titles[1], self.vector
 
-  def _finish(self, outputs, words) -> jax.Array:
-    """Vectors fp32 [..., D] of pooled outputs and sums of words."""
+    def summed(table_VD: jax.Array) -> jax.Array:
+      rows_UTD = take_rows(table_VD, jnp.maximum(tokens_UT, 0))
+      is_there_UT1 = tokens_UT[..., None] >= 0
+      return jnp.where(is_there_UT1, rows_UTD.astype(jnp.float32), 0).sum(1)
+
+    return (
+      summed(self.head.words.embedding[...]) if vector.word_dim else None,
+      summed(self.head.tokens[...]) if vector.token_vectors else None,
+    )
+
+  def _finish(self, outputs, words, tokens) -> jax.Array:
+    """Vectors fp32 [..., D] of pooled outputs, and sums over tokens."""
     found = outputs.astype(jnp.float32)
     if self.vector.projection_dim:
       projection = self.head.projection
       found = projection(found.astype(projection.kernel.dtype))
-    return self.vector.joined(found.astype(jnp.float32), words)
+    found = found.astype(jnp.float32)
+    return self.vector.joined(
+      found if tokens is None else found + tokens, words
+    )
 
   def loss(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(losses [R W], weights [R W]) of a part of `StoredInputs`."""

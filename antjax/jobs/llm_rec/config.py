@@ -319,6 +319,7 @@ class Config(LanguageConfig, SequencesConfig):
         self.num_chunks > 1
       ),
       'quantize: frozen layers are in the store': self.quantize != 'none',
+      'adapter: it was trained on tokens, not on titles': bool(self.adapter),
       'start=random: a store keeps what pretrained layers make of titles': (
         self.start == 'random'
       ),

@@ -16,6 +16,7 @@ for launch/recommend.py the folder export. The same command resumes a stopped
 run.
 """
 
+from collections.abc import Callable
 import dataclasses
 import time
 from typing import Any
@@ -68,7 +69,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     )
   sequences, built, activations = _prepared(config, job)
   num_steps = config.steps_for(len(sequences.source))
-  is_trained = tuning.trainable(config.tuning)
+  is_trained = _trainable(config)
   trainer = trainer_lib.make_trainer(
     config,
     job,
@@ -101,7 +102,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   state = run.fit(trainer, state, sequences.training(), ranker.validate)
   results = ranker.score(state, job)
   model = ranker.model(state)
-  if config.tuning == 'lora' and job.is_main:
+  if config.tuning == 'lora' and job.is_main and not config.store:
     tuning.save_adapter(job.run_dir / 'adapter', model.model, config.model)
   if config.export and job.is_main:
     llm_rec_export.write(
@@ -149,6 +150,14 @@ def _prepared(
     texts,
     built,
     llm_rec_model.activation_bytes(config, built.model, inputs),
+  )
+
+
+def _trainable(config: Config) -> Callable[[str], bool]:
+  """Whether a leaf is trained, by name."""
+  is_trained, words = tuning.trainable(config.tuning), config.vector.train_words
+  return lambda name: (
+    is_trained(name) and (words or not name.startswith('head.words.'))
   )
 
 

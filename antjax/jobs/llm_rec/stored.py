@@ -23,7 +23,10 @@ from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.model import BuiltRecommender
 from antjax.layers import functional
 from antjax.lm import fingerprint
+from antjax.lm.config import Config as LMConfig
 from antjax.plan import lm_cost
+
+_MAX_TOKENS = 128  # Of a title that a new store encodes.
 
 
 def build(
@@ -36,7 +39,7 @@ def build(
       nothing would be trained.
   """
   lm = config.language_model()
-  manifest, rows = _rows(config, job, data, lm.config.num_layers)
+  manifest, rows = _rows(config, job, data, lm.config)
   vector = config.vector
   has_layers = manifest.num_low < lm.config.num_layers
   if not (vector.has_head or config.tuning != 'none' and has_layers):
@@ -46,7 +49,7 @@ def build(
       ' vector.word_dim, or build one with a smaller num_low.'
     )
   texts = llm_rec_model.text_maker(config, data, lm.config)
-  has_words = vector.word_dim > 0
+  has_words = vector.word_dim > 0 or vector.token_vectors
   rngs = nnx.Rngs(config.seed)
   model = stored.StoredRec(
     lm,
@@ -79,11 +82,14 @@ def build(
 
 
 def _rows(
-  config: Config, job: job_lib.Job, data: SequenceData, num_layers: int
+  config: Config, job: job_lib.Job, data: SequenceData, lm_config: LMConfig
 ) -> tuple[Manifest, np.ndarray]:
   """The store's manifest and rows [items, X]; process 0 makes what lacks."""
   titles, found = Titles(data.titles), read_manifest(config.store)
-  num_low = num_layers if found is None else found.num_low
+  num_low = lm_config.num_layers if found is None else found.num_low
+  max_tokens = _MAX_TOKENS if found is None else found.max_tokens
+  if found is None and lm_config.positions == 'learned':
+    max_tokens = min(max_tokens, lm_config.max_positions)
   if config.num_low is not None:
     num_low = config.num_low
   if job.is_main:
@@ -93,6 +99,7 @@ def _rows(
         model=config.model,
         out=config.store,
         num_low=num_low,
+        max_tokens=max_tokens,
       ),
       vocabulary=titles,
     )

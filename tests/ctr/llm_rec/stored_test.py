@@ -3,7 +3,7 @@
 """LLM-Rec over a store: prefixes, titles and words, on a tiny model."""
 
 from flax import nnx
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,7 +33,12 @@ BERT = {
   'gated_mlp': False,
 }
 VECTOR = VectorConfig(
-  pooling='mean', normalize=True, half_life=2, word_dim=8, projection_dim=6
+  pooling='mean',
+  normalize=True,
+  half_life=2,
+  word_dim=8,
+  projection_dim=6,
+  token_vectors=True,
 )
 
 
@@ -67,15 +72,21 @@ def model_of(lm, num_low, pooling='mean', vector=VECTOR):
     rarity_V=np.linspace(1, 2, VOCAB),
     rngs=nnx.Rngs(1),
   )
-  if model.lm.max_behaviors:  # They begin at 0.
-    shape = model.lm.behavior_positions.shape
-    places = np.random.default_rng(2).normal(size=shape).astype(np.float32)
-    model.lm.behavior_positions[...] = jax.numpy.asarray(places)
+  rng = np.random.default_rng(2)  # What begins at 0.
+  of_head = getattr(model.head, 'tokens', None)
+  for param in (getattr(model.lm, 'behavior_positions', None), of_head):
+    if param is not None:
+      param[...] = jnp.asarray(rng.normal(size=param.shape), jnp.float32)
   return model
 
 
 @pytest.mark.parametrize(
-  ('num_low', 'pooling'), [(0, 'last'), (1, 'mean'), (2, 'mean')]
+  ('num_low', 'pooling'),
+  [
+    pytest.param(0, 'last', marks=pytest.mark.slow),
+    pytest.param(1, 'mean', marks=pytest.mark.slow),
+    (2, 'mean'),
+  ],
 )
 def test_one_pass_gives_the_vector_of_every_prefix(num_low, pooling):
   lm = language_model()
