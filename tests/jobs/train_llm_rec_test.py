@@ -144,11 +144,10 @@ def test_a_run_goes_on_where_it_ended(folder, tmp_path):
 @pytest.mark.parametrize('num_low', [1, 3])
 def test_a_run_over_a_store(folder, tmp_path, num_low):
   run_dir, store = tmp_path / 'run', str(tmp_path / 'store')
-  changes = {'store': store, 'export': False, 'num_low': num_low}
+  changes = {'store': store, 'num_low': num_low, 'check_memory': num_low == 1}
   if num_low == 1:
     changes |= {'tuning': 'lora', 'lora_rank': 2}
-  train(folder, run_dir, num_steps=2, **changes)
-  del changes['num_low'], changes['export']  # It is the store's.
+  train(folder, run_dir, num_steps=2, export=False, **changes)
   results = train(folder, run_dir, num_steps=4, **changes)
   lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
   steps = [r['step'] for r in map(json.loads, lines) if 'loss' in r]
