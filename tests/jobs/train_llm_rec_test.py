@@ -52,6 +52,8 @@ def config_of(folder, run_dir, **changes):
     num_steps=4,
     shard_size=8,
     checkpoint_every=2,
+    baselines=(),
+    with_hybrid=False,
     validation_examples=20,
     min_shard_size=64,
     held_out=llm_rec_held_out.HeldOutConfig(num_negatives=5),

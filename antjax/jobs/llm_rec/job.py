@@ -32,6 +32,7 @@ from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
+from antjax.jobs.llm_rec import hybrid as llm_rec_hybrid
 from antjax.jobs.llm_rec import model as llm_rec_model
 from antjax.jobs.llm_rec import report as llm_rec_report
 from antjax.jobs.llm_rec import stored as llm_rec_stored
@@ -100,8 +101,17 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     batch_fn=sequences.example if config.check_memory else None,
   )
   state = run.fit(trainer, state, sequences.training(), ranker.validate)
-  results = ranker.score(state, job)
   model = ranker.model(state)
+  results, arrays = ranker.score(model)
+  others, mixed = {}, None
+  if config.with_hybrid:
+    mixed = llm_rec_hybrid.fit(
+      config.hybrid, sequences.data, sequences.events, model=model
+    )
+    others['hybrid_llm_rec'], of_hybrid = ranker.score(mixed)
+    arrays |= {f'hybrid_{name}': x for name, x in of_hybrid.items()}
+  if job.is_main:  # Differences between models are paired by examples.
+    np.savez(job.run_dir / 'ranks.npz', **arrays)
   if config.tuning == 'lora' and job.is_main and not config.store:
     tuning.save_adapter(job.run_dir / 'adapter', model.model, config.model)
   if config.export and job.is_main:
@@ -113,7 +123,8 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       model.model,
       model.item_vectors(),
     )
-  others = run_baselines(config, job) if config.baselines else {}
+  if config.baselines:
+    others = run_baselines(config, job) | others
   if job.is_main:
     llm_rec_report.write(
       config,
@@ -231,7 +242,7 @@ class Ranker:
 
   def validate(self, state: TrainState) -> dict[str, float]:
     """Scores among drawn items, named 'validation_ndcg@10' and so on."""
-    ranks = self._ranks(state, self._validation, with_full=False)
+    ranks = self._ranks(self.model(state), self._validation, with_full=False)
     parts = rank_metrics.scores(
       ranks[evaluation.SAMPLED], self._validation.parts
     )
@@ -242,24 +253,22 @@ class Ranker:
     }
 
   def _ranks(
-    self, state: TrainState, held_out: HeldOut, *, with_full: bool = True
+    self, model: Any, held_out: HeldOut, *, with_full: bool = True
   ) -> dict[str, np.ndarray]:
-    model = self.model(state)
     start, size = time.perf_counter(), len(held_out)
     mine = held_out.examples.take(_share(size))
     found = evaluation.ranks(model, mine, with_full=with_full)
     whole = {kind: _gathered(ranks, size) for kind, ranks in found.items()}
-    self.speed['ranked users/s'] = size / (time.perf_counter() - start)
+    if model is self._model:
+      self.speed['ranked users/s'] = size / (time.perf_counter() - start)
     return whole
 
-  def score(self, state: TrainState, job: job_lib.Job) -> dict[str, Any]:
+  def score(self, model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Scores of the test examples, and of those of cold items.
 
-    Ranks go to ranks.npz in the run folder: differences between models are
-    paired by examples.
-
     Returns:
-      {'test' or 'cold': {'sampled' or 'full': {part: {metric: value}}}}.
+      {'test' or 'cold': {'sampled' or 'full': {part: {metric: value}}}}, and
+      the ranks by name.
     """
     found: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
@@ -269,13 +278,11 @@ class Ranker:
     for name, examples in zip(('test', 'cold'), held_out, strict=True):
       if examples is None:
         continue
-      ranks = self._ranks(state, examples)
+      ranks = self._ranks(model, examples)
       found[name] = llm_rec_held_out.scores(ranks, examples)
       arrays |= {f'{name}_{kind}': values for kind, values in ranks.items()}
       arrays[f'{name}_users'] = examples.users
-    if job.is_main:
-      np.savez(job.run_dir / 'ranks.npz', **arrays)
-    return found
+    return found, arrays
 
 
 def _share(size: int) -> np.ndarray:
