@@ -42,6 +42,7 @@ from antjax.lm.transformer import Transformer
 
 Batch = Mapping[str, Any]
 _ITEMS, _USERS = 1024, 64  # Encoded at once.
+_LEAST = 256  # Titles of users at once; others are powers of 2 above.
 # (rows [U, X], tokens int32 [U, T], -1 behind the last one).
 Titles = tuple[jax.Array, jax.Array]
 
@@ -258,7 +259,7 @@ class StoredEncoder:
       empty = [(0, _USERS - len(mine)), (0, 0)]
       vectors = _newest_users(
         self._cast,
-        self._titles(ids, _USERS * self._max_history + 1),
+        self._titles(ids, max(_LEAST, 1 << (len(ids) - 1).bit_length())),
         np.pad(places, empty),
         np.pad((mine > 0).astype(np.int32), empty),
       )
