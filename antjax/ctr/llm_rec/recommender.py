@@ -245,7 +245,8 @@ class StoredRecommender(Recommender):
     """
     self._hold_catalogue(titles, item_vectors, model.dim, limits)
     self._model, self._low = functional.cast(model, np.float32), low
-    self._row_tokens = RowTokenizer(tokenizer, limits.max_tokens)
+    other = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    self._row_tokens = RowTokenizer(other, limits.max_tokens)
     self._words = RowTokenizer(tokenizer, limits.max_title_tokens, False)
 
   def user_vectors(self, users: Sequence[Sequence[str]]) -> np.ndarray:

@@ -54,7 +54,8 @@ def write(
   folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
   shutil.rmtree(staged, ignore_errors=True)
   merged, is_stored = model.lm.trunk(), isinstance(model, StoredRec)
-  lora.merge(merged)
+  if hasattr(merged, 'layers'):  # A store may have all of them.
+    lora.merge(merged)
   arrays = _flat(params_of(model.head))
   arrays.pop('log_scale', None)  # No part of a vector.
   if is_stored:  # The low half is as it was, the high half apart.
