@@ -113,20 +113,27 @@ class Config:
       raise ValueError(f'shard_rows={self.shard_rows} must be at least 1.')
 
 
-def build(config: Config, agent: 'Agent | None' = None) -> int:
+def build(
+  config: Config,
+  agent: 'Agent | None' = None,
+  vocabulary: fingerprint.TextRows | None = None,
+) -> int:
   """Encodes what the store lacks; returns how many rows this process did.
 
-  With an agent the work is shared out; else this process does all.
+  With an agent the work is shared out; else this process does all. The texts
+  are `config.vocabulary`'s where none are given.
 
   Raises:
     FileNotFoundError: Vocabulary or model are not there.
     ValueError: The store was made otherwise.
     OSError: The store cannot be written.
   """
-  folder = output_folder.find_view(config.vocabulary, 'examples') / 'behaviors'
-  vocabulary = BehaviorVocabulary.open(
-    folder if folder.is_dir() else config.vocabulary
-  )
+  if vocabulary is None:
+    folder = output_folder.find_view(config.vocabulary, 'examples')
+    folder /= 'behaviors'
+    vocabulary = BehaviorVocabulary.open(
+      folder if folder.is_dir() else config.vocabulary
+    )
   total = len(vocabulary)
   identity: dict[str, Any] = {
     'model': fingerprint.of_model(config.model),
