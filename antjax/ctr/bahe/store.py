@@ -37,7 +37,7 @@ from antjax import paths
 from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store_rows
 from antjax.ctr.bahe.manifest import IDENTITY, Manifest
-from antjax.ctr.bahe.store_rows import Part, PARTS, Range, Rows
+from antjax.ctr.bahe.store_rows import MappedRows, Part, PARTS, Range
 
 # Files of more rows are never joined: what a commit copies has a bound.
 _MERGED_ROWS = 262_144
@@ -112,9 +112,9 @@ class BehaviorStore:
     """Bytes of the rows as they are stored."""
     return self.rows * store_rows.row_bytes(self.manifest.dtype, self.dim)
 
-  def table(self, dtype: Any = np.float32, hot_bytes: int = 0) -> Rows:
-    """All rows as an array that is read where it is indexed; see `Rows`."""
-    return Rows(
+  def table(self, dtype: Any = np.float32, hot_bytes: int = 0) -> MappedRows:
+    """All rows as an array that is read where it is indexed."""
+    return MappedRows(
       *(self.files, self.rows, self.manifest.dtype, self.dim, dtype, hot_bytes)
     )
 
@@ -295,7 +295,7 @@ class StoreWriter:
       start, stop = group[0][0], group[-1][1]
       name = store_rows.file_name(start, stop, self._of_texts(start, stop))
       files = store_rows.opened(self._path, group, manifest.dtype, manifest.dim)
-      rows = Rows(files, stop, manifest.dtype, manifest.dim)
+      rows = MappedRows(files, stop, manifest.dtype, manifest.dim)
       blocks = range(start, stop, _COPIED_ROWS)
       store_rows.write(
         self._path / PARTS / name,

@@ -40,7 +40,7 @@ Part = tuple[int, int, str]  # The rows start <= id < stop are in this file.
 File = tuple[int, int, Any]
 
 
-class Rows:
+class MappedRows:
   """An array [R, D] of float numbers that is read where it is indexed.
 
   Takes a slice or int [n]. Safe to use from several threads.

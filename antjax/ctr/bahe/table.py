@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from antjax.ctr.bahe.store_rows import Rows
+from antjax.ctr.bahe.store_rows import MappedRows
 from antjax.embedding import exchange
 from antjax.mesh.mesh import GLOBAL_AXES, INTRA
 
@@ -106,7 +106,7 @@ class DeviceTable:
 class HostTable:
   """Rows [R, D] on the host, in memory or in files."""
 
-  array: np.ndarray | Rows
+  array: np.ndarray | MappedRows
   max_distinct: int
   constants: Any = None
 
@@ -164,7 +164,7 @@ Table = DeviceTable | HostTable | SplitTable
 
 
 def place(
-  array: np.ndarray | Rows,
+  array: np.ndarray | MappedRows,
   mesh: Mesh,
   *,
   home: Home = 'auto',
@@ -245,7 +245,7 @@ def most_distinct(examples: int, lengths: Sequence[int]) -> int:
   return examples * (sum(lengths) + 1) + 1
 
 
-def _by_owner(array: np.ndarray | Rows, num_owners: int) -> np.ndarray:
+def _by_owner(array: np.ndarray | MappedRows, num_owners: int) -> np.ndarray:
   """[W * rows_per_device, D], owner by owner; zeros fill up."""
   rows_per_device = -(-len(array) // num_owners)
   result = np.zeros((num_owners, rows_per_device, array.shape[1]), array.dtype)
@@ -256,7 +256,7 @@ def _by_owner(array: np.ndarray | Rows, num_owners: int) -> np.ndarray:
 
 
 def _constants(
-  array: np.ndarray | Rows, sharding: NamedSharding
+  array: np.ndarray | MappedRows, sharding: NamedSharding
 ) -> dict[str, Any]:
   """The table on the devices; each process gives what its devices hold."""
 
