@@ -115,7 +115,7 @@ def test_all_methods_rank_the_same_examples(
       ranks,
       cold,
       baselines.made_of(method),
-      1.0,
+      {'wall_s': 1.0},
     )
     text = (tmp_path / 'run' / f'{method}.json').read_text()
     found[method] = json.loads(text)['test']['sampled']

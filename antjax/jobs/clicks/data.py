@@ -13,16 +13,16 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 
+from antjax.ctr.antm2c import crosses as crosses_lib
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
+from antjax.ctr.antm2c.crosses import Cross
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.ctr.bahe.batches import Standardizer
 from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
-from antjax.jobs.clicks import crosses as crosses_lib
 from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
-from antjax.jobs.clicks.crosses import Cross
 from antjax.networks.network import ScenarioMoments
 
 SPLITS = ('train', 'validation', 'test')

@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from antjax.jobs.clicks import crosses
+from antjax.ctr.antm2c import crosses
 
 TRAIN = {
   'user': np.array([1, 1, 2, 2, 2]),
