@@ -144,11 +144,13 @@ def update(
       ' search (as in optax.lbfgs), which evaluates the loss again, and'
       ' optax.lookahead, which wants a tree of its own.'
     ) from error
-  by_path, treedef = jax.tree.flatten_with_path(params)
+  treedef: Any = jax.tree.structure(params)
   wrong = [
     f'{_name(path)} {jnp.shape(u)} for {jnp.shape(p)}'
     for (path, p), u in zip(
-      by_path, treedef.flatten_up_to(updates), strict=True
+      jax.tree.leaves_with_path(params),
+      treedef.flatten_up_to(updates),
+      strict=True,
     )
     if u is not None and jnp.shape(u) != jnp.shape(p)
   ]
