@@ -33,8 +33,8 @@ def fit(
 ) -> hybrid.Hybrid:
   """Fits it to drawn validation targets.
 
-  Half of the candidates of a target are of its domain, the others of any, so
-  that items of several domains can be ranked together.
+  A fifth of the candidates of a target are of any domain, so that items of
+  several can be ranked together; the others are of its own.
 
   Args:
     config: Its settings.
@@ -51,12 +51,13 @@ def fit(
     model=model,
     parts=config.parts,
   )
-  half = max(config.num_negatives // 2, 1)
   held_out, _ = llm_rec_held_out.held_out(
     data,
     'validation',
     HeldOutConfig(
-      num_examples=config.num_examples, num_negatives=half, seed=config.seed
+      num_examples=config.num_examples,
+      num_negatives=config.num_negatives,
+      seed=config.seed,
     ),
   )
   examples = held_out.examples
@@ -66,7 +67,7 @@ def fit(
     held_out.users,
     examples.targets,
     history,
-    num=half,
+    num=max(config.num_negatives // 4, 1),
     seed=config.seed + 1,
   )
   candidates = np.concatenate(
