@@ -109,6 +109,10 @@ class Recommender:
 
   Titles need not be of the catalog: text is all that the model knows. An item
   that is in the history, by its title, is not recommended.
+
+  Attributes:
+    limits: Length limits of its texts.
+    item_vectors: float32 [N, D].
   """
 
   def __init__(
@@ -140,8 +144,8 @@ class Recommender:
         ' model.'
       )
     self._tokenize = RowTokenizer(tokenizer, limits.max_title_tokens, False)
-    self._marks, self._limits = marks, limits
-    self._vectors = jax.device_put(item_vectors)
+    self._marks, self.limits = marks, limits
+    self.item_vectors = jax.device_put(item_vectors)
     self._encoder = TextEncoder(
       LLMRec.encode,
       functional.cast(model, np.float32),
@@ -151,6 +155,15 @@ class Recommender:
     self._by_title: dict[str, list[int]] = {}
     for item, title in enumerate(titles):
       self._by_title.setdefault(title, []).append(item)
+
+  def add(self, titles: Sequence[str]) -> None:
+    """Adds items behind the others: a title is all that is needed."""
+    vectors = self.user_vectors([[title] for title in titles])
+    for item, title in enumerate(titles, len(self.item_vectors)):
+      self._by_title.setdefault(title, []).append(item)
+    self.item_vectors = jax.device_put(
+      np.concatenate([self.item_vectors, vectors])
+    )
 
   def __call__(
     self, users: Sequence[Sequence[str]], num: int
@@ -173,14 +186,15 @@ class Recommender:
       for titles in users
     ]
     most = num + max(map(len, had)) + 1  # Perhaps the padding.
-    if not 0 < num < len(self._vectors):
+    if not 0 < num < len(self.item_vectors):
       raise ValueError(
-        f'recommend: {num} items of a catalogue of {len(self._vectors) - 1}.'
+        f'recommend: {num} items of a catalogue of'
+        f' {len(self.item_vectors) - 1}.'
       )
     vectors = self.user_vectors(
-      [titles[-self._limits.max_history :] for titles in users]
+      [titles[-self.limits.max_history :] for titles in users]
     )
-    found = _best(vectors, self._vectors, min(most, len(self._vectors)))
+    found = _best(vectors, self.item_vectors, min(most, len(self.item_vectors)))
     scores, items = (np.asarray(x).tolist() for x in found)
     return [
       [
@@ -198,8 +212,8 @@ class Recommender:
     texts = TextMaker(
       _TitleTokens(tokens, offsets),
       self._marks,
-      max_title_tokens=self._limits.max_title_tokens,
-      max_tokens=self._limits.max_tokens,
+      max_title_tokens=self.limits.max_title_tokens,
+      max_tokens=self.limits.max_tokens,
     )
     # Titles are numbered through: each is an item of this catalog.
     sizes = np.array([len(user) for user in users])
