@@ -41,7 +41,7 @@ class Config:
   num: Annotated[int, 'Items to recommend.'] = 20
   items: Annotated[
     str,
-    'CSV of new items: a column title, and perhaps domain and key. Empty: none.',
+    'CSV of new items: a column title, perhaps domain and key. Empty: none.',
     paths.URL,
   ] = ''
   with_hybrid: Annotated[
