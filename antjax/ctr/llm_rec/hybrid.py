@@ -257,7 +257,7 @@ def fit(
   *,
   weights_X: np.ndarray | None = None,
   new_share: float = 0.1,
-  loss_of_ndcg: float = 0.005,
+  loss_of_ndcg: float = 0.02,
   ridge: float = 1e-4,
   seed: int = 0,
 ) -> tuple[Hybrid, tuple[float, float]]:

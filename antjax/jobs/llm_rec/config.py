@@ -83,7 +83,7 @@ class HybridConfig:
     float,
     'Share of NDCG@10 of all validation examples that may be given up so that'
     ' items without events rank higher.',
-  ] = 0.01
+  ] = 0.02
   ridge: Annotated[float, 'Weight of the squares of its weights.'] = 1e-4
   seed: Annotated[int, 'Seed of examples and draws.'] = 0
 
