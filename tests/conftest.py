@@ -23,8 +23,12 @@ import jax
 import psutil
 import pytest
 
+from antjax.jobs import compilation_cache
+
 # Silent broadcasting of [B] with [B, 1] is the commonest wrong loss.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Programs that `make test` keeps are written whole: others read them.
+compilation_cache.keep_on_every_process()
 # A loaded machine is no bug: hypothesis would call a slow example a failure.
 # The same examples in every run, unless --hypothesis-profile=search.
 hypothesis.settings.register_profile('search', deadline=None)

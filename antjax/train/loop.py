@@ -131,8 +131,9 @@ def opened(
     raise ValueError(
       'Trainer.fit(checkpoint_dir=...): get_state() of the iterator'
       f' ({type(iterator).__name__}) gives a position that holds what no'
-      f' checkpoint can: {error}. Use dicts, lists, numbers, texts and bytes,'
-      ' or an iterator without get_state, whose position is not saved.'
+      f' checkpoint can: {error}. Use dicts by text, lists, tuples, numbers,'
+      ' texts and bytes, or an iterator without get_state, whose position is'
+      ' not saved.'
     ) from error
   # Of an `antjax.Agent`.
   incarnation = getattr(options.elastic, 'incarnation', ())

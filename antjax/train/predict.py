@@ -53,6 +53,12 @@ def make_predict(
       args += (tables.fetch(view.tables, inputs.routing)[0],)
     fn = reading_constants(predict_fn, inputs.constants)
     outputs = fn(*args, inputs.batch, device_key(view.rng, view.step, 1, 0))
+    is_dict = isinstance(outputs, Mapping)
+    if not is_dict or not all(map(jnp.ndim, jax.tree.leaves(outputs))):
+      raise ValueError(
+        f'predict_fn returned {jax.tree.map(jnp.shape, outputs)} (shapes);'
+        ' needed is a dict of arrays with a row for each example, [B, ...].'
+      )
     return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
 
   specs = (_BATCH, P())

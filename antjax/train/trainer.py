@@ -194,7 +194,7 @@ class Trainer:
     # An Equinox module can be called too, but is a pytree.
     is_init = callable(params) and jax.tree_util.all_leaves([params])
     # An argument: as constants a large model would be in the program's text.
-    given = None if is_init else jax.tree.map(np.asarray, only_numbers(params))
+    given = None if is_init else jax.device_get(only_numbers(params))
 
     def whole(key: jax.Array, given: PyTree) -> PyTree:
       return only_numbers(params(key)) if is_init else given

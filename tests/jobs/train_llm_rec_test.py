@@ -159,6 +159,30 @@ def test_a_run_goes_on_where_it_ended(folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('num_low', [1, 3])
+def test_a_run_over_a_store(folder, tmp_path, num_low):
+  run_dir, store = tmp_path / 'run', str(tmp_path / 'store')
+  changes = {'store': store, 'num_low': num_low, 'check_memory': num_low == 1}
+  if num_low == 1:
+    changes |= {'tuning': 'lora', 'lora_rank': 2}
+  train(folder, run_dir, num_steps=2, export=False, **changes)
+  results = train(folder, run_dir, num_steps=4, **changes)
+  lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
+  steps = [r['step'] for r in map(json.loads, lines) if 'loss' in r]
+  assert steps == [0, 1, 2, 3]
+  assert results['test']['sampled']['all']['examples'] >= 20
+  # What is exported says of titles what the run said of the items' rows.
+  recommender, catalogue = llm_rec_export.read(run_dir / 'export')
+  vectors = np.load(run_dir / 'export' / 'item_vectors.npy')
+  (user,) = recommender.user_vectors([catalogue.titles[1:2]])
+  np.testing.assert_allclose(user, vectors[1], atol=2e-3)
+  (found,) = recommender([['a title of none', catalogue.titles[4]]], 3)
+  assert len(found) == 3 and 4 not in [x.item for x in found]
+  with pytest.raises(ValueError, match='num_low, the layers below the cut'):
+    train(folder, tmp_path / 'other', num_low=2, store=store)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'changes',
   [
@@ -273,6 +297,10 @@ def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
     ({'paro': 'XYZ'}, 'XYZ'),
     ({'only_domain': 'a', 'without_domain': 'a'}, 'nothing is left'),
     ({'num_chunks': 0}, 'num_chunks=0'),
+    ({'num_low': 1}, 'give --store'),
+    ({'store': 's', 'start': 'random'}, 'pretrained layers make of titles'),
+    ({'store': 's', 'num_chunks': 2}, 'nothing to cut'),
+    ({'store': 's', 'loss': LossConfig()}, 'shared or in_batch'),
   ],
 )
 def test_settings_that_cannot_be_are_refused(

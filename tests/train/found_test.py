@@ -192,6 +192,12 @@ def test_leaves_that_are_no_numbers_are_explained(leaf, kind, is_init):
     )
 
 
+def test_a_random_key_among_parameters_is_explained():
+  params = PARAMS | {'key': jax.random.key(0)}
+  with pytest.raises(ValueError, match='leaf key is a random key.*nnx.split'):
+    make_trainer(optax.sgd(0.1)).init(params)
+
+
 def test_params_without_a_leaf_are_explained():
   with pytest.raises(ValueError, match='params has no leaf'):
     make_trainer(optax.sgd(0.1)).init({})

@@ -270,6 +270,18 @@ class Config(LanguageConfig, SequencesConfig):
     Literal['pretrained', 'random'],
     "Where its weights begin; random: only its shape is the folder's.",
   ] = 'pretrained'
+  store: Annotated[
+    str,
+    'Folder of a store of titles, made if not there: a user is then the'
+    ' sequence of their stored titles, and all their histories one pass of the'
+    " layers above it. Then batch_size counts users' histories.",
+    paths.LOCKED,
+  ] = ''
+  num_low: Annotated[
+    int | None,
+    "With --store: layers below the cut, frozen; none: the store's, or all for"
+    ' a new one.',
+  ] = None
   published_marks: Annotated[
     bool, 'OPT without the token that its texts begin with, as in the paper.'
   ] = False
@@ -337,9 +349,36 @@ class Config(LanguageConfig, SequencesConfig):
         ' vector.word_dim, or run launch/llm_rec_baselines.py for untrained'
         ' models.'
       )
+    self._check_store()
     wrong = sorted({*self.baselines} - {*METHODS, 'all'})
     if wrong:
       raise ValueError(
         f'baselines={self.baselines}: {", ".join(wrong)} unknown; use all, or'
         f' some of {", ".join(METHODS)}.'
       )
+
+  def _check_store(self) -> None:
+    """Refuses settings that a store cannot serve."""
+    if not self.store:
+      if self.num_low is not None:
+        raise ValueError(
+          f'num_low={self.num_low} cuts the layers of a store: give --store.'
+        )
+      return
+    problems = {
+      'loss.negatives=own: users of a row share their negatives; use shared or'
+      ' in_batch': self.loss.negatives == 'own',
+      'vector.pooling=first: the first place knows one title; use mean or'
+      ' last': self.vector.pooling == 'first',
+      'num_chunks: a title is one place, there is nothing to cut': (
+        self.num_chunks > 1
+      ),
+      'quantize: frozen layers are in the store': self.quantize != 'none',
+      'adapter: it was trained on tokens, not on titles': bool(self.adapter),
+      'start=random: a store keeps what pretrained layers make of titles': (
+        self.start == 'random'
+      ),
+    }
+    wrong = [text for text, is_so in problems.items() if is_so]
+    if wrong:
+      raise ValueError(f'store={self.store}: {"; ".join(wrong)}.')

@@ -22,9 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax import paths
+from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.llm_rec import histories, hybrid
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
-from antjax.ctr.llm_rec.recommender import Limits, Recommender
+from antjax.ctr.llm_rec.recommender import (
+  Limits,
+  Recommender,
+  StoredRecommender,
+)
+from antjax.ctr.llm_rec.stored import StoredRec
 from antjax.ctr.texts import Marks
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.llm_rec import hybrid as llm_rec_hybrid
@@ -43,7 +49,7 @@ def write(
   config: Config,
   data: SequenceData,
   built: BuiltRecommender,
-  model: LLMRec,
+  model: LLMRec | StoredRec,
   item_vectors: np.ndarray,
   mixed: tuple[hybrid.Hybrid, llm_rec_hybrid.Events] | None = None,
 ) -> pathlib.Path:
@@ -53,20 +59,20 @@ def write(
   """
   folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
   shutil.rmtree(staged, ignore_errors=True)
-  merged = model.lm.trunk()
-  lora.merge(merged)
+  merged, is_stored = model.lm.trunk(), isinstance(model, StoredRec)
+  if hasattr(merged, 'layers'):  # A store may have all of them.
+    lora.merge(merged)
+  arrays = _flat(params_of(model.head))
+  arrays.pop('log_scale', None)  # No part of a vector.
+  if is_stored:  # The low half is as it was, the high half apart.
+    arrays |= _flat(params_of(merged), 'lm.')
+    merged = config.language_model().trunk()
   # There is no output layer: as if it were the embedding.
-  lm_config = dataclasses.replace(model.lm.config, tie_embeddings=True)
+  lm_config = dataclasses.replace(merged.config, tie_embeddings=True)
   pretrained.save_pretrained(staged, lm_config, params_of(merged))
   tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
   tokenizer.save(str(staged / pretrained_tokenizer.FILE_NAME))
-  head = params_of(model.head)
-  if head:
-    arrays: dict[str, Any] = {
-      f'{part}.{name}': np.asarray(head[part][name])
-      for part in set(head) & {'projection', 'words'}
-      for name in head[part]
-    }
+  if arrays:
     np.savez(staged / _HEAD, **arrays)
   if mixed is not None:
     llm_rec_hybrid.save(staged / _HYBRID, *mixed)
@@ -84,8 +90,11 @@ def write(
     'pooling': model.pooling,
     'vector': dataclasses.asdict(model.vector),
     'limits': Limits(
-      config.max_history, config.max_title_tokens, built.texts.max_tokens
+      config.max_history,
+      config.max_title_tokens,
+      built.max_tokens if is_stored else built.texts.max_tokens,
     )._asdict(),
+    'num_low': model.lm.num_low if is_stored else None,
     'domains': data.domain_names,
     'data': data.description['name'],
   }
@@ -123,32 +132,40 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
   if (folder / _HEAD).is_file():
     with np.load(folder / _HEAD) as arrays:
       for key in arrays.files:  # Older files hold a projection's names alone.
-        part, _, name = key.rpartition('.')
-        head.setdefault(part or 'projection', {})[name] = arrays[key]
+        *parts, name = key.split('.')
+        at = head
+        for part in parts or ['projection']:
+          at = at.setdefault(part, {})
+        at[name] = arrays[key]
   marks = Marks(
     tuple(content['marks']['leading']),
     tuple(content['marks']['trailing']),
     content['marks']['pooling'],
   )
-  model = LLMRec(
-    lm,
-    content['pooling'],
-    VectorConfig(**content['vector']),
-    rarity_V=np.ones(lm.config.vocab_size),  # The head is the file's.
-    rngs=nnx.Rngs(0),
-  )
-  nnx.update(model.head, head)
   table = pq.read_table(folder / ITEMS)
   titles = table['title'].to_pylist()
-  names = content['domains']
-  recommender = Recommender(
-    model,
-    pretrained_tokenizer.load_tokenizer(folder, lm.config.vocab_size),
-    marks,
-    Limits(**content['limits']),
-    titles,
-    np.load(folder / ITEM_VECTORS),
-  )
+  names, limits = content['domains'], Limits(**content['limits'])
+  tokenizer = pretrained_tokenizer.load_tokenizer(folder, lm.config.vocab_size)
+  vectors, num_low = np.load(folder / ITEM_VECTORS), content.get('num_low')
+  options: dict[str, Any] = {
+    'rarity_V': np.ones(lm.config.vocab_size),  # The head is the file's.
+    'rngs': nnx.Rngs(0),
+  }
+  vector = VectorConfig(**content['vector'])
+  recommender: Recommender
+  if num_low is None:
+    model = LLMRec(lm, content['pooling'], vector, **options)
+    nnx.update(model.head, head)
+    recommender = Recommender(model, tokenizer, marks, limits, titles, vectors)
+  else:
+    options['max_history'] = limits.max_history
+    high = StoredRec(lm, num_low, content['pooling'], vector, **options)
+    nnx.update(high.lm, head.pop('lm', {}))
+    nnx.update(high.head, head)
+    low = Encoder(lm, num_low=num_low, max_tokens=limits.max_tokens)
+    recommender = StoredRecommender(
+      high, low, tokenizer, limits, titles, vectors
+    )
   domains = ['' if d < 0 else names[d] for d in table['domain'].to_pylist()]
   return recommender, Catalogue(table['key'].to_pylist(), titles, domains)
 
@@ -190,3 +207,14 @@ def read_hybrid(
     np.array(domains),
     _ByItem(recommender, catalogue.titles),
   )
+
+
+def _flat(params: Any, prefix: str = '') -> dict[str, np.ndarray]:
+  """Arrays of a tree by their names with dots."""
+  found: dict[str, np.ndarray] = {}
+  for name, value in params.items():
+    if isinstance(value, dict):
+      found |= _flat(value, f'{prefix}{name}.')
+    else:
+      found[f'{prefix}{name}'] = np.asarray(value)
+  return found
