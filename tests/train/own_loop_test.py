@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models, input and outputs as users bring them, through `Trainer`."""
 
+import json
+
 import grain.python as grain
 import jax
 from jax import lax
@@ -14,6 +16,7 @@ import pytest
 from antjax.collectives.examples import all_examples
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import PaRO, VALID_CODES
+from antjax.train.checkpoint import _decode_position, encode_position
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
 
@@ -114,6 +117,15 @@ def _iter_dataset():
   return (
     grain.MapDataset.source(_Records()).shuffle(3).to_iter_dataset().batch(16)
   )
+
+
+def test_positions_survive_as_they_are():
+  position = {'a': [(-1, 2), b'x', {'b': None}], 'n': np.int64(3), 't': ()}
+  there = json.loads(json.dumps(encode_position(position)))
+  found = _decode_position(there)
+  assert repr(found) == repr(position | {'n': 3})
+  with pytest.raises(TypeError, match='dict {1: 2} cannot be saved'):
+    encode_position({'a': {1: 2}})
 
 
 @pytest.mark.parametrize('make', [_data_loader, _iter_dataset])

@@ -73,7 +73,9 @@ class HybridConfig:
   num_examples: Annotated[
     int, 'Validation examples that it is fitted to; 0: all.'
   ] = 2000
-  num_negatives: Annotated[int, 'Items drawn for each of them.'] = 200
+  num_negatives: Annotated[
+    int, "Items drawn of each target's domain, and a quarter more of any."
+  ] = 200
   new_share: Annotated[
     float, 'Share of them that stand in for items without events.'
   ] = 0.1
@@ -81,7 +83,7 @@ class HybridConfig:
     float,
     'Share of NDCG@10 of all validation examples that may be given up so that'
     ' items without events rank higher.',
-  ] = 0.01
+  ] = 0.02
   ridge: Annotated[float, 'Weight of the squares of its weights.'] = 1e-4
   seed: Annotated[int, 'Seed of examples and draws.'] = 0
 
@@ -92,11 +94,11 @@ class HybridConfig:
         f'hybrid.parts={self.parts}: {wrong or "none"} cannot be used; there'
         f' are {", ".join(hybrid.PARTS)}.'
       )
-    if self.num_examples < 0 or self.num_negatives < 2 or self.ridge < 0:
+    if self.num_examples < 0 or self.num_negatives < 1 or self.ridge < 0:
       raise ValueError(
         f'hybrid.num_examples={self.num_examples} and hybrid.ridge='
         f'{self.ridge} must not be negative, hybrid.num_negatives='
-        f'{self.num_negatives} must be at least 2.'
+        f'{self.num_negatives} must be at least 1.'
       )
     if not (0 <= self.new_share < 1 and 0 <= self.loss_of_ndcg < 1):
       raise ValueError(
@@ -268,6 +270,18 @@ class Config(LanguageConfig, SequencesConfig):
     Literal['pretrained', 'random'],
     "Where its weights begin; random: only its shape is the folder's.",
   ] = 'pretrained'
+  store: Annotated[
+    str,
+    'Folder of a store of titles, made if not there: a user is then the'
+    ' sequence of their stored titles, and all their histories one pass of the'
+    " layers above it. Then batch_size counts users' histories.",
+    paths.LOCKED,
+  ] = ''
+  num_low: Annotated[
+    int | None,
+    "With --store: layers below the cut, frozen; none: the store's, or all for"
+    ' a new one.',
+  ] = None
   published_marks: Annotated[
     bool, 'OPT without the token that its texts begin with, as in the paper.'
   ] = False
@@ -335,9 +349,36 @@ class Config(LanguageConfig, SequencesConfig):
         ' vector.word_dim, or run launch/llm_rec_baselines.py for untrained'
         ' models.'
       )
+    self._check_store()
     wrong = sorted({*self.baselines} - {*METHODS, 'all'})
     if wrong:
       raise ValueError(
         f'baselines={self.baselines}: {", ".join(wrong)} unknown; use all, or'
         f' some of {", ".join(METHODS)}.'
       )
+
+  def _check_store(self) -> None:
+    """Refuses settings that a store cannot serve."""
+    if not self.store:
+      if self.num_low is not None:
+        raise ValueError(
+          f'num_low={self.num_low} cuts the layers of a store: give --store.'
+        )
+      return
+    problems = {
+      'loss.negatives=own: users of a row share their negatives; use shared or'
+      ' in_batch': self.loss.negatives == 'own',
+      'vector.pooling=first: the first place knows one title; use mean or'
+      ' last': self.vector.pooling == 'first',
+      'num_chunks: a title is one place, there is nothing to cut': (
+        self.num_chunks > 1
+      ),
+      'quantize: frozen layers are in the store': self.quantize != 'none',
+      'adapter: it was trained on tokens, not on titles': bool(self.adapter),
+      'start=random: a store keeps what pretrained layers make of titles': (
+        self.start == 'random'
+      ),
+    }
+    wrong = [text for text, is_so in problems.items() if is_so]
+    if wrong:
+      raise ValueError(f'store={self.store}: {"; ".join(wrong)}.')
