@@ -114,6 +114,7 @@ class Checkpointer:
       self._claim = Claim(directory)
     self.directory = directory
     self._layout = layout
+    self._best_metric = best_metric
     policies = checkpoint_managers
     preserve: Any = policies.LatestN(keep)
     if best_metric is not None:
@@ -230,7 +231,13 @@ class Checkpointer:
 
     Raises:
       RuntimeError: Another run has taken the folder.
+      ValueError: The metrics lack `best_metric`.
     """
+    if metrics is not None and self._best_metric not in (None, *metrics):
+      raise ValueError(
+        f'Checkpointer(best_metric={self._best_metric!r}): the metrics are'
+        f' {sorted(metrics)}; give one of them.'
+      )
     self.wait()
     lease.check(self.directory)
     input_states = self._gather(encode_position(input_state))

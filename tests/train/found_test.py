@@ -143,6 +143,11 @@ def test_bf16_parameters_keep_one_program_and_true_bytes():
     ({'best_mode': 'minimum'}, "best_mode 'min' or 'max'"),
     ({'keep': 0}, 'keep must be at least 1'),
     ({'best_metric': 'mae'}, 'needs an evaluate_fn'),
+    ({'config': {'a': np.float32(1)}}, 'float32 is not JSON serializable'),
+    (
+      {'best_metric': 'mea', 'evaluate_fn': lambda state: {'mae': 1.0}},
+      r"best_metric='mea'.*metrics are \['mae'\]",
+    ),
   ],
 )
 def test_bad_checkpoint_options_are_refused(tmp_path, kwargs, message):
