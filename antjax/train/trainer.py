@@ -216,16 +216,16 @@ class Trainer:
       raise RuntimeError('Trainer: call init() first; it fixes the layout.')
     return self._layout
 
-  def params(self, state: TrainState) -> PyTree:
-    """The user's tree, whole on every device; trained leaves as masters."""
-    return self._once('params', predict_lib.make_params, self.layout)(state)
+  def params(self, state: TrainState, trained_only: bool = False) -> PyTree:
+    """The user's tree, whole on every device; trained leaves as masters.
+
+    `trained_only`: None in place of the others, as optimizers see it.
+    """
+    tree = self._once('params', predict_lib.make_params, self.layout)(state)
+    return predict_lib.trained(self.layout, tree) if trained_only else tree
 
   def opt_state(self, state: TrainState) -> PyTree:
-    """The optimizer's state as if of whole parameters, on every device.
-
-    For `optax.contrib.schedule_free_eval_params`, averages of parameters and
-    the like.
-    """
+    """The optimizer's state as if of whole parameters, on every device."""
     make = predict_lib.make_opt_state
     return self._once('opt_state', make, self.layout)(state)
 

@@ -190,6 +190,21 @@ def test_every_optimizer_is_that_of_one_device(name, code):
   _assert_equal(name, code)
 
 
+def test_averages_beside_frozen_leaves():
+  trainer = Trainer(
+    _loss,
+    _optimizer('schedule_free'),
+    mesh=make_mesh(intra=4),
+    trainable=lambda name: name != 'out',
+  )
+  state = trainer.init(_params())
+  trained = trainer.params(state, trained_only=True)
+  averaged = optax.contrib.schedule_free_eval_params(
+    trainer.opt_state(state), trained
+  )
+  assert averaged['out'] is None and averaged['in'].shape == (5, 13)
+
+
 def test_evaluation_with_averaged_parameters():
   trainer, state = _trained(_optimizer('schedule_free'), 'IIG', 8)
   averaged = optax.contrib.schedule_free_eval_params(
@@ -206,5 +221,12 @@ def test_evaluation_with_averaged_parameters():
   )
   own = trainer.predict(state, [batch], predict_fn)
   assert not np.allclose(own['prediction'], found['prediction'], rtol=1e-4)
+  # What is not trained is the state's own.
+  rest = averaged | {'bias': None}
+  found = trainer.predict(state, [batch], predict_fn, params=rest)
+  mixed = averaged | {'bias': trainer.params(state)['bias']}
+  np.testing.assert_allclose(
+    found['prediction'], _loss(mixed, batch, None), rtol=1e-4
+  )
   with pytest.raises(ValueError, match='params have the shapes'):
     trainer.predict(state, [batch], predict_fn, params={'in': batch['x']})

@@ -257,7 +257,7 @@ def fit(
   *,
   weights_X: np.ndarray | None = None,
   new_share: float = 0.1,
-  loss_of_ndcg: float = 0.005,
+  loss_of_ndcg: float = 0.02,
   ridge: float = 1e-4,
   seed: int = 0,
 ) -> tuple[Hybrid, tuple[float, float]]:
@@ -333,13 +333,20 @@ def _raised(
   weights_X: np.ndarray,
   loss_of_ndcg: float,
 ) -> float:
-  """The largest addition to c that loses so little, see `fit`."""
+  """The largest addition to c that loses so little, see `fit`.
+
+  New items crowd out the more, the more candidates there are: NDCG is cut so
+  that it stands for that @10 among 1,000.
+  """
+  cut = max(1, round(known_XJ.shape[1] / 100))
   if not is_new_XJ.any():
     return 0.0
   values = []
   for addition in _ADDITIONS:
     scores = np.where(is_new_XJ, new_XJ + addition, known_XJ)
     ranks = (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
-    values.append(weights_X @ rank_metrics.by_example(ranks, [10])['ndcg@10'])
+    values.append(
+      weights_X @ rank_metrics.by_example(ranks, [cut])[f'ndcg@{cut}']
+    )
   good = np.array(values) >= max(values) * (1 - loss_of_ndcg)
   return float(_ADDITIONS[np.flatnonzero(good)[-1]])

@@ -104,6 +104,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   model = ranker.model(state)
   results, arrays = ranker.score(model)
   others, mixed = {}, None
+  events = llm_rec_hybrid.flat(sequences.events, sequences.data.num_items)
   if config.with_hybrid:
     mixed = llm_rec_hybrid.fit(
       config.hybrid, sequences.data, sequences.events, model=model
@@ -122,6 +123,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       built,
       model.model,
       model.item_vectors(),
+      None if mixed is None else (mixed, events),
     )
   if config.baselines:
     others = run_baselines(config, job) | others
