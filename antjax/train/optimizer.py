@@ -144,11 +144,12 @@ def update(
       ' search (as in optax.lbfgs), which evaluates the loss again, and'
       ' optax.lookahead, which wants a tree of its own.'
     ) from error
+  treedef: Any = jax.tree.structure(params)
   wrong = [
     f'{_name(path)} {jnp.shape(u)} for {jnp.shape(p)}'
     for (path, p), u in zip(
       jax.tree.leaves_with_path(params),
-      jax.tree.structure(params).flatten_up_to(updates),
+      treedef.flatten_up_to(updates),
       strict=True,
     )
     if u is not None and jnp.shape(u) != jnp.shape(p)

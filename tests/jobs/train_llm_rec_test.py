@@ -75,7 +75,7 @@ def train(folder, run_dir, **changes):
 
 def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
   run_dir = tmp_path / 'run'
-  results = train(folder, run_dir)
+  results = train(folder, run_dir, with_hybrid=True)
   scores = results['test']['sampled']['all']
   assert 0 <= scores['ndcg@10'] <= scores['recall@10'] <= 1
   assert scores['examples'] >= 20
@@ -101,6 +101,22 @@ def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
   scores = vectors @ user
   scores[:3] = -np.inf
   assert scores[best.item] == pytest.approx(scores.max(), abs=1e-5)
+  # So does the hybrid, new items too; each part says what it adds.
+  (tmp_path / 'new.csv').write_text('title,domain\nFilm 3 anew,Drama\n')
+  config = recommend.Config(
+    folder=str(run_dir / 'export'), items=str(tmp_path / 'new.csv'), num=999
+  )
+  given = [catalogue.titles[1], 'Film of no item']
+  rows = recommend._Ranker(config, [given])(given, 999)
+  titles = [row['title'] for row in rows]
+  assert sorted([*titles, given[0], '']) == sorted(
+    [*catalogue.titles, 'Film 3 anew']
+  )
+  for row in rows:
+    assert sum(row['parts'].values()) == pytest.approx(row['score'], abs=0.01)
+    assert {'lm', 'words', 'knn', 'popularity'} <= {*row['parts']}
+    assert row['nearest'] in given
+  assert 'hybrid_llm_rec' in written['results']
   # An item's text is that of a history of it alone.
   np.testing.assert_allclose(
     recommender.user_vectors([catalogue.titles[1:2]])[0], vectors[1], atol=1e-5

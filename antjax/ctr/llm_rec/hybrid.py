@@ -257,7 +257,7 @@ def fit(
   *,
   weights_X: np.ndarray | None = None,
   new_share: float = 0.1,
-  loss_of_ndcg: float = 0.005,
+  loss_of_ndcg: float = 0.02,
   ridge: float = 1e-4,
   seed: int = 0,
 ) -> tuple[Hybrid, tuple[float, float]]:
@@ -320,9 +320,15 @@ def fit(
     loss, start, jac=True, method='L-BFGS-B', options={'maxiter': 100}
   )
   known, new, bias = split(found.x)
-  model = Hybrid(
-    features, known / scale, new * of_title / scale, float(bias[0])
+  new = new * of_title
+  bias = bias + _raised(
+    np.where(is_padding, -np.inf, (flat @ known).reshape(shape)),
+    (flat @ new).reshape(shape) + bias,
+    (features.counts[candidates_XJ] == 0) & ~is_padding,
+    weights_X1[:, 0],
+    loss_of_ndcg,
   )
+  model = Hybrid(features, known / scale, new / scale, float(bias[0]))
   return model, (float(loss(start)[0]), float(found.fun))
 
 
@@ -333,13 +339,20 @@ def _raised(
   weights_X: np.ndarray,
   loss_of_ndcg: float,
 ) -> float:
-  """The largest addition to c that loses so little, see `fit`."""
+  """The largest addition to c that loses so little, see `fit`.
+
+  New items crowd out the more, the more candidates there are: NDCG is cut so
+  that it stands for that @10 among 1,000.
+  """
+  cut = max(1, round(known_XJ.shape[1] / 100))
   if not is_new_XJ.any():
     return 0.0
   values = []
   for addition in _ADDITIONS:
     scores = np.where(is_new_XJ, new_XJ + addition, known_XJ)
     ranks = (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
-    values.append(weights_X @ rank_metrics.by_example(ranks, [10])['ndcg@10'])
+    values.append(
+      weights_X @ rank_metrics.by_example(ranks, [cut])[f'ndcg@{cut}']
+    )
   good = np.array(values) >= max(values) * (1 - loss_of_ndcg)
   return float(_ADDITIONS[np.flatnonzero(good)[-1]])

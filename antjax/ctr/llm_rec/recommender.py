@@ -110,6 +110,10 @@ class Recommender:
 
   Titles need not be of the catalog: text is all that the model knows. An item
   that is in the history, by its title, is not recommended.
+
+  Attributes:
+    limits: Length limits of its texts.
+    item_vectors: float32 [N, D].
   """
 
   def __init__(
@@ -156,10 +160,19 @@ class Recommender:
         f'item_vectors are {list(item_vectors.shape)}; needed is'
         f' [{len(titles)}, {dim}], one a title in the width of the model.'
       )
-    self._vectors, self._limits = jax.device_put(item_vectors), limits
+    self.item_vectors, self.limits = jax.device_put(item_vectors), limits
     self._by_title: dict[str, list[int]] = {}
     for item, title in enumerate(titles):
       self._by_title.setdefault(title, []).append(item)
+
+  def add(self, titles: Sequence[str]) -> None:
+    """Adds items behind the others: a title is all that is needed."""
+    vectors = self.user_vectors([[title] for title in titles])
+    for item, title in enumerate(titles, len(self.item_vectors)):
+      self._by_title.setdefault(title, []).append(item)
+    self.item_vectors = jax.device_put(
+      np.concatenate([self.item_vectors, vectors])
+    )
 
   def __call__(
     self, users: Sequence[Sequence[str]], num: int
@@ -182,14 +195,15 @@ class Recommender:
       for titles in users
     ]
     most = num + max(map(len, had)) + 1  # Perhaps the padding.
-    if not 0 < num < len(self._vectors):
+    if not 0 < num < len(self.item_vectors):
       raise ValueError(
-        f'recommend: {num} items of a catalogue of {len(self._vectors) - 1}.'
+        f'recommend: {num} items of a catalogue of'
+        f' {len(self.item_vectors) - 1}.'
       )
     vectors = self.user_vectors(
-      [titles[-self._limits.max_history :] for titles in users]
+      [titles[-self.limits.max_history :] for titles in users]
     )
-    found = _best(vectors, self._vectors, min(most, len(self._vectors)))
+    found = _best(vectors, self.item_vectors, min(most, len(self.item_vectors)))
     scores, items = (np.asarray(x).tolist() for x in found)
     return [
       [
@@ -207,8 +221,8 @@ class Recommender:
     texts = TextMaker(
       _TitleTokens(tokens, offsets),
       self._marks,
-      max_title_tokens=self._limits.max_title_tokens,
-      max_tokens=self._limits.max_tokens,
+      max_title_tokens=self.limits.max_title_tokens,
+      max_tokens=self.limits.max_tokens,
     )
     # Titles are numbered through: each is an item of this catalog.
     sizes = np.array([len(user) for user in users])
@@ -255,12 +269,12 @@ class StoredRecommender(Recommender):
     place = {title: i for i, title in enumerate(sorted(distinct), 1)}
     texts = Titles(['', *place]).texts(0, len(place) + 1)
     words, offsets = self._words(texts)
-    num_words = self._limits.max_title_tokens
+    num_words = self.limits.max_title_tokens
     encoder = StoredEncoder(
       self._model,
       self._low(*self._row_tokens(texts)),
       title_tokens(words, offsets, num_words, num_words),
-      max_history=self._limits.max_history,
+      max_history=self.limits.max_history,
     )
     history = np.zeros((len(users), max(map(len, users))), np.int32)
     for row, user in zip(history, users, strict=True):

@@ -13,7 +13,8 @@ these, hybrid_lm with a language model's vectors too; last_title, mean_titles,
 one_text: cosine of a language model's vectors, untrained; sasrec and gru4rec on
 ids over all domains, sasrec_single and gru4rec_single with a model for each
 domain; sasrec_text on frozen text vectors. The run folder gets METHOD.json and
-METHOD.npz (ranks); a method that is done is not done again (docs/llm_rec.md).
+METHOD.npz (ranks), and table.md; a method that is done is not done again
+(docs/llm_rec.md).
 """
 
 from collections.abc import Sequence
@@ -44,9 +45,9 @@ from antjax.data.sequence_data import SequenceData
 from antjax.data.sequence_events import SequenceEvents
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
+from antjax.jobs.llm_rec import baselines_table, next_item_job
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import hybrid as llm_rec_hybrid
-from antjax.jobs.llm_rec import next_item_job
 from antjax.jobs.llm_rec.config import BaselinesConfig as Config
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.lm import fingerprint, pretrained, pretrained_tokenizer, token_cache
@@ -96,6 +97,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     found[method] = done
   if job.is_main:
     llm_rec_held_out.show(found)
+    baselines_table.write(job.run_dir, found, baselines.data, baselines.test)
   return found
 
 

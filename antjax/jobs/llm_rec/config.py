@@ -73,7 +73,9 @@ class HybridConfig:
   num_examples: Annotated[
     int, 'Validation examples that it is fitted to; 0: all.'
   ] = 2000
-  num_negatives: Annotated[int, 'Items drawn for each of them.'] = 200
+  num_negatives: Annotated[
+    int, "Items drawn of each target's domain, and a quarter more of any."
+  ] = 200
   new_share: Annotated[
     float, 'Share of them that stand in for items without events.'
   ] = 0.1
@@ -81,7 +83,7 @@ class HybridConfig:
     float,
     'Share of NDCG@10 of all validation examples that may be given up so that'
     ' items without events rank higher.',
-  ] = 0.01
+  ] = 0.02
   ridge: Annotated[float, 'Weight of the squares of its weights.'] = 1e-4
   seed: Annotated[int, 'Seed of examples and draws.'] = 0
 
@@ -92,11 +94,11 @@ class HybridConfig:
         f'hybrid.parts={self.parts}: {wrong or "none"} cannot be used; there'
         f' are {", ".join(hybrid.PARTS)}.'
       )
-    if self.num_examples < 0 or self.num_negatives < 2 or self.ridge < 0:
+    if self.num_examples < 0 or self.num_negatives < 1 or self.ridge < 0:
       raise ValueError(
         f'hybrid.num_examples={self.num_examples} and hybrid.ridge='
         f'{self.ridge} must not be negative, hybrid.num_negatives='
-        f'{self.num_negatives} must be at least 2.'
+        f'{self.num_negatives} must be at least 1.'
       )
     if not (0 <= self.new_share < 1 and 0 <= self.loss_of_ndcg < 1):
       raise ValueError(

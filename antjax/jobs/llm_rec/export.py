@@ -3,10 +3,10 @@
 """A trained LLM-Rec in files, and back: what launch/recommend.py reads.
 
 The folder holds the language model as a Hugging Face folder (adapters merged)
-with its tokenizer, `head.npz` where there is one, `recommender.json`, and the
-catalog for any vector index: `item_vectors.npy` float32 [items, D] and
-`items.parquet` with key, domain and title of each row. Row 0 is the padding.
-The folder takes its name when all of it is written.
+with its tokenizer, `head.npz` and `hybrid.npz` where there are such,
+`recommender.json`, and the catalog for any vector index: `item_vectors.npy`
+float32 [items, D] and `items.parquet` with key, domain and title of each row.
+Row 0 is the padding. The folder takes its name when all of it is written.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from antjax import paths
 from antjax.ctr.bahe.encode import Encoder
+from antjax.ctr.llm_rec import histories, hybrid
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.ctr.llm_rec.recommender import (
   Limits,
@@ -32,6 +33,7 @@ from antjax.ctr.llm_rec.recommender import (
 from antjax.ctr.llm_rec.stored import StoredRec
 from antjax.ctr.texts import Marks
 from antjax.data.sequence_data import SequenceData
+from antjax.jobs.llm_rec import hybrid as llm_rec_hybrid
 from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.model import BuiltRecommender
 from antjax.layers.functional import params_of
@@ -39,7 +41,7 @@ from antjax.lm import lora, pretrained, pretrained_tokenizer
 
 FOLDER = 'export'
 ITEM_VECTORS, ITEMS = 'item_vectors.npy', 'items.parquet'
-_FILE, _HEAD = 'recommender.json', 'head.npz'
+_FILE, _HEAD, _HYBRID = 'recommender.json', 'head.npz', 'hybrid.npz'
 
 
 def write(
@@ -49,14 +51,18 @@ def write(
   built: BuiltRecommender,
   model: LLMRec | StoredRec,
   item_vectors: np.ndarray,
+  mixed: tuple[hybrid.Hybrid, llm_rec_hybrid.Events] | None = None,
 ) -> pathlib.Path:
-  """Writes the folder in a run's, on process 0, from a whole model."""
+  """Writes the folder in a run's, on process 0, from a whole model.
+
+  `mixed` is a hybrid with the events that it counts.
+  """
   folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
   shutil.rmtree(staged, ignore_errors=True)
   merged, is_stored = model.lm.trunk(), isinstance(model, StoredRec)
   if hasattr(merged, 'layers'):  # A store may have all of them.
     lora.merge(merged)
-  arrays = _flat(params_of(model.head))
+  arrays: dict[str, Any] = _flat(params_of(model.head))
   arrays.pop('log_scale', None)  # No part of a vector.
   if is_stored:  # The low half is as it was, the high half apart.
     arrays |= _flat(params_of(merged), 'lm.')
@@ -68,6 +74,8 @@ def write(
   tokenizer.save(str(staged / pretrained_tokenizer.FILE_NAME))
   if arrays:
     np.savez(staged / _HEAD, **arrays)
+  if mixed is not None:
+    llm_rec_hybrid.save(staged / _HYBRID, *mixed)
   np.save(staged / ITEM_VECTORS, np.asarray(item_vectors, np.float32))
   table = pa.table(
     {
@@ -86,7 +94,7 @@ def write(
       config.max_title_tokens,
       built.max_tokens if is_stored else built.texts.max_tokens,
     )._asdict(),
-    'num_low': model.lm.num_low if is_stored else None,
+    'num_low': getattr(model.lm, 'num_low', None),
     'domains': data.domain_names,
     'data': data.description['name'],
   }
@@ -160,6 +168,45 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
     )
   domains = ['' if d < 0 else names[d] for d in table['domain'].to_pylist()]
   return recommender, Catalogue(table['key'].to_pylist(), titles, domains)
+
+
+class _ByItem:
+  """A recommender as a model of item ids, see `evaluation`."""
+
+  def __init__(self, recommender: Recommender, titles: list[str]):
+    self._recommender, self._titles = recommender, titles
+
+  def item_vectors(self) -> np.ndarray:
+    return np.asarray(self._recommender.item_vectors)
+
+  def user_vectors(self, history_BL: np.ndarray) -> np.ndarray:
+    found = np.zeros((len(history_BL), self.item_vectors().shape[1]))
+    filled = history_BL.any(axis=1)
+    limit = self._recommender.limits.max_history
+    rows = histories.newest(history_BL[filled], limit)
+    users = [[self._titles[i] for i in row if i] for row in rows]
+    if users:
+      found[filled] = self._recommender.user_vectors(users)
+    return found.astype(np.float32)
+
+
+def read_hybrid(
+  folder: str | os.PathLike[str],
+  recommender: Recommender,
+  catalogue: Catalogue,
+) -> hybrid.Hybrid | None:
+  """The hybrid of a folder over a catalog that may have grown; None: none."""
+  path = paths.fetched(folder, 'folder') / _HYBRID
+  if not path.is_file():
+    return None
+  names = [*dict.fromkeys(name for name in catalogue.domains if name)]
+  domains = [names.index(name) if name else -1 for name in catalogue.domains]
+  return llm_rec_hybrid.load(
+    path,
+    catalogue.titles,
+    np.array(domains),
+    _ByItem(recommender, catalogue.titles),
+  )
 
 
 def _flat(params: Any, prefix: str = '') -> dict[str, np.ndarray]:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fits the hybrid of `ctr/llm_rec/hybrid.py` to validation users."""
 
+from collections.abc import Sequence
+import pathlib
 from typing import Any
 
 from absl import logging
@@ -14,10 +16,10 @@ from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.config import HeldOutConfig, HybridConfig
 from antjax.report import progress
 
+Events = tuple[np.ndarray, np.ndarray]  # Users and items, each int [E].
 
-def flat(
-  events: SequenceEvents, num_items: int
-) -> tuple[np.ndarray, np.ndarray]:
+
+def flat(events: SequenceEvents, num_items: int) -> Events:
   """(user, item), int [E], of all events, users one after another."""
   whole = events.of_items(np.ones(num_items, bool))
   return np.repeat(np.arange(whole.num_users), whole.lengths), whole.events
@@ -33,8 +35,8 @@ def fit(
 ) -> hybrid.Hybrid:
   """Fits it to drawn validation targets.
 
-  Half of the candidates of a target are of its domain, the others of any, so
-  that items of several domains can be ranked together.
+  A fifth of the candidates of a target are of any domain, so that items of
+  several can be ranked together; the others are of its own.
 
   Args:
     config: Its settings.
@@ -51,12 +53,13 @@ def fit(
     model=model,
     parts=config.parts,
   )
-  half = max(config.num_negatives // 2, 1)
   held_out, _ = llm_rec_held_out.held_out(
     data,
     'validation',
     HeldOutConfig(
-      num_examples=config.num_examples, num_negatives=half, seed=config.seed
+      num_examples=config.num_examples,
+      num_negatives=config.num_negatives,
+      seed=config.seed,
     ),
   )
   examples = held_out.examples
@@ -66,7 +69,7 @@ def fit(
     held_out.users,
     examples.targets,
     history,
-    num=half,
+    num=max(config.num_negatives // 4, 1),
     seed=config.seed + 1,
   )
   candidates = np.concatenate(
@@ -91,3 +94,36 @@ def fit(
     len(history),
   )
   return found
+
+
+def save(path: pathlib.Path, mixed: hybrid.Hybrid, events: Events) -> None:
+  """Writes the weights, and the (user, item) of all events, as .npz."""
+  users, items = events
+  np.savez(
+    path,
+    known=mixed.known_F,
+    new=mixed.new_F,
+    bias=mixed.bias,
+    parts=[*dict.fromkeys(mixed.features.parts)],
+    users=users.astype(np.int32),
+    items=items.astype(np.int32),
+  )
+
+
+def load(
+  path: pathlib.Path, titles: Sequence[str], domains: np.ndarray, model: Any
+) -> hybrid.Hybrid:
+  """Reads what `save` wrote, for a catalog that may have grown at its end.
+
+  Args:
+    path: The file.
+    titles: Titles of all items, [N]; item 0 is the padding.
+    domains: int [N].
+    model: Model of vectors of these items.
+  """
+  with np.load(path) as arrays:
+    parts = arrays['parts'].tolist()
+    events = arrays['users'], arrays['items']
+    weights = arrays['known'], arrays['new'], float(arrays['bias'])
+  features = hybrid.Features(titles, domains, *events, model=model, parts=parts)
+  return hybrid.Hybrid(features, *weights)

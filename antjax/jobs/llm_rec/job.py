@@ -104,6 +104,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   model = ranker.model(state)
   results, arrays = ranker.score(model)
   others, mixed = {}, None
+  events = llm_rec_hybrid.flat(sequences.events, sequences.data.num_items)
   if config.with_hybrid:
     mixed = llm_rec_hybrid.fit(
       config.hybrid, sequences.data, sequences.events, model=model
@@ -122,6 +123,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       built,
       model.model,
       model.item_vectors(),
+      None if mixed is None else (mixed, events),
     )
   if config.baselines:
     others = run_baselines(config, job) | others
@@ -145,6 +147,8 @@ def _prepared(
   config: Config, job: job_lib.Job
 ) -> tuple[TrainingSequences, llm_rec_model.BuiltRecommender, int]:
   """Data, model, and the bytes of activations."""
+  built: Any  # Of either kind, with inputs of its kind.
+  inputs: Any
   if config.store:
     sequences = StoredSequences(config, job)
     built = llm_rec_stored.build(config, job, sequences.data)
@@ -263,7 +267,7 @@ class Ranker:
       self.speed['ranked users/s'] = size / (time.perf_counter() - start)
     return whole
 
-  def score(self, model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  def score(self, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores of the test examples, and of those of cold items.
 
     Returns:
