@@ -48,16 +48,21 @@ quickstart: $(VENV)/.run-stamp
 test: lint test-fast
 
 # Compiling is most of the work here: without LLVM's optimizations and, where
-# jaxlib can do without them, XLA's MLIR emitters it takes half the time. Scripts
-# run in forks of one process that has imported the libraries. test-slow runs all
-# as users do.
+# jaxlib can do without them, XLA's MLIR emitters it takes half the time. What is
+# compiled is kept, for the other processes of a run and for the runs of two weeks;
+# FRESH=1 forgets it. Scripts run in forks of one process that has imported the
+# libraries. test-slow runs all as users do.
 WITHOUT_EMITTERS := import importlib.metadata as m; \
   print("--xla_cpu_use_fusion_emitters=false" * \
     m.version("jaxlib").startswith("0.10."))
 QUICK_TO_COMPILE = --xla_backend_optimization_level=0 \
   $(shell $(VENV)/bin/python -c '$(WITHOUT_EMITTERS)')
+PROGRAMS := $(CURDIR)/.cache/programs
 test-fast: $(VENV)/.dev-stamp
-	WARM_PYTHON=1 XLA_FLAGS='$(QUICK_TO_COMPILE)' $(VENV)/bin/python \
+	@mkdir -p $(PROGRAMS)
+	@find $(PROGRAMS) -type f $(if $(FRESH),,-mtime +14) -delete
+	JAX_COMPILATION_CACHE_DIR=$(PROGRAMS) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	  WARM_PYTHON=1 XLA_FLAGS='$(QUICK_TO_COMPILE)' $(VENV)/bin/python \
 	  -m pytest -m 'not slow' $(PARALLEL) $(PYTEST_FLAGS)
 
 # Parts of all tests; `rest` is what no other part names.
@@ -103,7 +108,7 @@ peers-dlrover: .venv-dlrover/.stamp
 
 # Environments and caches. What jobs fetched or wrote (data/, runs/) stays.
 clean:
-	rm -rf .venv .venv-3.* .venv-docs .venv-peers .venv-dlrover .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf .venv .venv-3.* .venv-docs .venv-peers .venv-dlrover .cache/programs .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 	  build dist antjax.egg-info
 	find antjax launch tests benchmarks -name __pycache__ -type d \
 	  -prune -exec rm -rf {} + 2>/dev/null || true

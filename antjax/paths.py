@@ -68,11 +68,16 @@ def is_url(path: PathLike) -> bool:
 
 
 def check(path: PathLike, what: str, takes: Takes = URL) -> None:
-  """Refuses a URL that cannot be served here; `what` names it in messages.
+  """Refuses a ~, and a URL that cannot be served here; `what` names it.
 
   Raises:
     ValueError: With the reason, and what to do.
   """
+  if os.fspath(path).startswith('~'):  # A folder of that name would be made.
+    raise ValueError(
+      f'{what}={os.fspath(path)}: no shell has expanded the ~ (none does behind'
+      ' = in a flag); give the whole path, as by $HOME.'
+    )
   found = _URL.match(os.fspath(path))
   if found is None:
     return

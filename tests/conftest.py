@@ -23,8 +23,12 @@ import jax
 import psutil
 import pytest
 
+from antjax.jobs import compilation_cache
+
 # Silent broadcasting of [B] with [B, 1] is the commonest wrong loss.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Programs that `make test` keeps are written whole: others read them.
+compilation_cache.keep_on_every_process()
 # A loaded machine is no bug: hypothesis would call a slow example a failure.
 # The same examples in every run, unless --hypothesis-profile=search.
 hypothesis.settings.register_profile('search', deadline=None)
@@ -35,12 +39,12 @@ hypothesis.settings.load_profile('antjax')
 # run leaves the other processes idle.
 _LONG = """
   collectives/algorithms ctr/antm2c/model ctr/bahe/encode data/behavior_data
-  data/movielens docs/blocks jobs/common jobs/local_cluster jobs/prepare_data
-  jobs/train_antm2c jobs/train_bahe jobs/train_gmeta_click jobs/train_llm_rec
-  jobs/train_lm meta/algorithms meta/meta_loss meta/sharded_step
-  meta/task_network multiprocess/trainer multiprocess/elastic serving/export
-  train/checkpoint train/elastic_step train/layerwise train/own_loop
-  train/own_mesh
+  data/movielens docs/blocks embedding/table jobs/common jobs/local_cluster
+  jobs/prepare_data jobs/train_antm2c jobs/train_bahe jobs/train_gmeta_click
+  jobs/train_llm_rec jobs/train_lm meta/algorithms meta/meta_loss
+  meta/sharded_step meta/task_network multiprocess/elastic
+  multiprocess/trainer serving/export train/checkpoint train/elastic_step
+  train/layerwise train/own_loop train/own_mesh train/rows_ahead
 """.split()
 _TESTS = pathlib.Path(__file__).parent
 # Above this the programs that tests have compiled are dropped.

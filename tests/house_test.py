@@ -85,17 +85,17 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 5_320,  # See docs/design/house.md.
-  'antjax/data': 10_260,
+  'antjax/ctr': 6_640,  # See docs/design/house.md.
+  'antjax/data': 10_280,
   'antjax/elastic': 8_680,
-  'antjax/lm': 5_270,  # See docs/design/house.md.
-  'antjax/jobs': 11_650,  # See docs/design/house.md.
+  'antjax/lm': 5_340,  # See docs/design/house.md.
+  'antjax/jobs': 12_550,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
-  'antjax/train': 5_400,
+  'antjax/train': 5_500,  # See docs/design/house.md.
   'benchmarks': 10_780,  # 341 of them lm_bench, 40 packing of input_bench.
-  'tests': 54_650,  # See docs/design/house.md.
+  'tests': 55_500,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

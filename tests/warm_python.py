@@ -23,6 +23,8 @@ import tempfile
 
 import numpy as np
 
+from antjax.jobs import compilation_cache
+
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FORKS = multiprocessing.get_context('forkserver')
 _FORKS.set_forkserver_preload(
@@ -119,6 +121,7 @@ def _child(
     import jax
 
     jax.config.update('jax_num_cpu_devices', int(env['JAX_NUM_CPU_DEVICES']))
+  compilation_cache.keep_on_every_process()
   np.random.seed()
   sys.path[:0] = filter(None, env.get('PYTHONPATH', '').split(os.pathsep))
   try:

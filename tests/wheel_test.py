@@ -74,7 +74,7 @@ def test_wheel_holds_the_library_and_its_types_only(wheel):
   assert any(name.endswith('licenses/LICENSE') for name in names)
   shipped = {
     f'antjax/jobs/{path.parent.name}/{path.name}'
-    for folder in ('manifests', 'recipes', 'schemas')
+    for folder in ('dashboards', 'manifests', 'recipes', 'schemas')
     for path in (_ROOT / 'launch' / folder).iterdir()
   }
   assert len(shipped) > 8 and shipped <= set(names)

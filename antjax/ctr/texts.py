@@ -70,6 +70,7 @@ class TextMaker:
   """Plans texts and writes their tokens.
 
   Attributes:
+    cache: Tokens of the items.
     marks: Marks of each text.
     max_tokens: Largest number of tokens of a text, marks included.
   """
@@ -99,14 +100,14 @@ class TextMaker:
         f' are at least 1, and more than the {marks.num_tokens} marks of a'
         ' text.'
       )
-    self._cache = cache
+    self.cache = cache
     self.marks, self.max_tokens = marks, max_tokens
     self._max_title_tokens = max_title_tokens
 
   @property
   def num_items(self) -> int:
     """Number of items in the catalog, padding included."""
-    return len(self._cache.offsets) - 1
+    return len(self.cache.offsets) - 1
 
   def rarity(self, vocab_size: int) -> np.ndarray:
     """log(1 + N / (1 + N_t)) of each token t, float32 [V]; 0 for marks.
@@ -114,10 +115,10 @@ class TextMaker:
     N_t of the N items have it in their title.
     """
     counts = np.zeros(vocab_size, np.int64)
-    offsets = self._cache.offsets
+    offsets = self.cache.offsets
     for start in range(1, self.num_items, _ITEMS_AT_ONCE):
       part = offsets[start : start + _ITEMS_AT_ONCE + 1]
-      tokens = np.asarray(self._cache.tokens[part[0] : part[-1]], np.int64)
+      tokens = np.asarray(self.cache.tokens[part[0] : part[-1]], np.int64)
       items = np.repeat(np.arange(len(part) - 1), np.diff(part))
       of_title = np.unique(items * vocab_size + tokens) % vocab_size
       counts += np.bincount(of_title, minlength=vocab_size)
@@ -134,8 +135,8 @@ class TextMaker:
     Args:
       items: int [R, N], oldest first, 0 behind the newest.
     """
-    sizes = np.asarray(self._cache.offsets[items + 1])
-    sizes = sizes - self._cache.offsets[items] - self.marks.num_special
+    sizes = np.asarray(self.cache.offsets[items + 1])
+    sizes = sizes - self.cache.offsets[items] - self.marks.num_special
     room = self.max_tokens - self.marks.num_tokens
     sizes = np.clip(sizes, 0, min(self._max_title_tokens, room))
     taken = self._with_separators(sizes)
@@ -169,8 +170,8 @@ class TextMaker:
     taken = self._with_separators(sizes)
     ends = np.cumsum(taken, axis=1)
     places = starts[:, None] + len(marks.leading) + ends - taken
-    source = np.asarray(self._cache.offsets[planned.items]) + marks.num_special
-    _copy(self._cache.tokens, source.ravel(), tokens, places.ravel(), sizes)
+    source = np.asarray(self.cache.offsets[planned.items]) + marks.num_special
+    _copy(self.cache.tokens, source.ravel(), tokens, places.ravel(), sizes)
     begins = starts[is_there]
     for i, token in enumerate(marks.leading):
       tokens[begins + i] = token

@@ -67,6 +67,11 @@ class SequenceConfig:
   untitled: Annotated[
     Literal['drop', 'keep'], 'What becomes of items without a title.'
   ] = 'drop'
+  without_events: Annotated[
+    Literal['drop', 'keep'],
+    'What becomes of titled items without an event that is kept; kept ones are'
+    ' candidates and can be recommended.',
+  ] = 'drop'
   drop_repeats: Annotated[
     bool, 'Keep only the first of events of one item in a row.'
   ] = True
@@ -316,8 +321,15 @@ class _Builder:
     """
     item_ids = self._steps.again('item_ids').rename(old='id')
     count = (kept['role'] == 0).sum().cast('int64')
-    coded = kept.group_by(old='item').agg(count=count).join(item_ids, 'old')
+    counts = kept.group_by(_old='item').agg(count=count)
+    coded = item_ids.left_join(counts, item_ids['old'] == counts['_old'])
     full = coded.join(items, 'item')
+    is_kept = full['_old'].notnull()
+    no_event = full.filter(~is_kept & (full['title'] != ''))
+    self._counts['items_without_events'] = prepare.count(no_event)
+    if self._config.without_events == 'keep':
+      is_kept |= full['title'] != ''
+    full = full.filter(is_kept).mutate(count=full['count'].fill_null(0))
     by_domain = ibis.window(order_by=[full['domain'], full['item']])
     number = (ibis.row_number().over(by_domain) + 1).cast('int32')
     return full.select(

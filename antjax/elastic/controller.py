@@ -27,7 +27,7 @@ class ControllerConfig:
   # whose speed is known from before needs none.
   min_samples: int = 5
   cooldown_s: float = 300.0  # After a KILL_RESTART without another.
-  max_restarts: int = 3  # That a job may spend on slow workers.
+  max_policy_restarts: int = 3  # That a job may spend on slow workers.
   # An ADJUST_BS or BACKUP_WORKERS that changes the predicted step time, or the
   # deadline, by less than this share is ignored.
   min_change: float = 0.03
@@ -136,7 +136,7 @@ class Controller:
       restarts_used = known.num_restarts if known else 0
     if known and now - known.restarted_at < self._config.cooldown_s:
       return 0
-    return max(0, self._config.max_restarts - restarts_used)
+    return max(0, self._config.max_policy_restarts - restarts_used)
 
   def idle_reason(self, job: str) -> str:
     """Why the last action was held back, or none was asked for."""

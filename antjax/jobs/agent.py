@@ -104,7 +104,8 @@ class Config:
   compilation_cache: Annotated[
     str,
     "Folder of compiled programs, for quick restarts; best one that all hosts'"
-    ' share, since JAX writes it on rank 0. Empty: a folder of this agent.',
+    ' share, since JAX writes it on rank 0. Empty: JAX_COMPILATION_CACHE_DIR,'
+    ' or a folder of this agent.',
   ] = ''
   grace_s: Annotated[
     float,
@@ -181,7 +182,11 @@ def main(config: Config, command: Sequence[str]) -> int:
     return 2
   folder = tempfile.mkdtemp(prefix='antjax-cache-')
   guard = Guard(keep=[held.fileno()], folders=[folder])
-  cache = config.compilation_cache or folder
+  cache = (
+    config.compilation_cache
+    or os.environ.get('JAX_COMPILATION_CACHE_DIR')
+    or folder
+  )
   with client:
     supervisor = agent_lib.Supervisor(
       client,

@@ -90,6 +90,10 @@ class Config:
   restart_cooldown_s: Annotated[
     float, 'After a restart for a slow worker no other for so long.'
   ] = 300.0
+  max_policy_restarts: Annotated[
+    int,
+    'Restarts of slow workers that a job may have; max_restarts: faults.',
+  ] = 3
   restart_cost_s: Annotated[
     float, 'What a restart is taken to cost before one was seen.'
   ] = 60.0
@@ -176,6 +180,7 @@ def main(config: Config) -> None:
       period_s=config.decide_every_s,
       min_samples=config.min_steps,
       cooldown_s=config.restart_cooldown_s,
+      max_policy_restarts=config.max_policy_restarts,
       settle_s=config.settle_s,
     ),
     rendezvous=RendezvousConfig(

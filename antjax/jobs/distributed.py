@@ -77,11 +77,11 @@ def initialize() -> None:
     jax.distributed.initialize(
       **settings, cluster_detection_method='deactivate'
     )
-    compilation_cache.keep_on_every_process()
-    return
-  try:
-    jax.distributed.initialize()
-  except ValueError as error:
-    # What JAX says where it finds no cluster: an ordinary machine.
-    if 'coordinator_address should be defined' not in str(error):
-      raise
+  else:
+    try:
+      jax.distributed.initialize()
+    except ValueError as error:
+      # What JAX says where it finds no cluster: an ordinary machine.
+      if 'coordinator_address should be defined' not in str(error):
+        raise
+  compilation_cache.keep_on_every_process()

@@ -321,6 +321,9 @@ def _elastic_programs(
     f'--status_port={config.status_port or worker_env.free_port()}',
     _RESTART_ENDED,
   ]
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.join(
+    folder, 'compilation_cache'
+  )
   agents = []
   for host in range(config.hosts):
     agent = [
@@ -329,7 +332,7 @@ def _elastic_programs(
       f'--devices_per_host={config.devices_per_host}',
       f'--platform={config.platform}',
       f'--grace_s={config.grace_s}',
-      f'--compilation_cache={os.path.join(folder, "compilation_cache")}',
+      f'--compilation_cache={cache}',
       *('--', *command),
     ]
     # The agent writes its worker's rank before its lines.

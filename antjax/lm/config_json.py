@@ -30,6 +30,7 @@ _NULLABLE = ('head_dim', 'score_cap', 'logit_cap')
 # What changes no output at inference: tokens, training, files, other heads.
 _HARMLESS = re.compile(TABLES['harmless'], re.VERBOSE)
 _KINDS = {'full_attention': 'g', 'sliding_attention': 'w'}
+_LETTERS = {'global': 'g', 'window': 'w', 'no_rope': 'n'}
 _LIMITS = ('original_max_position_embeddings', 'max_position_embeddings')
 # rope_type -> fields that it needs, and after '/' those that it may have.
 _SCALINGS = {
@@ -154,8 +155,8 @@ def _read_field(ours: str, theirs: str, value: Any, path: Any) -> Any:
 
 def _layer_fields(family: Family) -> set[str]:
   """The fields that say where layers look, and how far."""
-  found = {*family.letter_fields}
-  if family.letters:
+  found = {*family.layer_fields}
+  if family.pattern:
     found.add(family.windows)
   if family.fixed.get('positions', 'rope') == 'rope':
     found |= {'rope_parameters', 'rope_scaling'}
@@ -168,19 +169,16 @@ def _fail(path: Any, name: str, value: Any, needed: str) -> ValueError:
 
 
 def _read_pattern(family, fields, values, path) -> dict[str, Any]:
-  if not family.letters:
+  if not family.pattern:
     return {}
   num_layers, window = values['num_layers'], fields.get(family.windows)
   if not fields.get('use_sliding_window', True):
     window = None
   if window is not None and (type(window) is not int or window < 1):
     raise _fail(path, family.windows, window, 'a whole number above 0 or null')
-  letters, count = family.letters, fields.get(*family.count)
-  if letters.count('*') == 2:  # g*w*
-    count = min(count, num_layers)
-    pattern = letters[0] * count + letters[2] * (num_layers - count)
-  else:
-    pattern = re.sub(r'(.)\*', lambda found: found[1] * (count - 1), letters)
+  rule = family.pattern
+  count = fields.get(rule.count_field, rule.count)
+  pattern = ''.join(_LETTERS[x] for x in rule.kinds(count, num_layers))
   if places := fields.get('no_rope_layers'):
     pattern = ''.join('g' if x else 'n' for x in places)
   kinds = fields.get('layer_types')
@@ -223,7 +221,7 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
   result['rope_theta'] = rope.pop('rope_theta')
   name = 'partial_rotary_factor'
   result['rope_fraction'] = rope.pop(name, fields.get(name, 1.0))
-  if result['rope_fraction'] != 1 and name not in family.letter_fields:
+  if result['rope_fraction'] != 1 and name not in family.layer_fields:
     raise _fail(path, name, result['rope_fraction'], 'a model without it')
   for name, value in result.items():
     if type(value) not in (int, float) or value <= 0:
@@ -331,18 +329,18 @@ def _write_layers(family: Family, config: Config) -> dict[str, Any]:
       if scaling['rope_type'] == 'longrope':
         fields[_LIMITS[0]] = scaling[_LIMITS[0]]
       fields['rope_scaling'] = scaling
-  if not family.letters:
+  if not family.pattern:
     return fields
-  if 'no_rope_layers' in family.letter_fields:
+  if 'no_rope_layers' in family.layer_fields:
     fields['no_rope_layers'] = [int(x != 'n') for x in config.letters]
   window: int | None = config.window or None
   if window and not config.causal:
     window = 2 * (window - 1) if family.half_windows else window - 1
   fields[family.windows] = window
   names = {letter: kind for kind, letter in _KINDS.items()}
-  if 'use_sliding_window' in family.letter_fields:
+  if 'use_sliding_window' in family.layer_fields:
     fields['use_sliding_window'] = window is not None
-  if 'layer_types' in family.letter_fields:
+  if 'layer_types' in family.layer_fields:
     fields['layer_types'] = [
       names.get(x, 'full_attention') for x in config.letters
     ]

@@ -10,27 +10,56 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Pattern:
+  """Where layers look: 'global', 'window', or 'no_rope', without positions.
+
+  Attributes:
+    others: What layers do that nothing below is said of.
+    begin: What the first `count` layers of all do.
+    first: What the first layer of each `count` does.
+    last: What the last layer of each `count` does.
+    count: Layers of a period, or at the beginning.
+    count_field: Field of config.json that says another count.
+  """
+
+  others: str
+  begin: str = ''
+  first: str = ''
+  last: str = ''
+  count: int = 1
+  count_field: str = ''
+
+  def kinds(self, count: int, num_layers: int) -> list[str]:
+    """What each layer does, or each of a period."""
+    if self.begin:
+      count = min(count, num_layers)
+      return [self.begin] * count + [self.others] * (num_layers - count)
+    kinds = [self.others] * max(1, count)
+    if self.first:
+      kinds[0] = self.first
+    if self.last:
+      kinds[-1] = self.last
+    return kinds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
   """One `model_type`.
-
-  In the table a text 'a=b c' stands for the map a -> b, c -> c.
 
   Attributes:
     architecture: Class of `transformers` that reads what we write.
     fields: Field of Config -> field of config.json.
     top: Leaf -> module, for leaves that are no layer's.
     layer: Leaf -> module inside layer {i}. 'up_plain' is 'up' without a gate.
-      'module|1' is the second part of a tensor that holds several leaves.
+      A leaf that is a part of a tensor has the text 'tensor|part' here, and
+      both by name in the file.
     fixed: Fields of Config that all its models share. An embed_scale of 'root'
       is the root of the width.
     defaults: Field of config.json -> its value where it is left out.
     only: Field of config.json -> the one value that is supported, its default.
-    letters: The pattern of layers where no layer_types say it, for families
-      with windows or layers without positions. x*y: a period of layers x and
-      one y; x*y*: some layers x, the others y.
-    count: Field of config.json, and its default, with the period, or the number
-      of the first layers.
-    letter_fields: Fields of config.json that say where layers look.
+    pattern: Where layers look if no layer_types say it, for families with
+      windows or layers without positions.
+    layer_fields: Fields of config.json that say where layers look.
     windows: Field of config.json with the width of a window.
     half_windows: Whether that field counts both sides of a token, where the
       model is not causal.
@@ -51,9 +80,8 @@ class Family:
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  letters: str = ''
-  count: tuple[str, int] = ('', 1)
-  letter_fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  pattern: Pattern | None = None
+  layer_fields: tuple[str, ...] = ()
   windows: str = 'sliding_window'
   half_windows: bool = False
   thetas: tuple[str, str] = ('rope_theta', '')
@@ -74,17 +102,29 @@ def _families(families: Mapping[str, dict[str, Any]]) -> dict[str, Family]:
   tables: dict[str, dict[str, Any]] = {}
   for name, table in families.items():
     found = dict(tables.get(table.pop('like', ''), {}))
+    without = table.pop('without', {})
+    nulls = dict.fromkeys(table.pop('null_defaults', ()))
+    table['defaults'] = table.get('defaults', {}) | nulls
     for key, value in table.items():
-      if key in ('fields', 'top', 'layer', 'letter_fields'):
-        pairs = [word.partition('=') for word in value.split()]
-        value = {k.strip('!'): '!' if '!' in k else v or k for k, _, v in pairs}
-      if isinstance(value, dict):
+      if key == 'pattern':
+        value = Pattern(**value)
+      elif isinstance(value, dict):
         value = {**found.get(key, {}), **value}
-        value = {k: v for k, v in value.items() if v != '!'}
-        value = {k: None if v == 'null' else v for k, v in value.items()}
+        value = {
+          leaf: _name(x) if key == 'layer' else x for leaf, x in value.items()
+        }
       found[key] = tuple(value) if isinstance(value, list) else value
+    for key, names in without.items():
+      found[key] = {k: x for k, x in found[key].items() if k not in names}
     tables[name] = found
   return {name: Family(**table) for name, table in tables.items()}
+
+
+def _name(module: str | dict[str, Any]) -> str:
+  """A module's name, or 'tensor|part'."""
+  if isinstance(module, str):
+    return module
+  return f'{module["tensor"]}|{module["part"]}'
 
 
 # What families.toml holds besides.

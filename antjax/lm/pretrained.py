@@ -125,6 +125,17 @@ def load(
   return Transformer.of(config, params, block=block)
 
 
+def read_config(path: str | os.PathLike[str]) -> Config:
+  """The config of the model at a path; reads no weights.
+
+  Raises:
+    FileNotFoundError: It is not there.
+    ValueError: It is damaged, or of a kind that is not supported.
+  """
+  file, fields, _ = _open(hub.local(path))
+  return config_json.read_config(fields, file)
+
+
 def check_there(path: str | os.PathLike[str]) -> None:
   """Looks for a model, fetches it if it is on the Hub; reads no weights.
 

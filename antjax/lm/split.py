@@ -133,9 +133,11 @@ class HighEncoder(_Half):
     counted in each sequence where not given.
 
     Raises:
-      ValueError: More behaviors than `max_behaviors`, unless that is 0.
+      ValueError: More behaviors than `max_behaviors`, unless that is 0 or
+        positions are given.
     """
-    if self.max_behaviors and x_BMD.shape[1] > self.max_behaviors:
+    is_cut = positions is not None or x_BMD.shape[1] <= self.max_behaviors
+    if self.max_behaviors and not is_cut:
       raise ValueError(
         f'sequences of {x_BMD.shape[1]} behaviours: max_behaviors='
         f'{self.max_behaviors}; cut the sequences, or raise it.'

@@ -15,6 +15,8 @@ from antjax import paths
 FILE_NAME = 'tokenizer.json'
 # Stands before and after every document; the first of the vocabulary.
 DOCUMENT = '<|document|>'
+# What tokenizers of pretrained models have in its place.
+_MARKS = (DOCUMENT, '<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>')
 # All bytes and the mark: the least vocabulary that can write any text.
 MIN_VOCAB_SIZE = 257
 # The time to learn grows with the square of the longest word.
@@ -36,15 +38,18 @@ class Tokenizer:
   """
 
   def __init__(self, inner: tokenizers.Tokenizer, name: str = 'tokenizer'):
-    """Wraps a tokenizer of the `tokenizers` package that has a `DOCUMENT`."""
-    document = inner.token_to_id(DOCUMENT)
-    if document is None:
+    """Wraps a tokenizer of the `tokenizers` package that has such a token."""
+    marks = [inner.token_to_id(mark) for mark in _MARKS]
+    marks = [mark for mark in marks if mark is not None]
+    if not marks:
       raise ValueError(
-        f'{name} has no token {DOCUMENT!r}; needed: one that'
-        ' launch/prepare_text.py made.'
+        f'{name} has no token {" or ".join(map(repr, _MARKS))}; needed: one'
+        ' that launch/prepare_text.py made, or of a model that writes texts.'
       )
+    inner.no_truncation()
+    inner.no_padding()
     self._inner = inner
-    self.document: int = document
+    self.document: int = marks[0]
 
   @property
   def vocab_size(self) -> int:

@@ -36,6 +36,7 @@ from antjax.plan.lint_report import Crossing, LintReport
 
 # Losses, norms, counts: not worth a line.
 _SMALL_BYTES = 8192
+_FEWEST_TURNS = 2  # Of a loop that computes their number.
 # GSPMD pads what it splits.
 _PADDING = 1.1
 # More than this many times the least is a finding.
@@ -121,8 +122,9 @@ def lint(
     slow: Axis of the mesh that crosses slow links; or several.
     params: The tree of parameters as the step takes it, for names, sizes and
       shardings; a part of `args`.
-    num_micro_batches: Micro-batches of a step. Needed only where a stack has as
-      many layers as a step has micro-batches, to tell their loops apart.
+    num_micro_batches: Micro-batches of a step. Needed where a stack has as many
+      layers as a step has micro-batches, to tell their loops apart; also the
+      turns of a loop that computes their number, which count as 2 without it.
 
   Raises:
     ValueError: `slow` is no axis of the mesh, or `step` was not jitted.
@@ -181,10 +183,14 @@ def lint_text(
       for part in itertools.combinations(mesh_shape.values(), num)
     }
   )
+  turns = num_micro_batches or _FEWEST_TURNS
   parts = [
     part
-    for c in census.collectives(text, mesh_shape, slow)
-    if c.inter_bytes
+    for each in census.collectives(text, mesh_shape, slow)
+    if each.inter_bytes
+    for c in [
+      dataclasses.replace(each, loops=tuple(n or turns for n in each.loops))
+    ]
     for part in _parts(c, leaves, splits, num_micro_batches)
     if part.sent > _SMALL_BYTES or part.leaves
   ]
@@ -207,8 +213,7 @@ def _parts(
   splits: Sequence[int],
   num_micro_batches: int | None,
 ) -> Iterator[_Part]:
-  loops = [1 if n is None else n for n in c.loops]
-  runs = c.num_runs()
+  loops, runs = [n or 1 for n in c.loops], c.num_runs()
   # Inner loops that may be over the layers of a stacked leaf: none, or some of
   # the innermost.
   layers = [math.prod(loops[i:]) for i in range(len(loops) + 1)]

@@ -30,7 +30,7 @@ from antjax.train.state import Layout, TrainState
 _POLL_S = 0.01
 # 2: 'params' is the user's tree. 1 had all in 'state', by names with dots.
 _FORMAT = 2
-_BYTES = '__bytes__'
+_BYTES, _TUPLE = '__bytes__', '__tuple__'
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
 
@@ -49,20 +49,26 @@ def steps(directory: str | os.PathLike[str]) -> list[int]:
 
 
 def encode_position(position: Any) -> Any:
-  """An input position as JSON: Grain's `DataLoader`, for one, gives bytes.
+  """An input position as JSON: Grain's iterators give bytes and tuples too.
 
   Raises:
-    TypeError: It holds something else than dicts, lists, numbers, texts, bytes.
+    TypeError: It holds something else than dicts with texts as keys, lists,
+      tuples, numbers, texts, bytes.
   """
-  return json.loads(json.dumps(position, default=_as_json))
-
-
-def _as_json(value: Any) -> Any:
-  if isinstance(value, bytes):
-    return {_BYTES: base64.b64encode(value).decode()}
-  if isinstance(value, np.generic):
-    return value.item()
-  raise TypeError(f'{type(value).__name__} cannot be saved')
+  if isinstance(position, bytes):
+    return {_BYTES: base64.b64encode(position).decode()}
+  if isinstance(position, tuple):
+    return {_TUPLE: encode_position(list(position))}
+  if isinstance(position, list):
+    return [encode_position(x) for x in position]
+  if isinstance(position, dict) and all(isinstance(k, str) for k in position):
+    return {name: encode_position(x) for name, x in position.items()}
+  if isinstance(position, np.generic):
+    return position.item()
+  if position is None or isinstance(position, (bool, int, float, str)):
+    return position
+  kind = type(position).__name__
+  raise TypeError(f'{kind} {str(position)[:80]} cannot be saved')
 
 
 def _decode_position(encoded: Any) -> Any:
@@ -72,7 +78,7 @@ def _decode_position(encoded: Any) -> Any:
 def _from_json(value: dict[str, Any]) -> Any:
   if value.keys() == {_BYTES}:
     return base64.b64decode(value[_BYTES])
-  return value
+  return tuple(value[_TUPLE]) if value.keys() == {_TUPLE} else value
 
 
 class Checkpointer:
@@ -108,6 +114,7 @@ class Checkpointer:
       self._claim = Claim(directory)
     self.directory = directory
     self._layout = layout
+    self._best_metric = best_metric
     policies = checkpoint_managers
     preserve: Any = policies.LatestN(keep)
     if best_metric is not None:
@@ -224,7 +231,13 @@ class Checkpointer:
 
     Raises:
       RuntimeError: Another run has taken the folder.
+      ValueError: The metrics lack `best_metric`.
     """
+    if metrics is not None and self._best_metric not in (None, *metrics):
+      raise ValueError(
+        f'Checkpointer(best_metric={self._best_metric!r}): the metrics are'
+        f' {sorted(metrics)}; give one of them.'
+      )
     self.wait()
     lease.check(self.directory)
     input_states = self._gather(encode_position(input_state))

@@ -312,7 +312,7 @@ def sync(
     for name, x in mine.updates.items()
   }
   total = sums['weight']
-  scale = jnp.where(total > 0, 1 / (total * view.factor), 0.0)
+  scale = jnp.where(total != 0, 1 / (total * view.factor), 0.0)
   grads = [g * scale for g in synced]
   tables = view.tables
   if spec.tables is not None:
@@ -322,7 +322,7 @@ def sync(
       rounds,
       jax.tree.map(lambda g: g * scale, row_acc),
       view.step,
-      (total > 0) & (sums['num_bad'] == 0),
+      (total != 0) & (sums['num_bad'] == 0),
       lr_scale,
     )
   return grads, tables, sums

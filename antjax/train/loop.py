@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from typing import Any
@@ -92,6 +93,13 @@ class FitOptions:
           f'Trainer.fit({name}={value}): needed is a number of steps, {least}'
           ' or more.'
         )
+    try:
+      json.dumps(self.config)
+    except TypeError as error:
+      raise ValueError(
+        f'Trainer.fit(config=...): {error}; needed are dicts, lists, texts and'
+        ' numbers of Python, which checkpoints hold as JSON.'
+      ) from error
     if self.best_metric is not None and self.evaluate_fn is None:
       raise ValueError(
         f'Trainer.fit(best_metric={self.best_metric!r}) needs an evaluate_fn'
@@ -131,8 +139,9 @@ def opened(
     raise ValueError(
       'Trainer.fit(checkpoint_dir=...): get_state() of the iterator'
       f' ({type(iterator).__name__}) gives a position that holds what no'
-      f' checkpoint can: {error}. Use dicts, lists, numbers, texts and bytes,'
-      ' or an iterator without get_state, whose position is not saved.'
+      f' checkpoint can: {error}. Use dicts by text, lists, tuples, numbers,'
+      ' texts and bytes, or an iterator without get_state, whose position is'
+      ' not saved.'
     ) from error
   # Of an `antjax.Agent`.
   incarnation = getattr(options.elastic, 'incarnation', ())

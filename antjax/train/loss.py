@@ -23,7 +23,7 @@ class Sums:
     weight: Sum of weights.
     metrics: Weighted sums of the loss's metrics, by name.
     updates: New values of mutable leaves, by name: weighted sums of floats, the
-      greatest of integers.
+      greatest of integers and booleans.
   """
 
   loss: jax.Array
@@ -49,7 +49,7 @@ class Sums:
 
 def is_summed(x: jax.Array) -> bool:
   """Whether new values are averaged; of integers the greatest is taken."""
-  return bool(jnp.issubdtype(x.dtype, jnp.floating))
+  return bool(jnp.issubdtype(x.dtype, jnp.inexact))
 
 
 def blank(x: jax.Array) -> jax.Array:
@@ -60,7 +60,8 @@ def blank(x: jax.Array) -> jax.Array:
 
 def summed(x: jax.Array) -> jax.Array:
   """In the dtype of its sum."""
-  return x.astype(jnp.float32) if is_summed(x) else x
+  least = jnp.float32 if is_summed(x) else jnp.uint8  # Booleans: any.
+  return x.astype(jnp.promote_types(x.dtype, least))
 
 
 def checked_updates(layout: Layout, updates: PyTree) -> dict[str, jax.Array]:
@@ -104,7 +105,7 @@ class Loss(NamedTuple):
 
 def read_loss(result: Any) -> Loss:
   """Checks what the user's loss returned; weights are 1 by default."""
-  losses, *rest = result if isinstance(result, tuple) else (result,)
+  losses, *rest = result if isinstance(result, (tuple, list)) else (result,)
   if rest and isinstance(rest[0], Mapping):
     rest = [None, *rest]
   if len(rest) > 3 or not all(isinstance(x, Mapping) for x in rest[1:2]):
@@ -128,10 +129,12 @@ def read_loss(result: Any) -> Loss:
       f'{losses.shape}; they must be equal.'
     )
   for name, x in metrics.items():
-    if jnp.shape(x) not in ((), losses.shape):
+    is_nested = not (isinstance(name, str) and jax.tree_util.all_leaves([x]))
+    if is_nested or jnp.shape(x) not in ((), losses.shape):
+      shapes = jax.tree.map(jnp.shape, x)
       raise ValueError(
-        f'loss_fn returned the metric {name} of shape {jnp.shape(x)}; needed is'
-        f' one number, or one for each example, {losses.shape}.'
+        f'loss_fn returned the metric {name} of shape {shapes}; needed are'
+        f' names with one number, or one for each example, {losses.shape}.'
       )
   return Loss(
     losses.astype(jnp.float32),

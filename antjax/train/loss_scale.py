@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from antjax.train import optimizer as optimizer_lib
+
 INITIAL = 2.0**15
 PERIOD = 1000
 # Where no gradient ever overflows, its product with the weights must not.
@@ -40,10 +42,10 @@ def with_loss_scale(
     inner = optimizer.init(params)
     return LossScaleState(inner, jnp.float32(INITIAL), jnp.int32(0))
 
-  wrapped = optax.with_extra_args_support(optimizer)
-
   def update(grads, state, params=None, **extra):
-    updates, inner = wrapped.update(grads, state.inner, params, **extra)
+    updates, inner = optimizer_lib.update(
+      optimizer, grads, state.inner, params, **extra
+    )
     return updates, state._replace(inner=inner)
 
   return optax.GradientTransformationExtraArgs(init, update)

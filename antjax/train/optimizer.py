@@ -4,10 +4,12 @@
 
 from collections.abc import Callable
 import dataclasses
+import inspect
 import math
 from typing import Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 PyTree = Any
@@ -115,6 +117,50 @@ class OptimizerConfig:
       weight_decay=self.weight_decay,
       mask=None if self.decay_norms else decays,
     )
+
+
+def update(
+  optimizer: optax.GradientTransformation,
+  grads: PyTree,
+  state: PyTree,
+  params: PyTree,
+  **extra: Any,
+) -> tuple[PyTree, PyTree]:
+  """Calls an optax transform with those of `extra` that it takes.
+
+  Raises:
+    ValueError: It wants what a step does not have, or gives other shapes.
+  """
+  optimizer = optax.with_extra_args_support(optimizer)
+  taken = inspect.signature(optimizer.update).parameters
+  if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+    extra = {name: x for name, x in extra.items() if name in taken}
+  try:
+    updates, state = optimizer.update(grads, state, params, **extra)
+  except (AttributeError, TypeError) as error:
+    raise ValueError(
+      f'Trainer(optimizer=...): its update failed ({error}). A step has'
+      f' gradients, parameters and {sorted(extra)}. Not supported are a line'
+      ' search (as in optax.lbfgs), which evaluates the loss again, and'
+      ' optax.lookahead, which wants a tree of its own.'
+    ) from error
+  treedef: Any = jax.tree.structure(params)
+  wrong = [
+    f'{_name(path)} {jnp.shape(u)} for {jnp.shape(p)}'
+    for (path, p), u in zip(
+      jax.tree.leaves_with_path(params),
+      treedef.flatten_up_to(updates),
+      strict=True,
+    )
+    if u is not None and jnp.shape(u) != jnp.shape(p)
+  ]
+  if wrong:
+    raise ValueError(
+      'Trainer(optimizer=...): its updates have other shapes than the'
+      f' parameters: {", ".join(wrong)}. One that takes the gradient of each'
+      ' example, such as optax.contrib.dpsgd, is not supported.'
+    )
+  return updates, state
 
 
 def decays(params: PyTree) -> PyTree:

@@ -53,6 +53,12 @@ def make_predict(
       args += (tables.fetch(view.tables, inputs.routing)[0],)
     fn = reading_constants(predict_fn, inputs.constants)
     outputs = fn(*args, inputs.batch, device_key(view.rng, view.step, 1, 0))
+    is_dict = isinstance(outputs, Mapping)
+    if not is_dict or not all(map(jnp.ndim, jax.tree.leaves(outputs))):
+      raise ValueError(
+        f'predict_fn returned {jax.tree.map(jnp.shape, outputs)} (shapes);'
+        ' needed is a dict of arrays with a row for each example, [B, ...].'
+      )
     return outputs, lax.psum(jnp.sum(inputs.is_valid), (INTER, INTRA))
 
   specs = (_BATCH, P())
@@ -88,6 +94,11 @@ def make_params(layout: Layout) -> Callable[[TrainState], PyTree]:
   return jax.jit(params)
 
 
+def trained(layout: Layout, params: PyTree) -> PyTree:
+  """Parameters with None in place of leaves that are not trained."""
+  return layout.trained_tree(layout.trained(jax.tree.leaves(params)))
+
+
 def make_opt_state(layout: Layout) -> Callable[[TrainState], PyTree]:
   """Compiles lazily to `opt_state(state)`, see `Trainer.opt_state`."""
   level = layout.paro.opt_state
@@ -120,32 +131,47 @@ def _gatherer(
 def with_params(
   layout: Layout, state: TrainState, params: PyTree
 ) -> TrainState:
-  """A state to predict with, of other (whole) parameters.
+  """A state to predict with, of other (whole) parameters; None: its own.
 
   Raises:
     ValueError: A tree of another structure or other shapes.
   """
-  there = jax.tree.map(jnp.shape, params)
   wanted = jax.tree.unflatten(
     layout.treedef, [leaf.spec.shape for leaf in layout.leaves]
   )
+  try:
+    there = jax.tree.map(
+      lambda x, shape: shape if x is None else jnp.shape(x),
+      *(params, wanted),
+      is_leaf=_is_none,
+    )
+  except ValueError:  # Another structure.
+    there = jax.tree.map(jnp.shape, params)
   if there != wanted:
     raise ValueError(
       f'Trainer: params have the shapes {there}; needed are those that `init`'
       f' was given: {wanted}.'
     )
 
-  def placed(leaves: list[Any]) -> PyTree:
+  def placed(leaves: list[Any], own: list[jax.Array]) -> PyTree:
     kept = [
-      leaf.spec.stored(jnp.asarray(x), layout.paro.params).astype(
+      old
+      if x is None
+      else leaf.spec.stored(jnp.asarray(x), layout.paro.params).astype(
         layout.kept_type(leaf)
       )
-      for leaf, x in zip(layout.leaves, leaves, strict=True)
+      for leaf, x, old in zip(layout.leaves, leaves, own, strict=True)
     ]
     return jax.tree.unflatten(layout.treedef, kept)
 
   place = jax.jit(placed, out_shardings=layout.shardings().params)
-  return dataclasses.replace(state, params=place(jax.tree.leaves(params)))
+  given = jax.tree.leaves(params, is_leaf=_is_none)
+  new = place(given, jax.tree.leaves(state.params))
+  return dataclasses.replace(state, params=new)
+
+
+def _is_none(x: Any) -> bool:
+  return x is None
 
 
 def evaluate(

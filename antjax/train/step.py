@@ -30,7 +30,9 @@ from antjax.mesh.mesh import BATCH_AXES
 from antjax.mesh.sharding import LeafSpec
 from antjax.train import gradient
 from antjax.train import loss_scale as loss_scale_lib
+from antjax.train import optimizer as optimizer_lib
 from antjax.train.gradient import StateView, StepSpec
+from antjax.train.loss import is_summed
 from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import PyTree, TrainState
 
@@ -157,8 +159,6 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
   )
   opt_shardings = layout.master_shardings
 
-  optimizer = optax.with_extra_args_support(layout.optimizer)
-
   def kept_at(leaf: LeafSpec, x: jax.Array) -> jax.Array:
     return leaf.stored(x, paro.opt_state)
 
@@ -177,7 +177,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     is_scaled = isinstance(scaling, LossScaleState)
     total = sums['weight']
     is_finite = sums['num_bad'] == 0
-    is_active = (total > 0) & (is_finite | (not is_scaled))
+    is_active = (total != 0) & (is_finite | (not is_scaled))
     if state.master is None:
       # Going finer is a local slice.
       master = [
@@ -198,7 +198,8 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
       ]
     )
     mean_loss = sums['loss'] / jnp.where(is_active, total, 1)
-    updates, opt_state = optimizer.update(
+    updates, opt_state = optimizer_lib.update(
+      layout.optimizer,
       grads_tree,
       layout.map_moments(LeafSpec.unpad, state.opt_state),
       masters_tree,
@@ -233,7 +234,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     for i, leaf in enumerate(layout.leaves):
       if leaf.is_mutable:
         new = sums['updates'][leaf.name]
-        if jnp.issubdtype(leaf.spec.dtype, jnp.floating):
+        if is_summed(new):
           new = new / jnp.where(is_active, total, 1)
         params[i] = keep(new.astype(leaf.spec.dtype), leaves[i])
     new_state = TrainState(

@@ -194,7 +194,7 @@ class Trainer:
     # An Equinox module can be called too, but is a pytree.
     is_init = callable(params) and jax.tree_util.all_leaves([params])
     # An argument: as constants a large model would be in the program's text.
-    given = None if is_init else jax.tree.map(np.asarray, only_numbers(params))
+    given = None if is_init else jax.device_get(only_numbers(params))
 
     def whole(key: jax.Array, given: PyTree) -> PyTree:
       return only_numbers(params(key)) if is_init else given
@@ -216,16 +216,16 @@ class Trainer:
       raise RuntimeError('Trainer: call init() first; it fixes the layout.')
     return self._layout
 
-  def params(self, state: TrainState) -> PyTree:
-    """The user's tree, whole on every device; trained leaves as masters."""
-    return self._once('params', predict_lib.make_params, self.layout)(state)
+  def params(self, state: TrainState, trained_only: bool = False) -> PyTree:
+    """The user's tree, whole on every device; trained leaves as masters.
+
+    `trained_only`: None in place of the others, as optimizers see it.
+    """
+    tree = self._once('params', predict_lib.make_params, self.layout)(state)
+    return predict_lib.trained(self.layout, tree) if trained_only else tree
 
   def opt_state(self, state: TrainState) -> PyTree:
-    """The optimizer's state as if of whole parameters, on every device.
-
-    For `optax.contrib.schedule_free_eval_params`, averages of parameters and
-    the like.
-    """
+    """The optimizer's state as if of whole parameters, on every device."""
     make = predict_lib.make_opt_state
     return self._once('opt_state', make, self.layout)(state)
 

@@ -69,6 +69,20 @@ def test_the_core_is_one_and_takes_rounds(log, source, folder, tmp_path):
   assert min(map(len, whole.values())) >= 4
 
 
+def test_items_without_events_are_counted_and_may_be_kept(
+  log, source, folder, tmp_path
+):
+  out = tmp_path / 'out'
+  sequence_fixture.prepare(source, out, k_core=4, without_events='keep')
+  assert sequence_fixture.read_back(out) == log.sequences(4)
+  every, few = SequenceData.open(out), SequenceData.open(folder)
+  titled = {item for item, (_, title) in log.items().items() if title}
+  assert {*every.keys} == titled | {''}
+  left_out = few.description['counts']['items_without_events']
+  assert every.num_items - few.num_items == left_out > 0
+  assert (every.counts == 0).sum() >= left_out
+
+
 def test_counts_are_told(log, folder):
   data = SequenceData.open(folder)
   expected, items = log.sequences(4), log.items()

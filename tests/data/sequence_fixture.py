@@ -117,7 +117,7 @@ class Log:
 
 def prepare(folder, out, *, domains=DOMAINS, share=0.001, **options):
   """Prepares what `write_amazon` has written."""
-  names = ('k_core', 'untitled', 'drop_repeats')
+  names = ('k_core', 'untitled', 'drop_repeats', 'without_events')
   given = {name: options.pop(name) for name in names if name in options}
   config = SequenceConfig(**{'k_core': 5, **given})
   return views.write(

@@ -163,7 +163,9 @@ def test_restarts_have_a_budget_and_a_cooldown():
     seen.append(view.restarts_left)
     return [_KILL]
 
-  config = ControllerConfig(period_s=1.0, cooldown_s=100.0, max_restarts=2)
+  config = ControllerConfig(
+    period_s=1.0, cooldown_s=100.0, max_policy_restarts=2
+  )
   controller = Controller(policy, config)
   taken = [
     now for now in range(0, 1000) if controller.decide(_view(3.0), float(now))
@@ -176,13 +178,13 @@ def test_restarts_have_a_budget_and_a_cooldown():
 
 
 def test_a_count_that_outlives_the_controller():
-  controller = _controller(_KILL, max_restarts=2)
+  controller = _controller(_KILL, max_policy_restarts=2)
   assert controller.decide(_view(3.0), 0.0, restarts_used=2) == []
   assert controller.decide(_view(3.0), 10.0, restarts_used=1) == [_KILL]
 
 
 def test_two_hosts_in_one_restart_cost_one_of_the_budget():
-  controller = _controller(KillRestart('a'), _KILL, max_restarts=2)
+  controller = _controller(KillRestart('a'), _KILL, max_policy_restarts=2)
   assert len(controller.decide(_view(3.0), 0.0)) == 2
   assert controller.restarts_left('job', 1e6) == 1
 

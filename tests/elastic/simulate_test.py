@@ -39,7 +39,9 @@ def test_x4_on_one_of_four_is_2_8_times_faster_than_bsp(bsp_s):
   assert bsp_s[scenario.name] / run.job_s >= 2.8
   # By less work alone, too: no host can be had.
   run = simulate.simulate(
-    scenario, policy.antdt_nd, controller=ControllerConfig(max_restarts=0)
+    scenario,
+    policy.antdt_nd,
+    controller=ControllerConfig(max_policy_restarts=0),
   )
   assert run.num_generations == 1
   assert bsp_s[scenario.name] / run.job_s >= 2.8

@@ -202,10 +202,11 @@ def test_skew_takes_more_rounds_and_loses_nothing(level, factor):
 
 
 def test_untouched_rows_stay_bit_identical():
-  tables = make_tables(optimizer=Adam(0.1))
+  tables = make_tables('global', 4, OPTIMIZERS[3])
   state = start(tables)
   before = canonical(tables, state)
-  ids = {'item': np.arange(16) * 2, 'word': np.full((16,), -1)}
+  ids = jax.tree.map(lambda i: np.full_like(i, -1), make_ids())
+  ids['support']['item'][:, 0] = np.arange(16) * 2
   indices, routing = tables.prepare(ids, 8)
   state, _ = make_step(tables)(state, indices, routing, jnp.int32(0))
   after = canonical(tables, state)
@@ -217,7 +218,7 @@ def test_untouched_rows_stay_bit_identical():
 
 @LEVELS
 def test_inactive_step_changes_nothing(level):
-  tables = make_tables(level)
+  tables = make_tables(level, 4, OPTIMIZERS[3])
   state = start(tables)
   before = canonical(tables, state)
   indices, routing = tables.prepare(make_ids(), 8)

@@ -53,6 +53,7 @@ def test_the_report_shows_scenarios_buckets_and_calibration(tmp_path, capsys):
     throughput={'rows/s': 12345.0},
   )
   page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  assert 'is the mean of the scenarios' in page
   assert 'Clicks of several scenarios on AntM2C (synthetic)' in page
   assert 'scenario/videos/item/zero' in page
   # Scenarios; buckets of items and users, overall and in each of the two;
@@ -65,3 +66,20 @@ def test_the_report_shows_scenarios_buckets_and_calibration(tmp_path, capsys):
   shown = capsys.readouterr().out
   assert 'ads' in shown and '0.7277 ± ' in shown
   assert 'item/zero' in shown and 'ads/item/zero' not in shown
+
+
+def test_the_report_of_one_scenario_says_nothing_of_a_mean(tmp_path):
+  c, config = columns(), scores.ScoreConfig(num_resamples=10)
+  c['scenario'][:] = 0
+  models = {'mlp': antm2c_report.Scored(scores.score(c, config), ())}
+  mesh = jax.make_mesh((1, 1), ('inter', 'intra'))
+  job = job_lib.Job(mesh, tmp_path, script.stop_request, Config())
+  antm2c_report.write(
+    Config(run_dir=str(tmp_path)),
+    job,
+    {'name': 'one'},
+    models,
+    throughput={},
+  )
+  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  assert 'mean of the scenarios' not in page

@@ -186,7 +186,7 @@ def test_a_wrong_flag_leaves_no_manifest(config):
 @pytest.mark.parametrize(
   'fields, why',
   [
-    ({'shard_rows': 1000}, 'must be a multiple of 1024'),
+    ({'shard_rows': 0}, 'shard_rows=0 must be at least 1'),
     ({'out': ''}, 'out is empty'),
     ({'num_low': -1}, 'num_low=-1 must not be negative'),
     ({'tokens_per_batch': 0}, 'at least 1'),

@@ -14,7 +14,7 @@ from antjax.data.view_sequences import SequenceConfig
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.baselines import Config
-from antjax.jobs.llm_rec.config import NextItemConfig
+from antjax.jobs.llm_rec.config import CHEAP, HybridConfig, NextItemConfig
 from tests.data import views
 from tests.jobs.processes import job_of
 
@@ -97,6 +97,19 @@ def config_of(folder, run_dir, **options):
   )
 
 
+def test_cheap_methods_tell_of_a_new_item(folder, tmp_path):
+  hybrid = HybridConfig(num_examples=30, num_negatives=10)
+  methods = tuple(m for m in CHEAP if m != 'popularity')
+  config = config_of(folder, tmp_path, methods=methods, hybrid=hybrid)
+  found = llm_rec_baselines.train(config, job_of(config))
+  food = {
+    m: x['test']['sampled']['domain/Food']['ndcg@10'] for m, x in found.items()
+  }
+  # Food follows its order, which words do not tell.
+  assert food['hybrid'] > food['bm25_recency']
+  assert food['item_knn'] > food['bm25_recency']
+
+
 @pytest.mark.slow
 def test_all_methods_rank_the_same_examples(
   folder, tmp_path, capsys, monkeypatch
@@ -115,7 +128,7 @@ def test_all_methods_rank_the_same_examples(
       ranks,
       cold,
       baselines.made_of(method),
-      1.0,
+      {'wall_s': 1.0},
     )
     text = (tmp_path / 'run' / f'{method}.json').read_text()
     found[method] = json.loads(text)['test']['sampled']
@@ -138,6 +151,8 @@ def test_scores_of_other_users_are_no_scores_of_these(folder, tmp_path):
     return llm_rec_baselines.train(config, job_of(config))
 
   all_users, few = run(), {'train_users': 3}
+  table = (tmp_path / 'table.md').read_text()
+  assert 'paired by examples' in table and '| popularity |' in table
   with pytest.raises(ValueError, match='of other data, users'):
     run(**few)
   (tmp_path / 'popularity.json').unlink()

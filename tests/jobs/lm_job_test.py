@@ -3,6 +3,8 @@
 """What a job of train_lm refuses before it trains, and what it hands on."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import pytest
@@ -13,8 +15,11 @@ from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.lm import job as lm_job
 from antjax.jobs.lm import prepare_text
 from antjax.jobs.lm.config import Config
-from antjax.lm import transformer
+from antjax.layers.functional import Functional
+from antjax.lm import pretrained, tokenizer, transformer
+from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
+from antjax.train.optimizer import OptimizerConfig
 
 _MODEL = transformer.Config(
   vocab_size=0, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32
@@ -132,3 +137,76 @@ def test_auto_takes_an_elastic_code_under_agents(make, monkeypatch, agent):
   assert trainer.paro.code == 'IIG'
   assert asked['elastic_only'] == (agent is not None)
   assert asked['device_bytes'] is None
+
+
+@pytest.fixture
+def folder(data, tmp_path):
+  """A pretrained model and the tokenizer of the texts."""
+  config = dataclasses.replace(_MODEL, vocab_size=300, remat='none')
+  params = Functional(Transformer, config).init(jax.random.key(3))
+  pretrained.save_pretrained(tmp_path / 'model', config, params)
+  shutil.copy(f'{data}/tokenizer.json', tmp_path / 'model')
+  return tmp_path / 'model'
+
+
+def test_a_pretrained_model_brings_its_shape(make, folder):
+  computed = transformer.Config(vocab_size=0, remat='layer')
+  texts, _ = make(pretrained=str(folder), model=computed, sample_tokens=0)
+  assert texts.model == dataclasses.replace(
+    pretrained.read_config(folder), remat='layer'
+  )
+  other = dataclasses.replace(computed, num_layers=3, mlp_dim=32)
+  with pytest.raises(
+    ValueError, match=r'leave out model.num_layers=3 \(it has 1\)\.$'
+  ):
+    make(pretrained=str(folder), model=other)
+  with pytest.raises(ValueError, match='init_from=b: a run begins with one'):
+    make(pretrained='a', init_from='b')
+  fields = json.loads((folder / 'config.json').read_text())
+  fields['is_causal'] = False
+  (folder / 'config.json').write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match='is an encoder'):
+    make(pretrained=str(folder), model=computed)
+
+
+def test_a_pretrained_model_wants_its_tokenizer(make, folder):
+  config = Config(pretrained=str(folder))
+  texts, _ = make(pretrained=str(folder), model=config.model)
+  lm_job.check_tokenizer(config, texts)
+  file = folder / 'tokenizer.json'
+  content = file.read_text()
+  file.write_text(content + ' ')
+  with pytest.raises(ValueError, match=f'with --tokenizer={file}'):
+    lm_job.check_tokenizer(config, texts)
+  # Prepared with it, the texts have it in another form.
+  texts.description['config']['tokenizer'] = tokenizer.fingerprint(file)
+  lm_job.check_tokenizer(config, texts)
+  file.unlink()
+  with pytest.raises(FileNotFoundError, match='pretrained=.* has no tokenizer'):
+    lm_job.check_tokenizer(config, texts)
+
+
+@pytest.mark.slow
+def test_training_begins_with_the_pretrained_model(data, folder, tmp_path):
+  config = Config(
+    data=data,
+    run_dir=str(tmp_path / 'run'),
+    pretrained=str(folder),
+    num_steps=1,
+    batch_size=8,
+    seq_len=32,
+    shard_size=2,
+    peak_tflops=0.01,
+    sample_tokens=0,
+    optimizer=OptimizerConfig(learning_rate=1e-9),
+  )
+  mesh = make_mesh(intra=4, devices=jax.devices())
+  job = job_lib.Job(mesh, tmp_path, script.stop_request, config, None)
+  loss = lm_job.train(config, job)['validation_loss']
+  total = weight = 0.0
+  model = pretrained.load(folder)
+  for batch in lm_job.LMTexts(config, job).validation():
+    found, weights = jax.jit(Transformer.loss)(model, batch)
+    total += float((found * weights).sum())
+    weight += float(weights.sum())
+  assert loss == pytest.approx(total / weight, rel=1e-4)

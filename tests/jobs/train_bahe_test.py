@@ -200,7 +200,7 @@ def test_a_stopped_run_goes_on_to_the_same_parameters(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('home', ['host', 'split'])
+@pytest.mark.parametrize('home', ['host', 'split', 'disk'])
 def test_homes_of_the_table_give_the_same_scores(folder, tmp_path, home):
   expected = train(folder, tmp_path / 'device', table='device')
   found = train(folder, tmp_path / home, table=home, num_micro_batches=2)

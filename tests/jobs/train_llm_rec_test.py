@@ -52,6 +52,8 @@ def config_of(folder, run_dir, **changes):
     num_steps=4,
     shard_size=8,
     checkpoint_every=2,
+    baselines=(),
+    with_hybrid=False,
     validation_examples=20,
     min_shard_size=64,
     held_out=llm_rec_held_out.HeldOutConfig(num_negatives=5),
@@ -73,7 +75,7 @@ def train(folder, run_dir, **changes):
 
 def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
   run_dir = tmp_path / 'run'
-  results = train(folder, run_dir)
+  results = train(folder, run_dir, with_hybrid=True)
   scores = results['test']['sampled']['all']
   assert 0 <= scores['ndcg@10'] <= scores['recall@10'] <= 1
   assert scores['examples'] >= 20
@@ -99,6 +101,22 @@ def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
   scores = vectors @ user
   scores[:3] = -np.inf
   assert scores[best.item] == pytest.approx(scores.max(), abs=1e-5)
+  # So does the hybrid, new items too; each part says what it adds.
+  (tmp_path / 'new.csv').write_text('title,domain\nFilm 3 anew,Drama\n')
+  config = recommend.Config(
+    folder=str(run_dir / 'export'), items=str(tmp_path / 'new.csv'), num=999
+  )
+  given = [catalogue.titles[1], 'Film of no item']
+  rows = recommend._Ranker(config, [given])(given, 999)
+  titles = [row['title'] for row in rows]
+  assert sorted([*titles, given[0], '']) == sorted(
+    [*catalogue.titles, 'Film 3 anew']
+  )
+  for row in rows:
+    assert sum(row['parts'].values()) == pytest.approx(row['score'], abs=0.01)
+    assert {'lm', 'words', 'knn', 'popularity'} <= {*row['parts']}
+    assert row['nearest'] in given
+  assert 'hybrid_llm_rec' in written['results']
   # An item's text is that of a history of it alone.
   np.testing.assert_allclose(
     recommender.user_vectors([catalogue.titles[1:2]])[0], vectors[1], atol=1e-5
@@ -138,6 +156,30 @@ def test_a_run_goes_on_where_it_ended(folder, tmp_path):
   assert steps == [0, 1, 2, 3]
   with pytest.raises(ValueError, match='another start than given now'):
     train(folder, tmp_path, start='random')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('num_low', [1, 3])
+def test_a_run_over_a_store(folder, tmp_path, num_low):
+  run_dir, store = tmp_path / 'run', str(tmp_path / 'store')
+  changes = {'store': store, 'num_low': num_low, 'check_memory': num_low == 1}
+  if num_low == 1:
+    changes |= {'tuning': 'lora', 'lora_rank': 2}
+  train(folder, run_dir, num_steps=2, export=False, **changes)
+  results = train(folder, run_dir, num_steps=4, **changes)
+  lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
+  steps = [r['step'] for r in map(json.loads, lines) if 'loss' in r]
+  assert steps == [0, 1, 2, 3]
+  assert results['test']['sampled']['all']['examples'] >= 20
+  # What is exported says of titles what the run said of the items' rows.
+  recommender, catalogue = llm_rec_export.read(run_dir / 'export')
+  vectors = np.load(run_dir / 'export' / 'item_vectors.npy')
+  (user,) = recommender.user_vectors([catalogue.titles[1:2]])
+  np.testing.assert_allclose(user, vectors[1], atol=2e-3)
+  (found,) = recommender([['a title of none', catalogue.titles[4]]], 3)
+  assert len(found) == 3 and 4 not in [x.item for x in found]
+  with pytest.raises(ValueError, match='num_low, the layers below the cut'):
+    train(folder, tmp_path / 'other', num_low=2, store=store)
 
 
 @pytest.mark.slow
@@ -255,6 +297,10 @@ def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
     ({'paro': 'XYZ'}, 'XYZ'),
     ({'only_domain': 'a', 'without_domain': 'a'}, 'nothing is left'),
     ({'num_chunks': 0}, 'num_chunks=0'),
+    ({'num_low': 1}, 'give --store'),
+    ({'store': 's', 'start': 'random'}, 'pretrained layers make of titles'),
+    ({'store': 's', 'num_chunks': 2}, 'nothing to cut'),
+    ({'store': 's', 'loss': LossConfig()}, 'shared or in_batch'),
   ],
 )
 def test_settings_that_cannot_be_are_refused(

@@ -261,7 +261,7 @@ def test_bad_flags_are_one_line(data, tmp_path, flags, message):
     (['--model.vocab_size=10'], 'set it to 0 or higher'),
     (['--model.num_heads=3'], 'must be a multiple of num_kv_heads'),
     (['--train_on=nothing'], 'no leaf is left to train'),
-    (['--init_from=/nowhere'], 'is no run folder of train_lm'),
+    (['--init_from=/nowhere'], 'it has no tokenizer.json'),
   ],
 )
 def test_other_bad_flags_are_one_line_too(data, tmp_path, flags, message):

@@ -119,7 +119,10 @@ def _manual(
 
     zeros = jax.tree.map(jnp.zeros_like, gradient(batch[0]))
     if fori:
-      sums = jax.lax.fori_loop(0, M, lambda i, s: micro(s, batch[i])[0], zeros)
+      num = M - (fori == 'unknown') * jnp.int32(batch[0, 0, 0] > 1e9)
+      sums = jax.lax.fori_loop(
+        0, num, lambda i, s: micro(s, batch[i])[0], zeros
+      )
     else:
       sums, _ = jax.lax.scan(micro, zeros, batch)
     return updated(after(sums))
@@ -227,6 +230,7 @@ MISTAKES = {
   'stacked layers in the loop': {'inside': _SUM, 'stacked': True},
   'FSDP, summed outside each time': {**_FSDP, 'inside': _psum('data')},
   'FSDP in a fori_loop': {**_FSDP, 'inside': _psum('data'), 'fori': True},
+  'in a loop of unknown length': {'inside': _SUM, 'fori': 'unknown'},
   'in bfloat16': {'inside': _SUM, 'dtype': jnp.bfloat16},
   'on three axes': {'inside': _CUBE_SUM, **_CUBE},
   'the slow axis last': {'inside': _SUM, **_LAST},
@@ -262,6 +266,12 @@ RIGHT = {
   'summed once': {'after': _SUM},
   'summed once, stacked': {'after': _SUM, 'stacked': True},
   'summed once in a fori_loop': {'after': _SUM, 'fori': True},
+  'after a loop of unknown length': {'after': _SUM, 'fori': 'unknown'},
+  'split over all, unknown length': {
+    **_ZERO3,
+    'each': _JOIN,
+    'fori': 'unknown',
+  },
   'scattered, summed outside, gathered': {
     'after': _then(_scatter('fsdp'), _psum('data'), _gather('fsdp'))
   },
@@ -278,6 +288,7 @@ _FAST = {
   *('summed in the scan', 'stacked layers in the loop', 'the slow axis last'),
   *('gathered three times', 'each lane sums all', 'XLA sums in the loop'),
   *('XLA, activations on all devices', 'parameters split over all'),
+  'in a loop of unknown length',
   *('FSDP, summed once outside', 'negatives of all devices'),
 }
 

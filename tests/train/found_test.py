@@ -143,6 +143,11 @@ def test_bf16_parameters_keep_one_program_and_true_bytes():
     ({'best_mode': 'minimum'}, "best_mode 'min' or 'max'"),
     ({'keep': 0}, 'keep must be at least 1'),
     ({'best_metric': 'mae'}, 'needs an evaluate_fn'),
+    ({'config': {'a': np.float32(1)}}, 'float32 is not JSON serializable'),
+    (
+      {'best_metric': 'mea', 'evaluate_fn': lambda state: {'mae': 1.0}},
+      r"best_metric='mea'.*metrics are \['mae'\]",
+    ),
   ],
 )
 def test_bad_checkpoint_options_are_refused(tmp_path, kwargs, message):
@@ -190,6 +195,12 @@ def test_leaves_that_are_no_numbers_are_explained(leaf, kind, is_init):
     make_trainer(optax.sgd(0.1)).init(
       (lambda key: params) if is_init else params
     )
+
+
+def test_a_random_key_among_parameters_is_explained():
+  params = PARAMS | {'key': jax.random.key(0)}
+  with pytest.raises(ValueError, match='leaf key is a random key.*nnx.split'):
+    make_trainer(optax.sgd(0.1)).init(params)
 
 
 def test_params_without_a_leaf_are_explained():

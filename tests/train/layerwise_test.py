@@ -108,7 +108,7 @@ def test_every_code_and_mesh_equals_data_parallel(code, intra, want):
 @pytest.mark.parametrize(
   'options',
   [
-    {'regather': False},
+    pytest.param({'regather': False}, marks=pytest.mark.slow),
     pytest.param({'options': {'remat': False}}, marks=pytest.mark.slow),
     {'options': {'layers_per_step': 2}},
     {
@@ -125,7 +125,7 @@ def test_policies_change_no_number(options, want):
 def test_elastic_counts_equal_the_plain_trainer():
   assert 'IIG' in ELASTIC_CODES
   counts = [2, 0]
-  want = train(trainer_of('NNN'), counts)
+  want = train(trainer_of('NNN', options={'remat': False}), counts)
   assert_same(train(trainer_of('IIG', scanned=scanned), counts), want)
 
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every optimizer of optax does under every code what it does on one device."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +17,14 @@ from antjax.train.trainer import Trainer
 _RATE = 1e-2
 _NAMES = (
   'adabelief adadelta adagrad adam adamax adamaxw adamw adan amsgrad fromage'
-  ' lamb lars lion nadam nadamw novograd optimistic_adam_v2'
-  ' optimistic_gradient_descent radam rmsprop rprop sgd sign_sgd'
+  ' lamb lars lion nadam nadamw novograd optimistic_adam optimistic_adam_v2'
+  ' optimistic_gradient_descent radam rmsprop rprop sgd sign_sgd signum'
   ' sm3 yogi'
 ).split()
-_CONTRIB = 'acprop ademamix adopt dog dowg madgrad momo prodigy muon'.split()
+_CONTRIB = (
+  'acprop ademamix adopt cocob dadapt_adamw dog dowg madgrad momo momo_adam'
+  ' muon prodigy schedule_free_sgd simplified_ademamix'
+).split()
 _MORE = {
   'adafactor': lambda: optax.adafactor(_RATE, min_dim_size_to_factor=4),
   'block_rms': lambda: optax.chain(
@@ -29,11 +34,48 @@ _MORE = {
   'plateau': lambda: optax.chain(
     optax.adam(_RATE), optax.contrib.reduce_on_plateau(patience=1, factor=0.1)
   ),
+  'apply_if_finite': lambda: optax.apply_if_finite(optax.adam(_RATE), 3),
+  'flatten': lambda: optax.flatten(optax.adam(_RATE)),
+  'galore': lambda: optax.contrib.galore(_RATE, rank=2),
+  'lbfgs': lambda: optax.lbfgs(_RATE, memory_size=3, linesearch=None),
+  'mechanize': lambda: optax.contrib.mechanize(optax.adam(_RATE)),
+  'multi_steps': lambda: optax.MultiSteps(optax.adam(_RATE), 2),
+  'sam': lambda: optax.contrib.sam(
+    optax.sgd(_RATE), optax.sgd(_RATE), sync_period=2
+  ),
+  'split_real_and_imaginary': lambda: optax.contrib.split_real_and_imaginary(
+    optax.adam(_RATE)
+  ),
   'schedule_free': lambda: optax.contrib.schedule_free_adamw(_RATE),
   'noisy_sgd': lambda: optax.noisy_sgd(_RATE, key=0),
   'polyak_sgd': lambda: optax.polyak_sgd(max_learning_rate=_RATE),
   'ema': lambda: optax.chain(optax.adam(_RATE), optax.ema(0.9)),
 }
+# Those that a step cannot serve, and what it says.
+_REFUSED = {
+  'lbfgs': (optax.lbfgs, 'value_fn.*a line search'),
+  'lookahead': (
+    lambda: optax.lookahead(optax.sgd(_RATE), 2, 0.5),
+    'lookahead, which wants a tree of its own',
+  ),
+  'dpsgd': (
+    lambda: optax.contrib.differentially_private_aggregate(1.0, 0.1, key=0),
+    r'w \(4,\) for \(3, 4\).*gradient of each example',
+  ),
+  'sophia': (lambda: optax.contrib.sophia(_RATE), 'obj_fn must be provided'),
+}
+# What optimizers are made of.
+_PARTS = (
+  'adaptive_grad_clip add_decayed_weights add_noise apply_every centralize'
+  ' chain clip clip_by_block_rms clip_by_global_norm conditionally_mask'
+  ' conditionally_transform differentially_private_aggregate ema freeze'
+  ' identity inject_hyperparams inject_stateful_hyperparams'
+  ' keep_params_nonnegative masked measure_with_ema multi_transform'
+  ' named_chain normalize normalize_by_update_norm partition'
+  ' reduce_on_plateau scale selective_transform set_to_zero snapshot'
+  ' stateless stateless_with_tree_map trace with_extra_args_support'
+  ' zero_nans'
+).split()
 # Some, of those that look at shapes and of those that wrap another one.
 _LOOK_AT_SHAPES = ('adafactor', 'muon', 'schedule_free')
 
@@ -116,11 +158,51 @@ def test_one_that_looks_at_shapes_sees_the_users(name):
   _assert_equal(name, 'IIG')
 
 
+def test_no_optimizer_of_optax_is_left_out():
+  known = {*_NAMES, *_CONTRIB, *_MORE, *_REFUSED, *_PARTS}
+  known |= {'schedule_free_adamw'}  # As 'schedule_free'.
+  public = {
+    name
+    for module in (optax, optax.contrib)
+    for name, x in vars(module).items()
+    if inspect.isfunction(x)
+    and 'Transform' in str(inspect.signature(x).return_annotation)
+    and not name.startswith(('scale_by_', '_'))
+  }
+  assert not public - known
+
+
+@pytest.mark.parametrize('name', _REFUSED)
+def test_what_a_step_cannot_serve_is_refused(name):
+  make, message = _REFUSED[name]
+  trainer = Trainer(
+    lambda p, b, rng: b @ p['w'].sum(0), make(), mesh=make_mesh(intra=4)
+  )
+  state = trainer.init({'w': np.ones((3, 4), np.float32)})
+  with pytest.raises(ValueError, match=message):
+    trainer.step(state, np.ones((8, 4), np.float32))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('code', VALID_CODES)
 @pytest.mark.parametrize('name', [*_NAMES, *_CONTRIB, *_MORE])
 def test_every_optimizer_is_that_of_one_device(name, code):
   _assert_equal(name, code)
+
+
+def test_averages_beside_frozen_leaves():
+  trainer = Trainer(
+    _loss,
+    _optimizer('schedule_free'),
+    mesh=make_mesh(intra=4),
+    trainable=lambda name: name != 'out',
+  )
+  state = trainer.init(_params())
+  trained = trainer.params(state, trained_only=True)
+  averaged = optax.contrib.schedule_free_eval_params(
+    trainer.opt_state(state), trained
+  )
+  assert averaged['out'] is None and averaged['in'].shape == (5, 13)
 
 
 def test_evaluation_with_averaged_parameters():
@@ -139,5 +221,12 @@ def test_evaluation_with_averaged_parameters():
   )
   own = trainer.predict(state, [batch], predict_fn)
   assert not np.allclose(own['prediction'], found['prediction'], rtol=1e-4)
+  # What is not trained is the state's own.
+  rest = averaged | {'bias': None}
+  found = trainer.predict(state, [batch], predict_fn, params=rest)
+  mixed = averaged | {'bias': trainer.params(state)['bias']}
+  np.testing.assert_allclose(
+    found['prediction'], _loss(mixed, batch, None), rtol=1e-4
+  )
   with pytest.raises(ValueError, match='params have the shapes'):
     trainer.predict(state, [batch], predict_fn, params={'in': batch['x']})

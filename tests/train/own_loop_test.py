@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models, input and outputs as users bring them, through `Trainer`."""
 
+import json
+
 import grain.python as grain
 import jax
 from jax import lax
@@ -14,6 +16,7 @@ import pytest
 from antjax.collectives.examples import all_examples
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import PaRO, VALID_CODES
+from antjax.train.checkpoint import _decode_position, encode_position
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
 
@@ -116,6 +119,15 @@ def _iter_dataset():
   )
 
 
+def test_positions_survive_as_they_are():
+  position = {'a': [(-1, 2), b'x', {'b': None}], 'n': np.int64(3), 't': ()}
+  there = json.loads(json.dumps(encode_position(position)))
+  found = _decode_position(there)
+  assert repr(found) == repr(position | {'n': 3})
+  with pytest.raises(TypeError, match='dict {1: 2} cannot be saved'):
+    encode_position({'a': {1: 2}})
+
+
 @pytest.mark.parametrize('make', [_data_loader, _iter_dataset])
 def test_input_of_grain_resumes_where_it_was(make, tmp_path):
   trainer = _trainer()
@@ -174,7 +186,12 @@ def test_predictions_keep_their_shapes():
   def predict_fn(params, batch, rng):
     del rng
     x = batch['x'] * 2 + params['w'][None]
-    return {'vector': x, 'matrix': x[:, :, None] * x[:, None], 'sum': x.sum(1)}
+    return {
+      'vector': x,
+      'matrix': x[:, :, None] * x[:, None],
+      'sum': x.sum(1),
+      'narrow': x.astype(jnp.bfloat16),
+    }
 
   batches = list(_batches(2)) + list(_batches(1, rows=8))
   found = trainer.predict(state, iter(batches), predict_fn)
@@ -184,6 +201,15 @@ def test_predictions_keep_their_shapes():
   np.testing.assert_allclose(
     found['matrix'], x[:, :, None] * x[:, None], rtol=1e-6
   )
+  np.testing.assert_array_equal(found['narrow'], x.astype(jnp.bfloat16))
+
+
+def test_predictions_that_are_no_rows_are_explained():
+  trainer = _trainer()
+  state, batches = trainer.init(_params()), list(_batches(1))
+  for outputs in (lambda x: x, lambda x: {'mean': x.mean()}):
+    with pytest.raises(ValueError, match='needed is a dict of arrays'):
+      trainer.predict(state, batches, lambda p, b, rng, o=outputs: o(b['x']))
 
 
 # Metrics and new values from the loss.
@@ -201,6 +227,7 @@ def _rich_loss(params, batch, rng):
     'stats': {
       'mean': 0.9 * stats['mean'] + 0.1 * mean,
       'count': stats['count'] + 1,
+      'is_seen': jnp.any(w > 0),
     }
   }
   metrics = {'mae': jnp.abs(error), 'largest': jnp.max(params['w'])}
@@ -221,7 +248,11 @@ def _rich_trainer(code, **kwargs):
 
 
 def _rich_params():
-  stats = {'mean': np.zeros(4, np.float32), 'count': np.int32(-5)}
+  stats = {
+    'mean': np.zeros(4, np.float32),
+    'count': np.int32(-5),
+    'is_seen': np.False_,
+  }
   return _params() | {'stats': stats}
 
 
@@ -251,6 +282,7 @@ def reference():
     stats = {
       'mean': 0.9 * stats['mean'] + 0.1 * mean,
       'count': stats['count'] + 1,
+      'is_seen': np.True_,
     }
     updates, state = optimizer.update(grads, state, trained)
     trained = optax.apply_updates(trained, updates)
@@ -335,8 +367,12 @@ def test_metrics_reach_the_user_and_statistics_the_checkpoint(tmp_path):
   [
     (lambda x: (x, None, {}, {}), r'new values of \[\].*mutable.*stats.mean'),
     (lambda x: (x, x, {'a': x[:1]}), r'the metric a of shape \(1,\)'),
+    (lambda x: (x, {'a': {'b': x}}), r"the metric a of shape {'b': \(2,\)}"),
     (lambda x: (x, x, x), r'needed is losses, \(losses, metrics\)'),
-    (lambda x: (x, None, {}, {'stats': {'mean': x, 'count': 1}}), r'a new .*'),
+    (
+      lambda x: (x, None, {}, {'stats': _rich_params()['stats'] | {'mean': x}}),
+      r'a new stats.mean of shape',
+    ),
     (
       lambda x: (x, None, {'loss': x}, {'stats': _rich_params()['stats']}),
       r"metrics \['loss'\].*other names",
@@ -365,13 +401,16 @@ def test_negative_weights_count():
     loss, optax.sgd(0.1), mesh=make_mesh(intra=4), min_shard_size=2
   )
   start = {'w': np.ones(4, np.float32), 'b': np.ones((), np.float32)}
-  state, metrics = trainer.step(trainer.init(start), batch)
   value, grads = jax.value_and_grad(whole)(start)
-  np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
-  for name, x in start.items():
-    np.testing.assert_allclose(
-      state.params[name], x - 0.1 * grads[name], rtol=1e-5
+  for sign in (1, -1):  # Their sum may be negative too.
+    state, metrics = trainer.step(
+      trainer.init(start), batch | {'w': sign * batch['w']}
     )
+    np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
+    for name, x in start.items():
+      np.testing.assert_allclose(
+        state.params[name], x - 0.1 * grads[name], rtol=1e-5
+      )
 
 
 @pytest.mark.parametrize('remat_policy', [False, True])

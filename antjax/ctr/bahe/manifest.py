@@ -4,17 +4,16 @@
 
 import dataclasses
 import json
-import re
 from typing import Any, get_type_hints, Literal, Self
 
 from antjax import config_values
+from antjax.ctr.bahe import store_rows
 from antjax.lm import fingerprint
 from antjax.lm.fingerprint import TextRows
 
 FILE_NAME = 'manifest.json'
 Dtype = Literal['float16', 'bfloat16', 'int8']
-_VERSION = 1
-_NAME = re.compile('[0-9a-f]+')  # Name of a part: it cannot leave the folder.
+_VERSION = 2  # 1 had databases in place of files.
 IDENTITY = {  # What tells stores apart: field -> what people call it.
   'model': 'the model (SHA-256 of weights and config)',
   'tokenizer': 'the tokenizer (SHA-256)',
@@ -39,7 +38,7 @@ class Manifest:
     store: Random name, which tells two builds apart.
     rows: The rows 0 <= id < rows are complete.
     parts: (start, stop, name), rising and without gaps from 0 to `rows`: which
-      database holds which rows.
+      file holds which rows.
   """
 
   model: str
@@ -121,8 +120,8 @@ class Manifest:
     fields = json.loads(content)
     if not isinstance(fields, dict):
       raise ValueError('not a JSON object')
-    if fields.pop('version', None) != _VERSION:
-      raise ValueError(f'not of version {_VERSION}')
+    if fields.pop('version', None) not in (1, _VERSION):
+      raise ValueError(f'not of version 1 or {_VERSION}')
     fields.setdefault('texts', '')  # Absent in older versions.
     fields.setdefault('compute_dtype', 'float32')
     names = {field.name for field in dataclasses.fields(cls)}
@@ -138,7 +137,7 @@ class Manifest:
     stop = 0
     for part in parts:
       first, last, name = part
-      if first != stop or not first < last or not _NAME.fullmatch(name):
+      if first != stop or not first < last or not store_rows.is_name(name):
         raise ValueError(f'part {part!r} after row {stop}')
       stop = last
     if stop != fields['rows']:

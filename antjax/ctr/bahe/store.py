@@ -9,23 +9,17 @@ behavior, is what the model makes of its text, '[UNK]'.
 
 A folder:
 
-  manifest.json    what the rows go with, and which part holds which of them
-  parts/<name>/    databases, see `store_part`
+  manifest.json    what the rows go with, and which file holds which of them
+  parts/           the files, see `store_rows`
 
-Each process that builds writes to a part of its own, and the manifest is
-replaced last of all. So readers, who trust the manifest alone, see whole rows
-only, whatever runs or was killed, and a resumed build knows from the parts'
-keys what is left.
-
-Why not one database for all: OCDBT is made for several writers, but TensorStore
-(0.1.86) does not truncate the lock file that a killed one left beside the file
-it was replacing, and the next writer's shorter content gets the rest of it.
-
-Reading single rows at random is far slower than from memory: `load` all of
-them, and gather there.
+Whoever builds writes files of its own, and the manifest is replaced after them.
+So readers, who trust the manifest alone, see whole rows only, whatever runs or
+was killed, and a resumed build knows from the files' names what is left. A
+commit then joins small neighbors, so that a build a day leaves few files. A
+reader has the files open, and keeps them though they are deleted.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import fcntl
@@ -33,24 +27,22 @@ import functools
 import os
 import pathlib
 import secrets
+import shutil
+import time
 from typing import Any
 
 import numpy as np
 
 from antjax import paths
 from antjax.ctr.bahe import manifest as manifest_lib
-from antjax.ctr.bahe import store_part
+from antjax.ctr.bahe import store_rows
 from antjax.ctr.bahe.manifest import IDENTITY, Manifest
-from antjax.ctr.bahe.store_part import (
-  DATABASE,
-  DTYPES,
-  PARTS,
-  Range,
-  StorePart,
-)
+from antjax.ctr.bahe.store_rows import MappedRows, Part, PARTS, Range
 
-CHUNK_ROWS, MAX_ROWS = store_part.CHUNK_ROWS, store_part.MAX_ROWS
-_READ_ROWS = 64 * CHUNK_ROWS
+# Files of more rows are never joined: what a commit copies has a bound.
+_MERGED_ROWS = 262_144
+_COPIED_ROWS = 8192  # At once.
+_STALE_S = 3600.0  # Age of a half-written file that nobody writes any more.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +52,12 @@ class BehaviorStore:
   Attributes:
     path: Its folder.
     manifest: What the rows go with; see `Manifest.check`.
+    files: Its files, open.
   """
 
   path: pathlib.Path
   manifest: Manifest
+  files: Sequence[store_rows.File] = dataclasses.field(repr=False)
 
   @classmethod
   def open(cls, path: str | os.PathLike[str]) -> 'BehaviorStore':
@@ -86,8 +80,22 @@ class BehaviorStore:
         ' build has not ended. Start launch/build_behavior_store.py again, it'
         ' goes on.'
       )
-    check_parts(path, manifest)
-    return cls(paths.fetched(path), manifest)
+    folder = paths.fetched(path, 'store')
+    try:
+      files = store_rows.opened(
+        folder, manifest.parts, manifest.dtype, manifest.dim
+      )
+    except (FileNotFoundError, ValueError) as error:
+      if read_manifest(path) != manifest:
+        return cls.open(path)  # A commit has joined files meanwhile.
+      problem = str(error)
+      if isinstance(error, FileNotFoundError):
+        problem = f'part {pathlib.Path(error.filename).name} is gone'
+      raise ValueError(
+        f'the store of behaviours at {path} is damaged: its {problem}; delete'
+        f' {path} and build it again (launch/build_behavior_store.py).'
+      ) from error
+    return cls(folder, manifest, files)
 
   @property
   def rows(self) -> int:
@@ -102,9 +110,13 @@ class BehaviorStore:
   @property
   def stored_bytes(self) -> int:
     """Bytes of the rows as they are stored."""
-    scale = 4 if self.manifest.dtype == 'int8' else 0
-    row = self.dim * DTYPES[self.manifest.dtype].itemsize + scale
-    return self.rows * row
+    return self.rows * store_rows.row_bytes(self.manifest.dtype, self.dim)
+
+  def table(self, dtype: Any = np.float32, hot_bytes: int = 0) -> MappedRows:
+    """All rows as an array that is read where it is indexed."""
+    return MappedRows(
+      *(self.files, self.rows, self.manifest.dtype, self.dim, dtype, hot_bytes)
+    )
 
   def read(self, start: int, stop: int, dtype: Any = np.float32) -> np.ndarray:
     """Rows [stop - start, D]; int8 ones are multiplied by their scales.
@@ -118,21 +130,11 @@ class BehaviorStore:
         f' {self.rows}, the complete rows. Texts that are newer than the store'
         ' get theirs by launch/build_behavior_store.py.'
       )
-    result = np.empty((stop - start, self.dim), dtype)
-    for first, last, name in self.manifest.parts:
-      first, last = max(first, start), min(last, stop)
-      if first < last:
-        part = store_part.opened(self.path, name, self.manifest.dtype, self.dim)
-        result[first - start : last - start] = part.read(first, last)
-    return result
+    return self.table(dtype)[start:stop]
 
   def load(self, dtype: Any = np.float32) -> np.ndarray:
     """Reads all rows, [rows, D], a block at a time."""
-    result = np.empty((self.rows, self.dim), dtype)
-    for start in range(0, self.rows, _READ_ROWS):
-      stop = min(start + _READ_ROWS, self.rows)
-      result[start:stop] = self.read(start, stop, dtype)
-    return result
+    return self.table(dtype)[:]
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
@@ -151,31 +153,6 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
       f'{file} is no manifest of a store of behaviours ({error}); restore it,'
       ' or build the store anew in another folder.'
     ) from error
-
-
-def check_parts(path: str | os.PathLike[str], manifest: Manifest) -> None:
-  """Refuses a store whose parts are not all there; reads no rows.
-
-  Raises:
-    ValueError: A part is gone, damaged, or holds fewer rows than it should.
-    OSError: It cannot be read.
-  """
-  path = pathlib.Path(path)
-  ranges = functools.cache(
-    lambda name: sorted(store_part.complete_ranges(path, name))
-  )
-  for start, stop, name in manifest.parts:
-    problem = ''
-    if not (path / PARTS / name / DATABASE).is_file():
-      problem = 'is gone'
-    elif _missing(ranges(name), start, stop):
-      problem = f'lacks rows of {start} to {stop - 1}'
-    if problem:
-      raise ValueError(
-        f'the store of behaviours at {path} is damaged: its part {name}'
-        f' {problem}; delete {path} and build it again'
-        ' (launch/build_behavior_store.py).'
-      )
 
 
 class StoreWriter:
@@ -208,9 +185,6 @@ class StoreWriter:
       OSError: It cannot be written.
     """
     self._path = paths.local(path, 'BehaviorStore: path')
-    self._part: StorePart | None = None  # Made with the first row.
-    self._name = secrets.token_hex(8)
-    self._seen: dict[str, tuple[Range, list[Range]]] = {}
     self._texts = texts and functools.cache(texts)
     try:
       (self._path / PARTS).mkdir(parents=True, exist_ok=True)
@@ -222,10 +196,9 @@ class StoreWriter:
     with self._locked():
       found = read_manifest(path)
       if found is None:
-        found = dataclasses.replace(
-          new, rows=0, parts=(), store=secrets.token_hex(8)
-        )
-        self._replace(found)
+        self.manifest = new
+        self._replace(rows=0, parts=(), store=secrets.token_hex(8))
+        found = self.manifest
     found.check(**{name: getattr(new, name) for name in IDENTITY})
     if (found.dtype, found.dim) != (new.dtype, new.dim):
       raise ValueError(
@@ -244,7 +217,7 @@ class StoreWriter:
 
     Args:
       start: Id of the first one.
-      rows: float32 [n, D]; whole chunks (CHUNK_ROWS) take least space.
+      rows: float32 [n, D].
 
     Raises:
       ValueError: They do not fit the store: wrong width, not finite, or too
@@ -258,14 +231,13 @@ class StoreWriter:
         f'StoreWriter.write: rows of shape {rows.shape}; needed is [n,'
         f' {manifest.dim}].'
       )
-    if stop > MAX_ROWS:
+    if stop > store_rows.MAX_ROWS:
       raise ValueError(f'StoreWriter.write: row {stop - 1} is beyond int32.')
-    encoded = _encode(start, rows, manifest.dtype)
-    if self._part is None:
-      self._part = StorePart.open(
-        self._path, self._name, manifest.dtype, manifest.dim, create=True
-      )
-    self._part.write(start, *encoded, self._of_texts(start, stop), self._path)
+    if not len(rows):
+      return
+    encoded = store_rows.encode(start, rows, manifest.dtype)
+    name = store_rows.file_name(start, stop, self._of_texts(start, stop))
+    store_rows.write(self._path / PARTS / name, [encoded])
 
   def commit(self, rows: int) -> Manifest:
     """Lets readers see the first `rows` rows; all must be written.
@@ -276,13 +248,6 @@ class StoreWriter:
       RuntimeError: Rows are missing.
       OSError: The manifest cannot be written.
     """
-    lost = self.missing(0, rows)
-    if lost:
-      raise RuntimeError(
-        f'store of behaviours at {self._path}: the rows'
-        f' {", ".join(f"{a} to {b - 1}" for a, b in lost[:5])} are not'
-        ' written; run the build again, it makes what is missing.'
-      )
     with self._locked():
       found = read_manifest(self._path)
       if found is None or found.store != self.manifest.store:
@@ -291,14 +256,19 @@ class StoreWriter:
           ' while this one was written; build again.'
         )
       self.manifest = found
+      if lost := self.missing(0, rows):
+        raise RuntimeError(
+          f'store of behaviours at {self._path}: the rows'
+          f' {", ".join(f"{a} to {b - 1}" for a, b in lost[:5])} are not'
+          ' written; run the build again, it makes what is missing.'
+        )
       if found.rows < rows:
-        self.manifest = dataclasses.replace(
-          found,
+        self._replace(
           rows=rows,
           parts=_cover(self._complete(), rows),
           texts=self._of_texts(0, rows),
         )
-        self._replace(self.manifest)
+      self._join()
     return self.manifest
 
   @contextlib.contextmanager
@@ -308,41 +278,60 @@ class StoreWriter:
       fcntl.flock(file, fcntl.LOCK_EX)
       yield
 
-  def _replace(self, manifest: Manifest) -> None:
-    temporary = self._path / f'.{manifest_lib.FILE_NAME}.new'
-    with open(temporary, 'wb') as file:
-      file.write(manifest.to_json())
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, self._path / manifest_lib.FILE_NAME)
+  def _replace(self, **fields: Any) -> None:
+    self.manifest = dataclasses.replace(self.manifest, **fields)
+    content = self.manifest.to_json()
+    store_rows.write(self._path / manifest_lib.FILE_NAME, [content])
 
-  def _complete(self) -> list[tuple[int, int, str]]:
-    """(start, stop, part) of what is written; what readers see comes first."""
-    result = []
-    for folder in sorted((self._path / PARTS).iterdir()):
-      try:
-        status = (folder / DATABASE).stat()
-      except FileNotFoundError:
-        continue  # Killed before its first row, or not at it yet.
-      stamp = status.st_mtime_ns, status.st_size
-      seen = self._seen.get(folder.name)
-      if seen is None or seen[0] != stamp:
-        seen = stamp, self._ranges(folder.name)
-        self._seen[folder.name] = seen
-      result += [(*part, folder.name) for part in seen[1]]
-    return [*self.manifest.parts, *sorted(result)]
+  def _join(self) -> None:
+    """Joins small files and deletes what no reader will ask for.
 
-  def _ranges(self, name: str) -> list[Range]:
-    """Ranges of a part whose texts are not known to be others."""
-    found = store_part.complete_ranges(
-      self._path, name, with_made_of=self._texts is not None
-    )
-    return [
-      part
-      for part, made_of in found.items()
-      # An older version wrote nothing.
-      if not made_of or made_of == self._of_texts(*part)
-    ]
+    Killed at any point, it leaves a store that is whole. A row is copied about
+    log2(builds) times in all.
+    """
+    manifest = self.manifest
+    self._sweep()
+    for group in _groups(manifest.parts):
+      start, stop = group[0][0], group[-1][1]
+      name = store_rows.file_name(start, stop, self._of_texts(start, stop))
+      files = store_rows.opened(self._path, group, manifest.dtype, manifest.dim)
+      rows = MappedRows(files, stop, manifest.dtype, manifest.dim)
+      blocks = range(start, stop, _COPIED_ROWS)
+      store_rows.write(
+        self._path / PARTS / name,
+        (
+          rows.raw(np.arange(at, min(at + _COPIED_ROWS, stop))) for at in blocks
+        ),
+      )
+      rest = set(self.manifest.parts) - set(group)
+      self._replace(parts=tuple(sorted({*rest, (start, stop, name)})))
+      self._sweep()
+
+  def _sweep(self) -> None:
+    """Deletes files of complete rows that the manifest does not name."""
+    named = {name for _, _, name in self.manifest.parts}
+    for path in [*(self._path / PARTS).iterdir(), *self._path.glob('.*.new')]:
+      found = store_rows.NAME.fullmatch(path.name)
+      if path.name in named or found and int(found[2]) > self.manifest.rows:
+        continue
+      if path.suffix == '.new':  # Somebody may be at it.
+        with contextlib.suppress(FileNotFoundError):
+          if time.time() - path.stat().st_mtime > _STALE_S:
+            path.unlink()
+      elif path.is_dir():
+        shutil.rmtree(path)
+      else:
+        path.unlink(missing_ok=True)
+
+  def _complete(self) -> list[Part]:
+    """What is written; what readers see comes first."""
+    written = []
+    for name in os.listdir(self._path / PARTS):
+      if found := store_rows.NAME.fullmatch(name):
+        start, stop = int(found[1]), int(found[2])
+        if found[3] == self._of_texts(start, stop):
+          written.append((start, stop, name))
+    return [*self.manifest.parts, *sorted(written)]
 
   def _of_texts(self, start: int, stop: int) -> str:
     return '' if self._texts is None else self._texts(start, stop)
@@ -358,43 +347,33 @@ def _missing(complete: list[Range], start: int, stop: int) -> list[Range]:
   return result
 
 
-def _cover(
-  complete: list[tuple[int, int, str]], rows: int
-) -> tuple[tuple[int, int, str], ...]:
-  """Which part to read each row from; neighbors of one part are joined."""
-  result: list[tuple[int, int, str]] = []
+def _cover(complete: list[Part], rows: int) -> tuple[Part, ...]:
+  """Which file to read each row from."""
+  result: list[Part] = []
   at = 0
   for start, stop, name in complete:
     stop = min(stop, rows)
-    if stop <= at:
-      continue
-    assert start <= at  # `missing` has looked.
-    if result and result[-1][2] == name:
-      result[-1] = (result[-1][0], stop, name)
-    else:
+    if at < stop:
+      assert start <= at  # `missing` has looked.
       result.append((at, stop, name))
-    at = stop
+      at = stop
   return tuple(result)
 
 
-def _encode(
-  start: int, rows: np.ndarray, dtype: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-  """Numbers as they are stored, and scales [n] for int8."""
-  largest = np.abs(rows).max(axis=1, initial=0)  # nan and inf stay.
-  is_wrong = ~np.isfinite(largest)
-  if dtype == 'float16':
-    is_wrong |= largest > np.finfo(np.float16).max
-  if is_wrong.any():
-    first = int(np.argmax(is_wrong))
-    raise ValueError(
-      f'behaviour {start + first}: its largest number is {largest[first]}, and'
-      f' {dtype} has none such.'
-      + (' Use --dtype=bfloat16.' if np.isfinite(largest[first]) else '')
-    )
-  if dtype != 'int8':
-    return rows.astype(DTYPES[dtype]), None
-  scales = (largest / 127).astype(np.float32)
-  # A row of zeros has scale 0.
-  quotients = rows / np.where(scales > 0, scales, 1)[:, None]
-  return np.rint(np.clip(quotients, -127, 127)).astype(np.int8), scales
+def _groups(parts: Sequence[Part]) -> list[list[Part]]:
+  """Neighbors to be joined: from the end, while the next is not larger.
+
+  A database is always joined: it takes more bytes than its rows.
+  """
+  groups: list[list[Part]] = []
+  total = 0
+  for part in reversed(parts):
+    size = part[1] - part[0]
+    is_small = size <= total or store_rows.OLD_NAME.fullmatch(part[2])
+    if groups and is_small and total + size <= _MERGED_ROWS:
+      groups[-1].insert(0, part)
+      total += size
+    else:
+      groups.append([part])
+      total = size
+  return [group for group in groups if len(group) > 1]

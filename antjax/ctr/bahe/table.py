@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the vectors of all behaviors live, and how a step reads them.
 
-Three homes that give the same vectors: memory of every device (`DeviceTable`);
-of the host, where each batch carries the rows that it needs (`HostTable`); of
-the devices together, a part each, where a step asks the owners for its distinct
-rows (`SplitTable`). The first is fastest, the second holds what no devices can.
+Homes that give the same vectors: memory of every device (`DeviceTable`); of the
+host, or the store's mapped files, where each batch carries the rows that it
+needs (`HostTable`); of the devices together, a part each, where a step asks the
+owners for its distinct rows (`SplitTable`). The first is fastest, files hold
+what no memory can.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.ctr.bahe.store_rows import MappedRows
 from antjax.embedding import exchange
 from antjax.mesh.mesh import GLOBAL_AXES, INTRA
 
@@ -26,8 +28,8 @@ from antjax.mesh.mesh import GLOBAL_AXES, INTRA
 # distinct behaviors of a part, W = owners.
 
 Batch = Mapping[str, Any]
-Home = Literal['auto', 'device', 'split', 'host']
-# Share of a device's memory that the table may take before it is split.
+Home = Literal['auto', 'device', 'split', 'host', 'disk']
+# Share of a device's or the host's memory that the table may take.
 _SHARE = 0.25
 _FACTOR = 1.25  # Room for an uneven spread in a message to one owner.
 
@@ -102,9 +104,9 @@ class DeviceTable:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostTable:
-  """Rows [R, D] on the host; a memory map will do."""
+  """Rows [R, D] on the host, in memory or in files."""
 
-  array: np.ndarray
+  array: np.ndarray | MappedRows
   max_distinct: int
   constants: Any = None
 
@@ -162,22 +164,24 @@ Table = DeviceTable | HostTable | SplitTable
 
 
 def place(
-  array: np.ndarray,
+  array: np.ndarray | MappedRows,
   mesh: Mesh,
   *,
   home: Home = 'auto',
   device_bytes: float | None = None,
+  host_bytes: float | None = None,
   max_distinct: int,
   inside_groups: bool = False,
 ) -> tuple[Table, str]:
   """Puts the vectors of all behaviors where there is room.
 
   Args:
-    array: [R, D], in the dtype to keep; not read where it stays on the host.
+    array: [R, D], in the dtype to keep; not read where it stays on the disk.
     mesh: Mesh from `make_mesh`.
-    home: 'device', 'split', 'host', or 'auto': the first of them that takes no
-      more than a quarter of `device_bytes` on a device.
+    home: 'device', 'split', 'host', 'disk', or 'auto': the first of them that
+      takes no more than a quarter of the memory there.
     device_bytes: Memory of a device; None: not known, taken for enough.
+    host_bytes: Memory of the host, likewise.
     max_distinct: Most distinct behaviors in a device's micro-batch (see
       `most_distinct`).
     inside_groups: Split over a group's devices only, so that groups need not
@@ -193,7 +197,9 @@ def place(
   if home == 'auto':
     room = math.inf if device_bytes is None else _SHARE * device_bytes
     fits = [name for name, size in per_device.items() if size <= room]
-    home = fits[0] if fits else 'host'  # type: ignore[assignment]
+    if host_bytes is None or array.nbytes <= _SHARE * host_bytes:
+      fits.append('host')
+    home = fits[0] if fits else 'disk'  # type: ignore[assignment]
     why = (
       'as a device does not say how much memory it has'
       if device_bytes is None
@@ -205,12 +211,12 @@ def place(
     said = f'Table of behaviours: {size} on every device, {why}.'
     return DeviceTable(_constants(array, NamedSharding(mesh, P()))), said
   max_distinct = min(max_distinct, len(array))
-  if home == 'host':
+  if home in ('host', 'disk'):
     said = (
-      f'Table of behaviours: {size} on the host, {why}; a batch brings up to'
+      f'Table of behaviours: {size} on the {home}, {why}; a batch brings up to'
       f' {max_distinct} rows for a micro-batch of a device.'
     )
-    return HostTable(array, max_distinct), said
+    return HostTable(array if home == 'disk' else array[:], max_distinct), said
   rows_per_device = -(-len(array) // num_owners)
   capacity = math.ceil(_FACTOR * max_distinct / num_owners)
   table = SplitTable(
@@ -239,7 +245,7 @@ def most_distinct(examples: int, lengths: Sequence[int]) -> int:
   return examples * (sum(lengths) + 1) + 1
 
 
-def _by_owner(array: np.ndarray, num_owners: int) -> np.ndarray:
+def _by_owner(array: np.ndarray | MappedRows, num_owners: int) -> np.ndarray:
   """[W * rows_per_device, D], owner by owner; zeros fill up."""
   rows_per_device = -(-len(array) // num_owners)
   result = np.zeros((num_owners, rows_per_device, array.shape[1]), array.dtype)
@@ -249,10 +255,13 @@ def _by_owner(array: np.ndarray, num_owners: int) -> np.ndarray:
   return result.reshape(-1, array.shape[1])
 
 
-def _constants(array: np.ndarray, sharding: NamedSharding) -> dict[str, Any]:
+def _constants(
+  array: np.ndarray | MappedRows, sharding: NamedSharding
+) -> dict[str, Any]:
   """The table on the devices; each process gives what its devices hold."""
-  return {
-    'behavior_rows': jax.make_array_from_callback(
-      array.shape, sharding, lambda index: np.asarray(array[index])
-    )
-  }
+
+  def part(index: tuple[slice, ...] | None) -> np.ndarray:
+    return array[index[0] if index else slice(None)]
+
+  rows = jax.make_array_from_callback(array.shape, sharding, part)
+  return {'behavior_rows': rows}

@@ -3,8 +3,10 @@
 """Histories as padded rows: oldest item first, 0 behind the newest one."""
 
 import numpy as np
+from scipy import sparse
 
-# Shape suffixes: B = examples, L = places of a history.
+# Shape suffixes: B = examples, L = places of a history, M =
+# newest items, N = items with the padding.
 
 
 def newest(history_BL: np.ndarray, length: int) -> np.ndarray:
@@ -44,3 +46,32 @@ def distinct(history_BL: np.ndarray) -> np.ndarray:
   repeats = np.zeros(ordered.shape, bool)
   repeats[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
   return np.where(repeats, 0, ordered).astype(np.int32)
+
+
+def matrix(
+  history_BL: np.ndarray,
+  num_items: int,
+  max_history: int,
+  half_life: float = 0.0,
+) -> sparse.csr_matrix:
+  """float32 [B, N]: .5^(age / half_life) at each newest item; 0: all 1."""
+  newest_BM = newest(history_BL, max_history)
+  weights_BM = decay(newest_BM, half_life)
+  user, place = np.nonzero(newest_BM)
+  return sparse.csr_matrix(
+    (weights_BM[user, place], (user, newest_BM[user, place])),
+    (len(newest_BM), num_items),
+  )
+
+
+def decay(newest_BM: np.ndarray, half_life: float) -> np.ndarray:
+  """float32 [B, M]: .5^(age / half_life), 0 where there is no item.
+
+  Args:
+    newest_BM: From `histories.newest`.
+    half_life: Items after which a weight is halved; 0: all weigh 1.
+  """
+  is_there = newest_BM > 0
+  age = is_there.sum(axis=1, keepdims=True) - 1 - np.arange(is_there.shape[1])
+  weights = 0.5 ** (age / half_life) if half_life else np.ones(age.shape)
+  return np.where(is_there, weights, 0).astype(np.float32)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from absl import logging
 import numpy as np
 
-from antjax.ctr.llm_rec import packing
-from antjax.ctr.llm_rec.losses import inclusion_log_q, LossConfig
+from antjax.ctr.llm_rec import losses, packing
+from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.negatives import NegativeSampler
 from antjax.ctr.texts import Planned, TextMaker
 
@@ -79,10 +79,16 @@ class TrainingInputs:
     self._sampler = sampler or NegativeSampler(self._domains, seed)
     self._size = examples_per_part
     self._num_shapes, self._num_chunks = num_shapes, num_chunks
-    self._log_q = self._pool_log_q(counts, pool_parts)
     drawn = {'own': examples_per_part, 'shared': 1, 'in_batch': 0}
     drawn_items = drawn[config.negatives] * config.num_negatives
     self.num_items = examples_per_part + drawn_items  # U.
+    self._log_q = losses.pool_log_q(
+      config,
+      self._domains,
+      counts,
+      examples_per_part * pool_parts,
+      drawn_items * pool_parts,
+    )
     self.shapes: tuple[packing.Shape, ...] = ()
     self.num_left_out, self.num_lacking = 0, 0
 
@@ -239,23 +245,6 @@ class TrainingInputs:
     if self._config.log_q:
       found['log_q'] = self._log_q[part.ids_U]
     return found
-
-  def _pool_log_q(self, counts: np.ndarray, pool_parts: int) -> np.ndarray:
-    """Log-probability that each item is in a pool; `own` samples none."""
-    config = self._config
-    if config.negatives == 'own' or not config.log_q:
-      return np.zeros(0, np.float32)
-    share = np.asarray(counts, np.float64)
-    share = share / max(share.sum(), 1)
-    there = self._domains >= 0
-    domain = self._domains[there]
-    by_domain = np.bincount(domain, share[there])
-    drawn = np.zeros(len(share))
-    drawn[there] = by_domain[domain] / self._sampler.domain_sizes[domain]
-    num_drawn = config.num_negatives * (config.negatives == 'shared')
-    return inclusion_log_q(
-      share, drawn, self._size * pool_parts, num_drawn * pool_parts
-    )
 
 
 def _lanes(

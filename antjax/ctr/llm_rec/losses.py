@@ -212,3 +212,31 @@ def inclusion_log_q(
   absent = num_targets * np.log1p(-np.minimum(target_share, 1 - 1e-9))
   absent += num_drawn * np.log1p(-np.minimum(drawn_share, 1 - 1e-9))
   return np.log(np.maximum(-np.expm1(absent), tiny)).astype(np.float32)
+
+
+def pool_log_q(
+  config: LossConfig,
+  domains: np.ndarray,
+  counts: np.ndarray,
+  num_targets: int,
+  num_drawn: int,
+) -> np.ndarray:
+  """Log-probability that each item is in a pool, float32 [items]; or none.
+
+  Args:
+    config: Configuration of the loss; own has no pool.
+    domains: int [items], -1 for the padding.
+    counts: int [items], events of each in training.
+    num_targets: Examples of a pool.
+    num_drawn: Items drawn for it, of domains as often as targets are of them.
+  """
+  if config.negatives == 'own' or not config.log_q:
+    return np.zeros(0, np.float32)
+  share = np.asarray(counts, np.float64)
+  share = share / max(share.sum(), 1)
+  there = domains >= 0
+  domain = domains[there]
+  by_domain = np.bincount(domain, share[there])
+  drawn = np.zeros(len(share))
+  drawn[there] = (by_domain / np.maximum(np.bincount(domain), 1))[domain]
+  return inclusion_log_q(share, drawn, num_targets, num_drawn)

@@ -68,6 +68,14 @@ class VectorConfig:
     'Width of a part behind the language model, the sum of a trained vector for'
     ' each token; 0: none, as in the paper. Needs normalize.',
   ] = 0
+  train_words: Annotated[
+    bool, 'Whether words are trained; else they stay as they begin.'
+  ] = True
+  token_vectors: Annotated[
+    bool,
+    'With --store: add a trained vector of each of its tokens to the language'
+    " model's part of a title, zeros at first.",
+  ] = False
   word_weight: Annotated[
     float, "The words' cosine counts so often the language model's."
   ] = 1.0
@@ -97,7 +105,22 @@ class VectorConfig:
   @property
   def has_head(self) -> bool:
     """Whether anything is trained besides the language model."""
-    return bool(self.projection_dim or self.word_dim)
+    return bool(
+      self.projection_dim
+      or self.token_vectors
+      or (self.word_dim and self.train_words)
+    )
+
+  def joined(self, own: jax.Array, words: jax.Array | None) -> jax.Array:
+    """A text's vector [..., D] of the language model's part and the words'."""
+    if self.normalize:
+      own = unit(own)
+    if words is None:
+      return own
+    share = self.word_weight / (1 + self.word_weight)
+    return jnp.concatenate(
+      [(1 - share) ** 0.5 * own, share**0.5 * unit(words)], axis=-1
+    )
 
 
 class VectorHead(nnx.Module):
@@ -122,6 +145,9 @@ class VectorHead(nnx.Module):
         ),
         rngs=rngs,
       )
+    if vector.token_vectors:
+      shape = len(rarity_V), vector.projection_dim or embed_dim
+      self.tokens = nnx.Param(jnp.zeros(shape, jnp.float32))
     if loss_config.learn_temperature:
       inverse = jnp.full((1,), 1 / loss_config.temperature, jnp.float32)
       self.log_scale = nnx.Param(jnp.log(inverse))
@@ -167,6 +193,10 @@ class LLMRec(nnx.Module):
       raise ValueError(
         f'vector.half_life={vector.half_life}: with pooling={pooling} one'
         ' token is read; use pooling=mean, or vector.word_dim.'
+      )
+    if vector.token_vectors:
+      raise ValueError(
+        'vector.token_vectors: they stand beside stored titles; give --store.'
       )
     self.lm, self.pooling, self.vector = lm.trunk(), pooling, vector
     self.loss_config = loss_config or LossConfig()
@@ -257,16 +287,11 @@ class LLMRec(nnx.Module):
       projection = self.head.projection
       found_MD = projection(found_MD.astype(projection.kernel.dtype))
       found_MD = jnp.where(is_there_M1, found_MD.astype(jnp.float32), 0)
-    if self.vector.normalize:
-      found_MD = _unit(found_MD)
-    if not self.vector.word_dim:
-      return found_MD
-    words_SD = take_rows(self.head.words.embedding[...], tokens_S)
-    words_MD = _sums(words_SD, weight_S, texts_S, len(lengths_M))
-    share = self.vector.word_weight / (1 + self.vector.word_weight)
-    return jnp.concatenate(
-      [(1 - share) ** 0.5 * found_MD, share**0.5 * _unit(words_MD)], axis=1
-    )
+    words_MD = None
+    if self.vector.word_dim:
+      words_SD = take_rows(self.head.words.embedding[...], tokens_S)
+      words_MD = _sums(words_SD, weight_S, texts_S, len(lengths_M))
+    return self.vector.joined(found_MD, words_MD)
 
   def loss(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(losses [B], weights [B]) of a part of `inputs.TrainingInputs`."""
@@ -283,10 +308,10 @@ class LLMRec(nnx.Module):
     return losses_B, batch['weight']
 
 
-def _unit(x_MD: jax.Array) -> jax.Array:
-  """Rows of length 1; zeros stay zeros."""
-  squares_M1 = jnp.sum(x_MD**2, axis=1, keepdims=True)
-  return x_MD * jax.lax.rsqrt(jnp.maximum(squares_M1, 1e-12))
+def unit(x: jax.Array) -> jax.Array:
+  """Vectors [..., D] of length 1; zeros stay zeros."""
+  squares = jnp.sum(x**2, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
 
 def init_words(key: jax.Array, rarity_V: jax.Array, dim: int) -> jax.Array:

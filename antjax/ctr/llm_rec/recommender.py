@@ -12,6 +12,7 @@ import tokenizers
 
 from antjax.ctr.llm_rec import histories
 from antjax.ctr.llm_rec.model import LLMRec
+from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec, title_tokens
 from antjax.ctr.llm_rec.texts import Titles
 from antjax.ctr.texts import Marks, TextMaker
 from antjax.layers import functional
@@ -109,6 +110,10 @@ class Recommender:
 
   Titles need not be of the catalog: text is all that the model knows. An item
   that is in the history, by its title, is not recommended.
+
+  Attributes:
+    limits: Length limits of its texts.
+    item_vectors: float32 [N, D].
   """
 
   def __init__(
@@ -133,24 +138,41 @@ class Recommender:
     Raises:
       ValueError: Vectors of another number or width.
     """
-    if item_vectors.shape != (len(titles), model.dim):
-      raise ValueError(
-        f'item_vectors are {list(item_vectors.shape)}; needed is'
-        f' [{len(titles)}, {model.dim}], one a title in the width of the'
-        ' model.'
-      )
+    self._hold_catalogue(titles, item_vectors, model.dim, limits)
     self._tokenize = RowTokenizer(tokenizer, limits.max_title_tokens, False)
-    self._marks, self._limits = marks, limits
-    self._vectors = jax.device_put(item_vectors)
+    self._marks = marks
     self._encoder = TextEncoder(
       LLMRec.encode,
       functional.cast(model, np.float32),
       dim=model.dim,
       max_tokens=limits.max_tokens,
     )
+
+  def _hold_catalogue(
+    self,
+    titles: Sequence[str],
+    item_vectors: np.ndarray,
+    dim: int,
+    limits: Limits,
+  ) -> None:
+    if item_vectors.shape != (len(titles), dim):
+      raise ValueError(
+        f'item_vectors are {list(item_vectors.shape)}; needed is'
+        f' [{len(titles)}, {dim}], one a title in the width of the model.'
+      )
+    self.item_vectors, self.limits = jax.device_put(item_vectors), limits
     self._by_title: dict[str, list[int]] = {}
     for item, title in enumerate(titles):
       self._by_title.setdefault(title, []).append(item)
+
+  def add(self, titles: Sequence[str]) -> None:
+    """Adds items behind the others: a title is all that is needed."""
+    vectors = self.user_vectors([[title] for title in titles])
+    for item, title in enumerate(titles, len(self.item_vectors)):
+      self._by_title.setdefault(title, []).append(item)
+    self.item_vectors = jax.device_put(
+      np.concatenate([self.item_vectors, vectors])
+    )
 
   def __call__(
     self, users: Sequence[Sequence[str]], num: int
@@ -173,14 +195,15 @@ class Recommender:
       for titles in users
     ]
     most = num + max(map(len, had)) + 1  # Perhaps the padding.
-    if not 0 < num < len(self._vectors):
+    if not 0 < num < len(self.item_vectors):
       raise ValueError(
-        f'recommend: {num} items of a catalogue of {len(self._vectors) - 1}.'
+        f'recommend: {num} items of a catalogue of'
+        f' {len(self.item_vectors) - 1}.'
       )
     vectors = self.user_vectors(
-      [titles[-self._limits.max_history :] for titles in users]
+      [titles[-self.limits.max_history :] for titles in users]
     )
-    found = _best(vectors, self._vectors, min(most, len(self._vectors)))
+    found = _best(vectors, self.item_vectors, min(most, len(self.item_vectors)))
     scores, items = (np.asarray(x).tolist() for x in found)
     return [
       [
@@ -198,8 +221,8 @@ class Recommender:
     texts = TextMaker(
       _TitleTokens(tokens, offsets),
       self._marks,
-      max_title_tokens=self._limits.max_title_tokens,
-      max_tokens=self._limits.max_tokens,
+      max_title_tokens=self.limits.max_title_tokens,
+      max_tokens=self.limits.max_tokens,
     )
     # Titles are numbered through: each is an item of this catalog.
     sizes = np.array([len(user) for user in users])
@@ -207,6 +230,56 @@ class Recommender:
     number = 1 + place + (np.cumsum(sizes) - sizes)[:, None]
     rows = np.where(place < sizes[:, None], number, 0)
     return self._encoder(*texts.ragged(rows))
+
+
+class StoredRecommender(Recommender):
+  """The same with a `StoredRec`: titles go through the low layers first."""
+
+  def __init__(
+    self,
+    model: StoredRec,
+    low: TextEncoder,
+    tokenizer: tokenizers.Tokenizer,
+    limits: Limits,
+    titles: Sequence[str],
+    item_vectors: np.ndarray,
+  ):
+    """Puts the vectors on a device.
+
+    Args:
+      model: The model, whole.
+      low: Low half of the language model, `antjax.ctr.bahe.encode`'s.
+      tokenizer: Tokenizer of the language model.
+      limits: Length limits; `max_tokens` is that of a title's row.
+      titles: Titles of the items, [N]; '' for item 0.
+      item_vectors: float32 [N, D].
+
+    Raises:
+      ValueError: Vectors of another number or width.
+    """
+    self._hold_catalogue(titles, item_vectors, model.dim, limits)
+    self._model, self._low = functional.cast(model, np.float32), low
+    other = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    self._row_tokens = RowTokenizer(other, limits.max_tokens)
+    self._words = RowTokenizer(tokenizer, limits.max_title_tokens, False)
+
+  def user_vectors(self, users: Sequence[Sequence[str]]) -> np.ndarray:
+    """float32 [B, D] of users by their titles, oldest first."""
+    distinct = {title for user in users for title in user}
+    place = {title: i for i, title in enumerate(sorted(distinct), 1)}
+    texts = Titles(['', *place]).texts(0, len(place) + 1)
+    words, offsets = self._words(texts)
+    num_words = self.limits.max_title_tokens
+    encoder = StoredEncoder(
+      self._model,
+      self._low(*self._row_tokens(texts)),
+      title_tokens(words, offsets, num_words, num_words),
+      max_history=self.limits.max_history,
+    )
+    history = np.zeros((len(users), max(map(len, users))), np.int32)
+    for row, user in zip(history, users, strict=True):
+      row[: len(user)] = [place[title] for title in user]
+    return encoder.user_vectors(history)
 
 
 class _TitleTokens(NamedTuple):

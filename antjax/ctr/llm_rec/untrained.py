@@ -23,12 +23,14 @@ language model, made by the caller, where u's vector is
   concatenated  that of one text: the titles of the newest items, oldest first
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import itertools
 import re
 from typing import Literal
 
 import numpy as np
+from scipy import sparse
 import tokenizers
 
 from antjax.ctr.llm_rec import histories
@@ -55,9 +57,10 @@ class Popularity:
     return np.ones((len(history_BL), 1), np.float32)
 
 
-# Shape suffixes: N = items with the padding, B = users, L = history, P =
-# postings: (word, item) pairs.
+# Shape suffixes: N = items with the padding, B = users, L = history, M = newest
+# items.
 
+_LEAST = 1e-3  # Smaller weights of a title do not count.
 _WORD = re.compile(r'\w+')
 
 
@@ -74,6 +77,7 @@ class BM25:
     titles: Sequence[str],
     *,
     max_history: int = 10,
+    half_life: float = 0.0,
     k1: float = 1.2,
     b: float = 0.75,
   ):
@@ -82,53 +86,81 @@ class BM25:
     Args:
       titles: Titles of all items, [N]; item 0 is the padding.
       max_history: Newest items whose titles are the query.
+      half_life: Not 0: each title is a query of its own, and an item gets the
+        best of their scores, halved for every so many newer items.
       k1: Saturation of repeated words.
       b: Penalty of long titles, from 0 to 1.
     """
-    self._max_history = max_history
+    self._max_history, self._half_life = max_history, half_life
     vocabulary: dict[str, int] = {}
-    self._words = [
-      np.array(
-        [vocabulary.setdefault(w, len(vocabulary)) for w in words(title)],
-        np.int64,
-      )
+    found = [
+      [vocabulary.setdefault(w, len(vocabulary)) for w in words(title)]
       for title in titles
     ]
-    sizes = np.array([len(found) for found in self._words])
-    flat = np.concatenate([*self._words, np.zeros(0, np.int64)])
+    sizes = np.array([len(row) for row in found])
+    word = np.fromiter(itertools.chain(*found), np.int64, sizes.sum())
     item = np.repeat(np.arange(len(titles)), sizes)
-    # Sorted by word, so that a word's postings are adjacent.
-    pairs, tf = np.unique(flat * len(titles) + item, return_counts=True)
-    word, self._items = np.divmod(pairs, len(titles))
-    num_titles = np.bincount(word, minlength=len(vocabulary))
-    self._starts = np.concatenate([[0], np.cumsum(num_titles)])
+    counts = sparse.csr_matrix(
+      (np.ones(len(word), np.float32), (item, word)),
+      (len(titles), max(len(vocabulary), 1)),
+    )
+    counts.sum_duplicates()
+    num_titles = np.bincount(counts.indices, minlength=counts.shape[1])
     num_items = max(len(titles) - 1, 1)  # Without the padding.
     idf = np.log1p((num_items - num_titles + 0.5) / (num_titles + 0.5))
-    mean = max(sizes.sum() / num_items, 1e-9)
-    length = 1 - b + b * sizes[self._items] / mean
-    self._weights = idf[word] * tf * (k1 + 1) / (tf + k1 * length)
+    length = 1 - b + b * sizes / max(sizes.sum() / num_items, 1e-9)
+    weights = counts.tocoo()
+    low = k1 * length[weights.row]
+    weights.data = (
+      idf[weights.col] * weights.data * (k1 + 1) / (weights.data + low)
+    ).astype(np.float32)
+    self._counts, self._weights = counts, weights.T.tocsr()
+
+  def of_titles(self, items: np.ndarray) -> np.ndarray:
+    """float32 [b, N]: scores of all items for the titles of items, int [b]."""
+    return (self._counts[items] @ self._weights).toarray()
 
   def scores(self, history_BL: np.ndarray) -> np.ndarray:
     """float32 [B, N]; 0 where no word is shared."""
-    num_items = len(self._words)
-    found = np.zeros((len(history_BL), num_items), np.float32)
-    for row, items in enumerate(
-      histories.newest(history_BL, self._max_history)
-    ):
-      query = [self._words[i] for i in items if i]
-      if not query:
-        continue
-      word, times = np.unique(np.concatenate(query), return_counts=True)
-      sizes = self._starts[word + 1] - self._starts[word]
-      ends = np.cumsum(sizes)
-      places = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
-      places += np.repeat(self._starts[word], sizes)
-      found[row] = np.bincount(
-        self._items[places],
-        self._weights[places] * np.repeat(times, sizes),
-        minlength=num_items,
-      )
-    return found
+    if self._half_life:
+      newest_BM = histories.newest(history_BL, self._max_history)
+      return next(best_of(self.of_titles, newest_BM, [self._half_life]))
+    num_items = self._counts.shape[0]
+    return self.of_histories(
+      histories.matrix(history_BL, num_items, self._max_history)
+    )
+
+  def of_histories(self, had_BN: sparse.csr_matrix) -> np.ndarray:
+    """float32 [B, N], the titles of a history weighted by `had_BN`."""
+    return (had_BN @ self._counts @ self._weights).toarray()
+
+
+def best_of(
+  rows_fn: Callable[[np.ndarray], np.ndarray],
+  newest_BM: np.ndarray,
+  half_lives: Sequence[float],
+) -> Iterator[np.ndarray]:
+  """The best score by any of the newest items, float32 [B, N], a half-life.
+
+  Args:
+    rows_fn: int [b], items -> scores of all items, float [b, N]. Those below 0
+      count as 0.
+    newest_BM: From `histories.newest`.
+    half_lives: See `histories.decay`.
+  """
+  items, places = np.unique(newest_BM, return_inverse=True)
+  rows = np.asarray(rows_fn(items), np.float32)
+  places = places.reshape(newest_BM.shape)
+  scratch = np.zeros(rows.shape[1], np.float32)
+  for half_life in half_lives:
+    weights_BM = histories.decay(newest_BM, half_life)
+    found = np.zeros((len(newest_BM), rows.shape[1]), np.float32)
+    # A row at a time stays in the cache: 5 times faster than whole columns.
+    for best, mine, weights in zip(found, places, weights_BM, strict=True):
+      for place in np.flatnonzero(weights > _LEAST):
+        np.multiply(rows[mine[place]], weights[place], out=scratch)
+        np.maximum(best, scratch, out=best)
+    yield found
 
 
 # Shape suffixes: N = items with the padding, B = users, L = history, M = newest

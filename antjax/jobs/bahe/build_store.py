@@ -34,7 +34,6 @@ from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import StoreWriter
-from antjax.ctr.bahe.store_part import CHUNK_ROWS
 from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
@@ -82,9 +81,9 @@ class Config:
   ] = None
   shard_rows: Annotated[
     int,
-    'Rows that are encoded, written and, with a coordinator, leased together;'
-    f' a multiple of {CHUNK_ROWS}. A killed process loses no more.',
-  ] = 8 * CHUNK_ROWS
+    'Rows that are encoded, written and, with a coordinator, leased together.'
+    ' A killed process loses no more.',
+  ] = 8192
   coordinator: Annotated[
     str,
     'host:port of a launch/coordinator.py, which shares the work out among all'
@@ -110,27 +109,31 @@ class Config:
         f'num_low={self.num_low} must not be negative, and tokens_per_batch='
         f'{tokens} must be at least 1.'
       )
-    if self.shard_rows < 1 or self.shard_rows % CHUNK_ROWS:
-      raise ValueError(
-        f'shard_rows={self.shard_rows} must be a multiple of'
-        f' {CHUNK_ROWS}: the store keeps whole chunks of so many.'
-      )
+    if self.shard_rows < 1:
+      raise ValueError(f'shard_rows={self.shard_rows} must be at least 1.')
 
 
-def build(config: Config, agent: 'Agent | None' = None) -> int:
+def build(
+  config: Config,
+  agent: 'Agent | None' = None,
+  vocabulary: fingerprint.TextRows | None = None,
+) -> int:
   """Encodes what the store lacks; returns how many rows this process did.
 
-  With an agent the work is shared out; else this process does all.
+  With an agent the work is shared out; else this process does all. The texts
+  are `config.vocabulary`'s where none are given.
 
   Raises:
     FileNotFoundError: Vocabulary or model are not there.
     ValueError: The store was made otherwise.
     OSError: The store cannot be written.
   """
-  folder = output_folder.find_view(config.vocabulary, 'examples') / 'behaviors'
-  vocabulary = BehaviorVocabulary.open(
-    folder if folder.is_dir() else config.vocabulary
-  )
+  if vocabulary is None:
+    folder = output_folder.find_view(config.vocabulary, 'examples')
+    folder /= 'behaviors'
+    vocabulary = BehaviorVocabulary.open(
+      folder if folder.is_dir() else config.vocabulary
+    )
   total = len(vocabulary)
   identity: dict[str, Any] = {
     'model': fingerprint.of_model(config.model),
@@ -149,7 +152,8 @@ def build(config: Config, agent: 'Agent | None' = None) -> int:
         f'dtype={config.dtype}: the store at {config.out} has {found.dtype};'
         ' give another folder for another dtype.'
       )
-    store.check_parts(config.out, found)
+    if found.rows:
+      store.BehaviorStore.open(config.out)
     if found.rows == total:
       print(f'{config.out} has all {total:,} rows already: nothing was done.')
       return 0
@@ -230,8 +234,8 @@ def _num_rows(parts: list[tuple[int, int]]) -> int:
 def _shards(
   config: Config, manifest: Manifest, total: int, agent: 'Agent | None'
 ) -> Iterator[tuple[int, int]]:
-  """Ranges of rows to look at; each begins and ends with a chunk."""
-  first = manifest.rows // CHUNK_ROWS * CHUNK_ROWS
+  """Ranges of rows to look at."""
+  first = manifest.rows
   if agent is None:
     for start in range(first, total, config.shard_rows):
       yield start, min(start + config.shard_rows, total)

@@ -66,9 +66,12 @@ class Config(LanguageConfig):
   ] = ''
   table: Annotated[
     Home,
-    'Home of the vectors of behaviours: every device, split over devices, or'
-    ' the host. auto: the first with room.',
+    'Home of the vectors of behaviours: every device, split over devices, the'
+    " host, or the store's files. auto: the first with room.",
   ] = 'auto'
+  hot_mb: Annotated[
+    int, 'For table=disk: MiB of memory for rows that come again.'
+  ] = 256
   table_dtype: Annotated[
     Literal['float32', 'float16', 'bfloat16'], 'Their dtype there.'
   ] = 'float32'
@@ -101,7 +104,9 @@ class Config(LanguageConfig):
         f'best_metric={self.best_metric}: runs log it as validation_'
         f'{self.best_metric}; give that.'
       )
-    self.check_least({'max_tokens': 1, 'max_distinct': 0, 'eval_examples': 0})
+    self.check_least(
+      {'max_tokens': 1, 'max_distinct': 0, 'eval_examples': 0, 'hot_mb': 0}
+    )
     if self.num_low is not None:
       self.check_least({'num_low': 0})
     if not self.max_behaviors or min(self.max_behaviors) < 1:

@@ -11,6 +11,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 
 from antjax.ctr import tuning
 from antjax.ctr.bahe import full_text
@@ -165,10 +166,11 @@ def _store_tower(
   if config.table_dtype != 'float32':
     dtype = np.dtype(jnp.dtype(config.table_dtype))
   table, said = table_lib.place(
-    store.load(dtype),
+    store.table(dtype, hot_bytes=config.hot_mb << 20),
     job.mesh,
     home=config.table,
     device_bytes=trainer_lib.memory_of_device(),
+    host_bytes=psutil.virtual_memory().total,
     max_distinct=_max_distinct(config, clicks),
     inside_groups=job.agent is not None,
   )

@@ -19,10 +19,12 @@ _NOTES = (
   'Bars and ±: 95% bootstrap intervals over users.',
   'GAUC weighs users by their rows; users of one class are left out. ECE is'
   ' over bins of equal numbers of rows.',
+  'zero, few, warm: how many training rows the user or the item has.',
+)
+_OF_MEAN = (
   f'"{scores.WEIGHTED}" is the mean of the scenarios, weighted by their rows:'
   ' unlike the AUC of all rows it does not reward knowing which scenario has'
-  ' more clicks.',
-  'zero, few, warm: how many training rows the user or the item has.',
+  ' more clicks.'
 )
 
 
@@ -58,6 +60,8 @@ def write(
     num_left=2,
   )
   bars, notes = _bars(models), list(_NOTES)
+  if any(scores.WEIGHTED in scored.table for scored in models.values()):
+    notes.append(_OF_MEAN)
   if description.get('is_synthetic'):
     notes.append('The data are synthetic: no figure here is of real users.')
   told: dict[str, Any] = {}

@@ -101,7 +101,7 @@ def _texts(
   if job.is_main:
     known = about.exists() and json.loads(about.read_text()) == made_of
     if not known:
-      vectors = store.load()[: described['num_behaviors']]
+      vectors = store.read(0, described['num_behaviors'])
       temporary = path.with_suffix('.new.npy')
       np.save(temporary, _principal(vectors, dim))
       os.replace(temporary, path)

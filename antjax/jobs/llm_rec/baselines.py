@@ -7,11 +7,14 @@ r"""What LLM-Rec is compared with, on the same held-out examples.
   python -m launch.llm_rec_baselines --data=data/ml-1m \
     --held_out.num_examples=1000 --run_dir=runs/baselines
 
-popularity; bm25 on titles; last_title, mean_titles, one_text: cosine of a
-language model's vectors, untrained; sasrec and gru4rec on ids over all domains,
-sasrec_single and gru4rec_single with a model for each domain; sasrec_text on
-frozen text vectors. The run folder gets METHOD.json and METHOD.npz (ranks); a
-method that is done is not done again (docs/llm_rec.md).
+popularity; bm25 on titles, bm25_recency with newer ones counting more;
+item_knn, item_knn_text also by way of the nearest titles; ease; hybrid of all
+these, hybrid_lm with a language model's vectors too; last_title, mean_titles,
+one_text: cosine of a language model's vectors, untrained; sasrec and gru4rec on
+ids over all domains, sasrec_single and gru4rec_single with a model for each
+domain; sasrec_text on frozen text vectors. The run folder gets METHOD.json and
+METHOD.npz (ranks), and table.md; a method that is done is not done again
+(docs/llm_rec.md).
 """
 
 from collections.abc import Sequence
@@ -28,15 +31,23 @@ from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
+from scipy import sparse
 
 from antjax.ctr.bahe import encode
-from antjax.ctr.llm_rec import evaluation, next_item, untrained
+from antjax.ctr.llm_rec import (
+  evaluation,
+  hybrid,
+  item_knn,
+  next_item,
+  untrained,
+)
 from antjax.data.sequence_data import SequenceData
 from antjax.data.sequence_events import SequenceEvents
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
+from antjax.jobs.llm_rec import baselines_table, next_item_job
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
-from antjax.jobs.llm_rec import next_item_job
+from antjax.jobs.llm_rec import hybrid as llm_rec_hybrid
 from antjax.jobs.llm_rec.config import BaselinesConfig as Config
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.lm import fingerprint, pretrained, pretrained_tokenizer, token_cache
@@ -48,6 +59,9 @@ _KINDS: dict[str, untrained.Kind] = {
   'mean_titles': 'mean',
   'one_text': 'concatenated',
 }
+# Chosen on validation users of food-kitchen.
+_MAX_HISTORY, _HALF_LIFE = 50, 5.0  # Of bm25_recency.
+_WINDOW, _POWER, _KNN_HALF_LIFE = 50, 0.3, 20.0  # Of item_knn.
 Ranks = dict[str, np.ndarray]
 
 
@@ -64,11 +78,14 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   for method in config.methods:
     path, made_of = job.run_dir / f'{method}.json', baselines.made_of(method)
     if not path.exists():
-      start = time.monotonic()
+      start, cpu = time.monotonic(), time.process_time()
       ranks, cold = baselines.ranks(method)
       if job.is_main:
-        wall_s = round(time.monotonic() - start, 1)
-        _write(path, baselines, ranks, cold, made_of, wall_s)
+        took = {
+          'wall_s': round(time.monotonic() - start, 1),
+          'cpu_s': round(time.process_time() - cpu, 1),
+        }
+        _write(path, baselines, ranks, cold, made_of, took)
       multihost_utils.sync_global_devices(f'{method} is written')
     done = json.loads(path.read_text(encoding='utf-8'))
     if done.get('made_of') != made_of:
@@ -80,6 +97,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     found[method] = done
   if job.is_main:
     llm_rec_held_out.show(found)
+    baselines_table.write(job.run_dir, found, baselines.data, baselines.test)
   return found
 
 
@@ -163,7 +181,9 @@ class Baselines:
     }
     if method in _KINDS or method == 'bm25':
       told['max_history'] = self._config.max_history
-    if method in _KINDS or method == 'sasrec_text':
+    if method.startswith('hybrid'):
+      told['hybrid'] = dataclasses.asdict(self._config.hybrid)
+    if method in (*_KINDS, 'sasrec_text', 'hybrid_lm'):
       told['language model'] = self.encoder.made_of
     return json.loads(json.dumps(told))
 
@@ -181,10 +201,15 @@ class Baselines:
     if method.endswith('_single'):
       return self._single(method.removesuffix('_single'))
     model = self._model(method)
-    test = evaluation.ranks(model, self.test.examples)
-    if self.cold is None:
-      return test, None
-    return test, evaluation.ranks(model, self.cold.examples)
+    both = []
+    for held_out in (self.test, self.cold):
+      if held_out is None:
+        return both[0], None
+      with progress.Progress(len(held_out), name=method, unit='users') as bar:
+        both.append(
+          evaluation.ranks(model, held_out.examples, progress=bar.advance_to)
+        )
+    return both[0], both[1]
 
   def _model(self, method: str) -> Any:
     config, data = self._config, self.data
@@ -193,6 +218,23 @@ class Baselines:
       return untrained.Popularity(events.count_items(data.num_items))
     if method == 'bm25':
       return untrained.BM25(data.titles, max_history=config.max_history)
+    if method == 'bm25_recency':
+      return untrained.BM25(
+        data.titles, max_history=_MAX_HISTORY, half_life=_HALF_LIFE
+      )
+    if method.startswith('item_knn'):
+      return self._item_knn(with_titles=method == 'item_knn_text')
+    if method == 'ease':
+      return item_knn.EASE(
+        *llm_rec_hybrid.flat(self._events(), data.num_items), data.num_items
+      )
+    if method.startswith('hybrid'):
+      return llm_rec_hybrid.fit(
+        config.hybrid,
+        data,
+        self._events(),
+        vectors=self.vectors if method == 'hybrid_lm' else None,
+      )
     if method in _KINDS:
       encode = self._encode if method == 'one_text' else None
       return untrained.TextCosine(
@@ -202,6 +244,21 @@ class Baselines:
     return self._trained(
       method, texts=next_item.whiten(self.vectors) if is_of_texts else None
     )
+
+  def _item_knn(self, *, with_titles: bool) -> item_knn.LinearModel:
+    size = self.data.num_items
+    users, items = llm_rec_hybrid.flat(self._events(), size)
+    similar = item_knn.likeness(
+      item_knn.cooccurrence(users, items, size, _WINDOW),
+      np.bincount(items, minlength=size),
+      _POWER,
+    )
+    near = None
+    if with_titles:  # An item's own score counts once, that of titles once.
+      words = untrained.BM25(self.data.titles)
+      near = item_knn.nearest(words.of_titles, size, hybrid.NUM_NEAREST)
+      near += sparse.identity(size, np.float32)
+    return item_knn.LinearModel(similar, near, half_life=_KNN_HALF_LIFE)
 
   def _events(self, only: str = '') -> SequenceEvents:
     """What training sees, of one domain or all."""
@@ -311,13 +368,13 @@ def _write(
   ranks: Ranks,
   cold: Ranks | None,
   made_of: dict[str, Any],
-  wall_s: float,
+  took: dict[str, float],
 ) -> None:
   """Writes METHOD.npz, then METHOD.json: the latter says that it is done."""
   arrays: dict[str, Any] = {**ranks, 'users': baselines.test.users}
   results: dict[str, Any] = {
     'made_of': made_of,
-    'wall_s': wall_s,
+    **took,
     'test': llm_rec_held_out.scores(ranks, baselines.test),
   }
   if cold is not None and baselines.cold is not None:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax import paths
+from antjax.ctr.llm_rec import hybrid
 from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
@@ -17,8 +18,13 @@ from antjax.mesh.paro import PaRO
 from antjax.metrics import rank_metrics
 from antjax.train.optimizer import OptimizerConfig
 
+# Seconds each, without a language model.
+CHEAP = (
+  *('popularity', 'bm25', 'bm25_recency', 'item_knn', 'item_knn_text', 'ease'),
+  'hybrid',
+)
 METHODS = (
-  *('popularity', 'bm25', 'last_title', 'mean_titles', 'one_text'),
+  *(*CHEAP, 'last_title', 'mean_titles', 'one_text', 'hybrid_lm'),
   *('sasrec', 'gru4rec', 'sasrec_single', 'gru4rec_single', 'sasrec_text'),
 )
 Start = Literal['pretrained', 'random']
@@ -58,6 +64,50 @@ class HeldOutConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HybridConfig:
+  """The hybrid of texts, item-kNN and popularity, see ctr/llm_rec/hybrid.py."""
+
+  parts: Annotated[
+    tuple[str, ...], 'Parts of the score; the others are left out.'
+  ] = hybrid.PARTS
+  num_examples: Annotated[
+    int, 'Validation examples that it is fitted to; 0: all.'
+  ] = 2000
+  num_negatives: Annotated[
+    int, "Items drawn of each target's domain, and a quarter more of any."
+  ] = 200
+  new_share: Annotated[
+    float, 'Share of them that stand in for items without events.'
+  ] = 0.1
+  loss_of_ndcg: Annotated[
+    float,
+    'Share of NDCG@10 of all validation examples that may be given up so that'
+    ' items without events rank higher.',
+  ] = 0.02
+  ridge: Annotated[float, 'Weight of the squares of its weights.'] = 1e-4
+  seed: Annotated[int, 'Seed of examples and draws.'] = 0
+
+  def __post_init__(self) -> None:
+    wrong = sorted({*self.parts} - {*hybrid.PARTS})
+    if wrong or not self.parts:
+      raise ValueError(
+        f'hybrid.parts={self.parts}: {wrong or "none"} cannot be used; there'
+        f' are {", ".join(hybrid.PARTS)}.'
+      )
+    if self.num_examples < 0 or self.num_negatives < 1 or self.ridge < 0:
+      raise ValueError(
+        f'hybrid.num_examples={self.num_examples} and hybrid.ridge='
+        f'{self.ridge} must not be negative, hybrid.num_negatives='
+        f'{self.num_negatives} must be at least 1.'
+      )
+    if not (0 <= self.new_share < 1 and 0 <= self.loss_of_ndcg < 1):
+      raise ValueError(
+        f'hybrid.new_share={self.new_share} and hybrid.loss_of_ndcg='
+        f'{self.loss_of_ndcg} must be at least 0 and below 1.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SequencesConfig(JobConfig):
   """What is learned from, and what is ranked."""
 
@@ -81,6 +131,7 @@ class SequencesConfig(JobConfig):
     int, 'Validation examples, drawn by seed; 0: all.'
   ] = 1000
   held_out: HeldOutConfig = HeldOutConfig()
+  hybrid: HybridConfig = HybridConfig()
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -219,6 +270,18 @@ class Config(LanguageConfig, SequencesConfig):
     Literal['pretrained', 'random'],
     "Where its weights begin; random: only its shape is the folder's.",
   ] = 'pretrained'
+  store: Annotated[
+    str,
+    'Folder of a store of titles, made if not there: a user is then the'
+    ' sequence of their stored titles, and all their histories one pass of the'
+    " layers above it. Then batch_size counts users' histories.",
+    paths.LOCKED,
+  ] = ''
+  num_low: Annotated[
+    int | None,
+    "With --store: layers below the cut, frozen; none: the store's, or all for"
+    ' a new one.',
+  ] = None
   published_marks: Annotated[
     bool, 'OPT without the token that its texts begin with, as in the paper.'
   ] = False
@@ -248,8 +311,12 @@ class Config(LanguageConfig, SequencesConfig):
   export: Annotated[bool, 'Write the folder for launch/recommend.py.'] = True
   baselines: Annotated[
     tuple[str, ...],
-    'Methods of launch/llm_rec_baselines.py to run too, or all.',
-  ] = ()
+    'Methods of launch/llm_rec_baselines.py to run too, or all. The default'
+    ' takes seconds; empty: none.',
+  ] = CHEAP
+  with_hybrid: Annotated[
+    bool, 'Fit a hybrid with the trained model as its part lm too.'
+  ] = True
   sweep: Annotated[
     bool, 'Compare settings, each in a run of its own, and train nothing else.'
   ] = False
@@ -282,9 +349,36 @@ class Config(LanguageConfig, SequencesConfig):
         ' vector.word_dim, or run launch/llm_rec_baselines.py for untrained'
         ' models.'
       )
+    self._check_store()
     wrong = sorted({*self.baselines} - {*METHODS, 'all'})
     if wrong:
       raise ValueError(
         f'baselines={self.baselines}: {", ".join(wrong)} unknown; use all, or'
         f' some of {", ".join(METHODS)}.'
       )
+
+  def _check_store(self) -> None:
+    """Refuses settings that a store cannot serve."""
+    if not self.store:
+      if self.num_low is not None:
+        raise ValueError(
+          f'num_low={self.num_low} cuts the layers of a store: give --store.'
+        )
+      return
+    problems = {
+      'loss.negatives=own: users of a row share their negatives; use shared or'
+      ' in_batch': self.loss.negatives == 'own',
+      'vector.pooling=first: the first place knows one title; use mean or'
+      ' last': self.vector.pooling == 'first',
+      'num_chunks: a title is one place, there is nothing to cut': (
+        self.num_chunks > 1
+      ),
+      'quantize: frozen layers are in the store': self.quantize != 'none',
+      'adapter: it was trained on tokens, not on titles': bool(self.adapter),
+      'start=random: a store keeps what pretrained layers make of titles': (
+        self.start == 'random'
+      ),
+    }
+    wrong = [text for text, is_so in problems.items() if is_so]
+    if wrong:
+      raise ValueError(f'store={self.store}: {"; ".join(wrong)}.')

@@ -3,10 +3,10 @@
 """A trained LLM-Rec in files, and back: what launch/recommend.py reads.
 
 The folder holds the language model as a Hugging Face folder (adapters merged)
-with its tokenizer, `head.npz` where there is one, `recommender.json`, and the
-catalog for any vector index: `item_vectors.npy` float32 [items, D] and
-`items.parquet` with key, domain and title of each row. Row 0 is the padding.
-The folder takes its name when all of it is written.
+with its tokenizer, `head.npz` and `hybrid.npz` where there are such,
+`recommender.json`, and the catalog for any vector index: `item_vectors.npy`
+float32 [items, D] and `items.parquet` with key, domain and title of each row.
+Row 0 is the padding. The folder takes its name when all of it is written.
 """
 
 import dataclasses
@@ -22,10 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax import paths
+from antjax.ctr.bahe.encode import Encoder
+from antjax.ctr.llm_rec import histories, hybrid
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
-from antjax.ctr.llm_rec.recommender import Limits, Recommender
+from antjax.ctr.llm_rec.recommender import (
+  Limits,
+  Recommender,
+  StoredRecommender,
+)
+from antjax.ctr.llm_rec.stored import StoredRec
 from antjax.ctr.texts import Marks
 from antjax.data.sequence_data import SequenceData
+from antjax.jobs.llm_rec import hybrid as llm_rec_hybrid
 from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.model import BuiltRecommender
 from antjax.layers.functional import params_of
@@ -33,7 +41,7 @@ from antjax.lm import lora, pretrained, pretrained_tokenizer
 
 FOLDER = 'export'
 ITEM_VECTORS, ITEMS = 'item_vectors.npy', 'items.parquet'
-_FILE, _HEAD = 'recommender.json', 'head.npz'
+_FILE, _HEAD, _HYBRID = 'recommender.json', 'head.npz', 'hybrid.npz'
 
 
 def write(
@@ -41,27 +49,33 @@ def write(
   config: Config,
   data: SequenceData,
   built: BuiltRecommender,
-  model: LLMRec,
+  model: LLMRec | StoredRec,
   item_vectors: np.ndarray,
+  mixed: tuple[hybrid.Hybrid, llm_rec_hybrid.Events] | None = None,
 ) -> pathlib.Path:
-  """Writes the folder in a run's, on process 0, from a whole model."""
+  """Writes the folder in a run's, on process 0, from a whole model.
+
+  `mixed` is a hybrid with the events that it counts.
+  """
   folder, staged = run_dir / FOLDER, run_dir / f'.{FOLDER}'
   shutil.rmtree(staged, ignore_errors=True)
-  merged = model.lm.trunk()
-  lora.merge(merged)
+  merged, is_stored = model.lm.trunk(), isinstance(model, StoredRec)
+  if hasattr(merged, 'layers'):  # A store may have all of them.
+    lora.merge(merged)
+  arrays = _flat(params_of(model.head))
+  arrays.pop('log_scale', None)  # No part of a vector.
+  if is_stored:  # The low half is as it was, the high half apart.
+    arrays |= _flat(params_of(merged), 'lm.')
+    merged = config.language_model().trunk()
   # There is no output layer: as if it were the embedding.
-  lm_config = dataclasses.replace(model.lm.config, tie_embeddings=True)
+  lm_config = dataclasses.replace(merged.config, tie_embeddings=True)
   pretrained.save_pretrained(staged, lm_config, params_of(merged))
   tokenizer = pretrained_tokenizer.load_tokenizer(config.model)
   tokenizer.save(str(staged / pretrained_tokenizer.FILE_NAME))
-  head = params_of(model.head)
-  if head:
-    arrays: dict[str, Any] = {
-      f'{part}.{name}': np.asarray(head[part][name])
-      for part in set(head) & {'projection', 'words'}
-      for name in head[part]
-    }
+  if arrays:
     np.savez(staged / _HEAD, **arrays)
+  if mixed is not None:
+    llm_rec_hybrid.save(staged / _HYBRID, *mixed)
   np.save(staged / ITEM_VECTORS, np.asarray(item_vectors, np.float32))
   table = pa.table(
     {
@@ -76,8 +90,11 @@ def write(
     'pooling': model.pooling,
     'vector': dataclasses.asdict(model.vector),
     'limits': Limits(
-      config.max_history, config.max_title_tokens, built.texts.max_tokens
+      config.max_history,
+      config.max_title_tokens,
+      built.max_tokens if is_stored else built.texts.max_tokens,
     )._asdict(),
+    'num_low': model.lm.num_low if is_stored else None,
     'domains': data.domain_names,
     'data': data.description['name'],
   }
@@ -115,31 +132,89 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
   if (folder / _HEAD).is_file():
     with np.load(folder / _HEAD) as arrays:
       for key in arrays.files:  # Older files hold a projection's names alone.
-        part, _, name = key.rpartition('.')
-        head.setdefault(part or 'projection', {})[name] = arrays[key]
+        *parts, name = key.split('.')
+        at = head
+        for part in parts or ['projection']:
+          at = at.setdefault(part, {})
+        at[name] = arrays[key]
   marks = Marks(
     tuple(content['marks']['leading']),
     tuple(content['marks']['trailing']),
     content['marks']['pooling'],
   )
-  model = LLMRec(
-    lm,
-    content['pooling'],
-    VectorConfig(**content['vector']),
-    rarity_V=np.ones(lm.config.vocab_size),  # The head is the file's.
-    rngs=nnx.Rngs(0),
-  )
-  nnx.update(model.head, head)
   table = pq.read_table(folder / ITEMS)
   titles = table['title'].to_pylist()
-  names = content['domains']
-  recommender = Recommender(
-    model,
-    pretrained_tokenizer.load_tokenizer(folder, lm.config.vocab_size),
-    marks,
-    Limits(**content['limits']),
-    titles,
-    np.load(folder / ITEM_VECTORS),
-  )
+  names, limits = content['domains'], Limits(**content['limits'])
+  tokenizer = pretrained_tokenizer.load_tokenizer(folder, lm.config.vocab_size)
+  vectors, num_low = np.load(folder / ITEM_VECTORS), content.get('num_low')
+  options: dict[str, Any] = {
+    'rarity_V': np.ones(lm.config.vocab_size),  # The head is the file's.
+    'rngs': nnx.Rngs(0),
+  }
+  vector = VectorConfig(**content['vector'])
+  recommender: Recommender
+  if num_low is None:
+    model = LLMRec(lm, content['pooling'], vector, **options)
+    nnx.update(model.head, head)
+    recommender = Recommender(model, tokenizer, marks, limits, titles, vectors)
+  else:
+    options['max_history'] = limits.max_history
+    high = StoredRec(lm, num_low, content['pooling'], vector, **options)
+    nnx.update(high.lm, head.pop('lm', {}))
+    nnx.update(high.head, head)
+    low = Encoder(lm, num_low=num_low, max_tokens=limits.max_tokens)
+    recommender = StoredRecommender(
+      high, low, tokenizer, limits, titles, vectors
+    )
   domains = ['' if d < 0 else names[d] for d in table['domain'].to_pylist()]
   return recommender, Catalogue(table['key'].to_pylist(), titles, domains)
+
+
+class _ByItem:
+  """A recommender as a model of item ids, see `evaluation`."""
+
+  def __init__(self, recommender: Recommender, titles: list[str]):
+    self._recommender, self._titles = recommender, titles
+
+  def item_vectors(self) -> np.ndarray:
+    return np.asarray(self._recommender.item_vectors)
+
+  def user_vectors(self, history_BL: np.ndarray) -> np.ndarray:
+    found = np.zeros((len(history_BL), self.item_vectors().shape[1]))
+    filled = history_BL.any(axis=1)
+    limit = self._recommender.limits.max_history
+    rows = histories.newest(history_BL[filled], limit)
+    users = [[self._titles[i] for i in row if i] for row in rows]
+    if users:
+      found[filled] = self._recommender.user_vectors(users)
+    return found.astype(np.float32)
+
+
+def read_hybrid(
+  folder: str | os.PathLike[str],
+  recommender: Recommender,
+  catalogue: Catalogue,
+) -> hybrid.Hybrid | None:
+  """The hybrid of a folder over a catalog that may have grown; None: none."""
+  path = paths.fetched(folder, 'folder') / _HYBRID
+  if not path.is_file():
+    return None
+  names = [*dict.fromkeys(name for name in catalogue.domains if name)]
+  domains = [names.index(name) if name else -1 for name in catalogue.domains]
+  return llm_rec_hybrid.load(
+    path,
+    catalogue.titles,
+    np.array(domains),
+    _ByItem(recommender, catalogue.titles),
+  )
+
+
+def _flat(params: Any, prefix: str = '') -> dict[str, np.ndarray]:
+  """Arrays of a tree by their names with dots."""
+  found: dict[str, np.ndarray] = {}
+  for name, value in params.items():
+    if isinstance(value, dict):
+      found |= _flat(value, f'{prefix}{name}.')
+    else:
+      found[f'{prefix}{name}'] = np.asarray(value)
+  return found

@@ -16,25 +16,26 @@ for launch/recommend.py the folder export. The same command resumes a stopped
 run.
 """
 
+from collections.abc import Callable
 import dataclasses
 import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr import tuning
 from antjax.ctr.llm_rec import evaluation
-from antjax.ctr.llm_rec.recommender import VectorEncoder
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
+from antjax.jobs.llm_rec import hybrid as llm_rec_hybrid
 from antjax.jobs.llm_rec import model as llm_rec_model
 from antjax.jobs.llm_rec import report as llm_rec_report
+from antjax.jobs.llm_rec import stored as llm_rec_stored
 from antjax.jobs.llm_rec import sweep as llm_rec_sweep
 from antjax.jobs.llm_rec.config import (
   BaselinesConfig,
@@ -42,7 +43,7 @@ from antjax.jobs.llm_rec.config import (
   METHODS,
   SequencesConfig,
 )
-from antjax.jobs.llm_rec.data import TrainingSequences
+from antjax.jobs.llm_rec.data import StoredSequences, TrainingSequences
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.mesh.gather import gather_bytes
 from antjax.metrics import rank_metrics
@@ -67,14 +68,9 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       ' micro-batches, so they cannot wait for each other in each; use group or'
       ' device.'
     )
-  sequences = TrainingSequences(config, job)
-  built = llm_rec_model.build(config, sequences.data)
-  sequences.make_inputs(built.texts)
+  sequences, built, activations = _prepared(config, job)
   num_steps = config.steps_for(len(sequences.source))
-  is_trained = tuning.trainable(config.tuning)
-  activations = llm_rec_model.activation_bytes(
-    config, built.model, sequences.inputs
-  )
+  is_trained = _trainable(config)
   trainer = trainer_lib.make_trainer(
     config,
     job,
@@ -105,9 +101,19 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     batch_fn=sequences.example if config.check_memory else None,
   )
   state = run.fit(trainer, state, sequences.training(), ranker.validate)
-  results = ranker.score(state, job)
   model = ranker.model(state)
-  if config.tuning == 'lora' and job.is_main:
+  results, arrays = ranker.score(model)
+  others, mixed = {}, None
+  events = llm_rec_hybrid.flat(sequences.events, sequences.data.num_items)
+  if config.with_hybrid:
+    mixed = llm_rec_hybrid.fit(
+      config.hybrid, sequences.data, sequences.events, model=model
+    )
+    others['hybrid_llm_rec'], of_hybrid = ranker.score(mixed)
+    arrays |= {f'hybrid_{name}': x for name, x in of_hybrid.items()}
+  if job.is_main:  # Differences between models are paired by examples.
+    np.savez(job.run_dir / 'ranks.npz', **arrays)
+  if config.tuning == 'lora' and job.is_main and not config.store:
     tuning.save_adapter(job.run_dir / 'adapter', model.model, config.model)
   if config.export and job.is_main:
     llm_rec_export.write(
@@ -117,8 +123,10 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       built,
       model.model,
       model.item_vectors(),
+      None if mixed is None else (mixed, events),
     )
-  others = run_baselines(config, job) if config.baselines else {}
+  if config.baselines:
+    others = run_baselines(config, job) | others
   if job.is_main:
     llm_rec_report.write(
       config,
@@ -133,6 +141,37 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       num_steps=num_steps,
     )
   return results
+
+
+def _prepared(
+  config: Config, job: job_lib.Job
+) -> tuple[TrainingSequences, llm_rec_model.BuiltRecommender, int]:
+  """Data, model, and the bytes of activations."""
+  if config.store:
+    sequences = StoredSequences(config, job)
+    built = llm_rec_stored.build(config, job, sequences.data)
+    inputs = sequences.make_stored_inputs(*built.stored)
+    return (
+      sequences,
+      built,
+      llm_rec_stored.activation_bytes(config, built.model, inputs),
+    )
+  texts = TrainingSequences(config, job)
+  built = llm_rec_model.build(config, texts.data)
+  inputs = texts.make_inputs(built.texts)
+  return (
+    texts,
+    built,
+    llm_rec_model.activation_bytes(config, built.model, inputs),
+  )
+
+
+def _trainable(config: Config) -> Callable[[str], bool]:
+  """Whether a leaf is trained, by name."""
+  is_trained, words = tuning.trainable(config.tuning), config.vector.train_words
+  return lambda name: (
+    is_trained(name) and (words or not name.startswith('head.words.'))
+  )
 
 
 def run_baselines(config: Config, job: job_lib.Job) -> dict[str, Any]:
@@ -169,7 +208,7 @@ class Ranker:
   ):
     self._config, self._trainer = config, trainer
     self._data, self._built = sequences.data, built
-    self._model: VectorEncoder | None = None
+    self._model: Any = None
     self._step = -1  # Of the state that it holds.
     self._validation, _ = llm_rec_held_out.held_out(
       self._data,
@@ -180,7 +219,7 @@ class Ranker:
     )
     self.speed: dict[str, float] = {}
 
-  def model(self, state: TrainState) -> VectorEncoder:
+  def model(self, state: TrainState) -> Any:
     """The model of a state with the vectors of all items.
 
     Those of the last state asked for are kept.
@@ -192,12 +231,7 @@ class Ranker:
     )
     trained = self._built.merge(params)
     if self._model is None:
-      self._model = VectorEncoder(
-        trained,
-        self._built.texts,
-        max_history=self._config.max_history,
-        compute_dtype=jnp.dtype(self._config.compute_dtype),
-      )
+      self._model = self._built.encoder(trained, self._config)
     else:
       self._model.hold(trained)
     start, encoder = time.perf_counter(), self._model
@@ -210,7 +244,7 @@ class Ranker:
 
   def validate(self, state: TrainState) -> dict[str, float]:
     """Scores among drawn items, named 'validation_ndcg@10' and so on."""
-    ranks = self._ranks(state, self._validation, with_full=False)
+    ranks = self._ranks(self.model(state), self._validation, with_full=False)
     parts = rank_metrics.scores(
       ranks[evaluation.SAMPLED], self._validation.parts
     )
@@ -221,24 +255,22 @@ class Ranker:
     }
 
   def _ranks(
-    self, state: TrainState, held_out: HeldOut, *, with_full: bool = True
+    self, model: Any, held_out: HeldOut, *, with_full: bool = True
   ) -> dict[str, np.ndarray]:
-    model = self.model(state)
     start, size = time.perf_counter(), len(held_out)
     mine = held_out.examples.take(_share(size))
     found = evaluation.ranks(model, mine, with_full=with_full)
     whole = {kind: _gathered(ranks, size) for kind, ranks in found.items()}
-    self.speed['ranked users/s'] = size / (time.perf_counter() - start)
+    if model is self._model:
+      self.speed['ranked users/s'] = size / (time.perf_counter() - start)
     return whole
 
-  def score(self, state: TrainState, job: job_lib.Job) -> dict[str, Any]:
+  def score(self, model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Scores of the test examples, and of those of cold items.
 
-    Ranks go to ranks.npz in the run folder: differences between models are
-    paired by examples.
-
     Returns:
-      {'test' or 'cold': {'sampled' or 'full': {part: {metric: value}}}}.
+      {'test' or 'cold': {'sampled' or 'full': {part: {metric: value}}}}, and
+      the ranks by name.
     """
     found: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
@@ -248,13 +280,11 @@ class Ranker:
     for name, examples in zip(('test', 'cold'), held_out, strict=True):
       if examples is None:
         continue
-      ranks = self._ranks(state, examples)
+      ranks = self._ranks(model, examples)
       found[name] = llm_rec_held_out.scores(ranks, examples)
       arrays |= {f'{name}_{kind}': values for kind, values in ranks.items()}
       arrays[f'{name}_users'] = examples.users
-    if job.is_main:
-      np.savez(job.run_dir / 'ranks.npz', **arrays)
-    return found
+    return found, arrays
 
 
 def _share(size: int) -> np.ndarray:

@@ -15,6 +15,8 @@ from antjax.ctr import tuning
 from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
+from antjax.ctr.llm_rec.recommender import VectorEncoder
+from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec
 from antjax.ctr.llm_rec.texts import marks_of, Titles
 from antjax.ctr.texts import TextMaker
 from antjax.data import output_folder
@@ -34,11 +36,26 @@ PyTree = Any
 class BuiltRecommender:
   """A model and where its parameters begin."""
 
-  model: LLMRec
-  merge: Callable[[PyTree], LLMRec]  # Parameters -> the model with them.
+  model: LLMRec | StoredRec
+  merge: Callable[[PyTree], Any]  # Parameters -> the model with them.
   params: PyTree  # numpy arrays.
   texts: TextMaker  # Tokenized titles of the data.
   made_of: Mapping[str, Any]  # Fingerprints, for `run_identity`.
+  # With --store: rows of the titles, their tokens; longest text of a row.
+  stored: tuple[np.ndarray, np.ndarray] | None = None
+  max_tokens: int = 0
+
+  def encoder(
+    self, model: Any, config: Config
+  ) -> VectorEncoder | StoredEncoder:
+    """What makes vectors outside of training."""
+    options: dict[str, Any] = {
+      'max_history': config.max_history,
+      'compute_dtype': jnp.dtype(config.compute_dtype),
+    }
+    if self.stored is not None:
+      return StoredEncoder(model, *self.stored, **options)
+    return VectorEncoder(model, self.texts, **options)
 
 
 def build(config: Config, data: SequenceData) -> BuiltRecommender:
@@ -65,10 +82,23 @@ def build(config: Config, data: SequenceData) -> BuiltRecommender:
   if config.tuning == 'lora':
     tuning.add_lora(model, rngs=rngs, **config.lora())
   merge, params = functional.split(model)
-  words = None  # As in runs of before.
-  if has_words or vector.half_life:
+  return BuiltRecommender(
+    model,
+    merge,
+    jax.tree.map(np.asarray, params),
+    texts,
+    made_of(config, data, model),
+  )
+
+
+def made_of(
+  config: Config, data: SequenceData, model: LLMRec | StoredRec
+) -> dict[str, Any]:
+  """Fingerprints of what a run's state goes with."""
+  words, vector = None, config.vector  # As in runs of before.
+  if vector.word_dim or vector.half_life:
     words = [vector.half_life, vector.word_dim, vector.word_weight]
-  made_of = {
+  return {
     'data set': run_identity.of_data(data.description),
     'split of the data': config.split,
     'training users': [config.train_users, config.train_users_seed],
@@ -78,9 +108,6 @@ def build(config: Config, data: SequenceData) -> BuiltRecommender:
     'pooling': model.pooling,
     'words of vectors': words,
   }
-  return BuiltRecommender(
-    model, merge, jax.tree.map(np.asarray, params), texts, made_of
-  )
 
 
 def text_maker(
@@ -120,8 +147,7 @@ def activation_bytes(
   dtype = jnp.dtype(config.compute_dtype)
   if config.tuning == 'none' and not config.vector.has_head:
     return 0
-  # No output layer: no logits.
-  lm_config = dataclasses.replace(model.lm.config, vocab_size=0)
+  lm_config = without_output(model.lm.config, model.lm.config.num_layers)
   if config.tuning == 'none':  # The head alone has a backward pass.
     lm_config = dataclasses.replace(lm_config, num_layers=1, remat='layer')
   shape = inputs.shapes[-1]
@@ -132,3 +158,8 @@ def activation_bytes(
   width = model.lm.config.embed_dim + model.vector.word_dim
   outputs = packing.num_slots(shape) * width * dtype.itemsize
   return of_lanes + 2 * outputs
+
+
+def without_output(config: LMConfig, num_layers: int) -> LMConfig:
+  """Of so many layers without an output layer: no logits."""
+  return dataclasses.replace(config, vocab_size=0, num_layers=num_layers)

@@ -7,9 +7,13 @@
 
 prints the best items, and how long it took; titles are given oldest first and
 need not be of the catalog. Without --history each line of stdin is a history:
-titles with tabs between them. --json prints a JSON line a history.
+titles with tabs between them. --items=new.csv adds items that have a title and
+no event. Where the run fitted a hybrid, it ranks the items, and each has what
+the parts of the score add, less their mean over all items. --json prints a JSON
+line a history.
 """
 
+import csv
 import dataclasses
 import json
 import statistics
@@ -18,9 +22,11 @@ import time
 from typing import Annotated, Any
 
 from absl import flags
+import numpy as np
 import rich.table
 
 from antjax import paths
+from antjax.ctr.llm_rec import untrained
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.report import terminal
 
@@ -32,7 +38,15 @@ class Config:
   folder: Annotated[
     str, 'Folder export of a run of launch/train_llm_rec.', paths.URL
   ] = 'runs/llm_rec/export'
-  num: Annotated[int, 'Items to recommend.'] = 10
+  num: Annotated[int, 'Items to recommend.'] = 20
+  items: Annotated[
+    str,
+    'CSV of new items: a column title, perhaps domain and key. Empty: none.',
+    paths.URL,
+  ] = ''
+  with_hybrid: Annotated[
+    bool, "Rank by the run's hybrid if it has one, not by its model alone."
+  ] = True
   repeats: Annotated[
     int, 'Times that the first history is timed, when all is compiled.'
   ] = 20
@@ -47,13 +61,107 @@ class Config:
 
 def _show(history: list[str], rows: list[dict[str, Any]]) -> None:
   table = rich.table.Table(title=f'After {history[-1]!r}')
-  for name in ('score', 'domain', 'title', 'key'):
+  names = ['score', 'domain', 'title', 'nearest', 'key']
+  if 'parts' in rows[0]:
+    names.append('parts')
+  for name in names:
     table.add_column(name, justify='right' if name == 'score' else 'left')
   for row in rows:
-    table.add_row(
-      f'{row["score"]:.3f}', row['domain'], row['title'], row['key']
-    )
+    cells = {**row, 'score': f'{row["score"]:.3f}'}
+    if 'parts' in row:
+      parts = sorted(row['parts'].items(), key=lambda part: -abs(part[1]))
+      cells['parts'] = ', '.join(f'{name} {x:+.1f}' for name, x in parts)
+    table.add_row(*(cells[name] for name in names))
   terminal.show(table)
+
+
+def _new_items(path: str) -> list[dict[str, str]]:
+  """Rows of a CSV file with title, domain and key."""
+  file = paths.fetched(path, 'items')
+  with open(file, encoding='utf-8', newline='') as lines:
+    rows = list(csv.DictReader(lines))
+  for number, row in enumerate(rows, 2):
+    if not (row.get('title') or '').strip():
+      raise ValueError(
+        f'{path}, line {number}: no title; needed are a column title with one'
+        ' in each line, and perhaps columns domain and key.'
+      )
+  return rows
+
+
+class _Ranker:
+  """Ranks by the hybrid of a folder, or by its model."""
+
+  def __init__(self, config: Config, histories: list[list[str]]):
+    self._recommender, self.catalogue = llm_rec_export.read(config.folder)
+    new = _new_items(config.items) if config.items else []
+    self._add(
+      [row['title'] for row in new],
+      [row.get('domain') or '' for row in new],
+      [row.get('key') or row['title'] for row in new],
+    )
+    num_items, self._hybrid = len(self.catalogue.titles), None
+    self._by_title: dict[str, list[int]] = {}
+    if config.with_hybrid:
+      # Titles of histories that are no items' count by their texts.
+      known = {*self.catalogue.titles}
+      given = dict.fromkeys(t for titles in histories for t in titles)
+      other = [title for title in given if title not in known]
+      self._add(other, [''] * len(other), other)
+      self._hybrid = llm_rec_export.read_hybrid(
+        config.folder, self._recommender, self.catalogue
+      )
+    self._is_item = np.arange(len(self.catalogue.titles)) < num_items
+    self._is_item[0] = False
+    for item, title in enumerate(self.catalogue.titles):
+      self._by_title.setdefault(title, []).append(item)
+
+  def _add(
+    self, titles: list[str], domains: list[str], keys: list[str]
+  ) -> None:
+    if titles:
+      self._recommender.add(titles)
+      self.catalogue.titles.extend(titles)
+      self.catalogue.domains.extend(domains)
+      self.catalogue.keys.extend(keys)
+
+  def __call__(self, history: list[str], num: int) -> list[dict[str, Any]]:
+    """The best items, best first."""
+    vectors = np.asarray(self._recommender.item_vectors)
+    if self._hybrid is None:
+      (found,) = self._recommender([history], num)
+      best = [(item, score, None) for item, score in found]
+    else:
+      ids = [self._by_title[title][0] for title in history]
+      parts = {
+        name: x[0] - x[0, self._is_item].mean()
+        for name, x in self._hybrid.by_part(np.array([ids])).items()
+      }
+      scores = np.where(self._is_item, sum(parts.values()), -np.inf)
+      scores[[i for title in history for i in self._by_title[title]]] = -np.inf
+      best = [
+        (
+          i,
+          scores[i],
+          {name: round(float(x[i]), 3) for name, x in parts.items()},
+        )
+        for i in np.argsort(-scores)[:num].tolist()
+        if scores[i] > -np.inf
+      ]
+    mine = untrained.unit(
+      self._recommender.user_vectors([[title] for title in history])
+    )
+    return [
+      {
+        'key': self.catalogue.keys[item],
+        'title': self.catalogue.titles[item],
+        'domain': self.catalogue.domains[item],
+        'score': round(float(score), 4),
+        'nearest': history[int(np.argmax(mine @ vectors[item]))],
+        **({} if of_parts is None else {'parts': of_parts}),
+      }
+      for item, score, of_parts in best
+    ]
 
 
 def define_flags() -> None:
@@ -64,7 +172,6 @@ def define_flags() -> None:
 
 
 def main(config: Config) -> None:
-  recommender, catalogue = llm_rec_export.read(config.folder)
   given = list(flags.FLAGS.history)  # Titles have commas: no list flag.
   histories = [given] if given else []
   if not histories:
@@ -72,17 +179,9 @@ def main(config: Config) -> None:
     histories = [line.split('\t') for line in lines if line]
   if not histories:
     raise ValueError('no history: give --history, or lines of titles on stdin.')
+  ranker = _Ranker(config, histories)
   for history in histories:
-    (found,) = recommender([history], config.num)
-    rows = [
-      {
-        'key': catalogue.keys[item],
-        'title': catalogue.titles[item],
-        'domain': catalogue.domains[item],
-        'score': round(score, 4),
-      }
-      for item, score in found
-    ]
+    rows = ranker(history, config.num)
     if config.json:
       print(json.dumps({'history': history, 'items': rows}), flush=True)
     else:
@@ -90,7 +189,7 @@ def main(config: Config) -> None:
   times_ms = []
   for _ in range(config.repeats):  # All is compiled.
     start = time.perf_counter()
-    recommender(histories[:1], config.num)
+    ranker(histories[0], config.num)
     times_ms.append(1e3 * (time.perf_counter() - start))
   times_ms.sort()
   last = times_ms[min(len(times_ms) - 1, int(0.95 * len(times_ms)))]

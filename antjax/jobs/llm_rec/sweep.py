@@ -61,6 +61,7 @@ class SweepRun:
       vector=vector,
       sweep=False,
       baselines=(),
+      with_hybrid=False,
       export=False,
     )
 

@@ -10,8 +10,11 @@ from typing import Annotated, Any, Literal
 from antjax import paths
 from antjax.data import output_folder
 from antjax.jobs.training_config import ExamplesConfig
-from antjax.lm import generate, transformer
+from antjax.lm import generate, pretrained, transformer
 from antjax.train.optimizer import OptimizerConfig
+
+# Fields of a model's config that change no output.
+_HOW_TO_COMPUTE = ('remat', 'attention', 'layers_per_step')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,13 @@ class Config(ExamplesConfig):
     'Run folder whose newest parameters to start from (fine-tuning). Prepare'
     " the texts with that run's tokenizer.json.",
     paths.CHECKPOINT_URL,
+  ] = ''
+  pretrained: Annotated[
+    str,
+    'Model to train on: Hugging Face folder or GGUF file, or hf://org/name. Its'
+    " shape is taken in place of --model's. Prepare the texts with its"
+    ' tokenizer.json.',
+    paths.MODEL_URL,
   ] = ''
   train_on: Annotated[
     str,
@@ -73,6 +83,11 @@ class Config(ExamplesConfig):
       raise ValueError(
         f'peak_tflops={self.peak_tflops} must be positive, or 0 to measure it.'
       )
+    if self.pretrained and self.init_from:
+      raise ValueError(
+        f'pretrained={self.pretrained} and init_from={self.init_from}: a run'
+        ' begins with one model; give one of them.'
+      )
     try:
       re.compile(self.train_on)
     except re.error as error:
@@ -82,6 +97,36 @@ class Config(ExamplesConfig):
 
   def check_inputs(self) -> None:
     self.description()
+
+  def model_config(self) -> transformer.Config:
+    """The model's config: of --model, or of --pretrained and how to compute it.
+
+    Raises:
+      ValueError: A flag says otherwise than the pretrained model, or that is no
+        causal one.
+    """
+    if not self.pretrained:
+      return self.model
+    found = pretrained.read_config(self.pretrained)
+    if not found.causal:
+      raise ValueError(
+        f'pretrained={self.pretrained} is an encoder, and this job trains'
+        ' models that write; give a causal one.'
+      )
+    names = [field.name for field in dataclasses.fields(found)]
+    given = {name: getattr(self.model, name) for name in names}
+    how = {name: given.pop(name) for name in _HOW_TO_COMPUTE}
+    wrong = [
+      f'model.{name}={value!r} (it has {getattr(found, name)!r})'
+      for name, value in given.items()
+      if value not in (getattr(found, name), getattr(Config.model, name))
+    ]
+    if wrong:
+      raise ValueError(
+        f'pretrained={self.pretrained} has a shape of its own; leave out'
+        f' {", ".join(wrong)}.'
+      )
+    return dataclasses.replace(found, **how)
 
   def description(self) -> dict[str, Any]:
     """Content of the data folder's dataset.json.

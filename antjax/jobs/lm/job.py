@@ -33,7 +33,7 @@ from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.lm import report as lm_report
 from antjax.jobs.lm.config import Config
 from antjax.layers.functional import Functional
-from antjax.lm import generate, transformer
+from antjax.lm import generate, hub, pretrained, transformer
 from antjax.lm import tokenizer as tokenizer_lib
 from antjax.lm.transformer import Transformer
 from antjax.metrics import means as metrics
@@ -55,7 +55,8 @@ def train(config: Config, job: job_lib.Job) -> dict[str, float]:
   texts = LMTexts(config, job)
   model = texts.model
   check_samples(config, texts)
-  _check_init_from(config, job, texts)
+  if not checkpoint.latest_step(job.run_dir / paths.CHECKPOINTS):
+    check_tokenizer(config, texts)
   run = run_lib.Run(
     'lm',
     config,
@@ -128,7 +129,13 @@ def train(config: Config, job: job_lib.Job) -> dict[str, float]:
       peak_name,
     )
 
-  state = trainer.init(lm.init, seed=config.seed)
+  params: Any = lm.init
+  if config.pretrained and not run.start:
+    host = jax.local_devices(backend='cpu')[0]
+    _, params = pretrained.load_pretrained(
+      config.pretrained, shardings=jax.sharding.SingleDeviceSharding(host)
+    )
+  state = trainer.init(params, seed=config.seed)
   if config.init_from and not run.start:
     folder = paths.fetched(config.init_from) / paths.CHECKPOINTS
     state = warm_start.warm_start(trainer, state, folder)
@@ -176,15 +183,13 @@ class LMTexts:
     self.description = config.description()
     self.tokenizer_file = folder / tokenizer_lib.FILE_NAME
     self.tokenizer = tokenizer_lib.load(self.tokenizer_file)
-    size = self.tokenizer.vocab_size
-    if 0 < config.model.vocab_size < size:
+    size, model = self.tokenizer.vocab_size, config.model_config()
+    if 0 < model.vocab_size < size:
       raise ValueError(
-        f'model.vocab_size={config.model.vocab_size}, but the tokenizer of'
+        f'model.vocab_size={model.vocab_size}, but the tokenizer of'
         f' {config.data} has {size} tokens; set it to 0 or higher.'
       )
-    self.model = dataclasses.replace(
-      config.model, vocab_size=config.model.vocab_size or size
-    )
+    self.model = dataclasses.replace(model, vocab_size=model.vocab_size or size)
     self.model.check_length(config.seq_len)
     self._train, self._validation = (
       text.PackedSource(
@@ -336,23 +341,25 @@ def check_samples(config: Config, texts: LMTexts) -> None:
     )
 
 
-def _check_init_from(config: Config, job: job_lib.Job, texts: LMTexts) -> None:
-  """Refuses to start from a run with another tokenizer."""
-  if not config.init_from or checkpoint.latest_step(
-    job.run_dir / paths.CHECKPOINTS
-  ):
+def check_tokenizer(config: Config, texts: LMTexts) -> None:
+  """Refuses to start from a model with another tokenizer."""
+  name = 'pretrained' if config.pretrained else 'init_from'
+  if not (start := getattr(config, name)):
     return
-  theirs = (
-    paths.fetched(config.init_from, 'init_from') / tokenizer_lib.FILE_NAME
-  )
+  local = hub.local(start) if config.pretrained else paths.fetched(start, name)
+  theirs = local / tokenizer_lib.FILE_NAME
   if not theirs.is_file():
     raise FileNotFoundError(
-      f'init_from={config.init_from} is no run folder of train_lm: it has no'
-      f' {tokenizer_lib.FILE_NAME}.'
+      f'{name}={start}: it has no {tokenizer_lib.FILE_NAME}; give'
+      + (' a model with one.' if config.pretrained else ' a run of train_lm.')
     )
-  own = tokenizer_lib.fingerprint(texts.tokenizer_file)
-  if tokenizer_lib.fingerprint(theirs) != own:
+  # Prepared texts keep a tokenizer as this version writes it.
+  own = {
+    tokenizer_lib.fingerprint(texts.tokenizer_file),
+    texts.description['config'].get('tokenizer'),
+  }
+  if tokenizer_lib.fingerprint(theirs) not in own:
     raise ValueError(
-      f'init_from={config.init_from} has another tokenizer than'
-      f' {config.data}; prepare the texts with --tokenizer={theirs}.'
+      f'{name}={start} has another tokenizer than {config.data}; prepare the'
+      f' texts with --tokenizer={theirs}.'
     )

@@ -11,11 +11,11 @@ import time
 import numpy as np
 import pytest
 
-from antjax.ctr.bahe.store import BehaviorStore, CHUNK_ROWS, StoreWriter
+from antjax.ctr.bahe.store import BehaviorStore, StoreWriter
 from tests.ctr.bahe import store_test
 
 _ROOT = pathlib.Path(__file__).parents[3]
-NUM_WRITERS, NUM_CHUNKS = 3, 60
+NUM_WRITERS, NUM_CHUNKS, CHUNK_ROWS = 3, 60, 1024
 FIRST = 500  # Rows that were there before; no whole chunk.
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]

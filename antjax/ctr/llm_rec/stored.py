@@ -1,0 +1,304 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""LLM-Rec over a store of titles: all prefixes of a user in one pass.
+
+Titles are atomic behaviors (`antjax.ctr.bahe`): b_i is title i's row of a
+store, the mean of its tokens' outputs of the k low layers, which are frozen. A
+user is the sequence of their titles, over which the L - k high layers run once,
+causally:
+
+  h_1, h_2, ..., h_n = LM_high(b_1, b_2, ..., b_n)
+  s(u_t, i) = v(h_1, ..., h_t) . v(LM_high(b_i))
+
+so that the user after every title, u_1 to u_n, costs one pass and not n. v is
+that of `model`: the mean of the outputs or the last one, a linear map, words,
+length 1. Only that `half_life` counts titles here. Words of a title are the sum
+over its tokens, and a user's the sum over their titles.
+
+An item is a sequence of one: its vector takes the high layers alone.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, Literal
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from antjax.ctr.llm_rec import histories, losses
+from antjax.ctr.llm_rec.losses import LossConfig
+from antjax.ctr.llm_rec.model import VectorConfig, VectorHead
+from antjax.embedding.lookup import take_rows
+from antjax.layers import functional
+from antjax.lm import positions
+from antjax.lm.split import HighEncoder
+from antjax.lm.transformer import Transformer
+
+# Shape suffixes: U = distinct titles, T = tokens of a title, R = rows, W =
+# places of a row, X = width of a stored row, D = width of a vector, B = users,
+# N = items with the padding.
+
+Batch = Mapping[str, Any]
+_ITEMS, _USERS = 1024, 64  # Encoded at once.
+_LEAST = 256  # Titles of users at once; others are powers of 2 above.
+# (rows [U, X], tokens int32 [U, T], -1 behind the last one).
+Titles = tuple[jax.Array, jax.Array]
+
+
+class StoredRec(nnx.Module):
+  """The model.
+
+  Attributes:
+    lm: The high half.
+    head: What is trained besides.
+    pooling: 'mean', or 'last' place.
+    vector: Vector options; their own pooling is not read.
+    loss_config: Configuration of the loss.
+  """
+
+  def __init__(
+    self,
+    lm: Transformer,
+    num_low: int,
+    pooling: Literal['mean', 'last'],
+    vector: VectorConfig | None = None,
+    loss_config: LossConfig | None = None,
+    *,
+    max_history: int,
+    rarity_V: Any = None,
+    rngs: nnx.Rngs,
+  ):
+    """Copies a language model's high half, and makes the head.
+
+    Args:
+      lm: The whole language model.
+      num_low: k, layers below the cut.
+      pooling: How a user's outputs are pooled.
+      vector: Vector options; None: the published ones.
+      loss_config: Configuration of the loss; None: the published one's.
+      max_history: Longest sequence of titles.
+      rarity_V: Rarity of each token, [V], for `vector.word_dim`.
+      rngs: Source of the head's random numbers.
+    """
+    config = dataclasses.replace(lm.config, causal=True)
+    has_places = config.positions == 'learned' and num_low < config.num_layers
+    self.lm = HighEncoder(
+      Transformer.of(config, functional.params_of(lm)),
+      num_low,
+      max_history if has_places else 0,
+    )
+    self.pooling, self.vector = pooling, vector or VectorConfig()
+    self.loss_config = loss_config or LossConfig()
+    self.head = VectorHead(
+      config.embed_dim, self.vector, self.loss_config, rarity_V, rngs
+    )
+
+  @property
+  def dim(self) -> int:
+    """D."""
+    own = self.vector.projection_dim or self.lm.config.embed_dim
+    return own + self.vector.word_dim
+
+  def items(self, titles: Titles) -> jax.Array:
+    """Vectors of titles, fp32 [U, D]."""
+    outputs_U1X = self.lm(self._cast(titles[0])[:, None])
+    return self._finish(outputs_U1X[:, 0], *self._sums(titles))
+
+  def users(
+    self, titles: Titles, places_RW: jax.Array, segments_RW: jax.Array
+  ) -> jax.Array:
+    """Vectors of users after each title, fp32 [R, W, D].
+
+    Args:
+      titles: Distinct titles.
+      places_RW: int32, the title at each place; users follow one another.
+      segments_RW: int32, a number for each user of a row; 0: nobody, and what
+        comes out there means nothing.
+    """
+    order_RW = positions.document_positions(places_RW, segments_RW)
+    if self.lm.max_behaviors:  # A run of padding may be longer.
+      order_RW = jnp.minimum(order_RW, self.lm.max_behaviors - 1)
+    rows_RWX = self._cast(take_rows(titles[0], places_RW))
+    outputs_RWX = self.lm(rows_RWX, segments_RW, order_RW)
+    mixed_RWW = _weights(segments_RW, self.vector.half_life)
+    if self.pooling == 'mean':
+      outputs_RWX = mixed_RWW @ outputs_RWX.astype(jnp.float32)
+    sums = (
+      None if x is None else mixed_RWW @ take_rows(x, places_RW)
+      for x in self._sums(titles)
+    )
+    return self._finish(outputs_RWX, *sums)
+
+  def _cast(self, rows: jax.Array) -> jax.Array:
+    """Stored rows in the dtype to compute in."""
+    leaves = jax.tree.leaves(nnx.state(self.lm))
+    return rows.astype(leaves[0].dtype if leaves else jnp.float32)
+
+  def _sums(self, titles: Titles) -> tuple[jax.Array | None, jax.Array | None]:
+    """Sums over titles' tokens of their words and vectors, fp32 [U, ...]."""
+    tokens_UT, vector = titles[1], self.vector
+
+    def summed(table_VD: jax.Array) -> jax.Array:
+      rows_UTD = take_rows(table_VD, jnp.maximum(tokens_UT, 0))
+      is_there_UT1 = tokens_UT[..., None] >= 0
+      return jnp.where(is_there_UT1, rows_UTD.astype(jnp.float32), 0).sum(1)
+
+    return (
+      summed(self.head.words.embedding[...]) if vector.word_dim else None,
+      summed(self.head.tokens[...]) if vector.token_vectors else None,
+    )
+
+  def _finish(self, outputs, words, tokens) -> jax.Array:
+    """Vectors fp32 [..., D] of pooled outputs, and sums over tokens."""
+    found = outputs.astype(jnp.float32)
+    if self.vector.projection_dim:
+      projection = self.head.projection
+      found = projection(found.astype(projection.kernel.dtype))
+    found = found.astype(jnp.float32)
+    return self.vector.joined(
+      found if tokens is None else found + tokens, words
+    )
+
+  def loss(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """(losses [R W], weights [R W]) of a part of `StoredInputs`."""
+    titles = batch['rows'], batch['tokens']
+    users_RWD = self.users(titles, batch['places'], batch['segments'])
+    is_learned = self.loss_config.learn_temperature
+    log_scale = self.head.log_scale[...] if is_learned else None
+    losses_B = losses.losses(
+      self.loss_config,
+      users_RWD.reshape(-1, self.dim),
+      self.items(titles),
+      losses.scale(self.loss_config, log_scale),
+      batch,
+    )
+    return losses_B, batch['weight']
+
+
+def _weights(segments_RW: jax.Array, half_life: float) -> jax.Array:
+  """What each place of a row counts at each, fp32 [R, W, W]; rows sum to 1."""
+  place_W = jnp.arange(segments_RW.shape[1])
+  distance_1WW = (place_W[:, None] - place_W[None])[None]
+  is_mine = segments_RW[:, :, None] == segments_RW[:, None]
+  weight_1WW = jnp.ones(distance_1WW.shape, jnp.float32)
+  if half_life:
+    weight_1WW = 2.0 ** (-jnp.maximum(distance_1WW, 0) / half_life)
+  weight_RWW = jnp.where(is_mine & (distance_1WW >= 0), weight_1WW, 0)
+  return weight_RWW / weight_RWW.sum(axis=2, keepdims=True)
+
+
+class StoredEncoder:
+  """Vectors of items and users outside of training, for `evaluation`.
+
+  Attributes:
+    model: As it was given.
+  """
+
+  def __init__(
+    self,
+    model: StoredRec,
+    rows_NX: np.ndarray,
+    tokens_NT: np.ndarray,
+    *,
+    max_history: int,
+    compute_dtype: Any = np.float32,
+  ):
+    """Puts the model on a device; compiles nothing yet.
+
+    Args:
+      model: The model, whole.
+      rows_NX: Rows of the store.
+      tokens_NT: int32, tokens of titles, -1 behind the last one.
+      max_history: Newest items of a history that are read.
+      compute_dtype: Dtype of the parameter copy used to compute.
+    """
+    self._rows_NX, self._tokens_NT = rows_NX, tokens_NT
+    self._max_history, self._dtype = max_history, compute_dtype
+    self.hold(model)
+
+  def hold(self, model: StoredRec) -> None:
+    """Takes the model of another step; nothing is compiled again."""
+    self._cast = jax.device_put(functional.cast(model, self._dtype))
+    self.model = model
+    self._items: np.ndarray | None = None
+
+  def items(self, ids: np.ndarray) -> np.ndarray:
+    """float32 [R, D] of items, int [R]; zeros for item 0, the padding."""
+    found = np.zeros((len(ids), self.model.dim), np.float32)
+    for start in range(0, len(ids), _ITEMS):
+      mine = np.asarray(ids[start : start + _ITEMS])
+      vectors = _item_vectors(self._cast, self._titles(mine, _ITEMS))
+      vectors = np.asarray(vectors)[: len(mine)]
+      found[start : start + len(mine)] = np.where(mine[:, None], vectors, 0)
+    return found
+
+  def item_vectors(self) -> np.ndarray:
+    """float32 [N, D] of all items, for `evaluation.ranks`."""
+    if self._items is None:
+      self._items = self.items(np.arange(len(self._rows_NX)))
+    return self._items
+
+  def hold_items(self, vectors: np.ndarray) -> None:
+    """Takes the vectors of all items, which processes have made together."""
+    self._items = vectors
+
+  def user_vectors(self, history: np.ndarray) -> np.ndarray:
+    """float32 [B, D] of users by what they have had; zeros for nothing.
+
+    Args:
+      history: int [B, L], oldest first, 0 behind the newest.
+    """
+    newest_BW = histories.newest(np.asarray(history), self._max_history)
+    found = np.zeros((len(newest_BW), self.model.dim), np.float32)
+    for start in range(0, len(newest_BW), _USERS):
+      mine = newest_BW[start : start + _USERS]
+      ids, places = np.unique(mine, return_inverse=True)
+      places = places.reshape(mine.shape).astype(np.int32)
+      empty = [(0, _USERS - len(mine)), (0, 0)]
+      vectors = _newest_users(
+        self._cast,
+        self._titles(ids, max(_LEAST, 1 << (len(ids) - 1).bit_length())),
+        np.pad(places, empty),
+        np.pad((mine > 0).astype(np.int32), empty),
+      )
+      vectors = np.asarray(vectors)[: len(mine)]
+      found[start : start + len(mine)] = np.where(mine[:, :1], vectors, 0)
+    return found
+
+  def _titles(self, ids: np.ndarray, size: int) -> Titles:
+    """Of some items, with so many rows."""
+    ids = np.pad(ids, (0, size - len(ids)))
+    return self._rows_NX[ids], self._tokens_NT[ids]
+
+
+@jax.jit
+def _item_vectors(model, titles):
+  return model.items(titles)
+
+
+@jax.jit
+def _newest_users(model, titles, places_BW, is_there_BW):
+  vectors_BWD = model.users(titles, places_BW, is_there_BW)
+  last_B = jnp.maximum(is_there_BW.sum(axis=1) - 1, 0)
+  return jnp.take_along_axis(vectors_BWD, last_B[:, None, None], axis=1)[:, 0]
+
+
+def title_tokens(
+  tokens: np.ndarray, offsets: np.ndarray, max_tokens: int, width: int = 0
+) -> np.ndarray:
+  """int32 [N, T], -1 behind a title's last token, of tokens one after another.
+
+  Args:
+    tokens: int32 [all].
+    offsets: int64 [N + 1]: title i has tokens[offsets[i]:offsets[i + 1]].
+    max_tokens: Tokens taken of a title.
+    width: T; 0: as the longest title needs.
+  """
+  sizes = np.minimum(np.diff(offsets), max_tokens)
+  places = np.arange(width or sizes.max())
+  is_there = places < sizes[:, None]
+  found = np.full(is_there.shape, -1, np.int32)
+  found[is_there] = tokens[(offsets[:-1, None] + places)[is_there]]
+  return found

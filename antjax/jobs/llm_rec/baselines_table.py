@@ -1,0 +1,106 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""table.md of launch/llm_rec_baselines: scores, differences, losses by part."""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from antjax.data.sequence_data import SequenceData
+from antjax.jobs.llm_rec import held_out as llm_rec_held_out
+from antjax.jobs.llm_rec.held_out import HeldOut
+from antjax.metrics import rank_metrics
+from antjax.report import job_report
+
+_METRIC = 'ndcg@10'
+_COLD = 'cold items, apart'
+_COUNTS = ((0, 0), (1, 4), (5, 19), (20, 99), (100, None))
+_LENGTHS = ((1, 3), (4, 7), (8, 15), (16, None))
+
+
+def write(
+  run_dir: pathlib.Path,
+  found: Mapping[str, Any],
+  data: SequenceData,
+  test: HeldOut,
+) -> None:
+  """Writes table.md, of the methods' results and ranks in the run folder."""
+  ranks: dict[str, dict[str, np.ndarray]] = {}
+  for method in found:
+    with np.load(run_dir / f'{method}.npz') as arrays:
+      ranks[method] = {name: arrays[name] for name in arrays.files}
+  text = f'{_METRIC}, with standard errors over examples.\n'
+  for kind, title in llm_rec_held_out.KINDS.items():
+    gains = {m: _gains(mine[kind]) for m, mine in ranks.items()}
+    cold = {
+      m: _gains(mine[f'cold_{kind}'])
+      for m, mine in ranks.items()
+      if f'cold_{kind}' in mine
+    }
+    masks = {part: mask for part, mask in test.parts.items() if mask.any()}
+    rows = {
+      m: [_mean(x[mask]) for mask in masks.values()]
+      + ([_mean(cold[m])] if cold else [])
+      for m, x in gains.items()
+    }
+    names = [f'{part} ({mask.sum():,})' for part, mask in masks.items()]
+    names += [_COLD] if cold else []
+    text += f'\n{title.capitalize()}:\n\n' + _table(names, rows)
+    best = max(gains, key=lambda m: gains[m].mean())
+    less = {
+      m: [_mean(gains[best][mask] - x[mask]) for mask in masks.values()]
+      + ([_mean(cold[best] - cold[m])] if cold else [])
+      for m, x in gains.items()
+      if m != best
+    }
+    text += f'\n{best} less the others, paired by examples:\n\n'
+    text += _table(names, less)
+    slices = _slices(data, test)
+    by_slice = {
+      m: [_mean(x[mask]) for mask in slices.values()] for m, x in gains.items()
+    }
+    text += '\nBy training events of the target, and by length of history:\n\n'
+    text += _table([f'{k} ({m.sum():,})' for k, m in slices.items()], by_slice)
+  seconds = {
+    m: [f'{result["wall_s"]:.0f}', f'{result.get("cpu_s", 0):.0f}']
+    for m, result in found.items()
+  }
+  text += '\nSeconds of fitting and ranking:\n\n'
+  text += _table(['wall', 'CPU'], seconds)
+  (run_dir / 'table.md').write_text(text, encoding='utf-8')
+
+
+def _gains(ranks: np.ndarray) -> np.ndarray:
+  return rank_metrics.by_example(ranks, [10])[_METRIC]
+
+
+def _mean(values: np.ndarray) -> str:
+  if len(values) < 2:
+    return '-'
+  error = values.std(ddof=1) / np.sqrt(len(values))
+  return f'{values.mean():.4f} ± {error:.4f}'
+
+
+def _table(names: list[str], rows: Mapping[str, list[str]]) -> str:
+  return job_report.markdown(
+    ['method', *names], [[method, *cells] for method, cells in rows.items()]
+  )
+
+
+def _slices(data: SequenceData, test: HeldOut) -> dict[str, np.ndarray]:
+  """Masks of the examples, of those that have any."""
+  history = test.examples.history_fn(np.arange(len(test)))
+  columns = {
+    'events': (data.counts[test.examples.targets], _COUNTS),
+    'history': ((history > 0).sum(axis=1), _LENGTHS),
+  }
+  found = {}
+  for name, (values, bins) in columns.items():
+    for low, high in bins:
+      mask = (values >= low) & (True if high is None else values <= high)
+      if mask.any():
+        label = f'{low}+' if high is None else f'{low}-{high}'
+        found[f'{name} {label}'] = mask
+  return found
