@@ -12,6 +12,8 @@ import pytest
 
 import antjax
 from antjax.collectives.choose import XLA
+from antjax.layers.functional import Functional
+from antjax.lm import Config, Transformer
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
 
 L, D = 4, 12  # D does not divide by 8 devices.
@@ -103,6 +105,38 @@ def test_code_equals_data_parallel(code, want):
 @pytest.mark.parametrize('code', VALID_CODES)
 def test_every_code_and_mesh_equals_data_parallel(code, intra, want):
   assert_same(train(trainer_of(code, intra, scanned=scanned)), want)
+
+
+def train_transformer(code):
+  sizes = {'num_layers': 2, 'embed_dim': 16, 'num_heads': 4, 'mlp_dim': 24}
+  lm = Functional(Transformer, Config(vocab_size=29, **sizes))
+  trainer = antjax.Trainer(
+    lambda params, batch, rng: lm.merge(params).loss(batch),
+    optax.sgd(0.5, momentum=0.9),
+    mesh=antjax.make_mesh(intra=4),
+    paro=code,
+    num_micro_batches=2,
+    min_shard_size=64,
+    scanned=scanned,
+  )
+  state = trainer.init(lm.init)
+  metrics = []
+  for seed in range(3):
+    tokens = np.random.default_rng(seed).integers(1, 29, (16, 8), np.int32)
+    state, m = trainer.step(state, {'tokens': tokens})
+    metrics.append((float(m['loss']), float(m['grad_norm'])))
+  return trainer.params(state), metrics
+
+
+@pytest.fixture(scope='module')
+def want_transformer():
+  return train_transformer('NNN')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('code', VALID_CODES)
+def test_every_code_trains_a_transformer_alike(code, want_transformer):
+  assert_same(train_transformer(code), want_transformer)
 
 
 @pytest.mark.parametrize(
