@@ -320,9 +320,15 @@ def fit(
     loss, start, jac=True, method='L-BFGS-B', options={'maxiter': 100}
   )
   known, new, bias = split(found.x)
-  model = Hybrid(
-    features, known / scale, new * of_title / scale, float(bias[0])
+  new = new * of_title
+  bias = bias + _raised(
+    np.where(is_padding, -np.inf, (flat @ known).reshape(shape)),
+    (flat @ new).reshape(shape) + bias,
+    (features.counts[candidates_XJ] == 0) & ~is_padding,
+    weights_X1[:, 0],
+    loss_of_ndcg,
   )
+  model = Hybrid(features, known / scale, new / scale, float(bias[0]))
   return model, (float(loss(start)[0]), float(found.fun))
 
 

@@ -144,6 +144,18 @@ def test_items_without_events_are_scored_by_titles_alone():
   assert parts['words'][:2, -3:].any() and parts['nearest'][:2, -3:].any()
 
 
+def test_new_items_are_raised_as_far_as_is_allowed():
+  rng = np.random.default_rng(0)
+  known, new = rng.normal(size=(2, 200, 20))
+  is_new = rng.random((200, 20)) < 0.2
+  weights = np.full(200, 1 / 200)
+  found = [
+    hybrid._raised(known, new, is_new, weights, share) for share in (0, 0.2, 1)
+  ]
+  assert found[0] < found[1] < found[2] == hybrid._ADDITIONS[-1]
+  assert hybrid._raised(known, new, is_new & False, weights, 1) == 0
+
+
 def test_the_padding_is_never_ahead():
   model, _ = fitted()
   examples = evaluation.RankedExamples(
