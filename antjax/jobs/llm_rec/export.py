@@ -62,7 +62,7 @@ def write(
   merged, is_stored = model.lm.trunk(), isinstance(model, StoredRec)
   if hasattr(merged, 'layers'):  # A store may have all of them.
     lora.merge(merged)
-  arrays = _flat(params_of(model.head))
+  arrays: dict[str, Any] = _flat(params_of(model.head))
   arrays.pop('log_scale', None)  # No part of a vector.
   if is_stored:  # The low half is as it was, the high half apart.
     arrays |= _flat(params_of(merged), 'lm.')
@@ -94,7 +94,7 @@ def write(
       config.max_title_tokens,
       built.max_tokens if is_stored else built.texts.max_tokens,
     )._asdict(),
-    'num_low': model.lm.num_low if is_stored else None,
+    'num_low': getattr(model.lm, 'num_low', None),
     'domains': data.domain_names,
     'data': data.description['name'],
   }

@@ -147,6 +147,8 @@ def _prepared(
   config: Config, job: job_lib.Job
 ) -> tuple[TrainingSequences, llm_rec_model.BuiltRecommender, int]:
   """Data, model, and the bytes of activations."""
+  built: Any  # Of either kind, with inputs of its kind.
+  inputs: Any
   if config.store:
     sequences = StoredSequences(config, job)
     built = llm_rec_stored.build(config, job, sequences.data)
@@ -265,7 +267,7 @@ class Ranker:
       self.speed['ranked users/s'] = size / (time.perf_counter() - start)
     return whole
 
-  def score(self, model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  def score(self, model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores of the test examples, and of those of cold items.
 
     Returns:
