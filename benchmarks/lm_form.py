@@ -28,6 +28,7 @@ class Form:
     self._problem = harness.load(problem)
     model = lm.load(folder)
     model.config = dataclasses.replace(model.config, remat='none')
+    model.layers.config = model.config
     graphdef, params = nnx.split(model)
     self._params = nnx.to_pure_dict(params)
 

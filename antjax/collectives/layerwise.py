@@ -143,7 +143,9 @@ def scan_layers(
   def step(carry: PyTree, stack: PyTree) -> PyTree:
     if pieces:
       stack, carry = _pin(stack, carry)
-    chunk = [_layer(stack, i) for i in range(layers_per_step)]
+    if layers_per_step == 1:
+      return body(carry, _whole(stack))
+    chunk = [_whole(_at(stack, i)) for i in range(layers_per_step)]
     for layer in chunk:
       carry = body(carry, layer)
     return carry
@@ -157,11 +159,27 @@ def scan_layers(
     # Inside a scan nothing is merged over iterations.
     step = jax.checkpoint(step, policy=policy, prevent_cse=num_steps == 1)
   if num_steps == 1:
-    return step(carry, layers)
-  stacks = jax.tree.map(
-    lambda x: x.reshape(num_steps, layers_per_step, *x.shape[1:]), layers
-  )
+    return step(carry, _at(layers, 0) if layers_per_step == 1 else layers)
+  # Single layers as they are: of slices the backward pass would hold copies.
+  stacks = layers
+  if layers_per_step > 1:
+    stacks = jax.tree.map(
+      lambda x: x.reshape(num_steps, layers_per_step, *x.shape[1:]), layers
+    )
   return lax.scan(lambda *args: (step(*args), None), carry, stacks)[0]
+
+
+def lean(
+  run: Callable[..., Any], remat: str, static: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+  """`run`, of which the backward pass keeps the inputs alone.
+
+  For arithmetic of a layer that takes less time to compute again than its
+  results to hold. Where `remat` is not 'none', `scan_layers` decides.
+  """
+  if remat != 'none':
+    return run
+  return jax.checkpoint(run, prevent_cse=False, static_argnums=static)
 
 
 def _is_piece(x: Any) -> bool:
@@ -180,9 +198,13 @@ def _pin(stack: PyTree, carry: PyTree) -> tuple[PyTree, PyTree]:
   return jax.tree.unflatten(treedef, leaves), carry
 
 
-def _layer(stack: PyTree, i: int) -> PyTree:
-  """Layer i of the stack, whole."""
-  one = jax.tree.map(lambda x: x[i], stack)
+def _at(stack: PyTree, i: int) -> PyTree:
+  """Layer i of the stack."""
+  return jax.tree.map(lambda x: x[i], stack)
+
+
+def _whole(layer: PyTree) -> PyTree:
+  """The layer with its pieces gathered."""
   return jax.tree.map(
-    lambda x: x.gather() if _is_piece(x) else x, one, is_leaf=_is_piece
+    lambda x: x.gather() if _is_piece(x) else x, layer, is_leaf=_is_piece
   )

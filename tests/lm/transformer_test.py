@@ -279,6 +279,21 @@ def test_how_layers_are_run_changes_no_gradient(options):
   )
 
 
+def test_the_backward_pass_holds_no_activations_and_no_copied_weights():
+  params, tokens = make(num_tokens=20)
+  config = dataclasses.replace(CONFIG, remat='none')
+
+  def loss(params):
+    return Transformer.of(config, params).loss({'tokens': tokens})[0].sum()
+
+  # The closure of the backward pass is a tree of what it holds.
+  held = jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params))
+  wide = (config.num_layers, tokens.size, config.mlp_dim)
+  shapes = [x.shape for x in held]
+  assert shapes.count(wide) == 2  # Gate and up, before the activation.
+  assert shapes.count(params['layers']['down'].shape) == 1
+
+
 def test_computes_in_the_dtype_of_the_parameters():
   params, tokens = make()
   low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
