@@ -39,8 +39,8 @@ class Tokenizer:
 
   def __init__(self, inner: tokenizers.Tokenizer, name: str = 'tokenizer'):
     """Wraps a tokenizer of the `tokenizers` package that has such a token."""
-    marks = [inner.token_to_id(mark) for mark in _MARKS]
-    marks = [mark for mark in marks if mark is not None]
+    ids = map(inner.token_to_id, _MARKS)
+    marks = [mark for mark in ids if mark is not None]
     if not marks:
       raise ValueError(
         f'{name} has no token {" or ".join(map(repr, _MARKS))}; needed: one'

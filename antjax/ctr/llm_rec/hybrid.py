@@ -110,9 +110,11 @@ class Features:
     self.counts = np.bincount(items, minlength=len(titles))
     self._log_counts = np.log1p(self.counts).astype(np.float32)
     self._words = untrained.BM25(titles, max_history=_NEWEST)
-    self._vectors = None if vectors is None else untrained.unit(vectors)
+    self._vectors = np.zeros((len(titles), 0), np.float32)
     if vectors is None:
       self._kept.discard('vectors')
+    else:
+      self._vectors = untrained.unit(vectors)
     self._model, self._item_vectors = model, np.zeros((len(titles), 0))
     if model is None:
       self._kept.discard('lm')
@@ -150,7 +152,6 @@ class Features:
     return found
 
   def _cosines(self, items: np.ndarray) -> np.ndarray:
-    assert self._vectors is not None
     return self._vectors[items] @ self._vectors.T
 
   def __call__(
@@ -233,7 +234,7 @@ class Hybrid:
 
   def scores(self, history_BL: np.ndarray) -> np.ndarray:
     """float32 [B, N]."""
-    return sum(self.by_part(history_BL).values())
+    return np.sum([*self.by_part(history_BL).values()], axis=0)
 
   def by_part(self, history_BL: np.ndarray) -> dict[str, np.ndarray]:
     """Part -> what it adds to the scores, float32 [B, N]."""

@@ -201,7 +201,7 @@ class Baselines:
     if method.endswith('_single'):
       return self._single(method.removesuffix('_single'))
     model = self._model(method)
-    both = []
+    both: list[Ranks] = []
     for held_out in (self.test, self.cold):
       if held_out is None:
         return both[0], None

@@ -128,6 +128,7 @@ class _Ranker:
   def __call__(self, history: list[str], num: int) -> list[dict[str, Any]]:
     """The best items, best first."""
     vectors = np.asarray(self._recommender.item_vectors)
+    best: list[tuple[int, float, dict[str, float] | None]]
     if self._hybrid is None:
       (found,) = self._recommender([history], num)
       best = [(item, score, None) for item, score in found]
