@@ -166,7 +166,7 @@ def test_a_run_over_a_store(folder, tmp_path, num_low):
   if num_low == 1:
     changes |= {'tuning': 'lora', 'lora_rank': 2}
   train(folder, run_dir, num_steps=2, export=False, **changes)
-  results = train(folder, run_dir, num_steps=4, **changes)
+  results = train(folder, run_dir, num_steps=4, with_hybrid=True, **changes)
   lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
   steps = [r['step'] for r in map(json.loads, lines) if 'loss' in r]
   assert steps == [0, 1, 2, 3]
@@ -178,6 +178,15 @@ def test_a_run_over_a_store(folder, tmp_path, num_low):
   np.testing.assert_allclose(user, vectors[1], atol=2e-3)
   (found,) = recommender([['a title of none', catalogue.titles[4]]], 3)
   assert len(found) == 3 and 4 not in [x.item for x in found]
+  # A new item has a text vector as the others do.
+  (tmp_path / 'new.csv').write_text(f'title\n{catalogue.titles[1]} anew\n')
+  config = recommend.Config(
+    folder=str(run_dir / 'export'), items=str(tmp_path / 'new.csv')
+  )
+  history = [catalogue.titles[1]]
+  rows = recommend._Ranker(config, [history])(history, 999)
+  (new,) = (row for row in rows if row['title'].endswith('anew'))
+  assert new['parts']['knn'] <= 0 and np.isfinite(new['parts']['vectors'])
   with pytest.raises(ValueError, match='num_low, the layers below the cut'):
     train(folder, tmp_path / 'other', num_low=2, store=store)
 

@@ -82,6 +82,7 @@ class Features:
   Attributes:
     parts: Part of each feature, F.
     counts: int [N], training events of each item; 0: a new one.
+    vectors: Given text vectors, of length 1, [N, D].
   """
 
   def __init__(
@@ -110,11 +111,11 @@ class Features:
     self.counts = np.bincount(items, minlength=len(titles))
     self._log_counts = np.log1p(self.counts).astype(np.float32)
     self._words = untrained.BM25(titles, max_history=_NEWEST)
-    self._vectors = np.zeros((len(titles), 0), np.float32)
+    self.vectors = np.zeros((len(titles), 0), np.float32)
     if vectors is None:
       self._kept.discard('vectors')
     else:
-      self._vectors = untrained.unit(vectors)
+      self.vectors = untrained.unit(vectors)
     self._model, self._item_vectors = model, np.zeros((len(titles), 0))
     if model is None:
       self._kept.discard('lm')
@@ -152,7 +153,7 @@ class Features:
     return found
 
   def _cosines(self, items: np.ndarray) -> np.ndarray:
-    return self._vectors[items] @ self._vectors.T
+    return self.vectors[items] @ self.vectors.T
 
   def __call__(
     self, history_BL: np.ndarray
@@ -174,8 +175,8 @@ class Features:
       for found in untrained.best_of(self._cosines, newest_BM, _HALF_LIVES):
         yield 'vectors', found
       for had in means:
-        mean = untrained.unit(had @ self._vectors)
-        yield 'vectors', mean @ self._vectors.T
+        mean = untrained.unit(had @ self.vectors)
+        yield 'vectors', mean @ self.vectors.T
     if 'lm' in self._kept:
       users = np.asarray(self._model.user_vectors(history_BL))
       yield 'lm', users @ self._item_vectors.T

@@ -231,6 +231,10 @@ class Recommender:
     rows = np.where(place < sizes[:, None], number, 0)
     return self._encoder(*texts.ragged(rows))
 
+  def title_rows(self, titles: Sequence[str]) -> np.ndarray:
+    """Text vectors of titles, float32 [len(titles), X], before training."""
+    raise NotImplementedError
+
 
 class StoredRecommender(Recommender):
   """The same with a `StoredRec`: titles go through the low layers first."""
@@ -280,6 +284,10 @@ class StoredRecommender(Recommender):
     for row, user in zip(history, users, strict=True):
       row[: len(user)] = [place[title] for title in user]
     return encoder.user_vectors(history)
+
+  def title_rows(self, titles: Sequence[str]) -> np.ndarray:
+    texts = Titles(['', *titles]).texts(1, len(titles) + 1)
+    return self._low(*self._row_tokens(texts))
 
 
 class _TitleTokens(NamedTuple):

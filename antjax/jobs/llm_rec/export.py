@@ -206,6 +206,7 @@ def read_hybrid(
     catalogue.titles,
     np.array(domains),
     _ByItem(recommender, catalogue.titles),
+    recommender.title_rows,
   )
 
 

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fits the hybrid of `ctr/llm_rec/hybrid.py` to validation users."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import pathlib
 from typing import Any
 
 from absl import logging
 import numpy as np
 
-from antjax.ctr.llm_rec import hybrid, negatives
+from antjax.ctr.llm_rec import hybrid, negatives, untrained
 from antjax.data.sequence_data import SequenceData
 from antjax.data.sequence_events import SequenceEvents
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
@@ -97,7 +97,7 @@ def fit(
 
 
 def save(path: pathlib.Path, mixed: hybrid.Hybrid, events: Events) -> None:
-  """Writes the weights, and the (user, item) of all events, as .npz."""
+  """Writes weights, given text vectors and (user, item) of events, as .npz."""
   users, items = events
   np.savez(
     path,
@@ -105,13 +105,18 @@ def save(path: pathlib.Path, mixed: hybrid.Hybrid, events: Events) -> None:
     new=mixed.new_F,
     bias=mixed.bias,
     parts=[*dict.fromkeys(mixed.features.parts)],
+    vectors=mixed.features.vectors.astype(np.float16),
     users=users.astype(np.int32),
     items=items.astype(np.int32),
   )
 
 
 def load(
-  path: pathlib.Path, titles: Sequence[str], domains: np.ndarray, model: Any
+  path: pathlib.Path,
+  titles: Sequence[str],
+  domains: np.ndarray,
+  model: Any,
+  vectors_fn: Callable[[Sequence[str]], np.ndarray],
 ) -> hybrid.Hybrid:
   """Reads what `save` wrote, for a catalog that may have grown at its end.
 
@@ -120,10 +125,18 @@ def load(
     titles: Titles of all items, [N]; item 0 is the padding.
     domains: int [N].
     model: Model of vectors of these items.
+    vectors_fn: Titles -> text vectors of those that have come since.
   """
   with np.load(path) as arrays:
     parts = arrays['parts'].tolist()
     events = arrays['users'], arrays['items']
     weights = arrays['known'], arrays['new'], float(arrays['bias'])
-  features = hybrid.Features(titles, domains, *events, model=model, parts=parts)
+    vectors = None
+    if 'vectors' in parts:
+      vectors = arrays['vectors'].astype(np.float32)
+      if new := titles[len(vectors) :]:
+        vectors = np.concatenate([vectors, untrained.unit(vectors_fn(new))])
+  features = hybrid.Features(
+    titles, domains, *events, vectors=vectors, model=model, parts=parts
+  )
   return hybrid.Hybrid(features, *weights)

@@ -106,8 +106,13 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   others, mixed = {}, None
   events = llm_rec_hybrid.flat(sequences.events, sequences.data.num_items)
   if config.with_hybrid:
+    rows = built.stored[0].astype(np.float32) if config.store else None
     mixed = llm_rec_hybrid.fit(
-      config.hybrid, sequences.data, sequences.events, model=model
+      config.hybrid,
+      sequences.data,
+      sequences.events,
+      vectors=rows,
+      model=model,
     )
     others['hybrid_llm_rec'], of_hybrid = ranker.score(mixed)
     arrays |= {f'hybrid_{name}': x for name, x in of_hybrid.items()}
