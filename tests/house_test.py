@@ -85,7 +85,7 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 6_760,  # See docs/design/house.md.
+  'antjax/ctr': 6_770,  # See docs/design/house.md.
   'antjax/data': 10_280,
   'antjax/elastic': 8_680,
   'antjax/lm': 5_340,  # See docs/design/house.md.

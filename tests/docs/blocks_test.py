@@ -45,7 +45,7 @@ _PAGES = [
 ]
 # Seconds of compiling each.
 _SLOW = {
-  *('delivery-0', 'delivery-1', 'llm_rec-3', 'pretrained-1', 'pretrained-2'),
+  *('delivery-0', 'delivery-1', 'llm_rec-4', 'pretrained-1', 'pretrained-2'),
   'train_lm-0',
 }
 
@@ -134,7 +134,7 @@ _MAKERS = {
   'elastic': _elastic,
   'encode': _encode,
   'llm_rec': _llm_rec,
-  'llm_rec-3': _llm_rec_export,
+  'llm_rec-4': _llm_rec_export,
   'pretrained': _pretrained,
 }
 

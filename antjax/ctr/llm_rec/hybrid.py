@@ -115,7 +115,7 @@ class Features:
     if vectors is None:
       self._kept.discard('vectors')
     else:
-      self.vectors = untrained.unit(vectors)
+      self.vectors = untrained.unit(np.asarray(vectors, np.float32))
     self._model, self._item_vectors = model, np.zeros((len(titles), 0))
     if model is None:
       self._kept.discard('lm')

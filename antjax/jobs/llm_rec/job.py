@@ -106,7 +106,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   others, mixed = {}, None
   events = llm_rec_hybrid.flat(sequences.events, sequences.data.num_items)
   if config.with_hybrid:
-    rows = built.stored[0].astype(np.float32) if config.store else None
+    rows = None if built.stored is None else built.stored[0]
     mixed = llm_rec_hybrid.fit(
       config.hybrid,
       sequences.data,

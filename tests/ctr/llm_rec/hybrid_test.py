@@ -147,7 +147,9 @@ def test_items_without_events_are_scored_by_titles_alone():
 def test_new_items_are_raised_as_far_as_is_allowed():
   rng = np.random.default_rng(0)
   known, new = rng.normal(size=(2, 200, 20))
+  known[:, 0] += 2
   is_new = rng.random((200, 20)) < 0.2
+  is_new[:, 0] = False  # New items are no targets: raising them costs.
   weights = np.full(200, 1 / 200)
   found = [
     hybrid._raised(known, new, is_new, weights, share) for share in (0, 0.2, 1)
