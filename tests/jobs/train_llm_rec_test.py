@@ -184,9 +184,10 @@ def test_a_run_over_a_store(folder, tmp_path, num_low):
     folder=str(run_dir / 'export'), items=str(tmp_path / 'new.csv')
   )
   history = [catalogue.titles[1]]
-  rows = recommend._Ranker(config, [history])(history, 999)
-  (new,) = (row for row in rows if row['title'].endswith('anew'))
-  assert new['parts']['knn'] <= 0 and np.isfinite(new['parts']['vectors'])
+  ranker = recommend._Ranker(config, [history])
+  assert f'{history[0]} anew' in [x['title'] for x in ranker(history, 999)]
+  parts = ranker._hybrid.by_part(np.array([[1]]))
+  assert parts['vectors'][0, -1] and not parts['knn'][0, -1]
   with pytest.raises(ValueError, match='num_low, the layers below the cut'):
     train(folder, tmp_path / 'other', num_low=2, store=store)
 
