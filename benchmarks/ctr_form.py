@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 
-from antjax.ctr.antm2c.model import FieldConfig
+from antjax.ctr.antm2c.fields import FieldConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
 from antjax.jobs.clicks import config as clicks_config

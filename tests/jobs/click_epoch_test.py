@@ -8,7 +8,7 @@ from pyarrow import csv
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.ctr.antm2c.model import FieldConfig
+from antjax.ctr.antm2c.fields import FieldConfig
 from antjax.data import event_movielens
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.jobs import prepare_data

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from antjax.ctr.antm2c.model import FieldConfig
+from antjax.ctr.antm2c.fields import FieldConfig
 from antjax.jobs import identity, script
 from antjax.jobs.clicks import data as antm2c_data
 from antjax.jobs.clicks import job as train_antm2c

@@ -9,13 +9,14 @@ through a map of its own. Linear terms have a weight an id, in tables one wide.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 import optax
 
+from antjax.ctr.antm2c.fields import FieldConfig, MODAL
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import (
   Adam,
@@ -37,89 +38,8 @@ from antjax.networks.network import History, Inputs, ScenarioMoments, Sizes
 
 PyTree = Any
 _ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
-_FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
-_MODAL = ('text', 'image')
 _SCENARIO = 3  # Its column in the ids of a batch.
 _WEIGHT = ':weight'  # Behind the name of a table or of a feature.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FieldConfig:
-  """What of the data the model sees, and its tables."""
-
-  use: Annotated[
-    tuple[str, ...],
-    'user, item, title (its id), columns (all id columns), numeric, history;'
-    ' text and image where vectors are given.',
-  ] = _FIELDS
-  columns: Annotated[
-    tuple[str, ...], 'Id columns that are fields; empty: all.'
-  ] = ()
-  crosses: Annotated[
-    tuple[str, ...],
-    'Pairs of user, item, title, scenario and id columns that make a field'
-    ' each, as user*scenario: each pair of values has a row.',
-  ] = ()
-  min_count: Annotated[
-    int, 'Training clicks that a pair of values needs for a row of its own.'
-  ] = 1
-  knows_scenario: Annotated[
-    bool, 'Whether the model is told the scenario; without, all are one to it.'
-  ] = True
-  embedding_dim: Annotated[int, 'Width of a field, D.'] = 16
-  optimizer: Annotated[
-    Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
-  ] = 'adam'
-  learning_rate: Annotated[float, 'Learning rate of the rows.'] = 1e-3
-  level: Annotated[
-    Literal['auto', 'none', 'intra', 'global'],
-    'Where rows live: a copy on every device, or spread over the devices of a'
-    ' group or of the job. auto: copies of small tables.',
-  ] = 'auto'
-  init_scale: Annotated[float, "Standard deviation of new rows' elements."] = (
-    0.01
-  )
-  l2: Annotated[
-    float,
-    'L2 penalty of the rows: half of it times their squared norm is added to'
-    " the sum of the training examples' losses, as by a Gaussian prior of"
-    ' variance 1 / l2.',
-  ] = 0.0
-  dropout: Annotated[
-    float, 'Share of the outputs of hidden layers that training drops.'
-  ] = 0.0
-  id_dropout: Annotated[
-    float,
-    'Share of training rows whose user, and whose item, is replaced by the'
-    ' unknown one, so that its vector means something for new ones.',
-  ] = 0.0
-  fusion: Annotated[
-    Way,
-    'How texts and images come in: as fields (concat), weighed by the ids'
-    ' (gated), or by the scenario (per_scenario).',
-  ] = 'concat'
-
-  def __post_init__(self) -> None:
-    known = (*_FIELDS, *_MODAL)
-    if wrong := sorted(set(self.use) - set(known)):
-      raise ValueError(
-        f'fields.use={self.use}: {wrong} unknown; use {", ".join(known)}.'
-      )
-    if self.embedding_dim < 1 or not self.learning_rate > 0:
-      raise ValueError(
-        f'fields.embedding_dim={self.embedding_dim} and fields.learning_rate='
-        f'{self.learning_rate} must be positive.'
-      )
-    for name in ('dropout', 'id_dropout'):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(
-          f'fields.{name}={getattr(self, name)}: must be from 0 to below 1.'
-        )
-    if self.l2 < 0 or self.min_count < 1:
-      raise ValueError(
-        f'fields.l2={self.l2} must not be negative, fields.min_count='
-        f'{self.min_count} at least 1.'
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +137,7 @@ class ScenarioModel:
     self._modal = {
       n: width for n, width in sizes.modal.items() if n.split('_')[0] in use
     }
-    for kind in _MODAL:
+    for kind in MODAL:
       if kind in use and not any(n.startswith(kind) for n in self._modal):
         raise ValueError(
           f'fields.use={fields.use}: there are no vectors of kind {kind}; name'

@@ -231,10 +231,6 @@ class Recommender:
     rows = np.where(place < sizes[:, None], number, 0)
     return self._encoder(*texts.ragged(rows))
 
-  def title_rows(self, titles: Sequence[str]) -> np.ndarray:
-    """Text vectors of titles, float32 [len(titles), X], before training."""
-    raise NotImplementedError
-
 
 class StoredRecommender(Recommender):
   """The same with a `StoredRec`: titles go through the low layers first."""
@@ -286,6 +282,7 @@ class StoredRecommender(Recommender):
     return encoder.user_vectors(history)
 
   def title_rows(self, titles: Sequence[str]) -> np.ndarray:
+    """Rows of titles as a store has them, float32 [len(titles), X]."""
     texts = Titles(['', *titles]).texts(1, len(titles) + 1)
     return self._low(*self._row_tokens(texts))
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax import paths
-from antjax.ctr.antm2c.model import FieldConfig
+from antjax.ctr.antm2c.fields import FieldConfig
 from antjax.data import output_folder
 from antjax.jobs.training_config import ExamplesConfig
 from antjax.metrics.by_slice import ScoreConfig

@@ -206,7 +206,9 @@ def read_hybrid(
     catalogue.titles,
     np.array(domains),
     _ByItem(recommender, catalogue.titles),
-    recommender.title_rows,
+    recommender.title_rows
+    if isinstance(recommender, StoredRecommender)
+    else None,
   )
 
 

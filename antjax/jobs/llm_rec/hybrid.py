@@ -116,7 +116,7 @@ def load(
   titles: Sequence[str],
   domains: np.ndarray,
   model: Any,
-  vectors_fn: Callable[[Sequence[str]], np.ndarray],
+  vectors_fn: Callable[[Sequence[str]], np.ndarray] | None,
 ) -> hybrid.Hybrid:
   """Reads what `save` wrote, for a catalog that may have grown at its end.
 
@@ -125,7 +125,8 @@ def load(
     titles: Titles of all items, [N]; item 0 is the padding.
     domains: int [N].
     model: Model of vectors of these items.
-    vectors_fn: Titles -> text vectors of those that have come since.
+    vectors_fn: Titles -> text vectors of those that have come since; None
+      where the hybrid has no such part.
   """
   with np.load(path) as arrays:
     parts = arrays['parts'].tolist()
@@ -135,6 +136,7 @@ def load(
     if 'vectors' in parts:
       vectors = arrays['vectors'].astype(np.float32)
       if new := titles[len(vectors) :]:
+        assert vectors_fn is not None
         vectors = np.concatenate([vectors, untrained.unit(vectors_fn(new))])
   features = hybrid.Features(
     titles, domains, *events, vectors=vectors, model=model, parts=parts

@@ -9,7 +9,8 @@ import pytest
 
 import antjax
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
-from antjax.ctr.antm2c.model import DataSizes, FieldConfig, ScenarioModel
+from antjax.ctr.antm2c.fields import FieldConfig
+from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.networks import moments
 from antjax.networks.load import NetworkConfig
 

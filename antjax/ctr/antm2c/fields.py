@@ -1,0 +1,90 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What of the data a click model sees, and how its rows are trained."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from antjax.networks.fusion import Way
+
+_FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
+MODAL = ('text', 'image')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldConfig:
+  """What of the data the model sees, and its tables."""
+
+  use: Annotated[
+    tuple[str, ...],
+    'user, item, title (its id), columns (all id columns), numeric, history;'
+    ' text and image where vectors are given.',
+  ] = _FIELDS
+  columns: Annotated[
+    tuple[str, ...], 'Id columns that are fields; empty: all.'
+  ] = ()
+  crosses: Annotated[
+    tuple[str, ...],
+    'Pairs of user, item, title, scenario and id columns that make a field'
+    ' each, as user*scenario: each pair of values has a row.',
+  ] = ()
+  min_count: Annotated[
+    int, 'Training clicks that a pair of values needs for a row of its own.'
+  ] = 1
+  knows_scenario: Annotated[
+    bool, 'Whether the model is told the scenario; without, all are one to it.'
+  ] = True
+  embedding_dim: Annotated[int, 'Width of a field, D.'] = 16
+  optimizer: Annotated[
+    Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
+  ] = 'adam'
+  learning_rate: Annotated[float, 'Learning rate of the rows.'] = 1e-3
+  level: Annotated[
+    Literal['auto', 'none', 'intra', 'global'],
+    'Where rows live: a copy on every device, or spread over the devices of a'
+    ' group or of the job. auto: copies of small tables.',
+  ] = 'auto'
+  init_scale: Annotated[float, "Standard deviation of new rows' elements."] = (
+    0.01
+  )
+  l2: Annotated[
+    float,
+    'L2 penalty of the rows: half of it times their squared norm is added to'
+    " the sum of the training examples' losses, as by a Gaussian prior of"
+    ' variance 1 / l2.',
+  ] = 0.0
+  dropout: Annotated[
+    float, 'Share of the outputs of hidden layers that training drops.'
+  ] = 0.0
+  id_dropout: Annotated[
+    float,
+    'Share of training rows whose user, and whose item, is replaced by the'
+    ' unknown one, so that its vector means something for new ones.',
+  ] = 0.0
+  fusion: Annotated[
+    Way,
+    'How texts and images come in: as fields (concat), weighed by the ids'
+    ' (gated), or by the scenario (per_scenario).',
+  ] = 'concat'
+
+  def __post_init__(self) -> None:
+    known = (*_FIELDS, *MODAL)
+    if wrong := sorted(set(self.use) - set(known)):
+      raise ValueError(
+        f'fields.use={self.use}: {wrong} unknown; use {", ".join(known)}.'
+      )
+    if self.embedding_dim < 1 or not self.learning_rate > 0:
+      raise ValueError(
+        f'fields.embedding_dim={self.embedding_dim} and fields.learning_rate='
+        f'{self.learning_rate} must be positive.'
+      )
+    for name in ('dropout', 'id_dropout'):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(
+          f'fields.{name}={getattr(self, name)}: must be from 0 to below 1.'
+        )
+    if self.l2 < 0 or self.min_count < 1:
+      raise ValueError(
+        f'fields.l2={self.l2} must not be negative, fields.min_count='
+        f'{self.min_count} at least 1.'
+      )
