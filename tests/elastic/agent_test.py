@@ -427,11 +427,10 @@ def test_a_name_is_held_until_the_guard_has_done_its_work(tmp_path):
     [sys.executable, '-c', code], stdout=subprocess.PIPE, timeout=60
   )
   assert done.returncode == -9
-  held = host_sockets.hold_name(key)
-  assert not _is_alive(int(done.stdout))
-  with pytest.raises(RuntimeError, match=f'an agent {re.escape(key)} runs'):
-    host_sockets.hold_name(key, wait_s=0.2)
-  held.close()
+  with host_sockets.hold_name(key):
+    assert not _is_alive(int(done.stdout))
+    with pytest.raises(RuntimeError, match=f'an agent {re.escape(key)} runs'):
+      host_sockets.hold_name(key, wait_s=0.2)
   host_sockets.hold_name(key, wait_s=0.0).close()
 
 
