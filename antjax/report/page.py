@@ -29,6 +29,17 @@ def table(head: Sequence[str], rows: Sequence[str]) -> str:
   )
 
 
+def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+  """Returns a table of texts, which are escaped here."""
+  return table(
+    [text(cell) for cell in head],
+    [
+      f'<tr>{"".join(f"<td>{text(cell)}</td>" for cell in row)}</tr>'
+      for row in rows
+    ],
+  )
+
+
 def whole(title: str, summary: str, facts: str, sections: Sequence[str]) -> str:
   """Returns the page around finished sections; the texts are escaped here."""
   lead = f'<p class="lead">{text(summary)}</p>' if summary else ''
