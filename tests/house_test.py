@@ -86,7 +86,7 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 6_770,  # See docs/design/house.md.
-  'antjax/data': 10_280,
+  'antjax/data': 10_400,
   'antjax/elastic': 8_680,
   'antjax/lm': 5_340,  # See docs/design/house.md.
   'antjax/jobs': 12_550,  # See docs/design/house.md.
