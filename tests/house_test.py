@@ -136,6 +136,7 @@ def third_party_violations(root: pathlib.Path) -> list[str]:
     'antjax': ['spark', 'search', 'trackers'],
     'launch': [],
     'benchmarks': ['bench', 'bench_tables', 'bench_fuxictr'],
+    'examples': [],
     'tests': ['dev', 'bench', 'bench_tables', 'bench_fuxictr'],
   }
   found = []
