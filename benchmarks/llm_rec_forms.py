@@ -161,56 +161,55 @@ class Form:
     self._encoder.items(np.arange(1, 1 + num))
 
 
-class StoreForm:
-  """Training and evaluation over a store of titles, as the recipe does."""
+class StoreForm(Form):
+  """Training and evaluation over a store of titles, as the recipe does.
+
+  All layers are in the store; its rows are drawn.
+  """
 
   def __init__(
     self, form: str, case: dict[str, Any], folder: str, problem: str
   ):
-    """Reads the model; all its layers are in the store, its rows drawn."""
+    """Reads the model; see `Form`."""
     del form
     config, params = pretrained.load_pretrained(folder)
     lm = Transformer.of(config, params)
     self._problem = arrays = harness.load(problem)
-    lengths = np.diff(arrays['offsets'])
-    num_items, rng = len(lengths), np.random.default_rng(0)
+    num_items, rng = len(arrays['domains']), np.random.default_rng(0)
     rows = rng.normal(size=(num_items, config.embed_dim)).astype(np.float16)
     tokens = stored.title_tokens(
       arrays['tokens'], arrays['offsets'], _STORE_TOKENS
     )
     loss = LossConfig(negatives='shared', num_negatives=512, temperature=0.07)
-    longest = arrays['history'].shape[1]
+    # A target stands behind its history.
+    target = arrays['target'][:, None]
+    events = np.concatenate([arrays['history'], 0 * target], axis=1)
+    ends = (events > 0).sum(axis=1, keepdims=True)
+    np.put_along_axis(events, ends, target, axis=1)
+    self._sizes = {'max_history': arrays['history'].shape[1]}
     model = stored.StoredRec(
       lm,
       config.num_layers,
       'mean',
       _STORE_VECTOR,
       loss,
-      max_history=longest,
+      **self._sizes,
       rarity_V=np.ones(config.vocab_size),
       rngs=nnx.Rngs(0),
     )
-    merge, params = functional.split(model)
-    counts = np.bincount(arrays['target'], minlength=num_items) + 1
-    target = arrays['target'][:, None]
-    events = np.concatenate([arrays['history'], 0 * target], axis=1)
-    ends = (events > 0).sum(axis=1, keepdims=True)
-    np.put_along_axis(events, ends, target, axis=1)
     size = min(problem_lib.STORE_BATCH, len(events))
-    self._batches = np.split(
-      events[: len(events) // size * size],
-      [*range(size, len(events) // size * size, size)],
-    )
     self._inputs = StoredInputs(
       rows,
       tokens,
       loss,
       arrays['domains'],
-      counts,
+      np.bincount(arrays['target'], minlength=num_items) + 1,
       histories_per_part=size,
-      max_history=longest,
+      **self._sizes,
     )
+    self._batches = np.split(events, len(events) // size)
     self._inputs.fit(self._batches)
+    merge, params = functional.split(model)
     dtype = jnp.dtype(case['dtype'])
     self._trainer = antjax.Trainer(
       lambda params, batch, rng: merge(params).loss(batch),
@@ -223,23 +222,19 @@ class StoreForm:
     )
     self._state = self._trainer.init(jax.tree.map(np.asarray, params))
     self._encoder = stored.StoredEncoder(
-      model, rows, tokens, max_history=longest, compute_dtype=dtype
+      model, rows, tokens, compute_dtype=dtype, **self._sizes
     )
     self._low = Encoder(
-      lm,
-      num_low=config.num_layers,
-      max_tokens=problem_lib.MAX_TITLE_TOKENS,
+      lm, num_low=config.num_layers, max_tokens=problem_lib.MAX_TITLE_TOKENS
     )
-    self._catalogue = rng.normal(size=(num_items, model.dim))
-    self._catalogue = self._catalogue.astype(np.float32)
+    self._catalogue = rng.normal(size=(num_items, model.dim)).astype(np.float32)
     self._next = 0
 
   def step(self) -> float:
     """A whole step: rows gathered, gradient, optimizer; returns the loss."""
-    number = self._next % len(self._batches)
+    batch = self._batches[self._next % len(self._batches)]
     self._next += 1
-    keys = np.full(len(self._batches[number]), self._next, np.int64)
-    inputs = self._inputs(self._batches[number], keys, 1)
+    inputs = self._inputs(batch, np.full(len(batch), self._next), 1)
     self._state, metrics = self._trainer.step(self._state, inputs)
     return float(metrics['loss'])
 
@@ -248,22 +243,13 @@ class StoreForm:
     losses = [self.step() for _ in self._batches]
     self.users()
     self.items()
-    batch = len(self._batches[0])
-    num = sum(int((x > 0).sum()) - len(x) for x in self._batches)
+    num_examples = [int((x > 0).sum()) - len(x) for x in self._batches]
     return {
       'loss': losses[0],
-      'batch': batch,
-      'examples': num / len(self._batches),
-      'facts': {
-        'examples_per_history': num / batch / len(self._batches),
-        'titles_per_batch': self._inputs.num_titles,
-      },
+      'batch': len(self._batches[0]),
+      'examples': float(np.mean(num_examples)),
+      'facts': {'titles_per_batch': self._inputs.num_titles},
     }
-
-  def users(self) -> None:
-    """Encodes and ranks users."""
-    history = self._problem['history'][: problem_lib.NUM_USERS]
-    np.asarray(_top(self._encoder.user_vectors(history), self._catalogue))
 
   def items(self) -> None:
     """Titles to rows of the store, through the whole language model."""

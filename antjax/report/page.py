@@ -29,15 +29,10 @@ def table(head: Sequence[str], rows: Sequence[str]) -> str:
   )
 
 
-def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-  """Returns a table of texts, which are escaped here."""
-  return table(
-    [text(cell) for cell in head],
-    [
-      f'<tr>{"".join(f"<td>{text(cell)}</td>" for cell in row)}</tr>'
-      for row in rows
-    ],
-  )
+def text_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+  """Joins cells of text, which are escaped here."""
+  cells = [''.join(f'<td>{text(x)}</td>' for x in row) for row in rows]
+  return table([*map(text, head)], [f'<tr>{row}</tr>' for row in cells])
 
 
 def whole(title: str, summary: str, facts: str, sections: Sequence[str]) -> str:

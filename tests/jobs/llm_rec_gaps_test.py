@@ -28,5 +28,7 @@ def test_gaps_are_paired_and_against_the_best_other_one():
   assert both[1].width == pytest.approx(0, abs=1e-9)
   less = gains['mine'] - gains['words']
   assert both[0].width == pytest.approx(1.96 * less.std(ddof=1) / 2)
-  assert gaps.rows(both)[1][-2:] == ('-0.5000 ± 0.0000', 'behind')
+  assert both[1].row()[1:] == (
+    '3 mine 0.2000 words 0.7000 -0.5000 0.0000 behind'.split()
+  )
   assert not gaps.gaps({'mine': gains['mine']}, ['mine'], parts)

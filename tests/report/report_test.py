@@ -27,8 +27,8 @@ _REPORT = report.Report(
   curves={'Loss': {'train': [(s, 1 / (s + 1)) for s in range(50)]}},
   throughput={'examples/s': 1234.5},
   tables={
-    'By part': (('part', 'gap'), [('new <items>', '-0.1')]),
-    'No': ((), ()),
+    'By part': (('part', 'gap'), [['new <items>', '-0.1']]),
+    'No': ((), []),
   },
   memory=[
     {'device': d, 'level': level, 'part': 'parameters', 'bytes': 2**20}

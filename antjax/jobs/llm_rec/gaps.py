@@ -7,34 +7,16 @@ leans against the method.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-HEAD = (
-  'part',
-  'examples',
-  'method',
-  'NDCG@10',
-  'best other',
-  'its NDCG@10',
-  'difference',
-  '',
-)
-
 
 class Gap(NamedTuple):
-  """A method beside the best other one, in a part of the examples.
+  """A method's mean beside its best rival's, in a part of the examples.
 
-  Attributes:
-    part: Name of the part.
-    examples: Number of its examples.
-    method: The method.
-    value: Its mean.
-    rival: The best of the others.
-    rival_value: Mean of that one.
-    difference: Mean of the method less that of its rival, paired.
-    width: Half the 95% interval of the difference.
+  `difference` is paired, `width` half its 95% interval. The verdict is 'behind'
+  or 'ahead' where the interval is without 0, else 'level'.
   """
 
   part: str
@@ -45,13 +27,12 @@ class Gap(NamedTuple):
   rival_value: float
   difference: float
   width: float
+  verdict: str
 
-  @property
-  def verdict(self) -> str:
-    """'behind' or 'ahead' where the interval is without 0, else 'level'."""
-    if abs(self.difference) <= self.width:
-      return 'level'
-    return 'behind' if self.difference < 0 else 'ahead'
+  def row(self) -> list[str]:
+    """Cells of a table under the fields' names."""
+    kinds = {int: '{:,}', float: '{:.4f}'}
+    return [kinds.get(type(x), '{}').format(x) for x in self]
 
 
 def gaps(
@@ -69,40 +50,16 @@ def gaps(
   found = []
   others = [name for name in gains if name not in methods]
   for part, mask in parts.items():
-    size = int(mask.sum())
-    if size < 2 or not others:
+    if (size := int(mask.sum())) < 2 or not others:
       continue
     means = {name: float(x[mask].mean()) for name, x in gains.items()}
     rival = max(others, key=lambda name: means[name])
     for method in methods:
       less = (gains[method] - gains[rival])[mask]
-      found.append(
-        Gap(
-          part,
-          size,
-          method,
-          means[method],
-          rival,
-          means[rival],
-          float(less.mean()),
-          float(1.96 * less.std(ddof=1) / np.sqrt(size)),
-        )
-      )
+      mean, width = float(less.mean()), 1.96 * float(less.std(ddof=1))
+      width /= size**0.5
+      verdict = 'ahead' if mean > width else 'level'
+      verdict = 'behind' if mean < -width else verdict
+      pair = method, means[method], rival, means[rival]
+      found.append(Gap(part, size, *pair, mean, width, verdict))
   return found
-
-
-def rows(found: list[Gap]) -> list[tuple[Any, ...]]:
-  """Rows of a table under `HEAD`."""
-  return [
-    (
-      gap.part,
-      f'{gap.examples:,}',
-      gap.method,
-      f'{gap.value:.4f}',
-      gap.rival,
-      f'{gap.rival_value:.4f}',
-      f'{gap.difference:+.4f} ± {gap.width:.4f}',
-      gap.verdict,
-    )
-    for gap in found
-  ]

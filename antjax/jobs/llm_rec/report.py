@@ -87,8 +87,8 @@ def write(
     widths=widths_of(methods),
     tables={
       f'Where {NAME} loses, {llm_rec_held_out.KINDS[evaluation.SAMPLED]}': (
-        gaps.HEAD,
-        gaps.rows(behind),
+        gaps.Gap._fields,
+        [gap.row() for gap in behind],
       )
     },
     bars=bars_of(methods),
