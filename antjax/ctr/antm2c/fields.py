@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax.ctr.antm2c import numbers
 from antjax.networks.fusion import Way
 
 _FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
@@ -28,6 +29,13 @@ class FieldConfig:
     'Pairs of user, item, title, scenario and id columns that make a field'
     ' each, as user*scenario: each pair of values has a row.',
   ] = ()
+  numbers: Annotated[
+    tuple[str, ...],
+    'How a number becomes a field: linear (a vector times it), log (times its'
+    ' logarithm), bins (a row each quantile bin) or autodis (a mixture of'
+    ' vectors); of single columns another way, as linear,price=bins.',
+  ] = ('linear',)
+  num_bins: Annotated[int, 'Bins of a number.'] = 32
   min_count: Annotated[
     int, 'Training clicks that a pair of values needs for a row of its own.'
   ] = 1
@@ -83,6 +91,9 @@ class FieldConfig:
         raise ValueError(
           f'fields.{name}={getattr(self, name)}: must be from 0 to below 1.'
         )
+    numbers.ways('fields.numbers', self.numbers, None, numbers.WAYS)
+    if self.num_bins < 2:
+      raise ValueError(f'fields.num_bins={self.num_bins}: must be at least 2.')
     if self.l2 < 0 or self.min_count < 1:
       raise ValueError(
         f'fields.l2={self.l2} must not be negative, fields.min_count='

@@ -3,11 +3,12 @@
 """A click model whole: tables of ids, fields made of them, and a network.
 
 Each feature becomes a field, a vector of one width: an id's row; the mean row
-of a history; all numbers through one linear map; a text's or an image's vector
-through a map of its own. Linear terms have a weight an id, in tables one wide.
+of a history; a number by `antjax.ctr.antm2c.numbers`; a text's or an image's
+vector through a map of its own. Linear terms have a weight an id, in tables one
+wide, a number, and an element of a text's or an image's vector.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from antjax.ctr.antm2c.fields import FieldConfig, MODAL
+from antjax.ctr.antm2c.numbers import NumberFields
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import (
   Adam,
@@ -29,7 +31,7 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.layers import mlp, pooling
 from antjax.layers.functional import Functional
 from antjax.networks import load, tasks
-from antjax.networks.fusion import Fusion, Way
+from antjax.networks.fusion import Fusion
 from antjax.networks.moments import moments_of, MomentSums
 from antjax.networks.network import History, Inputs, ScenarioMoments, Sizes
 
@@ -52,7 +54,8 @@ class DataSizes:
     num_behaviors: Rows of the vocabulary of titles.
     num_scenarios: Scenarios.
     columns: Id column -> its ids.
-    num_numeric: Numeric columns.
+    binned: Those of the id columns that are bins of numbers.
+    numbers: Other numeric column -> linear or autodis.
     max_history: Places of the history; 0: there is none.
     modal: Name of a text or image in the batch -> its width.
   """
@@ -62,7 +65,8 @@ class DataSizes:
   num_behaviors: int
   num_scenarios: int
   columns: Mapping[str, int]
-  num_numeric: int = 0
+  binned: tuple[str, ...] = ()
+  numbers: Mapping[str, str] = dataclasses.field(default_factory=dict)
   max_history: int = 0
   modal: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -75,15 +79,25 @@ class FieldNetwork(nnx.Module):
     name: str,
     sizes: Sizes,
     config: load.NetworkConfig,
-    num_numeric: int,
+    fields: FieldConfig,
+    numbers: Sequence[str],
     modal: Mapping[str, int],
-    fusion: Way,
     *,
     rngs: nnx.Rngs,
   ):
-    if num_numeric:
-      self.numeric = nnx.Linear(num_numeric, sizes.dim, rngs=rngs)
-    self.fusion = Fusion(sizes, modal, fusion, rngs=rngs) if modal else None
+    self.numbers = (
+      NumberFields(numbers, sizes.dim, fields.init_scale, rngs=rngs)
+      if numbers
+      else None
+    )
+    # A weight an element of a vector, which start at 0 as those of ids do.
+    self.weights = nnx.Dict()
+    if 'linear' in load.load(name).needs:
+      for kind, width in modal.items():
+        self.weights[kind] = nnx.Param(jnp.zeros(width))
+    self.fusion = (
+      Fusion(sizes, modal, fields.fusion, rngs=rngs) if modal else None
+    )
     if self.fusion is not None:
       sizes = self.fusion.sizes
     self.model = load.make(name, sizes, config, rngs=rngs)
@@ -91,18 +105,22 @@ class FieldNetwork(nnx.Module):
   def whole(self, x: Inputs, batch: Mapping[str, Any]) -> Inputs:
     """The inputs with what a batch has besides ids."""
     dtype = x.fields_BFD.dtype
-    if 'numeric' in batch:
-      row_BD = self.numeric(batch['numeric'].astype(dtype))
-      fields_BFD = jnp.concatenate([x.fields_BFD, row_BD[:, None]], axis=1)
-      x = x._replace(fields_BFD=fields_BFD)
+    if self.numbers is not None:
+      found_BKD, linear_B = self.numbers(batch['numeric'].astype(dtype))
+      x = x._replace(
+        fields_BFD=jnp.concatenate([x.fields_BFD, found_BKD], axis=1),
+        first_order_B=x.first_order_B + linear_B,
+      )
     if 'moments' in batch:
       moments = ScenarioMoments(*(m[0] for m in batch['moments']))
       x = x._replace(moments=moments)
     if self.fusion is None:
       return x
-    return self.fusion(
-      x, {name: batch[name].astype(dtype) for name in self.fusion.widths}
-    )
+    vectors = {name: batch[name].astype(dtype) for name in self.fusion.widths}
+    for name, weight in self.weights.items():
+      linear_B = vectors[name] @ weight[...]
+      x = x._replace(first_order_B=x.first_order_B + linear_B)
+    return self.fusion(x, vectors)
 
 
 class ScenarioModel:
@@ -132,7 +150,7 @@ class ScenarioModel:
       'scenario': sizes.num_scenarios,
       **dict(zip(columns, sizes.columns.values(), strict=True)),
     }
-    self._has_numeric = 'numeric' in use and bool(sizes.num_numeric)
+    self._numbers = dict(sizes.numbers) if 'numeric' in use else {}
     self._has_history = 'history' in use and bool(sizes.max_history)
     self._modal = {
       n: width for n, width in sizes.modal.items() if n.split('_')[0] in use
@@ -144,7 +162,10 @@ class ScenarioModel:
           f' their folder with --{kind}_vectors.'
         )
     chosen = [n for n in ('user', 'item', 'title') if n in use] + ['scenario']
-    chosen += columns * ('columns' in use)
+    binned = {f'column_{n}' for n in sizes.binned}
+    chosen += [
+      n for n in columns if ('numeric' if n in binned else 'columns') in use
+    ]
     if self._has_history and 'title' not in chosen:
       raise ValueError(
         f'fields.use={fields.use}: a history is compared with the title of the'
@@ -159,7 +180,7 @@ class ScenarioModel:
     order = [n for names in self._groups.values() for n in names]
     self._place = [list(self._num_ids).index(n) for n in order]
     order += ['history'] * self._has_history
-    order += ['numeric'] * self._has_numeric
+    order += self._numbers
     self.field_names = tuple(order)
     self._is_linear = 'linear' in self._needs
     self.sizes = Sizes(
@@ -179,9 +200,9 @@ class ScenarioModel:
         name,
         self.sizes,
         network,
-        sizes.num_numeric * self._has_numeric,
+        fields,
+        tuple(self._numbers.values()),
         self._modal,
-        fields.fusion,
         rngs=rngs,
       )
 
@@ -235,7 +256,7 @@ class ScenarioModel:
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch of `ScenarioClicks` this model reads."""
     names = ['label', 'weight', *self._modal]
-    names += ['numeric'] * self._has_numeric
+    names += ['numeric'] * bool(self._numbers)
     names += ['conversion'] * ('conversion' in batch)
     every = batch['ids']
     if not self.fields.knows_scenario:

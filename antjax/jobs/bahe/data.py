@@ -158,7 +158,8 @@ class Clicks:
   ) -> batches.Batch:
     batch = batches.make_batch(columns, self._events, self.lengths, size=size)
     if self.standardizer is not None:
-      batch['numeric'] = self.standardizer(batch['numeric'])
+      # A missing number is taken for the mean.
+      batch['numeric'] = np.nan_to_num(self.standardizer(batch['numeric']))
     if self._users is not None:
       batch['user_vector'] = np.zeros((size, self._users.dim), np.float32)
       batch['user_vector'][: len(index)] = self._users.read(split, index)

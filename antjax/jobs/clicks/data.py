@@ -17,7 +17,7 @@ from antjax.ctr.antm2c import crosses as crosses_lib
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
 from antjax.ctr.antm2c.crosses import Cross
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
-from antjax.ctr.bahe.batches import Standardizer
+from antjax.ctr.antm2c.numbers import Numbers, WAYS, ways
 from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
@@ -40,7 +40,7 @@ class ScenarioData:
     scenarios: Names of the scenarios.
     sizes: Sizes that the model needs.
     splits: Split -> its clicks.
-    standardizer: Standardizer of the numeric columns; None if there are none.
+    numbers: How the numeric columns are read.
     made_of: Fingerprints of the inputs, for `run_identity`.
   """
 
@@ -81,7 +81,10 @@ class ScenarioData:
     drop = at if at is not None and not config.scenario_groups else None
     kept = crosses_lib.chosen(id_names, config.fields.columns)
     kept = [i for i in kept if i != drop]
-    numbers = [i for i in range(len(described['numeric'])) if i != conversion]
+    places = [i for i in range(len(described['numeric'])) if i != conversion]
+    names_of_numbers = [described['numeric'][i] for i in places]
+    fields = config.fields
+    rest, own = ways('fields.numbers', fields.numbers, names_of_numbers, WAYS)
     columns = {}
     for split in SPLITS:
       if split not in described['files']:
@@ -93,10 +96,11 @@ class ScenarioData:
       )
     if 'train' not in columns:
       raise ValueError(f'data={config.data} has no training examples.')
-    self.standardizer = None
-    if numbers:
-      values = columns['train']['numeric'][:, numbers]
-      self.standardizer = Standardizer.of([values])
+    self.numbers = numbers = Numbers.fit(
+      {n: own.get(n, rest) for n in names_of_numbers},
+      columns['train']['numeric'][:, places],
+      fields.num_bins,
+    )
     events = tuple(
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names
@@ -112,19 +116,17 @@ class ScenarioData:
       ids |= dict(zip(id_names, found['ids'].T, strict=True))
       if split == 'train':
         crosses = [
-          Cross.fit(text, ids, config.fields.min_count)
-          for text in config.fields.crosses
+          Cross.fit(text, ids, fields.min_count) for text in fields.crosses
         ]
-      fields = {f'column_{id_names[i]}': found['ids'][:, i] for i in kept}
-      fields |= {f'column_{cross.name}': cross(ids) for cross in crosses}
-      numeric = found['numeric']
-      if self.standardizer is not None:
-        numeric = self.standardizer(numeric[:, numbers])
+      more = {id_names[i]: found['ids'][:, i] for i in kept}
+      more |= {cross.name: cross(ids) for cross in crosses}
+      values = found['numeric'][:, places]
+      more |= numbers.bins(values)
       self.splits[split] = ScenarioClicks(
-        names=(*first, *fields),
-        ids=np.stack([*(ids[n] for n in first), *fields.values()], axis=1),
+        names=(*first, *(f'column_{name}' for name in more)),
+        ids=np.stack([*(ids[n] for n in first), *more.values()], axis=1),
         label=found['label'],
-        numeric=numeric[:, : len(numbers)],
+        numeric=numbers(values),
         starts=found['starts'],
         stops=found['stops'],
         events=events,
@@ -149,8 +151,10 @@ class ScenarioData:
       num_behaviors=described['num_behaviors'],
       num_scenarios=len(self.scenarios),
       columns={id_names[i]: described['ids'][i]['num_ids'] for i in kept}
-      | {cross.name: cross.num_ids for cross in crosses},
-      num_numeric=len(numbers),
+      | {cross.name: cross.num_ids for cross in crosses}
+      | numbers.num_ids,
+      binned=tuple(numbers.num_ids),
+      numbers=numbers.smooth,
       max_history=0 if history is None else config.max_history,
       modal=_modal(text, images),
     )

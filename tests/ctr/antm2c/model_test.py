@@ -27,7 +27,7 @@ SIZES = DataSizes(
   num_behaviors=6,
   num_scenarios=2,
   columns={'city': 5, 'sex': 3},
-  num_numeric=2,
+  numbers={'age': 'linear', 'price': 'autodis'},
   max_history=3,
   modal={'text_title': 4},
 )
@@ -112,7 +112,7 @@ def test_fields_are_those_that_are_asked_for():
   model = model_of('mlp')
   assert model.field_names == (
     *('user', 'item', 'title', 'scenario', 'column_city', 'column_sex'),
-    *('history', 'numeric'),
+    *('history', 'age', 'price'),
   )
   model = model_of('mlp', use=('item', 'text'))
   assert model.field_names == ('item', 'scenario')
@@ -222,3 +222,22 @@ def test_a_click_s_logit_is_its_own_where_a_model_normalises():
   part = model.prepare(data.batch(np.arange(10, 20), 10))
   apart = trainer.predict(state, [part | more], predict)['prediction']
   np.testing.assert_allclose(apart, whole[10:20], rtol=1e-4, atol=1e-5)
+
+
+def test_linear_terms_hold_numbers_and_vectors_of_texts():
+  model = model_of('lr', use=('numeric', 'text'))
+  params = model.init_params(jax.random.key(0))
+  batch = model.prepare(clicks().batch(np.arange(8), 8))
+  dims = {'fields_none': 4, 'fields_none:weight': 1}
+  vectors = {
+    n: np.zeros((*ids.shape, dims[n])) for n, ids in batch['ids'].items()
+  }
+  assert not model.logits(params, vectors, batch)['prediction'].any()
+  weight, text = np.array([0.5, -1]), np.arange(4) / 4
+  params['numbers']['weight'] = jax.numpy.asarray(weight)
+  params['weights']['text_title'] = jax.numpy.asarray(text)
+  np.testing.assert_allclose(
+    model.logits(params, vectors, batch)['prediction'],
+    batch['numeric'] @ weight + batch['text_title'] @ text,
+    rtol=1e-5,
+  )
