@@ -278,7 +278,7 @@ def antm2c() -> Drawing:
   d.down(270, 294, 96, 280, 464)
   d.row(
     *(296, 52, 'All as one|DCNv2, DIN, ..', 'Shared and own|MMoE, PLE, STAR'),
-    'Made by scenario|PEPNet, APG, ..',
+    'Gated by scenario|PEPNet',
     **{'x': 10, 'w': 540, 'fill': 'cool'},
   )
   last = 'AUC of each scenario, of cold users and items'

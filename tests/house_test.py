@@ -86,9 +86,9 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 6_770,  # See docs/design/house.md.
-  'antjax/data': 10_280,
-  'antjax/elastic': 8_680,
-  'antjax/lm': 5_340,  # See docs/design/house.md.
+  'antjax/data': 10_300,
+  'antjax/elastic': 8_700,
+  'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 12_550,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
@@ -136,6 +136,7 @@ def third_party_violations(root: pathlib.Path) -> list[str]:
     'antjax': ['spark', 'search', 'trackers'],
     'launch': [],
     'benchmarks': ['bench', 'bench_tables', 'bench_fuxictr'],
+    'examples': [],
     'tests': ['dev', 'bench', 'bench_tables', 'bench_fuxictr'],
   }
   found = []

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDERS = ('antjax', 'benchmarks', 'launch', 'tests')
+FOLDERS = ('antjax', 'benchmarks', 'examples', 'launch', 'tests')
 
 # Where the name to import is not the name to install.
 _IMPORT_NAMES = {

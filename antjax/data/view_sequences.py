@@ -28,7 +28,7 @@ from ibis.expr import types as ir
 import numpy as np
 import pyarrow as pa
 
-from antjax.data import output_folder, prepare, record_writer, view
+from antjax.data import k_core, output_folder, prepare, record_writer, view
 from antjax.data import sequence_data as files
 from antjax.data.events import clean_title, Events, ITEM, one_row_an_item
 from antjax.data.record_schema import Field
@@ -142,9 +142,13 @@ class _Builder:
     self._job.progress('matching events with items')
     domains, items = self._items()
     rows, user_ids = self._coded(items)
-    rows = self._k_core(rows)
+    num_coded = prepare.count(rows)
+    rows, self._counts['core_rounds'] = k_core.cut(
+      rows, self._config.k_core or 0, self._steps, self._job.progress
+    )
     self._job.progress('putting events in order')
     num_before = prepare.count(rows)
+    self._counts['events_outside_core'] = num_coded - num_before
     kept = self._steps('ordered', self._in_order(rows))
     num_kept = prepare.count(kept)
     self._counts['repeats_dropped'] = num_before - num_kept
@@ -259,32 +263,6 @@ class _Builder:
     coded = steps('coded', named)
     steps.drop('good')
     return coded, user_ids
-
-  def _k_core(self, events: ir.Table) -> ir.Table:
-    """The most events of which each user and each item has at least k.
-
-    Users with fewer go, then items with fewer, and so on until nothing changes;
-    what is left does not depend on the order.
-    """
-    k, old = self._config.k_core or 0, ''
-    num_events = first = prepare.count(events)
-    self._counts['core_rounds'] = 0
-    for number in itertools.count(1) if k > 1 else ():
-      self._job.progress(f'{k}-core, round {number}: {num_events:,} events')
-      for column in ('user', 'item'):
-        sizes = events.group_by(column).agg(size=events.count())
-        enough = sizes.filter(sizes['size'] >= k).select(column)
-        name = f'core_{number}_{column}'
-        events = self._steps(name, events.semi_join(enough, column))
-        if old:
-          self._steps.drop(old)
-        old = name
-      self._counts['core_rounds'] = number
-      before, num_events = num_events, prepare.count(events)
-      if num_events == before:
-        break
-    self._counts['events_outside_core'] = first - num_events
-    return events
 
   def _in_order(self, events: ir.Table) -> ir.Table:
     """Adds place, from 0 for each user, size and role; drops repeats in a row.

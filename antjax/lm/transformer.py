@@ -15,23 +15,20 @@ from typing import Any
 
 from flax import nnx
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from antjax.collectives import layerwise
-from antjax.embedding.lookup import pick, take_rows
-from antjax.lm import blocked_attention, blocks
+from antjax.embedding.lookup import take_rows
+from antjax.lm import blocked_attention, blocks, next_token
 from antjax.lm import positions as positions_lib
 from antjax.lm.blocks import Block
 from antjax.lm.config import Config as Config
 
 # Shape suffixes: B = sequences, T = tokens of a sequence, D = embed_dim,
 # H = query heads, G = key/value heads, K = width of a head, F = mlp_dim,
-# L = layers, V = vocabulary, C = tokens in a chunk of the loss, N = chunks.
+# L = layers, V = vocabulary.
 
 PyTree = Any
-# Logits of a step's loss that are held at once: 64 MiB in fp32.
-MAX_LOGITS = 1 << 24
 
 
 class Transformer(blocks.ModelPart):
@@ -294,7 +291,10 @@ class Transformer(blocks.ModelPart):
     return self.lm_head[...]
 
   def loss(
-    self, batch: Mapping[str, jax.Array], *, max_logits: int = MAX_LOGITS
+    self,
+    batch: Mapping[str, jax.Array],
+    *,
+    max_logits: int = next_token.MAX_LOGITS,
   ) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy of the next token, for Trainer's loss_fn.
 
@@ -312,11 +312,11 @@ class Transformer(blocks.ModelPart):
     tokens = batch['tokens']
     segment_ids = batch.get('segment_ids')
     x_BTD = self.hidden(tokens, segment_ids, batch.get('positions'))
-    next_BT, counts_BT = targets(tokens, segment_ids)
+    next_BT, counts_BT = next_token.targets(tokens, segment_ids)
     if 'loss_mask' in batch:
       mask_BT = batch['loss_mask'].astype(jnp.float32)
       counts_BT *= jnp.pad(mask_BT[:, 1:], ((0, 0), (0, 1)))
-    losses_BT = _token_losses(
+    losses_BT = next_token.losses(
       self.config, x_BTD, self.output_matrix(), next_BT, max_logits
     )
     weights_B = counts_BT.sum(axis=1)
@@ -352,52 +352,3 @@ def _hold(module: nnx.Module, leaves: PyTree) -> None:
       _hold(getattr(module, name), value)
     else:
       setattr(module, name, nnx.Param(value))
-
-
-def targets(
-  tokens: jax.Array, segment_ids: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-  """(next token, whether it counts), both [B, T].
-
-  The first token of a document is not predicted from the one before it, and
-  segment 0, the padding, has no targets.
-  """
-  last = ((0, 0), (0, 1))
-  counts = jnp.ones_like(tokens[:, 1:], bool)
-  if segment_ids is not None:
-    now, following = segment_ids[:, :-1], segment_ids[:, 1:]
-    counts = (following == now) & (following > 0)
-  counts = jnp.pad(counts.astype(jnp.float32), last)
-  return jnp.pad(tokens[:, 1:], last), counts
-
-
-def _token_losses(
-  config: Config, x_BTD, kernel_DV, next_BT, max_logits: int
-) -> jax.Array:
-  """Cross-entropy of each token, [B, T]."""
-
-  def chunk_losses(x_BCD, kernel_DV, next_BC):
-    logits_BCV = blocks.logits(config, x_BCD, kernel_DV.astype(x_BCD.dtype))
-    log_z = jax.nn.logsumexp(logits_BCV, axis=-1)
-    return log_z - pick(logits_BCV, next_BC)
-
-  B, T = next_BT.shape
-  num_chunks = -(-(B * T * kernel_DV.shape[1]) // max_logits)
-  if num_chunks <= 1:
-    return chunk_losses(x_BTD, kernel_DV, next_BT)
-  C = max(1, T // num_chunks)
-  N = -(-T // C)
-
-  def chunks(x):  # [B, T, ...] -> [N, B, C, ...]
-    padding = [(0, 0), (0, N * C - T)] + [(0, 0)] * (x.ndim - 2)
-    x = jnp.pad(x, padding).reshape(B, N, C, *x.shape[2:])
-    return jnp.moveaxis(x, 1, 0)
-
-  # In fp32, so that the chunks' gradients are added up in fp32.
-  kernel_DV = kernel_DV.astype(jnp.float32)
-  recomputed = jax.checkpoint(chunk_losses)
-  losses_NBC = lax.map(
-    lambda chunk: recomputed(chunk[0], kernel_DV, chunk[1]),
-    (chunks(x_BTD), chunks(next_BT)),
-  )
-  return jnp.moveaxis(losses_NBC, 0, 1).reshape(B, N * C)[:, :T]

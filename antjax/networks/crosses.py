@@ -65,6 +65,51 @@ class DCNv2(ClickNetwork):
     return self.out(both)[:, 0]
 
 
+class GDCN(ClickNetwork):
+  """GDCN: cross layers whose products a gate lets through.
+
+    c_{l+1} = c_0 * (W_l c_l + b_l) * sigmoid(G_l c_l) + c_l,  c_0 = v
+
+  GDCN-P: y = w [c_L, MLP(v)] + b;  GDCN-S: y = w MLP(c_L) + b.
+
+  Source: Wang et al. 2023, https://arxiv.org/abs/2311.04635, sections on
+  the gated cross network and GDCN.
+  """
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Config(DeepConfig):
+    """Sizes of the network."""
+
+    parallel: Annotated[
+      bool, 'An MLP beside the cross layers (GDCN-P), or behind (GDCN-S).'
+    ] = True
+    cross_layers: Annotated[int, 'Cross layers.'] = 3
+
+  def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
+    width, self.parallel = sizes.flat_width, config.parallel
+
+    def products(use_bias: bool) -> nnx.List[nnx.Linear]:
+      return nnx.List(
+        nnx.Linear(width, width, use_bias=use_bias, rngs=rngs)
+        for _ in range(config.cross_layers)
+      )
+
+    self.cross, self.gates = products(True), products(False)
+    self.mlp = MLP(width, config.widths, rngs=rngs)
+    both = self.mlp.out_features + width * self.parallel
+    self.out = nnx.Linear(both, 1, rngs=rngs)
+
+  def __call__(self, x: Inputs) -> jax.Array:
+    x0 = crossed = x.flat
+    for layer, gate in zip(self.cross, self.gates, strict=True):
+      share = jax.nn.sigmoid(gate(crossed))
+      crossed = x0 * layer(crossed) * share + crossed
+    if not self.parallel:
+      return self.out(self.mlp(crossed))[:, 0]
+    both = jnp.concatenate([crossed, self.mlp(x0)], axis=-1)
+    return self.out(both)[:, 0]
+
+
 class Maps(nnx.Module):
   """Feature maps of pairs of earlier maps and fields.
 

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 
 from antjax import config_values
 from antjax.networks import network
-from antjax.networks.crosses import AutoInt, DCNv2, FinalMLP, XDeepFM
+from antjax.networks.crosses import AutoInt, DCNv2, FinalMLP, GDCN, XDeepFM
 from antjax.networks.deep import DeepFM, FM, LR, MLPModel, WideDeep
-from antjax.networks.experts import M2M, MMoE, PLE, SARNet, SharedBottom
-from antjax.networks.generated import AdaSparse, APG, HAMUR, PEPNet
+from antjax.networks.experts import MMoE, PLE, SharedBottom
+from antjax.networks.gates import PEPNet
+from antjax.networks.masknet import MaskNet
 from antjax.networks.sequences import BST, DIN
 from antjax.networks.star import STAR
 from antjax.networks.tasks import CBML, DLRM, ESMM, MeLU
+from antjax.networks.wukong import Wukong
 
 SINGLE_SCENARIO: dict[str, type[Any]] = {
   'lr': LR,
@@ -32,6 +34,9 @@ SINGLE_SCENARIO: dict[str, type[Any]] = {
   'xdeepfm': XDeepFM,
   'autoint': AutoInt,
   'finalmlp': FinalMLP,
+  'masknet': MaskNet,
+  'gdcn': GDCN,
+  'wukong': Wukong,
   'din': DIN,
   'bst': BST,
 }
@@ -40,12 +45,7 @@ MULTI_SCENARIO: dict[str, type[Any]] = {
   'mmoe': MMoE,
   'ple': PLE,
   'star': STAR,
-  'sar_net': SARNet,
-  'm2m': M2M,
   'pepnet': PEPNet,
-  'adasparse': AdaSparse,
-  'hamur': HAMUR,
-  'apg': APG,
 }
 MULTI_TASK: dict[str, type[Any]] = {'esmm': ESMM}
 META: dict[str, type[Any]] = {'dlrm': DLRM, 'melu': MeLU, 'cbml': CBML}

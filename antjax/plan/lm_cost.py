@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from antjax.lm import attention, transformer
+from antjax.lm import attention, next_token, transformer
 
 
 def num_params(config: transformer.Config) -> int:
@@ -70,7 +70,7 @@ def activation_bytes(
   queries = num_tokens if num_tokens <= attention.MAX_PLAIN else attention.BLOCK
   scores = 2 * tokens * config.num_heads * queries * 4
   kept = {'none': working, 'dots': products + D, 'layer': D}[config.remat]
-  logits = min(tokens * config.vocab_size, transformer.MAX_LOGITS)
+  logits = min(tokens * config.vocab_size, next_token.MAX_LOGITS)
   if not config.causal:
     logits = 0
   layers = config.num_layers * kept * tokens * size

@@ -49,7 +49,7 @@ def test_rows_of_the_joint_model_follow_its_own_schedule(
 
 
 @pytest.mark.parametrize(
-  'kind, need', [('din', 'history'), ('apg', 'scenario')]
+  'kind, need', [('din', 'history'), ('examples.apg:APG', 'scenario')]
 )
 def test_a_network_that_tasks_cannot_feed_is_refused_by_its_flag(kind, need):
   with pytest.raises(ValueError, match=f"model.kind={kind}: it needs '{need}'"):

@@ -64,7 +64,7 @@ def test_an_interaction_needs_two_vectors():
     ('din', 'history'),
     ('star', 'moments'),
     ('esmm', 'conversion'),
-    ('apg', 'scenario'),
+    ('examples.apg:APG', 'scenario'),
   ],
 )
 def test_what_tasks_have_not_is_refused(kind, need):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models against their papers' equations in numpy, row by row."""
 
+import dataclasses
 import itertools
 from typing import NamedTuple
 
@@ -15,10 +16,18 @@ from antjax.networks import load
 from antjax.networks.network import ScenarioMoments
 from tests.networks.small_inputs import CONFIG, inputs, SIZES
 
+EXAMPLES = {
+  'adasparse': 'examples.adasparse:AdaSparse',
+  'apg': 'examples.apg:APG',
+  'm2m': 'examples.m2m:M2M',
+  'sar_net': 'examples.sar_net:SARNet',
+}
 
-def made(name):
+
+def made(name, **settings):
   """A model whose parameters are all random, and they as float64."""
-  model = load.make(name, SIZES, CONFIG, rngs=nnx.Rngs(0))
+  config = dataclasses.replace(CONFIG, **settings)
+  model = load.make(EXAMPLES.get(name, name), SIZES, config, rngs=nnx.Rngs(0))
   graphdef, state = nnx.split(model)
   rng = np.random.default_rng(3)
   params = jax.tree.map(
@@ -74,6 +83,13 @@ def sigmoid(x):
 def softmax(x):
   e = np.exp(x - x.max())
   return e / e.sum()
+
+
+def norm(p, x, epsilon=1e-6):
+  """Over the last axis, which may have a scale and a bias of each row."""
+  x = x - x.mean(axis=-1, keepdims=True)
+  x = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + epsilon)
+  return x * p['scale'] + p['bias']
 
 
 def linear(p, x):
@@ -158,6 +174,55 @@ def dcnv2(p, row):
   return linear(p['out'], both)[0]
 
 
+def gdcn(p, row):
+  both = np.concatenate([_gated(p, row), mlp(p['mlp'], row.flat)])
+  return linear(p['out'], both)[0]
+
+
+def gdcn_serial(p, row):
+  return linear(p['out'], mlp(p['mlp'], _gated(p, row)))[0]
+
+
+def _gated(p, row):
+  crossed = row.flat
+  for i in range(CONFIG.cross_layers):
+    share = sigmoid(linear(p['gates'][i], crossed))
+    crossed = row.flat * linear(p['cross'][i], crossed) * share + crossed
+  return crossed
+
+
+def masknet(p, row):
+  n = norm(p, row.v, 1e-5).reshape(-1)
+  blocks = [_masked(p, i, row, n) for i in range(CONFIG.num_blocks)]
+  return deep(p['out'], np.concatenate(blocks))
+
+
+def masknet_serial(p, row):
+  h = norm(p, row.v, 1e-5).reshape(-1)
+  for i in range(len(CONFIG.widths)):
+    h = _masked(p, i, row, h)
+  return linear(p['out'], h)[0]
+
+
+def _masked(p, i, row, h):
+  q = p['blocks'][i]
+  mask = chain(q['mask']['layers'], row.flat)
+  return relu(norm(q['norm'], linear(q['hidden'], mask * h), 1e-5))
+
+
+def wukong(p, row):
+  x = row.v
+  for i in range(CONFIG.num_layers):
+    q = p['layers'][i]
+    y = q['compress']['map']['kernel']
+    pairs = norm(q['norm_pairs'], (x @ x.T @ y).reshape(-1))
+    fmb = chain(q['pairs']['layers'], pairs).reshape(-1, SIZES.dim)
+    lcb = q['linear']['map']['kernel'].T @ x
+    rest = x if i else q['residual']['map']['kernel'].T @ x
+    x = norm(q['norm'], np.concatenate([fmb, lcb]) + rest)
+  return deep(p['deep'], x.reshape(-1))
+
+
 def xdeepfm(p, row):
   v, maps, sums = row.v, row.v, []
   for i, number in enumerate(CONFIG.cin_widths):
@@ -213,11 +278,6 @@ def din(p, row):
 
 
 def bst(p, row):
-  def norm(q, y):
-    y = y - y.mean(axis=1, keepdims=True)
-    y = y / np.sqrt(y.var(axis=1, keepdims=True) + 1e-6)
-    return y * q['scale'] + q['bias']
-
   position = p['sequences'][0]['position']
   # The candidate, then the clicks: the newest is one ago.
   ago = np.arange(len(row.keys), 0, -1)
@@ -292,20 +352,6 @@ def adasparse(p, row):
   return h[0]
 
 
-def hamur(p, row):
-  h, d = row.flat, row.d
-  core = chain(p['hyper']['layers'], h).reshape(CONFIG.rank, CONFIG.rank)
-  for i in range(len(CONFIG.widths)):
-    h = relu(linear(p['layers'][i], h))
-    adapter = p['adapters'][i]
-    one, two, three, four = (adapter['factors'][k] for k in range(4))
-    down = sigmoid(own_linear(two, core @ own_linear(one, h, d), d))
-    up = own_linear(four, core @ own_linear(three, down, d), d)
-    up = (up - up.mean()) / np.sqrt(up.var() + 1e-6)
-    h = h + adapter['scale'][d] * up + adapter['bias'][d]
-  return linear(p['layers'][len(CONFIG.widths)], h)[0]
-
-
 def apg(p, row):
   h = row.flat
   for i in range(len(CONFIG.widths)):
@@ -346,6 +392,11 @@ def pepnet(p, row, v_of_gates=None):
     xdeepfm,
     autoint,
     finalmlp,
+    masknet,
+    masknet_serial,
+    gdcn,
+    gdcn_serial,
+    wukong,
     din,
     bst,
     shared_bottom,
@@ -354,14 +405,14 @@ def pepnet(p, row, v_of_gates=None):
     sar_net,
     m2m,
     adasparse,
-    hamur,
     apg,
     pepnet,
   ],
   ids=lambda f: f.__name__,
 )
 def test_a_logit_is_that_of_the_paper(equation):
-  model, p = made(equation.__name__)
+  name = equation.__name__.removesuffix('_serial')
+  model, p = made(name, parallel=name == equation.__name__)
   x = inputs(8)
   expected = [equation(p, row) for row in rows(x)]
   np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-4)

@@ -132,7 +132,7 @@ def test_settings_of_ones_own_are_read_by_their_type():
 def test_the_settings_of_all_networks_are_flags_without_a_value():
   config = load.NetworkConfig()
   settings = config_lib.to_dict(config)
-  assert settings['widths'] is settings['prune_below'] is None
+  assert settings['widths'] is settings['mask_ratio'] is None
   assert config_lib.from_dict(type(config), settings) == config
   for name, found in load.NETWORKS.items():
     assert not load._lacking(found), name

@@ -27,8 +27,6 @@ _OWNED = {
   'mmoe': ('gates', 'towers'),
   'ple': ('last/gates', 'last/specific', 'towers'),
   'star': ('norm/own_', 'own_kernel', 'own_bias'),
-  'sar_net': ('^scale', '^bias', 'specific', 'gates'),
-  'hamur': ('adapters',),
 }
 
 
@@ -153,7 +151,7 @@ def test_sizes_that_make_no_sense_are_refused(fields, message):
   [
     ({'widths': ()}, r'widths=\(\)'),
     ({'rank': 0}, 'rank=0: must be at least 1'),
-    ({'prune_below': 1.0}, 'prune_below=1.0'),
+    ({'mask_ratio': 0.0}, 'mask_ratio=0.0'),
   ],
 )
 def test_networks_that_make_no_sense_are_refused(fields, message):

@@ -33,8 +33,13 @@ CONFIG = NetworkConfig(
   num_specific=2,
   num_levels=2,
   gate_width=7,
+  num_blocks=2,
+  block_width=7,
+  mask_ratio=1.5,
+  num_pairs=2,
+  num_linear=4,
+  pair_widths=(6,),
   rank=4,
-  adapter_width=5,
 )
 
 
