@@ -56,7 +56,9 @@ class DataSizes:
     columns: Id column -> its ids.
     binned: Those of the id columns that are bins of numbers.
     numbers: Other numeric column -> linear or autodis.
-    max_history: Places of the history; 0: there is none.
+    histories: Places of each history.
+    history_columns: Id columns whose ids of past clicks are known.
+    bags: Bag -> (its ids, its pooling).
     modal: Name of a text or image in the batch -> its width.
   """
 
@@ -67,7 +69,9 @@ class DataSizes:
   columns: Mapping[str, int]
   binned: tuple[str, ...] = ()
   numbers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  max_history: int = 0
+  histories: tuple[int, ...] = ()
+  history_columns: tuple[str, ...] = ()
+  bags: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
   modal: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -151,7 +155,7 @@ class ScenarioModel:
       **dict(zip(columns, sizes.columns.values(), strict=True)),
     }
     self._numbers = dict(sizes.numbers) if 'numeric' in use else {}
-    self._has_history = 'history' in use and bool(sizes.max_history)
+    self._num_histories = len(sizes.histories) * ('history' in use)
     self._modal = {
       n: width for n, width in sizes.modal.items() if n.split('_')[0] in use
     }
@@ -166,10 +170,30 @@ class ScenarioModel:
     chosen += [
       n for n in columns if ('numeric' if n in binned else 'columns') in use
     ]
-    if self._has_history and 'title' not in chosen:
+    if self._num_histories and 'title' not in chosen:
       raise ValueError(
         f'fields.use={fields.use}: a history is compared with the title of the'
         ' candidate; name title too, or leave history out.'
+      )
+    # Feature of a batch -> the field, and table, of the candidate.
+    self._in_history = {'history': 'title'} | {
+      f'history_{n}': f'column_{n}' for n in sizes.history_columns
+    }
+    if not self._num_histories:
+      self._in_history = {}
+    if lacking := sorted({*self._in_history.values()} - {*chosen}):
+      raise ValueError(
+        f'fields.history_columns={",".join(sizes.history_columns)}: they are'
+        f' compared with those of the candidate; {lacking[0]} is no field: name'
+        ' it in --fields.columns, and columns in --fields.use.'
+      )
+    self._bags = {f'bag_{n}': how for n, (_, how) in sizes.bags.items()}
+    self._num_ids |= {f'bag_{n}': size for n, (size, _) in sizes.bags.items()}
+    self._candidate = next((n for n in ('item', 'title') if n in chosen), None)
+    if 'attention' in self._bags.values() and not self._candidate:
+      raise ValueError(
+        f'fields.bags={fields.bags}: attention is by the item or the title of'
+        f' the candidate; fields.use={fields.use} has neither.'
       )
     # Ids of one level are looked up together.
     self._level = {n: _level(fields.level, self._num_ids[n]) for n in chosen}
@@ -179,7 +203,10 @@ class ScenarioModel:
     }
     order = [n for names in self._groups.values() for n in names]
     self._place = [list(self._num_ids).index(n) for n in order]
-    order += ['history'] * self._has_history
+    for h in range(self._num_histories):
+      end = f'_{h}' if self._num_histories > 1 else ''
+      order += [f'{name}{end}' for name in self._in_history]
+    order += self._bags
     order += self._numbers
     self.field_names = tuple(order)
     self._is_linear = 'linear' in self._needs
@@ -192,7 +219,8 @@ class ScenarioModel:
       item_fields=tuple(
         i for i, n in enumerate(order) if n in ('item', 'title')
       ),
-      histories=(sizes.max_history,) * self._has_history,
+      histories=sizes.histories[: self._num_histories],
+      history_width=len(self._in_history) * fields.embedding_dim,
     )
 
     def make(rngs: nnx.Rngs) -> FieldNetwork:
@@ -237,13 +265,16 @@ class ScenarioModel:
           optimizer=optimizer,
           init_scale=scale,
         )
-        for name, level in self._level.items()
+        for name, level in levels.items()
       ]
+
+    levels = self._level | {
+      bag: _level(fields.level, self._num_ids[bag]) for bag in self._bags
+    }
 
     every = specs('', fields.embedding_dim, fields.init_scale)
     features: dict[str, str | tuple[str, ...]] = dict(self._groups)
-    if self._has_history:
-      features['history'] = 'title'
+    features |= self._in_history | {bag: bag for bag in self._bags}
     if self._is_linear:
       # Apart: a row of D + 1 numbers makes each step half as long again.
       every += specs(_WEIGHT, 1, 0.0)
@@ -251,6 +282,7 @@ class ScenarioModel:
         group + _WEIGHT: tuple(n + _WEIGHT for n in names)
         for group, names in self._groups.items()
       }
+      features |= {bag + _WEIGHT: bag + _WEIGHT for bag in self._bags}
     return EmbeddingTables(every, features, mesh=mesh)
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,8 +301,9 @@ class ScenarioModel:
       if self._is_linear:
         ids[group + _WEIGHT] = ids[group]
       start = stop
-    if self._has_history:
-      ids['history'] = batch['history']
+    ids |= {name: batch[name] for name in (*self._in_history, *self._bags)}
+    if self._is_linear:
+      ids |= {bag + _WEIGHT: batch[bag] for bag in self._bags}
     return {
       **{n: batch[n] for n in names},
       'scenario': every[:, _SCENARIO],
@@ -291,20 +324,41 @@ class ScenarioModel:
       weights = [vectors[group + _WEIGHT] for group in self._groups]
       weights_BF = jnp.concatenate(weights, axis=1)[..., 0]
       first_order_B = weights_BF.astype(dtype).sum(axis=1)
-    histories: tuple[History, ...] = ()
-    if self._has_history:
-      title = self.field_names.index('title')
-      ids_BM, keys_BMD = batch['ids']['history'], vectors['history']
-      query_BD = jnp.concatenate(rows, axis=1)[:, title]
-      histories = (
-        History(keys_BMD.astype(dtype), ids_BM >= 0, query_BD.astype(dtype)),
+    fields_BFD = jnp.concatenate(rows, axis=1).astype(dtype)
+
+    def candidate(name: str) -> jax.Array:
+      return fields_BFD[:, self.field_names.index(name)]
+
+    ids, rows, histories = batch['ids'], [fields_BFD], []
+    queries = [candidate(name) for name in self._in_history.values()]
+    for h in range(self._num_histories):
+      keys = [vectors[name][:, h].astype(dtype) for name in self._in_history]
+      ids_BM = ids['history'][:, h]
+      histories.append(
+        History(
+          jnp.concatenate(keys, axis=-1),
+          ids_BM >= 0,
+          jnp.concatenate(queries, axis=-1),
+        )
       )
-      rows.append(pooling.pool(keys_BMD, ids_BM)[:, None])
+      rows += [pooling.pool(keys_BMD, ids_BM)[:, None] for keys_BMD in keys]
+    for bag, how in self._bags.items():
+      found_BPD = vectors[bag].astype(dtype)
+      if how == 'attention':
+        query_BD = candidate(str(self._candidate))
+        pooled_BD = pooling.attend(found_BPD, ids[bag], query_BD)
+      else:
+        pooled_BD = pooling.pool(found_BPD, ids[bag], how)
+      rows.append(pooled_BD[:, None])
+      if self._is_linear:
+        weight_BP1 = vectors[bag + _WEIGHT].astype(dtype)
+        how = 'sum' if how == 'sum' else 'mean'
+        first_order_B += pooling.pool(weight_BP1, ids[bag], how)[:, 0]
     x = Inputs(
-      jnp.concatenate(rows, axis=1).astype(dtype),
+      jnp.concatenate(rows, axis=1),
       first_order_B,
       batch['scenario'],
-      histories=histories,
+      histories=tuple(histories),
       weight_B=batch['weight'],
     )
     network = self._network.merge(params)

@@ -50,7 +50,9 @@ class Clicks:
         ' with textual behaviour; launch/prepare_data.py makes them.'
       )
     self.vocabulary = BehaviorVocabulary.open(folder / 'behaviors')
-    names = [s['name'] for s in self.description['sequences']]
+    sequences = self.description['sequences']
+    # Bags of ids, which are no texts, come last.
+    names = [s['name'] for s in sequences if not s.get('is_bag')]
     self.lengths = _lengths(config.max_behaviors, names)
     output_folder.check_files(folder, self.description, 'events/')
     self._events = [
@@ -156,6 +158,11 @@ class Clicks:
     index: np.ndarray,
     size: int,
   ) -> batches.Batch:
+    count = len(self._events)
+    columns = {
+      n: x[:, :count] if n in ('starts', 'stops') else x
+      for n, x in columns.items()
+    }
     batch = batches.make_batch(columns, self._events, self.lengths, size=size)
     if self.standardizer is not None:
       # A missing number is taken for the mean.

@@ -24,7 +24,7 @@ def clicks(**changes):
     'starts': STARTS,
     'stops': STOPS,
     'events': EVENTS,
-    'history': 0,
+    'histories': (0,),
     'max_history': 2,
   }
   return ScenarioClicks(**fields | changes)
@@ -51,8 +51,8 @@ def test_each_part_is_sorted_by_scenario_and_keeps_its_clicks():
 def test_a_history_is_the_newest_clicks_and_may_be_empty():
   batch = clicks().batch(np.arange(3), 3)
   # Of 3, 2, 4 the newest two; of 2; of none.
-  assert batch['history'].tolist() == [[2, 4], [2, -1], [-1, -1]]
-  assert 'history' not in clicks(history=None).batch(np.arange(3), 3)
+  assert batch['history'].tolist() == [[[2, 4]], [[2, -1]], [[-1, -1]]]
+  assert 'history' not in clicks(histories=()).batch(np.arange(3), 3)
 
 
 def test_texts_are_the_mean_of_their_pieces():

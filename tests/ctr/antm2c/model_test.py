@@ -28,7 +28,7 @@ SIZES = DataSizes(
   num_scenarios=2,
   columns={'city': 5, 'sex': 3},
   numbers={'age': 'linear', 'price': 'autodis'},
-  max_history=3,
+  histories=(3,),
   modal={'text_title': 4},
 )
 
@@ -45,7 +45,7 @@ def clicks(size=64, seed=0):
     starts=starts,
     stops=starts + rng.integers(0, 4, (size, 1)),
     events=(rng.integers(1, 6, 30).astype(np.int32),),
-    history=0,
+    histories=(0,),
     max_history=3,
     text=TextVectors(rng.normal(size=(6, 4)).astype(np.float16), ()),
     conversion=rng.integers(0, 2, size).astype(np.float32),
