@@ -38,9 +38,8 @@ def columns(
     if name == 'hour':
       found[f'time_{name}'] = time_N // 3600 % 24
     elif name == 'weekday':
-      found[f'time_{name}'] = (
-        time_N // 86_400 + 3
-      ) % 7  # 1970 began on a Thursday.
+      # 1970 began on a Thursday.
+      found[f'time_{name}'] = (time_N // 86_400 + 3) % 7
     else:
       order = np.lexsort((time_N, user_N))
       user, time = user_N[order], time_N[order]
@@ -49,10 +48,9 @@ def columns(
       # Clicks of one moment do not see each other, but the one before.
       start = np.flatnonzero(is_first | (gap > 0))
       moment = np.repeat(start, np.diff(np.append(start, len(gap))))
-      log = 1 + np.floor(np.log2(1 + np.maximum(gap[moment], 0))).astype(
-        np.int64
-      )
-      ids = np.where(is_first[moment], 0, np.clip(log, 1, NUM_IDS['gap'] - 1))
+      log = 1 + np.floor(np.log2(1 + np.maximum(gap[moment], 0)))
+      log = np.minimum(log, NUM_IDS['gap'] - 1).astype(np.int64)
+      ids = np.where(is_first[moment], 0, log)
       found['time_gap'] = np.empty_like(ids)
       found['time_gap'][order] = ids
   return {name: ids.astype(np.int32) for name, ids in found.items()}
