@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Click models over tables, in a trainer."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -241,3 +243,68 @@ def test_linear_terms_hold_numbers_and_vectors_of_texts():
     batch['numeric'] @ weight + batch['text_title'] @ text,
     rtol=1e-5,
   )
+
+
+def test_histories_and_bags_are_read_as_by_numpy():
+  rng = np.random.default_rng(0)
+  sizes = dataclasses.replace(
+    SIZES,
+    numbers={},
+    modal={},
+    histories=(3, 3),
+    history_columns=('city',),
+    bags={'tags': (4, 'mean'), 'words': (5, 'attention')},
+  )
+  config = FieldConfig(embedding_dim=4)
+  model = ScenarioModel('din', config, NETWORK, sizes)
+  assert model.field_names[6:] == (
+    *('history_0', 'history_city_0', 'history_1', 'history_city_1'),
+    *('bag_tags', 'bag_words'),
+  )
+  assert model.sizes.history_width == 8
+  history = rng.integers(-1, 6, (2, 2, 3))
+  batch = clicks().batch(np.arange(2), 2) | {
+    'history': history,
+    'history_city': np.where(history < 0, -1, history % 5),
+    'bag_tags': np.array([[0, 3], [-1, -1]]),
+    'bag_words': np.array([[1, 2, -1], [0, -1, -1]]),
+  }
+  batch = model.prepare(batch)
+  vectors = {
+    n: rng.normal(size=(*ids.shape, 4)) for n, ids in batch['ids'].items()
+  }
+  params = model.init_params(jax.random.key(0))
+  _, x = model._inputs(params, vectors, batch)
+  fields = dict(zip(model.field_names, np.swapaxes(x.fields_BFD, 0, 1)))
+  for h, found in enumerate(x.histories):
+    keys = [vectors[n][:, h] for n in ('history', 'history_city')]
+    np.testing.assert_allclose(found.keys_BMD, np.concatenate(keys, 2), 1e-5)
+    query = [fields['title'], fields['column_city']]
+    np.testing.assert_allclose(found.query_BD, np.concatenate(query, 1), 1e-5)
+    there = history[:, h] >= 0
+    np.testing.assert_array_equal(found.is_there_BM, there)
+    mean = (keys[1] * there[..., None]).sum(1) / there.sum(1)[:, None]
+    np.testing.assert_allclose(fields[f'history_city_{h}'], mean, 1e-4)
+  tags, words = vectors['bag_tags'], vectors['bag_words']
+  np.testing.assert_allclose(
+    fields['bag_tags'], [tags[0].mean(0), np.zeros(4)], 1e-5
+  )
+  share = np.exp(words[0, :2] @ fields['item'][0] / 2)
+  np.testing.assert_allclose(
+    fields['bag_words'],
+    [share @ words[0, :2] / share.sum(), words[1, 0]],
+    1e-4,
+  )
+
+
+@pytest.mark.parametrize(
+  ('use', 'changes', 'message'),
+  [
+    (('title', 'history'), {'history_columns': ('city',)}, 'column_city is no'),
+    (('user',), {'bags': {'tags': (4, 'attention')}}, 'has neither'),
+  ],
+)
+def test_what_has_no_candidate_is_refused(use, changes, message):
+  sizes = dataclasses.replace(SIZES, **changes)
+  with pytest.raises(ValueError, match=message):
+    ScenarioModel('mlp', FieldConfig(use=use), NETWORK, sizes)
