@@ -86,7 +86,7 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 6_770,  # See docs/design/house.md.
-  'antjax/data': 10_300,
+  'antjax/data': 10_600,
   'antjax/elastic': 8_700,
   'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 12_550,  # See docs/design/house.md.
@@ -95,7 +95,7 @@ _OVER_BUDGET = {
   'antjax/shards': 2_720,
   'antjax/train': 5_500,  # See docs/design/house.md.
   'benchmarks': 10_780,  # 341 of them lm_bench, 40 packing of input_bench.
-  'tests': 55_700,  # See docs/design/house.md.
+  'tests': 56_300,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

@@ -28,6 +28,7 @@ class RowLayout:
     ids: Names of categorical features, text columns id_0, ...
     numeric: Names of numeric features, float columns numeric_0, ...
     item_columns: Those of `ids` and `numeric` that belong to the item.
+    has_time: Whether times order the rows; else their place does.
     is_labelled: Without labels all rows are positive and negatives are drawn.
   """
 
@@ -37,6 +38,7 @@ class RowLayout:
   ids: tuple[str, ...]
   numeric: tuple[str, ...]
   item_columns: tuple[str, ...]
+  has_time: bool
   is_labelled: bool
 
   @property
@@ -83,6 +85,7 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     **events.of_event(table),
     text=of_item['text'],
     domain=of_item['domain'],
+    **({'part': table[schema.split_column]} if schema.split_column else {}),
     **{f'text_{i}': x for i, x in enumerate(parted)},
     **{f'id_{i}': table[n].cast('string') for i, n in enumerate(ids)},
     **{f'numeric_{i}': events.number(table, n) for i, n in enumerate(numeric)},
@@ -102,6 +105,7 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     ids,
     numeric,
     schema.all_item_columns,
+    bool(schema.time),
     bool(schema.label_column),
   )
 
