@@ -85,11 +85,11 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 6_770,  # See docs/design/house.md.
+  'antjax/ctr': 7_500,  # See docs/design/house.md.
   'antjax/data': 10_600,
   'antjax/elastic': 8_700,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 12_550,  # See docs/design/house.md.
+  'antjax/jobs': 12_700,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
