@@ -235,6 +235,8 @@ class ScenarioModel:
       )
 
     self._network = Functional(make)
+    # Leaves that the loss gives new values of: running averages of batch norms.
+    self.mutable = self._network.names_of(nnx.BatchStat)
     jax.eval_shape(self._network.init, jax.random.key(0))  # Checks it.
 
   def tables(
@@ -376,7 +378,7 @@ class ScenarioModel:
         network that needs moments, with 'moments': (means, variances) [1, S, F
         D].
     """
-    found = self._scores(params, vectors, batch)
+    found, _ = self._scores(params, vectors, batch)
     if not isinstance(found, tasks.Logits):
       return {'prediction': found}
     logits = found._asdict()
@@ -385,9 +387,12 @@ class ScenarioModel:
   def _scores(self, params, vectors, batch, rng=None) -> Any:
     network, x = self._inputs(params, vectors, batch)
     if rng is not None:
-      mlp.start_dropout(network.model, self.fields.dropout, rng)
+      mlp.start_training(
+        network.model, self.fields.dropout, rng, batch['weight']
+      )
     found = load.scores(network.model, x)
-    return jax.tree.map(lambda y: y.astype(jnp.float32), found)
+    found = jax.tree.map(lambda y: y.astype(jnp.float32), found)
+    return found, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
   def loss(
     self,
@@ -395,14 +400,19 @@ class ScenarioModel:
     vectors: PyTree,
     batch: Mapping[str, Any],
     rng: jax.Array | None = None,
-  ) -> tuple[jax.Array, jax.Array]:
-    """(cross-entropies [B], weights [B]); `rng` drops outputs, None none."""
-    found = self._scores(params, vectors, batch, rng)
+  ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array], PyTree]:
+    """What `Trainer` reads; `rng` drops outputs, None none.
+
+    Returns:
+      Cross-entropies [B], weights [B], no metrics, and the new values of the
+      leaves `mutable`.
+    """
+    found, updates = self._scores(params, vectors, batch, rng)
     if isinstance(found, tasks.Logits):
       losses_B = tasks.esmm_loss(found, batch['label'], batch['conversion'])
     else:
       losses_B = optax.sigmoid_binary_cross_entropy(found, batch['label'])
-    return losses_B, batch['weight']
+    return losses_B, batch['weight'], {}, updates
 
   @property
   def is_by_scenario(self) -> bool:

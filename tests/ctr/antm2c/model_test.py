@@ -54,9 +54,9 @@ def clicks(size=64, seed=0):
   )
 
 
-def model_of(name, **fields):
+def model_of(name, network=NETWORK, **fields):
   config = FieldConfig(embedding_dim=4, learning_rate=0.05, **fields)
-  return ScenarioModel(name, config, NETWORK, SIZES)
+  return ScenarioModel(name, config, network, SIZES)
 
 
 def trainer_of(model, paro='NNN', intra=1):
@@ -72,6 +72,7 @@ def trainer_of(model, paro='NNN', intra=1):
     mesh=mesh,
     paro=paro,
     tables=tables,
+    mutable=model.mutable.__contains__ if model.mutable else None,
     min_shard_size=1,
   )
   return trainer, tables
@@ -308,3 +309,27 @@ def test_what_has_no_candidate_is_refused(use, changes, message):
   sizes = dataclasses.replace(SIZES, **changes)
   with pytest.raises(ValueError, match=message):
     ScenarioModel('mlp', FieldConfig(use=use), NETWORK, sizes)
+
+
+def test_batch_norms_learn_running_averages_that_scores_use():
+  network = dataclasses.replace(NETWORK, norm='batch', activation='silu')
+  model = model_of('mlp', network)
+  names = {f'model.deep.mlp.norms.0.{n}' for n in ('mean', 'var')}
+  assert model.mutable == names
+  trainer, state, losses = train(model, num_steps=12)
+  assert losses[-1] < losses[0]
+  norm = trainer.params(state)['model']['deep']['mlp']['norms'][0]
+  assert np.abs(norm['mean']).max() > 1e-3
+  data = clicks()
+
+  def predict(params, rows, batch, rng):
+    return model.logits(
+      params, trainer.tables.lookup(rows, batch['ids']), batch
+    )
+
+  def logits(index):
+    batch = model.prepare(data.batch(index, len(index)))
+    return trainer.predict(state, [batch], predict)['prediction']
+
+  whole = logits(np.arange(64))  # A row's score depends on that row alone.
+  np.testing.assert_allclose(logits(np.arange(10)), whole[:10], rtol=1e-4)
