@@ -66,6 +66,11 @@ class FieldConfig:
     bool, 'Whether the model is told the scenario; without, all are one to it.'
   ] = True
   embedding_dim: Annotated[int, 'Width of a field, D.'] = 16
+  dim_rule: Annotated[
+    Literal['same', 'auto'],
+    'same: rows of all tables are D wide. auto: those of n ids are 6 n^(1/4)'
+    ' wide, D at most, and a learned map widens them.',
+  ] = 'same'
   optimizer: Annotated[
     Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
   ] = 'adam'

@@ -8,7 +8,7 @@ vector through a map of its own. Linear terms have a weight an id, in tables one
 wide, a number, and an element of a text's or an image's vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from antjax.ctr.antm2c.field_network import FieldNetwork
 from antjax.ctr.antm2c.fields import FieldConfig, MODAL
-from antjax.ctr.antm2c.numbers import NumberFields
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import (
   Adam,
@@ -31,9 +31,8 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.layers import mlp, pooling
 from antjax.layers.functional import Functional
 from antjax.networks import load, tasks
-from antjax.networks.fusion import Fusion
 from antjax.networks.moments import moments_of, MomentSums
-from antjax.networks.network import History, Inputs, ScenarioMoments, Sizes
+from antjax.networks.network import History, Inputs, Sizes
 
 # Shape suffixes: B = rows, F = fields, D = embedding width, M = places of the
 # history.
@@ -73,58 +72,6 @@ class DataSizes:
   history_columns: tuple[str, ...] = ()
   bags: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
   modal: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-
-class FieldNetwork(nnx.Module):
-  """Everything but the tables: fields of numbers and vectors, and a network."""
-
-  def __init__(
-    self,
-    name: str,
-    sizes: Sizes,
-    config: load.NetworkConfig,
-    fields: FieldConfig,
-    numbers: Sequence[str],
-    modal: Mapping[str, int],
-    *,
-    rngs: nnx.Rngs,
-  ):
-    self.numbers = (
-      NumberFields(numbers, sizes.dim, fields.init_scale, rngs=rngs)
-      if numbers
-      else None
-    )
-    # A weight an element of a vector, which start at 0 as those of ids do.
-    self.weights = nnx.Dict()
-    if 'linear' in load.load(name).needs:
-      for kind, width in modal.items():
-        self.weights[kind] = nnx.Param(jnp.zeros(width))
-    self.fusion = (
-      Fusion(sizes, modal, fields.fusion, rngs=rngs) if modal else None
-    )
-    if self.fusion is not None:
-      sizes = self.fusion.sizes
-    self.model = load.make(name, sizes, config, rngs=rngs)
-
-  def whole(self, x: Inputs, batch: Mapping[str, Any]) -> Inputs:
-    """The inputs with what a batch has besides ids."""
-    dtype = x.fields_BFD.dtype
-    if self.numbers is not None:
-      found_BKD, linear_B = self.numbers(batch['numeric'].astype(dtype))
-      x = x._replace(
-        fields_BFD=jnp.concatenate([x.fields_BFD, found_BKD], axis=1),
-        first_order_B=x.first_order_B + linear_B,
-      )
-    if 'moments' in batch:
-      moments = ScenarioMoments(*(m[0] for m in batch['moments']))
-      x = x._replace(moments=moments)
-    if self.fusion is None:
-      return x
-    vectors = {name: batch[name].astype(dtype) for name in self.fusion.widths}
-    for name, weight in self.weights.items():
-      linear_B = vectors[name] @ weight[...]
-      x = x._replace(first_order_B=x.first_order_B + linear_B)
-    return self.fusion(x, vectors)
 
 
 class ScenarioModel:
@@ -196,11 +143,19 @@ class ScenarioModel:
         f' the candidate; fields.use={fields.use} has neither.'
       )
     # Ids of one level are looked up together.
-    self._level = {n: _level(fields.level, self._num_ids[n]) for n in chosen}
-    self._groups = {
-      f'fields_{level}': tuple(n for n in chosen if self._level[n] == level)
-      for level in dict.fromkeys(self._level.values())
-    }
+    tables = [*chosen, *self._bags]
+    self._level = {n: _level(fields.level, self._num_ids[n]) for n in tables}
+    dim = fields.embedding_dim
+    self._dim = dict.fromkeys(tables, dim)
+    if fields.dim_rule == 'auto':  # By Google's rule of thumb.
+      for n in tables:
+        self._dim[n] = min(dim, round(6 * self._num_ids[n] ** 0.25))
+    self._narrow = {n: width for n, width in self._dim.items() if width < dim}
+    groups: dict[str, list[str]] = {}
+    for n in chosen:
+      width = f'_{self._dim[n]}' if n in self._narrow else ''
+      groups.setdefault(f'fields_{self._level[n]}{width}', []).append(n)
+    self._groups = {group: tuple(names) for group, names in groups.items()}
     order = [n for names in self._groups.values() for n in names]
     self._place = [list(self._num_ids).index(n) for n in order]
     for h in range(self._num_histories):
@@ -231,6 +186,7 @@ class ScenarioModel:
         fields,
         tuple(self._numbers.values()),
         self._modal,
+        self._narrow,
         rngs=rngs,
       )
 
@@ -257,24 +213,20 @@ class ScenarioModel:
     if fields.l2:
       optimizer = L2(optimizer, fields.l2 / num_examples)
 
-    def specs(suffix: str, dim: int, scale: float) -> list[TableSpec]:
+    def specs(suffix: str, dim: int | None, scale: float) -> list[TableSpec]:
       return [
         TableSpec(
           name + suffix,
           self._num_ids[name],
-          dim,
+          dim or self._dim[name],
           level=level,
           optimizer=optimizer,
           init_scale=scale,
         )
-        for name, level in levels.items()
+        for name, level in self._level.items()
       ]
 
-    levels = self._level | {
-      bag: _level(fields.level, self._num_ids[bag]) for bag in self._bags
-    }
-
-    every = specs('', fields.embedding_dim, fields.init_scale)
+    every = specs('', None, fields.init_scale)
     features: dict[str, str | tuple[str, ...]] = dict(self._groups)
     features |= self._in_history | {bag: bag for bag in self._bags}
     if self._is_linear:
@@ -320,13 +272,20 @@ class ScenarioModel:
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> tuple[FieldNetwork, Inputs]:
     dtype = jax.tree.leaves(params)[0].dtype
-    rows = [vectors[group] for group in self._groups]
+    network = self._network.merge(params)
+    rows = []
+    for group, members in self._groups.items():
+      row_BFd = vectors[group].astype(dtype)
+      if members[0] in self._narrow:
+        each = [network.wide(n, row_BFd[:, f]) for f, n in enumerate(members)]
+        row_BFd = jnp.stack(each, axis=1)
+      rows.append(row_BFd)
     first_order_B = jnp.zeros(len(batch['weight']), dtype)
     if self._is_linear:
       weights = [vectors[group + _WEIGHT] for group in self._groups]
       weights_BF = jnp.concatenate(weights, axis=1)[..., 0]
       first_order_B = weights_BF.astype(dtype).sum(axis=1)
-    fields_BFD = jnp.concatenate(rows, axis=1).astype(dtype)
+    fields_BFD = jnp.concatenate(rows, axis=1)
 
     def candidate(name: str) -> jax.Array:
       return fields_BFD[:, self.field_names.index(name)]
@@ -334,7 +293,10 @@ class ScenarioModel:
     ids, rows, histories = batch['ids'], [fields_BFD], []
     queries = [candidate(name) for name in self._in_history.values()]
     for h in range(self._num_histories):
-      keys = [vectors[name][:, h].astype(dtype) for name in self._in_history]
+      keys = [
+        network.wide(table, vectors[name][:, h].astype(dtype))
+        for name, table in self._in_history.items()
+      ]
       ids_BM = ids['history'][:, h]
       histories.append(
         History(
@@ -345,7 +307,7 @@ class ScenarioModel:
       )
       rows += [pooling.pool(keys_BMD, ids_BM)[:, None] for keys_BMD in keys]
     for bag, how in self._bags.items():
-      found_BPD = vectors[bag].astype(dtype)
+      found_BPD = network.wide(bag, vectors[bag].astype(dtype))
       if how == 'attention':
         query_BD = candidate(str(self._candidate))
         pooled_BD = pooling.attend(found_BPD, ids[bag], query_BD)
@@ -363,7 +325,6 @@ class ScenarioModel:
       histories=tuple(histories),
       weight_B=batch['weight'],
     )
-    network = self._network.merge(params)
     return network, network.whole(x, batch)
 
   def logits(

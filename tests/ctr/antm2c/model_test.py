@@ -333,3 +333,27 @@ def test_batch_norms_learn_running_averages_that_scores_use():
 
   whole = logits(np.arange(64))  # A row's score depends on that row alone.
   np.testing.assert_allclose(logits(np.arange(10)), whole[:10], rtol=1e-4)
+
+
+def test_narrow_tables_are_widened():
+  config = FieldConfig(embedding_dim=9, dim_rule='auto', level='none')
+  model = ScenarioModel('mlp', config, NETWORK, SIZES)
+  batch = model.prepare(clicks().batch(np.arange(4), 4))
+  # 6 n^(1/4) is 10 of 9 users and 7 items, 9 of 6 titles and 5 cities.
+  widths = {'fields_none': 9, 'fields_none_7': 7, 'fields_none_8': 8}
+  assert {*batch['ids']} == {*widths, 'history'}
+  rng = np.random.default_rng(0)
+  vectors = {
+    n: rng.normal(size=(*ids.shape, widths.get(n, 9)))
+    for n, ids in batch['ids'].items()
+  }
+  params = model.init_params(jax.random.key(0))
+  _, x = model._inputs(params, vectors, batch)
+  place = model.field_names.index('scenario')
+  np.testing.assert_allclose(
+    x.fields_BFD[:, place],
+    vectors['fields_none_7'][:, 0] @ params['maps']['scenario'],
+    1e-4,
+  )
+  mesh = antjax.make_mesh(intra=1, devices=jax.devices()[:1])
+  model.tables(mesh, 0.1, num_examples=4)
