@@ -89,11 +89,7 @@ _OVER_BUDGET = {
   'antjax/data': 10_600,
   'antjax/elastic': 8_700,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-<<<<<<< HEAD
-  'antjax/jobs': 12_700,  # See docs/design/house.md.
-=======
-  'antjax/jobs': 12_675,  # See docs/design/house.md.
->>>>>>> main
+  'antjax/jobs': 12_860,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
