@@ -47,10 +47,10 @@ class FieldConfig:
   ] = ()
   numbers: Annotated[
     tuple[str, ...],
-    'How a number becomes a field: linear (a vector times it), log (times its'
-    ' logarithm), bins (a row each quantile bin) or autodis (a mixture of'
-    ' vectors); of single columns another way, as linear,price=bins.',
-  ] = ('linear',)
+    'How a number becomes a field: bins (a row each quantile bin), linear (a'
+    ' vector times it), log (times its logarithm) or autodis (a mixture of'
+    ' vectors); of single columns another way, as bins,price=log.',
+  ] = ('bins',)
   num_bins: Annotated[int, 'Bins of a number.'] = 32
   min_count: Annotated[
     int,

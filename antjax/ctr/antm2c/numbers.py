@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numeric columns, each a field of its own.
 
+  bins     the row of the quantile bin of x; bins are an id column
   linear   v x, x the standardized value: AutoInt, Song et al. 2019,
            https://arxiv.org/abs/1810.11921, section 4.3
   log      the same of sign(x) log(1 + |x|)
-  bins     the row of the quantile bin of x; bins are an id column
   autodis  sum_h softmax(W l + a l)_h m_h with l = leaky_relu(w x), a mixture of
            H meta-embeddings: AutoDis, Guo et al. 2021,
            https://arxiv.org/abs/2012.08986, section 3.2
@@ -27,7 +27,7 @@ from antjax.ctr.bahe.batches import Standardizer
 # Shape suffixes: N = clicks, K = numbers, B = rows of a batch, D = embedding
 # width, H = meta-embeddings of a number.
 
-Way = Literal['linear', 'log', 'bins', 'autodis']
+Way = Literal['bins', 'linear', 'log', 'autodis']
 WAYS = get_args(Way)
 _NUM_META = 20
 _SKIP = 0.5  # The paper's alpha.

@@ -26,7 +26,7 @@ def fit(**config):
 
 
 def test_all_ids_are_kept_by_default():
-  features = fit()
+  features = fit(numbers=('log',))
   found = features(IDS, PRICES)
   assert [*found] == ['user', 'item', 'title', 'scenario', 'city']
   assert features.num_ids == NUM_IDS and features.titles is None

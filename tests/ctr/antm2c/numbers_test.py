@@ -76,9 +76,9 @@ def test_ways_are_one_for_all_and_others_by_name():
     'log',
     {'age': 'bins'},
   )
-  assert numbers.ways('f', (), None, WAYS) == ('linear', {})
+  assert numbers.ways('f', (), None, WAYS) == ('bins', {})
   for texts in (('deep',), ('log', 'bins'), ('age=bins', 'age=log')):
-    with pytest.raises(ValueError, match='one of linear, log, bins, autodis'):
+    with pytest.raises(ValueError, match='one of bins, linear, log, autodis'):
       numbers.ways('fields.numbers', texts, None, WAYS)
   with pytest.raises(ValueError, match='size unknown; the data have age'):
     numbers.ways('fields.numbers', ('size=bins',), ('age',), WAYS)
