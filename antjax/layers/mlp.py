@@ -161,7 +161,7 @@ def restyle(
   ):
     if found not in kinds:
       raise ValueError(f'{name}={found!r}: use one of {", ".join(kinds)}.')
-  make = {
+  make: dict[str, Callable[..., nnx.Module]] = {
     'batch': functools.partial(
       nnx.BatchNorm, use_running_average=True, momentum=0.9
     ),
@@ -191,6 +191,7 @@ def start_training(
   for layer in layers:
     if isinstance(layer, MLP | Experts):
       layer.dropout.rate = rate
+    if isinstance(layer, MLP):
       layer.rows = _Rows(weight_B)
   for layer in layers:
     if isinstance(layer, nnx.BatchNorm):

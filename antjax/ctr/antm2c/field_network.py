@@ -46,7 +46,7 @@ class FieldNetwork(nnx.Module):
       narrow: Table -> width of its rows, if less than D.
       rngs: Source of the initial weights.
     """
-    self.maps = nnx.Dict()
+    self.maps: Any = nnx.Dict()
     for table, width in narrow.items():
       shape = (width, sizes.dim)
       map_dD = jax.random.normal(rngs.params(), shape) * width**-0.5
@@ -57,7 +57,7 @@ class FieldNetwork(nnx.Module):
       else None
     )
     # A weight an element of a vector, which start at 0 as those of ids do.
-    self.weights = nnx.Dict()
+    self.weights: Any = nnx.Dict()
     if 'linear' in load.load(name).needs:
       for kind, width in modal.items():
         self.weights[kind] = nnx.Param(jnp.zeros(width))

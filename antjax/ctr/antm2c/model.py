@@ -308,16 +308,16 @@ class ScenarioModel:
       rows += [pooling.pool(keys_BMD, ids_BM)[:, None] for keys_BMD in keys]
     for bag, how in self._bags.items():
       found_BPD = network.wide(bag, vectors[bag].astype(dtype))
+      way: pooling.Pooling = 'sum' if how == 'sum' else 'mean'
       if how == 'attention':
         query_BD = candidate(str(self._candidate))
         pooled_BD = pooling.attend(found_BPD, ids[bag], query_BD)
       else:
-        pooled_BD = pooling.pool(found_BPD, ids[bag], how)
+        pooled_BD = pooling.pool(found_BPD, ids[bag], way)
       rows.append(pooled_BD[:, None])
       if self._is_linear:
         weight_BP1 = vectors[bag + _WEIGHT].astype(dtype)
-        how = 'sum' if how == 'sum' else 'mean'
-        first_order_B += pooling.pool(weight_BP1, ids[bag], how)[:, 0]
+        first_order_B += pooling.pool(weight_BP1, ids[bag], way)[:, 0]
     x = Inputs(
       jnp.concatenate(rows, axis=1),
       first_order_B,
