@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from antjax.ctr.bahe.model import (
   BehaviorSizes,
@@ -81,6 +82,7 @@ def test_bahe():
   assert set(frozen) == {'tower'} and set(frozen['tower']) == {'low'}
 
 
+@pytest.mark.slow
 def test_llm_rec():
   lm = Transformer(CONFIG, rngs=nnx.Rngs(0))
   vector = VectorConfig(projection_dim=8, normalize=True)

@@ -79,6 +79,7 @@ def check_export_of(case, folder):
   check(answers_of(loader.Model(folder), asked), asked, ROUNDING_ATOL)
 
 
+@pytest.mark.slow
 def test_rows_that_adapt_are_shared_by_support_and_query(tmp_path):
   case = serving_case.Case('melu', 'all', numeric=('hour', 'price'))
   check_export_of(case, tmp_path / 'model')

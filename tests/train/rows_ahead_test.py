@@ -173,6 +173,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_one_exchange_and_no_copy_of_a_table():
   num_rows = 30_000
   trainer = make_trainer(num_rows=num_rows)
