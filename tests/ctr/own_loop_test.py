@@ -53,6 +53,7 @@ def train(model, batch, loss_fn, num_steps=8):
   return losses, moved
 
 
+@pytest.mark.slow
 def test_bahe():
   lm = Transformer(CONFIG, rngs=nnx.Rngs(0))
   model = ClickModel(

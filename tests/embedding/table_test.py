@@ -184,7 +184,7 @@ def test_any_group_size(level, intra):
 
 @EXCHANGED
 @pytest.mark.parametrize(
-  'factor', [0.05, 0.3, pytest.param(8.0, marks=pytest.mark.slow)]
+  'factor', [0.3, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.05, 8))]
 )
 def test_skew_takes_more_rounds_and_loses_nothing(level, factor):
   tables = make_tables(level, capacity_factor=factor)
@@ -384,6 +384,7 @@ def test_new_rows_do_not_depend_on_the_block_they_are_made_in(monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 @EXCHANGED
 def test_a_narrow_payload_rounds_what_travels_and_nothing_else(level):
   tables = make_tables(level, 4, SGD(1.0), payload_dtype=jnp.bfloat16)

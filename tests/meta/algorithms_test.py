@@ -128,6 +128,7 @@ def assert_gradient(fn, params):
   return grads
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize(
   'rates', ['step', pytest.param('element', marks=pytest.mark.slow)]
@@ -155,6 +156,7 @@ def test_a_constant_layer_keeps_a_rate_a_step():
   assert_same(grads[1], grads[0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('float64')
 @FORMS
 def test_steps_beyond_the_learned_ones_take_the_last_rate(low_rank):

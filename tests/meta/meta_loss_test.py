@@ -81,6 +81,7 @@ def test_the_plain_form_gives_the_same_gradients():
     )
 
 
+@pytest.mark.slow
 def test_mixed_mode_adapts_rows_as_reverse_mode():
   batch = episodes.with_task_rows(small_tasks.make_batch())
   batch = jax.tree.map(jnp.asarray, batch)

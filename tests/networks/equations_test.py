@@ -402,11 +402,11 @@ def pepnet(p, row, v_of_gates=None):
     shared_bottom,
     mmoe,
     ple,
-    sar_net,
-    m2m,
-    adasparse,
-    apg,
     pepnet,
+    *(
+      pytest.param(f, marks=pytest.mark.slow)
+      for f in (sar_net, m2m, adasparse, apg)
+    ),
   ],
   ids=lambda f: f.__name__,
 )

@@ -281,6 +281,7 @@ def test_a_folder_that_is_not_whole_is_refused(folder, exported, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['model']
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
   again = tmp_path / 'again'
   exporter.write(again, serving_case.Case().exported(step=7))
