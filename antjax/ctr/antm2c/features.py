@@ -65,7 +65,7 @@ class Frequent:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Features:
+class ClickFeatures:
   """The id columns and the numbers of clicks.
 
   Attributes:

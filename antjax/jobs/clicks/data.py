@@ -17,7 +17,7 @@ from antjax.ctr.antm2c import crosses as crosses_lib
 from antjax.ctr.antm2c import times
 from antjax.ctr.antm2c.bags import Bag
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
-from antjax.ctr.antm2c.features import Features, FIRST
+from antjax.ctr.antm2c.features import ClickFeatures, FIRST
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
@@ -112,7 +112,7 @@ class ScenarioData:
     num_ids |= {id_names[i]: described['ids'][i]['num_ids'] for i in kept}
     num_ids |= {f'time_{n}': times.NUM_IDS[n] for n in fields.time}
     train = columns['train']
-    self.features = features = Features.fit(
+    self.features = features = ClickFeatures.fit(
       fields,
       num_ids,
       ids['train'],

@@ -7,7 +7,7 @@ import pytest
 
 from antjax.ctr.antm2c import times
 from antjax.ctr.antm2c.bags import Bag
-from antjax.ctr.antm2c.features import Features, Frequent
+from antjax.ctr.antm2c.features import ClickFeatures, Frequent
 from antjax.ctr.antm2c.fields import FieldConfig
 
 IDS = {
@@ -22,7 +22,9 @@ PRICES = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
 
 
 def fit(**config):
-  return Features.fit(FieldConfig(**config), NUM_IDS, IDS, ('price',), PRICES)
+  return ClickFeatures.fit(
+    FieldConfig(**config), NUM_IDS, IDS, ('price',), PRICES
+  )
 
 
 def test_all_ids_are_kept_by_default():
