@@ -272,7 +272,7 @@ def test_what_does_not_fit_the_schema_is_refused(read, tmp_path):
   with pytest.raises(
     ValueError, match="is line 2, column 'user': 'NaN' stands for no value; wri"
   ):
-    read(path, schema, share=0)
+    read(path, columns(kinds, needed=['user']), share=0)
   pq.write_table(pa.table({'user': ['a']}), tmp_path / 'b.parquet')
   with pytest.raises(ValueError, match='has no column click; it has user'):
     read(tmp_path / 'b.parquet', schema)
