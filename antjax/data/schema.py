@@ -13,7 +13,7 @@ from typing import ClassVar, get_args, Literal
 
 import numpy as np
 
-Kind = Literal['int32', 'int64', 'float32', 'float64', 'string']
+Kind = Literal['int32', 'int64', 'float32', 'float64', 'string', 'time']
 KINDS = get_args(Kind)
 # Times with fractions are cut to int64 later on, and numbers become float32.
 _TIME_LIMIT = 2.0**63
@@ -296,7 +296,8 @@ class Schema(TableColumns):
   def _wrong_types(self) -> Iterator[str]:
     for name in (self.label, self.rating, *self.all_numeric, self.time):
       if name and self.kind_of(name) == 'string':
-        yield f'column {name!r} is text; a number is needed'
+        more = ', or the type time, which reads ISO 8601' * (name == self.time)
+        yield f'column {name!r} is text; a number is needed{more}'
     for name in self.texts:
       if self.columns[name] != 'string':
         yield f'column {name!r} is {self.columns[name]}; texts are strings'
