@@ -303,6 +303,7 @@ def test_histories_and_bags_are_read_as_by_numpy():
   ('use', 'changes', 'message'),
   [
     (('title', 'history'), {'history_columns': ('city',)}, 'column_city is no'),
+    (('title',), {'history_columns': ('city',)}, 'there is no history'),
     (('user',), {'bags': {'tags': (4, 'attention')}}, 'has neither'),
   ],
 )
