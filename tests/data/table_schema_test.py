@@ -39,7 +39,9 @@ def write_criteo(path, header):
   return path
 
 
-@pytest.mark.parametrize('header', [False, True])
+@pytest.mark.parametrize(
+  'header', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_criteo(tmp_path, header):
   source = write_criteo(tmp_path / 'train.txt', header)
   schema = datasets.criteo(table_source.first_line(source))
@@ -56,7 +58,9 @@ def test_criteo(tmp_path, header):
   np.testing.assert_allclose(record['I1'], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('is_encoded', [False, True])
+@pytest.mark.parametrize(
+  'is_encoded', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_avazu(tmp_path, is_encoded):
   names = 'C1 banner_pos site_id site_domain site_category app_id app_domain'
   names += ' app_category device_id device_ip device_model device_type'
@@ -167,6 +171,10 @@ def _columns(**more):
       "empty field of the string 'n'",
     ),
     (
+      _columns(n={'type': 'int32', 'empty': None}) | {'numeric': ['n']},
+      "only a numeric feature of floats may be missing, not the int32 'n'",
+    ),
+    (
       _columns(user={'type': 'string', 'separator': '|'}),
       'only a feature of the type string that is not the task',
     ),
@@ -220,7 +228,7 @@ def test_a_schema_that_is_no_file_or_not_readable(tmp_path):
     ('header: "no"', 'header: .no.; needed: true or false'),
     (
       'columns: {click: int32, user: {type: float32, empty: none}}',
-      'needed: numbers as empty',
+      'needed: numbers or null as empty',
     ),
     (
       'columns: {click: int32, user: {type: string, separator: 3}}',

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 SMALL = {
   'scenario': 'gender',
   'scenario_groups': ('F', 'M'),
-  'history': 'liked',
+  'history': ('liked',),
   'max_history': 3,
   'batch_size': 16,
   'num_steps': 4,
@@ -156,6 +156,7 @@ def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
   assert 0 <= result.validation['auc'] <= 1
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_stopped(folder, trained, tmp_path, caplog):
   whole = trained[1]
   with pytest.MonkeyPatch.context() as patch:
@@ -269,6 +270,7 @@ def test_a_search_is_by_validation_and_goes_on(folder, tmp_path):
   assert rate == chosen['config']['optimizer']['learning_rate']
 
 
+@pytest.mark.slow
 def test_a_table_of_models_grows(folder, tmp_path):
   run_dir = tmp_path / 'table'
 
@@ -290,7 +292,7 @@ def test_a_table_of_models_grows(folder, tmp_path):
   assert [cell['model'] for cell in cells] == ['lr', 'shared_bottom']
   with pytest.raises(ValueError, match="models=bst: it needs 'history'"):
     config = config_of(
-      folder, tmp_path, history='none', table=True, models=('lr', 'bst')
+      folder, tmp_path, history=('none',), table=True, models=('lr', 'bst')
     )
     antm2c_table.fill(config, job_of(config))
   assert not (tmp_path / 'id').exists()  # Nothing was trained.

@@ -17,7 +17,9 @@ from antjax.ctr.llm_rec.next_item import NextItemModel, TrainedNextItem
 
 SASREC = SASRecConfig(dim=16, num_heads=2, max_length=6, dropout=0.0)
 GRU = GRU4RecConfig(dim=16, state_dim=12, max_length=6, dropout=0.0)
-ENCODERS = pytest.mark.parametrize('encoder', [SASREC, GRU])
+ENCODERS = pytest.mark.parametrize(
+  'encoder', [SASREC, pytest.param(GRU, marks=pytest.mark.slow)]
+)
 NUM_ITEMS = 21
 
 
@@ -146,13 +148,14 @@ def cycles(num, rng):
   return np.where(np.arange(7) < lengths[:, None], sequence, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'encoder, text_dim, paro, num_devices',
   [
     (SASREC, 0, 'NNN', 1),
-    pytest.param(GRU, 0, 'NNN', 1, marks=pytest.mark.slow),
-    pytest.param(SASREC, 0, 'IIG', 8, marks=pytest.mark.slow),
-    pytest.param(SASREC, 12, 'GGG', 8, marks=pytest.mark.slow),
+    (GRU, 0, 'NNN', 1),
+    (SASREC, 0, 'IIG', 8),
+    (SASREC, 12, 'GGG', 8),
   ],
 )
 def test_learns_what_follows(encoder, text_dim, paro, num_devices):
