@@ -24,6 +24,7 @@ class RowLayout:
     texts: Names of long texts, in the columns text_0, text_1, ...
     ids: Names of categorical features, text columns id_0, ...
     numeric: Names of numeric features, float columns numeric_0, ...
+    labels: Names of further labels, float columns label_0, ...
     item_columns: Those of `ids` and `numeric` that belong to the item.
     is_labelled: Without labels all rows are positive and negatives are drawn.
   """
@@ -32,6 +33,7 @@ class RowLayout:
   texts: tuple[str, ...]
   ids: tuple[str, ...]
   numeric: tuple[str, ...]
+  labels: tuple[str, ...]
   item_columns: tuple[str, ...]
   is_labelled: bool
 
@@ -72,6 +74,10 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     **{f'text_{i}': table[n] for i, n in enumerate(schema.texts)},
     **{f'id_{i}': table[n].cast('string') for i, n in enumerate(ids)},
     **{f'numeric_{i}': events.number(table, n) for i, n in enumerate(numeric)},
+    **{
+      f'label_{i}': table[n].cast('float32')
+      for i, n in enumerate(schema.labels)
+    },
   )
   rows, histories = _with_history(rows, schema)
   names = [*histories, *schema.texts]
@@ -86,6 +92,7 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     schema.texts,
     ids,
     numeric,
+    schema.labels,
     schema.all_item_columns,
     bool(schema.label_column),
   )

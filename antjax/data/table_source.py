@@ -124,8 +124,8 @@ def read(
   )
 
   def finish(table: pa.Table, path: pathlib.Path) -> pa.Table:
-    if columns.label:
-      _check_label(table[columns.label], path, columns.label)
+    for name in filter(None, (columns.label, *columns.labels)):
+      _check_label(table[name], path, name)
     return table.select([*columns.used, ROW])
 
   options: dict[str, Any] = {

@@ -14,7 +14,6 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
-import optax
 
 from antjax.ctr.antm2c.fields import FieldConfig, MODAL
 from antjax.embedding.layout import TableSpec
@@ -28,6 +27,7 @@ from antjax.embedding.optimizer import (
 from antjax.embedding.table import EmbeddingTables
 from antjax.layers import mlp, pooling
 from antjax.layers.functional import Functional
+from antjax.metrics import by_slice
 from antjax.networks import load, tasks
 from antjax.networks.fusion import Fusion, Way
 from antjax.networks.moments import moments_of, MomentSums
@@ -55,6 +55,7 @@ class DataSizes:
     num_numeric: Numeric columns.
     max_history: Places of the history; 0: there is none.
     modal: Name of a text or image in the batch -> its width.
+    labels: Names of the labels.
   """
 
   num_users: int
@@ -65,6 +66,7 @@ class DataSizes:
   num_numeric: int = 0
   max_history: int = 0
   modal: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  labels: tuple[str, ...] = ('label',)
 
 
 class FieldNetwork(nnx.Module):
@@ -172,6 +174,7 @@ class ScenarioModel:
         i for i, n in enumerate(order) if n in ('item', 'title')
       ),
       histories=(sizes.max_history,) * self._has_history,
+      num_outputs=len(sizes.labels),
     )
 
     def make(rngs: nnx.Rngs) -> FieldNetwork:
@@ -236,7 +239,7 @@ class ScenarioModel:
     """What of a batch of `ScenarioClicks` this model reads."""
     names = ['label', 'weight', *self._modal]
     names += ['numeric'] * self._has_numeric
-    names += ['conversion'] * ('conversion' in batch)
+    names += ['labels'] * ('labels' in batch)
     every = batch['ids']
     if not self.fields.knows_scenario:
       every = every.copy()
@@ -292,7 +295,10 @@ class ScenarioModel:
   def logits(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
-    """fp32 logits [B]: 'prediction' of a click; of esmm its other two besides.
+    """fp32 logits [B]: 'prediction' of the first label.
+
+    Of a model of several tasks also each label's, by `task`, and of one whose
+    tasks follow each other each label's where those before it are 1.
 
     Args:
       params: Parameters from `init_params`, in the compute dtype.
@@ -301,18 +307,25 @@ class ScenarioModel:
         network that needs moments, with 'moments': (means, variances) [1, S, F
         D].
     """
-    found = self._scores(params, vectors, batch)
-    if not isinstance(found, tasks.Logits):
+    _, found = self._scores(params, vectors, batch)
+    labels, after = self.data.labels, {}
+    if isinstance(found, tasks.Chain):
+      after = {
+        by_slice.task(labels[k], labels[k - 1]): found.after_BT[:, k]
+        for k in range(1, len(labels))
+      }
+      found = found.all_BT
+    if found.ndim == 1:
       return {'prediction': found}
-    logits = found._asdict()
-    return {'prediction': logits.pop('click'), **logits}
+    each = {by_slice.task(n): found[:, k] for k, n in enumerate(labels)}
+    return {'prediction': found[:, 0], **each, **after}
 
-  def _scores(self, params, vectors, batch, rng=None) -> Any:
+  def _scores(self, params, vectors, batch, rng=None) -> tuple[Any, Any]:
     network, x = self._inputs(params, vectors, batch)
     if rng is not None:
       mlp.start_dropout(network.model, self.fields.dropout, rng)
-    found = load.scores(network.model, x)
-    return jax.tree.map(lambda y: y.astype(jnp.float32), found)
+    found = load.scores(network.model, x, self.sizes.num_outputs)
+    return network, jax.tree.map(lambda y: y.astype(jnp.float32), found)
 
   def loss(
     self,
@@ -322,12 +335,12 @@ class ScenarioModel:
     rng: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """(cross-entropies [B], weights [B]); `rng` drops outputs, None none."""
-    found = self._scores(params, vectors, batch, rng)
-    if isinstance(found, tasks.Logits):
-      losses_B = tasks.esmm_loss(found, batch['label'], batch['conversion'])
-    else:
-      losses_B = optax.sigmoid_binary_cross_entropy(found, batch['label'])
-    return losses_B, batch['weight']
+    network, found = self._scores(params, vectors, batch, rng)
+    labels_BT = batch['label'][:, None]
+    if 'labels' in batch:
+      labels_BT = jnp.concatenate([labels_BT, batch['labels']], axis=1)
+    of_model = getattr(network.model, 'loss', tasks.cross_entropies)
+    return of_model(found, labels_BT), batch['weight']
 
   @property
   def is_by_scenario(self) -> bool:

@@ -25,9 +25,11 @@ from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
 from antjax.networks.network import ScenarioMoments
 
+_NONE = 'none'
 SPLITS = ('train', 'validation', 'test')
 _COLUMNS = (
-  *('user', 'item', 'title', 'label', 'starts', 'stops', 'ids', 'numeric'),
+  *('user', 'item', 'title', 'label', 'labels', 'starts', 'stops'),
+  *('ids', 'numeric'),
   *('is_new_user', 'is_new_item', 'user_count', 'item_count'),
 )
 
@@ -38,6 +40,8 @@ class ScenarioData:
   Attributes:
     description: Content of the data folder's dataset.json.
     scenarios: Names of the scenarios.
+    unseen: Split -> its clicks of scenarios that training has not, which count
+      as those of its largest.
     sizes: Sizes that the model needs.
     splits: Split -> its clicks.
     standardizer: Standardizer of the numeric columns; None if there are none.
@@ -49,7 +53,7 @@ class ScenarioData:
 
     Raises:
       ValueError: The folder holds something else, or has no such scenario,
-        history or conversion.
+        history or label.
     """
     folder = output_folder.find_view(config.data, 'examples')
     self.description = described = output_folder.load_description(folder)
@@ -72,16 +76,12 @@ class ScenarioData:
       )
     id_names = [c['name'] for c in described['ids']]
     self.scenarios, groups, at = _scenarios(config, folder, described)
-    conversion = None
-    if config.conversion:
-      conversion = _index(
-        *('conversion', config.conversion, 'numeric columns'),
-        described['numeric'],
-      )
+    every_label = described['label_names']
+    labels = config.labels or tuple(every_label)
+    at_label = [_index('labels', n, 'labels', every_label) for n in labels]
     drop = at if at is not None and not config.scenario_groups else None
     kept = crosses_lib.chosen(id_names, config.fields.columns)
     kept = [i for i in kept if i != drop]
-    numbers = [i for i in range(len(described['numeric'])) if i != conversion]
     columns = {}
     for split in SPLITS:
       if split not in described['files']:
@@ -94,18 +94,24 @@ class ScenarioData:
     if 'train' not in columns:
       raise ValueError(f'data={config.data} has no training examples.')
     self.standardizer = None
-    if numbers:
-      values = columns['train']['numeric'][:, numbers]
-      self.standardizer = Standardizer.of([values])
+    if described['numeric']:
+      self.standardizer = Standardizer.of([columns['train']['numeric']])
     events = tuple(
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names
     )
     text, images = antm2c_vectors.load(config, job, described, names)
-    self.splits = {}
+    self.splits, self.unseen, largest = {}, dict[str, int](), -1
     crosses: list[Cross] = []
     for split, found in columns.items():
-      scenario = _to_scenario(found, groups, at, split)
+      scenario, self.unseen[split] = _to_scenario(
+        found, groups, at, split, largest
+      )
+      if split == 'train':
+        largest = int(np.bincount(scenario).argmax())
+      label_NT = np.concatenate(
+        [found['label'][:, None], found['labels']], axis=1
+      )[:, at_label]
       ids = {n: _known(found, n, config.ids) for n in ('user', 'item')}
       ids |= {'title': found['title'], 'scenario': scenario}
       first = [*ids]
@@ -119,12 +125,13 @@ class ScenarioData:
       fields |= {f'column_{cross.name}': cross(ids) for cross in crosses}
       numeric = found['numeric']
       if self.standardizer is not None:
-        numeric = self.standardizer(numeric[:, numbers])
+        numeric = self.standardizer(numeric)
       self.splits[split] = ScenarioClicks(
         names=(*first, *fields),
         ids=np.stack([*(ids[n] for n in first), *fields.values()], axis=1),
-        label=found['label'],
-        numeric=numeric[:, : len(numbers)],
+        label=label_NT[:, 0],
+        labels=label_NT[:, 1:] if len(labels) > 1 else None,
+        numeric=numeric,
         starts=found['starts'],
         stops=found['stops'],
         events=events,
@@ -133,11 +140,8 @@ class ScenarioData:
         text=text,
         images=images,
         image_items=found['item'],
-        conversion=None
-        if conversion is None
-        else _labels(found['numeric'][:, conversion], config.conversion),
         scored={
-          'label': found['label'],
+          'label': label_NT[:, 0],
           'user': found['user'],
           'scenario': scenario,
           **{n: found[n] for n in ('user_count', 'item_count')},
@@ -150,13 +154,15 @@ class ScenarioData:
       num_scenarios=len(self.scenarios),
       columns={id_names[i]: described['ids'][i]['num_ids'] for i in kept}
       | {cross.name: cross.num_ids for cross in crosses},
-      num_numeric=len(numbers),
+      num_numeric=len(described['numeric']),
       max_history=0 if history is None else config.max_history,
       modal=_modal(text, images),
+      labels=labels,
     )
     self.made_of: dict[str, Any] = {
       'data set': run_identity.of_data(described),
       'scenarios': list(self.scenarios),
+      'labels': list(labels),
       'text vectors': antm2c_vectors.digest(text.vectors if text else None),
       'image vectors': antm2c_vectors.digest(images),
     }
@@ -256,23 +262,20 @@ def _index(
   return list(names).index(wanted)
 
 
-def _labels(values: np.ndarray, name: str) -> np.ndarray:
-  """A numeric column that holds labels."""
-  if not np.isin(values, (0, 1)).all():
-    raise ValueError(
-      f'conversion={name}: the column holds {values.min():g} to'
-      f' {values.max():g}; labels must be 0 or 1.'
-    )
-  return values
-
-
 def _scenarios(
   config: Config, folder: pathlib.Path, described: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], np.ndarray, int | None]:
   """(names, id of the column -> scenario or -1, number of the column)."""
   names = [c['name'] for c in described['ids']]
-  wanted = config.scenario or ('scene' if 'scene' in names else '')
+  wanted, domain = config.scenario, described.get('domain')
   if not wanted:
+    wanted = next((n for n in ('scene', domain) if n in names), _NONE)
+    if domain and wanted == _NONE:
+      logging.warning(
+        'The domain %s is no scenario here: it is none of ids in the schema.',
+        domain,
+      )
+  if wanted == _NONE:
     return ('all',), np.zeros(1, np.int32), None
   at = _index('scenario', wanted, 'id columns', names)
   table = pq.read_table(folder / f'ids_feature_{at}.parquet').to_pydict()
@@ -306,17 +309,24 @@ def _to_scenario(
   groups: np.ndarray,
   at: int | None,
   split: str,
-) -> np.ndarray:
-  """Scenario of each click, int32 [N]."""
+  largest: int,
+) -> tuple[np.ndarray, int]:
+  """Scenario of each click, int32 [N], and how many are of a new one.
+
+  Clicks whose value training has not seen are taken as of the largest scenario.
+  """
   if at is None:
-    return np.zeros(len(columns['label']), np.int32)
-  found = groups[columns['ids'][:, at]]
+    return np.zeros(len(columns['label']), np.int32), 0
+  value = columns['ids'][:, at]
+  found = groups[value]
+  is_new = (value == 0) & (found < 0) & (largest >= 0)
+  found = np.where(is_new, np.int32(largest), found)
   if (found < 0).any():
     raise ValueError(
-      f'{(found < 0).sum():,} clicks of {split} are in no scenario: training'
-      ' has none of theirs, or --scenario_groups leaves it out.'
+      f'{(found < 0).sum():,} clicks of {split} are in no scenario:'
+      ' --scenario_groups leaves theirs out; name all values.'
     )
-  return found
+  return found, int(is_new.sum())
 
 
 def log_counts(data: ScenarioData) -> None:
@@ -329,4 +339,16 @@ def log_counts(data: ScenarioData) -> None:
   }
   logging.info(
     'Clicks of the scenarios %s: %s', data.scenarios, json.dumps(counts)
+  )
+  for split, count in data.unseen.items():
+    if count:
+      logging.warning('%s', unseen_note(data, split))
+
+
+def unseen_note(data: ScenarioData, split: str) -> str:
+  """Says how many clicks of a split have a scenario that training has not."""
+  largest = np.bincount(data.splits['train'].column('scenario')).argmax()
+  return (
+    f'{data.unseen[split]:,} {split} rows of scenarios without a training row'
+    f' count as {data.scenarios[largest]}, the largest.'
   )
