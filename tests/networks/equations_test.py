@@ -24,10 +24,12 @@ EXAMPLES = {
 }
 
 
-def made(name, num_outputs=1, **settings):
+def made(name, num_outputs=1, num_scenarios=SIZES.num_scenarios, **settings):
   """A model whose parameters are all random, and they as float64."""
   config = dataclasses.replace(CONFIG, **settings)
-  sizes = dataclasses.replace(SIZES, num_outputs=num_outputs)
+  sizes = dataclasses.replace(
+    SIZES, num_outputs=num_outputs, num_scenarios=num_scenarios
+  )
   model = load.make(EXAMPLES.get(name, name), sizes, config, rngs=nnx.Rngs(0))
   graphdef, state = nnx.split(model)
   rng = np.random.default_rng(3)
