@@ -12,12 +12,14 @@ import numpy as np
 import optax
 
 import antjax
-from antjax.ctr.llm_rec import packing
+from antjax.ctr.bahe.encode import Encoder
+from antjax.ctr.llm_rec import packing, stored
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.losses import LossConfig
-from antjax.ctr.llm_rec.model import LLMRec
+from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.ctr.llm_rec.negatives import NegativeSampler
 from antjax.ctr.llm_rec.recommender import VectorEncoder
+from antjax.ctr.llm_rec.stored_inputs import StoredInputs
 from antjax.ctr.texts import Marks, TextMaker
 from antjax.layers import functional
 from antjax.lm import pretrained, Transformer
@@ -25,6 +27,16 @@ from benchmarks import harness
 from benchmarks import llm_rec_bench as problem_lib
 
 TOP = 20  # Items that a user is recommended.
+# Of launch/recipes/llm_rec_store.flags.
+_STORE_TOKENS = 24
+_STORE_VECTOR = VectorConfig(
+  normalize=True,
+  half_life=2.0,
+  token_vectors=True,
+  word_dim=1024,
+  train_words=False,
+  word_weight=0.5,
+)
 
 
 class Tokens:
@@ -147,6 +159,103 @@ class Form:
     """Encodes items."""
     num = min(problem_lib.NUM_ITEMS, len(self._problem['domains']) - 1)
     self._encoder.items(np.arange(1, 1 + num))
+
+
+class StoreForm(Form):
+  """Training and evaluation over a store of titles, as the recipe does.
+
+  All layers are in the store; its rows are drawn.
+  """
+
+  def __init__(
+    self, form: str, case: dict[str, Any], folder: str, problem: str
+  ):
+    """Reads the model; see `Form`."""
+    del form
+    config, params = pretrained.load_pretrained(folder)
+    lm = Transformer.of(config, params)
+    self._problem = arrays = harness.load(problem)
+    num_items, rng = len(arrays['domains']), np.random.default_rng(0)
+    rows = rng.normal(size=(num_items, config.embed_dim)).astype(np.float16)
+    tokens = stored.title_tokens(
+      arrays['tokens'], arrays['offsets'], _STORE_TOKENS
+    )
+    loss = LossConfig(negatives='shared', num_negatives=512, temperature=0.07)
+    # A target stands behind its history.
+    target = arrays['target'][:, None]
+    events = np.concatenate([arrays['history'], 0 * target], axis=1)
+    ends = (events > 0).sum(axis=1, keepdims=True)
+    np.put_along_axis(events, ends, target, axis=1)
+    self._sizes = {'max_history': arrays['history'].shape[1]}
+    model = stored.StoredRec(
+      lm,
+      config.num_layers,
+      'mean',
+      _STORE_VECTOR,
+      loss,
+      **self._sizes,
+      rarity_V=np.ones(config.vocab_size),
+      rngs=nnx.Rngs(0),
+    )
+    size = min(problem_lib.STORE_BATCH, len(events))
+    self._inputs = StoredInputs(
+      rows,
+      tokens,
+      loss,
+      arrays['domains'],
+      np.bincount(arrays['target'], minlength=num_items) + 1,
+      histories_per_part=size,
+      **self._sizes,
+    )
+    self._batches = np.split(events, len(events) // size)
+    self._inputs.fit(self._batches)
+    merge, params = functional.split(model)
+    dtype = jnp.dtype(case['dtype'])
+    self._trainer = antjax.Trainer(
+      lambda params, batch, rng: merge(params).loss(batch),
+      optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(2e-3, weight_decay=1e-3)
+      ),
+      mesh=antjax.make_mesh(intra=1),
+      compute_dtype=None if dtype == jnp.float32 else dtype,
+      trainable=lambda name: not name.startswith('head.words.'),
+    )
+    self._state = self._trainer.init(jax.tree.map(np.asarray, params))
+    self._encoder = stored.StoredEncoder(
+      model, rows, tokens, compute_dtype=dtype, **self._sizes
+    )
+    self._low = Encoder(
+      lm, num_low=config.num_layers, max_tokens=problem_lib.MAX_TITLE_TOKENS
+    )
+    self._catalogue = rng.normal(size=(num_items, model.dim)).astype(np.float32)
+    self._next = 0
+
+  def step(self) -> float:
+    """A whole step: rows gathered, gradient, optimizer; returns the loss."""
+    batch = self._batches[self._next % len(self._batches)]
+    self._next += 1
+    inputs = self._inputs(batch, np.full(len(batch), self._next), 1)
+    self._state, metrics = self._trainer.step(self._state, inputs)
+    return float(metrics['loss'])
+
+  def warm_up(self) -> dict[str, Any]:
+    """Compiles all; returns the first loss, and what is to be known."""
+    losses = [self.step() for _ in self._batches]
+    self.users()
+    self.items()
+    num_examples = [int((x > 0).sum()) - len(x) for x in self._batches]
+    return {
+      'loss': losses[0],
+      'batch': len(self._batches[0]),
+      'examples': float(np.mean(num_examples)),
+      'facts': {'titles_per_batch': self._inputs.num_titles},
+    }
+
+  def items(self) -> None:
+    """Titles to rows of the store, through the whole language model."""
+    num = min(problem_lib.NUM_ITEMS, len(self._problem['domains']) - 1)
+    offsets = self._problem['offsets'][1 : num + 2]
+    self._low(self._problem['tokens'][: offsets[-1]], offsets)
 
 
 @jax.jit

@@ -78,10 +78,14 @@ def _statements(
   node: ast.AST, at_import_time: bool, is_for_types: bool = False
 ) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool, bool]]:
   for child in ast.iter_child_nodes(node):
+    if isinstance(child, ast.expr) and not isinstance(child, ast.Lambda):
+      continue  # No statement is in there.
     now, types = at_import_time, is_for_types
     if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
       now = False
-    elif isinstance(child, ast.If) and 'TYPE_CHECKING' in ast.dump(child.test):
+    elif isinstance(child, ast.If) and 'TYPE_CHECKING' in ast.unparse(
+      child.test
+    ):
       now, types = False, True
     if isinstance(child, (ast.Import, ast.ImportFrom)):
       yield child, now, types

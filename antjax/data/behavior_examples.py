@@ -18,8 +18,8 @@ import numpy as np
 
 from antjax.data import behavior_negatives, prepare
 from antjax.data.behavior_rows import RowLayout
+from antjax.data.schema import Schema, SPLITS
 
-SPLITS = ('train', 'validation', 'test')
 ORDER = ('split', 'time', 'row', 'draw')
 _MAX_JOINS = 12  # Of a query: engines hold their ids in memory.
 _MOMENT = '%Y-%m-%d %H:%M:%S'
@@ -30,12 +30,14 @@ class ExampleConfig:
   """How rows become examples."""
 
   split: Annotated[
-    Literal['time', 'last', 'random'],
-    "time: the newest rows of all are validation and test. last: each user's"
-    ' last row is test, the one before it validation. random: rows drawn by the'
-    ' seed, for data without times; histories then tell outcomes of held-out'
-    ' rows.',
-  ] = 'time'
+    Literal['auto', 'given', 'time', 'last', 'random'],
+    'given: the schema names a column or the files of each split; without times'
+    ' histories hold events of train alone. auto: given where it does, else'
+    ' time. time: the newest rows of all are validation and test. last: of each'
+    ' user the last row is test, the one before it validation. random: rows'
+    ' drawn by the seed, for data without times; histories then tell outcomes'
+    ' of held-out rows.',
+  ] = 'auto'
   validation_from: Annotated[
     float,
     'For split=time and random: share of the rows that come before validation.',
@@ -86,12 +88,19 @@ class ExampleConfig:
       f'train_until={self.train_until!r} and validation_until='
       f'{self.validation_until!r}'
     )
-    if self.split != 'time':
+    if self.split not in ('auto', 'time'):
       raise ValueError(f'{given}: they are for split=time, not {self.split}.')
     if not (self.train_until and self.validation_until):
       raise ValueError(f'{given}: give both, or neither.')
     if moment(self.train_until) > moment(self.validation_until):
       raise ValueError(f'{given}: train must not end after validation.')
+
+  def split_for(self, schema: Schema) -> str:
+    """The way of splitting rows of a schema, which 'auto' leaves open."""
+    if self.split != 'auto':
+      return self.split
+    is_given = schema.split_column and not self.train_until
+    return 'given' if is_given else 'time'
 
 
 def moment(text: str) -> int:
@@ -149,7 +158,7 @@ def build(
     stored: Intermediate tables, which outlive the result.
     rows: Columns of `layout`, with `title`, the int32 id of the text.
     layout: Layout of the rows.
-    config: Settings of the examples.
+    config: Settings of the examples, with a `split` that is not auto.
     progress: Function called with a text at the start of each step.
     known_ids: Name, as in `Examples.id_maps`, -> table (value, id) of an
       earlier day, whose values keep their ids.
@@ -166,6 +175,10 @@ def build(
   for name in ('user', 'item'):
     ids = prepare.dense_ids(rows, name, first=1, known=known_ids.get(name))
     id_maps[name] = stored(f'ids_{name}', ids)
+  if config.split == 'given' and not layout.has_time:
+    # What came earlier is not known: outcomes of held-out rows are not told.
+    is_train = rows.part == 'train'
+    rows = rows.mutate(history=is_train.ifelse(rows.history, ''))
   rows = stored('coded', prepare.to_ids(rows, id_maps))
   progress('ranging histories')
   ranged = stored('ranged', _with_ranges(rows, layout, stored))
@@ -254,6 +267,9 @@ def _with_ranges(
 
 def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
   """Adds `split`, the place in `SPLITS`; a row has one split, whole."""
+  if config.split == 'given':
+    cases = [(rows.part == name, i) for i, name in enumerate(SPLITS)]
+    return rows.mutate(split=ibis.cases(*cases).cast('int8'))
   if config.split == 'last':
     newest = ibis.window(
       group_by='user', order_by=[rows.time.desc(), rows.row.desc()]

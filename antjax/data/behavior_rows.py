@@ -26,6 +26,7 @@ class RowLayout:
     numeric: Names of numeric features, float columns numeric_0, ...
     labels: Names of further labels, float columns label_0, ...
     item_columns: Those of `ids` and `numeric` that belong to the item.
+    has_time: Whether times order the rows; else their place does.
     is_labelled: Without labels all rows are positive and negatives are drawn.
   """
 
@@ -35,6 +36,7 @@ class RowLayout:
   numeric: tuple[str, ...]
   labels: tuple[str, ...]
   item_columns: tuple[str, ...]
+  has_time: bool
   is_labelled: bool
 
   @property
@@ -71,6 +73,7 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     **events.of_event(table),
     text=of_item['text'],
     domain=of_item['domain'],
+    **({'part': table[schema.split_column]} if schema.split_column else {}),
     **{f'text_{i}': table[n] for i, n in enumerate(schema.texts)},
     **{f'id_{i}': table[n].cast('string') for i, n in enumerate(ids)},
     **{f'numeric_{i}': events.number(table, n) for i, n in enumerate(numeric)},
@@ -94,6 +97,7 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     numeric,
     schema.labels,
     schema.all_item_columns,
+    bool(schema.time),
     bool(schema.label_column),
   )
 

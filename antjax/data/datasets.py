@@ -75,7 +75,9 @@ def source(
   if name == 'antm2c':
     return event_antm2c.source(path, antm2c)
   layouts = {'ali-ccp': ali_ccp, 'avazu': avazu, 'criteo': criteo}
-  first_line = table_source.first_line(table_source.find_files(path)[0])
+  first_line = table_source.first_line(
+    next(iter(table_source.find_files(path)))
+  )
   return event_table.source(path, layouts[name](first_line, task))
 
 

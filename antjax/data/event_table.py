@@ -23,10 +23,11 @@ _PLACE = '__place'
 
 def source(path: str | os.PathLike[str], schema: Schema) -> Source:
   """Names the events of a log; see `table_source.find_files`."""
-  made_of = {'data': prepare.fingerprint(table_source.find_files(path))}
+  found = table_source.find_files(path, schema.files)
+  made_of = {'data': prepare.fingerprint([*found])}
   if schema.items is not None:
     files = table_source.find_files(schema.items.source)
-    made_of['items'] = prepare.fingerprint(files)
+    made_of['items'] = prepare.fingerprint([*files])
   return Source(schema, made_of, functools.partial(_write, path, schema))
 
 

@@ -89,7 +89,7 @@ class EventWriter:
     folder = self.work / 'raw' / name
     folder.mkdir()
     return folder, table_source.read(
-      table_source.find_files(source),
+      table_source.find_files(source, columns.files),
       columns,
       folder,
       self.rejects,
@@ -191,6 +191,9 @@ def write(
     )
   engine = engine or engine_lib.Engine()
   schema = json.loads(json.dumps(dataclasses.asdict(source.schema)))
+  for name in ('split_values', 'files'):  # Older folders do not name them.
+    if not schema[name]:
+      del schema[name]
   made_of = {
     'format_version': _FORMAT_VERSION,
     **source.made_of,

@@ -97,12 +97,13 @@ class Rejects:
     text = f'{num_bad} of {num_rows} {unit} of {os.fspath(where)}'
     if num_bad > self.max_share * (num_rows if most is None else most):
       first = self._first[os.fspath(where)]
+      where_in = f', column {first.column!r}' if first.column else ''
       so_far = '' if is_over else ' so far'
       raise ValueError(
         f'{text}{so_far} are malformed{f" ({why})" if why else ""}, more than'
         f' max_rejected_share={self.max_share:g}; the first is {unit[:-1]}'
-        f' {first.line}: {" ".join(first.message.split())}. All are in'
-        f' {self.path}; correct them or raise max_rejected_share.'
+        f' {first.line}{where_in}: {" ".join(first.message.split())}. All are'
+        f' in {self.path}; correct them or raise max_rejected_share.'
       )
     if num_bad and is_over:
       logging.warning('%s are malformed and set aside in %s.', text, self.path)

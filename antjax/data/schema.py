@@ -9,7 +9,7 @@ The file is JSON or YAML; `docs/data.md` shows one and lists the entries.
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
-from typing import get_args, Literal
+from typing import ClassVar, get_args, Literal
 
 import numpy as np
 
@@ -20,6 +20,13 @@ _TIME_LIMIT = 2.0**63
 _LIMIT = float(np.nextafter(float(np.finfo(np.float32).max), np.inf))
 # Columns of our own, such as the number of a row, begin so.
 OWN = '__'
+SPLITS = ('train', 'validation', 'test')
+# Values of a column of splits, where the schema does not name its own.
+_SPLIT_VALUES = {
+  'train': ('train',),
+  'validation': ('validation', 'valid', 'val'),
+  'test': ('test',),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,8 +91,9 @@ class ItemTable(TableColumns):
   ids: tuple[str, ...] = ()
   numeric: tuple[str, ...] = ()
 
-  label = ''
+  label = split_column = ''
   labels = ()
+  files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
   @property
   def used(self) -> list[str]:
@@ -128,8 +136,11 @@ class Schema(TableColumns):
     rating: Column of numbers that make the label; '' for none.
     positive_from: Least rating of a label of 1.
     task: Column whose values are the tasks; '' means `user`.
-    split: Column with the part of a user, train, validation or test, in data
-      that come split; '' for none.
+    split: Column with the split of a row, in data that come split; '' for none.
+    split_values: Split -> values of that column, in their form as text; empty:
+      its name, or valid or val.
+    files: Split -> names or patterns of its files in the source, instead of
+      such a column; empty: all files are one log.
     texts: Columns of long texts, each a sequence of its own.
     ids: Columns of categorical features, beside user and item.
     numeric: Columns of numeric features.
@@ -156,6 +167,10 @@ class Schema(TableColumns):
   positive_from: float | None = None
   task: str = ''
   split: str = ''
+  split_values: Mapping[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )
+  files: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   texts: tuple[str, ...] = ()
   ids: tuple[str, ...] = ()
   numeric: tuple[str, ...] = ()
@@ -196,6 +211,17 @@ class Schema(TableColumns):
   def task_column(self) -> str:
     """Column whose values are the tasks; '' for none."""
     return self.task or self.user
+
+  @property
+  def split_column(self) -> str:
+    """Column of the rows with their split, of `SPLITS`; '' for none."""
+    return f'{OWN}split' if self.files else self.split
+
+  @property
+  def split_of(self) -> dict[str, str]:
+    """Value of the column `split` -> the split."""
+    given = self.split_values or _SPLIT_VALUES
+    return {value: split for split, found in given.items() for value in found}
 
   @property
   def features(self) -> tuple[str, ...]:
@@ -340,6 +366,10 @@ class Schema(TableColumns):
       yield 'histories=none and no texts: there is no sequence at all'
     if self.items and not self.item:
       yield 'items need an item'
+    if self.files and (self.split or self.split_values):
+      yield 'files and split both say the split of a row; keep one of them'
+    if self.split_values and not self.split:
+      yield 'split_values are of a split; name its column'
     if {*self.log} - {*self.numeric}:
       yield 'log names columns that are not numeric'
     if {*self.item_columns} - {*self.ids, *self.numeric}:

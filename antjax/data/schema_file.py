@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
-from antjax.data.schema import ItemTable, Schema
+from antjax.data.schema import ItemTable, Schema, SPLITS
 
 PAGE = 'docs/data.md'
 _LISTS = (
   'ids numeric texts labels log item_columns ignore history_names'
 ).split()
+_BY_SPLIT = ('split_values', 'files')
 _NAMES = 'user item time text title domain label rating task split'.split()
 _OF_A_COLUMN = ('type', 'empty', 'separator')
 
@@ -87,9 +88,32 @@ def load(path: str) -> Schema:
   threshold = found.get('positive_from')
   if threshold is not None and not isinstance(threshold, (int, float)):
     raise ValueError(f'{path}: positive_from: {threshold!r}; needed: a number.')
+  for name in _BY_SPLIT:
+    if name in found:
+      found[name] = _by_split(f'{path}: {name}', found[name])
   if items is not None:
     found['items'] = _items(path, items)
   return make(**{'name': pathlib.Path(path).stem, **found})
+
+
+def _by_split(where: str, value: Any) -> dict[str, tuple[str, ...]]:
+  """Split -> what a schema file gives it, one thing or a list."""
+  found: dict[str, tuple[str, ...]] = {}
+  for name, given in value.items() if isinstance(value, dict) else ():
+    split = 'validation' if name in ('valid', 'val') else str(name)
+    listed = given if isinstance(given, list) else [given]
+    if not listed or not all(isinstance(x, (str, int)) for x in listed):
+      raise ValueError(f'{where}: {name}: {given!r}; needed: names.')
+    found[split] = (*found.get(split, ()), *map(str, listed))
+  every = [x for given in found.values() for x in given]
+  if 'train' not in found or not {*found} <= {*SPLITS}:
+    raise ValueError(
+      f'{where}: {value!r}; needed: of train, and of valid or test or both,'
+      ' one name or a list.'
+    )
+  if twice := sorted({x for x in every if every.count(x) > 1}):
+    raise ValueError(f'{where}: {", ".join(twice)} is given more than once.')
+  return {name: found[name] for name in SPLITS if name in found}
 
 
 def _items(path: str, value: Any) -> ItemTable:

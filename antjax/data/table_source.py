@@ -31,11 +31,18 @@ _PACKED = ('.gz', '.bz2', '.xz', '.zst', '.zip', '.lz4', '.br', '.snappy')
 _BATCH_ROWS = 1 << 16
 
 
-def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
-  """Returns the files of a source, in the order of their names.
+def find_files(
+  source: str | os.PathLike[str],
+  by_split: Mapping[str, Sequence[str]] | None = None,
+) -> dict[pathlib.Path, str]:
+  """Returns the files of a source, and the split of each if it is given.
 
   Args:
     source: A text file or Parquet file, or a folder with files of one kind.
+    by_split: Split -> names or patterns of its files in the folder.
+
+  Returns:
+    Files, in the order of their names or of the splits -> split, or ''.
 
   Raises:
     FileNotFoundError: No such source, or a folder without such files.
@@ -45,7 +52,10 @@ def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
   source = pathlib.Path(source)
   if not source.exists():
     raise FileNotFoundError(f'source={source} does not exist.')
-  if source.is_file():
+  if by_split:
+    found = _of_splits(source, by_split)
+    files = [*found]
+  elif source.is_file():
     files = [source]
   else:
     there = sorted(source.iterdir())
@@ -74,7 +84,36 @@ def find_files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
       f'source={source} must end in {", ".join(_TEXT)} or .parquet; unpack it'
       ' first, if it is packed.'
     )
-  return files
+  return found if by_split else dict.fromkeys(files, '')
+
+
+def _of_splits(
+  source: pathlib.Path, by_split: Mapping[str, Sequence[str]]
+) -> dict[pathlib.Path, str]:
+  """Files that a schema names, and their splits."""
+  if not source.is_dir():
+    raise ValueError(
+      f'source={source} is a file; the schema names files of each split, and'
+      ' needed is their folder.'
+    )
+  found: dict[pathlib.Path, str] = {}
+  for split, names in by_split.items():
+    for name in names:
+      paths = sorted(p for p in source.glob(name) if p.is_file())
+      if not paths:
+        there = ', '.join(sorted(p.name for p in source.iterdir())[:20])
+        raise FileNotFoundError(
+          f'source={source} has no {name}, which the schema names in files:'
+          f' {split}; it holds {there or "nothing"}. Rename the file, or'
+          ' correct the schema.'
+        )
+      for path in paths:
+        if found.setdefault(path, split) != split:
+          raise ValueError(
+            f'source={source}: {path.name} is a file of {found[path]} and of'
+            f' {split}, by files of the schema.'
+          )
+  return found
 
 
 def _suffix(path: pathlib.Path) -> str:
@@ -94,7 +133,7 @@ def first_line(path: pathlib.Path) -> str:
 
 
 def read(
-  files: Sequence[pathlib.Path],
+  files: Mapping[pathlib.Path, str],
   columns: Schema | ItemTable,
   folder: pathlib.Path,
   rejects: Rejects,
@@ -108,7 +147,8 @@ def read(
     files: Files from `find_files`.
     columns: Their columns.
     folder: Existing folder; its files get the columns that are used, those with
-      a separator as lists of texts, and `ROW`, see `TextLayout.file_bits`.
+      a separator as lists of texts, that of the split, if there is one, and
+      `ROW`, see `TextLayout.file_bits`.
     rejects: Lists rows that are set aside, and refuses too many of them.
     threads: Number of threads; 0 means one a core.
     progress: Function called with a text at the start of each file.
@@ -126,14 +166,26 @@ def read(
   def finish(table: pa.Table, path: pathlib.Path) -> pa.Table:
     for name in filter(None, (columns.label, *columns.labels)):
       _check_label(table[name], path, name)
-    return table.select([*columns.used, ROW])
+    if split:
+      if split in table.column_names:
+        known = pa.array(splits, pa.string())
+        place = pc.index_in(table[split], known)
+        named = pa.array(splits.values(), pa.string()).take(place)
+        table = table.drop_columns(split)
+      else:
+        named = pa.repeat(pa.scalar(files.get(path, '')), len(table))
+      table = table.append_column(split, named)
+    return table.select([*wanted])
 
+  split = columns.split_column
+  splits = columns.split_of if isinstance(columns, Schema) else {}
+  wanted = dict.fromkeys([*columns.used, *filter(None, [split]), ROW])
   options: dict[str, Any] = {
     'finish': finish,
     'threads': threads,
     'progress': progress,
   }
-  if _is_parquet(files[0]):
+  if _is_parquet(next(iter(files))):
     used = {name: layout.columns[name] for name in columns.used}
     counts = row_writer.write(
       (_source(path, used) for path in files),
@@ -143,13 +195,15 @@ def read(
       **options,
     )
   else:
-    counts = text_reader.read(files, layout, folder, rejects, **options)
+    counts = text_reader.read([*files], layout, folder, rejects, **options)
   if not counts.good:
-    raise ValueError(f'{files[0]} and the others hold no row at all.')
+    raise ValueError(f'{next(iter(files))} and the others hold no row at all.')
   return counts
 
 
 def _column(name: str, columns: Schema | ItemTable) -> Column:
+  if isinstance(columns, Schema) and name == columns.split:
+    return Column(values=tuple(columns.split_of))
   return Column(
     kind=columns.columns[name],
     empty=columns.empty.get(name),

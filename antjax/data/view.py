@@ -57,7 +57,9 @@ class View(Protocol):
   def check(self, schema: Schema) -> None:
     """Raises ValueError where the schema says too little for the view."""
 
-  def settings(self, out: str | os.PathLike[str]) -> Mapping[str, Any]:
+  def settings(
+    self, out: str | os.PathLike[str], schema: Schema
+  ) -> Mapping[str, Any]:
     """JSON-able: what decides the content, beside events and format."""
 
   def build(self, job: ViewJob) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def make(
     'format_version': view.version,
     'events': about['config'],
     'format': file_format,
-    **json.loads(json.dumps(dict(view.settings(out)))),
+    **json.loads(json.dumps(dict(view.settings(out, schema)))),
   }
 
   def write(stage: pathlib.Path, work: pathlib.Path) -> dict[str, Any]:

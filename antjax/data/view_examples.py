@@ -40,11 +40,11 @@ from antjax.data import (
   record_writer,
   view,
 )
-from antjax.data.behavior_examples import ExampleConfig, SPLITS
+from antjax.data.behavior_examples import ExampleConfig
 from antjax.data.behavior_rows import RowLayout
 from antjax.data.events import Events
 from antjax.data.record_schema import Field
-from antjax.data.schema import Schema
+from antjax.data.schema import Schema, SPLITS
 
 RECORDS: Mapping[str, Field] = {
   'user': Field('int64'),
@@ -93,10 +93,17 @@ class ExampleView:
   def check(self, schema: Schema) -> None:
     """Refuses a schema that says too little for the examples."""
     examples = self.config.examples
-    if examples.split == 'time' and not schema.time:
+    split = examples.split_for(schema)
+    if split == 'time' and not schema.time:
       raise ValueError(
         f'schema of {schema.name} names no time: only --examples.split=last and'
-        ' random are possible.'
+        ' random are possible, or splits that the schema gives: split, a column'
+        ' of train, valid and test, or files, the files of each.'
+      )
+    if split == 'given' and not schema.split_column:
+      raise ValueError(
+        f'schema of {schema.name} gives no splits, which examples.split=given'
+        ' needs: name their column with split, or the files of each with files.'
       )
     if examples.min_history and schema.histories == 'none':
       raise ValueError(
@@ -109,7 +116,9 @@ class ExampleView:
         ' positive_from, the least rating that was liked.'
       )
 
-  def settings(self, out: str | os.PathLike[str]) -> dict[str, Any]:
+  def settings(
+    self, out: str | os.PathLike[str], schema: Schema
+  ) -> dict[str, Any]:
     """The configuration, where texts go, and which ids are known.
 
     Raises:
@@ -139,8 +148,15 @@ class ExampleView:
     return {
       'vocabulary': str(shared) if self.vocabulary else '',
       'ids_from': prepare.fingerprint([*known.values()]) if known else '',
-      **dataclasses.asdict(self.config),
+      **dataclasses.asdict(self._config_for(schema)),
     }
+
+  def _config_for(self, schema: Schema) -> BehaviorConfig:
+    examples = self.config.examples
+    split: Any = examples.split_for(schema)
+    return dataclasses.replace(
+      self.config, examples=dataclasses.replace(examples, split=split)
+    )
 
   def _known_ids(self) -> dict[str, pathlib.Path]:
     """Name, as in `Examples.id_maps`, -> file of an earlier day."""
@@ -168,7 +184,7 @@ class ExampleView:
       return self._build(job, events)
 
   def _build(self, job: view.ViewJob, events: Events) -> dict[str, Any]:
-    config, con, stage = self.config, events.con, job.stage
+    config, con, stage = self._config_for(job.schema), events.con, job.stage
     steps = prepare.Steps(con, job.work / 'steps')
     rows, layout = behavior_rows.of_events(events)
     job.progress('normalising and splitting texts')
@@ -204,7 +220,9 @@ class ExampleView:
       sequences.append({'name': name, 'events': size})
       if name in layout.texts:  # A separator that is none shows here.
         sequences[-1]['texts'] = texts.lengths(layout.texts.index(name))
-    splits = _write_splits(texts.with_lengths(examples.table), layout, job)
+    splits, unknown = _write_splits(
+      texts.with_lengths(examples.table), layout, job
+    )
     num_ids = _write_ids(examples.id_maps, stage)
     counts = {
       'examples': sum(split['examples'] for split in splits.values()),
@@ -236,12 +254,13 @@ class ExampleView:
       'counts': counts,
       'schema': record_schema.schema_to_json(RECORDS),
       'splits': splits,
+      'unknown_ids': unknown,
       'files': output_folder.list_files(stage, splits),
     }
 
   def tables(self, description: Mapping[str, Any]) -> list[view.Table]:
     """The counts of each split."""
-    heading = 'split,examples,label 1,new user,new item,empty'
+    heading = 'split,examples,label 1,new user,new item,empty,unknown ids'
     return [view.split_counts(heading, description)]
 
 
@@ -255,8 +274,13 @@ def _digest_of(job: view.ViewJob, config: BehaviorConfig) -> str:
 
 def _write_splits(
   table: ir.Table, layout: RowLayout, job: view.ViewJob
-) -> dict[str, dict[str, int]]:
-  """Writes the examples; returns split -> counts."""
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+  """Writes the examples.
+
+  Returns:
+    Split -> counts; split -> id column -> examples of a value unknown to train.
+  """
+  unknown = {n: table[f'id_{i}'] == 0 for i, n in enumerate(layout.ids)}
   past = [table[f'before_{i}'] for i in range(len(layout.histories))]
   past += [table[f'length_{i}'] for i in range(len(layout.texts))]
   counts = table.group_by('split').agg(
@@ -265,11 +289,13 @@ def _write_splits(
     new_user=table.is_new_user.sum(),
     new_item=table.is_new_item.sum(),
     no_history=(sum(past, ibis.literal(0)) == 0).sum(),
+    unknown=sum((x.sum() for x in unknown.values()), ibis.literal(0)),
+    **{f'unknown_{i}': x.sum() for i, x in enumerate(unknown.values())},
   )
   found = {row.pop('split'): row for row in counts.to_pyarrow().to_pylist()}
   if not found:
     raise ValueError('examples: the events give no example at all.')
-  splits = {}
+  splits, by_column = {}, {}
   # Long texts' events come in the order of the examples, all splits in one.
   ends = np.zeros(len(layout.texts), np.int64)
   for number, split in enumerate(SPLITS):
@@ -283,8 +309,12 @@ def _write_splits(
     batches = (_records(batch, layout, ends) for batch in rows)
     path = job.stage / f'{split}.{job.file_format}'
     record_writer.write(path, batches, RECORDS)
-    splits[split] = {name: int(n) for name, n in found[number].items()}
-  return splits
+    counted = {name: int(n) for name, n in found[number].items()}
+    by_column[split] = {
+      name: counted.pop(f'unknown_{i}') for i, name in enumerate(layout.ids)
+    }
+    splits[split] = counted
+  return splits, by_column
 
 
 def _records(

@@ -97,7 +97,9 @@ class MeluView:
   def check(self, schema: Schema) -> None:
     """Accepts the schema of `event_movielens`, which has all it needs."""
 
-  def settings(self, out: str | os.PathLike[str]) -> dict[str, Any]:
+  def settings(
+    self, out: str | os.PathLike[str], schema: Schema
+  ) -> dict[str, Any]:
     """The configuration."""
     del out
     return dataclasses.asdict(self.config)

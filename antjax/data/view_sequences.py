@@ -96,7 +96,9 @@ class SequenceView:
         ' their columns.'
       )
 
-  def settings(self, out: str | os.PathLike[str]) -> dict[str, Any]:
+  def settings(
+    self, out: str | os.PathLike[str], schema: Schema
+  ) -> dict[str, Any]:
     """The configuration."""
     del out
     return dataclasses.asdict(self.config)

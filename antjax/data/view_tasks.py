@@ -77,7 +77,9 @@ class TaskView:
     if taken:
       refuse(f'{", ".join(taken)} is the name of a field of our own; rename it')
 
-  def settings(self, out: str | os.PathLike[str]) -> dict[str, Any]:
+  def settings(
+    self, out: str | os.PathLike[str], schema: Schema
+  ) -> dict[str, Any]:
     """The configuration."""
     del out
     return {f'tasks.{k}': v for k, v in dataclasses.asdict(self.config).items()}

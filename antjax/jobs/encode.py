@@ -149,7 +149,7 @@ def main(config: Config) -> None:
   script.stop_request.install()
   distributed.initialize()
   out = paths.local(config.out, 'out')
-  sources = table_source.find_files(paths.fetched(config.texts, 'texts'))
+  sources = [*table_source.find_files(paths.fetched(config.texts, 'texts'))]
   total = sum(num for path in sources for num, _ in _pieces(path, config))
   encoder = SentenceEncoder(
     config.model,

@@ -29,6 +29,12 @@ def table(head: Sequence[str], rows: Sequence[str]) -> str:
   )
 
 
+def text_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+  """Joins cells of text, which are escaped here."""
+  cells = [''.join(f'<td>{text(x)}</td>' for x in row) for row in rows]
+  return table([*map(text, head)], [f'<tr>{row}</tr>' for row in cells])
+
+
 def whole(title: str, summary: str, facts: str, sections: Sequence[str]) -> str:
   """Returns the page around finished sections; the texts are escaped here."""
   lead = f'<p class="lead">{text(summary)}</p>' if summary else ''

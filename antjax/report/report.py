@@ -51,7 +51,8 @@ class Report:
   baselines: Sequence[str] = ()  # Methods that others are measured against.
   # (scenario, method, metric) -> half the width of its 95% interval.
   widths: report_results.Widths = _no_items()
-  # By title, as all panels are.
+  # By title, as all panels are; tables have a head, and rows.
+  tables: Mapping[str, tuple[Sequence[str], list[list[str]]]] = _no_items()
   intervals: Mapping[str, Panel] = _no_items()
   bars: Mapping[str, report_plots.Bars] = _no_items()
   bar_floors: Mapping[str, float] = (
@@ -112,6 +113,10 @@ def render(report: Report) -> str:
   )
   sections = [
     report_results.section(results) if results.rows else '',
+    *(
+      page.section(title, page.text_table(*table)) if table[1] else ''
+      for title, table in report.tables.items()
+    ),
     _details_section(report),
     _curves_section(report),
     _throughput_section(report),

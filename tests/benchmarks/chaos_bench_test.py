@@ -193,6 +193,7 @@ def test_model_and_notes_must_agree():
 # --- The witness. ---
 
 
+@pytest.mark.slow
 def test_the_model_counts_what_goes_into_it():
   tx = chaos_witness.transform(max_steps=8)
   params = {'witness': chaos_witness.init(5)}

@@ -45,6 +45,7 @@ def test_lines_compare_medians():
   assert local['min_max'] == [50, 200]
 
 
+@pytest.mark.slow
 def test_rates_are_of_new_iterators(tmp_path):
   path = tmp_path / 'a.array_record'
   input_bench.write_file(path, 64, 1)

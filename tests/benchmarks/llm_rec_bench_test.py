@@ -59,6 +59,14 @@ def test_ratios_are_of_the_same_negatives():
   assert [line['ratio'] for line in lines] == [4, 2, 3]
   assert [line['examples_per_s'] for line in lines] == [24, 24, 48]
   assert 'losses 1.0, 1.1' in lines[2]['error']
+  # A store is another model: its loss may differ, its steps have more examples.
+  of_store = _measured(1.0, 5.0) | {'batch': 96, 'examples': 400}
+  pair = 'antjax_store', 'peer_published'
+  both = {pair[0]: of_store, pair[1]: found[pair[1]]}
+  assert llm_rec_bench.pairs_of(both) == [pair]
+  line = llm_rec_bench.line_of(_CASE, pair, both)
+  assert 'error' not in line and line['batch'] == 96
+  assert line['ratio'] == pytest.approx(400 / 6)
   assert not any('error' in line for line in lines[:2])
 
 
@@ -67,9 +75,10 @@ def test_quick_run_without_the_peers_prints_lines():
   skip = ','.join(f'peer_{name}' for name in llm_rec_bench.PEERS)
   flags = '--quick', '--cases=minilm-float32'
   lines = runs.lines('llm_rec_bench', *flags, f'--skip={skip}')
-  assert [line['negatives'] for line in lines] == ['own', 'shared']
+  assert [line['negatives'] for line in lines] == list(llm_rec_bench.OURS)
   for line in lines:
     assert line['examples_per_s'] > 0 and line['eval_users_per_s'] > 0
+  for line in lines[:2]:
     assert line['tokens_per_batch'] <= line['slots_per_batch']
 
 
@@ -77,5 +86,6 @@ def test_quick_run_without_the_peers_prints_lines():
 @runs.needs_peers
 def test_quick_run_agrees_with_the_peers():
   lines = runs.lines('llm_rec_bench', '--quick', '--cases=minilm-float32')
-  assert [line['peer'] for line in lines] == list(llm_rec_bench.PEERS)
+  peers = [peer for _, peer in llm_rec_bench.PAIRS]
+  assert [line['peer'] for line in lines] == peers
   assert all(line['ratio'] > 0 for line in lines)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from antjax.ctr.bahe.model import (
   BehaviorSizes,
@@ -52,6 +53,7 @@ def train(model, batch, loss_fn, num_steps=8):
   return losses, moved
 
 
+@pytest.mark.slow
 def test_bahe():
   lm = Transformer(CONFIG, rngs=nnx.Rngs(0))
   model = ClickModel(
@@ -81,6 +83,7 @@ def test_bahe():
   assert set(frozen) == {'tower'} and set(frozen['tower']) == {'low'}
 
 
+@pytest.mark.slow
 def test_llm_rec():
   lm = Transformer(CONFIG, rngs=nnx.Rngs(0))
   vector = VectorConfig(projection_dim=8, normalize=True)

@@ -56,6 +56,7 @@ def truth(folder):
   return pq.read_table(folder / 'antm2c_synthetic_truth.parquet')
 
 
+@pytest.mark.slow
 def test_the_truth_is_that_of_the_rows(folder, read):
   told = truth(folder)
   for name in ('row', 'user_id', 'item_id', 'label'):

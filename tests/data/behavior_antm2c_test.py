@@ -128,6 +128,7 @@ def test_what_it_holds_is_told(rows, prepared):
   assert told['clicked'] is None
 
 
+@pytest.mark.slow
 def test_bad_rows_made_up_files_and_the_second_split_in_use(rows, tmp_path):
   """That split keeps its last day whole."""
   config = ExampleConfig(

@@ -152,6 +152,7 @@ def test_neither_threads_nor_the_format_of_the_source_matter(
   assert found == expected
 
 
+@pytest.mark.slow
 def test_drawn_items_are_of_the_domain_and_never_the_users(log, drawn):
   found = behavior_fixture.read_back(drawn)
   shelf = {str(item['id']): item['shelf'] for item in log.items}
@@ -193,6 +194,7 @@ def test_drawn_items_are_of_the_domain_and_never_the_users(log, drawn):
   assert names == ['shelf_0', 'shelf_1', 'shelf_2', 'searches']
 
 
+@pytest.mark.slow
 def test_drawn_items_are_spread_evenly_and_by_seed(tmp_path):
   log = behavior_fixture.Log(num_rows=3000, num_items=30)
   for number, row in enumerate(log.rows):
@@ -273,6 +275,7 @@ def test_splits_end_at_the_moments_that_are_told(log, tmp_path):
   assert sum(map(len, times.values())) == len(log.rows)
 
 
+@pytest.mark.slow
 def test_rows_are_split_at_random_by_the_seed(tmp_path):
   log = behavior_fixture.Log(num_rows=2000)
   source = log.write(tmp_path / 'log')
@@ -290,6 +293,7 @@ def test_rows_are_split_at_random_by_the_seed(tmp_path):
   assert drawn[0] != drawn[1]
 
 
+@pytest.mark.slow
 def test_a_share_of_the_users_is_kept_whole(log, tmp_path):
   source = log.write(tmp_path / 'log')
   kept = []

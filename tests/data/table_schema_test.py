@@ -39,7 +39,9 @@ def write_criteo(path, header):
   return path
 
 
-@pytest.mark.parametrize('header', [False, True])
+@pytest.mark.parametrize(
+  'header', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_criteo(tmp_path, header):
   source = write_criteo(tmp_path / 'train.txt', header)
   schema = datasets.criteo(table_source.first_line(source))
@@ -56,7 +58,9 @@ def test_criteo(tmp_path, header):
   np.testing.assert_allclose(record['I1'], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('is_encoded', [False, True])
+@pytest.mark.parametrize(
+  'is_encoded', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_avazu(tmp_path, is_encoded):
   names = 'C1 banner_pos site_id site_domain site_category app_id app_domain'
   names += ' app_category device_id device_ip device_model device_type'

@@ -36,7 +36,10 @@ def columns(kinds=COLUMNS, used=None, **options):
     'quote': '"',
   }
   return types.SimpleNamespace(
-    columns=kinds, used=used or [*kinds], **(defaults | options)
+    split_column='',
+    columns=kinds,
+    used=used or [*kinds],
+    **(defaults | options),
   )
 
 
@@ -162,7 +165,9 @@ def test_what_is_no_value_is_set_aside_and_nothing_rounded(
   found = read(tmp_path / 'a.parquet')
   assert found.bad == [('a.parquet', 3, column)]
   assert found.table[table_source.ROW].to_pylist() == [0, 1, 3]
-  with pytest.raises(ValueError, match='1 of 4 rows of .*the first is row 3: '):
+  with pytest.raises(
+    ValueError, match='1 of 4 rows of .*the first is row 3, column '
+  ):
     read(tmp_path / 'a.parquet', share=0.1)
 
 
@@ -288,7 +293,7 @@ def test_files_are_found_or_missed_by_name(tmp_path):
     (tmp_path / name).touch()
   found = [p.name for p in table_source.find_files(tmp_path)]
   assert found == ['a.CSV', 'b.csv']
-  assert table_source.find_files(tmp_path / 'a.CSV') == [tmp_path / 'a.CSV']
+  assert [*table_source.find_files(tmp_path / 'a.CSV')] == [tmp_path / 'a.CSV']
   with pytest.raises(FileNotFoundError, match='none does not exist'):
     table_source.find_files(tmp_path / 'none')
   with pytest.raises(ValueError, match='must end in .csv, .tsv, .txt or'):

@@ -33,6 +33,7 @@ def test_nothing_slow_but_noisy_no_action():
   assert simulate.simulate(noisy, policy.antdt_nd).decisions == ()
 
 
+@pytest.mark.slow
 def test_x4_on_one_of_four_is_2_8_times_faster_than_bsp(bsp_s):
   scenario = _SCENARIOS['x4_one_of_4']
   run = simulate.played(scenario, policy.antdt_nd)

@@ -41,8 +41,8 @@ def canonical(tables, state):
   'level, optimizer',
   [
     ('global', Adam(0.1)),
-    ('intra', RowWiseAdagrad(0.1)),
-    ('none', Adam(0.1)),
+    pytest.param('intra', RowWiseAdagrad(0.1), marks=pytest.mark.slow),
+    pytest.param('none', Adam(0.1), marks=pytest.mark.slow),
   ],
 )
 def test_only_the_named_rows_are_new(level, optimizer):
@@ -65,6 +65,7 @@ def test_only_the_named_rows_are_new(level, optimizer):
   assert jax.tree.map(lambda x: x.sharding.spec, state) == expected
 
 
+@pytest.mark.slow
 def test_a_vocabulary_names_what_to_reset():
   """A key that takes over a row starts like a key in a new table."""
   tables = EmbeddingTables(

@@ -170,9 +170,8 @@ def test_steps_equal_a_dense_table(level, optimizer):
     assert_close(canonical(tables, state), dense)
 
 
-@pytest.mark.parametrize(
-  'intra', [pytest.param(n, marks=pytest.mark.slow) for n in (1, 8)] + [2]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('intra', [1, 2, 8])
 @EXCHANGED
 def test_any_group_size(level, intra):
   tables = make_tables(level, intra)
@@ -185,7 +184,7 @@ def test_any_group_size(level, intra):
 
 @EXCHANGED
 @pytest.mark.parametrize(
-  'factor', [0.05, 0.3, pytest.param(8.0, marks=pytest.mark.slow)]
+  'factor', [0.3, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.05, 8))]
 )
 def test_skew_takes_more_rounds_and_loses_nothing(level, factor):
   tables = make_tables(level, capacity_factor=factor)
@@ -227,7 +226,7 @@ def test_inactive_step_changes_nothing(level):
 
 
 @LEVELS
-@pytest.mark.parametrize('intra', [8, 2])
+@pytest.mark.parametrize('intra', [pytest.param(8, marks=pytest.mark.slow), 2])
 def test_new_rows_and_canonical_order_do_not_depend_on_the_mesh(level, intra):
   reference = make_tables('global', 4)
   tables = make_tables(level, intra)
@@ -317,6 +316,7 @@ def test_bad_table_specs_are_refused():
     TableSpec('a', 4, 4, 'group')
 
 
+@pytest.mark.slow
 def test_columns_of_one_feature_look_up_a_table_each():
   """As the same ids given feature by feature, in values and in updates."""
   ids = make_ids()
@@ -384,6 +384,7 @@ def test_new_rows_do_not_depend_on_the_block_they_are_made_in(monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 @EXCHANGED
 def test_a_narrow_payload_rounds_what_travels_and_nothing_else(level):
   tables = make_tables(level, 4, SGD(1.0), payload_dtype=jnp.bfloat16)

@@ -71,6 +71,7 @@ def stored(folder, name):
   return str(out)
 
 
+@pytest.mark.slow
 def test_images_are_those_of_the_items(folder, tmp_path):
   use = ('user', 'item', 'image')
   data = load(folder, tmp_path, use, image_vectors=encoded(folder, 'data'))

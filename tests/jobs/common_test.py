@@ -253,6 +253,7 @@ def test_a_second_signal_ends_at_once(job):
 _LAUNCHER = ('-m', 'launch.local_cluster', '--devices_per_host=2', '--')
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_make_one_mesh_and_one_config(job):
   done = _run(job, launcher=_LAUNCHER)
@@ -270,6 +271,7 @@ def test_two_processes_make_one_mesh_and_one_config(job):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_bug_in_one_process_ends_the_job_soon(job):
   start = time.monotonic()

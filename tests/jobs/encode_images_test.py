@@ -12,6 +12,7 @@ from antjax.jobs.clicks import encode_images
 from antjax.jobs.clicks import make_synthetic as make_antm2c_synthetic
 
 
+@pytest.mark.slow
 def test_from_synthetic_files_to_vectors_of_images(tmp_path, capsys):
   make_antm2c_synthetic.main(
     make_antm2c_synthetic.Config(

@@ -71,6 +71,7 @@ def old(tmp_path_factory):
   return run_dir, case, items
 
 
+@pytest.mark.slow
 def test_what_both_days_know_is_predicted_alike(old, tmp_path, caplog):
   run_dir, before, items = old
   # Day 2: five items are gone, eight are new, and all ids have moved.

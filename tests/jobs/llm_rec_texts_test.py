@@ -17,6 +17,7 @@ def _model(tmp_path_factory):
   return folder, *small_vocabulary.write_model(folder)
 
 
+@pytest.mark.slow
 def test_a_vector_is_the_mean_over_the_newest_tokens(model):
   folder, config, params = model
   texts = ['w1 w2', '', 'w3 w4 w5 w6 w7 w8']

@@ -143,6 +143,7 @@ def test_lines_are_read_as_the_schema_says(tmp_path, name):
   assert schema.time == ('time_ms' if name == 'kuairand_like_hate' else '')
 
 
+@pytest.mark.slow
 def test_a_row_may_have_many_features_and_no_user(tmp_path):
   folder = tmp_path / 'log'
   folder.mkdir()

@@ -156,6 +156,7 @@ def test_layers_of_scenarios_train_in_bfloat16(folder, tmp_path, model):
   assert 0 <= result.validation['auc'] <= 1
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_stopped(folder, trained, tmp_path, caplog):
   whole = trained[1]
   with pytest.MonkeyPatch.context() as patch:
@@ -269,6 +270,7 @@ def test_a_search_is_by_validation_and_goes_on(folder, tmp_path):
   assert rate == chosen['config']['optimizer']['learning_rate']
 
 
+@pytest.mark.slow
 def test_a_table_of_models_grows(folder, tmp_path):
   run_dir = tmp_path / 'table'
 

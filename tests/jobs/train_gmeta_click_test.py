@@ -151,9 +151,10 @@ def test_an_algorithm_runs_by_its_name(data, tmp_path, name):
     assert [json.loads(line)['step'] for line in log] == list(range(10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind',
-  ['tests.jobs.my_model:Net', pytest.param('pepnet', marks=pytest.mark.slow)],
+  ['tests.jobs.my_model:Net', 'pepnet'],
 )
 def test_any_click_network_is_meta_learned(data, tmp_path, kind):
   config = train_gmeta.Config(

@@ -75,7 +75,7 @@ def train(folder, run_dir, **changes):
 
 def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
   run_dir = tmp_path / 'run'
-  results = train(folder, run_dir, with_hybrid=True)
+  results = train(folder, run_dir, with_hybrid=True, baselines=('popularity',))
   scores = results['test']['sampled']['all']
   assert 0 <= scores['ndcg@10'] <= scores['recall@10'] <= 1
   assert scores['examples'] >= 20
@@ -89,6 +89,14 @@ def test_a_run_trains_scores_exports_and_reports(folder, tmp_path):
   assert arguments == pytest.approx(planned, rel=0.05)
   page = (run_dir / 'report.html').read_text()
   assert 'NDCG@10 among all items' in page and '(PCA)' in page
+  assert 'Where llm_rec loses' in page
+  gaps = {(x['part'], x['method']): x for x in written['gaps']}
+  for method in 'llm_rec', 'hybrid_llm_rec':
+    gap, found = gaps['all', method], written['results']
+    values = [found[m]['test']['sampled']['all']['ndcg@10'] for m in found]
+    rival = found['popularity']['test']['sampled']['all']['ndcg@10']
+    assert gap['rival'] == 'popularity' and gap['value'] in values
+    assert gap['difference'] == pytest.approx(gap['value'] - rival)
   assert 'validation_ndcg@10' in (run_dir / 'metrics.jsonl').read_text()
   # What was exported recommends, and its vectors are those of the items.
   recommender, catalogue = llm_rec_export.read(run_dir / 'export')

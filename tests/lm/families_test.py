@@ -15,7 +15,7 @@ from tests.lm import tiny_models
 
 # fp32 sums in another order.
 ATOL = 2e-5
-FAST = ('bert', 't5', 'gemma2', 'modernbert')
+FAST = ('bert', 't5')
 CONFIGS = tiny_models.CONFIGS | tiny_models.FAMILIES
 # Dynamic frequencies change while a text grows, its cached keys do not.
 GROWING = ('llama dynamic', 'phi3 long')

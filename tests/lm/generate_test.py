@@ -49,6 +49,7 @@ def test_greedy_tokens_are_those_of_the_whole_model(model):
   assert len(set(np.asarray(tokens).ravel().tolist())) > 3
 
 
+@pytest.mark.slow
 def test_a_sequence_ends_with_its_end_token(model):
   prompts = np.asarray([[3, 14, 15, 9, 2]], np.int32)
   lengths = np.asarray([5], np.int32)

@@ -58,6 +58,7 @@ def test_adapters_start_as_nothing_and_merge_exactly(params):
   np.testing.assert_array_equal(merged['layers']['up'], params['layers']['up'])
 
 
+@pytest.mark.slow
 def test_only_adapters_are_trained(params):
   def init(key):
     model = Transformer.of(CONFIG, params)

@@ -65,9 +65,8 @@ def trained(code, num_devices):
   return jax.device_get(params), float(metrics['loss'])
 
 
-@pytest.mark.parametrize(
-  'code', ['IIG', pytest.param('NIG', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('code', ['IIG', 'NIG'])
 def test_a_block_of_ones_own_trains_as_on_one_device(code):
   params, loss = trained(code, 8)
   expected, expected_loss = trained('NNN', 1)
@@ -78,6 +77,7 @@ def test_a_block_of_ones_own_trains_as_on_one_device(code):
   )
 
 
+@pytest.mark.slow
 def test_generation_runs_it_too():
   model = make(0)
   lengths, key = np.full(2, 3, np.int32), jax.random.key(0)

@@ -91,19 +91,15 @@ def test_chunks_change_neither_outputs_nor_gradient(name):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'options'),
   [
     ('bert', {'num_layers': 1}),
-    *(
-      pytest.param(*case, marks=pytest.mark.slow)
-      for case in (
-        ('bert', {}),
-        ('llama', {'remat': 'dots'}),
-        ('llama', {'num_layers': 4, 'layers_per_step': 2}),
-        ('t5', {'remat': 'none'}),
-      )
-    ),
+    ('bert', {}),
+    ('llama', {'remat': 'dots'}),
+    ('llama', {'num_layers': 4, 'layers_per_step': 2}),
+    ('t5', {'remat': 'none'}),
   ],
 )
 def test_wanted_slots_are_those_of_the_whole_output(name, options):

@@ -21,8 +21,8 @@ _ATOL = 5e-5
 
 # (tokens, query heads, key/value heads, head width, causal, segments and, if
 # there are such, window and cap)
-_FAST = (150, 4, 2, 8, True, True)
-_SLOW = (
+_CASES = (
+  (150, 4, 2, 8, True, True),
   (150, 2, 2, 32, False, True),
   (256, 2, 1, 64, False, False),
   (300, 6, 2, 20, True, False),  # Padded, and no segments are given.
@@ -31,9 +31,8 @@ _SLOW = (
 )
 
 
-@pytest.mark.parametrize(
-  'case', [_FAST, *(pytest.param(c, marks=pytest.mark.slow) for c in _SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('case', _CASES)
 def test_outputs_and_gradients_are_those_of_plain_scores(case):
   num_tokens, num_heads, num_kv_heads, width, is_causal, has_segments = case[:6]
   window, cap = case[6:] or (None, None)

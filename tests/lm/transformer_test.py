@@ -168,6 +168,7 @@ def test_the_method_is_chosen_by_device_dtype_and_length():
   assert choose(*long, has_kernels=False) == 'blocked'
 
 
+@pytest.mark.slow
 def test_gradient_of_the_loss_is_its_slope():
   params, tokens = make(num_tokens=12)
   batch = {'tokens': tokens, 'segment_ids': jnp.ones_like(tokens)}
@@ -240,6 +241,7 @@ def test_chunked_loss_is_the_whole_loss(tie):
     assert whole[0][1][1][b] == len(inside)
 
 
+@pytest.mark.slow
 def test_loss_mask_leaves_targets_out():
   params, tokens = make()
   mask = jnp.zeros_like(tokens).at[:, 5].set(1)
@@ -254,12 +256,9 @@ def test_loss_mask_leaves_targets_out():
   np.testing.assert_array_equal(weights, [1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  'options',
-  [
-    pytest.param({'remat': 'layer'}, marks=pytest.mark.slow),
-    {'remat': 'dots', 'layers_per_step': 2},
-  ],
+  'options', [{'remat': 'layer'}, {'remat': 'dots', 'layers_per_step': 2}]
 )
 def test_how_layers_are_run_changes_no_gradient(options):
   params, tokens = make()
@@ -331,6 +330,7 @@ def test_wrong_shapes_are_refused(change, message):
     dataclasses.replace(CONFIG, **change)
 
 
+@pytest.mark.slow
 def test_gelu_is_exact_and_differentiable_on_devices():
   x = np.linspace(-6, 6, 64, dtype=np.float32)
   exact = [0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x.tolist()]

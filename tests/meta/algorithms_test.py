@@ -128,6 +128,7 @@ def assert_gradient(fn, params):
   return grads
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize(
   'rates', ['step', pytest.param('element', marks=pytest.mark.slow)]
@@ -144,6 +145,7 @@ def test_rates_a_step_or_an_element_have_true_gradients(rates):
   assert jnp.all(kernel != 0) and len(set(np.ravel(kernel))) == kernel.size
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('float64')
 def test_a_constant_layer_keeps_a_rate_a_step():
   inner = dataclasses.replace(
@@ -154,6 +156,7 @@ def test_a_constant_layer_keeps_a_rate_a_step():
   assert_same(grads[1], grads[0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('float64')
 @FORMS
 def test_steps_beyond_the_learned_ones_take_the_last_rate(low_rank):
@@ -208,6 +211,7 @@ def test_mixed_mode_takes_data_of_numpy():
   np.testing.assert_allclose(outer(jnp.full(3, 2.0)), 12 * data)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('float64')
 def test_many_steps_run_as_a_loop():
   inner = dataclasses.replace(INNER, num_steps=20, learning_rate=0.01)
@@ -254,6 +258,7 @@ def reptile_gradients(batch, inner):
   return quick_jit(jax.grad(mean, argnums=(0, 1), has_aux=True))(params, rows)
 
 
+@pytest.mark.slow
 def test_reptile_of_one_step_is_joint_training_on_all_rows():
   """One step: the pull is the rate times the mean gradient of each task."""
   records = small_tasks.make_records((9, 9, 9))  # Tasks of equal weight.
@@ -306,6 +311,7 @@ def cbml_model():
   return small_tasks.make_model('cbml', (8, 6), context_fn=TaskNetwork.context)
 
 
+@pytest.mark.slow
 def test_cbml_learns_its_clusters_from_the_support_only():
   model, params, rows = cbml_model()
   inner = maml.InnerLoop(num_steps=1, adapt='decision', learning_rate=0.03)

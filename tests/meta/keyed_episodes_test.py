@@ -5,6 +5,7 @@
 import jax
 import numpy as np
 import optax
+import pytest
 
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
@@ -56,6 +57,7 @@ def keys_of(item):
   return (7 - item) * 2**40 + 2**50  # Beyond int32, in another order.
 
 
+@pytest.mark.slow
 def test_episodes_of_keys_are_learned_as_those_of_their_ids():
   vocabulary = Vocabulary(VocabularyConfig(num_ids=NUM_IDS['item']))
   keyed, state = make_trainer(vocabularies={'item': vocabulary})

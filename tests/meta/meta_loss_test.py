@@ -33,6 +33,7 @@ def test_buckets_and_padding_do_not_change_a_task():
     small_tasks.assert_same(losses_of(small_tasks.make_batch(buckets)), losses)
 
 
+@pytest.mark.slow
 def test_what_padding_holds_does_not_matter():
   batch = small_tasks.make_batch(((16, 6),))
   expected = small_tasks.gradients(batch, small_tasks.INNER)
@@ -62,6 +63,7 @@ def test_an_empty_query_has_no_weight():
   assert np.isfinite(losses[1])
 
 
+@pytest.mark.slow
 def test_the_plain_form_gives_the_same_gradients():
   model, _, _ = small_tasks.make_model()
   plain = {
@@ -79,6 +81,7 @@ def test_the_plain_form_gives_the_same_gradients():
     )
 
 
+@pytest.mark.slow
 def test_mixed_mode_adapts_rows_as_reverse_mode():
   batch = episodes.with_task_rows(small_tasks.make_batch())
   batch = jax.tree.map(jnp.asarray, batch)
@@ -151,6 +154,7 @@ def test_adapting_rows_needs_to_know_the_rows_of_a_task():
     )
 
 
+@pytest.mark.slow
 def test_tasks_can_be_worked_off_a_few_at_a_time():
   batch = small_tasks.make_batch(((8, 5),))
   mapped = dataclasses.replace(small_tasks.INNER, map_size=2)
@@ -194,6 +198,7 @@ def test_predictions_are_those_of_the_loss():
     np.testing.assert_allclose(errors.mean(), loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuning_columns_are_those_of_each_inner_loop():
   model, params, rows = small_tasks.make_model()
   batch = small_tasks.make_batch()

@@ -26,9 +26,8 @@ def test_a_flag_overrides_the_preset_and_nothing_else(name):
   assert (loop.order, loop.rates) == (preset.order, preset.rates)
 
 
-@pytest.mark.parametrize(
-  'name', [pytest.param('maml++', marks=pytest.mark.slow), 'reptile']
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['maml++', 'reptile'])
 def test_every_phase_has_a_finite_loss_and_weights(name):
   algorithm = algorithms.ALGORITHMS[name]
   model, params, rows = small_tasks.make_model()

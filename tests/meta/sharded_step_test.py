@@ -50,6 +50,7 @@ def test_sharded_step_equals_dense(intra, level, adapt, order, num_steps):
   )
 
 
+@pytest.mark.slow
 def test_compiled_meta_step_exchanges_rows_once_and_in_place():
   """Three all-to-alls for support and query; no table is ever gathered."""
   mesh = make_mesh(intra=4)

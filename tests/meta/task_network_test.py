@@ -17,7 +17,7 @@ CONFIG = load.NetworkConfig(
   widths=(8, 4), tower_widths=(4,), expert_widths=(6,), gate_width=5, rank=2
 )
 # One of a kind: of crosses, of layers, of experts, of generated weights.
-FAST = ('dcnv2', 'deepfm', 'mmoe', 'pepnet')
+FAST = ('dcnv2',)
 
 
 def vectors(dims, rows=5):
@@ -34,7 +34,10 @@ def network(kind, dims, **options):
 
 
 @pytest.mark.parametrize('num_outputs', [1, 5])
-@pytest.mark.parametrize('kind', ['dlrm', 'melu', 'pepnet'])
+@pytest.mark.parametrize(
+  'kind',
+  ['dlrm', 'melu', pytest.param('pepnet', marks=pytest.mark.slow)],
+)
 def test_one_output_or_several_a_row(kind, num_outputs):
   dims = {'user': 4, 'item': 4}
   model = network(kind, dims, num_outputs=num_outputs)

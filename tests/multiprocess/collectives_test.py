@@ -52,12 +52,12 @@ def work(lanes, size):
   ('hosts', 'lanes', 'size'),
   [
     (2, 2, 301),
-    pytest.param(2, 4, 1 << 18, marks=pytest.mark.slow),
-    pytest.param(4, 2, 1 << 18, marks=pytest.mark.slow),
-    # Groups that cross processes.
-    pytest.param(4, 4, 1001, marks=pytest.mark.slow),
+    (2, 4, 1 << 18),
+    (4, 2, 1 << 18),
+    (4, 4, 1001),  # Groups that cross processes.
   ],
 )
+@pytest.mark.slow
 def test_every_device_of_every_process_gets_the_right_result(
   hosts, lanes, size
 ):

@@ -141,13 +141,14 @@ def assert_same(actual, expected):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('code', 'intra'),
   [
     ('IIG', 4),
-    pytest.param('GGG', 2, marks=pytest.mark.slow),
-    pytest.param('NNN', 8, marks=pytest.mark.slow),
-    pytest.param('NIG', 2, marks=pytest.mark.slow),
+    ('GGG', 2),
+    ('NNN', 8),
+    ('NIG', 2),
   ],
 )
 def test_two_processes_equal_one(tmp_path, code, intra):

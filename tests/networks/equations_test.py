@@ -422,11 +422,11 @@ def pepnet(p, row, v_of_gates=None):
     shared_bottom,
     mmoe,
     ple,
-    sar_net,
-    m2m,
-    adasparse,
-    apg,
     pepnet,
+    *(
+      pytest.param(f, marks=pytest.mark.slow)
+      for f in (sar_net, m2m, adasparse, apg)
+    ),
   ],
   ids=lambda f: f.__name__,
 )
@@ -504,6 +504,7 @@ def test_pepnet_stops_the_gradient_where_the_paper_does():
     np.testing.assert_allclose(grads[0, f, i], slope, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_empty_history_is_nothing_whatever_its_keys_are():
   model, _ = made('din')
   x = inputs(8)

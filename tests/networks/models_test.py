@@ -17,7 +17,7 @@ from antjax.networks.network import ScenarioMoments, Sizes
 from tests.networks.small_inputs import CONFIG, inputs, labels, learn, SIZES
 
 OF_ONE_TASK = load.SINGLE_SCENARIO | load.MULTI_SCENARIO
-FAST = ('fm', 'dcnv2', 'din', 'star', 'pepnet')
+FAST = ('fm', 'dcnv2', 'din')
 # They have a bias, or nothing, to learn rows by heart with.
 _WITHOUT_NETWORK = {'lr', 'fm'}
 # Where a row's logit may depend on what other scenarios own: the shared part

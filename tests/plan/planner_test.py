@@ -158,13 +158,8 @@ def test_bytes_moved_are_those_of_the_compiled_step(code, case):
   }
 
 
-@pytest.mark.parametrize(
-  'code',
-  [
-    code if code == 'IGG' else pytest.param(code, marks=pytest.mark.slow)
-    for code in VALID_CODES
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('code', VALID_CODES)
 def test_elements_moved_in_mixed_precision(code):
   # XLA:CPU widens some bf16 arrays before it moves them: elements count here.
   trainer = trainer_of(code, scanned=scanned, compute_dtype=jnp.bfloat16)

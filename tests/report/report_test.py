@@ -26,6 +26,10 @@ _REPORT = report.Report(
   baselines=('median', 'joint'),
   curves={'Loss': {'train': [(s, 1 / (s + 1)) for s in range(50)]}},
   throughput={'examples/s': 1234.5},
+  tables={
+    'By part': (('part', 'gap'), [['new <items>', '-0.1']]),
+    'No': ((), []),
+  },
   memory=[
     {'device': d, 'level': level, 'part': 'parameters', 'bytes': 2**20}
     for d in range(2)
@@ -76,6 +80,8 @@ def test_page_shows_all_parts():
   for part in (
     'A run',
     'On synthetic data.',
+    'By part',
+    'new <items>',
     'MAE',
     '1,234',
     'parameters',

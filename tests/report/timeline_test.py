@@ -79,6 +79,7 @@ def test_workers_come_in_their_natural_order(tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_long_runs_are_joined_and_keep_their_means(tmp_path):
   lines = _straggler(20_000)
   read = timeline.read(_write(tmp_path, lines))

@@ -79,6 +79,7 @@ def check_export_of(case, folder):
   check(answers_of(loader.Model(folder), asked), asked, ROUNDING_ATOL)
 
 
+@pytest.mark.slow
 def test_rows_that_adapt_are_shared_by_support_and_query(tmp_path):
   case = serving_case.Case('melu', 'all', numeric=('hour', 'price'))
   check_export_of(case, tmp_path / 'model')
@@ -280,6 +281,7 @@ def test_a_folder_that_is_not_whole_is_refused(folder, exported, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['model']
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
   again = tmp_path / 'again'
   exporter.write(again, serving_case.Case().exported(step=7))

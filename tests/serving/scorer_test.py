@@ -52,6 +52,7 @@ def alone(model, one):
   return {n: x[0] for n, x in model.predict(query).items()}
 
 
+@pytest.mark.slow
 def test_each_user_gets_what_it_gets_alone(model):
   # None, one, a bucket, the largest bucket, more than that.
   sizes = [(0, 3), (1, 4), (4, 2), (8, 4), (11, 5), (3, 1), (2, 4), (7, 4)]

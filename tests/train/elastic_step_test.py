@@ -62,31 +62,19 @@ def test_unequal_counts_equal_the_weighted_gradient_of_one_device(
   assert np.abs(moved).max() > 100 * SUM_ORDER_ATOL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('code', 'counts'),
-  [
-    pytest.param(
-      code,
-      counts,
-      marks=() if (code, counts) == ('IIG', (4, 4)) else pytest.mark.slow,
-    )
-    for code in ELASTIC_CODES
-    for counts in ((4, 4), (1, 3))
-  ],
+  [(code, counts) for code in ELASTIC_CODES for counts in ((4, 4), (1, 3))],
 )
 @pytest.mark.parametrize(
   'kwargs',
   [
     {},
-    *(
-      pytest.param(kwargs, marks=pytest.mark.slow)
-      for kwargs in (
-        {'is_scanned': False},
-        {'regather': False, 'loss_scale': 2.0**10},
-        {'loss_scale': 'dynamic'},
-        {'compute_dtype': jnp.bfloat16},
-      )
-    ),
+    {'is_scanned': False},
+    {'regather': False, 'loss_scale': 2.0**10},
+    {'loss_scale': 'dynamic'},
+    {'compute_dtype': jnp.bfloat16},
   ],
   ids=lambda kwargs: '-'.join(map(str, kwargs)) or 'plain',
 )

@@ -11,13 +11,8 @@ from tests.train.elastic_cases import SUM_ORDER_ATOL
 from tests.train.tables_step_test import make_trainer
 
 
-@pytest.mark.parametrize(
-  'level',
-  [
-    'global',
-    *(pytest.param(x, marks=pytest.mark.slow) for x in ('intra', 'none')),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('level', ['global', 'intra', 'none'])
 def test_tables_equal_the_in_graph_form(level):
   trainer = make_trainer(level)
   params = {'w': np.ones(4, np.float32)}

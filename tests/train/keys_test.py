@@ -89,6 +89,7 @@ def tables_of(trainer, state):
   return jax.tree.map(np.array, trainer.tables.to_canonical(state))
 
 
+@pytest.mark.slow
 def test_steps_on_keys_equal_steps_on_ids_and_resets_by_hand():
   trainer, _ = make_trainer(Vocabulary(CONFIG))
   plain, _ = make_trainer()

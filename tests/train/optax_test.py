@@ -153,7 +153,13 @@ def _assert_equal(name, code):
     )
 
 
-@pytest.mark.parametrize('name', _LOOK_AT_SHAPES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name == 'muon' else pytest.mark.slow)
+    for name in _LOOK_AT_SHAPES
+  ],
+)
 def test_one_that_looks_at_shapes_sees_the_users(name):
   _assert_equal(name, 'IIG')
 

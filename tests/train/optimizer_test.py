@@ -18,6 +18,7 @@ CONFIG = transformer.Config(
 )
 
 
+@pytest.mark.slow
 def test_norms_do_not_decay():
   params = Functional(Transformer, CONFIG).init(jax.random.key(0))
   marks = optimizer.decays(params)

@@ -266,6 +266,7 @@ def test_constants_keep_their_pieces():
     make_trainer(constants=placed, mesh=mesh)
 
 
+@pytest.mark.slow
 def test_groups_do_their_own_number_of_micro_batches(plain):
   trainer = make_trainer('NIG', auto_specs=AUTO.get)
   state = trainer.init(init_params())
@@ -308,10 +309,8 @@ def test_a_leaf_that_cannot_be_split_so_is_refused(spec):
     trainer.init(init_params())
 
 
-@pytest.mark.parametrize(
-  'level',
-  ['none', *(pytest.param(x, marks=pytest.mark.slow) for x in SPLIT_LEVELS)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('level', ['none', *SPLIT_LEVELS])
 def test_tables_train_as_on_a_mesh_of_two_axes(level):
   found = []
   for mesh, names in (

@@ -211,6 +211,7 @@ def test_mixed_precision_keeps_an_fp32_master(code):
   np.testing.assert_array_equal(copy, actual['odd'].astype(jnp.bfloat16))
 
 
+@pytest.mark.slow
 def test_remat_gives_the_same_gradient(plain):
   check(make_trainer('IIG', 4, 4, remat_policy=True), expected=plain)
 

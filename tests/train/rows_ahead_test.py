@@ -92,9 +92,8 @@ def expected(trainer, batches, fresh):
   return params, now
 
 
-@pytest.mark.parametrize(
-  'level', ['global', pytest.param('intra', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('level', ['global', 'intra'])
 def test_rows_lack_the_updates_of_one_step(level):
   trainer, batches = make_trainer(level), make_batches()
   state = trainer.fit(trainer.init(jnp.ones(DIM)), batches, 5)
@@ -173,6 +172,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_one_exchange_and_no_copy_of_a_table():
   num_rows = 30_000
   trainer = make_trainer(num_rows=num_rows)

@@ -163,7 +163,10 @@ STEPS = {
 
 
 # Those whose step has another one's scatters.
-_SLOW = ('deepfm', 'ple', 'gru', 't5, own', 'bahe, mean')
+_SLOW = (
+  *('deepfm', 'ple', 'gru', 't5, own', 'bahe, mean', 'bahe, last'),
+  'meta-learner',
+)
 
 
 @pytest.mark.parametrize(

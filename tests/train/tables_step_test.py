@@ -60,7 +60,13 @@ def used(counts):
   return mask.reshape(-1)
 
 
-@pytest.mark.parametrize('level', ['global', 'intra', 'none'])
+@pytest.mark.parametrize(
+  'level',
+  [
+    'global',
+    *(pytest.param(x, marks=pytest.mark.slow) for x in ('intra', 'none')),
+  ],
+)
 def test_unequal_counts_equal_a_dense_step_on_the_used_rows(level):
   trainer = make_trainer(level)
   params = {'w': np.ones(4, np.float32)}

@@ -54,7 +54,9 @@ def save(folder, steps):
       saver.save(step, state, input_state={'next': step})
 
 
-@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize(
+  'seed', [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2, 3))]
+)
 def test_a_step_cut_off_at_any_byte_is_not_chosen(tmp_path, seed):
   """Folders as a kill leaves them: some files whole, one cut, some absent."""
   folder = tmp_path / 'run'
@@ -80,7 +82,13 @@ def test_a_step_cut_off_at_any_byte_is_not_chosen(tmp_path, seed):
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize(
   'part',
-  ['params/d', 'params/ocdbt', 'state/d', 'state/_METADATA', 'meta/metadata'],
+  [
+    *('params/d', 'meta/metadata'),
+    *(
+      pytest.param(part, marks=pytest.mark.slow)
+      for part in ('params/ocdbt', 'state/d', 'state/_METADATA')
+    ),
+  ],
 )
 def test_a_damaged_step_is_named_and_what_to_do(tmp_path, part):
   save(tmp_path, [2, 4])

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """table.md of launch/llm_rec_baselines: scores, differences, losses by part."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import pathlib
 from typing import Any
 
@@ -16,8 +16,6 @@ from antjax.report import job_report
 
 _METRIC = 'ndcg@10'
 _COLD = 'cold items, apart'
-_COUNTS = ((0, 0), (1, 4), (5, 19), (20, 99), (100, None))
-_LENGTHS = ((1, 3), (4, 7), (8, 15), (16, None))
 
 
 def write(
@@ -27,10 +25,7 @@ def write(
   test: HeldOut,
 ) -> None:
   """Writes table.md, of the methods' results and ranks in the run folder."""
-  ranks: dict[str, dict[str, np.ndarray]] = {}
-  for method in found:
-    with np.load(run_dir / f'{method}.npz') as arrays:
-      ranks[method] = {name: arrays[name] for name in arrays.files}
+  ranks = read_ranks(run_dir, found)
   text = f'{_METRIC}, with standard errors over examples.\n'
   for kind, title in llm_rec_held_out.KINDS.items():
     gains = {m: _gains(mine[kind]) for m, mine in ranks.items()}
@@ -57,7 +52,7 @@ def write(
     }
     text += f'\n{best} less the others, paired by examples:\n\n'
     text += _table(names, less)
-    slices = _slices(data, test)
+    slices = llm_rec_held_out.slices(data, test)
     by_slice = {
       m: [_mean(x[mask]) for mask in slices.values()] for m, x in gains.items()
     }
@@ -70,6 +65,17 @@ def write(
   text += '\nSeconds of fitting and ranking:\n\n'
   text += _table(['wall', 'CPU'], seconds)
   (run_dir / 'table.md').write_text(text, encoding='utf-8')
+
+
+def read_ranks(
+  run_dir: pathlib.Path, methods: Iterable[str]
+) -> dict[str, dict[str, np.ndarray]]:
+  """Ranks of the methods in a run folder, see `baselines`."""
+  ranks = {}
+  for method in methods:
+    with np.load(run_dir / f'{method}.npz') as arrays:
+      ranks[method] = {name: arrays[name] for name in arrays.files}
+  return ranks
 
 
 def _gains(ranks: np.ndarray) -> np.ndarray:
@@ -87,20 +93,3 @@ def _table(names: list[str], rows: Mapping[str, list[str]]) -> str:
   return job_report.markdown(
     ['method', *names], [[method, *cells] for method, cells in rows.items()]
   )
-
-
-def _slices(data: SequenceData, test: HeldOut) -> dict[str, np.ndarray]:
-  """Masks of the examples, of those that have any."""
-  history = test.examples.history_fn(np.arange(len(test)))
-  columns = {
-    'events': (data.counts[test.examples.targets], _COUNTS),
-    'history': ((history > 0).sum(axis=1), _LENGTHS),
-  }
-  found = {}
-  for name, (values, bins) in columns.items():
-    for low, high in bins:
-      mask = (values >= low) & (True if high is None else values <= high)
-      if mask.any():
-        label = f'{low}+' if high is None else f'{low}-{high}'
-        found[f'{name} {label}'] = mask
-  return found

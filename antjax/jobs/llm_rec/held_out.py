@@ -21,6 +21,9 @@ KINDS = {
   evaluation.SAMPLED: 'among drawn items of the domain',
   evaluation.FULL: 'among all items',
 }
+# Bins of a target's training events, and of a history's length.
+_COUNTS = ((0, 0), (1, 4), (5, 19), (20, 99), (100, None))
+_LENGTHS = ((1, 3), (4, 7), (8, 15), (16, None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,23 @@ def scores(
     }
     for kind, values in ranks.items()
   }
+
+
+def slices(data: SequenceData, held_out: HeldOut) -> dict[str, np.ndarray]:
+  """Masks by the target's events and the history's length, if not empty."""
+  history = held_out.examples.history_fn(np.arange(len(held_out)))
+  columns = {
+    'events': (data.counts[held_out.examples.targets], _COUNTS),
+    'history': ((history > 0).sum(axis=1), _LENGTHS),
+  }
+  found = {}
+  for name, (values, bins) in columns.items():
+    for low, high in bins:
+      mask = (values >= low) & (True if high is None else values <= high)
+      if mask.any():
+        label = f'{low}+' if high is None else f'{low}-{high}'
+        found[f'{name} {label}'] = mask
+  return found
 
 
 def show(found: dict[str, Any], metric: str = 'ndcg@10') -> None:

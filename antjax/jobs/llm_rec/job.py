@@ -16,7 +16,7 @@ for launch/recommend.py the folder export. The same command resumes a stopped
 run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import time
 from typing import Any
@@ -30,6 +30,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
+from antjax.jobs.llm_rec import baselines_table
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import hybrid as llm_rec_hybrid
@@ -104,6 +105,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   model = ranker.model(state)
   results, arrays = ranker.score(model)
   others, mixed = {}, None
+  ranks = {llm_rec_report.NAME: _of_drawn(arrays, 'test_')}
   events = llm_rec_hybrid.flat(sequences.events, sequences.data.num_items)
   if config.with_hybrid:
     rows = None if built.stored is None else built.stored[0]
@@ -114,7 +116,8 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       vectors=rows,
       model=model,
     )
-    others['hybrid_llm_rec'], of_hybrid = ranker.score(mixed)
+    others[llm_rec_report.HYBRID], of_hybrid = ranker.score(mixed)
+    ranks[llm_rec_report.HYBRID] = _of_drawn(of_hybrid, 'test_')
     arrays |= {f'hybrid_{name}': x for name, x in of_hybrid.items()}
   if job.is_main:  # Differences between models are paired by examples.
     np.savez(job.run_dir / 'ranks.npz', **arrays)
@@ -131,7 +134,10 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       None if mixed is None else (mixed, events),
     )
   if config.baselines:
-    others = run_baselines(config, job) | others
+    found = run_baselines(config, job)
+    others = found | others
+    read = baselines_table.read_ranks(job.run_dir / 'baselines', found)
+    ranks |= {method: _of_drawn(mine) for method, mine in read.items()}
   if job.is_main:
     llm_rec_report.write(
       config,
@@ -141,11 +147,20 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
       results,
       others,
       model.item_vectors(),
+      ranks,
       account=account,
       speed=ranker.speed,
       num_steps=num_steps,
     )
   return results
+
+
+def _of_drawn(
+  arrays: Mapping[str, np.ndarray], prefix: str = ''
+) -> dict[str, np.ndarray]:
+  """Ranks among drawn items, by 'test' and 'cold'."""
+  names = {'test': f'{prefix}sampled', 'cold': 'cold_sampled'}
+  return {split: arrays[n] for split, n in names.items() if n in arrays}
 
 
 def _prepared(

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from antjax.ctr.llm_rec import evaluation
+from antjax.data.sequence_data import SequenceData
 from antjax.jobs import job as job_lib
+from antjax.jobs.llm_rec import gaps
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.data import TrainingSequences
@@ -17,7 +19,9 @@ from antjax.metrics import rank_metrics
 from antjax.report import job_report
 from antjax.train.trainer import Trainer
 
-NAME = 'llm_rec'  # Name of the method in tables of methods.
+# Names of the run's methods in tables.
+NAME, HYBRID = 'llm_rec', 'hybrid_llm_rec'
+_COLD = 'cold items, apart'
 _METRICS = ('recall@10', 'ndcg@10')
 _POINTS = 400  # Items of a domain in the plot.
 
@@ -30,6 +34,7 @@ def write(
   results: Mapping[str, Any],
   others: Mapping[str, Any],
   item_vectors: np.ndarray,
+  ranks: Mapping[str, Mapping[str, np.ndarray]],
   *,
   account: Mapping[str, Any],
   speed: Mapping[str, float],
@@ -38,7 +43,9 @@ def write(
   """Prints the table; writes results.json and report.html. On process 0.
 
   `results` are of `Ranker.score`, `others` the same of other methods;
-  `item_vectors` are float32 [items, D], `speed` rates of evaluation.
+  `item_vectors` are float32 [items, D], `speed` rates of evaluation; `ranks`
+  are those among drawn items, of the methods that have them, by 'test' or
+  'cold'.
   """
   methods = {**others, NAME: results}
   llm_rec_held_out.show(methods)
@@ -56,10 +63,15 @@ def write(
       f'{num_left_out:,} training examples had no room in their micro-batch and'
       ' weight 0.'
     )
+  behind = _gaps(data, config, ranks)
   overall = results['test'][evaluation.SAMPLED][rank_metrics.ALL]
   job.report(
     'train-llm-rec',
-    {'results': methods, 'num_left_out': num_left_out},
+    {
+      'results': methods,
+      'num_left_out': num_left_out,
+      'gaps': [gap._asdict() for gap in behind],
+    },
     config=config,
     trainer=trainer,
     account=account,
@@ -73,6 +85,12 @@ def write(
     results=rows_of(methods),
     baselines=tuple(others),
     widths=widths_of(methods),
+    tables={
+      f'Where {NAME} loses, {llm_rec_held_out.KINDS[evaluation.SAMPLED]}': (
+        gaps.Gap._fields,
+        [gap.row() for gap in behind],
+      )
+    },
     bars=bars_of(methods),
     scatters={
       'Items of each domain (PCA)': domain_points(
@@ -92,6 +110,28 @@ def write(
     notes=notes,
     acknowledgement=data.description.get('acknowledgement'),
   )
+
+
+def _gaps(
+  data: SequenceData,
+  config: Config,
+  ranks: Mapping[str, Mapping[str, np.ndarray]],
+) -> list[gaps.Gap]:
+  """The run's methods beside the best other one, by kinds of examples."""
+  test, cold = llm_rec_held_out.held_out(data, 'test', config.held_out)
+  parts = {'test': test.parts | llm_rec_held_out.slices(data, test)}
+  if cold is not None:
+    parts['cold'] = {_COLD: np.ones(len(cold), bool)}
+  found = []
+  for split, masks in parts.items():
+    gains = {
+      method: rank_metrics.by_example(mine[split], [10])['ndcg@10']
+      for method, mine in ranks.items()
+      if split in mine
+    }
+    own = [method for method in (NAME, HYBRID) if method in gains]
+    found += gaps.gaps(gains, own, masks)
+  return found
 
 
 def rows_of(methods: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -130,7 +170,7 @@ def _scored(
       for kind, parts in kinds.items():
         for part, values in parts.items():
           if values['examples'] and (split == 'test' or part == 'all'):
-            name = part if split == 'test' else 'cold items, apart'
+            name = part if split == 'test' else _COLD
             yield f'{name}, {llm_rec_held_out.KINDS[kind]}', method, values
 
 

@@ -193,6 +193,7 @@ def test_fields_that_cannot_be_are_refused(fields, message):
     model_of('mlp', **fields)
 
 
+@pytest.mark.slow
 def test_a_click_s_logit_is_its_own_where_a_model_normalises():
   model = model_of('star')
   trainer, state, _ = train(model, num_steps=2)

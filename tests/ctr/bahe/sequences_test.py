@@ -41,7 +41,9 @@ def run(encoder, *args):
   'pooling', ['mean', pytest.param('last', marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize(
-  'config', [small_clicks.LLAMA, small_clicks.BERT], ids=['llama', 'bert']
+  'config',
+  [pytest.param(small_clicks.LLAMA, marks=pytest.mark.slow), small_clicks.BERT],
+  ids=['llama', 'bert'],
 )
 def test_each_sequence_goes_through_the_high_layers_alone(config, pooling):
   encoder = make(config, pooling=pooling)

@@ -71,15 +71,10 @@ def assert_same(found, expected, atol=2e-6):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'home, num_micro_batches',
-  [
-    ('split', 2),
-    pytest.param('split', 1, marks=pytest.mark.slow),
-    pytest.param('group', 2, marks=pytest.mark.slow),
-    pytest.param('host', 1, marks=pytest.mark.slow),
-    pytest.param('host', 2, marks=pytest.mark.slow),
-  ],
+  [('split', 2), ('split', 1), ('group', 2), ('host', 1), ('host', 2)],
 )
 def test_three_homes_train_alike(plain, home, num_micro_batches):
   mesh = antjax.make_mesh(intra=4)

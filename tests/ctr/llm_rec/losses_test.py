@@ -153,6 +153,7 @@ def test_a_pool_over_devices_equals_one_device(config, across):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_own_negatives_count_as_often_as_they_were_drawn():
   rng = np.random.default_rng(0)
   users = rng.normal(size=(2, D)).astype(np.float32)

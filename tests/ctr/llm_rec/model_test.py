@@ -107,11 +107,16 @@ def test_each_distinct_item_is_encoded_once():
 @pytest.mark.parametrize(
   ('vector', 'pooling'),
   [
-    (VectorConfig(projection_dim=6, normalize=True), 'mean'),
-    (VectorConfig(normalize=True), 'first'),
-    (VectorConfig(), 'last'),
     (VectorConfig(normalize=True, half_life=3, word_dim=5), 'mean'),
-    (VectorConfig(normalize=True, word_dim=5, word_weight=3), 'first'),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        (VectorConfig(projection_dim=6, normalize=True), 'mean'),
+        (VectorConfig(normalize=True), 'first'),
+        (VectorConfig(), 'last'),
+        (VectorConfig(normalize=True, word_dim=5, word_weight=3), 'first'),
+      )
+    ),
   ],
 )
 def test_packed_and_padded_texts_have_the_same_vectors(vector, pooling):
@@ -193,6 +198,7 @@ def test_the_heaviest_words_have_dimensions_of_their_own():
   assert gram[0, 0] == 0 and abs(gram[2, 3]) > 0
 
 
+@pytest.mark.slow
 def test_words_learn_and_the_language_model_too():
   loss = LossConfig(negatives='in_batch')
   prepared = inputs_of('bert', loss)(small_catalogue.examples(B, seed=7), 1)
@@ -278,14 +284,8 @@ def step_of_one_device():
   return train_step(mesh_of(1), IN_BATCH, small_catalogue.examples(B, seed=4))
 
 
-@pytest.mark.parametrize(
-  'paro',
-  [
-    'IIG',
-    pytest.param('NNN', marks=pytest.mark.slow),
-    pytest.param('GGG', marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('paro', ['IIG', 'NNN', 'GGG'])
 def test_negatives_of_8_devices_equal_those_of_one(paro):
   batch = small_catalogue.examples(B, seed=4)
   assert_same(
@@ -312,6 +312,7 @@ def test_without_a_gather_a_device_knows_its_own_negatives():
   assert loss < 0.9 * step_of_one_device()[1]
 
 
+@pytest.mark.slow
 def test_chunks_of_a_large_batch_give_the_plain_gradient():
   batch = small_catalogue.examples(B, seed=5)
   loss = LossConfig(negatives='shared', num_negatives=6)

@@ -3,6 +3,7 @@
 """Negatives: items of the domain that a user has not had, by lot."""
 
 import numpy as np
+import pytest
 
 from antjax.ctr.llm_rec import negatives
 from antjax.ctr.llm_rec.negatives import NegativeSampler
@@ -46,6 +47,7 @@ def test_only_seed_and_user_decide():
   assert (other != whole).any(axis=1).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_draws_are_uniform():
   num = 20_000
   users = np.arange(num)

@@ -146,13 +146,14 @@ def cycles(num, rng):
   return np.where(np.arange(7) < lengths[:, None], sequence, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'encoder, text_dim, paro, num_devices',
   [
     (SASREC, 0, 'NNN', 1),
-    pytest.param(GRU, 0, 'NNN', 1, marks=pytest.mark.slow),
-    pytest.param(SASREC, 0, 'IIG', 8, marks=pytest.mark.slow),
-    pytest.param(SASREC, 12, 'GGG', 8, marks=pytest.mark.slow),
+    (GRU, 0, 'NNN', 1),
+    (SASREC, 0, 'IIG', 8),
+    (SASREC, 12, 'GGG', 8),
   ],
 )
 def test_learns_what_follows(encoder, text_dim, paro, num_devices):
