@@ -132,11 +132,11 @@ def typed(
   if is_number and column.kind in _ARROW and is_whole:
     try:
       numbers = values.cast(_ARROW[column.kind])
+      is_bad = ~_fits(numbers.fill_null(0).to_numpy(), column.limit)
+      faults.add(is_bad, name, *_cast_fault(name, values, column))
       if num_empty:
         empty = np.dtype(column.kind).type(column.empty)
         numbers = numbers.fill_null(empty)
-      is_bad = ~_fits(numbers.to_numpy(), column.limit)
-      faults.add(is_bad, name, *_cast_fault(name, values, column))
       return numbers, num_empty
     except pa.ArrowInvalid:  # Some do not fit: see which.
       pass

@@ -204,9 +204,12 @@ def read(
 def _column(name: str, columns: Schema | ItemTable) -> Column:
   if isinstance(columns, Schema) and name == columns.split:
     return Column(values=tuple(columns.split_of))
+  empty = columns.empty.get(name)
+  if name in columns.empty and empty is None:
+    empty = math.nan
   return Column(
     kind=columns.columns[name],
-    empty=columns.empty.get(name),
+    empty=empty,
     is_needed=name in columns.needed,
     limit=columns.limits.get(name, math.inf),
     separator=columns.separator.get(name, ''),

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from antjax import config_values
+from antjax.layers import mlp
 from antjax.networks import network
 from antjax.networks.crosses import AutoInt, DCNv2, FinalMLP, GDCN, XDeepFM
 from antjax.networks.deep import DeepFM, FM, LR, MLPModel, WideDeep
@@ -154,7 +155,9 @@ def make(
       f'{name} learns two labels or more, and there is one; name further ones'
       ' under labels in the schema of the data, or use another model.'
     )
-  return found(sizes, config.of(found), rngs=rngs)
+  made = found(sizes, config.of(found), rngs=rngs)
+  mlp.restyle(made, config.norm, config.activation, rngs=rngs)
+  return made
 
 
 def scores(
@@ -210,6 +213,12 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(_Union))
 class NetworkConfig(_Union):
   """Sizes of networks: what is none is as the network has it."""
 
+  norm: Annotated[
+    mlp.Norm,
+    'Norm before the activations of hidden layers: none, batch (statistics of'
+    ' the batch in training, running averages in scoring), or layer.',
+  ] = 'none'
+  activation: Annotated[mlp.Activation, 'Activation of hidden layers.'] = 'relu'
   own: Annotated[
     tuple[str, ...],
     'Settings of a network of your own that are not named here, as name=value;'
@@ -266,6 +275,11 @@ class Standalone(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
+    if config.norm == 'batch':
+      raise ValueError(
+        'norm=batch: only launch/train_clicks.py keeps the running averages of'
+        ' batch norms; use layer, or none.'
+      )
     self.sizes = sizes
     self.network = make(name, sizes, config, rngs=rngs)
     self.linear = (

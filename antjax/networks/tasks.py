@@ -6,8 +6,10 @@ What adapts in an inner loop goes by the names of the parts: 'decision', 'top'
 and 'head'.
 """
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Annotated, NamedTuple
+import itertools
+from typing import Annotated, Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -16,6 +18,7 @@ import numpy as np
 import optax
 
 from antjax.layers import mlp
+from antjax.metrics import by_slice
 from antjax.networks.deep import Deep
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 from antjax.networks.towers import TowerConfig
@@ -243,6 +246,23 @@ def cross_entropies(found: jax.Array, labels_BT: jax.Array) -> jax.Array:
   if found.ndim == 1:
     found, labels_BT = found[:, None], labels_BT[:, :1]
   return optax.sigmoid_binary_cross_entropy(found, labels_BT).sum(axis=1)
+
+
+def by_label(found: Any, labels: Sequence[str]) -> dict[str, jax.Array]:
+  """Part of `by_slice` -> its logits [B], of what a network gives.
+
+  'prediction' is the first label's. A network of several tasks has parts of
+  each label, and a `Chain` of those after another.
+  """
+  after: dict[str, jax.Array] = {}
+  if isinstance(found, Chain):
+    for k, (before, label) in enumerate(itertools.pairwise(labels)):
+      after[by_slice.task(label, before)] = found.after_BT[:, k + 1]
+    found = found.all_BT
+  if found.ndim == 1:
+    return {'prediction': found}
+  each = {by_slice.task(label): found[:, k] for k, label in enumerate(labels)}
+  return {'prediction': found[:, 0], **each, **after}
 
 
 class AITM(ClickNetwork):

@@ -45,7 +45,8 @@ _PAGES = [
 ]
 # Seconds of compiling each.
 _SLOW = {
-  *('bahe-1', 'checkpoints-0', 'delivery-0', 'delivery-1', 'llm_rec-1'),
+  *('bahe-1', 'checkpoints-0', 'delivery-0', 'delivery-1', 'elastic-0'),
+  *('gmeta-0', 'llm_rec-1', 'model_state-1'),
   *('llm_rec-4', 'pretrained-1', 'pretrained-2', 'pretrained-3', 'train_lm-0'),
 }
 

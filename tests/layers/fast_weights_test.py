@@ -260,16 +260,8 @@ def test_low_rank_equals_plain_for_other_models(model_class, order):
   assert_forms_agree(*problem(model_class), inner)
 
 
-@pytest.mark.parametrize(
-  'adapt',
-  [
-    'bias',
-    *(
-      pytest.param(part, marks=pytest.mark.slow)
-      for part in ('layers/1', 'kernel', 'row')
-    ),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('adapt', ['bias', 'layers/1', 'kernel', 'row'])
 def test_low_rank_equals_plain_for_a_part_of_the_model(adapt):
   inner = maml.InnerLoop(
     num_steps=2, learning_rate=0.1, adapt=lambda name: adapt in name
@@ -361,7 +353,11 @@ def test_no_task_has_a_copy_of_a_kernel():
 
 
 @pytest.mark.parametrize(
-  'model_class, name', [(Tied, 'encoder/kernel'), (Scanned, 'inner/kernel')]
+  'model_class, name',
+  [
+    (Tied, 'encoder/kernel'),
+    pytest.param(Scanned, 'inner/kernel', marks=pytest.mark.slow),
+  ],
 )
 def test_a_kernel_used_otherwise_adapts_plainly_and_is_named(
   model_class, name, caplog

@@ -121,7 +121,10 @@ def test_a_tensor_of_no_layer_is_refused(tmp_path):
     adapter_file.load(tmp_path, base())
 
 
-@pytest.mark.parametrize('kind, part', [('int8', 254), ('int4', 14)])
+@pytest.mark.parametrize(
+  'kind, part',
+  [pytest.param('int8', 254, marks=pytest.mark.slow), ('int4', 14)],
+)
 def test_quantized_matrices_are_as_near_as_said(kind, part):
   matrix = jnp.asarray(np.random.RandomState(0).standard_normal((2, 36, 5)))
   q, scale = quantized.split(matrix, kind)

@@ -64,7 +64,7 @@ def test_packed_and_padded_texts_are_as_if_alone(name):
   'name',
   [
     name
-    if name in ('opt', 'gemma3_text', 'smollm3')
+    if name == 'gemma3_text'
     else pytest.param(name, marks=pytest.mark.slow)
     for name in CAUSAL
   ],

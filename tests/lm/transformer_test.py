@@ -52,9 +52,8 @@ def test_a_token_changes_no_logits_before_it():
   assert np.all(np.any(first[:, at:] != second[:, at:], axis=-1))
 
 
-@pytest.mark.parametrize(
-  'method', [pytest.param('plain', marks=pytest.mark.slow), 'blocked']
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['plain', 'blocked'])
 def test_packed_documents_are_as_if_alone(method):
   config = dataclasses.replace(CONFIG, attention=method)
   params, tokens = make(num_tokens=30, batch=1)

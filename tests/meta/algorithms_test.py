@@ -130,9 +130,7 @@ def assert_gradient(fn, params):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('float64')
-@pytest.mark.parametrize(
-  'rates', ['step', pytest.param('element', marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('rates', ['step', 'element'])
 def test_rates_a_step_or_an_element_have_true_gradients(rates):
   inner = dataclasses.replace(INNER, learn_rates=True, rates=rates)
   grads = []
@@ -173,6 +171,7 @@ def test_steps_beyond_the_learned_ones_take_the_last_rate(low_rank):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('float64')
 @FORMS
 def test_states_by_step_are_those_of_shorter_loops(low_rank):

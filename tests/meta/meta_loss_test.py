@@ -267,6 +267,7 @@ def with_weights(batch, weight):
   return batch
 
 
+@pytest.mark.slow
 def test_values_of_a_feature_may_have_weights():
   def without_last(batch):
     for ids in (batch['ids']['s8'][name] for name in ('support', 'query')):

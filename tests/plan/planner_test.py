@@ -17,7 +17,7 @@ from tests.train.state_shapes import state_shapes
 
 N, M, S, L = 2, 4, 4, 3
 LINKS = cost_model.Links(intra_bytes_per_s=1e9, uplink_bytes_per_s=1e8)
-FAST = (('NIG', 'whole'), ('IIG', 'scanned'), ('GGG', 'kept'))
+FAST = (('IIG', 'scanned'),)
 # What else a step moves: 6 sums and a norm, and in XLA's text the counters of
 # its loops; all smaller than the least leaf that is moved.
 SCALARS = 24

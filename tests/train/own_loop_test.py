@@ -310,7 +310,9 @@ def test_metrics_and_new_values_are_those_of_one_device(code, reference):
   _assert_is_reference(seen, trainer.params(state), reference)
 
 
-@pytest.mark.parametrize('code', ['NNN', 'IIG'])
+@pytest.mark.parametrize(
+  'code', [pytest.param('NNN', marks=pytest.mark.slow), 'IIG']
+)
 def test_metrics_and_new_values_of_an_elastic_step(code, reference):
   trainer = _rich_trainer(code)
   state, seen = trainer.init(_rich_params()), []

@@ -63,6 +63,7 @@ def test_training_resumes_from_a_bucket(url):
   check(warm_start.warm_start(trainer, start(), folder))
 
 
+@pytest.mark.slow
 def test_a_copy_knows_the_folder_of_its_checkpoints(url):
   with paths.written(f'{url}/a') as folder:
     folder.mkdir()

@@ -4,28 +4,27 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import json
-import pathlib
 from typing import Any
 
 from absl import logging
 import grain
 import jax
 import numpy as np
-import pyarrow.parquet as pq
 
 from antjax.ctr.antm2c import crosses as crosses_lib
+from antjax.ctr.antm2c import times
+from antjax.ctr.antm2c.bags import Bag
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
-from antjax.ctr.antm2c.crosses import Cross
+from antjax.ctr.antm2c.features import ClickFeatures, FIRST
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
-from antjax.ctr.bahe.batches import Standardizer
 from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
+from antjax.jobs.clicks import scenarios
 from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
 from antjax.networks.network import ScenarioMoments
 
-_NONE = 'none'
 SPLITS = ('train', 'validation', 'test')
 _COLUMNS = (
   *('user', 'item', 'title', 'label', 'labels', 'starts', 'stops'),
@@ -44,7 +43,7 @@ class ScenarioData:
       as those of its largest.
     sizes: Sizes that the model needs.
     splits: Split -> its clicks.
-    standardizer: Standardizer of the numeric columns; None if there are none.
+    features: Features of the clicks, as training has them.
     made_of: Fingerprints of the inputs, for `run_identity`.
   """
 
@@ -69,93 +68,117 @@ class ScenarioData:
       )
     output_folder.check_files(folder, described, 'events/')
     names = [s['name'] for s in described['sequences']]
-    history = 0 if names and config.history != 'none' else None
-    if config.history and history is not None:
-      history = _index(
-        'history', config.history, 'sequences', names, ', or none'
-      )
+    histories = _histories(config.history, described['sequences'])
     id_names = [c['name'] for c in described['ids']]
-    self.scenarios, groups, at = _scenarios(config, folder, described)
+    self.scenarios, groups, at = scenarios.find(config, folder, described)
     every_label = described['label_names']
     labels = config.labels or tuple(every_label)
-    at_label = [_index('labels', n, 'labels', every_label) for n in labels]
+    at_label = [
+      scenarios.place('labels', n, 'labels', every_label) for n in labels
+    ]
     drop = at if at is not None and not config.scenario_groups else None
     kept = crosses_lib.chosen(id_names, config.fields.columns)
     kept = [i for i in kept if i != drop]
+    fields = config.fields
+    bags = {
+      scenarios.place('fields.bags', name, 'sequences', names): name
+      for name in fields.ways_of_bags()
+    }
     columns = {}
     for split in SPLITS:
       if split not in described['files']:
         continue
       columns[split] = records.whole_columns(
         folder / described['files'][split]['path'],
-        _COLUMNS,
-        wide=('starts', 'stops'),
+        _COLUMNS + ('time',) * bool(fields.time),
+        wide=('starts', 'stops', 'time'),
       )
     if 'train' not in columns:
       raise ValueError(f'data={config.data} has no training examples.')
-    self.standardizer = None
-    if described['numeric']:
-      self.standardizer = Standardizer.of([columns['train']['numeric']])
     events = tuple(
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names
     )
     text, images = antm2c_vectors.load(config, job, described, names)
-    self.splits, self.unseen, largest = {}, dict[str, int](), -1
-    crosses: list[Cross] = []
+    ids, largest, self.unseen = {}, -1, dict[str, int]()
     for split, found in columns.items():
-      scenario, self.unseen[split] = _to_scenario(
+      ids[split] = {n: _known(found, n, config.ids) for n in ('user', 'item')}
+      ids[split]['title'] = found['title']
+      scenario, self.unseen[split] = scenarios.of_clicks(
         found, groups, at, split, largest
       )
       if split == 'train':
         largest = int(np.bincount(scenario).argmax())
+      ids[split]['scenario'] = scenario
+      ids[split] |= dict(zip(id_names, found['ids'].T, strict=True))
+    _add_times(fields.time, columns, ids)
+    num_ids = {n: described[f'num_{n}s'] for n in ('user', 'item')}
+    num_ids['title'] = num_behaviors = described['num_behaviors']
+    num_ids |= {id_names[i]: described['ids'][i]['num_ids'] for i in kept}
+    num_ids |= {f'time_{n}': times.NUM_IDS[n] for n in fields.time}
+    train = columns['train']
+    self.features = features = ClickFeatures.fit(
+      fields,
+      num_ids,
+      ids['train'],
+      described['numeric'],
+      train['numeric'],
+    )
+    of_bags = {
+      name: Bag.fit(
+        *(n, events[n], train['starts'][:, n], train['stops'][:, n]),
+        num_behaviors=num_behaviors,
+        min_count=fields.min_count,
+        max_pieces=config.max_pieces,
+      )
+      for n, name in bags.items()
+    }
+    self.splits, of_titles = {}, dict[str, np.ndarray]()
+    for split, found in columns.items():
+      fed = features(ids[split], found['numeric'])
       label_NT = np.concatenate(
         [found['label'][:, None], found['labels']], axis=1
       )[:, at_label]
-      ids = {n: _known(found, n, config.ids) for n in ('user', 'item')}
-      ids |= {'title': found['title'], 'scenario': scenario}
-      first = [*ids]
-      ids |= dict(zip(id_names, found['ids'].T, strict=True))
       if split == 'train':
-        crosses = [
-          Cross.fit(text, ids, config.fields.min_count)
-          for text in config.fields.crosses
-        ]
-      fields = {f'column_{id_names[i]}': found['ids'][:, i] for i in kept}
-      fields |= {f'column_{cross.name}': cross(ids) for cross in crosses}
-      numeric = found['numeric']
-      if self.standardizer is not None:
-        numeric = self.standardizer(numeric)
+        of_titles = _of_titles(fields.history_columns, fed, num_behaviors)
       self.splits[split] = ScenarioClicks(
-        names=(*first, *fields),
-        ids=np.stack([*(ids[n] for n in first), *fields.values()], axis=1),
+        names=(*FIRST, *(f'column_{name}' for name in features.columns)),
+        ids=np.stack([*fed.values()], axis=1),
         label=label_NT[:, 0],
         labels=label_NT[:, 1:] if len(labels) > 1 else None,
-        numeric=numeric,
+        numeric=features.numbers(found['numeric']),
         starts=found['starts'],
         stops=found['stops'],
         events=events,
-        history=history,
+        histories=histories,
         max_history=config.max_history,
+        history_columns=of_titles,
+        titles=features.titles,
+        bags=of_bags,
         text=text,
         images=images,
         image_items=found['item'],
         scored={
           'label': label_NT[:, 0],
           'user': found['user'],
-          'scenario': scenario,
+          'scenario': ids[split]['scenario'],
           **{n: found[n] for n in ('user_count', 'item_count')},
         },
       )
     self.sizes = DataSizes(
-      num_users=described['num_users'],
-      num_items=described['num_items'],
-      num_behaviors=described['num_behaviors'],
+      num_users=features.num_ids['user'],
+      num_items=features.num_ids['item'],
+      num_behaviors=features.num_ids['title'],
       num_scenarios=len(self.scenarios),
-      columns={id_names[i]: described['ids'][i]['num_ids'] for i in kept}
-      | {cross.name: cross.num_ids for cross in crosses},
-      num_numeric=len(described['numeric']),
-      max_history=0 if history is None else config.max_history,
+      columns=features.columns,
+      binned=tuple(features.numbers.num_ids),
+      numbers=features.numbers.smooth,
+      histories=(config.max_history,) * len(histories),
+      history_columns=tuple(of_titles),
+      bags={
+        name: (of_bags[name].num_ids, how)
+        for name, how in fields.ways_of_bags().items()
+      },
       modal=_modal(text, images),
       labels=labels,
     )
@@ -172,6 +195,14 @@ class ScenarioData:
       config.batch_size, config.num_micro_batches
     )
     self._rows_of_part = self.rows // num_parts
+
+  def unseen_note(self, split: str) -> str:
+    """Says how many rows of a split have a scenario that training has not."""
+    largest = np.bincount(self.splits['train'].column('scenario')).argmax()
+    return (
+      f'{self.unseen[split]:,} {split} rows of scenarios without a training row'
+      f' count as {self.scenarios[largest]}, the largest.'
+    )
 
   def training(
     self, model: ScenarioModel, seed: int, name: str
@@ -222,7 +253,9 @@ class ScenarioData:
     per_device = -(-self._config.eval_batch_size // jax.device_count())
     size = per_device * self._num_devices
     starts = range(
-      size * jax.process_index(), len(clicks), size * jax.process_count()
+      size * jax.processscenarios.place(),
+      len(clicks),
+      size * jax.process_count(),
     )
     every = -(-len(clicks) // limit) if limit else 1
     more = {}
@@ -250,49 +283,51 @@ def _modal(
   return found
 
 
-def _index(
-  flag: str, wanted: str, kind: str, names: Sequence[str], instead: str = ''
-) -> int:
-  """Place of what a flag names among what the data have."""
-  if wanted not in names:
-    raise ValueError(
-      f'{flag}={wanted}: the data have the {kind} {", ".join(names) or "none"};'
-      f' name one of them{instead}.'
-    )
-  return list(names).index(wanted)
+def _histories(
+  wanted: Sequence[str], sequences: Sequence[Mapping[str, Any]]
+) -> tuple[int, ...]:
+  """Places of the sequences that are histories."""
+  names = [s['name'] for s in sequences]
+  if not wanted:  # The first that is one.
+    return tuple(n for n, s in enumerate(sequences) if not s.get('is_bag'))[:1]
+  if tuple(wanted) == ('none',):
+    return ()
+  return tuple(
+    scenarios.place('history', name, 'sequences', names, ', or none')
+    for name in dict.fromkeys(wanted)
+  )
 
 
-def _scenarios(
-  config: Config, folder: pathlib.Path, described: Mapping[str, Any]
-) -> tuple[tuple[str, ...], np.ndarray, int | None]:
-  """(names, id of the column -> scenario or -1, number of the column)."""
-  names = [c['name'] for c in described['ids']]
-  wanted, domain = config.scenario, described.get('domain')
+def _add_times(
+  wanted: Sequence[str],
+  columns: Mapping[str, Mapping[str, np.ndarray]],
+  ids: Mapping[str, dict[str, np.ndarray]],
+) -> None:
+  """Adds features of times to the ids of each split."""
   if not wanted:
-    wanted = next((n for n in ('scene', domain) if n in names), _NONE)
-    if domain and wanted == _NONE:
-      logging.warning(
-        'The domain %s is no scenario here: it is none of ids in the schema.',
-        domain,
-      )
-  if wanted == _NONE:
-    return ('all',), np.zeros(1, np.int32), None
-  at = _index('scenario', wanted, 'id columns', names)
-  table = pq.read_table(folder / f'ids_feature_{at}.parquet').to_pydict()
-  values = dict(zip(table['id'], table['value'], strict=True))
-  groups = [tuple(g.split('+')) for g in config.scenario_groups]
-  if not groups:
-    groups = [(values[i],) for i in sorted(values)]
-  place = {v: g for g, members in enumerate(groups) for v in members}
-  if unknown := sorted(set(place) - set(values.values())):
-    raise ValueError(
-      f'scenario_groups={config.scenario_groups}: {wanted} has no'
-      f' {", ".join(unknown)}; it has {", ".join(values[i] for i in values)}.'
+    return
+  user, time = (
+    np.concatenate([found[name] for found in columns.values()])
+    for name in ('user', 'time')
+  )
+  ends = np.cumsum([len(found['label']) for found in columns.values()])
+  for name, values in times.columns(wanted, user, time).items():
+    for split, part in zip(columns, np.split(values, ends[:-1]), strict=True):
+      ids[split][name] = part
+
+
+def _of_titles(
+  names: Sequence[str], fed: Mapping[str, np.ndarray], num_behaviors: int
+) -> dict[str, np.ndarray]:
+  """Column -> its id for each title [V], as training's clicks have it."""
+  found = {}
+  for name in names:
+    scenarios.place(
+      'fields.history_columns', name, 'id columns', [*fed][len(FIRST) :]
     )
-  found = np.full(max(values) + 1, -1, np.int32)
-  for i, value in values.items():
-    found[i] = place.get(value, -1)
-  return tuple('+'.join(g) for g in groups), found, at
+    found[name] = np.zeros(num_behaviors, np.int32)
+    found[name][fed['title']] = fed[name]
+  return found
 
 
 def _known(
@@ -302,31 +337,6 @@ def _known(
   if ids == 'global':
     return columns[name]
   return np.where(columns[f'is_new_{name}'], 0, columns[name])
-
-
-def _to_scenario(
-  columns: Mapping[str, np.ndarray],
-  groups: np.ndarray,
-  at: int | None,
-  split: str,
-  largest: int,
-) -> tuple[np.ndarray, int]:
-  """Scenario of each click, int32 [N], and how many are of a new one.
-
-  Clicks whose value training has not seen are taken as of the largest scenario.
-  """
-  if at is None:
-    return np.zeros(len(columns['label']), np.int32), 0
-  value = columns['ids'][:, at]
-  found = groups[value]
-  is_new = (value == 0) & (found < 0) & (largest >= 0)
-  found = np.where(is_new, np.int32(largest), found)
-  if (found < 0).any():
-    raise ValueError(
-      f'{(found < 0).sum():,} clicks of {split} are in no scenario:'
-      ' --scenario_groups leaves theirs out; name all values.'
-    )
-  return found, int(is_new.sum())
 
 
 def log_counts(data: ScenarioData) -> None:
@@ -342,13 +352,4 @@ def log_counts(data: ScenarioData) -> None:
   )
   for split, count in data.unseen.items():
     if count:
-      logging.warning('%s', unseen_note(data, split))
-
-
-def unseen_note(data: ScenarioData, split: str) -> str:
-  """Says how many clicks of a split have a scenario that training has not."""
-  largest = np.bincount(data.splits['train'].column('scenario')).argmax()
-  return (
-    f'{data.unseen[split]:,} {split} rows of scenarios without a training row'
-    f' count as {data.scenarios[largest]}, the largest.'
-  )
+      logging.warning('%s', data.unseen_note(split))

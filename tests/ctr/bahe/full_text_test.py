@@ -68,13 +68,8 @@ def stored(tower):
   return towers.StoreTower(tower.high, 2, rows)
 
 
-@pytest.mark.parametrize(
-  'config',
-  [
-    pytest.param(small_clicks.LLAMA, marks=pytest.mark.slow),
-    small_clicks.BERT,
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('config', [small_clicks.LLAMA, small_clicks.BERT])
 def test_a_text_is_encoded_as_if_alone(config):
   tower = full_text(config)
   tower.null[...] = jnp.full_like(tower.null[...], 7)

@@ -17,8 +17,6 @@ from antjax.layers import functional
 from antjax.mesh import paro
 from tests.ctr.bahe import small_clicks
 
-FAST_CODES = ('IIG',)
-
 
 def make_trainer(model, mesh, code='NNN', num_micro_batches=1, **options):
   tables = model.tables(mesh)
@@ -108,13 +106,8 @@ def test_a_split_table_takes_rounds_where_one_owner_has_most():
   assert_same(found, expected)
 
 
-@pytest.mark.parametrize(
-  'code',
-  [
-    code if code in FAST_CODES else pytest.param(code, marks=pytest.mark.slow)
-    for code in paro.VALID_CODES
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('code', paro.VALID_CODES)
 def test_every_code_is_plain_data_parallelism(plain, code):
   mesh = antjax.make_mesh(intra=4)
   model = small_clicks.store_model(mesh, examples=4)

@@ -98,9 +98,9 @@ def test_a_pool_equals_brute_force(config):
   ('config', 'across'),
   [
     (CONFIGS[0], 'all'),
-    (CONFIGS[1], 'all'),
     (CONFIGS[0], 'group'),
-    (CONFIGS[0], 'device'),
+    pytest.param(CONFIGS[1], 'all', marks=pytest.mark.slow),
+    pytest.param(CONFIGS[0], 'device', marks=pytest.mark.slow),
   ],
 )
 def test_a_pool_over_devices_equals_one_device(config, across):

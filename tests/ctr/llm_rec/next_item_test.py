@@ -17,7 +17,9 @@ from antjax.ctr.llm_rec.next_item import NextItemModel, TrainedNextItem
 
 SASREC = SASRecConfig(dim=16, num_heads=2, max_length=6, dropout=0.0)
 GRU = GRU4RecConfig(dim=16, state_dim=12, max_length=6, dropout=0.0)
-ENCODERS = pytest.mark.parametrize('encoder', [SASREC, GRU])
+ENCODERS = pytest.mark.parametrize(
+  'encoder', [SASREC, pytest.param(GRU, marks=pytest.mark.slow)]
+)
 NUM_ITEMS = 21
 
 
