@@ -91,7 +91,7 @@ def test_the_domain_is_the_scenario_and_new_ones_fall_back(folder, tmp_path):
 
 def test_labels_are_tasks_in_the_order_that_is_asked_for(folder, tmp_path):
   data = data_of(folder, tmp_path)
-  assert data.sizes.labels == ('click', 'sale') and not data.sizes.num_numeric
+  assert data.sizes.labels == ('click', 'sale')
   train = data.splits['train']
   swapped = data_of(folder, tmp_path, labels=('sale', 'click'))
   other = swapped.splits['train']

@@ -334,8 +334,7 @@ class ScenarioModel:
   ) -> dict[str, jax.Array]:
     """fp32 logits [B]: 'prediction' of the first label.
 
-    Of a model of several tasks also each label's, by `task`, and of one whose
-    tasks follow each other each label's where those before it are 1.
+    Of a model of several tasks also those of `tasks.by_label`.
 
     Args:
       params: Parameters from `init_params`, in the compute dtype.
@@ -376,8 +375,7 @@ class ScenarioModel:
     if 'labels' in batch:
       labels_BT = jnp.concatenate([labels_BT, batch['labels']], axis=1)
     of_model = getattr(network.model, 'loss', tasks.cross_entropies)
-    losses_B = of_model(found, labels_BT)
-    return losses_B, batch['weight'], {}, updates
+    return of_model(found, labels_BT), batch['weight'], {}, updates
 
   @property
   def is_by_scenario(self) -> bool:

@@ -253,7 +253,7 @@ class ScenarioData:
     per_device = -(-self._config.eval_batch_size // jax.device_count())
     size = per_device * self._num_devices
     starts = range(
-      size * jax.processscenarios.place(),
+      size * jax.process_index(),
       len(clicks),
       size * jax.process_count(),
     )
