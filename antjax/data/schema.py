@@ -13,7 +13,7 @@ from typing import ClassVar, get_args, Literal
 
 import numpy as np
 
-Kind = Literal['int32', 'int64', 'float32', 'float64', 'string']
+Kind = Literal['int32', 'int64', 'float32', 'float64', 'string', 'time']
 KINDS = get_args(Kind)
 # Times with fractions are cut to int64 later on, and numbers become float32.
 _TIME_LIMIT = 2.0**63
@@ -307,7 +307,8 @@ class Schema(TableColumns):
     numbers = (self.label, *self.labels, self.rating, *self.all_numeric)
     for name in (*numbers, self.time):
       if name and self.kind_of(name) == 'string':
-        yield f'column {name!r} is text; a number is needed'
+        more = ', or the type time, which reads ISO 8601' * (name == self.time)
+        yield f'column {name!r} is text; a number is needed{more}'
     for name in self.texts:
       if self.columns[name] != 'string':
         yield f'column {name!r} is {self.columns[name]}; texts are strings'

@@ -149,3 +149,23 @@ class ClickFeatures:
       if name in self.frequent and name != 'title':
         found[name] = self.frequent[name].ids_V[found[name]]
     return found
+
+
+def by_title(
+  names: Sequence[str], fed: Mapping[str, np.ndarray], num_behaviors: int
+) -> dict[str, np.ndarray]:
+  """Column -> its id for each title [V], as training's clicks have it.
+
+  Raises:
+    ValueError: There is no such column.
+  """
+  found = {}
+  for name in names:
+    if name not in [*fed][len(FIRST) :]:
+      raise ValueError(
+        f'fields.history_columns={name}: the data have the id columns'
+        f' {", ".join([*fed][len(FIRST) :]) or "none"}; name some of them.'
+      )
+    found[name] = np.zeros(num_behaviors, np.int32)
+    found[name][fed['title']] = fed[name]
+  return found

@@ -128,6 +128,11 @@ class ScenarioModel:
       f'history_{n}': f'column_{n}' for n in sizes.history_columns
     }
     if not self._num_histories:
+      if sizes.history_columns:
+        raise ValueError(
+          f'fields.history_columns={",".join(sizes.history_columns)}: there is'
+          ' no history; name one with --history, and history in --fields.use.'
+        )
       self._in_history = {}
     if lacking := sorted({*self._in_history.values()} - {*chosen}):
       raise ValueError(
@@ -180,19 +185,12 @@ class ScenarioModel:
       num_outputs=len(sizes.labels),
     )
 
-    def make(rngs: nnx.Rngs) -> FieldNetwork:
-      return FieldNetwork(
-        name,
-        self.sizes,
-        network,
-        fields,
-        tuple(self._numbers.values()),
-        self._modal,
-        self._narrow,
-        rngs=rngs,
-      )
-
-    self._network = Functional(make)
+    self._network = Functional(
+      FieldNetwork,
+      *(name, self.sizes, network, fields),
+      tuple(self._numbers.values()),
+      *(self._modal, self._narrow),
+    )
     # Leaves that the loss gives new values of: running averages of batch norms.
     self.mutable = self._network.names_of(nnx.BatchStat)
     jax.eval_shape(self._network.init, jax.random.key(0))  # Checks it.

@@ -15,7 +15,7 @@ from antjax.ctr.antm2c import crosses as crosses_lib
 from antjax.ctr.antm2c import times
 from antjax.ctr.antm2c.bags import Bag
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
-from antjax.ctr.antm2c.features import ClickFeatures, FIRST
+from antjax.ctr.antm2c.features import by_title, ClickFeatures, FIRST
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
@@ -111,7 +111,7 @@ class ScenarioData:
         largest = int(np.bincount(scenario).argmax())
       ids[split]['scenario'] = scenario
       ids[split] |= dict(zip(id_names, found['ids'].T, strict=True))
-    _add_times(fields.time, columns, ids)
+    times.add(fields.time, columns, ids)
     num_ids = {n: described[f'num_{n}s'] for n in ('user', 'item')}
     num_ids['title'] = num_behaviors = described['num_behaviors']
     num_ids |= {id_names[i]: described['ids'][i]['num_ids'] for i in kept}
@@ -140,7 +140,7 @@ class ScenarioData:
         [found['label'][:, None], found['labels']], axis=1
       )[:, at_label]
       if split == 'train':
-        of_titles = _of_titles(fields.history_columns, fed, num_behaviors)
+        of_titles = by_title(fields.history_columns, fed, num_behaviors)
       self.splits[split] = ScenarioClicks(
         names=(*FIRST, *(f'column_{name}' for name in features.columns)),
         ids=np.stack([*fed.values()], axis=1),
@@ -296,38 +296,6 @@ def _histories(
     scenarios.place('history', name, 'sequences', names, ', or none')
     for name in dict.fromkeys(wanted)
   )
-
-
-def _add_times(
-  wanted: Sequence[str],
-  columns: Mapping[str, Mapping[str, np.ndarray]],
-  ids: Mapping[str, dict[str, np.ndarray]],
-) -> None:
-  """Adds features of times to the ids of each split."""
-  if not wanted:
-    return
-  user, time = (
-    np.concatenate([found[name] for found in columns.values()])
-    for name in ('user', 'time')
-  )
-  ends = np.cumsum([len(found['label']) for found in columns.values()])
-  for name, values in times.columns(wanted, user, time).items():
-    for split, part in zip(columns, np.split(values, ends[:-1]), strict=True):
-      ids[split][name] = part
-
-
-def _of_titles(
-  names: Sequence[str], fed: Mapping[str, np.ndarray], num_behaviors: int
-) -> dict[str, np.ndarray]:
-  """Column -> its id for each title [V], as training's clicks have it."""
-  found = {}
-  for name in names:
-    scenarios.place(
-      'fields.history_columns', name, 'id columns', [*fed][len(FIRST) :]
-    )
-    found[name] = np.zeros(num_behaviors, np.int32)
-    found[name][fed['title']] = fed[name]
-  return found
 
 
 def _known(

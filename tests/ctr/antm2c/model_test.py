@@ -304,6 +304,7 @@ def test_histories_and_bags_are_read_as_by_numpy():
   ('use', 'changes', 'message'),
   [
     (('title', 'history'), {'history_columns': ('city',)}, 'column_city is no'),
+    (('title',), {'history_columns': ('city',)}, 'there is no history'),
     (('user',), {'bags': {'tags': (4, 'attention')}}, 'has neither'),
   ],
 )
@@ -313,12 +314,15 @@ def test_what_has_no_candidate_is_refused(use, changes, message):
     ScenarioModel('mlp', FieldConfig(use=use), NETWORK, sizes)
 
 
-def test_batch_norms_learn_running_averages_that_scores_use():
+@pytest.mark.parametrize(
+  'paro', ['NNN', pytest.param('IIG', marks=pytest.mark.slow)]
+)
+def test_batch_norms_learn_running_averages_that_scores_use(paro):
   network = dataclasses.replace(NETWORK, norm='batch', activation='silu')
   model = model_of('mlp', network)
   names = {f'model.deep.mlp.norms.0.{n}' for n in ('mean', 'var')}
   assert model.mutable == names
-  trainer, state, losses = train(model, num_steps=12)
+  trainer, state, losses = train(model, 12, paro=paro, intra=2)
   assert losses[-1] < losses[0]
   norm = trainer.params(state)['model']['deep']['mlp']['norms'][0]
   assert np.abs(norm['mean']).max() > 1e-3
@@ -334,7 +338,7 @@ def test_batch_norms_learn_running_averages_that_scores_use():
     return trainer.predict(state, [batch], predict)['prediction']
 
   whole = logits(np.arange(64))  # A row's score depends on that row alone.
-  np.testing.assert_allclose(logits(np.arange(10)), whole[:10], rtol=1e-4)
+  np.testing.assert_allclose(logits(np.arange(12)), whole[:12], rtol=1e-4)
 
 
 def test_narrow_tables_are_widened():
