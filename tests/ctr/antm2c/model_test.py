@@ -32,6 +32,7 @@ SIZES = DataSizes(
   numbers={'age': 'linear', 'price': 'autodis'},
   histories=(3,),
   modal={'text_title': 4},
+  labels=('click', 'sale'),
 )
 
 
@@ -50,7 +51,7 @@ def clicks(size=64, seed=0):
     histories=(0,),
     max_history=3,
     text=TextVectors(rng.normal(size=(6, 4)).astype(np.float16), ()),
-    conversion=rng.integers(0, 2, size).astype(np.float32),
+    labels=rng.integers(0, 2, (size, 1)).astype(np.float32),
   )
 
 
