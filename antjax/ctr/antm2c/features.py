@@ -47,19 +47,15 @@ class Frequent:
       config: `min_count`, and `hash_buckets` that rare ids share.
       num_fixed: Ids that stay as they are; the last one is the unknown.
     """
-    rare = np.bincount(ids_N, minlength=num_ids) < config.min_count
-    rare[:num_fixed] = False
-    found = np.arange(num_ids)
-    if config.hash_buckets:  # Knuth's multiplicative hash: ids come sorted.
-      mixed = (found * 2654435761 % (1 << 32)) >> 8
-      found = num_fixed + mixed % config.hash_buckets
-    else:
-      found[:] = num_fixed - 1
-    found[:num_fixed] = np.arange(num_fixed)
-    first = num_fixed + config.hash_buckets
-    is_kept = ~rare
+    is_kept = np.bincount(ids_N, minlength=num_ids) >= config.min_count
     is_kept[:num_fixed] = False
     num_kept = int(is_kept.sum())
+    first = num_fixed + config.hash_buckets
+    found = np.full(num_ids, num_fixed - 1)
+    if config.hash_buckets:  # Knuth's multiplicative hash: ids come sorted.
+      mixed = (np.arange(num_ids) * 2654435761 % (1 << 32)) >> 8
+      found = num_fixed + mixed % config.hash_buckets
+    found[:num_fixed] = np.arange(num_fixed)
     found[is_kept] = first + np.arange(num_kept)
     return cls(found.astype(np.int32), first + num_kept)
 
@@ -149,3 +145,23 @@ class ClickFeatures:
       if name in self.frequent and name != 'title':
         found[name] = self.frequent[name].ids_V[found[name]]
     return found
+
+
+def by_title(
+  names: Sequence[str], fed: Mapping[str, np.ndarray], num_behaviors: int
+) -> dict[str, np.ndarray]:
+  """Column -> its id for each title [V], as training's clicks have it.
+
+  Raises:
+    ValueError: There is no such column.
+  """
+  found = {}
+  for name in names:
+    if name not in [*fed][len(FIRST) :]:
+      raise ValueError(
+        f'fields.history_columns={name}: the data have the id columns'
+        f' {", ".join([*fed][len(FIRST) :]) or "none"}; name some of them.'
+      )
+    found[name] = np.zeros(num_behaviors, np.int32)
+    found[name][fed['title']] = fed[name]
+  return found

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features of the time of a click, as id columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -54,3 +54,21 @@ def columns(
       found['time_gap'] = np.empty_like(ids)
       found['time_gap'][order] = ids
   return {name: ids.astype(np.int32) for name, ids in found.items()}
+
+
+def add(
+  wanted: Sequence[str],
+  splits: Mapping[str, Mapping[str, np.ndarray]],
+  ids: Mapping[str, dict[str, np.ndarray]],
+) -> None:
+  """Adds these columns to the ids of each split, by its 'user' and 'time'."""
+  if not wanted:
+    return
+  user, time = (
+    np.concatenate([found[name] for found in splits.values()])
+    for name in ('user', 'time')
+  )
+  ends = np.cumsum([len(found['label']) for found in splits.values()])
+  for name, values in columns(wanted, user, time).items():
+    for split, part in zip(splits, np.split(values, ends[:-1]), strict=True):
+      ids[split][name] = part

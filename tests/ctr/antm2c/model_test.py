@@ -32,6 +32,7 @@ SIZES = DataSizes(
   numbers={'age': 'linear', 'price': 'autodis'},
   histories=(3,),
   modal={'text_title': 4},
+  labels=('click', 'sale'),
 )
 
 
@@ -50,7 +51,7 @@ def clicks(size=64, seed=0):
     histories=(0,),
     max_history=3,
     text=TextVectors(rng.normal(size=(6, 4)).astype(np.float16), ()),
-    conversion=rng.integers(0, 2, size).astype(np.float32),
+    labels=rng.integers(0, 2, (size, 1)).astype(np.float32),
   )
 
 
@@ -277,6 +278,7 @@ def test_histories_and_bags_are_read_as_by_numpy():
   }
   params = model.init_params(jax.random.key(0))
   _, x = model._inputs(params, vectors, batch)
+  assert np.isfinite(model.logits(params, vectors, batch)['prediction']).all()
   fields = dict(zip(model.field_names, np.swapaxes(x.fields_BFD, 0, 1)))
   for h, found in enumerate(x.histories):
     keys = [vectors[n][:, h] for n in ('history', 'history_city')]
@@ -303,6 +305,7 @@ def test_histories_and_bags_are_read_as_by_numpy():
   ('use', 'changes', 'message'),
   [
     (('title', 'history'), {'history_columns': ('city',)}, 'column_city is no'),
+    (('title',), {'history_columns': ('city',)}, 'there is no history'),
     (('user',), {'bags': {'tags': (4, 'attention')}}, 'has neither'),
   ],
 )
@@ -312,12 +315,15 @@ def test_what_has_no_candidate_is_refused(use, changes, message):
     ScenarioModel('mlp', FieldConfig(use=use), NETWORK, sizes)
 
 
-def test_batch_norms_learn_running_averages_that_scores_use():
+@pytest.mark.parametrize(
+  'paro', ['NNN', pytest.param('IIG', marks=pytest.mark.slow)]
+)
+def test_batch_norms_learn_running_averages_that_scores_use(paro):
   network = dataclasses.replace(NETWORK, norm='batch', activation='silu')
   model = model_of('mlp', network)
   names = {f'model.deep.mlp.norms.0.{n}' for n in ('mean', 'var')}
   assert model.mutable == names
-  trainer, state, losses = train(model, num_steps=12)
+  trainer, state, losses = train(model, 12, paro=paro, intra=2)
   assert losses[-1] < losses[0]
   norm = trainer.params(state)['model']['deep']['mlp']['norms'][0]
   assert np.abs(norm['mean']).max() > 1e-3
@@ -333,7 +339,7 @@ def test_batch_norms_learn_running_averages_that_scores_use():
     return trainer.predict(state, [batch], predict)['prediction']
 
   whole = logits(np.arange(64))  # A row's score depends on that row alone.
-  np.testing.assert_allclose(logits(np.arange(10)), whole[:10], rtol=1e-4)
+  np.testing.assert_allclose(logits(np.arange(12)), whole[:12], rtol=1e-4)
 
 
 def test_narrow_tables_are_widened():
