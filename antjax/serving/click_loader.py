@@ -5,7 +5,7 @@
 This file and `loader.py` are all that is needed where a model is served: they
 import nothing else of antjax. docs/click_models.md says what a folder holds.
 
-  model = ClickModel('runs/clicks/seed_0/export')
+  model = ClickScorer('runs/clicks/seed_0/export')
   model.score({'user': ['u1', 'u2'], 'item': ['i7', 'i9'], 'price': [3.5, 1.0]})
 """
 
@@ -33,7 +33,7 @@ _FIRST = ('user', 'item', 'title', 'scenario')
 Rows = Mapping[str, Sequence[Any]]
 
 
-class ClickModel(loader.Model):
+class ClickScorer(loader.Model):
   """An exported click model.
 
   Attributes:
@@ -178,12 +178,12 @@ class ClickModel(loader.Model):
     missing = [n for n in self.clicks['needed'] if n not in rows]
     if missing:
       raise ValueError(
-        f'ClickModel: the rows lack {", ".join(missing)}; needed:'
+        f'ClickScorer: the rows lack {", ".join(missing)}; needed:'
         f' {", ".join(self.clicks["needed"])}.'
       )
     sizes = {n: len(x) for n, x in rows.items()}
     if len({*sizes.values()}) > 1:
-      raise ValueError(f'ClickModel: columns of unequal lengths: {sizes}.')
+      raise ValueError(f'ClickScorer: columns of unequal lengths: {sizes}.')
 
   def _texts(self, values: Sequence[Any], column: str) -> np.ndarray:
     """Values as the vocabularies have them."""
@@ -192,7 +192,7 @@ class ClickModel(loader.Model):
       try:
         values = [np.dtype(kind).type(x) for x in values]
       except (TypeError, ValueError) as e:
-        raise ValueError(f'ClickModel: column {column!r}: {e}.') from e
+        raise ValueError(f'ClickScorer: column {column!r}: {e}.') from e
     return np.array([str(x) for x in values], dtype=np.str_)
 
   def _titles(self, texts: Sequence[Any]) -> np.ndarray:
@@ -217,7 +217,7 @@ class ClickModel(loader.Model):
       values = np.array(filled, np.float64)
     except (TypeError, ValueError) as e:
       raise ValueError(
-        f'ClickModel: column {name!r}: {e}; needed: numbers.'
+        f'ClickScorer: column {name!r}: {e}; needed: numbers.'
       ) from e
     if column['type'].startswith('float'):
       values = values.astype(column['type']).astype(np.float64)

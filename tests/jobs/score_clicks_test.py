@@ -20,7 +20,7 @@ from antjax.jobs.clicks.training import ClickJob
 from antjax.metrics.by_slice import ScoreConfig
 from antjax.networks import load
 from antjax.networks.load import NetworkConfig
-from antjax.serving.click_loader import ClickModel
+from antjax.serving.click_loader import ClickScorer
 from tests.jobs.processes import job_of
 
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
@@ -124,7 +124,7 @@ def scores(folder, name, rows_file):
 def test_scores_are_those_of_the_training_bit_for_bit(trained):
   _, rows, run_dir = trained
   logits = np.load(run_dir / 'predictions.npz')['logit']
-  model = ClickModel(run_dir / 'export')
+  model = ClickScorer(run_dir / 'export')
   found, unseen = model.score(columns(rows))
   np.testing.assert_array_equal(found['prediction'], logits)
   assert unseen['user'] == sum(row['user'] > 'u5' for row in rows) > 0
@@ -198,5 +198,5 @@ def test_every_model_scores_as_it_was_trained(trained, name):
   folder, rows, _ = trained
   run_dir = train(folder, name, scenario='cat')
   logits = np.load(run_dir / 'predictions.npz')['logit']
-  found, _ = ClickModel(run_dir / 'export').score(columns(rows))
+  found, _ = ClickScorer(run_dir / 'export').score(columns(rows))
   np.testing.assert_array_equal(found['prediction'], logits)

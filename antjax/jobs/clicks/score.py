@@ -34,7 +34,7 @@ from antjax.data.schema import TableColumns
 from antjax.jobs.clicks import export
 from antjax.report import terminal
 from antjax.serving import loader
-from antjax.serving.click_loader import ClickModel, PREDICTION, SCORE
+from antjax.serving.click_loader import ClickScorer, PREDICTION, SCORE
 
 _JSON = ('.json', '.jsonl')
 _BLOCK = 1 << 16  # Rows scored at once.
@@ -72,7 +72,7 @@ def main(config: Config) -> None:
   """Scores all rows, and says what was unseen or set aside."""
   if not config.input:
     raise ValueError('score_clicks: name the rows with --input.')
-  model = ClickModel(_folder(config.model))
+  model = ClickScorer(_folder(config.model))
   out = pathlib.Path(config.out)
   rejected = out.with_name(f'{out.name}.rejected.csv')
   rejected.unlink(missing_ok=True)
@@ -124,7 +124,7 @@ def _folder(name: str) -> pathlib.Path:
 
 
 def _tables(
-  model: ClickModel, name: str, rejects: Rejects
+  model: ClickScorer, name: str, rejects: Rejects
 ) -> Iterator[pa.Table]:
   """The good rows of all files in pieces, with `ROW`."""
   with tempfile.TemporaryDirectory() as work:
@@ -141,7 +141,7 @@ def _tables(
         yield pa.Table.from_batches([batch])
 
 
-def _layout(model: ClickModel, path: pathlib.Path) -> _Rows:
+def _layout(model: ClickScorer, path: pathlib.Path) -> _Rows:
   """What the columns of a file must hold.
 
   Raises:
@@ -197,7 +197,7 @@ def _from_json(path: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:
-  """Columns as `ClickModel.score` takes them."""
+  """Columns as `ClickScorer.score` takes them."""
   found: dict[str, Any] = {}
   for name in table.column_names:
     is_number = pa.types.is_primitive(table[name].type)
