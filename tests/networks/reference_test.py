@@ -82,5 +82,5 @@ def _both() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 def test_logits_are_those_of_published_code(name):
   ours, theirs = _both()
   if name not in theirs:
-    pytest.skip('needs fuxictr, or its repository's model_zoo')
+    pytest.skip("needs fuxictr, or its repository's model_zoo")
   np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-4)
