@@ -29,7 +29,7 @@ def _config(folder: str, model: str, run_dir: str) -> clicks_config.Config:
     model=model,
     scenario='age',
     scenario_groups=ctr_bench.SCENARIOS,
-    history='none',
+    history=('none',),
     batch_size=ctr_bench.BATCH,
     network=NetworkConfig(
       widths=ctr_bench.WIDTHS,

@@ -85,18 +85,18 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 6_770,  # See docs/design/house.md.
+  'antjax/ctr': 7_600,  # See docs/design/house.md.
   'antjax/data': 10_600,
   'antjax/elastic': 8_700,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 12_675,  # See docs/design/house.md.
+  'antjax/jobs': 12_860,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
   'antjax/train': 5_500,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles.
   'benchmarks': 10_910,
-  'tests': 56_300,  # See docs/design/house.md.
+  'tests': 56_850,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

@@ -17,6 +17,7 @@ from ibis.expr import types as ir
 import pyarrow as pa
 
 from antjax.data import prepare
+from antjax.data.behavior_rows import PART, RowLayout
 from antjax.data.behavior_text import Normalizer, Splitter
 from antjax.data.behavior_vocabulary import UNK
 
@@ -29,7 +30,7 @@ class Texts:
 
   Attributes:
     titles: (raw, title, cut, count): normalized text of each item text.
-    pieces: For each long text: (row, texts, num_dropped, num_cut).
+    pieces: For each long text and bag: (row, texts, num_dropped, num_cut).
     distinct: (text, count): what the vocabulary has to hold.
     counts: For `dataset.json`: what was cut, dropped or empty.
   """
@@ -86,7 +87,7 @@ class Texts:
 def collect(
   stored: prepare.Steps,
   rows: ir.Table,
-  num_texts: int,
+  layout: RowLayout,
   normalizer: Normalizer,
   splitter: Splitter,
 ) -> Texts:
@@ -95,7 +96,7 @@ def collect(
   Args:
     stored: Intermediate tables, which outlive the result.
     rows: With `row`, `text` and text_0, text_1, ...
-    num_texts: Number of long texts of a row.
+    layout: Layout of the rows.
     normalizer: Applied to all texts.
     splitter: Splits long texts; its `max_chars` holds for titles too.
   """
@@ -108,8 +109,16 @@ def collect(
   is_cut = titles.title.length() < titles.whole.length()
   titles = stored('titles', titles.mutate(cut=is_cut).drop('whole'))
   pieces = []
-  for i in range(num_texts):
-    found = pieces_column(con, rows[f'text_{i}'], normalizer, splitter)
+  of_bags = dataclasses.replace(
+    splitter, separators=PART, pattern='', max_behaviors=0
+  )
+  for i, name in enumerate(layout.parted):
+    found = pieces_column(
+      con,
+      rows[f'text_{i}'],
+      normalizer,
+      of_bags if name in layout.bags else splitter,
+    )
     table = rows.select('row', found=found)
     table = table.select(
       'row', *(table.found[n].name(n) for n in table.found.names)

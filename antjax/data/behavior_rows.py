@@ -13,6 +13,7 @@ from antjax.data.events import Events
 from antjax.data.schema import Schema
 
 _MAX_DOMAINS = 32  # Each is a sequence of its own.
+PART = '\x1f'  # Between values: no text has a control character.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,8 @@ class RowLayout:
   Attributes:
     histories: Values of the column `history`: the sequence an event joins.
     texts: Names of long texts, in the columns text_0, text_1, ...
+    bags: Names of features with many values; their columns follow those of the
+      texts, the values parted by `PART`.
     ids: Names of categorical features, text columns id_0, ...
     numeric: Names of numeric features, float columns numeric_0, ...
     item_columns: Those of `ids` and `numeric` that belong to the item.
@@ -31,11 +34,17 @@ class RowLayout:
 
   histories: tuple[str, ...]
   texts: tuple[str, ...]
+  bags: tuple[str, ...]
   ids: tuple[str, ...]
   numeric: tuple[str, ...]
   item_columns: tuple[str, ...]
   has_time: bool
   is_labelled: bool
+
+  @property
+  def parted(self) -> tuple[str, ...]:
+    """Sequences of an event's own: its long texts and its bags."""
+    return self.texts + self.bags
 
   @property
   def columns_of_item(self) -> list[str]:
@@ -56,15 +65,20 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     the columns of the layout.
   """
   schema, table = events.schema, events.joined()
-  lists = {n for n in schema.ids if table[n].type().is_array()}
-  if lists:
-    logging.warning(
-      '%s: examples hold one value of a feature; left out, as they have many:'
-      ' %s.',
-      schema.name,
-      ', '.join(sorted(lists)),
-    )
+  lists = [n for n in schema.ids if table[n].type().is_array()]
   ids = tuple(n for n in schema.all_ids if n not in lists)
+  # Those of a drawn item are not at hand.
+  left = {*schema.item_columns} if not schema.label_column else set()
+  bags = tuple(n for n in lists if n not in left)
+  if left := left & {*lists}:
+    logging.warning(
+      '%s: without a label, examples leave out what has many values and belongs'
+      ' to the item: %s.',
+      schema.name,
+      ', '.join(sorted(left)),
+    )
+  parted = [table[n] for n in schema.texts]
+  parted += [table[n].join(PART) for n in bags]
   numeric = schema.all_numeric
   of_item = events.of_item(table)
   rows = table.select(
@@ -72,12 +86,12 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     text=of_item['text'],
     domain=of_item['domain'],
     **({'part': table[schema.split_column]} if schema.split_column else {}),
-    **{f'text_{i}': table[n] for i, n in enumerate(schema.texts)},
+    **{f'text_{i}': x for i, x in enumerate(parted)},
     **{f'id_{i}': table[n].cast('string') for i, n in enumerate(ids)},
     **{f'numeric_{i}': events.number(table, n) for i, n in enumerate(numeric)},
   )
   rows, histories = _with_history(rows, schema)
-  names = [*histories, *schema.texts]
+  names = [*histories, *schema.texts, *bags]
   for name in names:
     if not re.fullmatch(r'[\w-]+', name) or names.count(name) > 1:
       raise ValueError(
@@ -87,6 +101,7 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
   return rows, RowLayout(
     tuple(histories),
     schema.texts,
+    bags,
     ids,
     numeric,
     schema.all_item_columns,

@@ -12,19 +12,24 @@ All quotes and line ends of a block are found at once, by NumPy; Python looks at
 faults only.
 """
 
+import bz2
 from collections.abc import Iterator
 import dataclasses
 import gzip
 import lzma
 import os
 import pathlib
-from typing import IO, Literal
+from typing import Any, IO, Literal
 import zlib
 
 import numpy as np
+import pyarrow as pa
 
+PACKED = ('.gz', '.bz2', '.xz', '.zst')
 _LF, _CR = b'\n\r'
 _BOM = b'\xef\xbb\xbf'
+# OSError of bz2 and pyarrow, too.
+_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 OPENS = 'a quote opens inside of a field'
 CLOSES = 'text follows a closing quote'
 UNCLOSED = 'a quote is never closed'
@@ -291,8 +296,8 @@ def read_blocks(
   """Yields the blocks of a file, the header among the records of the first.
 
   Args:
-    path: Text file, with or without a byte order mark; it may be packed as .gz
-      or .xz.
+    path: Text file, with or without a byte order mark; it may be packed, see
+      `PACKED`.
     dialect: Dialect of its records.
     block_bytes: Bytes to read at a time.
     max_record_bytes: A quote that is open for longer is a fault.
@@ -334,7 +339,7 @@ def read_blocks(
 
 def is_packed(path: pathlib.Path) -> bool:
   """Whether a file is unpacked while it is read, by its suffix."""
-  return path.suffix.lower() in ('.gz', '.xz')
+  return path.suffix.lower() in PACKED
 
 
 def _chunks(
@@ -344,12 +349,12 @@ def _chunks(
   if not path.is_file():
     raise FileNotFoundError(f'no such file: {path}')
   before = path.stat()
-  with _opened(path) as file:
+  with opened(path) as file:
 
     def read(size: int) -> bytes:
       try:
         chunk = file.read(size)
-      except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as e:
+      except _DAMAGED as e:
         raise ValueError(f'{path} is damaged ({e}); get the file again.') from e
       latin = encoding == 'latin-1'
       return chunk.decode('latin-1').encode() if latin else chunk
@@ -364,9 +369,12 @@ def _chunks(
     raise RuntimeError(f'{path} changed while it was read; try again.')
 
 
-def _opened(path: pathlib.Path) -> IO[bytes]:
-  if path.suffix.lower() == '.gz':
-    return gzip.open(path)  # type: ignore[return-value]
-  if path.suffix.lower() == '.xz':
-    return lzma.open(path)
+def opened(path: pathlib.Path) -> IO[bytes]:
+  """Opens a file, unpacked by its suffix."""
+  suffix = path.suffix.lower()
+  if suffix == '.zst':
+    return pa.CompressedInputStream(pa.OSFile(str(path)), 'zstd')
+  openers: dict[str, Any] = {'.gz': gzip, '.bz2': bz2, '.xz': lzma}
+  if suffix in openers:
+    return openers[suffix].open(path, 'rb')
   return open(path, 'rb', buffering=0)

@@ -13,7 +13,7 @@ from typing import ClassVar, get_args, Literal
 
 import numpy as np
 
-Kind = Literal['int32', 'int64', 'float32', 'float64', 'string']
+Kind = Literal['int32', 'int64', 'float32', 'float64', 'string', 'time']
 KINDS = get_args(Kind)
 # Times with fractions are cut to int64 later on, and numbers become float32.
 _TIME_LIMIT = 2.0**63
@@ -35,7 +35,9 @@ class TableColumns:
 
   Attributes:
     columns: Column -> type; of a text file all of them, in their order.
-    empty: Column of numbers -> the value of an empty field.
+    numeric: Columns of numeric features.
+    empty: Column of numbers -> the value of an empty field; None: of a numeric
+      feature, that it is missing.
     separator: Column with many values in a row -> the text between them in
       a text; Parquet files may have lists of texts or integers instead. Its
       values are texts.
@@ -45,7 +47,8 @@ class TableColumns:
   """
 
   columns: Mapping[str, Kind]
-  empty: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  numeric: tuple[str, ...] = ()
+  empty: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
   separator: Mapping[str, str] = dataclasses.field(default_factory=dict)
   delimiter: str = ','
   header: bool = True
@@ -60,6 +63,13 @@ class TableColumns:
         )
     for name, number in self.empty.items():
       kind = self.columns.get(name, 'string')
+      if number is None:
+        if not kind.startswith('float') or name not in self.numeric:
+          yield (
+            f'only a numeric feature of floats may be missing, not the {kind}'
+            f' {name!r}; give the number that empty stands for'
+          )
+        continue
       fits = math.isfinite(number) and kind != 'string'
       if not fits or (kind.startswith('int') and number != int(number)):
         yield (
@@ -83,13 +93,11 @@ class ItemTable(TableColumns):
     source: File or folder of files.
     item: Column with the item, as the log names it.
     ids: Categorical features.
-    numeric: Numeric features.
   """
 
   source: str
   item: str
   ids: tuple[str, ...] = ()
-  numeric: tuple[str, ...] = ()
 
   label = split_column = ''
   files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -140,7 +148,6 @@ class Schema(TableColumns):
       such a column; empty: all files are one log.
     texts: Columns of long texts, each a sequence of its own.
     ids: Columns of categorical features, beside user and item.
-    numeric: Columns of numeric features.
     log: Numeric columns x that become sign(x) log(1 + |x|).
     item_columns: Columns of `ids` and `numeric` that belong to the item.
     histories: Which sequences past rows form: one of the positive ones, one
@@ -169,7 +176,6 @@ class Schema(TableColumns):
   files: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   texts: tuple[str, ...] = ()
   ids: tuple[str, ...] = ()
-  numeric: tuple[str, ...] = ()
   log: tuple[str, ...] = ()
   item_columns: tuple[str, ...] = ()
   histories: Literal['all', 'outcome', 'domain', 'none'] = 'all'
@@ -290,7 +296,8 @@ class Schema(TableColumns):
   def _wrong_types(self) -> Iterator[str]:
     for name in (self.label, self.rating, *self.all_numeric, self.time):
       if name and self.kind_of(name) == 'string':
-        yield f'column {name!r} is text; a number is needed'
+        more = ', or the type time, which reads ISO 8601' * (name == self.time)
+        yield f'column {name!r} is text; a number is needed{more}'
     for name in self.texts:
       if self.columns[name] != 'string':
         yield f'column {name!r} is {self.columns[name]}; texts are strings'

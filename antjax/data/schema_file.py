@@ -32,7 +32,7 @@ def make(
   are features: floats numeric ones, all others categories.
 
   Args:
-    columns: Column -> type, or {'type': type, 'empty': number,
+    columns: Column -> type, or {'type': type, 'empty': number or None,
       'separator': text}, the latter two where they apply.
     ids: Categorical features, instead of those by type.
     numeric: Numeric features, instead of those by type.
@@ -67,7 +67,8 @@ def _parted(columns: Mapping[str, Any]) -> dict[str, Any]:
     entry = entry if isinstance(entry, Mapping) else {'type': entry}
     found['columns'][column] = entry.get('type', 'string')
     if 'empty' in entry:
-      found['empty'][column] = float(entry['empty'])
+      number = entry['empty']
+      found['empty'][column] = None if number is None else float(number)
     if 'separator' in entry:
       found['separator'][column] = str(entry['separator'])
   return found
@@ -191,7 +192,8 @@ def _checked(
   for entry in columns.values():
     if isinstance(entry, dict):
       number, separator = entry.get('empty', 0), entry.get('separator', '')
-      need('columns', 'numbers as empty', isinstance(number, (int, float)))
+      is_number = number is None or isinstance(number, (int, float))
+      need('columns', 'numbers or null as empty', is_number)
       need('columns', what, {*entry} <= {*_OF_A_COLUMN})
       need('columns', 'texts as separator', isinstance(separator, str))
   found = {**value, 'columns': {str(k): v for k, v in columns.items()}}

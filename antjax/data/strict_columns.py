@@ -24,6 +24,12 @@ _FLOAT = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
 _FIXED = re.compile(r'(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)', re.ASCII)
 # 'yyyy/M/d H:mm', as spreadsheet programs write a time.
 _SHORT = re.compile(r'(\d{4})/(\d{1,2})/(\d{1,2}) (\d{1,2}):(\d{2})', re.ASCII)
+_ISO = re.compile(
+  r'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?)?',
+  re.ASCII,
+)
+# What tables write where there is no value.
+_MISSING = ('nan', 'NaN', 'NAN', '<NA>', 'null', 'NULL', 'None')
 _BLANK = ' \t'
 _ARROW = {
   name: pa.from_numpy_dtype(name)
@@ -132,11 +138,11 @@ def typed(
   if is_number and column.kind in _ARROW and is_whole:
     try:
       numbers = values.cast(_ARROW[column.kind])
+      is_bad = ~_fits(numbers.fill_null(0).to_numpy(), column.limit)
+      faults.add(is_bad, name, *_cast_fault(name, values, column))
       if num_empty:
         empty = np.dtype(column.kind).type(column.empty)
         numbers = numbers.fill_null(empty)
-      is_bad = ~_fits(numbers.to_numpy(), column.limit)
-      faults.add(is_bad, name, *_cast_fault(name, values, column))
       return numbers, num_empty
     except pa.ArrowInvalid:  # Some do not fit: see which.
       pass
@@ -226,6 +232,14 @@ def _from_texts(
   if column.is_needed:
     is_blank = pc.or_(pc.equal(texts, ''), pc.utf8_is_space(texts))
     faults.add(mask(is_blank), name, 'empty', lambda row: 'no value')
+    is_missing = mask(pc.is_in(texts, pa.array(_MISSING)))
+    advice = 'stands for no value; write an id that is one in another way'
+    faults.add(
+      is_missing,
+      name,
+      'empty',
+      lambda row: f'{texts[row].as_py()!r} {advice}',
+    )
   if column.values:
     is_known = pc.is_in(texts, pa.array(column.values, pa.string()))
     needed = ', '.join(column.values)
@@ -275,6 +289,7 @@ def _cast_fault(
     'cast',
     lambda row: (
       f'Could not convert "{values[row]}" in "{name}" to {column.wanted}'
+      + '; the type time reads it' * (_seconds(str(values[row])) is not None)
     ),
   )
 
@@ -319,7 +334,12 @@ def _times(
 ) -> tuple[pa.Array, int]:
   times, is_time = _seconds_of(texts)
   if column.empty is None:
-    faults.add(~is_time, name, 'time', lambda row: f'{texts[row].as_py()!r}')
+    faults.add(
+      ~is_time,
+      name,
+      'time',
+      lambda row: f'{texts[row].as_py()!r}; needed: ISO 8601 or yyyy/M/d H:mm',
+    )
     return pa.array(times), 0
   times[~is_time] = int(column.empty)
   return pa.array(times), int(np.count_nonzero(~is_time))
@@ -328,7 +348,8 @@ def _times(
 def _seconds_of(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
   """Seconds since 1970 int64 [n], and whether a text is a time, bool [n].
 
-  Times are 'yyyy-MM-dd HH:mm:ss' or 'yyyy/M/d H:mm', taken as UTC.
+  Times are ISO 8601, 'yyyy-MM-dd HH:mm:ss' or 'yyyy/M/d H:mm', taken as UTC
+  where they name no offset.
   """
   # Arrow reads other ISO forms, too: all of the same length as the first one
   # have no blank there.
@@ -353,7 +374,7 @@ def _seconds_of(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
 def _seconds(text: str) -> int | None:
   match = _FIXED.fullmatch(text) or _SHORT.fullmatch(text)
   if match is None:
-    return None
+    return _iso_seconds(text)
   year, month, day, hour, minute, *rest = map(int, match.groups())
   second = rest[0] if rest else 0
   try:
@@ -363,6 +384,18 @@ def _seconds(text: str) -> int | None:
   except ValueError:
     return None
   return int(moment.timestamp())
+
+
+def _iso_seconds(text: str) -> int | None:
+  if not _ISO.fullmatch(text):
+    return None
+  try:
+    moment = datetime.datetime.fromisoformat(text)
+  except ValueError:
+    return None
+  if moment.tzinfo is None:
+    moment = moment.replace(tzinfo=datetime.UTC)
+  return math.floor(moment.timestamp())
 
 
 def mask(values: pa.BooleanArray) -> np.ndarray:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from antjax.data import row_writer, text_reader
+from antjax.data import csv_blocks, row_writer, text_reader
 from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import Parsed, ROW, RowCounts, RowSource
@@ -27,8 +27,9 @@ from antjax.data.text_reader import TextLayout
 
 _TEXT = ('.csv', '.tsv', '.txt')
 _DATA = (*_TEXT, '.parquet')
-_PACKED = ('.gz', '.bz2', '.xz', '.zst', '.zip', '.lz4', '.br', '.snappy')
+_PACKED = (*csv_blocks.PACKED, '.zip', '.lz4', '.br', '.snappy')
 _BATCH_ROWS = 1 << 16
+_LINE_BYTES = 1 << 20  # Of a first line, at most.
 
 
 def find_files(
@@ -62,16 +63,24 @@ def find_files(
     packed = [
       p.name
       for p in there
-      if _suffix(p) in _PACKED
+      if p.suffix.lower() in _PACKED
       and _suffix(p.with_suffix('')) in _DATA
       and p.with_suffix('') not in there
+      and _suffix(p) not in _DATA
     ]
     if packed:
       raise ValueError(
         f'source={source} holds the packed files {", ".join(packed)}, which are'
-        ' not read; unpack them, or move them elsewhere.'
+        f' not read; needed: text packed as {", ".join(csv_blocks.PACKED)}.'
+        ' Unpack them, or move them elsewhere.'
       )
-    files = [p for p in there if _suffix(p) in _DATA]
+    # What is unpacked beside is not read twice.
+    files = [
+      p
+      for p in there
+      if _suffix(p) in _DATA
+      and not (csv_blocks.is_packed(p) and p.with_suffix('') in there)
+    ]
     if not files:
       raise FileNotFoundError(
         f'source={source} holds no file that ends in {", ".join(_TEXT)} or'
@@ -81,8 +90,8 @@ def find_files(
     raise ValueError(f'source={source} holds both text and Parquet files.')
   if source.is_file() and _suffix(source) not in _DATA:
     raise ValueError(
-      f'source={source} must end in {", ".join(_TEXT)} or .parquet; unpack it'
-      ' first, if it is packed.'
+      f'source={source} must end in {", ".join(_TEXT)} or .parquet; text may be'
+      f' packed as {", ".join(csv_blocks.PACKED)}. Rename it, or unpack it.'
     )
   return found if by_split else dict.fromkeys(files, '')
 
@@ -117,7 +126,14 @@ def _of_splits(
 
 
 def _suffix(path: pathlib.Path) -> str:
+  """Suffix of what a file holds, packed as text may be."""
+  if csv_blocks.is_packed(path) and _is_text(path.with_suffix('')):
+    path = path.with_suffix('')
   return path.suffix.lower()
+
+
+def _is_text(path: pathlib.Path) -> bool:
+  return path.suffix.lower() in _TEXT
 
 
 def _is_parquet(path: pathlib.Path) -> bool:
@@ -128,8 +144,9 @@ def first_line(path: pathlib.Path) -> str:
   """Returns the first line of a text file, without its end."""
   if _is_parquet(path):
     return ','.join(_parquet(path).schema_arrow.names)
-  with open(path, encoding='utf-8', errors='replace') as file:
-    return file.readline().rstrip('\r\n').lstrip('\ufeff')
+  with csv_blocks.opened(path) as file:
+    line = file.read(_LINE_BYTES).split(b'\n')[0]
+  return line.decode('utf-8', 'replace').rstrip('\r\n').lstrip('\ufeff')
 
 
 def read(
@@ -165,7 +182,7 @@ def read(
 
   def finish(table: pa.Table, path: pathlib.Path) -> pa.Table:
     if columns.label:
-      _check_label(table[columns.label], path, columns.label)
+      _check_label(table, path, columns.label)
     if split:
       if split in table.column_names:
         known = pa.array(splits, pa.string())
@@ -204,25 +221,27 @@ def read(
 def _column(name: str, columns: Schema | ItemTable) -> Column:
   if isinstance(columns, Schema) and name == columns.split:
     return Column(values=tuple(columns.split_of))
+  empty = columns.empty.get(name)
+  if name in columns.empty and empty is None:
+    empty = math.nan
   return Column(
     kind=columns.columns[name],
-    empty=columns.empty.get(name),
+    empty=empty,
     is_needed=name in columns.needed,
     limit=columns.limits.get(name, math.inf),
     separator=columns.separator.get(name, ''),
   )
 
 
-def _check_label(
-  labels: pa.ChunkedArray, path: pathlib.Path, name: str
-) -> None:
+def _check_label(table: pa.Table, path: pathlib.Path, name: str) -> None:
   """Refuses labels that are no click."""
-  clicks = pa.array([0, 1], labels.type)
-  bad = labels.filter(pc.invert(pc.is_in(labels, clicks)))
+  clicks = pa.array([0, 1], table[name].type)
+  bad = table.filter(pc.invert(pc.is_in(table[name], clicks)))
   if len(bad):
     raise ValueError(
-      f'{path}: the label {name!r} is {bad[0].as_py()}; needed is 0 or 1. Name'
-      ' a column of ratings with rating.'
+      f'{path}: the label {name!r} is {bad[name][0].as_py()}; needed is 0 or 1.'
+      f' It is in row {bad[ROW][0].as_py() + 1} of all files, without headers.'
+      ' Name a column of ratings with rating, and positive_from.'
     )
 
 

@@ -62,7 +62,7 @@ def read(
   """Writes the good rows of all files to Parquet files; see `row_writer.write`.
 
   Args:
-    files: Text files, read in this order; they may be packed as .gz or .xz.
+    files: Text files, read in this order; they may be packed.
     layout: Layout of each file.
     folder: Existing folder for the Parquet files.
     rejects: Lists rows that are set aside, and refuses too many of them.
@@ -127,8 +127,13 @@ def _after_header(
   found = _fields(line, layout.dialect)
   if found != [*layout.header]:
     shown = ', '.join(found)[:500]
+    lacking = [name for name in layout.header if name not in found]
+    extra = [name for name in found if name not in layout.header]
+    told = f' It lacks {", ".join(lacking)}.' * bool(lacking)
+    told += f' Not needed: {", ".join(extra)[:500]}.' * bool(extra)
     raise ValueError(
       f'{path} has the columns {shown}; needed: {", ".join(layout.header)}.'
+      f'{told or " The order is another one."}'
     )
   assert block is not None
   yield dataclasses.replace(

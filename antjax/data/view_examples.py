@@ -87,7 +87,7 @@ class ExampleView:
   config: BehaviorConfig = BehaviorConfig()
   vocabulary: str | os.PathLike[str] = ''
   ids_from: str | os.PathLike[str] = ''
-  version: ClassVar[int] = 3
+  version: ClassVar[int] = 4
 
   def check(self, schema: Schema) -> None:
     """Refuses a schema that says too little for the examples."""
@@ -188,7 +188,7 @@ class ExampleView:
     rows, layout = behavior_rows.of_events(events)
     job.progress('normalising and splitting texts')
     texts = behavior_pieces.collect(
-      steps, rows, len(layout.texts), config.normalizer, config.splitter
+      steps, rows, layout, config.normalizer, config.splitter
     )
     job.progress('appending to the vocabulary')
     state = behavior_vocabulary.append(
@@ -209,7 +209,7 @@ class ExampleView:
     )
     (stage / 'events').mkdir()
     histories = dict(examples.events)
-    for i, name in enumerate(layout.texts):
+    for i, name in enumerate(layout.parted):
       histories[name] = texts.events(i, examples.table, ids)
     sequences: list[dict[str, Any]] = []
     for name, table in histories.items():
@@ -217,8 +217,10 @@ class ExampleView:
       path = stage / 'events' / f'{name}.npy'
       size = prepare.write_int32(path, table, 'behavior', job.work)
       sequences.append({'name': name, 'events': size})
-      if name in layout.texts:  # A separator that is none shows here.
-        sequences[-1]['texts'] = texts.lengths(layout.texts.index(name))
+      if name in layout.parted:  # A separator that is none shows here.
+        sequences[-1]['texts'] = texts.lengths(layout.parted.index(name))
+      if name in layout.bags:
+        sequences[-1]['is_bag'] = True
     splits, unknown = _write_splits(
       texts.with_lengths(examples.table), layout, job
     )
@@ -294,7 +296,7 @@ def _write_splits(
     raise ValueError('examples: the events give no example at all.')
   splits, by_column = {}, {}
   # Long texts' events come in the order of the examples, all splits in one.
-  ends = np.zeros(len(layout.texts), np.int64)
+  ends = np.zeros(len(layout.parted), np.int64)
   for number, split in enumerate(SPLITS):
     if number not in found:
       logging.warning('No example for the split %s: it is left out.', split)
@@ -328,7 +330,7 @@ def _records(
     starts.append(column(f'first_{i}'))
     stops.append(starts[-1] + column(f'before_{i}'))
   is_event = column('draw') == 0  # Drawn items share the pieces of the event.
-  for i in range(len(layout.texts)):
+  for i in range(len(layout.parted)):
     length = column(f'length_{i}')
     stop = ends[i] + np.cumsum(np.where(is_event, length, 0))
     starts.append(stop - length)

@@ -71,6 +71,12 @@ class TaskView:
       )
     if not features:
       refuse('no column is a feature')
+    empty = {**schema.empty, **(schema.items.empty if schema.items else {})}
+    if missing := [name for name, number in empty.items() if number is None]:
+      refuse(
+        f'{", ".join(missing)} may be missing (empty: null), which tasks cannot'
+        ' say; give the number that empty stands for'
+      )
     taken = [name for name in _fields(schema) if name.lower() in _RESERVED]
     # Files of ids have the columns (feature, id).
     taken += [name for name in features if name.lower() == 'id']

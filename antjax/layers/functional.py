@@ -51,6 +51,12 @@ class Functional(Generic[M]):
   def _graphdef(self) -> nnx.GraphDef[M]:
     return nnx.graphdef(nnx.eval_shape(lambda: self._make(rngs=nnx.Rngs(0))))
 
+  def names_of(self, kind: type[nnx.Variable[Any]]) -> frozenset[str]:
+    """Names of the leaves that are variables of a kind, as a.b.c."""
+    module = nnx.eval_shape(lambda: self._make(rngs=nnx.Rngs(0)))
+    state = nnx.to_flat_state(nnx.state(module, kind))
+    return frozenset('.'.join(map(str, path)) for path, _ in state)
+
   def init(self, key: jax.Array) -> PyTree:
     """Fresh parameters."""
     return params_of(self._make(rngs=nnx.Rngs(key)))

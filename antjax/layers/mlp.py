@@ -3,14 +3,20 @@
 """Multi-layer perceptrons, one or several side by side, and mixtures."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import itertools
+from typing import Any, get_args, Literal
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 # Shape suffixes: B = rows, E = experts, I = input width, O = output width.
+
+
+Norm = Literal['none', 'batch', 'layer']
+Activation = Literal['relu', 'leaky_relu', 'gelu', 'silu', 'tanh']
 
 
 def linears(sizes: Sequence[int], *, rngs: nnx.Rngs) -> nnx.List[nnx.Linear]:
@@ -25,7 +31,8 @@ class MLP(nnx.Module):
 
   It is built of plain `nnx.Linear`, so the low-rank fast weights of
   `antjax.layers.fast_weights` reach every layer of it. `activate_last=False`
-  leaves the last layer's output linear.
+  leaves the last layer's output linear. `restyle` puts norms before the
+  activations.
   """
 
   def __init__(
@@ -46,11 +53,24 @@ class MLP(nnx.Module):
     self.activation = activation
     self.activate_last = activate_last
     self.dropout = nnx.Dropout(0.0, deterministic=True)
+    self.norms = nnx.List[nnx.Module]([])
+    self.rows: _Rows | None = None
 
   @property
   def out_features(self) -> int:
     """Width of the output, O."""
     return self.layers[-1].out_features
+
+  def _normed(self, i: int, x: jax.Array) -> jax.Array:
+    if not self.norms:
+      return x
+    norm: Any = self.norms[i]
+    if self.rows is None or not isinstance(norm, nnx.BatchNorm):
+      return norm(x).astype(x.dtype)
+    weight_B = self.rows.weight_B
+    counts_B = (weight_B > 0) | ~(weight_B > 0).any()
+    mask = jnp.repeat(counts_B, x.shape[0] // len(counts_B))[:, None]
+    return norm(x, mask=mask).astype(x.dtype)
 
   def __call__(self, x_BI: jax.Array) -> jax.Array:
     """Maps float [..., I] to float [..., O]."""
@@ -60,7 +80,7 @@ class MLP(nnx.Module):
     for i, layer in enumerate(self.layers):
       x = layer(x)
       if i < last or self.activate_last:
-        x = self.dropout(self.activation(x))
+        x = self.dropout(self.activation(self._normed(i, x)))
     return x.reshape(*x_BI.shape[:-1], x.shape[-1])
 
 
@@ -90,6 +110,7 @@ class Experts(nnx.Module):
         ' positive widths.'
       )
     self.num_experts = num_experts
+    self.activation: Callable[[jax.Array], jax.Array] = nnx.relu
     self.dropout = nnx.Dropout(0.0, deterministic=True)
     self.out_features = widths[-1]
     self.first = make(in_features, num_experts * widths[0])
@@ -100,11 +121,11 @@ class Experts(nnx.Module):
 
   def __call__(self, x_BI: jax.Array, *args: jax.Array) -> jax.Array:
     """[B, E, O] of [B, I] and what else the layers take."""
-    x = self.dropout(jax.nn.relu(self.first(x_BI, *args)))
+    x = self.dropout(self.activation(self.first(x_BI, *args)))
     for layers in self.rest:
       parts = jnp.split(x, self.num_experts, axis=1)
       y = [layer(part, *args) for layer, part in zip(layers, parts)]
-      x = self.dropout(jax.nn.relu(jnp.concatenate(y, axis=1)))
+      x = self.dropout(self.activation(jnp.concatenate(y, axis=1)))
     return x.reshape(x.shape[0], self.num_experts, self.out_features)
 
 
@@ -114,17 +135,66 @@ def mix(score_BE: jax.Array, experts_BEO: jax.Array) -> jax.Array:
   return jnp.sum(weight_BE[..., None] * experts_BEO, axis=1)
 
 
-def start_dropout(module: nnx.Module, rate: float, key: jax.Array) -> None:
-  """Lets a merged module drop outputs, as in training.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Rows:
+  """Which rows count; an object of its own, as modules hold no tracers."""
+
+  weight_B: jax.Array
+
+
+def restyle(
+  module: nnx.Module, norm: Norm, activation: Activation, *, rngs: nnx.Rngs
+) -> None:
+  """Changes what follows the products of each `MLP` and `Experts` within.
+
+  Norms are for hidden layers of `MLP`, but not of an attention's: batch norm
+  (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167) with running
+  averages for scoring, or layer norm (Ba et al. 2016,
+  https://arxiv.org/abs/1607.06450).
+
+  Raises:
+    ValueError: There is no such norm or activation.
+  """
+  for name, found, kinds in (
+    ('norm', norm, get_args(Norm)),
+    ('activation', activation, get_args(Activation)),
+  ):
+    if found not in kinds:
+      raise ValueError(f'{name}={found!r}: use one of {", ".join(kinds)}.')
+  make: dict[str, Callable[..., nnx.Module]] = {
+    'batch': functools.partial(
+      nnx.BatchNorm, use_running_average=True, momentum=0.9
+    ),
+    'layer': nnx.LayerNorm,
+  }
+  for path, layer in [*nnx.iter_modules(module)]:
+    if isinstance(layer, MLP | Experts) and activation != 'relu':
+      layer.activation = getattr(jax.nn, activation)
+    if isinstance(layer, MLP) and norm in make and 'attention' not in path:
+      num = len(layer.layers) - (not layer.activate_last)
+      layer.norms = nnx.List(
+        make[norm](x.out_features, rngs=rngs) for x in layer.layers[:num]
+      )
+
+
+def start_training(
+  module: nnx.Module, rate: float, key: jax.Array, weight_B: jax.Array
+) -> None:
+  """Lets a merged module drop outputs and normalize by the batch.
 
   Hidden layers of `MLP` and `Experts` drop a share `rate` of theirs. An
-  `nnx.Dropout` that a network of one's own has keeps its rate.
+  `nnx.Dropout` that a network of one's own has keeps its rate. Rows of weight 0
+  do not count in statistics.
   """
   rngs = nnx.Rngs(dropout=key)
   layers = [m for _, m in nnx.iter_modules(module)]
   for layer in layers:
     if isinstance(layer, MLP | Experts):
       layer.dropout.rate = rate
+    if isinstance(layer, MLP):
+      layer.rows = _Rows(weight_B)
   for layer in layers:
+    if isinstance(layer, nnx.BatchNorm):
+      layer.use_running_average = False
     if isinstance(layer, nnx.Dropout):
       layer.rngs, layer.deterministic = rngs, False

@@ -57,6 +57,22 @@ def pool(
   return jnp.where(is_zero, 0, total / jnp.where(is_zero, 1, count))
 
 
+def attend(
+  vectors_BKD: jax.Array, ids_BK: jax.Array, query_BD: jax.Array
+) -> jax.Array:
+  """The sum of vectors by softmax(v q / sqrt(D)), zero where a row has none.
+
+  Args:
+    vectors_BKD: float [B, K, D], one vector a value.
+    ids_BK: int [B, K]; a negative id marks padding.
+    query_BD: float [B, D].
+  """
+  score_BK = jnp.einsum('bkd,bd->bk', vectors_BKD, query_BD)
+  score_BK = score_BK * vectors_BKD.shape[-1] ** -0.5
+  share_BK = jax.nn.softmax(jnp.where(ids_BK >= 0, score_BK, -1e30), axis=-1)
+  return pool(vectors_BKD, ids_BK, 'sum', share_BK)
+
+
 def pool_features(
   vectors: Mapping[str, jax.Array],
   ids: Mapping[str, jax.Array],

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from antjax import config_values
+from antjax.layers import mlp
 from antjax.networks import network
 from antjax.networks.crosses import AutoInt, DCNv2, FinalMLP, GDCN, XDeepFM
 from antjax.networks.deep import DeepFM, FM, LR, MLPModel, WideDeep
@@ -149,7 +150,9 @@ def make(
       f'{name} looks at what a user clicked before, and the inputs have no'
       ' history; use data with one, or another model.'
     )
-  return found(sizes, config.of(found), rngs=rngs)
+  made = found(sizes, config.of(found), rngs=rngs)
+  mlp.restyle(made, config.norm, config.activation, rngs=rngs)
+  return made
 
 
 def scores(
@@ -205,6 +208,14 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(_Union))
 class NetworkConfig(_Union):
   """Sizes of networks: what is none is as the network has it."""
 
+  norm: Annotated[
+    mlp.Norm,
+    'Norm before the activations of MLPs: none, batch (statistics of the batch'
+    ' in training, running averages in scoring), or layer.',
+  ] = 'none'
+  activation: Annotated[mlp.Activation, 'Activation of MLPs and experts.'] = (
+    'relu'
+  )
   own: Annotated[
     tuple[str, ...],
     'Settings of a network of your own that are not named here, as name=value;'
@@ -261,6 +272,11 @@ class Standalone(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
+    if config.norm == 'batch':
+      raise ValueError(
+        'norm=batch: only launch/train_clicks.py keeps the running averages of'
+        ' batch norms; use layer, or none.'
+      )
     self.sizes = sizes
     self.network = make(name, sizes, config, rngs=rngs)
     self.linear = (

@@ -57,6 +57,8 @@ class Sizes:
     user_fields: Which of the fields describe the user.
     item_fields: Which of the fields describe the item.
     histories: Places of each history.
+    history_width: Width of the vectors of histories: D for each of the ids that
+      an event has; 0: D.
     num_outputs: Numbers a row for networks that can give several.
   """
 
@@ -68,9 +70,12 @@ class Sizes:
   user_fields: tuple[int, ...] = ()
   item_fields: tuple[int, ...] = ()
   histories: tuple[int, ...] = ()
+  history_width: int = 0
   num_outputs: int = 1
 
   def __post_init__(self) -> None:
+    if not self.history_width:
+      object.__setattr__(self, 'history_width', self.dim)
     for name in ('dim', 'num_scenarios', 'num_outputs'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name}={getattr(self, name)}: must be at least 1.')

@@ -67,10 +67,10 @@ class DIN(ClickNetwork):
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     self.attention = nnx.List(
-      TargetAttention(sizes.dim, config.attention_widths, rngs=rngs)
+      TargetAttention(sizes.history_width, config.attention_widths, rngs=rngs)
       for _ in sizes.histories
     )
-    width = sizes.flat_width + len(sizes.histories) * sizes.dim
+    width = sizes.flat_width + len(sizes.histories) * sizes.history_width
     self.deep = Deep(width, config.widths, rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
@@ -84,7 +84,7 @@ class TransformerLayer(nnx.Module):
   def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
     if dim % num_heads:
       raise ValueError(
-        f'bst: num_heads={num_heads} must divide the embedding width {dim}.'
+        f'bst: num_heads={num_heads} must divide the width {dim} of a history.'
       )
     self.num_heads = num_heads
     self.project = nnx.Linear(dim, 3 * dim, rngs=rngs)
@@ -120,10 +120,10 @@ class SequenceTransformer(nnx.Module):
   ):
     places = num_places + 1  # The candidate's is the first.
     self.position = nnx.Param(
-      0.02 * jax.random.normal(rngs.params(), (places, sizes.dim))
+      0.02 * jax.random.normal(rngs.params(), (places, sizes.history_width))
     )
     self.layers = nnx.List(
-      TransformerLayer(sizes.dim, config.num_heads, rngs=rngs)
+      TransformerLayer(sizes.history_width, config.num_heads, rngs=rngs)
       for _ in range(config.num_layers)
     )
 
@@ -171,7 +171,7 @@ class BST(ClickNetwork):
       SequenceTransformer(sizes, num_places, config, rngs=rngs)
       for num_places in sizes.histories
     )
-    width = sizes.flat_width + len(sizes.histories) * sizes.dim
+    width = sizes.flat_width + len(sizes.histories) * sizes.history_width
     self.deep = Deep(width, config.widths, rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:

@@ -171,6 +171,10 @@ def _columns(**more):
       "empty field of the string 'n'",
     ),
     (
+      _columns(n={'type': 'int32', 'empty': None}) | {'numeric': ['n']},
+      "only a numeric feature of floats may be missing, not the int32 'n'",
+    ),
+    (
       _columns(user={'type': 'string', 'separator': '|'}),
       'only a feature of the type string that is not the task',
     ),
@@ -224,7 +228,7 @@ def test_a_schema_that_is_no_file_or_not_readable(tmp_path):
     ('header: "no"', 'header: .no.; needed: true or false'),
     (
       'columns: {click: int32, user: {type: float32, empty: none}}',
-      'needed: numbers as empty',
+      'needed: numbers or null as empty',
     ),
     (
       'columns: {click: int32, user: {type: string, separator: 3}}',

@@ -5,6 +5,7 @@
 import csv
 import dataclasses
 import decimal
+import lzma
 import types
 
 import numpy as np
@@ -222,7 +223,10 @@ def test_whole_floats_beside_empty_ones_and_other_kinds_of_columns(
   [
     ({'tags': [[0.5]]}, "'tags' holds lists of double; needed are lists of"),
     ({'when': [[1]]}, "'when' holds lists; needed is a value in each row, or"),
-    ({'when': pa.array([0], pa.timestamp('s'))}, 'convert "1970'),
+    (
+      {'when': pa.array([0], pa.timestamp('s'))},
+      'convert "1970.*; the type time reads it',
+    ),
     ({'price': [{'a': 1}]}, "'price' is struct<a: int64>; needed: float32"),
     ({'click': [2]}, "label 'click' is 2; needed is 0 or 1"),
   ],
@@ -246,15 +250,29 @@ def test_what_does_not_fit_the_schema_is_refused(read, tmp_path):
   kinds = {'user': 'string', 'click': 'int32'}
   schema = columns(kinds)
   path.write_text('user,click\nu,1\nu,2\n')
-  with pytest.raises(ValueError, match="label 'click' is 2; needed is 0 or 1"):
+  with pytest.raises(
+    ValueError, match="label 'click' is 2; needed is 0 or 1. It is in row 2 of"
+  ):
     read(path, schema)
   for text in ('user,click\n', 'user,click\nu,x\n'):
     path.write_text(text)
     with pytest.raises(ValueError, match='hold no row at all'):
       read(path, schema, share=1)
   path.write_text('user,clicks\nu,1\n')
-  with pytest.raises(ValueError, match='columns user, clicks; needed: user, c'):
+  with pytest.raises(
+    ValueError,
+    match='columns user, clicks; needed: user, click. It lacks click. Not'
+    ' needed: clicks',
+  ):
     read(path, schema)
+  path.write_text('click,user\n1,u\n')
+  with pytest.raises(ValueError, match='needed: user, click. The order is'):
+    read(path, schema)
+  path.write_text('user,click\nNaN,1\nu,1\n')
+  with pytest.raises(
+    ValueError, match="is line 2, column 'user': 'NaN' stands for no value; wri"
+  ):
+    read(path, columns(kinds, needed=['user']), share=0)
   pq.write_table(pa.table({'user': ['a']}), tmp_path / 'b.parquet')
   with pytest.raises(ValueError, match='has no column click; it has user'):
     read(tmp_path / 'b.parquet', schema)
@@ -276,8 +294,11 @@ def test_large_files_go_through_threads(read, tmp_path):
 @pytest.mark.parametrize(
   'names, message',
   [
-    (['a.csv', 'b.csv.gz', 'c.CSV.BZ2'], 'files b.csv.gz, c.CSV.BZ2, which'),
-    (['a.parquet.zst'], 'files a.parquet.zst, which are not read; unpack'),
+    (['a.csv', 'b.csv.lz4', 'c.CSV.ZIP'], 'files b.csv.lz4, c.CSV.ZIP, which'),
+    (
+      ['a.parquet.zst'],
+      'files a.parquet.zst, which are not read; need',
+    ),
     (['a.CSV', 'b.Parquet'], 'both text and Parquet'),
   ],
 )
@@ -289,10 +310,10 @@ def test_no_file_is_left_out_silently(tmp_path, names, message):
 
 
 def test_files_are_found_or_missed_by_name(tmp_path):
-  for name in ('a.CSV', 'b.csv', 'b.csv.gz', 'notes.gz'):
+  for name in ('a.CSV', 'b.csv', 'b.csv.gz', 'c.tsv.bz2', 'notes.gz'):
     (tmp_path / name).touch()
   found = [p.name for p in table_source.find_files(tmp_path)]
-  assert found == ['a.CSV', 'b.csv']
+  assert found == ['a.CSV', 'b.csv', 'c.tsv.bz2']
   assert [*table_source.find_files(tmp_path / 'a.CSV')] == [tmp_path / 'a.CSV']
   with pytest.raises(FileNotFoundError, match='none does not exist'):
     table_source.find_files(tmp_path / 'none')
@@ -306,5 +327,7 @@ def test_files_are_found_or_missed_by_name(tmp_path):
 def test_first_lines(tmp_path):
   (tmp_path / 'a.csv').write_bytes(b'\xef\xbb\xbfx,y\r\n1,2\r\n')
   assert table_source.first_line(tmp_path / 'a.csv') == 'x,y'
+  (tmp_path / 'a.csv.xz').write_bytes(lzma.compress(b'x,y\n1,2\n'))
+  assert table_source.first_line(tmp_path / 'a.csv.xz') == 'x,y'
   pq.write_table(pa.table({'u': [1], 'v': [2]}), tmp_path / 'a.parquet')
   assert table_source.first_line(tmp_path / 'a.parquet') == 'u,v'

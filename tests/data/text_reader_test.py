@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The strict reader of text: every field is read, every bad line is told."""
 
+import bz2
 import csv
 import gzip
 import lzma
@@ -10,6 +11,7 @@ import pathlib
 import tempfile
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -282,8 +284,8 @@ def test_headers(read, tmp_path):
   ):
     with pytest.raises(ValueError) as error:
       read(content, header=header)
-    assert str(error.value) == (
-      f'{tmp_path / "r0.tsv"} has the columns {found}; needed: u, i, r.'
+    assert str(error.value).startswith(
+      f'{tmp_path / "r0.tsv"} has the columns {found}; needed: u, i, r. It lack'
     )
   for content in (b'"u\ti\tr\n1\ta\t3\n', b'u' * 200_000 + b'\n'):
     with pytest.raises(ValueError, match='has the columns .*u.*; needed: u, '):
@@ -376,7 +378,13 @@ def test_what_is_written_may_be_another_table(read):
 
 
 @pytest.mark.parametrize(
-  'suffix, pack', [('.gz', gzip.compress), ('.xz', lzma.compress)]
+  'suffix, pack',
+  [
+    ('.gz', gzip.compress),
+    ('.xz', lzma.compress),
+    ('.bz2', bz2.compress),
+    ('.zst', lambda text: pa.compress(text, 'zstd', asbytes=True)),
+  ],
 )
 def test_packed_files(read, suffix, pack):
   content = b'1\ta\t3\n' * 1000 + b'2\tb\n'
@@ -384,7 +392,7 @@ def test_packed_files(read, suffix, pack):
   rows, _, bad = read(packed, suffix=suffix, block_bytes=100)
   assert len(rows) == 1000 and lines(bad) == [1001]
   for damaged in (packed[:-12], packed[:20] + b'\0\0\0\0' + packed[24:]):
-    with pytest.raises(ValueError, match=r'r0.tsv\..z is damaged .*again'):
+    with pytest.raises(ValueError, match=r'r0.tsv\.\w+ is damaged .*again'):
       read(damaged, suffix=suffix)
 
 
@@ -432,3 +440,21 @@ def test_names_of_files_are_no_patterns_and_files_may_be_missing(tmp_path):
 def test_dialects_that_cannot_be(options, message):
   with pytest.raises(ValueError, match=message):
     Dialect(**options)
+
+
+def test_times_are_iso_8601(read):
+  texts = {
+    '2023-08-03': 1691020800,
+    '2023-08-03T00:00:01Z': 1691020801,
+    '2023-08-03 02:00+02:00': 1691020800,
+    '2023-08-03T00:00:00.900': 1691020800,
+    '2023-08-03 00:00:02': 1691020802,
+  }
+  columns = {'when': Column(kind='time')}
+  text = '\n'.join([*texts, '20230803', '2023-13-03', ''])
+  rows, _, bad = read(
+    text.encode(), columns=columns, dialect=Dialect(), share=0.9
+  )
+  assert [row[0] for row in rows] == [*texts.values()]
+  assert [entry['line'] for entry in bad] == ['6', '7']
+  assert "'20230803'; needed: ISO 8601" in bad[0]['message']

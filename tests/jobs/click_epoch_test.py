@@ -111,7 +111,7 @@ def test_an_epoch_of_real_clicks(model, folder, tmp_path):
     model=model,
     scenario='age',
     scenario_groups=scenarios,
-    history='liked',
+    history=('liked',),
   )
   assert found[scores.ALL] > _LEAST_AUC
   for part in scenarios:

@@ -111,6 +111,8 @@ _LAYOUTS = {
   ),
 }
 
+_LAYOUTS['criteo_x1'] = _LAYOUTS['criteo']
+
 
 def test_every_schema_has_its_lines():
   assert {path.stem for path in _SCHEMAS.iterdir()} == {*_LAYOUTS}
@@ -122,6 +124,11 @@ def test_lines_are_read_as_the_schema_says(tmp_path, name):
   schema = schema_file.load(str(_SCHEMAS / f'{name}.yaml'))
   path = tmp_path / 'log.csv'
   path.write_text(f'{header}\n{line}\n', encoding='utf-8')
+  if schema.files:
+    path = tmp_path / 'log'
+    path.mkdir()
+    for (file,), lines in zip(schema.files.values(), (f'{line}\n', '', '')):
+      (path / file).write_text(f'{header}\n{lines}', encoding='utf-8')
   events.write(
     tmp_path / 'out', event_table.source(path, schema), max_rejected_share=0
   )

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 SMALL = {
   'scenario': 'gender',
   'scenario_groups': ('F', 'M'),
-  'history': 'liked',
+  'history': ('liked',),
   'max_history': 3,
   'batch_size': 16,
   'num_steps': 4,
@@ -292,7 +292,7 @@ def test_a_table_of_models_grows(folder, tmp_path):
   assert [cell['model'] for cell in cells] == ['lr', 'shared_bottom']
   with pytest.raises(ValueError, match="models=bst: it needs 'history'"):
     config = config_of(
-      folder, tmp_path, history='none', table=True, models=('lr', 'bst')
+      folder, tmp_path, history=('none',), table=True, models=('lr', 'bst')
     )
     antm2c_table.fill(config, job_of(config))
   assert not (tmp_path / 'id').exists()  # Nothing was trained.

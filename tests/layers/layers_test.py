@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.layers import pooling
+from antjax.layers import mlp, pooling
 from antjax.layers.mlp import Experts, mix, MLP
 
 
@@ -171,3 +171,32 @@ def test_pool_features_takes_one_hot_and_multi_hot():
   np.testing.assert_array_equal(pooled['genres'], [[4.0] * 3, [2.0] * 3])
   with pytest.raises(ValueError, match="ids of 'item'"):
     pooling.pool_features({'item': jnp.ones(3)}, {'item': jnp.asarray(1)})
+
+
+@pytest.mark.parametrize('norm', ['batch', 'layer'])
+def test_norms_stand_before_activations_as_by_numpy(norm):
+  layer = mlp.MLP(3, (4, 2), activate_last=False, rngs=nnx.Rngs(0))
+  mlp.restyle(layer, norm, 'silu', rngs=nnx.Rngs(1))
+  assert len(layer.norms) == 1  # The last layer has no activation.
+  x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+  first, last = layer.layers
+  hidden = np.asarray(first(x))
+  weight = np.array([1, 1, 1, 1, 0, 0], np.float32)
+  axis, chosen = (0, slice(4)) if norm == 'batch' else (1, slice(None))
+  mean = hidden[chosen].mean(axis, keepdims=True)
+  var = hidden[chosen].var(axis, keepdims=True)
+  mlp.start_training(layer, 0.0, jax.random.key(0), jnp.asarray(weight))
+  scaled = (hidden - mean) / np.sqrt(var + layer.norms[0].epsilon)
+  np.testing.assert_allclose(
+    layer(x), last(jax.nn.silu(scaled)), rtol=1e-3, atol=1e-5
+  )
+  if norm == 'batch':
+    np.testing.assert_allclose(
+      layer.norms[0].mean[...], 0.1 * mean[0], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_unknown_norms_and_activations_are_refused():
+  layer = mlp.MLP(3, (4,), rngs=nnx.Rngs(0))
+  with pytest.raises(ValueError, match="norm='group': use one of none"):
+    mlp.restyle(layer, 'group', 'relu', rngs=nnx.Rngs(0))

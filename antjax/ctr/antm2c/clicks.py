@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from antjax.ctr.antm2c.bags import Bag
 from antjax.ctr.bahe import batches
 
 # Shape suffixes: N = clicks, B = rows of a batch, C = id columns of the data,
-# K = numeric columns, Q = sequences, M = places of the history, P = pieces of a
-# text, X = width of vectors.
+# K = numeric columns, Q = sequences, H = histories, M = places of a history,
+# P = pieces of a text, V = behaviors, X = width of vectors.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,8 +44,11 @@ class ScenarioClicks:
     starts: int64 [N, Q]: a click's sequence n is `events[n][starts:stops]`.
     stops: int64 [N, Q].
     events: Q arrays.
-    history: Number of the sequence that is the history; None: none.
-    max_history: M, the newest that are taken.
+    histories: Numbers of the sequences that are histories.
+    max_history: M, the newest that are taken of each.
+    history_columns: Name -> int32 [V], an id of the item of each title.
+    titles: int32 [V], the id of each title in a batch; None: as they are.
+    bags: Name -> a sequence that is a bag of ids.
     text: Vectors of texts, or None.
     images: [num_items, X] by item, zeros without an image; or None.
     image_items: int32 [N], the item of a click whatever its id; for images.
@@ -59,8 +63,13 @@ class ScenarioClicks:
   starts: np.ndarray
   stops: np.ndarray
   events: tuple[np.ndarray, ...]
-  history: int | None
+  histories: tuple[int, ...]
   max_history: int
+  history_columns: Mapping[str, np.ndarray] = dataclasses.field(
+    default_factory=dict
+  )
+  titles: np.ndarray | None = None
+  bags: Mapping[str, Bag] = dataclasses.field(default_factory=dict)
   text: TextVectors | None = None
   images: np.ndarray | None = None
   image_items: np.ndarray | None = None
@@ -85,8 +94,9 @@ class ScenarioClicks:
 
     Returns:
       'ids' int32 [B, 4 + C]; 'label', 'weight' float32 [B], the weight of what
-      repeats being 0; 'history' int32 [B, M], -1 behind the newest; 'numeric',
-      'conversion', 'text_...' and 'image' where there are any.
+      repeats being 0; 'history' and 'history_...' int32 [B, H, M], -1 behind
+      the newest; 'bag_...' int32 [B, P]; 'numeric', 'conversion', 'text_...'
+      and 'image' where there are any.
     """
     count = len(index)
     if count < size:
@@ -101,15 +111,27 @@ class ScenarioClicks:
       found['numeric'] = self.numeric[index]
     if self.conversion is not None:
       found['conversion'] = self.conversion[index]
-    if self.history is not None:
-      history = self._newest(self.history, index, self.max_history)
-      found['history'] = np.where(history == 0, -1, history)
+    if self.histories:
+      history = np.stack(
+        [self._newest(n, index, self.max_history) for n in self.histories], 1
+      )
+      titles = history if self.titles is None else self.titles[history]
+      found['history'] = np.where(history == 0, -1, titles)
+      for name, ids_V in self.history_columns.items():
+        ids = np.where(history == 0, -1, ids_V[history])
+        found[f'history_{name}'] = ids
+    for name, bag in self.bags.items():
+      pieces = self._newest(bag.sequence, index, bag.max_pieces)
+      found[f'bag_{name}'] = bag.ids_V[pieces]
     if self.text is not None:
       titles = found['ids'][:, self.names.index('title')]
       found['text_title'] = self._vectors(titles)
       for n in self.text.sequences:
         pieces = self._newest(n, index, self.text.max_pieces)
         found[f'text_{n}'] = self._mean(pieces)
+    if self.titles is not None:  # After the vectors of texts.
+      title_B = found['ids'][:, self.names.index('title')]
+      title_B[:] = self.titles[title_B]
     if self.images is not None:
       assert self.image_items is not None
       items = self.image_items[index]

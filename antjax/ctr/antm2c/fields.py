@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from antjax.ctr.antm2c import bags, numbers, times
 from antjax.networks.fusion import Way
 
 _FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
@@ -23,18 +24,53 @@ class FieldConfig:
   columns: Annotated[
     tuple[str, ...], 'Id columns that are fields; empty: all.'
   ] = ()
+  time: Annotated[
+    tuple[str, ...],
+    f'Some of {", ".join(times.NUM_IDS)} (of day, UTC; of the week; since the'
+    " user's click before, by its logarithm): id columns, as time_hour.",
+  ] = ()
+  bags: Annotated[
+    tuple[str, ...],
+    'Sequences that are bags of ids, a field each: words of texts, values of'
+    ' columns with many. Their pooling is the mean, or as in'
+    ' tags,words=attention: mean, sum or attention (by the candidate).',
+  ] = ()
+  history_columns: Annotated[
+    tuple[str, ...],
+    "Id columns of the item, as category, that are beside a click's title in"
+    ' histories.',
+  ] = ()
   crosses: Annotated[
     tuple[str, ...],
     'Pairs of user, item, title, scenario and id columns that make a field'
     ' each, as user*scenario: each pair of values has a row.',
   ] = ()
+  numbers: Annotated[
+    tuple[str, ...],
+    'How a number becomes a field: bins (a row each quantile bin), linear (a'
+    ' vector times it), log (times its logarithm) or autodis (a mixture of'
+    ' vectors); of single columns another way, as bins,price=log.',
+  ] = ('bins',)
+  num_bins: Annotated[int, 'Bins of a number.'] = 32
   min_count: Annotated[
-    int, 'Training clicks that a pair of values needs for a row of its own.'
+    int,
+    'Training clicks that an id, a pair or a value of a bag needs for a row of'
+    ' its own; the others share the unknown one.',
   ] = 1
+  hash_buckets: Annotated[
+    int,
+    'Rows of each table that ids with too few clicks share, instead of the'
+    ' unknown one.',
+  ] = 0
   knows_scenario: Annotated[
     bool, 'Whether the model is told the scenario; without, all are one to it.'
   ] = True
   embedding_dim: Annotated[int, 'Width of a field, D.'] = 16
+  dim_rule: Annotated[
+    Literal['same', 'auto'],
+    'same: rows of all tables are D wide. auto: those of n ids are 6 n^(1/4)'
+    ' wide, D at most, and a learned map widens them.',
+  ] = 'same'
   optimizer: Annotated[
     Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
   ] = 'adam'
@@ -83,8 +119,33 @@ class FieldConfig:
         raise ValueError(
           f'fields.{name}={getattr(self, name)}: must be from 0 to below 1.'
         )
+    numbers.ways('fields.numbers', self.numbers, None, numbers.WAYS)
+    if self.num_bins < 2:
+      raise ValueError(f'fields.num_bins={self.num_bins}: must be at least 2.')
+    if wrong := sorted(set(self.time) - set(times.NUM_IDS)):
+      raise ValueError(
+        f'fields.time={",".join(self.time)}: {", ".join(wrong)} unknown; use'
+        f' some of {", ".join(times.NUM_IDS)}.'
+      )
+    if rest := [text for text in self.bags if text in bags.WAYS]:
+      raise ValueError(
+        f'fields.bags={",".join(self.bags)}: {rest[0]} is no sequence; say it'
+        f' of each, as words={rest[0]}.'
+      )
+    self.ways_of_bags()
+    if self.hash_buckets < 0 or (self.hash_buckets and self.min_count < 2):
+      raise ValueError(
+        f'fields.hash_buckets={self.hash_buckets} and fields.min_count='
+        f'{self.min_count}: buckets are for ids below min_count; it must be at'
+        ' least 2.'
+      )
     if self.l2 < 0 or self.min_count < 1:
       raise ValueError(
         f'fields.l2={self.l2} must not be negative, fields.min_count='
         f'{self.min_count} at least 1.'
       )
+
+  def ways_of_bags(self) -> dict[str, str]:
+    """Sequence -> its pooling."""
+    texts = [text if '=' in text else f'{text}=mean' for text in self.bags]
+    return numbers.ways('fields.bags', texts, None, bags.WAYS)[1]

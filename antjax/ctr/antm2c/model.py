@@ -3,8 +3,9 @@
 """A click model whole: tables of ids, fields made of them, and a network.
 
 Each feature becomes a field, a vector of one width: an id's row; the mean row
-of a history; all numbers through one linear map; a text's or an image's vector
-through a map of its own. Linear terms have a weight an id, in tables one wide.
+of a history; a number by `antjax.ctr.antm2c.numbers`; a text's or an image's
+vector through a map of its own. Linear terms have a weight an id, in tables one
+wide, a number, and an element of a text's or an image's vector.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from antjax.ctr.antm2c.field_network import FieldNetwork
 from antjax.ctr.antm2c.fields import FieldConfig, MODAL
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import (
@@ -29,9 +31,8 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.layers import mlp, pooling
 from antjax.layers.functional import Functional
 from antjax.networks import load, tasks
-from antjax.networks.fusion import Fusion, Way
 from antjax.networks.moments import moments_of, MomentSums
-from antjax.networks.network import History, Inputs, ScenarioMoments, Sizes
+from antjax.networks.network import History, Inputs, Sizes
 
 # Shape suffixes: B = rows, F = fields, D = embedding width, M = places of the
 # history.
@@ -52,8 +53,11 @@ class DataSizes:
     num_behaviors: Rows of the vocabulary of titles.
     num_scenarios: Scenarios.
     columns: Id column -> its ids.
-    num_numeric: Numeric columns.
-    max_history: Places of the history; 0: there is none.
+    binned: Those of the id columns that are bins of numbers.
+    numbers: Other numeric column -> linear or autodis.
+    histories: Places of each history.
+    history_columns: Id columns whose ids of past clicks are known.
+    bags: Bag -> (its ids, its pooling).
     modal: Name of a text or image in the batch -> its width.
   """
 
@@ -62,47 +66,12 @@ class DataSizes:
   num_behaviors: int
   num_scenarios: int
   columns: Mapping[str, int]
-  num_numeric: int = 0
-  max_history: int = 0
+  binned: tuple[str, ...] = ()
+  numbers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  histories: tuple[int, ...] = ()
+  history_columns: tuple[str, ...] = ()
+  bags: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
   modal: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-
-class FieldNetwork(nnx.Module):
-  """Everything but the tables: fields of numbers and vectors, and a network."""
-
-  def __init__(
-    self,
-    name: str,
-    sizes: Sizes,
-    config: load.NetworkConfig,
-    num_numeric: int,
-    modal: Mapping[str, int],
-    fusion: Way,
-    *,
-    rngs: nnx.Rngs,
-  ):
-    if num_numeric:
-      self.numeric = nnx.Linear(num_numeric, sizes.dim, rngs=rngs)
-    self.fusion = Fusion(sizes, modal, fusion, rngs=rngs) if modal else None
-    if self.fusion is not None:
-      sizes = self.fusion.sizes
-    self.model = load.make(name, sizes, config, rngs=rngs)
-
-  def whole(self, x: Inputs, batch: Mapping[str, Any]) -> Inputs:
-    """The inputs with what a batch has besides ids."""
-    dtype = x.fields_BFD.dtype
-    if 'numeric' in batch:
-      row_BD = self.numeric(batch['numeric'].astype(dtype))
-      fields_BFD = jnp.concatenate([x.fields_BFD, row_BD[:, None]], axis=1)
-      x = x._replace(fields_BFD=fields_BFD)
-    if 'moments' in batch:
-      moments = ScenarioMoments(*(m[0] for m in batch['moments']))
-      x = x._replace(moments=moments)
-    if self.fusion is None:
-      return x
-    return self.fusion(
-      x, {name: batch[name].astype(dtype) for name in self.fusion.widths}
-    )
 
 
 class ScenarioModel:
@@ -132,8 +101,8 @@ class ScenarioModel:
       'scenario': sizes.num_scenarios,
       **dict(zip(columns, sizes.columns.values(), strict=True)),
     }
-    self._has_numeric = 'numeric' in use and bool(sizes.num_numeric)
-    self._has_history = 'history' in use and bool(sizes.max_history)
+    self._numbers = dict(sizes.numbers) if 'numeric' in use else {}
+    self._num_histories = len(sizes.histories) * ('history' in use)
     self._modal = {
       n: width for n, width in sizes.modal.items() if n.split('_')[0] in use
     }
@@ -144,22 +113,61 @@ class ScenarioModel:
           f' their folder with --{kind}_vectors.'
         )
     chosen = [n for n in ('user', 'item', 'title') if n in use] + ['scenario']
-    chosen += columns * ('columns' in use)
-    if self._has_history and 'title' not in chosen:
+    binned = {f'column_{n}' for n in sizes.binned}
+    chosen += [
+      n for n in columns if ('numeric' if n in binned else 'columns') in use
+    ]
+    if self._num_histories and 'title' not in chosen:
       raise ValueError(
         f'fields.use={fields.use}: a history is compared with the title of the'
         ' candidate; name title too, or leave history out.'
       )
-    # Ids of one level are looked up together.
-    self._level = {n: _level(fields.level, self._num_ids[n]) for n in chosen}
-    self._groups = {
-      f'fields_{level}': tuple(n for n in chosen if self._level[n] == level)
-      for level in dict.fromkeys(self._level.values())
+    # Feature of a batch -> the field, and table, of the candidate.
+    self._in_history = {'history': 'title'} | {
+      f'history_{n}': f'column_{n}' for n in sizes.history_columns
     }
+    if not self._num_histories:
+      if sizes.history_columns:
+        raise ValueError(
+          f'fields.history_columns={",".join(sizes.history_columns)}: there is'
+          ' no history; name one with --history, and history in --fields.use.'
+        )
+      self._in_history = {}
+    if lacking := sorted({*self._in_history.values()} - {*chosen}):
+      raise ValueError(
+        f'fields.history_columns={",".join(sizes.history_columns)}: they are'
+        f' compared with those of the candidate; {lacking[0]} is no field: name'
+        ' it in --fields.columns, and columns in --fields.use.'
+      )
+    self._bags = {f'bag_{n}': how for n, (_, how) in sizes.bags.items()}
+    self._num_ids |= {f'bag_{n}': size for n, (size, _) in sizes.bags.items()}
+    self._candidate = next((n for n in ('item', 'title') if n in chosen), None)
+    if 'attention' in self._bags.values() and not self._candidate:
+      raise ValueError(
+        f'fields.bags={fields.bags}: attention is by the item or the title of'
+        f' the candidate; fields.use={fields.use} has neither.'
+      )
+    # Ids of one level are looked up together.
+    tables = [*chosen, *self._bags]
+    self._level = {n: _level(fields.level, self._num_ids[n]) for n in tables}
+    dim = fields.embedding_dim
+    self._dim = dict.fromkeys(tables, dim)
+    if fields.dim_rule == 'auto':  # By Google's rule of thumb.
+      for n in tables:
+        self._dim[n] = min(dim, round(6 * self._num_ids[n] ** 0.25))
+    self._narrow = {n: width for n, width in self._dim.items() if width < dim}
+    groups: dict[str, list[str]] = {}
+    for n in chosen:
+      width = f'_{self._dim[n]}' if n in self._narrow else ''
+      groups.setdefault(f'fields_{self._level[n]}{width}', []).append(n)
+    self._groups = {group: tuple(names) for group, names in groups.items()}
     order = [n for names in self._groups.values() for n in names]
     self._place = [list(self._num_ids).index(n) for n in order]
-    order += ['history'] * self._has_history
-    order += ['numeric'] * self._has_numeric
+    for h in range(self._num_histories):
+      end = f'_{h}' if self._num_histories > 1 else ''
+      order += [f'{name}{end}' for name in self._in_history]
+    order += self._bags
+    order += self._numbers
     self.field_names = tuple(order)
     self._is_linear = 'linear' in self._needs
     self.sizes = Sizes(
@@ -171,21 +179,18 @@ class ScenarioModel:
       item_fields=tuple(
         i for i, n in enumerate(order) if n in ('item', 'title')
       ),
-      histories=(sizes.max_history,) * self._has_history,
+      histories=sizes.histories[: self._num_histories],
+      history_width=len(self._in_history) * fields.embedding_dim,
     )
 
-    def make(rngs: nnx.Rngs) -> FieldNetwork:
-      return FieldNetwork(
-        name,
-        self.sizes,
-        network,
-        sizes.num_numeric * self._has_numeric,
-        self._modal,
-        fields.fusion,
-        rngs=rngs,
-      )
-
-    self._network = Functional(make)
+    self._network = Functional(
+      FieldNetwork,
+      *(name, self.sizes, network, fields),
+      tuple(self._numbers.values()),
+      *(self._modal, self._narrow),
+    )
+    # Leaves that the loss gives new values of: running averages of batch norms.
+    self.mutable = self._network.names_of(nnx.BatchStat)
     jax.eval_shape(self._network.init, jax.random.key(0))  # Checks it.
 
   def tables(
@@ -206,12 +211,12 @@ class ScenarioModel:
     if fields.l2:
       optimizer = L2(optimizer, fields.l2 / num_examples)
 
-    def specs(suffix: str, dim: int, scale: float) -> list[TableSpec]:
+    def specs(suffix: str, dim: int | None, scale: float) -> list[TableSpec]:
       return [
         TableSpec(
           name + suffix,
           self._num_ids[name],
-          dim,
+          dim or self._dim[name],
           level=level,
           optimizer=optimizer,
           init_scale=scale,
@@ -219,10 +224,9 @@ class ScenarioModel:
         for name, level in self._level.items()
       ]
 
-    every = specs('', fields.embedding_dim, fields.init_scale)
+    every = specs('', None, fields.init_scale)
     features: dict[str, str | tuple[str, ...]] = dict(self._groups)
-    if self._has_history:
-      features['history'] = 'title'
+    features |= self._in_history | {bag: bag for bag in self._bags}
     if self._is_linear:
       # Apart: a row of D + 1 numbers makes each step half as long again.
       every += specs(_WEIGHT, 1, 0.0)
@@ -230,12 +234,13 @@ class ScenarioModel:
         group + _WEIGHT: tuple(n + _WEIGHT for n in names)
         for group, names in self._groups.items()
       }
+      features |= {bag + _WEIGHT: bag + _WEIGHT for bag in self._bags}
     return EmbeddingTables(every, features, mesh=mesh)
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch of `ScenarioClicks` this model reads."""
     names = ['label', 'weight', *self._modal]
-    names += ['numeric'] * self._has_numeric
+    names += ['numeric'] * bool(self._numbers)
     names += ['conversion'] * ('conversion' in batch)
     every = batch['ids']
     if not self.fields.knows_scenario:
@@ -248,8 +253,9 @@ class ScenarioModel:
       if self._is_linear:
         ids[group + _WEIGHT] = ids[group]
       start = stop
-    if self._has_history:
-      ids['history'] = batch['history']
+    ids |= {name: batch[name] for name in (*self._in_history, *self._bags)}
+    if self._is_linear:
+      ids |= {bag + _WEIGHT: batch[bag] for bag in self._bags}
     return {
       **{n: batch[n] for n in names},
       'scenario': every[:, _SCENARIO],
@@ -264,29 +270,59 @@ class ScenarioModel:
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> tuple[FieldNetwork, Inputs]:
     dtype = jax.tree.leaves(params)[0].dtype
-    rows = [vectors[group] for group in self._groups]
+    network = self._network.merge(params)
+    rows = []
+    for group, members in self._groups.items():
+      row_BFd = vectors[group].astype(dtype)
+      if members[0] in self._narrow:
+        each = [network.wide(n, row_BFd[:, f]) for f, n in enumerate(members)]
+        row_BFd = jnp.stack(each, axis=1)
+      rows.append(row_BFd)
     first_order_B = jnp.zeros(len(batch['weight']), dtype)
     if self._is_linear:
       weights = [vectors[group + _WEIGHT] for group in self._groups]
       weights_BF = jnp.concatenate(weights, axis=1)[..., 0]
       first_order_B = weights_BF.astype(dtype).sum(axis=1)
-    histories: tuple[History, ...] = ()
-    if self._has_history:
-      title = self.field_names.index('title')
-      ids_BM, keys_BMD = batch['ids']['history'], vectors['history']
-      query_BD = jnp.concatenate(rows, axis=1)[:, title]
-      histories = (
-        History(keys_BMD.astype(dtype), ids_BM >= 0, query_BD.astype(dtype)),
+    fields_BFD = jnp.concatenate(rows, axis=1)
+
+    def candidate(name: str) -> jax.Array:
+      return fields_BFD[:, self.field_names.index(name)]
+
+    ids, rows, histories = batch['ids'], [fields_BFD], []
+    queries = [candidate(name) for name in self._in_history.values()]
+    for h in range(self._num_histories):
+      keys = [
+        network.wide(table, vectors[name][:, h].astype(dtype))
+        for name, table in self._in_history.items()
+      ]
+      ids_BM = ids['history'][:, h]
+      histories.append(
+        History(
+          jnp.concatenate(keys, axis=-1),
+          ids_BM >= 0,
+          jnp.concatenate(queries, axis=-1),
+        )
       )
-      rows.append(pooling.pool(keys_BMD, ids_BM)[:, None])
+      rows += [pooling.pool(keys_BMD, ids_BM)[:, None] for keys_BMD in keys]
+    for bag, how in self._bags.items():
+      found_BPD = network.wide(bag, vectors[bag].astype(dtype))
+      way: pooling.Pooling = 'sum' if how == 'sum' else 'mean'
+      if how == 'attention':
+        query_BD = candidate(str(self._candidate))
+        pooled_BD = pooling.attend(found_BPD, ids[bag], query_BD)
+      else:
+        pooled_BD = pooling.pool(found_BPD, ids[bag], way)
+      rows.append(pooled_BD[:, None])
+      if self._is_linear:
+        weight_BP1 = vectors[bag + _WEIGHT].astype(dtype)
+        first_order_B += pooling.pool(weight_BP1, ids[bag], way)[:, 0]
     x = Inputs(
-      jnp.concatenate(rows, axis=1).astype(dtype),
+      jnp.concatenate(rows, axis=1),
       first_order_B,
       batch['scenario'],
-      histories=histories,
+      histories=tuple(histories),
       weight_B=batch['weight'],
     )
-    network = self._network.merge(params)
     return network, network.whole(x, batch)
 
   def logits(
@@ -301,7 +337,7 @@ class ScenarioModel:
         network that needs moments, with 'moments': (means, variances) [1, S, F
         D].
     """
-    found = self._scores(params, vectors, batch)
+    found, _ = self._scores(params, vectors, batch)
     if not isinstance(found, tasks.Logits):
       return {'prediction': found}
     logits = found._asdict()
@@ -310,9 +346,12 @@ class ScenarioModel:
   def _scores(self, params, vectors, batch, rng=None) -> Any:
     network, x = self._inputs(params, vectors, batch)
     if rng is not None:
-      mlp.start_dropout(network.model, self.fields.dropout, rng)
+      mlp.start_training(
+        network.model, self.fields.dropout, rng, batch['weight']
+      )
     found = load.scores(network.model, x)
-    return jax.tree.map(lambda y: y.astype(jnp.float32), found)
+    found = jax.tree.map(lambda y: y.astype(jnp.float32), found)
+    return found, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
   def loss(
     self,
@@ -320,14 +359,19 @@ class ScenarioModel:
     vectors: PyTree,
     batch: Mapping[str, Any],
     rng: jax.Array | None = None,
-  ) -> tuple[jax.Array, jax.Array]:
-    """(cross-entropies [B], weights [B]); `rng` drops outputs, None none."""
-    found = self._scores(params, vectors, batch, rng)
+  ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array], PyTree]:
+    """What `Trainer` reads; `rng` drops outputs, None none.
+
+    Returns:
+      Cross-entropies [B], weights [B], no metrics, and the new values of the
+      leaves `mutable`.
+    """
+    found, updates = self._scores(params, vectors, batch, rng)
     if isinstance(found, tasks.Logits):
       losses_B = tasks.esmm_loss(found, batch['label'], batch['conversion'])
     else:
       losses_B = optax.sigmoid_binary_cross_entropy(found, batch['label'])
-    return losses_B, batch['weight']
+    return losses_B, batch['weight'], {}, updates
 
   @property
   def is_by_scenario(self) -> bool:

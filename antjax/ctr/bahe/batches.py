@@ -88,7 +88,8 @@ class Standardizer:
   """Numeric features less their mean, in standard deviations, clipped.
 
   On the host, in float32: a mean rounded to the bfloat16 of a step would be
-  off by more than a deviation where numbers are large and close together.
+  off by more than a deviation where numbers are large and close together. What
+  is missing, NaN, stays so.
 
   Attributes:
     mean: float64 [D], in training.
@@ -103,16 +104,18 @@ class Standardizer:
   @classmethod
   def of(cls, blocks: Iterable[np.ndarray]) -> Self:
     """The statistics of blocks [n, D]; at least one row in all."""
-    count, total, squares = 0, np.float64(0), np.float64(0)
+    count, total, squares = np.int64(0), np.float64(0), np.float64(0)
     origin: Any = None  # Near the mean, or the squares' difference is lost.
     for block in blocks:
       values = np.asarray(block, np.float64)
-      origin = values.mean(axis=0) if origin is None else origin
-      count += len(values)
-      total = total + (values - origin).sum(axis=0)
-      squares = squares + np.square(values - origin).sum(axis=0)
-    offset = total / count
-    variance = np.maximum(squares / count - np.square(offset), 0)
+      there = ~np.isnan(values)
+      if origin is None:
+        origin = values.mean(axis=0, where=there) if there.any() else 0.0
+      count = count + there.sum(axis=0)
+      total = total + (values - origin).sum(axis=0, where=there)
+      squares = squares + np.square(values - origin).sum(axis=0, where=there)
+    offset = total / np.maximum(count, 1)
+    variance = np.maximum(squares / np.maximum(count, 1) - np.square(offset), 0)
     return cls(origin + offset, np.sqrt(variance))
 
   def __call__(self, numeric: np.ndarray) -> np.ndarray:

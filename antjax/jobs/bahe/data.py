@@ -50,7 +50,9 @@ class Clicks:
         ' with textual behaviour; launch/prepare_data.py makes them.'
       )
     self.vocabulary = BehaviorVocabulary.open(folder / 'behaviors')
-    names = [s['name'] for s in self.description['sequences']]
+    sequences = self.description['sequences']
+    # Bags of ids, which are no texts, come last.
+    names = [s['name'] for s in sequences if not s.get('is_bag')]
     self.lengths = _lengths(config.max_behaviors, names)
     output_folder.check_files(folder, self.description, 'events/')
     self._events = [
@@ -156,9 +158,15 @@ class Clicks:
     index: np.ndarray,
     size: int,
   ) -> batches.Batch:
+    count = len(self._events)
+    columns = {
+      n: x[:, :count] if n in ('starts', 'stops') else x
+      for n, x in columns.items()
+    }
     batch = batches.make_batch(columns, self._events, self.lengths, size=size)
     if self.standardizer is not None:
-      batch['numeric'] = self.standardizer(batch['numeric'])
+      # A missing number is taken for the mean.
+      batch['numeric'] = np.nan_to_num(self.standardizer(batch['numeric']))
     if self._users is not None:
       batch['user_vector'] = np.zeros((size, self._users.dim), np.float32)
       batch['user_vector'][: len(index)] = self._users.read(split, index)

@@ -91,9 +91,10 @@ class Config(ExamplesConfig):
     ' global: each has its row, which nothing has trained.',
   ] = 'train'
   history: Annotated[
-    str, 'Sequence that is the history of clicks; empty: the first; or none.'
-  ] = ''
-  max_history: Annotated[int, 'Newest clicks taken of it.'] = 20
+    tuple[str, ...],
+    'Sequences that are histories of clicks; empty: the first; or none.',
+  ] = ()
+  max_history: Annotated[int, 'Newest clicks taken of each.'] = 20
   conversion: Annotated[
     str,
     'Numeric column of 0 and 1 that is a second label, for esmm; no feature.',
@@ -108,7 +109,9 @@ class Config(ExamplesConfig):
   text_sequences: Annotated[
     tuple[str, ...], 'Sequences that are texts, each a mean of its pieces.'
   ] = ()
-  max_pieces: Annotated[int, 'Newest pieces taken of such a text.'] = 16
+  max_pieces: Annotated[
+    int, 'Newest pieces taken of such a text, and values of a bag.'
+  ] = 16
   image_vectors: Annotated[
     str, 'Folder that launch/encode_images.py wrote.', paths.URL
   ] = ''

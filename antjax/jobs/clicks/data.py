@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from antjax.ctr.antm2c import crosses as crosses_lib
+from antjax.ctr.antm2c import times
+from antjax.ctr.antm2c.bags import Bag
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
-from antjax.ctr.antm2c.crosses import Cross
+from antjax.ctr.antm2c.features import by_title, ClickFeatures, FIRST
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
-from antjax.ctr.bahe.batches import Standardizer
 from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
@@ -40,7 +41,7 @@ class ScenarioData:
     scenarios: Names of the scenarios.
     sizes: Sizes that the model needs.
     splits: Split -> its clicks.
-    standardizer: Standardizer of the numeric columns; None if there are none.
+    features: Features of the clicks, as training has them.
     made_of: Fingerprints of the inputs, for `run_identity`.
   """
 
@@ -65,11 +66,7 @@ class ScenarioData:
       )
     output_folder.check_files(folder, described, 'events/')
     names = [s['name'] for s in described['sequences']]
-    history = 0 if names and config.history != 'none' else None
-    if config.history and history is not None:
-      history = _index(
-        'history', config.history, 'sequences', names, ', or none'
-      )
+    histories = _histories(config.history, described['sequences'])
     id_names = [c['name'] for c in described['ids']]
     self.scenarios, groups, at = _scenarios(config, folder, described)
     conversion = None
@@ -81,55 +78,75 @@ class ScenarioData:
     drop = at if at is not None and not config.scenario_groups else None
     kept = crosses_lib.chosen(id_names, config.fields.columns)
     kept = [i for i in kept if i != drop]
-    numbers = [i for i in range(len(described['numeric'])) if i != conversion]
+    places = [i for i in range(len(described['numeric'])) if i != conversion]
+    fields = config.fields
+    bags = {
+      _index('fields.bags', name, 'sequences', names): name
+      for name in fields.ways_of_bags()
+    }
     columns = {}
     for split in SPLITS:
       if split not in described['files']:
         continue
       columns[split] = records.whole_columns(
         folder / described['files'][split]['path'],
-        _COLUMNS,
-        wide=('starts', 'stops'),
+        _COLUMNS + ('time',) * bool(fields.time),
+        wide=('starts', 'stops', 'time'),
       )
     if 'train' not in columns:
       raise ValueError(f'data={config.data} has no training examples.')
-    self.standardizer = None
-    if numbers:
-      values = columns['train']['numeric'][:, numbers]
-      self.standardizer = Standardizer.of([values])
     events = tuple(
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names
     )
     text, images = antm2c_vectors.load(config, job, described, names)
-    self.splits = {}
-    crosses: list[Cross] = []
+    ids = {}
     for split, found in columns.items():
-      scenario = _to_scenario(found, groups, at, split)
-      ids = {n: _known(found, n, config.ids) for n in ('user', 'item')}
-      ids |= {'title': found['title'], 'scenario': scenario}
-      first = [*ids]
-      ids |= dict(zip(id_names, found['ids'].T, strict=True))
+      ids[split] = {n: _known(found, n, config.ids) for n in ('user', 'item')}
+      ids[split]['title'] = found['title']
+      ids[split]['scenario'] = _to_scenario(found, groups, at, split)
+      ids[split] |= dict(zip(id_names, found['ids'].T, strict=True))
+    times.add(fields.time, columns, ids)
+    num_ids = {n: described[f'num_{n}s'] for n in ('user', 'item')}
+    num_ids['title'] = num_behaviors = described['num_behaviors']
+    num_ids |= {id_names[i]: described['ids'][i]['num_ids'] for i in kept}
+    num_ids |= {f'time_{n}': times.NUM_IDS[n] for n in fields.time}
+    train = columns['train']
+    self.features = features = ClickFeatures.fit(
+      fields,
+      num_ids,
+      ids['train'],
+      [described['numeric'][i] for i in places],
+      train['numeric'][:, places],
+    )
+    of_bags = {
+      name: Bag.fit(
+        *(n, events[n], train['starts'][:, n], train['stops'][:, n]),
+        num_behaviors=num_behaviors,
+        min_count=fields.min_count,
+        max_pieces=config.max_pieces,
+      )
+      for n, name in bags.items()
+    }
+    self.splits, of_titles = {}, dict[str, np.ndarray]()
+    for split, found in columns.items():
+      values = found['numeric'][:, places]
+      fed = features(ids[split], values)
       if split == 'train':
-        crosses = [
-          Cross.fit(text, ids, config.fields.min_count)
-          for text in config.fields.crosses
-        ]
-      fields = {f'column_{id_names[i]}': found['ids'][:, i] for i in kept}
-      fields |= {f'column_{cross.name}': cross(ids) for cross in crosses}
-      numeric = found['numeric']
-      if self.standardizer is not None:
-        numeric = self.standardizer(numeric[:, numbers])
+        of_titles = by_title(fields.history_columns, fed, num_behaviors)
       self.splits[split] = ScenarioClicks(
-        names=(*first, *fields),
-        ids=np.stack([*(ids[n] for n in first), *fields.values()], axis=1),
+        names=(*FIRST, *(f'column_{name}' for name in features.columns)),
+        ids=np.stack([*fed.values()], axis=1),
         label=found['label'],
-        numeric=numeric[:, : len(numbers)],
+        numeric=features.numbers(values),
         starts=found['starts'],
         stops=found['stops'],
         events=events,
-        history=history,
+        histories=histories,
         max_history=config.max_history,
+        history_columns=of_titles,
+        titles=features.titles,
+        bags=of_bags,
         text=text,
         images=images,
         image_items=found['item'],
@@ -139,19 +156,24 @@ class ScenarioData:
         scored={
           'label': found['label'],
           'user': found['user'],
-          'scenario': scenario,
+          'scenario': ids[split]['scenario'],
           **{n: found[n] for n in ('user_count', 'item_count')},
         },
       )
     self.sizes = DataSizes(
-      num_users=described['num_users'],
-      num_items=described['num_items'],
-      num_behaviors=described['num_behaviors'],
+      num_users=features.num_ids['user'],
+      num_items=features.num_ids['item'],
+      num_behaviors=features.num_ids['title'],
       num_scenarios=len(self.scenarios),
-      columns={id_names[i]: described['ids'][i]['num_ids'] for i in kept}
-      | {cross.name: cross.num_ids for cross in crosses},
-      num_numeric=len(numbers),
-      max_history=0 if history is None else config.max_history,
+      columns=features.columns,
+      binned=tuple(features.numbers.num_ids),
+      numbers=features.numbers.smooth,
+      histories=(config.max_history,) * len(histories),
+      history_columns=tuple(of_titles),
+      bags={
+        name: (of_bags[name].num_ids, how)
+        for name, how in fields.ways_of_bags().items()
+      },
       modal=_modal(text, images),
     )
     self.made_of: dict[str, Any] = {
@@ -254,6 +276,21 @@ def _index(
       f' name one of them{instead}.'
     )
   return list(names).index(wanted)
+
+
+def _histories(
+  wanted: Sequence[str], sequences: Sequence[Mapping[str, Any]]
+) -> tuple[int, ...]:
+  """Places of the sequences that are histories."""
+  names = [s['name'] for s in sequences]
+  if not wanted:  # The first that is one.
+    return tuple(n for n, s in enumerate(sequences) if not s.get('is_bag'))[:1]
+  if tuple(wanted) == ('none',):
+    return ()
+  return tuple(
+    _index('history', name, 'sequences', names, ', or none')
+    for name in dict.fromkeys(wanted)
+  )
 
 
 def _labels(values: np.ndarray, name: str) -> np.ndarray:

@@ -62,6 +62,8 @@ def write(
   bars, notes = _bars(models), list(_NOTES)
   if any(scores.WEIGHTED in scored.table for scored in models.values()):
     notes.append(_OF_MEAN)
+  if trials := config.search.num_trials:
+    notes.append(f'Settings: chosen among {trials} trials, by validation.')
   if description.get('is_synthetic'):
     notes.append('The data are synthetic: no figure here is of real users.')
   told: dict[str, Any] = {}

@@ -22,6 +22,8 @@ _DATABASE = 'search.db'
 def best_config(config: Config, job: job_lib.Job, data: ScenarioData) -> Config:
   """Runs what is lacking of the trials; the config with the best settings.
 
+  Its `search.num_trials` are all that it was chosen among.
+
   Trials and their values are in search.db (SQLite) in the run folder; a search
   that was stopped resumes there. All processes train each trial together.
 
@@ -48,8 +50,10 @@ def best_config(config: Config, job: job_lib.Job, data: ScenarioData) -> Config:
       study.tell(trial, value)
       logging.info('Trial %d: %s = %.5f', number, config.best_metric, value)
   best = _from_main(study and study.best_params)
-  logging.info('Search: the best of %d trials: %s', num_done, best)
-  return with_values(config, best)
+  num_trials = max(num_done, config.search.num_trials)
+  logging.info('Search: chosen among %d trials: %s', num_trials, best)
+  search = dataclasses.replace(config.search, num_trials=num_trials)
+  return dataclasses.replace(with_values(config, best), search=search)
 
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:

@@ -42,7 +42,7 @@ def fill(config: Config, job: job_lib.Job) -> list[Cell]:
   """
   data = ScenarioData(config, job)
   lacking = {}
-  if not (data.sizes.max_history and 'history' in config.fields.use):
+  if not (data.sizes.histories and 'history' in config.fields.use):
     lacking['history'] = 'there is none here'
   if data.splits['train'].conversion is None:
     lacking['conversion'] = 'there is no --conversion'

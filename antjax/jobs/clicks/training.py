@@ -87,9 +87,7 @@ class ClickJob:
       job.mesh, config.optimizer.schedule(self._num_steps, rate), num_examples
     )
 
-    def loss(
-      params: Any, rows: Any, batch: Any, rng: Any
-    ) -> tuple[jax.Array, jax.Array]:
+    def loss(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
       vectors = tables.lookup(rows, batch['ids'])
       return model.loss(params, vectors, batch, rng)
 
@@ -118,6 +116,7 @@ class ClickJob:
       # A row's fields, and about as much again for each layer.
       activation_bytes=16 * rows * model.sizes.flat_width,
       tables=tables,
+      mutable=model.mutable.__contains__ if model.mutable else None,
     )
 
   def start(self) -> TrainState:

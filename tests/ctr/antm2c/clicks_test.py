@@ -4,6 +4,7 @@
 
 import numpy as np
 
+from antjax.ctr.antm2c.bags import Bag
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
 
 NAMES = ('user', 'item', 'title', 'scenario', 'column_city')
@@ -24,7 +25,7 @@ def clicks(**changes):
     'starts': STARTS,
     'stops': STOPS,
     'events': EVENTS,
-    'history': 0,
+    'histories': (0,),
     'max_history': 2,
   }
   return ScenarioClicks(**fields | changes)
@@ -51,8 +52,8 @@ def test_each_part_is_sorted_by_scenario_and_keeps_its_clicks():
 def test_a_history_is_the_newest_clicks_and_may_be_empty():
   batch = clicks().batch(np.arange(3), 3)
   # Of 3, 2, 4 the newest two; of 2; of none.
-  assert batch['history'].tolist() == [[2, 4], [2, -1], [-1, -1]]
-  assert 'history' not in clicks(history=None).batch(np.arange(3), 3)
+  assert batch['history'].tolist() == [[[2, 4]], [[2, -1]], [[-1, -1]]]
+  assert 'history' not in clicks(histories=()).batch(np.arange(3), 3)
 
 
 def test_texts_are_the_mean_of_their_pieces():
@@ -78,3 +79,20 @@ def test_a_second_label_and_columns_by_name():
   assert data.batch(np.array([2]), 1)['conversion'].tolist() == [1]
   assert data.column('column_city').tolist() == [5, 6, 0]
   assert len(data) == 3
+
+
+def test_columns_of_titles_bags_and_rare_titles():
+  bag = Bag(1, np.array([-1, -1, 0, -1, 1, -1], np.int32), 2, max_pieces=2)
+  data = clicks(
+    histories=(0, 1),
+    history_columns={'kind': np.arange(0, 60, 10, dtype=np.int32)},
+    titles=np.array([0, 1, 2, 1, 3, 1], np.int32),
+    bags={'words': bag},
+  )
+  batch = data.batch(np.arange(3), 3)
+  # Titles 3 and 5 are rare; the columns are those of the titles themselves.
+  assert batch['history'][0].tolist() == [[2, 3], [2, -1]]
+  assert batch['history_kind'][0].tolist() == [[20, 40], [20, -1]]
+  assert batch['ids'][:, 2].tolist() == [1, 2, 1]
+  assert batch['bag_words'].tolist() == [[0, -1], [1, 1], [-1, -1]]
+  assert data.ids[:, 2].tolist() == [3, 2, 3]

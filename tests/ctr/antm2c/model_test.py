@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Click models over tables, in a trainer."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -27,8 +29,8 @@ SIZES = DataSizes(
   num_behaviors=6,
   num_scenarios=2,
   columns={'city': 5, 'sex': 3},
-  num_numeric=2,
-  max_history=3,
+  numbers={'age': 'linear', 'price': 'autodis'},
+  histories=(3,),
   modal={'text_title': 4},
 )
 
@@ -45,16 +47,16 @@ def clicks(size=64, seed=0):
     starts=starts,
     stops=starts + rng.integers(0, 4, (size, 1)),
     events=(rng.integers(1, 6, 30).astype(np.int32),),
-    history=0,
+    histories=(0,),
     max_history=3,
     text=TextVectors(rng.normal(size=(6, 4)).astype(np.float16), ()),
     conversion=rng.integers(0, 2, size).astype(np.float32),
   )
 
 
-def model_of(name, **fields):
+def model_of(name, network=NETWORK, **fields):
   config = FieldConfig(embedding_dim=4, learning_rate=0.05, **fields)
-  return ScenarioModel(name, config, NETWORK, SIZES)
+  return ScenarioModel(name, config, network, SIZES)
 
 
 def trainer_of(model, paro='NNN', intra=1):
@@ -70,6 +72,7 @@ def trainer_of(model, paro='NNN', intra=1):
     mesh=mesh,
     paro=paro,
     tables=tables,
+    mutable=model.mutable.__contains__ if model.mutable else None,
     min_shard_size=1,
   )
   return trainer, tables
@@ -112,7 +115,7 @@ def test_fields_are_those_that_are_asked_for():
   model = model_of('mlp')
   assert model.field_names == (
     *('user', 'item', 'title', 'scenario', 'column_city', 'column_sex'),
-    *('history', 'numeric'),
+    *('history', 'age', 'price'),
   )
   model = model_of('mlp', use=('item', 'text'))
   assert model.field_names == ('item', 'scenario')
@@ -223,3 +226,139 @@ def test_a_click_s_logit_is_its_own_where_a_model_normalises():
   part = model.prepare(data.batch(np.arange(10, 20), 10))
   apart = trainer.predict(state, [part | more], predict)['prediction']
   np.testing.assert_allclose(apart, whole[10:20], rtol=1e-4, atol=1e-5)
+
+
+def test_linear_terms_hold_numbers_and_vectors_of_texts():
+  model = model_of('lr', use=('numeric', 'text'))
+  params = model.init_params(jax.random.key(0))
+  batch = model.prepare(clicks().batch(np.arange(8), 8))
+  dims = {'fields_none': 4, 'fields_none:weight': 1}
+  vectors = {
+    n: np.zeros((*ids.shape, dims[n])) for n, ids in batch['ids'].items()
+  }
+  assert not model.logits(params, vectors, batch)['prediction'].any()
+  weight, text = np.array([0.5, -1]), np.arange(4) / 4
+  params['numbers']['weight'] = jax.numpy.asarray(weight)
+  params['weights']['text_title'] = jax.numpy.asarray(text)
+  np.testing.assert_allclose(
+    model.logits(params, vectors, batch)['prediction'],
+    batch['numeric'] @ weight + batch['text_title'] @ text,
+    rtol=1e-5,
+  )
+
+
+def test_histories_and_bags_are_read_as_by_numpy():
+  rng = np.random.default_rng(0)
+  sizes = dataclasses.replace(
+    SIZES,
+    numbers={},
+    modal={},
+    histories=(3, 3),
+    history_columns=('city',),
+    bags={'tags': (4, 'mean'), 'words': (5, 'attention')},
+  )
+  config = FieldConfig(embedding_dim=4)
+  model = ScenarioModel('din', config, NETWORK, sizes)
+  assert model.field_names[6:] == (
+    *('history_0', 'history_city_0', 'history_1', 'history_city_1'),
+    *('bag_tags', 'bag_words'),
+  )
+  assert model.sizes.history_width == 8
+  history = rng.integers(-1, 6, (2, 2, 3))
+  batch = clicks().batch(np.arange(2), 2) | {
+    'history': history,
+    'history_city': np.where(history < 0, -1, history % 5),
+    'bag_tags': np.array([[0, 3], [-1, -1]]),
+    'bag_words': np.array([[1, 2, -1], [0, -1, -1]]),
+  }
+  batch = model.prepare(batch)
+  vectors = {
+    n: rng.normal(size=(*ids.shape, 4)) for n, ids in batch['ids'].items()
+  }
+  params = model.init_params(jax.random.key(0))
+  _, x = model._inputs(params, vectors, batch)
+  fields = dict(zip(model.field_names, np.swapaxes(x.fields_BFD, 0, 1)))
+  for h, found in enumerate(x.histories):
+    keys = [vectors[n][:, h] for n in ('history', 'history_city')]
+    np.testing.assert_allclose(found.keys_BMD, np.concatenate(keys, 2), 1e-5)
+    query = [fields['title'], fields['column_city']]
+    np.testing.assert_allclose(found.query_BD, np.concatenate(query, 1), 1e-5)
+    there = history[:, h] >= 0
+    np.testing.assert_array_equal(found.is_there_BM, there)
+    mean = (keys[1] * there[..., None]).sum(1) / there.sum(1)[:, None]
+    np.testing.assert_allclose(fields[f'history_city_{h}'], mean, 1e-4)
+  tags, words = vectors['bag_tags'], vectors['bag_words']
+  np.testing.assert_allclose(
+    fields['bag_tags'], [tags[0].mean(0), np.zeros(4)], 1e-5
+  )
+  share = np.exp(words[0, :2] @ fields['item'][0] / 2)
+  np.testing.assert_allclose(
+    fields['bag_words'],
+    [share @ words[0, :2] / share.sum(), words[1, 0]],
+    1e-4,
+  )
+
+
+@pytest.mark.parametrize(
+  ('use', 'changes', 'message'),
+  [
+    (('title', 'history'), {'history_columns': ('city',)}, 'column_city is no'),
+    (('title',), {'history_columns': ('city',)}, 'there is no history'),
+    (('user',), {'bags': {'tags': (4, 'attention')}}, 'has neither'),
+  ],
+)
+def test_what_has_no_candidate_is_refused(use, changes, message):
+  sizes = dataclasses.replace(SIZES, **changes)
+  with pytest.raises(ValueError, match=message):
+    ScenarioModel('mlp', FieldConfig(use=use), NETWORK, sizes)
+
+
+@pytest.mark.parametrize(
+  'paro', ['NNN', pytest.param('IIG', marks=pytest.mark.slow)]
+)
+def test_batch_norms_learn_running_averages_that_scores_use(paro):
+  network = dataclasses.replace(NETWORK, norm='batch', activation='silu')
+  model = model_of('mlp', network)
+  names = {f'model.deep.mlp.norms.0.{n}' for n in ('mean', 'var')}
+  assert model.mutable == names
+  trainer, state, losses = train(model, 12, paro=paro, intra=2)
+  assert losses[-1] < losses[0]
+  norm = trainer.params(state)['model']['deep']['mlp']['norms'][0]
+  assert np.abs(norm['mean']).max() > 1e-3
+  data = clicks()
+
+  def predict(params, rows, batch, rng):
+    return model.logits(
+      params, trainer.tables.lookup(rows, batch['ids']), batch
+    )
+
+  def logits(index):
+    batch = model.prepare(data.batch(index, len(index)))
+    return trainer.predict(state, [batch], predict)['prediction']
+
+  whole = logits(np.arange(64))  # A row's score depends on that row alone.
+  np.testing.assert_allclose(logits(np.arange(12)), whole[:12], rtol=1e-4)
+
+
+def test_narrow_tables_are_widened():
+  config = FieldConfig(embedding_dim=9, dim_rule='auto', level='none')
+  model = ScenarioModel('mlp', config, NETWORK, SIZES)
+  batch = model.prepare(clicks().batch(np.arange(4), 4))
+  # 6 n^(1/4) is 10 of 9 users and 7 items, 9 of 6 titles and 5 cities.
+  widths = {'fields_none': 9, 'fields_none_7': 7, 'fields_none_8': 8}
+  assert {*batch['ids']} == {*widths, 'history'}
+  rng = np.random.default_rng(0)
+  vectors = {
+    n: rng.normal(size=(*ids.shape, widths.get(n, 9)))
+    for n, ids in batch['ids'].items()
+  }
+  params = model.init_params(jax.random.key(0))
+  _, x = model._inputs(params, vectors, batch)
+  place = model.field_names.index('scenario')
+  np.testing.assert_allclose(
+    x.fields_BFD[:, place],
+    vectors['fields_none_7'][:, 0] @ params['maps']['scenario'],
+    1e-4,
+  )
+  mesh = antjax.make_mesh(intra=1, devices=jax.devices()[:1])
+  model.tables(mesh, 0.1, num_examples=4)

@@ -1,0 +1,171 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which features clicks have, by what training knows of them."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Self
+
+import numpy as np
+
+from antjax.ctr.antm2c.crosses import Cross
+from antjax.ctr.antm2c.fields import FieldConfig
+from antjax.ctr.antm2c.numbers import Numbers, WAYS, ways
+
+# Shape suffixes: N = clicks, K = numbers, V = ids of the data.
+
+FIRST = ('user', 'item', 'title', 'scenario')
+_TITLES = 2  # Padding and the unknown title stay as they are.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frequent:
+  """Ids with a row of their own; rare ones share that of the unknown.
+
+  Attributes:
+    ids_V: int32, the id in the data -> that of the model.
+    num_ids: Ids of the model.
+  """
+
+  ids_V: np.ndarray
+  num_ids: int
+
+  @classmethod
+  def fit(
+    cls,
+    ids_N: np.ndarray,
+    num_ids: int,
+    config: FieldConfig,
+    *,
+    num_fixed: int = 1,
+  ) -> Self:
+    """Keeps the ids with enough training clicks.
+
+    Args:
+      ids_N: Ids in training.
+      num_ids: V.
+      config: `min_count`, and `hash_buckets` that rare ids share.
+      num_fixed: Ids that stay as they are; the last one is the unknown.
+    """
+    rare = np.bincount(ids_N, minlength=num_ids) < config.min_count
+    rare[:num_fixed] = False
+    found = np.arange(num_ids)
+    if config.hash_buckets:  # Knuth's multiplicative hash: ids come sorted.
+      mixed = (found * 2654435761 % (1 << 32)) >> 8
+      found = num_fixed + mixed % config.hash_buckets
+    else:
+      found[:] = num_fixed - 1
+    found[:num_fixed] = np.arange(num_fixed)
+    first = num_fixed + config.hash_buckets
+    is_kept = ~rare
+    is_kept[:num_fixed] = False
+    num_kept = int(is_kept.sum())
+    found[is_kept] = first + np.arange(num_kept)
+    return cls(found.astype(np.int32), first + num_kept)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClickFeatures:
+  """The id columns and the numbers of clicks.
+
+  Attributes:
+    num_ids: Id column -> its ids; user, item, title and those that are fields.
+    frequent: Id column -> its frequent ids, where rare ones are not kept.
+    crosses: Pairs of columns.
+    numbers: How numbers are read.
+  """
+
+  num_ids: Mapping[str, int]
+  frequent: Mapping[str, Frequent]
+  crosses: tuple[Cross, ...]
+  numbers: Numbers
+
+  @classmethod
+  def fit(
+    cls,
+    config: FieldConfig,
+    num_ids: Mapping[str, int],
+    ids: Mapping[str, np.ndarray],
+    numbers: Sequence[str],
+    values_NK: np.ndarray,
+  ) -> Self:
+    """Looks at the training clicks.
+
+    Args:
+      config: Settings of the fields.
+      num_ids: Column -> ids of the data: user, item, title, and the columns
+        that are fields.
+      ids: Column -> its ids, int [N]: also the scenario, and columns that are
+        only in crosses.
+      numbers: Names of the numeric columns.
+      values_NK: Their values.
+
+    Raises:
+      ValueError: A column of a setting is not there.
+    """
+    frequent = {}
+    if config.min_count > 1:
+      frequent = {
+        name: Frequent.fit(
+          ids[name],
+          num,
+          config,
+          num_fixed=_TITLES if name == 'title' else 1,
+        )
+        for name, num in num_ids.items()
+      }
+    crosses = tuple(
+      Cross.fit(text, ids, config.min_count) for text in config.crosses
+    )
+    rest, own = ways('fields.numbers', config.numbers, numbers, WAYS)
+    number_ways = {name: own.get(name, rest) for name in numbers}
+    read = Numbers.fit(number_ways, values_NK, config.num_bins)
+    every = {
+      **{n: frequent[n].num_ids if frequent else x for n, x in num_ids.items()},
+      **{cross.name: cross.num_ids for cross in crosses},
+      **read.num_ids,
+    }
+    return cls(every, frequent, crosses, read)
+
+  @property
+  def titles(self) -> np.ndarray | None:
+    """Title of the data -> that of the model [V]; None: they are the same."""
+    return self.frequent['title'].ids_V if self.frequent else None
+
+  @property
+  def columns(self) -> dict[str, int]:
+    """Id column besides `FIRST` -> its ids."""
+    return {n: x for n, x in self.num_ids.items() if n not in FIRST}
+
+  def __call__(
+    self, ids: Mapping[str, np.ndarray], values_NK: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Column -> int [N]: `FIRST` first, then `columns`; titles as they are."""
+    made = {cross.name: cross(ids) for cross in self.crosses}
+    made |= self.numbers.bins(values_NK)
+    found = {}
+    for name in (*FIRST, *self.columns):
+      found[name] = made[name] if name in made else ids[name]
+      if name in self.frequent and name != 'title':
+        found[name] = self.frequent[name].ids_V[found[name]]
+    return found
+
+
+def by_title(
+  names: Sequence[str], fed: Mapping[str, np.ndarray], num_behaviors: int
+) -> dict[str, np.ndarray]:
+  """Column -> its id for each title [V], as training's clicks have it.
+
+  Raises:
+    ValueError: There is no such column.
+  """
+  found = {}
+  for name in names:
+    if name not in [*fed][len(FIRST) :]:
+      raise ValueError(
+        f'fields.history_columns={name}: the data have the id columns'
+        f' {", ".join([*fed][len(FIRST) :]) or "none"}; name some of them.'
+      )
+    found[name] = np.zeros(num_behaviors, np.int32)
+    found[name][fed['title']] = fed[name]
+  return found

@@ -1,0 +1,192 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Numeric columns, each a field of its own.
+
+  bins     the row of the quantile bin of x; bins are an id column
+  linear   v x, x the standardized value: AutoInt, Song et al. 2019,
+           https://arxiv.org/abs/1810.11921, section 4.3
+  log      the same of sign(x) log(1 + |x|)
+  autodis  sum_h softmax(W l + a l)_h m_h with l = leaky_relu(w x), a mixture of
+           H meta-embeddings: AutoDis, Guo et al. 2021,
+           https://arxiv.org/abs/2012.08986, section 3.2
+
+A missing value, NaN, has a vector of its own, and bin 0.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import get_args, Literal, Self
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from antjax.ctr.bahe.batches import Standardizer
+
+# Shape suffixes: N = clicks, K = numbers, B = rows of a batch, D = embedding
+# width, H = meta-embeddings of a number.
+
+Way = Literal['bins', 'linear', 'log', 'autodis']
+WAYS = get_args(Way)
+_NUM_META = 20
+_NUM_SORTED = 1 << 20  # Clicks that quantiles use, evenly spread.
+_SKIP = 0.5  # The paper's alpha.
+
+
+def ways(
+  flag: str,
+  texts: Sequence[str],
+  names: Sequence[str] | None,
+  known: Sequence[str],
+) -> tuple[str, dict[str, str]]:
+  """(way of all columns, column -> way of its own) of texts as price=bins.
+
+  Args:
+    flag: Name of the setting, for messages.
+    texts: At most one way for all, and name=way; without, the first of `known`.
+    names: Columns that there are; None: not known yet.
+    known: Possible ways.
+
+  Raises:
+    ValueError: A way or a column is unknown, or one is given twice.
+  """
+  found: dict[str, str] = {}
+  for text in texts:
+    name, _, way = text.rpartition('=')
+    if way not in known or name in found:
+      raise ValueError(
+        f'{flag}={",".join(texts)}: {text!r}; needed: one of {", ".join(known)}'
+        ' for all columns, and for some of them another one, as price=WAY,'
+        ' each once.'
+      )
+    found[name] = way
+  rest = found.pop('', known[0])
+  if names is not None and (unknown := sorted(set(found) - set(names))):
+    raise ValueError(
+      f'{flag}={",".join(texts)}: {", ".join(unknown)} unknown; the data have'
+      f' {", ".join(names) or "none"}.'
+    )
+  return rest, found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Numbers:
+  """How numbers are read, as training has it.
+
+  Attributes:
+    ways: Column -> `Way`.
+    edges: Column of bins -> rising upper bounds of all but the last.
+    standardizer: Standardizer of the other columns; None: there are none.
+  """
+
+  ways: Mapping[str, str]
+  edges: Mapping[str, np.ndarray]
+  standardizer: Standardizer | None
+
+  @classmethod
+  def fit(
+    cls, ways: Mapping[str, str], values_NK: np.ndarray, num_bins: int
+  ) -> Self:
+    """Reads training's numbers [N, K], in the order of `ways`."""
+    shares = np.arange(1, num_bins) / num_bins
+    edges = {}
+    for (name, way), column_N in zip(ways.items(), values_NK.T, strict=True):
+      if way == 'bins':
+        some = column_N[:: max(1, len(column_N) // _NUM_SORTED)]
+        there = np.sort(some[~np.isnan(some)])
+        places = np.unique((shares * len(there)).astype(int))
+        bounds = np.unique(there[places[: len(there)]])
+        # Nothing is above the greatest value.
+        edges[name] = bounds[bounds < there.max(initial=-np.inf)]
+    found = cls(ways, edges, None)
+    if not found.smooth:
+      return found
+    standardizer = Standardizer.of([found._smooth(values_NK)])
+    return dataclasses.replace(found, standardizer=standardizer)
+
+  @property
+  def smooth(self) -> dict[str, str]:
+    """Column -> its way in `NumberFields`: linear or autodis."""
+    is_log = {'log': 'linear'}
+    return {
+      name: is_log.get(way, way)
+      for name, way in self.ways.items()
+      if way != 'bins'
+    }
+
+  @property
+  def num_ids(self) -> dict[str, int]:
+    """Column of bins -> its ids, 0 for a missing value included."""
+    return {name: len(edges) + 2 for name, edges in self.edges.items()}
+
+  def bins(self, values_NK: np.ndarray) -> dict[str, np.ndarray]:
+    """Column of bins -> int32 [N], from 1; 0 for a missing value."""
+    found = {}
+    for (name, _), column_N in zip(self.ways.items(), values_NK.T, strict=True):
+      if name in self.edges:
+        place_N = np.searchsorted(self.edges[name], column_N) + 1
+        found[name] = np.where(np.isnan(column_N), 0, place_N).astype(np.int32)
+    return found
+
+  def __call__(self, values_NK: np.ndarray) -> np.ndarray:
+    """float32 [N, K], the columns of `smooth` in standard deviations."""
+    if self.standardizer is None:
+      return np.zeros((len(values_NK), 0), np.float32)
+    return self.standardizer(self._smooth(values_NK))
+
+  def _smooth(self, values_NK: np.ndarray) -> np.ndarray:
+    columns = []
+    for way, column_N in zip(self.ways.values(), values_NK.T, strict=True):
+      if way == 'log':
+        column_N = np.sign(column_N) * np.log1p(np.abs(column_N))
+      if way != 'bins':
+        columns.append(column_N)
+    return np.stack(columns, axis=1)
+
+
+class NumberFields(nnx.Module):
+  """Vectors and linear terms of standardized numbers; NaN is missing."""
+
+  def __init__(
+    self,
+    ways: Sequence[str],
+    dim: int,
+    init_scale: float,
+    *,
+    rngs: nnx.Rngs,
+  ):
+    """Makes the parameters of columns, each linear or autodis."""
+
+    def normal(scale: float, *shape: int) -> nnx.Param[jax.Array]:
+      return nnx.Param(scale * jax.random.normal(rngs.params(), shape))
+
+    self.soft = tuple(k for k, way in enumerate(ways) if way == 'autodis')
+    K, S, H = len(ways), len(self.soft), _NUM_META
+    self.missing = nnx.Param(jnp.zeros((K, dim)))
+    self.weight = nnx.Param(jnp.zeros(K))
+    self.missing_weight = nnx.Param(jnp.zeros(K))
+    self.vectors = normal(init_scale, K, dim)
+    if S:
+      self.up = normal(1.0, S, H)
+      self.mix = normal(H**-0.5, S, H, H)
+      self.meta = normal(init_scale, S, H, dim)
+
+  def __call__(self, x_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(vectors [B, K, D], sums of linear terms [B])."""
+    is_missing_BK = jnp.isnan(x_BK)
+    x_BK = jnp.where(is_missing_BK, 0, x_BK)
+    linear_BK = jnp.where(
+      is_missing_BK, self.missing_weight[None], x_BK * self.weight[None]
+    )
+    found_BKD = x_BK[..., None] * self.vectors[None]
+    if self.soft:
+      soft = np.array(self.soft)
+      l_BSH = jax.nn.leaky_relu(x_BK[:, soft, None] * self.up[None])
+      score_BSH = jnp.einsum('bsh,shj->bsj', l_BSH, self.mix[...])
+      share_BSH = jax.nn.softmax(score_BSH + _SKIP * l_BSH, axis=-1)
+      mixed = jnp.einsum('bsh,shd->bsd', share_BSH, self.meta[...])
+      found_BKD = found_BKD.at[:, soft].set(mixed)
+    missing = is_missing_BK[..., None]
+    found_BKD = jnp.where(missing, self.missing[None], found_BKD)
+    return found_BKD, linear_BK.sum(axis=1)

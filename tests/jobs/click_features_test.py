@@ -1,0 +1,160 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From a log's lines to what a click model is fed: every kind of feature."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from antjax.ctr.antm2c.fields import FieldConfig
+from antjax.ctr.antm2c.model import ScenarioModel
+from antjax.data.behavior_examples import ExampleConfig
+from antjax.jobs import prepare_data
+from antjax.jobs.clicks import data as clicks_data
+from antjax.jobs.clicks import job as train_clicks
+from antjax.networks.load import NetworkConfig
+from tests.jobs.processes import job_of
+
+_START = 1_709_164_800  # The first second of 2024-02-29, a Thursday.
+_SCHEMA = """
+columns:
+  user: string
+  item: string
+  kind: string
+  tags: {type: string, separator: '|'}
+  price: {type: float32, empty: null}
+  clicked: int32
+  when: int64
+user: user
+item: item
+time: when
+label: clicked
+ids: [kind, tags]
+numeric: [price]
+histories: outcome
+history_names: [clicked, passed]
+"""
+_NUM = 40
+_FIELDS = FieldConfig(
+  embedding_dim=4,
+  bags=('tags=attention',),
+  history_columns=('kind',),
+  time=('hour', 'weekday', 'gap'),
+  numbers=('autodis',),
+  crosses=('kind*time_hour',),
+)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('features')
+  lines = ['user,item,kind,tags,price,clicked,when']
+  for i in range(_NUM):
+    tags = '|'.join(f't{j}' for j in range(i % 4))
+    price = '' if i % 5 == 0 else i % 7
+    lines.append(
+      f'u{i % 3},f{i % 8},k{i % 2},{tags},{price},{i % 3 % 2},'
+      f'{_START + 1800 * i}'
+    )
+  (folder / 'log.csv').write_text('\n'.join(lines) + '\n')
+  (folder / 'log.yaml').write_text(_SCHEMA)
+  prepare_data.main(
+    prepare_data.Config(
+      views=('examples',),
+      source=str(folder / 'log.csv'),
+      schema=str(folder / 'log.yaml'),
+      out=str(folder / 'data'),
+      examples=ExampleConfig(validation_from=0.7, test_from=0.8),
+    )
+  )
+  return folder / 'data'
+
+
+def data_of(folder, tmp_path, **changes):
+  options = {
+    'history': ('clicked', 'passed'),
+    'max_history': 5,
+    'max_pieces': 3,
+    'batch_size': 16,
+    'eval_batch_size': 16,
+    'num_steps': 2,
+    'fields': _FIELDS,
+    'model': 'din',
+    'network': NetworkConfig(widths=(4,), attention_widths=(4,)),
+  }
+  config = train_clicks.Config(
+    data=str(folder), run_dir=str(tmp_path / 'run'), **options | changes
+  )
+  return config, clicks_data.ScenarioData(config, job_of(config))
+
+
+def test_each_feature_is_read_from_the_log(folder, tmp_path):
+  config, data = data_of(folder, tmp_path)
+  train, size = data.splits['train'], len(data.splits['train'])
+  assert size == 28
+  batch = train.batch(np.arange(size), size)
+  i = np.arange(size)
+  assert train.column('column_time_hour').tolist() == (i // 2 % 24).tolist()
+  assert set(train.column('column_time_weekday')) == {3}
+  # Three users in turn: the click before was 3 * 1800 s ago.
+  gap = 1 + int(np.log2(5401))
+  assert train.column('column_time_gap').tolist() == [0] * 3 + [gap] * 25
+  assert (
+    len(set(zip(i % 2, i // 2))) + 1 == (data.sizes.columns['kind_x_time_hour'])
+  )
+  np.testing.assert_array_equal(np.isnan(batch['numeric'][:, 0]), i % 5 == 0)
+  assert data.sizes.numbers == {'price': 'autodis'}
+  assert data.sizes.bags == {'tags': (3, 'attention')}
+  np.testing.assert_array_equal((batch['bag_tags'] >= 0).sum(1), i % 4)
+  # Clicked is every third from the second on: all of user u1, and no other's.
+  length = (batch['history'] >= 0).sum(2)
+  assert not length[i % 3 != 1, 0].any() and not length[i % 3 == 1, 1].any()
+  assert length[i % 3 == 1, 0].tolist() == [0, 1, 2, 3, 4] + [5] * 4
+  kind = train.column('column_kind')
+  newest = batch['history_kind'][25, 0]
+  assert newest.tolist() == [kind[j] for j in (10, 13, 16, 19, 22)]
+  model = ScenarioModel('din', config.fields, config.network, data.sizes)
+  assert {'price', 'bag_tags', 'history_kind_1'} <= set(model.field_names)
+
+
+def test_rare_ids_and_bins_of_numbers(folder, tmp_path):
+  fields = FieldConfig(min_count=4, numbers=('bins',), num_bins=3)
+  _, data = data_of(folder, tmp_path, fields=fields, model='mlp')
+  train = data.splits['train']
+  assert data.sizes.num_items == 1 + 4  # f0 to f3 are seen four times.
+  items = np.arange(len(train)) % 8
+  np.testing.assert_array_equal(train.column('item') == 0, items > 3)
+  assert data.sizes.columns['price'] == 1 + 3 and data.sizes.numbers == {}
+  missing = train.column('column_price') == 0
+  np.testing.assert_array_equal(missing, np.arange(len(train)) % 5 == 0)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'history': ('seen',)}, 'history=seen: the data have the sequences'),
+    ({'fields': FieldConfig(bags=('words',))}, 'fields.bags=words: the data'),
+    (
+      {'fields': FieldConfig(numbers=('linear', 'size=bins'))},
+      'size unknown; the data have price',
+    ),
+    (
+      {'fields': FieldConfig(history_columns=('brand',))},
+      'fields.history_columns=brand: the data have the id columns kind',
+    ),
+  ],
+)
+def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
+  with pytest.raises(ValueError, match=message):
+    data_of(folder, tmp_path, **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:Sharding info not provided')
+def test_all_of_them_train(folder, tmp_path):
+  config, data = data_of(folder, tmp_path)
+  for name in ('din', 'deepfm'):
+    own = dataclasses.replace(config, model=name, run_dir=str(tmp_path / name))
+    (result,) = train_clicks.train(own, job_of(own))
+    assert np.isfinite(result.validation['log_loss'])
