@@ -58,9 +58,8 @@ class TrainingConfig(JobConfig):
     super().__post_init__()
     if self.paro != 'auto':
       PaRO.from_code(self.paro)
-    names = 'num_micro_batches', 'shard_size', 'checkpoint_every'
-    names += ('steps_per_call',)
-    self.check_least(dict.fromkeys(names, 1))
+    names = 'num_micro_batches shard_size checkpoint_every steps_per_call'
+    self.check_least(dict.fromkeys(names.split(), 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
