@@ -33,10 +33,10 @@ class SARNet(OwnMixture, ClickNetwork):
     num_scenarios, width = sizes.num_scenarios, sizes.flat_width
     self.scale = nnx.Param(jnp.ones((num_scenarios, width)))
     self.bias = nnx.Param(jnp.zeros((num_scenarios, width)))
-    super().__init__(num_scenarios, width, config, rngs=rngs)
+    super().__init__(sizes, width, config, rngs=rngs)
     self.deep = Deep(config.expert_widths[-1], config.tower_widths, rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
     scale_BX = row_of_scenario(self.scale[...], x.scenario_B)
     h_BX = scale_BX * x.flat + row_of_scenario(self.bias[...], x.scenario_B)
-    return self.deep(self.mixture(h_BX, h_BX, x.scenario_B))
+    return self.deep(self.mixtures([h_BX], h_BX, x.scenario_B)[0])

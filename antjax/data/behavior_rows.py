@@ -27,6 +27,7 @@ class RowLayout:
       texts, the values parted by `PART`.
     ids: Names of categorical features, text columns id_0, ...
     numeric: Names of numeric features, float columns numeric_0, ...
+    labels: Names of further labels, float columns label_0, ...
     item_columns: Those of `ids` and `numeric` that belong to the item.
     has_time: Whether times order the rows; else their place does.
     is_labelled: Without labels all rows are positive and negatives are drawn.
@@ -37,6 +38,7 @@ class RowLayout:
   bags: tuple[str, ...]
   ids: tuple[str, ...]
   numeric: tuple[str, ...]
+  labels: tuple[str, ...]
   item_columns: tuple[str, ...]
   has_time: bool
   is_labelled: bool
@@ -89,6 +91,10 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     **{f'text_{i}': x for i, x in enumerate(parted)},
     **{f'id_{i}': table[n].cast('string') for i, n in enumerate(ids)},
     **{f'numeric_{i}': events.number(table, n) for i, n in enumerate(numeric)},
+    **{
+      f'label_{i}': table[n].cast('float32')
+      for i, n in enumerate(schema.labels)
+    },
   )
   rows, histories = _with_history(rows, schema)
   names = [*histories, *schema.texts, *bags]
@@ -104,6 +110,7 @@ def of_events(events: Events) -> tuple[ir.Table, RowLayout]:
     bags,
     ids,
     numeric,
+    schema.labels,
     schema.all_item_columns,
     bool(schema.time),
     bool(schema.label_column),

@@ -100,6 +100,7 @@ class ItemTable(TableColumns):
   ids: tuple[str, ...] = ()
 
   label = split_column = ''
+  labels = ()
   files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
   @property
@@ -138,6 +139,8 @@ class Schema(TableColumns):
     domain: Column with the item's domain, perhaps of the items; '' means one
       domain.
     label: Column of 0 and 1; '' for none.
+    labels: Further columns of 0 and 1, of which models of several tasks learn
+      too.
     rating: Column of numbers that make the label; '' for none.
     positive_from: Least rating of a label of 1.
     task: Column whose values are the tasks; '' means `user`.
@@ -166,6 +169,7 @@ class Schema(TableColumns):
   title: str = ''
   domain: str = ''
   label: str = ''
+  labels: tuple[str, ...] = ()
   rating: str = ''
   positive_from: float | None = None
   task: str = ''
@@ -203,6 +207,11 @@ class Schema(TableColumns):
   def label_column(self) -> str:
     """Column that makes the label; '' for none."""
     return self.label or self.rating
+
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    """What examples have labels of, the main one first."""
+    return (self.label_column or 'label', *self.labels)
 
   @property
   def task_column(self) -> str:
@@ -246,7 +255,7 @@ class Schema(TableColumns):
   def used(self) -> list[str]:
     """Columns of the log that are read."""
     names = [*self._single, self.text, self.title, self.domain]
-    names += [*self.texts, *self.ids, *self.numeric]
+    names += [*self.texts, *self.ids, *self.numeric, *self.labels]
     return [n for n in dict.fromkeys(names) if n in self.columns]
 
   @property
@@ -277,7 +286,8 @@ class Schema(TableColumns):
   def _unknown_columns(self) -> Iterator[str]:
     items = self.items
     log = [*self._single, *self.texts, *self.ids, *self.numeric]
-    log += [*self.log, *self.item_columns, *self.empty, *self.separator]
+    log += [*self.labels, *self.log, *self.item_columns]
+    log += [*self.empty, *self.separator]
     other = items.columns if items else {}
     both = {**other, **self.columns}
     either = [self.text, self.title, self.domain]
@@ -294,7 +304,8 @@ class Schema(TableColumns):
         )
 
   def _wrong_types(self) -> Iterator[str]:
-    for name in (self.label, self.rating, *self.all_numeric, self.time):
+    numbers = (self.label, *self.labels, self.rating, *self.all_numeric)
+    for name in (*numbers, self.time):
       if name and self.kind_of(name) == 'string':
         more = ', or the type time, which reads ISO 8601' * (name == self.time)
         yield f'column {name!r} is text; a number is needed{more}'
@@ -307,9 +318,10 @@ class Schema(TableColumns):
     of_items = [*items.ids, *items.numeric] if items else []
     names = [*self.texts, *self.ids, *self.numeric, *of_items]
     names += [n for n in {*self.used} & {*of_items} if names.count(n) < 2]
-    if twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
+    every = [*names, *self.labels]
+    if twice := [n for n in dict.fromkeys(every) if every.count(n) > 1]:
       yield f'{", ".join(map(repr, twice))} is used more than once'
-    label = {self.label, self.rating} - {''}
+    label = {self.label, *self.labels, self.rating} - {''}
     if wrong := sorted(label & {*self.features, *names}):
       yield (
         'a column is a feature, or numeric, or the label; more than one of'
@@ -343,6 +355,8 @@ class Schema(TableColumns):
       )
     if self.label and self.rating:
       yield 'label and rating: only one of them makes the label'
+    if self.labels and self.label_column in ('', *self.labels):
+      yield 'labels are further ones: name the first as label or rating'
     if self.positive_from is not None and not self.rating:
       yield 'positive_from is of a rating; name its column'
     if self.histories == 'outcome' and not self.label_column:

@@ -12,7 +12,9 @@ import yaml
 from antjax.data.schema import ItemTable, Schema, SPLITS
 
 PAGE = 'docs/data.md'
-_LISTS = 'ids numeric texts log item_columns ignore history_names'.split()
+_LISTS = (
+  'ids numeric texts labels log item_columns ignore history_names'
+).split()
 _BY_SPLIT = ('split_values', 'files')
 _NAMES = 'user item time text title domain label rating task split'.split()
 _OF_A_COLUMN = ('type', 'empty', 'separator')
@@ -45,7 +47,8 @@ def make(
   parted = _parted(columns)
   kinds = parted['columns']
   one = ('time', 'label', 'rating', 'text', 'title', 'domain', 'split')
-  taken = {rest.get(name) for name in one} | {*ignore, *rest.get('texts', ())}
+  taken = {rest.get(name) for name in one} | {*ignore}
+  taken |= {*rest.get('texts', ()), *rest.get('labels', ())}
   is_plain = not (rest.get('user') or rest.get('item'))
   left = [c for c in kinds if is_plain and c not in taken]
   if numeric is None:

@@ -181,8 +181,8 @@ def read(
   )
 
   def finish(table: pa.Table, path: pathlib.Path) -> pa.Table:
-    if columns.label:
-      _check_label(table, path, columns.label)
+    for name in filter(None, (columns.label, *columns.labels)):
+      _check_label(table, path, name)
     if split:
       if split in table.column_names:
         known = pa.array(splits, pa.string())

@@ -51,6 +51,7 @@ RECORDS: Mapping[str, Field] = {
   'title': Field('int32'),
   'item': Field('int64'),
   'label': Field('float32'),
+  'labels': Field('float32', 1),
   'time': Field('int64'),
   'starts': Field('int64', 1),
   'stops': Field('int64', 1),
@@ -241,6 +242,8 @@ class ExampleView:
     return {
       'kind': 'behaviors',
       'labels': labels,
+      'label_names': list(events.schema.label_names),
+      'domain': events.schema.domain,  # The scenario of click models.
       'normalizer': state.normalizer,
       'sequences': sequences,
       'ids': [
@@ -342,6 +345,7 @@ def _records(
     'stops': stops,
     'ids': [column(f'id_{i}') for i in range(len(layout.ids))],
     'numeric': [column(f'numeric_{i}') for i in range(len(layout.numeric))],
+    'labels': [column(f'label_{i}') for i in range(len(layout.labels))],
   }
   columns = {}
   for name, field in RECORDS.items():

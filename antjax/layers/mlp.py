@@ -147,9 +147,9 @@ def restyle(
 ) -> None:
   """Changes what follows the products of each `MLP` and `Experts` within.
 
-  Norms are for hidden layers of `MLP`, but not of an attention's: batch norm
-  (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167) with running
-  averages for scoring, or layer norm (Ba et al. 2016,
+  Norms are for hidden layers of `MLP`, but not of an attention's or a mask's:
+  batch norm (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167) with
+  running averages for scoring, or layer norm (Ba et al. 2016,
   https://arxiv.org/abs/1607.06450).
 
   Raises:
@@ -170,7 +170,8 @@ def restyle(
   for path, layer in [*nnx.iter_modules(module)]:
     if isinstance(layer, MLP | Experts) and activation != 'relu':
       layer.activation = getattr(jax.nn, activation)
-    if isinstance(layer, MLP) and norm in make and 'attention' not in path:
+    is_hidden = not {'attention', 'mask'} & {*path}
+    if isinstance(layer, MLP) and norm in make and is_hidden:
       num = len(layer.layers) - (not layer.activate_last)
       layer.norms = nnx.List(
         make[norm](x.out_features, rngs=rngs) for x in layer.layers[:num]

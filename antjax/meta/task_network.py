@@ -24,7 +24,7 @@ LACKING = {
   'history': 'rows of a task come without one',
   'moments': "a task's rows must not depend on its other rows",
   'scenario': 'rows do not say their scenario',
-  'conversion': 'rows have one label',
+  'labels': 'rows have one label',
 }
 
 

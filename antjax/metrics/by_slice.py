@@ -32,9 +32,7 @@ COLUMNS = ('label', 'user', 'scenario', 'user_count', 'item_count')
 ALL = 'all'
 WEIGHTED = 'scenarios by rows'  # Their mean, weighted by rows.
 SCENARIO = 'scenario/'
-CONVERSION = 'conversion of a click'
-BOTH = 'click and conversion'
-OF_TWO_LABELS = CONVERSION, BOTH
+TASK = 'task/'
 BUCKETS = ('zero', 'few', 'warm')
 
 
@@ -107,42 +105,41 @@ def score(
   return _table(columns, chosen, values, rows)
 
 
-def conversions(
+def task(label: str, after: str = '') -> str:
+  """Part of a label, of all rows or of those where the one before it is 1."""
+  return f'{TASK}{label} after {after}' if after else f'{TASK}{label}'
+
+
+def tasks(
   columns: Columns,
-  conversion: np.ndarray,
+  labels: Mapping[str, np.ndarray],
   logits: Mapping[str, np.ndarray],
   config: ScoreConfig,
 ) -> dict[str, Part]:
-  """Scores of a model of two labels, such as ESMM, beside those of clicks.
+  """Scores of a model of several labels, beside those of the first.
 
   Args:
     columns: See `score`.
-    conversion: [N], 0 or 1; counts where there is a click.
-    logits: 'conversion', after a click, and 'both', [N] each.
+    labels: Name -> [N], 0 or 1, in their order.
+    logits: Part, from `task` -> [N].
     config: See `score`.
 
   Returns:
-    `CONVERSION`, of the rows with a click, where there are any, and `BOTH`, of
-    all rows; their labels are counted as clicks.
+    Part -> scores, those of a label after another of the rows where it and all
+    before it are 1; parts without rows are left out. Ones of the label are
+    counted as clicks.
   """
-  is_click = columns['label'] > 0
-  after = {name: np.asarray(x)[is_click] for name, x in columns.items()}
-  after |= {
-    'prediction': logits['conversion'][is_click],
-    'label': (conversion[is_click] > 0).astype(np.int32),
-  }
-  both = {
-    **columns,
-    'prediction': logits['both'],
-    'label': (is_click & (conversion > 0)).astype(np.int32),
-  }
-  found = {CONVERSION: after} if is_click.any() else {}
-  found[BOTH] = both
-  table = {}
-  for name, x in found.items():
-    whole = np.ones(len(x['label']), bool)
-    values, _ = _by_part(x, {ALL: whole}, config)
-    table[name] = _part(x, whole, values[ALL])
+  table, before, last = {}, np.ones(len(columns['label']), bool), ''
+  for name, label in labels.items():
+    for part, rows in ((task(name), before | True), (task(name, last), before)):
+      if part in logits and part not in table and rows.any():
+        x = {key: np.asarray(column)[rows] for key, column in columns.items()}
+        x['prediction'] = logits[part][rows]
+        x['label'] = (label[rows] > 0).astype(np.int32)
+        whole = np.ones(len(x['label']), bool)
+        values, _ = _by_part(x, {ALL: whole}, config)
+        table[part] = _part(x, whole, values[ALL])
+    before, last = before & (label > 0), name
   return table
 
 

@@ -1,6 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Towers and experts that scenarios share or own."""
+"""Towers and experts that scenarios and tasks share or own.
+
+Each scenario has gates, towers and experts of its own for each task.
+"""
 
 from collections.abc import Sequence
 import dataclasses
@@ -17,19 +20,19 @@ from antjax.networks.towers import (
   ExpertConfig,
   ScenarioExperts,
   ScenarioLinear,
+  TaskTowers,
   TowerConfig,
-  Towers,
 )
 
-# Shape suffixes: B = rows, S = scenarios, E = experts, I = input width, O =
-# output width.
+# Shape suffixes: B = rows, S = scenarios, T = tasks, E = experts, I = input
+# width, O = output width.
 
 
 class SharedBottom(ClickNetwork):
-  """Shared bottom: y = t_d(f(v)), one f, and a tower t_d for each scenario d.
+  """Shared bottom: y_k = t_k(f(v)), one f, and a tower t_k for each task k.
 
-  Source: Caruana 1997, https://doi.org/10.1023/A:1007379606734, where the
-  towers are of tasks.
+  Source: Caruana 1997, https://doi.org/10.1023/A:1007379606734. Scenarios have
+  towers of their own.
   """
 
   needs = frozenset({'sorted_rows'})
@@ -41,20 +44,18 @@ class SharedBottom(ClickNetwork):
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     self.bottom = MLP(sizes.flat_width, config.widths, rngs=rngs)
     width = self.bottom.out_features
-    self.towers = Towers(
-      sizes.num_scenarios, width, config.tower_widths, rngs=rngs
-    )
+    self.num_tasks = sizes.num_outputs
+    self.towers = TaskTowers(sizes, width, config.tower_widths, rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
-    return self.towers(self.bottom(x.flat), x.scenario_B)
+    return self.towers([self.bottom(x.flat)] * self.num_tasks, x.scenario_B)
 
 
 class MMoE(ClickNetwork):
-  """MMoE: y = t_d(sum_e softmax(W_d v)_e f_e(v)), experts f_e for all.
+  """MMoE: y_k = t_k(sum_e softmax(W_k v)_e f_e(v)), experts f_e for all tasks.
 
-  Source: Ma et al. 2018, https://doi.org/10.1145/3219819.3220007, section 4.2,
-  where the gates and towers t_d are of tasks. A row needs those of its own
-  scenario only.
+  Source: Ma et al. 2018, https://doi.org/10.1145/3219819.3220007, section 4.2.
+  Scenarios have gates W_k and towers t_k of their own.
   """
 
   Config = ExpertConfig
@@ -65,62 +66,84 @@ class MMoE(ClickNetwork):
     self.experts = Experts(
       config.num_experts, width, config.expert_widths, rngs=rngs
     )
-    self.gates = ScenarioLinear(
-      num_scenarios, width, config.num_experts, use_bias=False, rngs=rngs
+    self.gates = nnx.List(
+      ScenarioLinear(
+        num_scenarios, width, config.num_experts, use_bias=False, rngs=rngs
+      )
+      for _ in range(sizes.num_outputs)
     )
-    self.towers = Towers(
-      num_scenarios, self.experts.out_features, config.tower_widths, rngs=rngs
+    self.towers = TaskTowers(
+      sizes, self.experts.out_features, config.tower_widths, rngs=rngs
     )
 
   def __call__(self, x: Inputs) -> jax.Array:
-    score_BE = self.gates(x.flat, x.scenario_B)
-    return self.towers(mix(score_BE, self.experts(x.flat)), x.scenario_B)
+    found_BEO = self.experts(x.flat)
+    mixtures = [
+      mix(gate(x.flat, x.scenario_B), found_BEO) for gate in self.gates
+    ]
+    return self.towers(mixtures, x.scenario_B)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnExpertConfig(ExpertConfig):
-  """Sizes of a network with experts of each scenario besides."""
+  """Sizes of a network with experts of each scenario and task besides."""
 
-  num_specific: Annotated[int, 'Experts of each scenario.'] = 1
+  num_specific: Annotated[int, 'Experts of each scenario and task.'] = 1
 
 
 class OwnMixture(nnx.Module):
-  """A scenario's own experts and the shared ones, mixed by its own gate."""
+  """Each task's own experts and the shared ones, mixed by its own gate."""
 
   def __init__(
     self,
-    num_scenarios: int,
+    sizes: Sizes,
     in_features: int,
     config: OwnExpertConfig,
     *,
     rngs: nnx.Rngs,
   ):
-    widths = config.expert_widths
+    widths, num_scenarios = config.expert_widths, sizes.num_scenarios
     num_specific, num_shared = config.num_specific, config.num_experts
-    self.specific = ScenarioExperts(
-      num_scenarios, num_specific, in_features, widths, rngs=rngs
+    tasks = range(sizes.num_outputs)
+    self.specific = nnx.List(
+      ScenarioExperts(
+        num_scenarios, num_specific, in_features, widths, rngs=rngs
+      )
+      for _ in tasks
     )
     self.shared = Experts(num_shared, in_features, widths, rngs=rngs)
-    self.gates = ScenarioLinear(
-      num_scenarios,
-      in_features,
-      num_specific + num_shared,
-      use_bias=False,
-      rngs=rngs,
+    num_seen = num_specific + num_shared
+    self.gates = nnx.List(
+      ScenarioLinear(
+        num_scenarios, in_features, num_seen, use_bias=False, rngs=rngs
+      )
+      for _ in tasks
     )
 
-  def mixture(
-    self, own_BI: jax.Array, shared_BI: jax.Array, scenario_B: jax.Array
-  ) -> jax.Array:
-    """[B, O] of what the own and the shared experts read."""
-    seen_BEO = jnp.concatenate(
-      [self.specific(own_BI, scenario_B), self.shared(shared_BI)], axis=1
-    )
-    return mix(self.gates(own_BI, scenario_B), seen_BEO)
+  def mixtures(
+    self,
+    own: Sequence[jax.Array],
+    shared_BI: jax.Array,
+    scenario_B: jax.Array,
+  ) -> list[jax.Array]:
+    """[B, O] of each task, whose own experts read [B, I] each."""
+    shared_BEO = self.shared(shared_BI)
+    return [
+      mix(
+        gate(x_BI, scenario_B),
+        jnp.concatenate([experts(x_BI, scenario_B), shared_BEO], axis=1),
+      )
+      for experts, gate, x_BI in zip(
+        self.specific, self.gates, own, strict=True
+      )
+    ]
 
 
 class SharedLevel(nnx.Module):
-  """A level of PLE that another one follows: all scenarios are needed."""
+  """A level of PLE that another one follows: all scenarios are needed.
+
+  Its groups are pairs of a task and a scenario, scenario by scenario.
+  """
 
   def __init__(
     self,
@@ -131,10 +154,10 @@ class SharedLevel(nnx.Module):
     is_first: bool,
     rngs: nnx.Rngs,
   ):
-    self.num_scenarios = sizes.num_scenarios
+    self.num_groups = sizes.num_scenarios * sizes.num_outputs
     self.num_specific, num_shared = config.num_specific, config.num_experts
-    # By scenario, the shared ones last.
-    counts = [self.num_specific] * self.num_scenarios + [num_shared]
+    # By group, the shared ones last.
+    counts = [self.num_specific] * self.num_groups + [num_shared]
     groups = [sum(counts)] if is_first else counts  # First: one input for all.
     self.experts = nnx.List(
       Experts(n, in_features, config.expert_widths, rngs=rngs) for n in groups
@@ -144,11 +167,11 @@ class SharedLevel(nnx.Module):
       return nnx.Linear(in_features, num_experts, use_bias=False, rngs=rngs)
 
     num_seen = self.num_specific + num_shared
-    self.gates = nnx.List(gate(num_seen) for _ in range(self.num_scenarios))
+    self.gates = nnx.List(gate(num_seen) for _ in range(self.num_groups))
     self.shared_gate = gate(sum(counts))
 
   def __call__(self, inputs: Sequence[jax.Array]) -> list[jax.Array]:
-    """S + 1 arrays [B, O]: a scenario's each, the shared one last.
+    """Arrays [B, O]: a group's each, the shared one last.
 
     Args:
       inputs: As many [B, I]; of the first level one, v.
@@ -156,7 +179,7 @@ class SharedLevel(nnx.Module):
     found_BEO = jnp.concatenate(
       [group(x) for group, x in zip(self.experts, inputs, strict=True)], axis=1
     )
-    shared_BEO = found_BEO[:, self.num_scenarios * self.num_specific :]
+    shared_BEO = found_BEO[:, self.num_groups * self.num_specific :]
     outputs = []
     for d, gate in enumerate(self.gates):
       own = slice(d * self.num_specific, (d + 1) * self.num_specific)
@@ -167,20 +190,20 @@ class SharedLevel(nnx.Module):
 
 
 class PLE(ClickNetwork):
-  """PLE: levels of experts that are shared and experts that a scenario owns.
+  """PLE: levels of experts that are shared and experts that a task owns.
 
-  With g(z) = softmax(W z) and one input for each scenario d and one that is
-  shared, all of them v at first, a level makes of them
+  With g(z) = softmax(W z) and one input for each task k and one that is shared,
+  all of them v at first, a level makes of them
 
-    x_d' = g_d(x_d) [experts of d on x_d, shared experts on x_s]
+    x_k' = g_k(x_k) [experts of k on x_k, shared experts on x_s]
     x_s' = g_s(x_s) [all experts, each on its own input]
 
-  and y = t_d(x_d) after the last level. There a row needs its own scenario
-  only: no x_s', no experts and gates of other scenarios. With one level it is
-  CGC.
+  and y_k = t_k(x_k) after the last level, which has no x_s'. With one level it
+  is CGC.
 
   Source: Tang et al. 2020, https://doi.org/10.1145/3383313.3412236, sections
-  4.1 (CGC) and 4.2, where scenarios are tasks.
+  4.1 (CGC) and 4.2. Each scenario is a k of its own for each task; in the last
+  level a row needs those of its own scenario only.
   """
 
   needs = frozenset({'sorted_rows'})
@@ -198,17 +221,20 @@ class PLE(ClickNetwork):
       SharedLevel(sizes, config, size_in, is_first=i == 0, rngs=rngs)
       for i, size_in in enumerate(widths[:-1])
     )
-    self.last = OwnMixture(sizes.num_scenarios, widths[-1], config, rngs=rngs)
-    self.towers = Towers(
-      sizes.num_scenarios, width, config.tower_widths, rngs=rngs
-    )
+    self.shape = sizes.num_outputs, sizes.num_scenarios
+    self.last = OwnMixture(sizes, widths[-1], config, rngs=rngs)
+    self.towers = TaskTowers(sizes, width, config.tower_widths, rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
     inputs = [x.flat]
     for level in self.levels:
       inputs = level(inputs)
-    shared_BI = own_BI = inputs[-1]
+    num_tasks, num_scenarios = self.shape
+    own = inputs * num_tasks
     if len(inputs) > 1:
-      own_BI = grouped.own(inputs[:-1], x.scenario_B)
-    mixture_BO = self.last.mixture(own_BI, shared_BI, x.scenario_B)
-    return self.towers(mixture_BO, x.scenario_B)
+      own = [
+        grouped.own(inputs[k * num_scenarios :][:num_scenarios], x.scenario_B)
+        for k in range(num_tasks)
+      ]
+    found = self.last.mixtures(own, inputs[-1], x.scenario_B)
+    return self.towers(found, x.scenario_B)

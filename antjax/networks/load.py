@@ -22,7 +22,7 @@ from antjax.networks.gates import PEPNet
 from antjax.networks.masknet import MaskNet
 from antjax.networks.sequences import BST, DIN
 from antjax.networks.star import STAR
-from antjax.networks.tasks import CBML, DLRM, ESMM, MeLU
+from antjax.networks.tasks import AITM, CBML, DLRM, ESMM, MeLU
 from antjax.networks.wukong import Wukong
 
 SINGLE_SCENARIO: dict[str, type[Any]] = {
@@ -48,7 +48,7 @@ MULTI_SCENARIO: dict[str, type[Any]] = {
   'star': STAR,
   'pepnet': PEPNet,
 }
-MULTI_TASK: dict[str, type[Any]] = {'esmm': ESMM}
+MULTI_TASK: dict[str, type[Any]] = {'esmm': ESMM, 'aitm': AITM}
 META: dict[str, type[Any]] = {'dlrm': DLRM, 'melu': MeLU, 'cbml': CBML}
 CLICK: dict[str, type[Any]] = SINGLE_SCENARIO | MULTI_SCENARIO | MULTI_TASK
 NETWORKS: dict[str, type[Any]] = CLICK | META
@@ -72,7 +72,7 @@ def load(name: str, flag: str = 'model') -> type[Any]:
     raise ValueError(
       f'{flag}={name!r}: there is no such model. Of one scenario:'
       f' {", ".join(SINGLE_SCENARIO)}; of several: {", ".join(MULTI_SCENARIO)};'
-      f' of two labels: {", ".join(MULTI_TASK)}; for meta-learning:'
+      f' of several labels: {", ".join(MULTI_TASK)}; for meta-learning:'
       f' {", ".join(META)}; or one of your own: package.module:Class.'
     )
   try:
@@ -149,6 +149,11 @@ def make(
     raise ValueError(
       f'{name} looks at what a user clicked before, and the inputs have no'
       ' history; use data with one, or another model.'
+    )
+  if 'labels' in found.needs and sizes.num_outputs < 2:
+    raise ValueError(
+      f'{name} learns two labels or more, and there is one; name further ones'
+      ' under labels in the schema of the data, or use another model.'
     )
   made = found(sizes, config.of(found), rngs=rngs)
   mlp.restyle(made, config.norm, config.activation, rngs=rngs)

@@ -38,7 +38,7 @@ NEEDS = {
   'moments': 'normalises by `Inputs.moments` of the training rows',
   'sorted_rows': 'has layers of each scenario, fast on rows sorted by scenario',
   'scenario': "makes weights of the scenario's own field",
-  'conversion': 'learns a second label, the conversion after a click',
+  'labels': 'learns two labels or more, a task each',
   'support': "has a method `context` that reads a task's labelled support",
 }
 
@@ -59,7 +59,8 @@ class Sizes:
     histories: Places of each history.
     history_width: Width of the vectors of histories: D for each of the ids that
       an event has; 0: D.
-    num_outputs: Numbers a row for networks that can give several.
+    num_outputs: Numbers a row, of networks that can give several: a label's, or
+      a class's, each.
   """
 
   num_fields: int
@@ -203,7 +204,12 @@ class ClickNetwork(nnx.Module):
   needs: frozenset[str] = frozenset()
 
   def __call__(self, x: Inputs) -> Any:
-    """Logits [B], or [B, num_outputs] of networks that can give several."""
+    """Logits [B], or [B, num_outputs] of networks that can give several.
+
+    One that gives [B] where there are several labels learns the first. A method
+    `loss(found, labels_BT)`, if it has one, gives its losses [B]; else they are
+    sums of cross entropies.
+    """
     raise NotImplementedError
 
 

@@ -1,13 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of meta-learning, and the two labels of ESMM.
+"""Networks of meta-learning, and of tasks that follow each other.
 
 What adapts in an inner loop goes by the names of the parts: 'decision', 'top'
 and 'head'.
 """
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Annotated, NamedTuple
+import itertools
+from typing import Annotated, Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -16,12 +18,14 @@ import numpy as np
 import optax
 
 from antjax.layers import mlp
+from antjax.metrics import by_slice
 from antjax.networks.deep import Deep
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
+from antjax.networks.towers import TowerConfig
 
 # Shape suffixes: B = rows, S = support rows, F = fields, or width of a row, D =
 # embedding width, C = clusters, E = width of a task's encoding, H = hidden
-# width, O = outputs.
+# width, O = outputs, T = labels, U = 2.
 
 
 def logits(y_BO: jax.Array) -> jax.Array:
@@ -183,18 +187,16 @@ class CBML(MeLU):
     return logits(self.head(h))
 
 
-class Logits(NamedTuple):
-  """Logits [B] of the three probabilities of ESMM.
+class Chain(NamedTuple):
+  """Logits of tasks that follow each other.
 
   Attributes:
-    click: Logit of a click.
-    conversion: Logit of a conversion after a click.
-    both: Logit of a click and a conversion.
+    all_BT: Of a task and all before it.
+    after_BT: Of a task where all before it were 1.
   """
 
-  click: jax.Array
-  conversion: jax.Array
-  both: jax.Array
+  all_BT: jax.Array
+  after_BT: jax.Array
 
 
 class ESMM(ClickNetwork):
@@ -202,23 +204,33 @@ class ESMM(ClickNetwork):
 
     P(click) = sigmoid(a),  P(click and conversion) = sigmoid(a) sigmoid(b)
 
-  with a and b the outputs of two MLPs on the same vectors. b is the logit of a
-  conversion after a click; it has no loss of its own, since what would have
-  happened after the clicks that did not come is not known.
+  with a and b the outputs of two MLPs on the same vectors, and so on for
+  further labels. b is the logit of a conversion after a click; it has no loss
+  of its own, since what would have happened after the clicks that did not come
+  is not known.
 
   Source: Ma et al. 2018, https://arxiv.org/abs/1804.07931, section 2.3.
   """
 
-  Config = DeepConfig
-  needs = frozenset({'conversion'})
+  Config: type[DeepConfig] = DeepConfig
+  needs = frozenset({'labels'})
 
   def __init__(self, sizes: Sizes, config: DeepConfig, *, rngs: nnx.Rngs):
-    self.click = Deep(sizes.flat_width, config.widths, rngs=rngs)
-    self.conversion = Deep(sizes.flat_width, config.widths, rngs=rngs)
+    self.tasks = nnx.List(
+      Deep(sizes.flat_width, config.widths, rngs=rngs)
+      for _ in range(sizes.num_outputs)
+    )
 
-  def __call__(self, x: Inputs) -> Logits:
-    click, conversion = self.click(x.flat), self.conversion(x.flat)
-    return Logits(click, conversion, logit_of_both(click, conversion))
+  def __call__(self, x: Inputs) -> Chain:
+    after = [task(x.flat) for task in self.tasks]
+    every = after[:1]
+    for b in after[1:]:
+      every.append(logit_of_both(every[-1], b))
+    return Chain(jnp.stack(every, axis=1), jnp.stack(after, axis=1))
+
+  def loss(self, found: Chain, labels_BT: jax.Array) -> jax.Array:
+    """Cross entropies, [B]; a label counts where all before it are 1."""
+    return cross_entropies(found.all_BT, jnp.cumprod(labels_BT, axis=1))
 
 
 def logit_of_both(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -229,16 +241,85 @@ def logit_of_both(a: jax.Array, b: jax.Array) -> jax.Array:
   return -jax.nn.logsumexp(jnp.stack([-a, -b, -a - b]), axis=0)
 
 
-def esmm_loss(
-  found: Logits, is_click: jax.Array, is_conversion: jax.Array
-) -> jax.Array:
-  """Sum of the two cross entropies, [B].
+def cross_entropies(found: jax.Array, labels_BT: jax.Array) -> jax.Array:
+  """Sum over tasks, [B], or of logits [B] that of the first one."""
+  if found.ndim == 1:
+    found, labels_BT = found[:, None], labels_BT[:, :1]
+  return optax.sigmoid_binary_cross_entropy(found, labels_BT).sum(axis=1)
 
-  Args:
-    found: Logits of the model.
-    is_click: [B], 0 or 1.
-    is_conversion: [B], 0 or 1; counts where there is a click.
+
+def by_label(found: Any, labels: Sequence[str]) -> dict[str, jax.Array]:
+  """Part of `by_slice` -> its logits [B], of what a network gives.
+
+  'prediction' is the first label's. A network of several tasks has parts of
+  each label, and a `Chain` of those after another.
   """
-  entropy = optax.sigmoid_binary_cross_entropy
-  both = is_click * is_conversion
-  return entropy(found.click, is_click) + entropy(found.both, both)
+  after: dict[str, jax.Array] = {}
+  if isinstance(found, Chain):
+    for k, (before, label) in enumerate(itertools.pairwise(labels)):
+      after[by_slice.task(label, before)] = found.after_BT[:, k + 1]
+    found = found.all_BT
+  if found.ndim == 1:
+    return {'prediction': found}
+  each = {by_slice.task(label): found[:, k] for k, label in enumerate(labels)}
+  return {'prediction': found[:, 0], **each, **after}
+
+
+class AITM(ClickNetwork):
+  """AITM: what a task knows goes on to the task after it.
+
+    z_1 = f_1(v),  z_k = attention over (f_k(v), g_k(z_{k-1})),  y_k = t_k(z_k)
+
+  with f_k and t_k MLPs, g_k a layer, and for parts u of the two
+
+    z_k = sum_u softmax_u(<Q u, K u> / sqrt(width)) V u.
+
+  The loss has `order_penalty` times max(p_k - p_{k-1}, 0) of neighbors besides,
+  since a task cannot be likelier than the one before it.
+
+  Source: Xi et al. 2021, https://arxiv.org/abs/2105.08489, sections on the AIT
+  module and the calibrator.
+  """
+
+  needs = frozenset({'labels'})
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Config(DeepConfig, TowerConfig):
+    """Sizes of the network."""
+
+    order_penalty: Annotated[
+      float, 'Weight of probabilities above those of the task before.'
+    ] = 0.6
+
+  def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
+    self.order_penalty, width = config.order_penalty, config.widths[-1]
+    tasks = range(sizes.num_outputs)
+    self.bottoms = nnx.List(
+      mlp.MLP(sizes.flat_width, config.widths, rngs=rngs) for _ in tasks
+    )
+    self.towers = nnx.List(
+      Deep(width, config.tower_widths, rngs=rngs) for _ in tasks
+    )
+    self.carry = nnx.List(
+      nnx.Linear(width, width, rngs=rngs) for _ in tasks[1:]
+    )
+    self.attend = nnx.List(
+      nnx.Linear(width, 3 * width, use_bias=False, rngs=rngs) for _ in tasks[1:]
+    )
+
+  def __call__(self, x: Inputs) -> jax.Array:
+    z_BO, *rest = [bottom(x.flat) for bottom in self.bottoms]
+    found = [self.towers[0](z_BO)]
+    for k, own_BO in enumerate(rest):
+      parts = jnp.stack([own_BO, jax.nn.relu(self.carry[k](z_BO))], axis=1)
+      query, key, value = jnp.split(self.attend[k](parts), 3, axis=-1)
+      score_BU = jnp.sum(query * key, axis=-1) * query.shape[-1] ** -0.5
+      z_BO = mlp.mix(score_BU, value)
+      found.append(self.towers[k + 1](z_BO))
+    return jnp.stack(found, axis=1)
+
+  def loss(self, found: jax.Array, labels_BT: jax.Array) -> jax.Array:
+    """Cross entropies and what is out of order, [B]."""
+    p_BT = jax.nn.sigmoid(found)
+    above = jax.nn.relu(p_BT[:, 1:] - p_BT[:, :-1]).sum(axis=1)
+    return cross_entropies(found, labels_BT) + self.order_penalty * above

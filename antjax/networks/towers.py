@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from antjax.layers import grouped
 from antjax.layers.mlp import Experts
-from antjax.networks.network import Sized
+from antjax.networks.network import Sized, Sizes
 
 # Shape suffixes: B = rows, S = scenarios, I = input width, O = output width,
 # K = experts of a scenario.
@@ -99,6 +99,33 @@ class Towers(nnx.Module):
     for layer in self.layers[:-1]:
       x = jax.nn.relu(layer(x, scenario_B))
     return self.layers[-1](x, scenario_B)[:, 0]
+
+
+class TaskTowers(nnx.Module):
+  """Towers of each task, which scenarios own."""
+
+  def __init__(
+    self,
+    sizes: Sizes,
+    in_features: int,
+    widths: Sequence[int],
+    *,
+    rngs: nnx.Rngs,
+  ):
+    self.tasks = nnx.List(
+      Towers(sizes.num_scenarios, in_features, widths, rngs=rngs)
+      for _ in range(sizes.num_outputs)
+    )
+
+  def __call__(
+    self, inputs: Sequence[jax.Array], scenario_B: jax.Array
+  ) -> jax.Array:
+    """Logits [B], or of several tasks [B, T], of an input [B, I] each."""
+    found = [
+      towers(x, scenario_B)
+      for towers, x in zip(self.tasks, inputs, strict=True)
+    ]
+    return found[0] if len(found) == 1 else jnp.stack(found, axis=1)
 
 
 class ScenarioExperts(Experts):

@@ -157,6 +157,12 @@ def _columns(**more):
     ({'time': 'item'}, "column 'item' is text; a number is needed"),
     ({'ids': ['user', 'click']}, 'more than one of them: click'),
     ({'log': ['item']}, 'log names columns that are not numeric'),
+    ({'labels': ['click']}, 'labels are further ones: name the first'),
+    ({'labels': ['item']}, "column 'item' is text; a number is needed"),
+    (
+      {'labels': ['price'], 'numeric': ['price']},
+      "'price' is used more than once",
+    ),
     ({'ids': []}, 'no column is a feature'),
     ({'task': 'price'}, "the task 'price' is a float32; text or an integer"),
     (_columns(Id='int32'), 'Id is'),

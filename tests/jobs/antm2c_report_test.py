@@ -11,12 +11,14 @@ import numpy as np
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
 from antjax.jobs.clicks import report as antm2c_report
+from antjax.jobs.clicks.config import SearchConfig
 from antjax.metrics import by_slice as scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(job_lib.JobConfig):
   run_dir: str = 'runs/antm2c'
+  search: SearchConfig = SearchConfig()
 
 
 def columns(num_rows=400):

@@ -305,7 +305,8 @@ def test_a_table_of_models_grows(folder, tmp_path):
     ({'scenario_groups': ('F', 'X')}, 'gender has no X'),
     ({'scenario_groups': ('F',)}, 'in no scenario'),
     ({'history': 'bought'}, 'liked, other'),
-    ({'model': 'esmm', 'conversion': 'sale'}, 'numeric columns'),
+    ({'labels': ('rating', 'sale')}, 'labels=sale: the data have the labels'),
+    ({'model': 'esmm'}, 'esmm learns two labels or more, and there is one'),
     ({'image_vectors': 'nowhere'}, 'encode_images'),
   ],
 )
@@ -318,8 +319,6 @@ def test_what_the_data_lack_is_named(folder, tmp_path, changes, message):
   ('changes', 'message'),
   [
     ({'model': 'gbdt'}, 'no such model. Of one scenario: lr'),
-    ({'model': 'esmm'}, 'name --conversion'),
-    ({'table': True, 'models': ('lr', 'esmm')}, 'models=esmm learns two'),
     ({'num_seeds': 0}, 'num_seeds=0'),
     (
       OWN | {'network': NetworkConfig(own=('depth=3',))},

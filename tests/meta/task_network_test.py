@@ -66,7 +66,7 @@ def test_an_interaction_needs_two_vectors():
   [
     ('din', 'history'),
     ('star', 'moments'),
-    ('esmm', 'conversion'),
+    ('esmm', 'labels'),
     ('examples.apg:APG', 'scenario'),
   ],
 )

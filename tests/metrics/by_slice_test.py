@@ -96,16 +96,17 @@ def test_without_ties():
 def test_a_second_label_has_scores_of_its_own():
   c = columns()
   rng = np.random.default_rng(5)
-  conversion = rng.integers(0, 2, 300).astype(np.float32)
-  logits = {n: rng.normal(size=300) for n in ('conversion', 'both')}
-  found = scores.conversions(c, conversion, logits, CONFIG)
+  sale = rng.integers(0, 2, 300).astype(np.float32)
+  labels = {'click': c['label'], 'sale': sale}
+  parts = [scores.task('sale'), scores.task('sale', 'click')]
+  logits = {part: rng.normal(size=300) for part in parts}
+  found = scores.tasks(c, labels, logits, CONFIG)
   clicks = c['label'] > 0
-  for part, rows, name, label in (
-    (scores.CONVERSION, clicks, 'conversion', conversion),
-    (scores.BOTH, clicks | True, 'both', conversion * clicks),
-  ):
+  assert list(found) == parts == ['task/sale', 'task/sale after click']
+  for part, rows in zip(parts, (clicks | True, clicks), strict=True):
+    label = sale
     expected = metrics_by_hand(
-      logits[name][rows],
+      logits[part][rows],
       label[rows].astype(int),
       c['user'][rows],
       np.ones(rows.sum()),
@@ -115,10 +116,8 @@ def test_a_second_label_has_scores_of_its_own():
     np.testing.assert_allclose(metrics, expected)
     assert found[part].rows == rows.sum()
     assert found[part].clicks == label[rows].sum()
-  c['label'] = 0 * c['label']
-  assert list(scores.conversions(c, conversion, logits, CONFIG)) == [
-    scores.BOTH
-  ]
+  labels['click'] = 0 * c['label']
+  assert list(scores.tasks(c, labels, logits, CONFIG)) == parts[:1]
 
 
 def test_parts_are_the_rows_that_they_name():

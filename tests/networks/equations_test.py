@@ -24,10 +24,13 @@ EXAMPLES = {
 }
 
 
-def made(name, **settings):
+def made(name, num_outputs=1, num_scenarios=SIZES.num_scenarios, **settings):
   """A model whose parameters are all random, and they as float64."""
   config = dataclasses.replace(CONFIG, **settings)
-  model = load.make(EXAMPLES.get(name, name), SIZES, config, rngs=nnx.Rngs(0))
+  sizes = dataclasses.replace(
+    SIZES, num_outputs=num_outputs, num_scenarios=num_scenarios
+  )
+  model = load.make(EXAMPLES.get(name, name), sizes, config, rngs=nnx.Rngs(0))
   graphdef, state = nnx.split(model)
   rng = np.random.default_rng(3)
   params = jax.tree.map(
@@ -116,7 +119,8 @@ def own_linear(p, x, d):
   return x @ p['kernel'][:, d] + (p['bias'][d] if 'bias' in p else 0)
 
 
-def tower(p, x, d):
+def tower(p, x, d, task=0):
+  p = p['tasks'][task]
   for i in range(len(p['layers'])):
     x = own_linear(p['layers'][i], relu(x) if i else x, d)
   return x[0]
@@ -293,37 +297,53 @@ def bst(p, row):
   return deep(p['deep'], np.append(row.flat, y.mean(axis=0)))
 
 
-def shared_bottom(p, row):
-  return tower(p['towers'], mlp(p['bottom'], row.flat), row.d)
+def shared_bottom(p, row, task=0):
+  return tower(p['towers'], mlp(p['bottom'], row.flat), row.d, task)
 
 
-def mmoe(p, row):
+def mmoe(p, row, task=0):
   found = experts(p['experts'], row.flat, CONFIG.num_experts)
-  h = mixed(own_linear(p['gates'], row.flat, row.d), found)
-  return tower(p['towers'], h, row.d)
+  h = mixed(own_linear(p['gates'][task], row.flat, row.d), found)
+  return tower(p['towers'], h, row.d, task)
 
 
-def ple(p, row):
+def ple(p, row, task=0):
   """Of two levels."""
-  num_scenarios, own = SIZES.num_scenarios, CONFIG.num_specific
-  shared, d, level = CONFIG.num_experts, row.d, p['levels'][0]
-  # All scenarios' experts, theirs beside each other, then the shared ones.
-  found = experts(level['experts'][0], row.flat, num_scenarios * own + shared)
-  mine = found[d * own : (d + 1) * own] + found[num_scenarios * own :]
-  x_d = mixed(linear(level['gates'][d], row.flat), mine)
+  level, last, own = p['levels'][0], p['last'], CONFIG.num_specific
+  num_groups, shared = len(level['gates']), CONFIG.num_experts
+  k = task * SIZES.num_scenarios + row.d
+  # All groups' experts, theirs beside each other, then the shared ones.
+  found = experts(level['experts'][0], row.flat, num_groups * own + shared)
+  mine = found[k * own : (k + 1) * own] + found[num_groups * own :]
+  x_k = mixed(linear(level['gates'][k], row.flat), mine)
   x_s = mixed(linear(level['shared_gate'], row.flat), found)
-  last = p['last']
-  seen = own_experts(last['specific'], x_d, d, own)
+  seen = own_experts(last['specific'][task], x_k, row.d, own)
   seen += experts(last['shared'], x_s, shared)
-  h = mixed(own_linear(last['gates'], x_d, d), seen)
-  return tower(p['towers'], h, d)
+  h = mixed(own_linear(last['gates'][task], x_k, row.d), seen)
+  return tower(p['towers'], h, row.d, task)
+
+
+def esmm(p, row, task=0):
+  shares = [sigmoid(deep(p['tasks'][k], row.flat)) for k in range(task + 1)]
+  share = np.prod(shares)
+  return np.log(share / (1 - share))
+
+
+def aitm(p, row, task=0):
+  z = mlp(p['bottoms'][0], row.flat)
+  for k in range(task):
+    carried = relu(linear(p['carry'][k], z))
+    both = np.stack([mlp(p['bottoms'][k + 1], row.flat), carried])
+    query, key, value = np.split(linear(p['attend'][k], both), 3, axis=1)
+    z = mixed((query * key).sum(axis=1) / len(z) ** 0.5, value)
+  return deep(p['towers'][task], z)
 
 
 def sar_net(p, row):
   h = p['scale'][row.d] * row.flat + p['bias'][row.d]
-  found = own_experts(p['specific'], h, row.d, CONFIG.num_specific)
+  found = own_experts(p['specific'][0], h, row.d, CONFIG.num_specific)
   found += experts(p['shared'], h, CONFIG.num_experts)
-  return deep(p['deep'], mixed(own_linear(p['gates'], h, row.d), found))
+  return deep(p['deep'], mixed(own_linear(p['gates'][0], h, row.d), found))
 
 
 def m2m(p, row):
@@ -416,6 +436,20 @@ def test_a_logit_is_that_of_the_paper(equation):
   x = inputs(8)
   expected = [equation(p, row) for row in rows(x)]
   np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'equation',
+  [shared_bottom, mmoe, ple, esmm, aitm],
+  ids=lambda f: f.__name__,
+)
+def test_each_task_has_its_logit(equation):
+  model, p = made(equation.__name__, num_outputs=3)
+  x = inputs(8)
+  expected = [[equation(p, row, k) for k in range(3)] for row in rows(x)]
+  found = model(x)
+  found = getattr(found, 'all_BT', found)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_adasparse_prunes_in_this_test():

@@ -1,6 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Normalisation, heads of two tasks, and fields of texts and images."""
+"""Normalisation, tasks in a row, and fields of texts and images."""
+
+import dataclasses
 
 from flax import nnx
 import jax
@@ -8,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.networks import fusion, moments
+from antjax.networks import fusion, load, moments
 from antjax.networks.star import PartitionedNorm
-from antjax.networks.tasks import ESMM, esmm_loss, logit_of_both, Logits
+from antjax.networks.tasks import AITM, Chain, ESMM, logit_of_both
 from tests.networks.small_inputs import CONFIG, inputs, labels, learn, SIZES
 
 
@@ -70,24 +72,46 @@ def test_esmm_is_the_product_of_probabilities():
   np.testing.assert_allclose(far, [80.0, -80.00671], rtol=1e-5)
 
 
-def test_esmm_learns_both_tasks():
-  graphdef, state = nnx.split(ESMM(SIZES, CONFIG, rngs=nnx.Rngs(0)))
+TWO_TASKS = dataclasses.replace(SIZES, num_outputs=2)
+
+
+@pytest.mark.parametrize('kind', [ESMM, AITM])
+def test_both_tasks_are_learned(kind):
+  config = CONFIG.of(kind)
+  graphdef, state = nnx.split(kind(TWO_TASKS, config, rngs=nnx.Rngs(0)))
   x, click = inputs(), labels()
-  conversion = click * labels(seed=2)
-  losses, sizes = learn(
-    lambda p: esmm_loss(nnx.merge(graphdef, p)(x), click, conversion).mean(),
-    nnx.to_pure_dict(state),
-  )
+  both = jnp.stack([click, click * labels(seed=2)], axis=1)
+
+  def loss(params):
+    model = nnx.merge(graphdef, params)
+    return model.loss(model(x), both).mean()
+
+  losses, sizes = learn(loss, nnx.to_pure_dict(state))
   assert losses[-1] < 0.05
   assert all(size[0] > 0 for size in jax.tree.leaves(sizes))
 
 
 def test_conversions_after_no_click_do_not_count():
-  logits = Logits(*(jnp.asarray([0.3]) for _ in range(3)))
-  zero, one = jnp.zeros(1), jnp.ones(1)
-  np.testing.assert_array_equal(
-    esmm_loss(logits, zero, one), esmm_loss(logits, zero, zero)
+  model = ESMM(TWO_TASKS, CONFIG.of(ESMM), rngs=nnx.Rngs(0))
+  logits = Chain(jnp.asarray([[0.3, 0.1]]), jnp.asarray([[0.3, 0.2]]))
+  alone, both = (
+    model.loss(logits, jnp.asarray([[0.0, second]])) for second in (1.0, 0.0)
   )
+  np.testing.assert_array_equal(alone, both)
+
+
+def test_a_task_that_is_likelier_than_the_one_before_costs():
+  model = AITM(TWO_TASKS, CONFIG.of(AITM), rngs=nnx.Rngs(0))
+  found, y = jnp.asarray([[0.0, 1.0], [1.0, 0.0]]), jnp.ones((2, 2))
+  p = 1 / (1 + np.exp(-1.0))
+  entropies = np.log(2) - np.log(p)
+  expected = entropies + np.array([0.6 * (p - 0.5), 0])
+  np.testing.assert_allclose(model.loss(found, y), expected, rtol=1e-5)
+
+
+def test_several_labels_are_needed():
+  with pytest.raises(ValueError, match='esmm learns two labels or more'):
+    load.make('esmm', SIZES, CONFIG, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize('way', ['concat', 'gated', 'per_scenario'])

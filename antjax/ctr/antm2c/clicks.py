@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clicks in columns, and batches of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -12,8 +12,8 @@ from antjax.ctr.antm2c.bags import Bag
 from antjax.ctr.bahe import batches
 
 # Shape suffixes: N = clicks, B = rows of a batch, C = id columns of the data,
-# K = numeric columns, Q = sequences, H = histories, M = places of a history,
-# P = pieces of a text, V = behaviors, X = width of vectors.
+# K = numeric columns, T = labels, Q = sequences, H = histories, M = places of a
+# history, P = pieces of a text, V = behaviors, X = width of vectors.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class ScenarioClicks:
     text: Vectors of texts, or None.
     images: [num_items, X] by item, zeros without an image; or None.
     image_items: int32 [N], the item of a click whatever its id; for images.
-    conversion: float32 [N] where there is a second label, or None.
+    labels: float32 [N, T - 1], labels beside the first; None: there are none.
     scored: Further columns [N] that `scores` reads.
   """
 
@@ -73,7 +73,7 @@ class ScenarioClicks:
   text: TextVectors | None = None
   images: np.ndarray | None = None
   image_items: np.ndarray | None = None
-  conversion: np.ndarray | None = None
+  labels: np.ndarray | None = None
   scored: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
@@ -82,6 +82,11 @@ class ScenarioClicks:
   def column(self, name: str) -> np.ndarray:
     """An id column, int32 [N]."""
     return self.ids[:, self.names.index(name)]
+
+  def every_label(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Name -> label [N], the first one's name first."""
+    rest = () if self.labels is None else self.labels.T
+    return dict(zip(names, (self.label, *rest), strict=True))
 
   def by_scenario(self, index: np.ndarray, rows_of_part: int) -> np.ndarray:
     """An order of clicks [b]: by scenario in each part, a device's at once."""
@@ -95,7 +100,7 @@ class ScenarioClicks:
     Returns:
       'ids' int32 [B, 4 + C]; 'label', 'weight' float32 [B], the weight of what
       repeats being 0; 'history' and 'history_...' int32 [B, H, M], -1 behind
-      the newest; 'bag_...' int32 [B, P]; 'numeric', 'conversion', 'text_...'
+      the newest; 'bag_...' int32 [B, P]; 'numeric', 'labels', 'text_...'
       and 'image' where there are any.
     """
     count = len(index)
@@ -109,8 +114,8 @@ class ScenarioClicks:
     found['weight'][count:] = 0
     if self.numeric.shape[1]:
       found['numeric'] = self.numeric[index]
-    if self.conversion is not None:
-      found['conversion'] = self.conversion[index]
+    if self.labels is not None:
+      found['labels'] = self.labels[index]
     if self.histories:
       history = np.stack(
         [self._newest(n, index, self.max_history) for n in self.histories], 1

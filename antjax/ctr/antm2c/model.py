@@ -15,7 +15,6 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
-import optax
 
 from antjax.ctr.antm2c.field_network import FieldNetwork
 from antjax.ctr.antm2c.fields import FieldConfig, MODAL
@@ -59,6 +58,7 @@ class DataSizes:
     history_columns: Id columns whose ids of past clicks are known.
     bags: Bag -> (its ids, its pooling).
     modal: Name of a text or image in the batch -> its width.
+    labels: Names of the labels.
   """
 
   num_users: int
@@ -72,6 +72,7 @@ class DataSizes:
   history_columns: tuple[str, ...] = ()
   bags: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
   modal: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  labels: tuple[str, ...] = ('label',)
 
 
 class ScenarioModel:
@@ -181,6 +182,7 @@ class ScenarioModel:
       ),
       histories=sizes.histories[: self._num_histories],
       history_width=len(self._in_history) * fields.embedding_dim,
+      num_outputs=len(sizes.labels),
     )
 
     self._network = Functional(
@@ -241,7 +243,7 @@ class ScenarioModel:
     """What of a batch of `ScenarioClicks` this model reads."""
     names = ['label', 'weight', *self._modal]
     names += ['numeric'] * bool(self._numbers)
-    names += ['conversion'] * ('conversion' in batch)
+    names += ['labels'] * ('labels' in batch)
     every = batch['ids']
     if not self.fields.knows_scenario:
       every = every.copy()
@@ -328,7 +330,9 @@ class ScenarioModel:
   def logits(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
-    """fp32 logits [B]: 'prediction' of a click; of esmm its other two besides.
+    """fp32 logits [B]: 'prediction' of the first label.
+
+    Of a model of several tasks also those of `tasks.by_label`.
 
     Args:
       params: Parameters from `init_params`, in the compute dtype.
@@ -337,21 +341,19 @@ class ScenarioModel:
         network that needs moments, with 'moments': (means, variances) [1, S, F
         D].
     """
-    found, _ = self._scores(params, vectors, batch)
-    if not isinstance(found, tasks.Logits):
-      return {'prediction': found}
-    logits = found._asdict()
-    return {'prediction': logits.pop('click'), **logits}
+    _, found, _ = self._scores(params, vectors, batch)
+    return tasks.by_label(found, self.data.labels)
 
-  def _scores(self, params, vectors, batch, rng=None) -> Any:
+  def _scores(self, params, vectors, batch, rng=None) -> tuple[Any, ...]:
     network, x = self._inputs(params, vectors, batch)
     if rng is not None:
       mlp.start_training(
         network.model, self.fields.dropout, rng, batch['weight']
       )
-    found = load.scores(network.model, x)
+    found = load.scores(network.model, x, self.sizes.num_outputs)
     found = jax.tree.map(lambda y: y.astype(jnp.float32), found)
-    return found, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+    updates = nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+    return network, found, updates
 
   def loss(
     self,
@@ -366,12 +368,12 @@ class ScenarioModel:
       Cross-entropies [B], weights [B], no metrics, and the new values of the
       leaves `mutable`.
     """
-    found, updates = self._scores(params, vectors, batch, rng)
-    if isinstance(found, tasks.Logits):
-      losses_B = tasks.esmm_loss(found, batch['label'], batch['conversion'])
-    else:
-      losses_B = optax.sigmoid_binary_cross_entropy(found, batch['label'])
-    return losses_B, batch['weight'], {}, updates
+    network, found, updates = self._scores(params, vectors, batch, rng)
+    labels_BT = batch['label'][:, None]
+    if 'labels' in batch:
+      labels_BT = jnp.concatenate([labels_BT, batch['labels']], axis=1)
+    of_model = getattr(network.model, 'loss', tasks.cross_entropies)
+    return of_model(found, labels_BT), batch['weight'], {}, updates
 
   @property
   def is_by_scenario(self) -> bool:

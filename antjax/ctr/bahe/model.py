@@ -36,7 +36,7 @@ _STEP_READS = (
 _LACKING = {
   'moments': 'a head takes no statistics of training rows',
   'scenario': 'examples do not say their scenario',
-  'conversion': 'examples have one label',
+  'labels': 'examples have one label',
   'support': 'examples belong to no task',
 }
 

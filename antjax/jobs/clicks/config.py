@@ -77,8 +77,8 @@ class Config(ExamplesConfig):
   ] = 'dcnv2'
   scenario: Annotated[
     str,
-    'Id column that says the scenario; empty: scene, or else all clicks are of'
-    ' one.',
+    "Id column that says the scenario; empty: scene, or the schema's domain, or"
+    ' else all clicks are of one, as with none.',
   ] = ''
   scenario_groups: Annotated[
     tuple[str, ...],
@@ -95,10 +95,11 @@ class Config(ExamplesConfig):
     'Sequences that are histories of clicks; empty: the first; or none.',
   ] = ()
   max_history: Annotated[int, 'Newest clicks taken of each.'] = 20
-  conversion: Annotated[
-    str,
-    'Numeric column of 0 and 1 that is a second label, for esmm; no feature.',
-  ] = ''
+  labels: Annotated[
+    tuple[str, ...],
+    'Labels that are learned, a task each, the first being the one that is'
+    ' scored by scenario; empty: all that the schema names.',
+  ] = ()
   text_vectors: Annotated[
     str,
     'Store that launch/build_behavior_store.py wrote of these texts: with all'
@@ -173,8 +174,6 @@ class Config(ExamplesConfig):
         f'{flag}={name} reads the support of a task, which only'
         ' launch/train_gmeta.py has; use another model.'
       )
-    if 'conversion' in network.needs and not self.conversion:
-      raise ValueError(f'{flag}={name} learns two labels: name --conversion.')
 
   def check_inputs(self) -> None:
     output_folder.load_description(

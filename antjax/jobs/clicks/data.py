@@ -4,14 +4,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import json
-import pathlib
 from typing import Any
 
 from absl import logging
 import grain
 import jax
 import numpy as np
-import pyarrow.parquet as pq
 
 from antjax.ctr.antm2c import crosses as crosses_lib
 from antjax.ctr.antm2c import times
@@ -22,13 +20,15 @@ from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.data import output_folder, records, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
+from antjax.jobs.clicks import scenarios
 from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
 from antjax.networks.network import ScenarioMoments
 
 SPLITS = ('train', 'validation', 'test')
 _COLUMNS = (
-  *('user', 'item', 'title', 'label', 'starts', 'stops', 'ids', 'numeric'),
+  *('user', 'item', 'title', 'label', 'labels', 'starts', 'stops'),
+  *('ids', 'numeric'),
   *('is_new_user', 'is_new_item', 'user_count', 'item_count'),
 )
 
@@ -39,6 +39,8 @@ class ScenarioData:
   Attributes:
     description: Content of the data folder's dataset.json.
     scenarios: Names of the scenarios.
+    unseen: Split -> its clicks of scenarios that training has not, which count
+      as those of its largest.
     sizes: Sizes that the model needs.
     splits: Split -> its clicks.
     features: Features of the clicks, as training has them.
@@ -50,7 +52,7 @@ class ScenarioData:
 
     Raises:
       ValueError: The folder holds something else, or has no such scenario,
-        history or conversion.
+        history or label.
     """
     folder = output_folder.find_view(config.data, 'examples')
     self.description = described = output_folder.load_description(folder)
@@ -68,20 +70,18 @@ class ScenarioData:
     names = [s['name'] for s in described['sequences']]
     histories = _histories(config.history, described['sequences'])
     id_names = [c['name'] for c in described['ids']]
-    self.scenarios, groups, at = _scenarios(config, folder, described)
-    conversion = None
-    if config.conversion:
-      conversion = _index(
-        *('conversion', config.conversion, 'numeric columns'),
-        described['numeric'],
-      )
+    self.scenarios, groups, at = scenarios.find(config, folder, described)
+    every_label = described['label_names']
+    labels = config.labels or tuple(every_label)
+    at_label = [
+      scenarios.place('labels', n, 'labels', every_label) for n in labels
+    ]
     drop = at if at is not None and not config.scenario_groups else None
     kept = crosses_lib.chosen(id_names, config.fields.columns)
     kept = [i for i in kept if i != drop]
-    places = [i for i in range(len(described['numeric'])) if i != conversion]
     fields = config.fields
     bags = {
-      _index('fields.bags', name, 'sequences', names): name
+      scenarios.place('fields.bags', name, 'sequences', names): name
       for name in fields.ways_of_bags()
     }
     columns = {}
@@ -100,11 +100,16 @@ class ScenarioData:
       for name in names
     )
     text, images = antm2c_vectors.load(config, job, described, names)
-    ids = {}
+    ids, largest, self.unseen = {}, -1, dict[str, int]()
     for split, found in columns.items():
       ids[split] = {n: _known(found, n, config.ids) for n in ('user', 'item')}
       ids[split]['title'] = found['title']
-      ids[split]['scenario'] = _to_scenario(found, groups, at, split)
+      scenario, self.unseen[split] = scenarios.of_clicks(
+        found, groups, at, split, largest
+      )
+      if split == 'train':
+        largest = int(np.bincount(scenario).argmax())
+      ids[split]['scenario'] = scenario
       ids[split] |= dict(zip(id_names, found['ids'].T, strict=True))
     times.add(fields.time, columns, ids)
     num_ids = {n: described[f'num_{n}s'] for n in ('user', 'item')}
@@ -116,8 +121,8 @@ class ScenarioData:
       fields,
       num_ids,
       ids['train'],
-      [described['numeric'][i] for i in places],
-      train['numeric'][:, places],
+      described['numeric'],
+      train['numeric'],
     )
     of_bags = {
       name: Bag.fit(
@@ -130,15 +135,18 @@ class ScenarioData:
     }
     self.splits, of_titles = {}, dict[str, np.ndarray]()
     for split, found in columns.items():
-      values = found['numeric'][:, places]
-      fed = features(ids[split], values)
+      fed = features(ids[split], found['numeric'])
+      label_NT = np.concatenate(
+        [found['label'][:, None], found['labels']], axis=1
+      )[:, at_label]
       if split == 'train':
         of_titles = by_title(fields.history_columns, fed, num_behaviors)
       self.splits[split] = ScenarioClicks(
         names=(*FIRST, *(f'column_{name}' for name in features.columns)),
         ids=np.stack([*fed.values()], axis=1),
-        label=found['label'],
-        numeric=features.numbers(values),
+        label=label_NT[:, 0],
+        labels=label_NT[:, 1:] if len(labels) > 1 else None,
+        numeric=features.numbers(found['numeric']),
         starts=found['starts'],
         stops=found['stops'],
         events=events,
@@ -150,11 +158,8 @@ class ScenarioData:
         text=text,
         images=images,
         image_items=found['item'],
-        conversion=None
-        if conversion is None
-        else _labels(found['numeric'][:, conversion], config.conversion),
         scored={
-          'label': found['label'],
+          'label': label_NT[:, 0],
           'user': found['user'],
           'scenario': ids[split]['scenario'],
           **{n: found[n] for n in ('user_count', 'item_count')},
@@ -175,10 +180,12 @@ class ScenarioData:
         for name, how in fields.ways_of_bags().items()
       },
       modal=_modal(text, images),
+      labels=labels,
     )
     self.made_of: dict[str, Any] = {
       'data set': run_identity.of_data(described),
       'scenarios': list(self.scenarios),
+      'labels': list(labels),
       'text vectors': antm2c_vectors.digest(text.vectors if text else None),
       'image vectors': antm2c_vectors.digest(images),
     }
@@ -188,6 +195,14 @@ class ScenarioData:
       config.batch_size, config.num_micro_batches
     )
     self._rows_of_part = self.rows // num_parts
+
+  def unseen_note(self, split: str) -> str:
+    """Says how many rows of a split have a scenario that training has not."""
+    largest = np.bincount(self.splits['train'].column('scenario')).argmax()
+    return (
+      f'{self.unseen[split]:,} {split} rows of scenarios without a training row'
+      f' count as {self.scenarios[largest]}, the largest.'
+    )
 
   def training(
     self, model: ScenarioModel, seed: int, name: str
@@ -238,7 +253,9 @@ class ScenarioData:
     per_device = -(-self._config.eval_batch_size // jax.device_count())
     size = per_device * self._num_devices
     starts = range(
-      size * jax.process_index(), len(clicks), size * jax.process_count()
+      size * jax.process_index(),
+      len(clicks),
+      size * jax.process_count(),
     )
     every = -(-len(clicks) // limit) if limit else 1
     more = {}
@@ -266,18 +283,6 @@ def _modal(
   return found
 
 
-def _index(
-  flag: str, wanted: str, kind: str, names: Sequence[str], instead: str = ''
-) -> int:
-  """Place of what a flag names among what the data have."""
-  if wanted not in names:
-    raise ValueError(
-      f'{flag}={wanted}: the data have the {kind} {", ".join(names) or "none"};'
-      f' name one of them{instead}.'
-    )
-  return list(names).index(wanted)
-
-
 def _histories(
   wanted: Sequence[str], sequences: Sequence[Mapping[str, Any]]
 ) -> tuple[int, ...]:
@@ -288,45 +293,9 @@ def _histories(
   if tuple(wanted) == ('none',):
     return ()
   return tuple(
-    _index('history', name, 'sequences', names, ', or none')
+    scenarios.place('history', name, 'sequences', names, ', or none')
     for name in dict.fromkeys(wanted)
   )
-
-
-def _labels(values: np.ndarray, name: str) -> np.ndarray:
-  """A numeric column that holds labels."""
-  if not np.isin(values, (0, 1)).all():
-    raise ValueError(
-      f'conversion={name}: the column holds {values.min():g} to'
-      f' {values.max():g}; labels must be 0 or 1.'
-    )
-  return values
-
-
-def _scenarios(
-  config: Config, folder: pathlib.Path, described: Mapping[str, Any]
-) -> tuple[tuple[str, ...], np.ndarray, int | None]:
-  """(names, id of the column -> scenario or -1, number of the column)."""
-  names = [c['name'] for c in described['ids']]
-  wanted = config.scenario or ('scene' if 'scene' in names else '')
-  if not wanted:
-    return ('all',), np.zeros(1, np.int32), None
-  at = _index('scenario', wanted, 'id columns', names)
-  table = pq.read_table(folder / f'ids_feature_{at}.parquet').to_pydict()
-  values = dict(zip(table['id'], table['value'], strict=True))
-  groups = [tuple(g.split('+')) for g in config.scenario_groups]
-  if not groups:
-    groups = [(values[i],) for i in sorted(values)]
-  place = {v: g for g, members in enumerate(groups) for v in members}
-  if unknown := sorted(set(place) - set(values.values())):
-    raise ValueError(
-      f'scenario_groups={config.scenario_groups}: {wanted} has no'
-      f' {", ".join(unknown)}; it has {", ".join(values[i] for i in values)}.'
-    )
-  found = np.full(max(values) + 1, -1, np.int32)
-  for i, value in values.items():
-    found[i] = place.get(value, -1)
-  return tuple('+'.join(g) for g in groups), found, at
 
 
 def _known(
@@ -336,24 +305,6 @@ def _known(
   if ids == 'global':
     return columns[name]
   return np.where(columns[f'is_new_{name}'], 0, columns[name])
-
-
-def _to_scenario(
-  columns: Mapping[str, np.ndarray],
-  groups: np.ndarray,
-  at: int | None,
-  split: str,
-) -> np.ndarray:
-  """Scenario of each click, int32 [N]."""
-  if at is None:
-    return np.zeros(len(columns['label']), np.int32)
-  found = groups[columns['ids'][:, at]]
-  if (found < 0).any():
-    raise ValueError(
-      f'{(found < 0).sum():,} clicks of {split} are in no scenario: training'
-      ' has none of theirs, or --scenario_groups leaves it out.'
-    )
-  return found
 
 
 def log_counts(data: ScenarioData) -> None:
@@ -367,3 +318,6 @@ def log_counts(data: ScenarioData) -> None:
   logging.info(
     'Clicks of the scenarios %s: %s', data.scenarios, json.dumps(counts)
   )
+  for split, count in data.unseen.items():
+    if count:
+      logging.warning('%s', data.unseen_note(split))

@@ -65,5 +65,6 @@ def train(config: Config, job: job_lib.Job) -> list[SeedResult]:
       },
       trainer=jobs[-1].trainer,
       throughput=jobs[-1].speed(),
+      more_notes=[data.unseen_note('test')] * bool(data.unseen['test']),
     )
   return results

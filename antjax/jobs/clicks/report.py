@@ -43,6 +43,7 @@ def write(
   *,
   trainer: Trainer | None = None,
   throughput: Mapping[str, float],
+  more_notes: Sequence[str] = (),
 ) -> None:
   """Prints the table; writes results.json and report.html. On process 0.
 
@@ -59,7 +60,7 @@ def write(
     _cells(rows, models),
     num_left=2,
   )
-  bars, notes = _bars(models), list(_NOTES)
+  bars, notes = _bars(models), [*_NOTES, *more_notes]
   if any(scores.WEIGHTED in scored.table for scored in models.values()):
     notes.append(_OF_MEAN)
   if trials := config.search.num_trials:
@@ -170,8 +171,8 @@ def _place(part: str) -> tuple[str, str]:
   """Title of the panel of a part, and its name there."""
   if part in (scores.ALL, scores.WEIGHTED) or scores.is_scenario(part):
     return 'by scenario', part.removeprefix(scores.SCENARIO)
-  if part in scores.OF_TWO_LABELS:
-    return 'of the second label', part
+  if part.startswith(scores.TASK):
+    return 'by task', part.removeprefix(scores.TASK)
   scenario, kind, bucket = ('/' + part).rsplit('/', 2)
   title = f'by training rows of the {kind}'
   if scenario:

@@ -44,8 +44,8 @@ def fill(config: Config, job: job_lib.Job) -> list[Cell]:
   lacking = {}
   if not (data.sizes.histories and 'history' in config.fields.use):
     lacking['history'] = 'there is none here'
-  if data.splits['train'].conversion is None:
-    lacking['conversion'] = 'there is no --conversion'
+  if len(data.sizes.labels) < 2:
+    lacking['labels'] = f'the data have one, {data.sizes.labels[0]}'
   for model in config.models:  # Before the first of them is trained.
     load.refuse(load.load(model, 'models'), lacking, f'models={model}')
   models = config.models or [
@@ -143,7 +143,7 @@ def write_differences(
   model on the first inputs (`scores.difference`).
   """
   sampled = {(c.model, c.inputs): sample(c) for c in cells}
-  parts = [p for p in _parts(cells) if p not in scores.OF_TWO_LABELS]
+  parts = [p for p in _parts(cells) if not p.startswith(scores.TASK)]
   rows = []
   for (model, inputs), other in sampled.items():
     for base in ((cells[0].model, inputs), (model, cells[0].inputs)):
@@ -171,8 +171,8 @@ def _parts(cells: Sequence[Cell]) -> list[str]:
   found = {part for cell in cells for r in cell.results for part in r.test}
   first = [part for part in _PARTS if part in found]
   scenarios = sorted(part for part in found if scores.is_scenario(part))
-  rest = [p for p in (*scores.OF_TWO_LABELS, *_BUCKETS) if p in found]
-  return first + scenarios + rest
+  tasks = sorted(part for part in found if part.startswith(scores.TASK))
+  return first + scenarios + tasks + [p for p in _BUCKETS if p in found]
 
 
 def _short(part: str) -> str:

@@ -160,9 +160,8 @@ class ClickJob:
     if len(logits):
       columns = self._columns('test', logits)
       test = scores.score(columns, config.score, data.scenarios)
-      conversion = data.splits['test'].conversion
-      if found and conversion is not None:
-        test |= scores.conversions(columns, conversion, found, config.score)
+      labels = data.splits['test'].every_label(data.sizes.labels)
+      test |= scores.tasks(columns, labels, found, config.score)
     if self._job.is_main:
       arrays: dict[str, Any] = {'logit': logits, **found}
       np.savez(folder / 'predictions.npz', **arrays)
@@ -180,8 +179,6 @@ class ClickJob:
     for name in _NOT_OF_ONE_TRAINING:
       config.pop(name, None)
     told = {'config': config, 'seed': self._seed, **self._data.made_of}
-    if self._config.conversion:
-      told['scored'] = scores.OF_TWO_LABELS
     return json.loads(json.dumps(told))
 
   def scored(self, result: SeedResult) -> antm2c_report.Scored:

@@ -74,9 +74,10 @@ def test_images_are_found_by_the_item_even_where_it_is_unknown():
 
 
 def test_a_second_label_and_columns_by_name():
-  conversion = np.array([0, 0, 1], np.float32)
-  data = clicks(conversion=conversion)
-  assert data.batch(np.array([2]), 1)['conversion'].tolist() == [1]
+  labels = np.array([[0], [0], [1]], np.float32)
+  data = clicks(labels=labels)
+  assert data.batch(np.array([2]), 1)['labels'].tolist() == [[1]]
+  assert list(data.every_label(['click', 'sale'])) == ['click', 'sale']
   assert data.column('column_city').tolist() == [5, 6, 0]
   assert len(data) == 3
 

@@ -32,6 +32,7 @@ SIZES = DataSizes(
   numbers={'age': 'linear', 'price': 'autodis'},
   histories=(3,),
   modal={'text_title': 4},
+  labels=('click', 'sale'),
 )
 
 
@@ -50,7 +51,7 @@ def clicks(size=64, seed=0):
     histories=(0,),
     max_history=3,
     text=TextVectors(rng.normal(size=(6, 4)).astype(np.float16), ()),
-    conversion=rng.integers(0, 2, size).astype(np.float32),
+    labels=rng.integers(0, 2, (size, 1)).astype(np.float32),
   )
 
 
@@ -277,6 +278,7 @@ def test_histories_and_bags_are_read_as_by_numpy():
   }
   params = model.init_params(jax.random.key(0))
   _, x = model._inputs(params, vectors, batch)
+  assert np.isfinite(model.logits(params, vectors, batch)['prediction']).all()
   fields = dict(zip(model.field_names, np.swapaxes(x.fields_BFD, 0, 1)))
   for h, found in enumerate(x.histories):
     keys = [vectors[n][:, h] for n in ('history', 'history_city')]
