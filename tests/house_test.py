@@ -93,10 +93,10 @@ _OVER_BUDGET = {
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
-  'antjax/train': 5_500,  # See docs/design/house.md.
+  'antjax/train': 5_650,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles.
   'benchmarks': 10_910,
-  'tests': 57_400,  # See docs/design/house.md.
+  'tests': 57_800,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()
