@@ -75,6 +75,6 @@ def exported(
       lowered = export.export(jax.jit(scores), platforms=functions.PLATFORMS)
       made = lowered(of_params, vectors, of_batch)
       found[f'{NAME}{size}'] = bytes(made.serialize())
-      leaves = range(made.out_tree.num_leaves)
+      leaves = [*made.out_avals]
       outputs = [*jax.tree.unflatten(made.out_tree, leaves)]
   return found, flat, outputs

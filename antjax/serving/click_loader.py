@@ -279,7 +279,7 @@ class ClickScorer(loader.Model):
       if name not in rows:
         found.append(arrays[f'history:{i}'][user_N])
         continue
-      lists = [
+      lists: list[Any] = [
         self._titles(texts) if len(texts) else [] for texts in rows[name]
       ]
       found.append(_newest(lists, self.clicks['max_history']))
@@ -297,7 +297,7 @@ class ClickScorer(loader.Model):
     """'bag_...' int32 [N, P] of lists of texts."""
     found = {}
     for name, bag in self.clicks['bags'].items():
-      lists = []
+      lists = list[Any]()
       for value in rows[name]:
         if isinstance(value, str):
           value = value.split(bag['separator']) if value else []

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 
 _SCHEMA = """
 columns: {user: string, item: int64, cat: string, price: {type: float32,
-  empty: 0}, stars: {type: float32, empty: null}, clicked: int32, part: string}
+  empty: 0}, stars: {type: float32, empty: null}, clicked: int32,
+  bought: int32, part: string}
 user: user
 item: item
 label: clicked
@@ -43,7 +44,7 @@ _FIELDS = FieldConfig(
 )
 
 
-def write_log(folder):
+def write_log(folder, schema=_SCHEMA):
   rng = random.Random(0)
   rows = []
   for i in range(120):
@@ -57,11 +58,12 @@ def write_log(folder):
         'price': '' if i % 9 == 0 else round(rng.random() * 9, 3),
         'stars': '' if i % 7 == 0 else round(rng.random() * 5, 1),
         'clicked': rng.randrange(2),
+        'bought': rng.randrange(2),
         'part': part,
       }
     )
   write(folder / 'log.csv', rows)
-  (folder / 'clicks.yaml').write_text(_SCHEMA)
+  (folder / 'clicks.yaml').write_text(schema)
   prepare_data.main(
     prepare_data.Config(
       schema=str(folder / 'clicks.yaml'),
@@ -200,3 +202,17 @@ def test_every_model_scores_as_it_was_trained(trained, name):
   logits = np.load(run_dir / 'predictions.npz')['logit']
   found, _ = ClickScorer(run_dir / 'export').score(columns(rows))
   np.testing.assert_array_equal(found['prediction'], logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', load.MULTI_TASK)
+def test_models_of_tasks_give_each(tmp_path, name):
+  labels = _SCHEMA.replace('label: clicked', 'label: clicked\nlabels: [bought]')
+  rows = write_log(tmp_path, labels)
+  run_dir = train(tmp_path, name)
+  found, _ = ClickScorer(run_dir / 'export').score(columns(rows))
+  with np.load(run_dir / 'predictions.npz') as wanted:
+    np.testing.assert_array_equal(found.pop('prediction'), wanted['logit'])
+    assert {*found} == {*wanted.files} - {'logit'} and found
+    for column, logits in found.items():
+      np.testing.assert_array_equal(logits, wanted[column])

@@ -262,7 +262,7 @@ def _of_items(
   found |= {
     f'item:number:{n}': np.full(size, np.nan, np.float32) for n in numbers
   }
-  for split in reversed(columns.values()):  # Training's count.
+  for split in reversed([*columns.values()]):  # Training's count.
     found['item:title'][split['item']] = split['title']
     for n in ids:
       found[f'item:id:{n}'][split['item']] = split['ids'][:, names.index(n)]

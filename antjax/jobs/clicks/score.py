@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from antjax import paths
 from antjax.data import table_source
 from antjax.data.rejects import Rejects
+from antjax.data.row_writer import ROW
 from antjax.data.schema import TableColumns
 from antjax.jobs.clicks import export
 from antjax.report import terminal
@@ -82,11 +83,11 @@ def main(config: Config) -> None:
   unfinished = out.with_name(f'.{out.name}.new')
   writer: Any = None
   for table in _tables(model, config.input, rejects):
-    rows = table.drop_columns(table_source.ROW)
+    rows = table.drop_columns(ROW)
     scores, new = model.score(_columns(rows))
     for name, count in new.items():
       unseen[name] = unseen.get(name, 0) + count
-    found = {'row': table[table_source.ROW]}
+    found = {'row': table[ROW]}
     for role in ('user', 'item'):
       if column := model.clicks[role]:
         found[column] = table[column]
