@@ -89,14 +89,14 @@ _OVER_BUDGET = {
   'antjax/data': 10_600,
   'antjax/elastic': 8_700,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 12_860,  # See docs/design/house.md.
+  'antjax/jobs': 13_600,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
-  'antjax/train': 5_500,  # See docs/design/house.md.
+  'antjax/train': 5_650,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles.
   'benchmarks': 10_910,
-  'tests': 57_400,  # See docs/design/house.md.
+  'tests': 58_200,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

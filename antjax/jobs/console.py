@@ -39,6 +39,7 @@ _SCRIPTS = {
   'lint-step': 'lint_step',
   'export-gmeta': 'gmeta.export',
   'score-gmeta': 'gmeta.score',
+  'score-clicks': 'clicks.score',
   'apply-delta': 'apply_delta',
   'recommend': 'llm_rec.recommend',
   'coordinator': 'coordinator',

@@ -28,6 +28,7 @@ _OLD_FILE = 'data.json'  # Written by earlier versions of train_lm.
 # what is made of it. `made_of` tells whether data and models at paths differ.
 _MAY_CHANGE = re.compile(
   r'(num|joint|per_task|eval)_(steps|epochs)|(checkpoint|evaluate)_every'
+  r'|steps_per_call'
   r'|patience|best_metric|intra|paro|links|collectives|min_shard_size'
   r'|num_micro_batches|shard_size|compute_dtype|(.*\.)?remat|peak_tflops'
   r'|model\.(layers_per_step|attention)|device_gib|regather|check_memory'

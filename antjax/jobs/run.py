@@ -216,6 +216,7 @@ class Run:
           start if early.is_over else until or self.num_steps,
           checkpoint_dir=self._checkpoints,
           checkpoint_every=config.checkpoint_every,
+          steps_per_call=config.steps_per_call,
           config=dataclasses.asdict(config),
           merge_input_states=dataset.merge_states,
           count_examples=count_examples,

@@ -47,14 +47,19 @@ class TrainingConfig(JobConfig):
   ] = 1
   shard_size: Annotated[int, 'Examples in a DataShard.'] = 256
   checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 500
+  steps_per_call: Annotated[
+    int,
+    'Steps that one call of the devices does, between saves and validations:'
+    ' faster where a step takes less than some milliseconds.',
+  ] = 1
   seed: Annotated[int, 'Seed of parameters, shuffles and samples.'] = 0
 
   def __post_init__(self) -> None:
     super().__post_init__()
     if self.paro != 'auto':
       PaRO.from_code(self.paro)
-    names = ('num_micro_batches', 'shard_size', 'checkpoint_every')
-    self.check_least(dict.fromkeys(names, 1))
+    names = 'num_micro_batches shard_size checkpoint_every steps_per_call'
+    self.check_least(dict.fromkeys(names.split(), 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ import numpy as np
 
 from antjax import paths
 from antjax.serving import loader
+from antjax.serving.click_loader import ARRAYS
 
 Quantize = Literal['none', 'int8']
 
@@ -40,6 +41,7 @@ class Exported:
     numeric: Names of the numeric inputs, in their order.
     query_size: Query rows of the training tasks; fewer are padded to it.
     info: Further entries of the manifest, JSON-able: step, name of the data.
+    arrays: Further arrays by name; empty: no such file.
   """
 
   functions: Mapping[str, bytes]
@@ -51,6 +53,7 @@ class Exported:
   query_size: int
   numeric: Sequence[str] = ()
   info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,6 +107,8 @@ def write(
       (stage / path).write_bytes(data)
       manifest['functions'][name] = path
     np.savez(stage / loader.PARAMS, **model.params)  # type: ignore[arg-type]
+    if model.arrays:
+      np.savez(stage / ARRAYS, **model.arrays)  # type: ignore[arg-type]
     for name, table in model.tables.items():
       manifest['tables'][name] = _write_table(stage, name, table, quantize)
     for name, (values, ids) in model.vocabularies.items():

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from jax import export
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -81,16 +82,22 @@ def exported(
 
 
 def table_rows(tables: EmbeddingTables, state: Any) -> dict[str, np.ndarray]:
-  """Table name -> float32 [V, D], whole in the memory of this one process."""
+  """Table name -> float32 [V, D], whole in the memory of each process."""
   canonical = jax.jit(
     lambda state: {
       name: parts['table'] for name, parts in tables.to_canonical(state).items()
     }
   )(state)
   return {
-    name: np.asarray(rows)[: tables.specs[name].num_embeddings]
+    name: _whole(rows)[: tables.specs[name].num_embeddings]
     for name, rows in canonical.items()
   }
+
+
+def _whole(rows: jax.Array) -> np.ndarray:
+  if rows.is_fully_addressable:
+    return np.asarray(rows)
+  return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
 class _GivenVectors:
@@ -222,7 +229,7 @@ def _lowered(
     return bytes(lowered(flat, *arguments).serialize())
 
   flat = {name: struct(x.shape, x.dtype) for name, x in params.items()}
-  with _no_source_lines():
+  with no_source_lines():
     lowered = {'predict': lower(functions['predict'], rows(q))}
     for s in support_sizes:
       support = rows(s) | {'label': struct((t, s)), 'mask': struct((t, s))}
@@ -231,7 +238,7 @@ def _lowered(
 
 
 @contextlib.contextmanager
-def _no_source_lines() -> Iterator[None]:
+def no_source_lines() -> Iterator[None]:
   """Keeps this machine's paths out of what is lowered: equal bytes anywhere."""
   name = 'jax_traceback_in_locations_limit'
   before = getattr(jax.config, name)

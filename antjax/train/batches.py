@@ -43,7 +43,11 @@ class BatchPlacer:
     self.reset: dict[str, np.ndarray] = {}
     self._is_elastic = False  # Until counts are given; then for good.
 
-  def place(
+  def place(self, batch: PyTree, **options: Any) -> StepInput:
+    """A batch's inputs as global arrays; the options are `prepare`'s."""
+    return self.to_devices(self.prepare(batch, **options))
+
+  def prepare(
     self,
     batch: PyTree,
     *,
@@ -54,7 +58,7 @@ class BatchPlacer:
     num_parts: int | None = None,
     is_training: bool = True,
   ) -> StepInput:
-    """Checks a local batch, routes its ids, and forms global arrays.
+    """Checks a local batch and routes its ids; this process's arrays.
 
     Args:
       batch: This process's rows.
@@ -95,17 +99,14 @@ class BatchPlacer:
           'Trainer(constants=...): the batch must be a dict without'
           " 'constants', which is where loss_fn finds them."
         )
-    inputs = self._to_devices(
-      StepInput(
-        batch=batch,
-        routing=routing,
-        num_micro_batches=local_counts,
-        is_valid=np.full((self._num_local,), is_valid, np.float32),
-        is_stopping=np.full((self._num_local,), is_stopping, np.float32),
-        num_examples=once,
-      )
+    return StepInput(
+      batch=batch,
+      routing=routing,
+      num_micro_batches=local_counts,
+      is_valid=np.full((self._num_local,), is_valid, np.float32),
+      is_stopping=np.full((self._num_local,), is_stopping, np.float32),
+      num_examples=once,
     )
-    return dataclasses.replace(inputs, constants=self._constants)
 
   def with_new_rows(self, state: TrainState) -> TrainState:
     """The state with the rows made new that the last batch placed asks for."""
@@ -143,26 +144,45 @@ class BatchPlacer:
     every = np.repeat(given.astype(np.int32), m)
     return every[local_positions(self._mesh)]
 
-  def _to_devices(self, tree: PyTree) -> PyTree:
-    sharding = NamedSharding(self._mesh, P(BATCH_AXES))
+  def to_devices(self, inputs: StepInput, is_stack: bool = False) -> StepInput:
+    """Global arrays of `prepare`'s, or of a `stack` of several steps'."""
+    split = P(None, BATCH_AXES) if is_stack else P(BATCH_AXES)
+    sharding = NamedSharding(self._mesh, split)
     is_cpu = self._mesh.devices.flat[0].platform == 'cpu'
-    leaves = jax.tree.leaves(tree)
-    has_jax = any(isinstance(x, jax.Array) for x in leaves)
+    has_jax = any(isinstance(x, jax.Array) for x in jax.tree.leaves(inputs))
+    if not is_stack:
+      inputs = jax.tree.map(own_copy, inputs)
     if self._mesh.size == 1 and is_cpu and not has_jax:
-      # A call takes numpy arrays in a tenth of the time. Copies: an iterator
-      # may refill its arrays.
-      return jax.tree.map(_copy, tree)
-    if jax.process_count() == 1:
-      return jax.device_put(tree, sharding)
-    return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
-      tree,
-    )
+      placed = inputs  # A call takes numpy arrays in a tenth of the time.
+    elif jax.process_count() == 1:
+      placed = jax.device_put(inputs, sharding)
+    else:
+      placed = jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(
+          sharding, np.asarray(x)
+        ),
+        inputs,
+      )
+    return dataclasses.replace(placed, constants=self._constants)
 
 
-def _copy(x: Any) -> np.ndarray:
+def own_copy(x: Any) -> Any:
+  """An array of ours, as the loader may refill its own; JAX's as they are."""
+  if isinstance(x, jax.Array):
+    return x
   x = np.asarray(x)
   return np.array(x, jax.dtypes.canonicalize_dtype(x.dtype))
+
+
+def stack(steps: Sequence[StepInput]) -> StepInput | None:
+  """The arrays of several steps in one, [K, ...]; None where shapes differ."""
+  shapes = {
+    tuple(map(np.shape, jax.tree.leaves(x))) + (jax.tree.structure(x),)
+    for x in steps
+  }
+  if len(shapes) > 1:
+    return None
+  return jax.tree.map(lambda *x: np.stack(x), *steps)
 
 
 def check_batch(batch: PyTree, multiple: int, what: str) -> None:

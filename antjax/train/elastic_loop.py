@@ -56,6 +56,11 @@ def check(
       ' may change between a save and a restore; pass merge_input_states, e.g.'
       ' antjax.shards.dataset.merge_states.'
     )
+  if options.steps_per_call > 1:
+    raise ValueError(
+      f'Trainer.fit(elastic=..., steps_per_call={options.steps_per_call}): an'
+      ' elastic step is done a micro-batch at a time; use steps_per_call=1.'
+    )
   if row_staleness:
     raise ValueError(
       'Trainer(row_staleness=1).fit(elastic=...): which rows the next step'

@@ -19,7 +19,9 @@ from antjax.train.batches import (
   BatchPlacer,
   Feed,
   get_position,
+  own_copy,
   set_position,
+  stack,
 )
 from antjax.train.checkpoint import Checkpointer, encode_position
 from antjax.train.elastic import ElasticControl
@@ -50,6 +52,11 @@ class FitOptions:
     config: JSON-able settings, stored in each checkpoint.
     merge_input_states: Makes one input position of those of several processes,
       so that another number of processes can resume.
+    steps_per_call: Steps that the devices do in one call, K, where no save or
+      evaluation comes between and their batches have one shape; others are
+      done one by one. Saves what a call costs, which counts where a step takes
+      less than some milliseconds. `on_step` is called K times in a row, and
+      `should_stop` has its effect after the call.
     num_micro_batches_fn: Step -> micro-batches of each group. Rows that it
       leaves out are read but not trained on: best let them be padding.
     count_examples: Batch -> number of its examples; by default the sum of
@@ -73,6 +80,7 @@ class FitOptions:
   best_mode: str = 'min'
   evaluate_fn: Callable[[TrainState], Metrics] | None = None
   evaluate_every: int = 0
+  steps_per_call: int = 1
   config: Mapping[str, Any] | None = None
   merge_input_states: Callable[[list[Any]], Any] | None = None
   num_micro_batches_fn: Callable[[int], Sequence[int]] | None = None
@@ -86,12 +94,13 @@ class FitOptions:
       paths.check(
         self.checkpoint_dir, 'Trainer.fit: checkpoint_dir', paths.CHECKPOINT_URL
       )
-    for name, least in (('checkpoint_every', 1), ('evaluate_every', 0)):
+    least = {'checkpoint_every': 1, 'evaluate_every': 0, 'steps_per_call': 1}
+    for name, least_value in least.items():
       value = getattr(self, name)
-      if value < least:
+      if value < least_value:
         raise ValueError(
-          f'Trainer.fit({name}={value}): needed is a number of steps, {least}'
-          ' or more.'
+          f'Trainer.fit({name}={value}): needed is a number of steps,'
+          f' {least_value} or more.'
         )
     try:
       json.dumps(self.config)
@@ -119,6 +128,24 @@ class FitOptions:
   def is_pause(self, number: int) -> bool:
     """Whether to evaluate or save after this step, the last one aside."""
     return self.is_evaluation(number) or number % self.checkpoint_every == 0
+
+  def steps_of_call(self, done: int, num_steps: int) -> int:
+    """Steps to do in one call after `done` others."""
+    K = self.steps_per_call
+    is_cut = any(map(self.is_pause, range(done + 1, done + K)))
+    return 1 if is_cut or done + K > num_steps else K
+
+
+def check(
+  options: FitOptions, *, row_staleness: int, has_vocabularies: bool
+) -> None:
+  """Raises ValueError for what cannot go together with several steps a call."""
+  if options.steps_per_call > 1 and (row_staleness or has_vocabularies):
+    name = 'row_staleness=1' if row_staleness else 'vocabularies=...'
+    raise ValueError(
+      f'Trainer({name}).fit(steps_per_call={options.steps_per_call}): rows are'
+      ' brought or made new before each step; use steps_per_call=1.'
+    )
 
 
 @contextlib.contextmanager
@@ -174,19 +201,36 @@ class Reporter:
   def tell(
     self, number: int, values: Metrics, extra: Metrics | None = None
   ) -> None:
-    """Reports a step; examples per second are added to its metrics.
+    """`tell_all` of one step."""
+    self.tell_all(number, [values], extra)
 
-    Not for the first step, which compiles. `extra` are results of
-    `evaluate_fn`.
+  def tell_all(
+    self,
+    first: int,
+    steps: Sequence[Metrics],
+    extra: Metrics | None = None,
+  ) -> None:
+    """Reports the steps of a call; examples per second join their metrics.
+
+    Not for the first call, which compiles. `extra` are results of
+    `evaluate_fn` after the last of them.
 
     Raises:
       RuntimeError: The loss or the gradient is not finite.
     """
-    values['num_examples'] = values['num_examples'] or values['weight']
     now, last = time.perf_counter(), self._last
     self._last = now
-    if last is not None:
-      values['examples_per_s'] = values['num_examples'] / (now - last)
+    for number, values in enumerate(steps, first):
+      values['num_examples'] = values['num_examples'] or values['weight']
+      if last is not None:
+        step_s = (now - last) / len(steps)
+        values['examples_per_s'] = values['num_examples'] / step_s
+      is_last = number == first + len(steps) - 1
+      self._tell_one(number, values, extra if is_last else None)
+
+  def _tell_one(
+    self, number: int, values: Metrics, extra: Metrics | None
+  ) -> None:
     if self._options.on_step is not None:
       self._options.on_step(number, values | (extra or {}))
     # A gradient that overflows is what a dynamic loss scale is for.
@@ -225,10 +269,15 @@ def fit(
   *,
   spec: StepSpec,
   step: Step,
+  steps: Step,
   placer: BatchPlacer,
   rows_ahead: RowsAhead | None = None,
 ) -> TrainState:
-  """See `Trainer.fit`; where given, `rows_ahead` is the step to use instead."""
+  """See `Trainer.fit`.
+
+  `steps` does several in a call; where given, `rows_ahead` is the step to use
+  instead.
+  """
   iterator, keys = iter(batches), placer.keys
   with opened(spec, keys, state, iterator, options) as (saver, state):
     start = done = int(state.step)
@@ -237,7 +286,8 @@ def fit(
     feed, reporter = Feed(iterator), Reporter(options)
     has_data = done < num_steps and feed.open()
     is_stopping = False
-    pending: tuple[int, Any] | None = None  # Dispatched, not yet fetched.
+    # Calls that are not yet fetched: the first of their steps, metrics.
+    pending: list[tuple[int, Any]] = []
     rows: PyTree | None = None  # Rows of the next step, in flight.
     ahead: StepInput | None = None  # The next step's inputs, already read,
     before_ahead: Any = None  # and the position before they were.
@@ -257,13 +307,13 @@ def fit(
           keys=None if keys is None else keys.state(),
         )
 
-    def place(number: int) -> StepInput | None:
+    def read(number: int) -> StepInput | None:
       """Inputs of the step after `number` others; None where all data end."""
       batch = feed.next()
       if batch is None and jax.process_count() == 1:
         return None
       counts_fn = options.num_micro_batches_fn
-      return placer.place(
+      return placer.prepare(
         feed.filler() if batch is None else batch,
         counts=counts_fn(number) if counts_fn else None,
         is_valid=batch is not None,
@@ -271,25 +321,56 @@ def fit(
         num_examples=0 if batch is None else options.count(batch),
       )
 
-    def report(item: tuple[int, Any], extra: Metrics | None = None) -> bool:
-      """Fetches a step's metrics; False if training is to end here."""
+    def place(number: int) -> StepInput | None:
+      """Likewise, on the devices."""
+      inputs = read(number)
+      return None if inputs is None else placer.to_devices(inputs)
+
+    def run(state: TrainState, done: int) -> tuple[TrainState, int]:
+      """Does the steps of a call; none where all data end."""
+      num = options.steps_of_call(done, num_steps)
+      found: list[StepInput] = []
+      while len(found) < num and (inputs := read(done + len(found))):
+        found.append(inputs if num == 1 else jax.tree.map(own_copy, inputs))
+      stacked = stack(found) if 1 < len(found) == num else None
+      if stacked is not None:
+        inputs = placer.to_devices(stacked, is_stack=True)
+        state, on_device = steps(state, inputs)
+        pending.append((done + 1, on_device))
+        return state, done + num
+      for inputs in found:
+        inputs = placer.to_devices(inputs)
+        state, on_device = step(placer.with_new_rows(state), inputs)
+        done += 1
+        pending.append((done, on_device))
+      return state, done
+
+    def report(extra: Metrics | None = None, but: int = 0) -> bool:
+      """Fetches metrics of all calls but the newest; False: training ends."""
       nonlocal is_stopping
-      number, on_device = item
-      values = {k: float(np.asarray(v)) for k, v in on_device.items()}
-      is_stopping = values.pop('is_stopping') > 0
-      has_data = values.pop('num_valid') > 0
-      if has_data:
-        reporter.tell(number, values, extra)
-      return has_data and not is_stopping
+      goes_on = True
+      while len(pending) > but:
+        first, on_device = pending.pop(0)
+        columns = [
+          np.asarray(x, float).ravel().tolist() for x in on_device.values()
+        ]
+        each: list[Metrics] = [
+          dict(zip(on_device, x, strict=True))
+          for x in zip(*columns, strict=True)
+        ]
+        is_stopping |= any(x.pop('is_stopping') > 0 for x in each)
+        valid = [x for x in each if x.pop('num_valid') > 0]
+        if valid:
+          reporter.tell_all(first, valid, None if pending else extra)
+        goes_on &= len(valid) == len(each) and not is_stopping
+      return goes_on
 
     while has_data and done < num_steps:
-      inputs = place(done) if ahead is None else ahead
-      if inputs is None:
-        break
-      ahead = None
+      before = done
       if rows_ahead is None:
-        state, on_device = step(placer.with_new_rows(state), inputs)
-      else:
+        state, done = run(state, done)
+      elif inputs := ahead or place(done):
+        ahead = None
         if rows is None:
           rows = rows_ahead.fetch(state, inputs)
         if done + 1 < num_steps and not options.is_pause(done + 1):
@@ -298,20 +379,19 @@ def fit(
         state, on_device, rows = rows_ahead.step(
           state, inputs, rows, None if ahead is None else ahead.routing
         )
-      done += 1
-      # Step n - 1 is fetched while step n runs: the devices never wait.
-      older, pending = pending, (done, on_device)
-      if older is not None and not report(older):
+        done += 1
+        pending.append((done, on_device))
+      # One call is fetched while the next one runs: the devices never wait.
+      if done == before or not report(but=1):
         break
       if done < num_steps and options.is_pause(done):
         extra = reporter.evaluate(done, state)
         # Reported before it is saved: a lost state must not be.
-        goes_on, pending = report(pending, extra), None
+        goes_on = report(extra)
         save(extra)
         if not goes_on:
           break
-    if pending is not None:
-      report(pending)
+    report()
     if is_stopping:
       save()
       raise KeyboardInterrupt(f'stopped at step {int(state.step)}')

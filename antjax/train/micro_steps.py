@@ -29,7 +29,7 @@ from antjax.mesh.mesh import (
   positions,
 )
 from antjax.train import gradient
-from antjax.train.batches import check_batch
+from antjax.train.batches import check_batch, own_copy
 from antjax.train.gradient import StepSpec
 from antjax.train.loss import blank, Loss, read_loss
 from antjax.train.loss_scale import LossScaleState
@@ -137,7 +137,7 @@ class MicroSteps:
 
   def put(self, tree: PyTree) -> PyTree:
     """Splits each leading dim over the devices."""
-    return jax.device_put(tree, self._batch)
+    return jax.device_put(jax.tree.map(own_copy, tree), self._batch)
 
   def put_rows(self, is_row: np.ndarray) -> jax.Array:
     """Puts the second result of `fill` on the devices."""

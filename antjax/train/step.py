@@ -89,6 +89,26 @@ def make_step(spec: StepSpec) -> Step:
   return jit_step(spec, step)
 
 
+def make_steps(spec: StepSpec) -> Step:
+  """`make_step` for several steps a call.
+
+  Arrays of the inputs are [K, ...] with those of K steps, and so are metrics;
+  constants are those of one.
+  """
+  backward = make_backward(spec, functools.partial(accumulate, spec))
+  update = make_update(spec)
+
+  def steps(state: TrainState, inputs: StepInput) -> tuple[TrainState, Metrics]:
+    def one(state: TrainState, each: StepInput) -> tuple[TrainState, Metrics]:
+      each = dataclasses.replace(each, constants=inputs.constants)
+      return update(state, *backward(state, each), None)
+
+    each = dataclasses.replace(inputs, constants=None)
+    return lax.scan(one, state, each)
+
+  return jit_step(spec, steps)
+
+
 def make_backward(
   spec: StepSpec,
   local: Callable[..., Any],

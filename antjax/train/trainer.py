@@ -275,6 +275,10 @@ class Trainer:
     """The jitted step: `(state, StepInput) -> (state, metrics)`."""
     return self._once('step', step_lib.make_step, self.step_spec())
 
+  def compiled_steps(self) -> Callable[..., Any]:
+    """`compiled_step` for several steps a call; see `FitOptions`."""
+    return self._once('steps', step_lib.make_steps, self.step_spec())
+
   def step_spec(self) -> StepSpec:
     """What the step is made of; known after `init`."""
     return self._spec_of(self.layout)
@@ -326,6 +330,11 @@ class Trainer:
       )
       step = self.elastic_step()
       return elastic_loop.fit(state, batches, num_steps, chosen, step=step)
+    loop.check(
+      chosen,
+      row_staleness=self.row_staleness,
+      has_vocabularies=self.keys is not None,
+    )
     spec = self.step_spec()
     return loop.fit(
       state,
@@ -334,6 +343,7 @@ class Trainer:
       chosen,
       spec=spec,
       step=self.compiled_step(),
+      steps=self.compiled_steps(),
       placer=self.placer,
       rows_ahead=RowsAhead(spec) if self.row_staleness else None,
     )

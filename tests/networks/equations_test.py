@@ -440,7 +440,13 @@ def test_a_logit_is_that_of_the_paper(equation):
 
 @pytest.mark.parametrize(
   'equation',
-  [shared_bottom, mmoe, ple, esmm, aitm],
+  [
+    pytest.param(shared_bottom, marks=pytest.mark.slow),
+    mmoe,
+    pytest.param(ple, marks=pytest.mark.slow),
+    esmm,
+    aitm,
+  ],
   ids=lambda f: f.__name__,
 )
 def test_each_task_has_its_logit(equation):

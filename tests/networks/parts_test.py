@@ -75,7 +75,9 @@ def test_esmm_is_the_product_of_probabilities():
 TWO_TASKS = dataclasses.replace(SIZES, num_outputs=2)
 
 
-@pytest.mark.parametrize('kind', [ESMM, AITM])
+@pytest.mark.parametrize(
+  'kind', [ESMM, pytest.param(AITM, marks=pytest.mark.slow)]
+)
 def test_both_tasks_are_learned(kind):
   config = CONFIG.of(kind)
   graphdef, state = nnx.split(kind(TWO_TASKS, config, rngs=nnx.Rngs(0)))

@@ -306,6 +306,30 @@ def gdcn_serial(w, x):
 
 
 @reference
+def pepnet(w, x):
+  zoo = importlib.import_module('model_zoo.PEPNet.src.PPNet')
+  fields, flat = x['fields'], x['fields'].flatten(1)
+  width, hidden = flat.shape[1], w.found['ep_hidden/bias'].shape[0]
+  gate = plain(zoo.GateNU(DIM + width, hidden, output_dim=width))
+  w.layers(gate, 'ep_hidden', 'ep_gate')
+  model = plain(
+    zoo.PPNet_MLP(width, 1, 4 * DIM + width, hidden, hidden_units=[16, 8])
+  )
+  kernel, bias = w('pp_hidden/first/kernel'), w('pp_hidden/first/bias')
+  for i, one in enumerate(model.gate_layers):
+    part = slice(i * hidden, (i + 1) * hidden)
+    # Theirs: what is stopped comes first.
+    w.found['own/bias'] = bias[part]
+    prior, stopped = kernel[:, part].split([4 * DIM, width])
+    w.found['own/kernel'] = torch.cat([stopped, prior])
+    w.layers(one, 'own', f'pp_gates/{i}')
+    w.linear(model.mlp_layers[i][0], f'layers/{i}')
+  w.linear(model.mlp_layers[-1], f'layers/{len(model.gate_layers)}')
+  gated_flat = flat * gate(torch.cat([fields[:, 4], flat], dim=1))
+  return model(gated_flat, fields[:, :4].flatten(1))[:, 0]
+
+
+@reference
 def din(w, x):
   basic = rechub('basic.features')
   found, ids = features(x)

@@ -47,19 +47,15 @@ class Frequent:
       config: `min_count`, and `hash_buckets` that rare ids share.
       num_fixed: Ids that stay as they are; the last one is the unknown.
     """
-    rare = np.bincount(ids_N, minlength=num_ids) < config.min_count
-    rare[:num_fixed] = False
-    found = np.arange(num_ids)
-    if config.hash_buckets:  # Knuth's multiplicative hash: ids come sorted.
-      mixed = (found * 2654435761 % (1 << 32)) >> 8
-      found = num_fixed + mixed % config.hash_buckets
-    else:
-      found[:] = num_fixed - 1
-    found[:num_fixed] = np.arange(num_fixed)
-    first = num_fixed + config.hash_buckets
-    is_kept = ~rare
+    is_kept = np.bincount(ids_N, minlength=num_ids) >= config.min_count
     is_kept[:num_fixed] = False
     num_kept = int(is_kept.sum())
+    first = num_fixed + config.hash_buckets
+    found = np.full(num_ids, num_fixed - 1)
+    if config.hash_buckets:  # Knuth's multiplicative hash: ids come sorted.
+      mixed = (np.arange(num_ids) * 2654435761 % (1 << 32)) >> 8
+      found = num_fixed + mixed % config.hash_buckets
+    found[:num_fixed] = np.arange(num_fixed)
     found[is_kept] = first + np.arange(num_kept)
     return cls(found.astype(np.int32), first + num_kept)
 

@@ -239,6 +239,17 @@ class ScenarioModel:
       features |= {bag + _WEIGHT: bag + _WEIGHT for bag in self._bags}
     return EmbeddingTables(every, features, mesh=mesh)
 
+  @property
+  def groups(self) -> dict[str, list[int]]:
+    """Feature of ids that are looked up together -> their columns."""
+    found, start = {}, 0
+    for group, members in self._groups.items():
+      found[group] = self._place[start : start + len(members)]
+      start += len(members)
+    if self._is_linear:
+      found |= {group + _WEIGHT: at for group, at in found.items()}
+    return found
+
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch of `ScenarioClicks` this model reads."""
     names = ['label', 'weight', *self._modal]
@@ -248,13 +259,7 @@ class ScenarioModel:
     if not self.fields.knows_scenario:
       every = every.copy()
       every[:, _SCENARIO] = 0
-    ids, start = {}, 0
-    for group, members in self._groups.items():
-      stop = start + len(members)
-      ids[group] = every[:, self._place[start:stop]]
-      if self._is_linear:
-        ids[group + _WEIGHT] = ids[group]
-      start = stop
+    ids = {group: every[:, at] for group, at in self.groups.items()}
     ids |= {name: batch[name] for name in (*self._in_history, *self._bags)}
     if self._is_linear:
       ids |= {bag + _WEIGHT: batch[bag] for bag in self._bags}

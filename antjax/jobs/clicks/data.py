@@ -18,6 +18,7 @@ from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
 from antjax.ctr.antm2c.features import by_title, ClickFeatures, FIRST
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
 from antjax.data import output_folder, records, shuffled_index
+from antjax.data.behavior_vocabulary import UNK
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import scenarios
@@ -44,6 +45,9 @@ class ScenarioData:
     sizes: Sizes that the model needs.
     splits: Split -> its clicks.
     features: Features of the clicks, as training has them.
+    schema: Entries of the schema of the log.
+    scenario_column: Id column of the scenario; '' for none.
+    scenario_of: Id of that column -> scenario; of others the largest one.
     made_of: Fingerprints of the inputs, for `run_identity`.
   """
 
@@ -71,6 +75,8 @@ class ScenarioData:
     histories = _histories(config.history, described['sequences'])
     id_names = [c['name'] for c in described['ids']]
     self.scenarios, groups, at = scenarios.find(config, folder, described)
+    self.scenario_column = '' if at is None else id_names[at]
+    self.schema = described['config']['events']['schema']
     every_label = described['label_names']
     labels = config.labels or tuple(every_label)
     at_label = [
@@ -102,7 +108,10 @@ class ScenarioData:
     text, images = antm2c_vectors.load(config, job, described, names)
     ids, largest, self.unseen = {}, -1, dict[str, int]()
     for split, found in columns.items():
-      ids[split] = {n: _known(found, n, config.ids) for n in ('user', 'item')}
+      ids[split] = {
+        n: _known(found, n, config.ids if self.schema[n] else '')
+        for n in ('user', 'item')
+      }
       ids[split]['title'] = found['title']
       scenario, self.unseen[split] = scenarios.of_clicks(
         found, groups, at, split, largest
@@ -112,11 +121,17 @@ class ScenarioData:
       ids[split]['scenario'] = scenario
       ids[split] |= dict(zip(id_names, found['ids'].T, strict=True))
     times.add(fields.time, columns, ids)
-    num_ids = {n: described[f'num_{n}s'] for n in ('user', 'item')}
+    num_ids = {
+      n: described[f'num_{n}s'] if self.schema[n] else 1
+      for n in ('user', 'item')
+    }
     num_ids['title'] = num_behaviors = described['num_behaviors']
     num_ids |= {id_names[i]: described['ids'][i]['num_ids'] for i in kept}
     num_ids |= {f'time_{n}': times.NUM_IDS[n] for n in fields.time}
     train = columns['train']
+    titles = None
+    if config.ids == 'train':
+      titles = _trained_titles(train, events, histories, num_behaviors)
     self.features = features = ClickFeatures.fit(
       fields,
       num_ids,
@@ -133,6 +148,7 @@ class ScenarioData:
       )
       for n, name in bags.items()
     }
+    self.scenario_of = np.where(groups < 0, largest, groups).astype(np.int32)
     self.splits, of_titles = {}, dict[str, np.ndarray]()
     for split, found in columns.items():
       fed = features(ids[split], found['numeric'])
@@ -153,7 +169,7 @@ class ScenarioData:
         histories=histories,
         max_history=config.max_history,
         history_columns=of_titles,
-        titles=features.titles,
+        titles=titles if features.titles is None else features.titles,
         bags=of_bags,
         text=text,
         images=images,
@@ -298,10 +314,33 @@ def _histories(
   )
 
 
+def _trained_titles(
+  train: Mapping[str, np.ndarray],
+  events: Sequence[np.ndarray],
+  histories: Sequence[int],
+  num_behaviors: int,
+) -> np.ndarray:
+  """Each title, int32 [V]; the unknown one for what training has not seen."""
+  is_seen = np.zeros(num_behaviors, bool)
+  is_seen[[0, UNK]] = True
+  is_seen[train['title']] = True
+  for n in histories:
+    size = len(events[n]) + 1
+    depth = np.bincount(train['starts'][:, n], minlength=size)
+    depth -= np.bincount(train['stops'][:, n], minlength=size)
+    is_seen[events[n][np.cumsum(depth[:-1]) > 0]] = True
+  return np.where(is_seen, np.arange(num_behaviors), UNK).astype(np.int32)
+
+
 def _known(
   columns: Mapping[str, np.ndarray], name: str, ids: str
 ) -> np.ndarray:
-  """User or item of each click; 0 for those that training has not seen."""
+  """User or item of each click; 0 for those that training has not seen.
+
+  `ids` is as in the config; '': there is no such column.
+  """
+  if not ids:
+    return np.zeros(len(columns[name]), np.int32)
   if ids == 'global':
     return columns[name]
   return np.where(columns[f'is_new_{name}'], 0, columns[name])

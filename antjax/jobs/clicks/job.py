@@ -48,7 +48,7 @@ def train(config: Config, job: job_lib.Job) -> list[SeedResult]:
   if config.search.num_trials:
     config = best_config(config, job, data)
   jobs = [
-    ClickJob(config, job, data, seed=config.seed + i)
+    ClickJob(config, job, data, seed=config.seed + i, is_exported=True)
     for i in range(config.num_seeds)
   ]
   results = [one.run() for one in jobs]

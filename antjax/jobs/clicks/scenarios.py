@@ -32,9 +32,9 @@ def find(
 ) -> tuple[tuple[str, ...], np.ndarray, int | None]:
   """(names, id of the column -> scenario or -1, number of the column)."""
   names = [c['name'] for c in described['ids']]
-  wanted, domain = config.scenario, described.get('domain')
+  wanted, domain = config.scenario, described.get('domain', '')
   if not wanted:
-    wanted = next((n for n in ('scene', domain) if n in names), _NONE)
+    wanted = next((str(n) for n in ('scene', domain) if n in names), _NONE)
     if domain and wanted == _NONE:
       logging.warning(
         'The domain %s is no scenario here: it is none of ids in the schema.',

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import math
+import pathlib
 from typing import Any
 
 import jax
+from jax import lax
 import numpy as np
 
 from antjax import config as config_lib
@@ -16,12 +18,14 @@ from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
+from antjax.jobs.clicks import export
 from antjax.jobs.clicks import report as antm2c_report
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.metrics import by_slice as scores
 from antjax.networks import moments
 from antjax.report import job_report
+from antjax.serving import functions as serving
 from antjax.train.state import TrainState
 
 # Name of a validation metric -> its name in a table of scores.
@@ -65,12 +69,15 @@ class ClickJob:
     seed: int,
     name: str = '',
     dataset: str = '',
+    is_exported: bool = False,
   ):
     """Describes the training, with the config of the job or of a trial.
 
     Its folder inside the job's is `name`, or goes by the seed; its data set is
-    `dataset`, no other training's, or has the name of the folder.
+    `dataset`, no other training's, or has the name of the folder. The model is
+    written to `export.FOLDER` there if it is exported.
     """
+    self._is_exported = is_exported
     self._config, self._data, self._seed = config, data, seed
     self._name = name or f'seed_{seed}'
     self._dataset = dataset or self._name
@@ -83,7 +90,7 @@ class ClickJob:
     num_examples = len(data.splits['train'])
     self._num_steps = config.steps_for(num_examples)
     rate = config.fields.learning_rate
-    tables = model.tables(
+    self._tables = tables = model.tables(
       job.mesh, config.optimizer.schedule(self._num_steps, rate), num_examples
     )
 
@@ -94,6 +101,8 @@ class ClickJob:
     def predict(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
       del rng
       vectors = tables.lookup(rows, batch['ids'])
+      # An exported model gets them ready: the same programs give the same bits.
+      params, vectors = lax.optimization_barrier((params, vectors))
       kept = {name: batch[name] for name in ('index', 'weight')}
       return {**model.logits(params, vectors, batch), **kept}
 
@@ -154,6 +163,8 @@ class ClickJob:
       },
     )
     validation = self._summary(state)
+    if self._is_exported:
+      self._export(state, folder)
     found = self.logits(state, 'test')
     logits = found.pop('prediction')
     test = {}
@@ -172,6 +183,20 @@ class ClickJob:
       }
       job_report.write_json(path, done)
     return SeedResult(self._seed, validation, test, str(folder))
+
+  def _export(self, state: TrainState, folder: pathlib.Path) -> None:
+    """Writes the model; a collective call."""
+    trained = export.Trained(
+      self.model,
+      self._tables,
+      self.trainer.params(state),
+      serving.table_rows(self._tables, state.tables),
+      self._moments(state),
+      int(state.step),
+    )
+    if self._job.is_main:
+      mesh = self._job.mesh
+      export.write(folder, self._config, self._data, trained, mesh)
 
   def _settings(self) -> dict[str, Any]:
     """What decides the scores, JSON-able."""

@@ -278,6 +278,7 @@ def test_histories_and_bags_are_read_as_by_numpy():
   }
   params = model.init_params(jax.random.key(0))
   _, x = model._inputs(params, vectors, batch)
+  assert np.isfinite(model.logits(params, vectors, batch)['prediction']).all()
   fields = dict(zip(model.field_names, np.swapaxes(x.fields_BFD, 0, 1)))
   for h, found in enumerate(x.histories):
     keys = [vectors[n][:, h] for n in ('history', 'history_city')]

@@ -1,0 +1,293 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A trained click model in files: what launch/score_clicks.py reads.
+
+The folder `export` of a training holds functions, parameters, tables and
+vocabularies as `antjax.serving.exporter` writes them, and `arrays.npz`: which
+values have rows of their own, how numbers are read, what is known of items, and
+the newest clicks of each user of the log.
+"""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+
+from antjax.ctr.antm2c.clicks import ScenarioClicks
+from antjax.ctr.antm2c.model import ScenarioModel
+from antjax.ctr.bahe import batches
+from antjax.data import output_folder, records
+from antjax.data.behavior_vocabulary import BehaviorVocabulary
+from antjax.embedding.table import EmbeddingTables
+from antjax.jobs.clicks.config import Config
+from antjax.jobs.clicks.data import ScenarioData
+from antjax.mesh import compiler
+from antjax.networks.network import ScenarioMoments
+from antjax.serving import click_functions, exporter
+
+FOLDER = 'export'
+_LATENCY_ROWS = 64  # A function for few rows.
+_SPLITS = ('train', 'validation', 'test')
+_READ = ('user', 'item', 'title', 'ids', 'numeric', 'starts', 'stops')
+
+
+class Trained(NamedTuple):
+  """What a training ends with: its model, and parameters and tables whole."""
+
+  model: ScenarioModel
+  tables: EmbeddingTables
+  params: Any
+  rows: Mapping[str, np.ndarray]
+  moments: ScenarioMoments | None
+  step: int
+
+
+def write(
+  run_dir: pathlib.Path,
+  config: Config,
+  data: ScenarioData,
+  trained: Trained,
+  mesh: jax.sharding.Mesh,
+) -> pathlib.Path | None:
+  """Writes the folder in a training's; None where the data cannot be exported.
+
+  Replaces that of an earlier state. On process 0.
+  """
+  folder = run_dir / FOLDER
+  if why := _lacking(config, data):
+    logging.warning('There is no %s: %s.', folder, why)
+    return None
+  staged = run_dir / f'.{FOLDER}.new'
+  shutil.rmtree(staged, ignore_errors=True)
+  clicks = data.splits['train']
+  per_device = -(-config.eval_batch_size // jax.device_count())
+  sizes = sorted({min(_LATENCY_ROWS, per_device), per_device})
+  batch = trained.model.prepare(clicks.batch(np.zeros(1, np.int64), 1))
+  functions, params, outputs = click_functions.exported(
+    *(trained.model, trained.tables, trained.params, trained.moments),
+    batch,
+    sizes,
+  )
+  source = output_folder.find_view(config.data, 'examples')
+  about, arrays = _described(config, data, trained, clicks, source)
+  about |= {
+    'sizes': sizes,
+    'outputs': outputs,
+    'read': sorted({*batch} - {'label', 'labels', 'conversion', 'ids'}),
+    'is_by_scenario': trained.model.is_by_scenario,
+    'compiler_options': {jax.default_backend(): compiler.options(mesh)},
+    'features': {
+      n: list(trained.tables.features[n].tables) for n in batch['ids']
+    },
+  }
+  names = [c['name'] for c in data.description['ids']]
+  maps = {'user': 'user', 'item': 'item'}
+  maps |= {f'id:{n}': f'feature_{names.index(n)}' for n in about['ids']}
+  behaviors = BehaviorVocabulary.open(source / 'behaviors')
+  vocabularies = {n: _values(source, file) for n, file in maps.items()}
+  texts = behaviors.texts(2, len(behaviors))
+  vocabularies['title'] = np.array(texts, np.str_), np.arange(2, 2 + len(texts))
+  exporter.write(
+    staged,
+    exporter.Exported(
+      functions=functions,
+      params=params,
+      tables=trained.rows,
+      features={},
+      vocabularies=vocabularies,
+      support_sizes=(),
+      query_size=0,
+      arrays=arrays,
+      info={
+        'kind': 'clicks',
+        'model': config.model,
+        'data': data.description['name'],
+        'step': trained.step,
+        'clicks': about,
+      },
+    ),
+  )
+  shutil.rmtree(folder, ignore_errors=True)
+  staged.rename(folder)
+  logging.info('The model is in %s; launch/score_clicks.py reads it.', folder)
+  return folder
+
+
+def _lacking(config: Config, data: ScenarioData) -> str:
+  """What of the settings cannot be exported; '' for nothing."""
+  if 'gap' in config.fields.time:
+    return 'fields.time=gap needs the click before, which new rows do not tell'
+  if config.text_sequences:
+    return f'text_sequences={",".join(config.text_sequences)} are not exported'
+  texts = data.schema['texts']
+  if bags := [n for n in config.fields.ways_of_bags() if n in texts]:
+    return f'fields.bags={",".join(bags)} are texts, which are not exported'
+  return ''
+
+
+def _values(source: pathlib.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+  table = pq.read_table(source / f'ids_{name}.parquet')
+  values = np.array(table['value'].to_pylist(), np.str_)
+  return values, table['id'].to_numpy()
+
+
+def _described(
+  config: Config,
+  data: ScenarioData,
+  trained: Trained,
+  clicks: ScenarioClicks,
+  source: pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """What the manifest says of rows, and the arrays that it goes with."""
+  schema, described, features = data.schema, data.description, data.features
+  columns = {
+    split: records.whole_columns(
+      source / described['files'][split]['path'],
+      _READ,
+      wide=('starts', 'stops'),
+    )
+    for split in _SPLITS
+    if split in described['files']
+  }
+  sequences = [s['name'] for s in described['sequences']]
+  names = [c['name'] for c in described['ids']]
+  crosses = [
+    {'name': c.name, 'left': c.left, 'right': c.right, 'num_right': c.num_right}
+    for c in features.crosses
+  ]
+  of_crosses = {c[side] for c in crosses for side in ('left', 'right')}
+  fields = [*features.columns]
+  ids = [n for n in names if n in {*fields, *of_crosses, data.scenario_column}]
+  numbers = dict(features.numbers.ways)
+  of_items = [*schema['item_columns']]
+  if schema['items']:
+    of_items += [*schema['items']['ids'], *schema['items']['numeric']]
+  bags = {
+    n: {
+      'separator': schema['separator'].get(n, '|'),
+      'max_pieces': bag.max_pieces,
+    }
+    for n, bag in clicks.bags.items()
+  }
+  both = {**(schema['items'] or {}).get('columns', {}), **schema['columns']}
+  used = [schema['user'], schema['item'], *ids, *numbers, *bags]
+  used += [schema['time']] * bool(config.fields.time)
+  needed = [n for n in dict.fromkeys(used) if n and n not in of_items]
+  about = {
+    'user': schema['user'],
+    'item': schema['item'],
+    'text': schema['text'],
+    'time': schema['time'],
+    'columns': {
+      n: {
+        'type': both[n],
+        'empty': schema['empty'].get(n),
+        'has_empty': n in schema['empty'],
+        'is_log': n in schema['log'],
+      }
+      for n in dict.fromkeys([*used, schema['text']])
+      if n in both
+    },
+    'log': {n: schema[n] for n in ('columns', 'delimiter', 'quote', 'header')},
+    'needed': needed,
+    'ids': ids,
+    'fields': fields,
+    'crosses': crosses,
+    'scenario': data.scenario_column,
+    'scenarios': list(data.scenarios),
+    'times': list(config.fields.time),
+    'numbers': numbers,
+    'clip': 5.0,
+    'histories': [sequences[n] for n in clicks.histories],
+    'max_history': clicks.max_history,
+    'history_columns': list(clicks.history_columns),
+    'bags': bags,
+    'knows_scenario': config.fields.knows_scenario,
+    'groups': trained.model.groups,
+    'lower': described['normalizer'].startswith('nfkc-lower'),
+    'max_chars': described['config']['splitter']['max_chars'],
+  }
+  arrays: dict[str, np.ndarray] = {
+    'mean': np.zeros(0),
+    'scenario': data.scenario_of,
+  }
+  if (standard := features.numbers.standardizer) is not None:
+    arrays |= {'mean': standard.mean, 'deviation': standard.deviation}
+    about['clip'] = standard.clip
+  arrays |= {f'edges:{n}': x for n, x in features.numbers.edges.items()}
+  arrays |= {f'frequent:{n}': x.ids_V for n, x in features.frequent.items()}
+  if clicks.titles is not None:
+    arrays['frequent:title'] = clicks.titles
+  arrays |= {f'cross:{c.name}': c.codes_V for c in features.crosses}
+  arrays |= {
+    f'history_column:{n}': x for n, x in clicks.history_columns.items()
+  }
+  arrays |= {f'bag:{n}': bag.ids_V for n, bag in clicks.bags.items()}
+  for name in ('user', 'item'):
+    known = np.arange(described[f'num_{name}s'], dtype=np.int32)
+    if config.ids == 'train' or not schema[name]:
+      known = np.zeros_like(known)
+      if schema[name]:
+        known[columns['train'][name]] = columns['train'][name]
+    arrays[f'known:{name}'] = known
+  arrays |= _of_items(columns, described, of_items, ids, numbers)
+  for i, n in enumerate(clicks.histories):
+    arrays[f'history:{i}'] = _newest(
+      columns.values(), n, clicks.events[n], described['num_users'], config
+    )
+  if clicks.text is not None:
+    arrays['text'] = np.asarray(clicks.text.vectors)
+  if clicks.images is not None:
+    arrays['image'] = np.asarray(clicks.images)
+  return about, arrays
+
+
+def _of_items(
+  columns: Mapping[str, Mapping[str, np.ndarray]],
+  described: Mapping[str, Any],
+  of_items: Sequence[str],
+  ids: Sequence[str],
+  numbers: Mapping[str, str],
+) -> dict[str, np.ndarray]:
+  """What is known of each item: its title, and its features."""
+  size = described['num_items']
+  names = [c['name'] for c in described['ids']]
+  found = {'item:title': np.ones(size, np.int32)}
+  found |= {f'item:id:{n}': np.zeros(size, np.int32) for n in ids}
+  found |= {
+    f'item:number:{n}': np.full(size, np.nan, np.float32) for n in numbers
+  }
+  for split in reversed([*columns.values()]):  # Training's count.
+    found['item:title'][split['item']] = split['title']
+    for n in ids:
+      found[f'item:id:{n}'][split['item']] = split['ids'][:, names.index(n)]
+    for n in numbers:
+      place = described['numeric'].index(n)
+      found[f'item:number:{n}'][split['item']] = split['numeric'][:, place]
+  return {
+    n: x
+    for n, x in found.items()
+    if n == 'item:title' or n.split(':', 2)[2] in of_items
+  }
+
+
+def _newest(
+  splits: Any, n: int, events: np.ndarray, num_users: int, config: Config
+) -> np.ndarray:
+  """The newest behaviors of each user int32 [num_users, M], 0 at the end."""
+  start = np.full(num_users, -1, np.int64)
+  stop = np.zeros(num_users, np.int64)
+  for split in splits:
+    start[split['user']] = split['starts'][:, n]
+    np.maximum.at(stop, split['user'], split['stops'][:, n])
+  # Users lie one behind the other: the next one's start is the end.
+  next_start = np.append(start[1:], len(events))
+  stop = np.where(next_start >= 0, next_start, stop)
+  is_there = start >= 0
+  start, stop = np.where(is_there, start, 0), np.where(is_there, stop, 0)
+  return batches.newest(events, start, stop, config.max_history)
