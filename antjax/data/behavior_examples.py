@@ -144,6 +144,16 @@ class Examples:
   num_short: int
 
 
+def _is_in_time(rows: ir.Table) -> bool:
+  """Whether all rows of train are before those of other splits."""
+  is_train = rows.part == 'train'
+  found = rows.aggregate(
+    last=rows.time.max(where=is_train), first=rows.time.min(where=~is_train)
+  )
+  (times,) = found.to_pyarrow().to_pylist()
+  return None in times.values() or times['last'] <= times['first']
+
+
 def build(
   stored: prepare.Steps,
   rows: ir.Table,
@@ -175,8 +185,8 @@ def build(
   for name in ('user', 'item'):
     ids = prepare.dense_ids(rows, name, first=1, known=known_ids.get(name))
     id_maps[name] = stored(f'ids_{name}', ids)
-  if config.split == 'given' and not layout.has_time:
-    # What came earlier is not known: outcomes of held-out rows are not told.
+  if config.split == 'given' and not (layout.has_time and _is_in_time(rows)):
+    # Outcomes of held-out rows are not told to those of training.
     is_train = rows.part == 'train'
     rows = rows.mutate(history=is_train.ifelse(rows.history, ''))
   rows = stored('coded', prepare.to_ids(rows, id_maps))

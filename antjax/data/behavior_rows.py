@@ -139,6 +139,13 @@ def _with_history(rows: ir.Table, schema: Schema) -> tuple[ir.Table, list[str]]:
       f' {_MAX_DOMAINS}. Use histories: all.'
     )
   names = [re.sub(r'\W+', '_', domain) for domain in domains]
+  if not all(names) or len({*names}) < len(names):
+    raise ValueError(
+      f'schema of {schema.name}: histories=domain names a sequence after each'
+      f' value of {schema.domain!r}, which are {sorted(domains)}: none may be'
+      ' empty, and they must differ in letters and digits. Change the values,'
+      ' or use histories: all.'
+    )
   cases = [
     (is_positive & (rows.domain == domain), name)
     for domain, name in zip(domains, names)

@@ -132,6 +132,8 @@ def typed(
   kind = values.type
   if _is(kind, 'list', 'large_list', 'fixed_size_list'):
     return _lists(name, values, column, faults), 0
+  if _may_lack(column) and pa.types.is_floating(kind):
+    values = pc.if_else(pc.is_nan(values), pa.scalar(None, kind), values)
   num_empty = values.null_count
   is_whole = not num_empty or column.empty is not None
   is_number = _is(kind, 'integer', 'floating', 'boolean')
@@ -161,6 +163,11 @@ def all_fit(numbers: pa.Array, column: Column) -> bool:
   if numbers.null_count and column.empty is None:
     return False
   return bool(_fits(numbers.fill_null(0).to_numpy(), column.limit).all())
+
+
+def _may_lack(column: Column) -> bool:
+  """Whether a number may be missing."""
+  return column.empty is not None and np.isnan(column.empty)
 
 
 def _lists(
@@ -229,6 +236,8 @@ def _from_texts(
       is_null = mask(texts.is_null())
       faults.add(is_null, name, 'empty', lambda row: 'no value')
     texts = texts.fill_null('')
+  if _may_lack(column):
+    texts = pc.if_else(pc.is_in(texts, pa.array(_MISSING)), '', texts)
   if column.is_needed:
     is_blank = pc.or_(pc.equal(texts, ''), pc.utf8_is_space(texts))
     faults.add(mask(is_blank), name, 'empty', lambda row: 'no value')

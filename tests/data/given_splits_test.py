@@ -122,6 +122,29 @@ def test_histories_hold_events_of_train_where_there_is_no_time(tmp_path):
   assert made['splits']['test']['new_item'] == 2
 
 
+@pytest.mark.parametrize('is_in_time', [False, True])
+def test_train_is_told_of_no_event_held_out(tmp_path, is_in_time):
+  parts = ['train', 'train', 'valid', 'test']
+  parts = parts if is_in_time else ['test', 'train', 'valid', 'train']
+  rows = [f'a,{i},1,{part},{i + 1}' for i, part in enumerate(parts)]
+  (tmp_path / 'log.csv').write_text('\n'.join(['u,i,label,part,t', *rows]))
+  prepare(
+    tmp_path,
+    'columns: {u: string, i: string, label: int32, part: string, t: int64}\n'
+    'user: u\nitem: i\nlabel: label\nsplit: part\ntime: t\n',
+  )
+  found = behavior_fixture.read_back(tmp_path / 'out')
+  histories = {s: [e['histories'][0] for e in x] for s, x in found.items()}
+  expected = {'train': [[], ['1']], 'validation': [['1']], 'test': [[]]}
+  if is_in_time:
+    expected = {
+      'train': [[], ['0']],
+      'validation': [['0', '1']],
+      'test': [['0', '1', '2']],
+    }
+  assert histories == expected
+
+
 @pytest.mark.parametrize(
   'more, message',
   [

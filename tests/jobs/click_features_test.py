@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
   lines = ['user,item,kind,tags,price,clicked,when']
   for i in range(_NUM):
     tags = '|'.join(f't{j}' for j in range(i % 4))
-    price = '' if i % 5 == 0 else i % 7
+    price = ('', 'NaN')[i % 2] if i % 5 == 0 else i % 7
     lines.append(
       f'u{i % 3},f{i % 8},k{i % 2},{tags},{price},{i % 3 % 2},'
       f'{_START + 1800 * i}'
@@ -158,3 +158,33 @@ def test_all_of_them_train(folder, tmp_path):
     own = dataclasses.replace(config, model=name, run_dir=str(tmp_path / name))
     (result,) = train_clicks.train(own, job_of(own))
     assert np.isfinite(result.validation['log_loss'])
+
+
+def test_columns_may_not_take_the_names_of_other_fields(tmp_path):
+  rows = [f'{i % 2},s{i % 3},h{i % 4},{_START + i}' for i in range(12)]
+  (tmp_path / 'log.csv').write_text(
+    '\n'.join(['y,scenario,time_hour,when', *rows])
+  )
+  (tmp_path / 'log.yaml').write_text(
+    'columns: {y: int32, scenario: string, time_hour: string, when: int64}\n'
+    'label: y\ntime: when\ndomain: scenario\nids: [scenario, time_hour]\n'
+  )
+  prepare_data.main(
+    prepare_data.Config(
+      views=('examples',),
+      source=str(tmp_path / 'log.csv'),
+      schema=str(tmp_path / 'log.yaml'),
+      out=str(tmp_path / 'data'),
+      examples=ExampleConfig(validation_from=0.7, test_from=0.8),
+    )
+  )
+  options = {'model': 'deepfm', 'history': ('none',)}
+  fields = FieldConfig(time=('hour',))
+  with pytest.raises(ValueError, match='the id columns time_hour have names'):
+    data_of(tmp_path / 'data', tmp_path, fields=fields, **options)
+  _, data = data_of(
+    tmp_path / 'data', tmp_path, fields=FieldConfig(), **options
+  )
+  clicks = data.splits['train']
+  assert sorted({*clicks.column('scenario').tolist()}) == [0, 1, 2]
+  assert clicks.names[4:] == ('column_time_hour',)

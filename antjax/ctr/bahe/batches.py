@@ -110,13 +110,15 @@ class Standardizer:
       values = np.asarray(block, np.float64)
       there = ~np.isnan(values)
       if origin is None:
-        origin = values.mean(axis=0, where=there) if there.any() else 0.0
+        origin = np.full(values.shape[1:], np.nan)
+      is_first = np.isnan(origin) & there.any(axis=0)
+      origin[is_first] = np.nanmean(values[:, is_first], axis=0)
       count = count + there.sum(axis=0)
       total = total + (values - origin).sum(axis=0, where=there)
       squares = squares + np.square(values - origin).sum(axis=0, where=there)
     offset = total / np.maximum(count, 1)
     variance = np.maximum(squares / np.maximum(count, 1) - np.square(offset), 0)
-    return cls(origin + offset, np.sqrt(variance))
+    return cls(np.nan_to_num(origin) + offset, np.sqrt(variance))
 
   def __call__(self, numeric: np.ndarray) -> np.ndarray:
     """float32 [n, D]."""

@@ -86,6 +86,15 @@ class ScenarioData:
     kept = crosses_lib.chosen(id_names, config.fields.columns)
     kept = [i for i in kept if i != drop]
     fields = config.fields
+    own = {*FIRST, *(f'time_{n}' for n in fields.time)}
+    # A column that is the scenario alone is told by that field.
+    clash = own & {n for i, n in enumerate(id_names) if i != drop}
+    if clash:
+      raise ValueError(
+        f'data={config.data}: the id columns {", ".join(sorted(clash))} have'
+        ' names of fields that the model makes itself; rename them in the log,'
+        ' or leave them out of the ids of its schema.'
+      )
     bags = {
       scenarios.place('fields.bags', name, 'sequences', names): name
       for name in fields.ways_of_bags()
@@ -118,8 +127,8 @@ class ScenarioData:
       )
       if split == 'train':
         largest = int(np.bincount(scenario).argmax())
-      ids[split]['scenario'] = scenario
       ids[split] |= dict(zip(id_names, found['ids'].T, strict=True))
+      ids[split]['scenario'] = scenario
     times.add(fields.time, columns, ids)
     num_ids = {
       n: described[f'num_{n}s'] if self.schema[n] else 1

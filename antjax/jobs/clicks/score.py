@@ -120,7 +120,8 @@ def _folder(name: str) -> pathlib.Path:
       return paths.fetched(epath.Path(name) / inside, 'model')
   raise FileNotFoundError(
     f'model={name} holds no model; launch/train_clicks.py writes one to'
-    f' RUN_DIR/seed_0/{export.FOLDER} at its end.'
+    f' RUN_DIR/seed_0/{export.FOLDER} at its end, or says in its log why it'
+    ' cannot (fields.time=gap, say).'
   )
 
 

@@ -60,6 +60,11 @@ def test_numbers_are_standardized_and_clipped():
   np.testing.assert_allclose(scaled[:, 0].mean(), 0, atol=1e-3)
   np.testing.assert_allclose(scaled[:, 0].std(), 1, atol=1e-3)
   np.testing.assert_array_equal(scaled[:, 1], 0)  # It says nothing.
+  # A number that comes late counts from then on, and none is nothing.
+  late = batches.Standardizer.of([numbers[:5] * np.nan, numbers])
+  np.testing.assert_allclose(late(numbers), scaled, atol=1e-4)
+  never = batches.Standardizer.of([np.full((3, 1), np.nan)])
+  np.testing.assert_array_equal(never(np.ones((1, 1))), [[0]])
   outlier = found(np.array([[1e9, 0], [-1e9, 0]]))
   np.testing.assert_array_equal(outlier[:, 0], [5, -5])
 
