@@ -38,6 +38,7 @@ def columns(kinds=COLUMNS, used=None, **options):
   }
   return types.SimpleNamespace(
     split_column='',
+    labels=(),
     columns=kinds,
     used=used or [*kinds],
     **(defaults | options),

@@ -186,7 +186,7 @@ class NumberFields(nnx.Module):
       score_BSH = jnp.einsum('bsh,shj->bsj', l_BSH, self.mix[...])
       share_BSH = jax.nn.softmax(score_BSH + _SKIP * l_BSH, axis=-1)
       mixed = jnp.einsum('bsh,shd->bsd', share_BSH, self.meta[...])
-      found_BKD = found_BKD.at[:, soft].set(mixed)
+      found_BKD = found_BKD.at[:, soft].set(mixed, unique_indices=True)
     missing = is_missing_BK[..., None]
     found_BKD = jnp.where(missing, self.missing[None], found_BKD)
     return found_BKD, linear_BK.sum(axis=1)
