@@ -64,7 +64,8 @@ class TableColumns:
     for name, number in self.empty.items():
       kind = self.columns.get(name, 'string')
       if number is None:
-        if not kind.startswith('float') or name not in self.numeric:
+        is_feature = name in self.numeric or name not in self.used
+        if not kind.startswith('float') or not is_feature:
           yield (
             f'only a numeric feature of floats may be missing, not the {kind}'
             f' {name!r}; give the number that empty stands for'
@@ -332,7 +333,7 @@ class Schema(TableColumns):
       yield f'{", ".join(own)} is the name of a field of our own; rename it'
 
   def _wrong_lists(self) -> Iterator[str]:
-    for name in self.separator:
+    for name in (n for n in self.separator if n in self.used):
       is_text = self.columns[name] == 'string'
       is_one = name in (self.user, self.task_column)
       if not is_text or is_one or name not in self.features:

@@ -221,6 +221,8 @@ def read(
 def _column(name: str, columns: Schema | ItemTable) -> Column:
   if isinstance(columns, Schema) and name == columns.split:
     return Column(values=tuple(columns.split_of))
+  if name not in (*columns.used, *columns.needed):
+    return Column()  # Whatever it holds.
   empty = columns.empty.get(name)
   if name in columns.empty and empty is None:
     empty = math.nan

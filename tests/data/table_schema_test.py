@@ -189,10 +189,6 @@ def _columns(**more):
       "column 'n' has a separator; only a feature of the type string",
     ),
     (
-      _columns(n={'type': 'string', 'separator': '|'}) | {'ids': ['user']},
-      "column 'n' has a separator; only a feature of the type string",
-    ),
-    (
       _columns(n={'type': 'string', 'separator': ''}),
       "the separator of 'n' is empty",
     ),

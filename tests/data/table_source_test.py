@@ -332,3 +332,9 @@ def test_first_lines(tmp_path):
   assert table_source.first_line(tmp_path / 'a.csv.xz') == 'x,y'
   pq.write_table(pa.table({'u': [1], 'v': [2]}), tmp_path / 'a.parquet')
   assert table_source.first_line(tmp_path / 'a.parquet') == 'u,v'
+
+
+def test_columns_that_are_not_used_may_hold_anything(read, tmp_path):
+  (tmp_path / 'a.csv').write_text(','.join(COLUMNS) + '\nu,x|y,?,,1.5,\n')
+  found = read(tmp_path / 'a.csv', columns(used=['user'], label=''))
+  assert found.rows == [('u', 0)] and not found.bad
