@@ -64,9 +64,14 @@ class _Rows(TableColumns):
 
   needed: tuple[str, ...] = ()
   limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  used: list[str] = dataclasses.field(default_factory=list)
+  known: tuple[str, ...] = ()
   label = split_column = ''
   labels: ClassVar[tuple[str, ...]] = ()
+
+  @property
+  def used(self) -> list[str]:
+    """Columns that the model reads."""
+    return list(self.known)
 
 
 def main(config: Config) -> None:
@@ -176,7 +181,7 @@ def _layout(model: ClickScorer, path: pathlib.Path) -> _Rows:
     delimiter=log['delimiter'],
     quote=log['quote'],
     header=log['header'],
-    used=used,
+    known=tuple(used),
     needed=tuple(n for n in (about['user'], about['item']) if n),
   )
 
