@@ -64,9 +64,14 @@ class _Rows(TableColumns):
 
   needed: tuple[str, ...] = ()
   limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  used: tuple[str, ...] = ()
+  known: tuple[str, ...] = ()
   label = split_column = ''
   labels: ClassVar[tuple[str, ...]] = ()
+
+  @property
+  def used(self) -> list[str]:
+    """Columns that the model reads."""
+    return list(self.known)
 
 
 def main(config: Config) -> None:
@@ -176,7 +181,7 @@ def _layout(model: ClickScorer, path: pathlib.Path) -> _Rows:
     delimiter=log['delimiter'],
     quote=log['quote'],
     header=log['header'],
-    used=tuple(used),
+    known=tuple(used),
     needed=tuple(n for n in (about['user'], about['item']) if n),
   )
 
@@ -186,7 +191,7 @@ def _from_json(path: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
   try:
     text = path.read_text(encoding='utf-8')
     if path.suffix == '.jsonl':
-      rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+      rows = [json.loads(line) for line in text.split('\n') if line.strip()]
     else:
       rows = json.loads(text)
       rows = rows if isinstance(rows, list) else [rows]
