@@ -86,10 +86,10 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_600,  # See docs/design/house.md.
-  'antjax/data': 10_650,
+  'antjax/data': 10_720,
   'antjax/elastic': 8_700,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 13_600,  # See docs/design/house.md.
+  'antjax/jobs': 13_640,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_830,
   'antjax/shards': 2_720,
