@@ -54,6 +54,11 @@ class TableColumns:
   header: bool = True
   quote: str = '"'
 
+  @property
+  def used(self) -> list[str]:
+    """Columns that are read."""
+    return list(self.columns)
+
   def _wrong(self) -> Iterator[str]:
     """Says what is wrong with the columns, whatever they are for."""
     for name, kind in self.columns.items():
@@ -103,11 +108,6 @@ class ItemTable(TableColumns):
   label = split_column = ''
   labels = ()
   files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-
-  @property
-  def used(self) -> list[str]:
-    """Columns that are read."""
-    return list(self.columns)
 
   @property
   def needed(self) -> list[str]:
