@@ -26,7 +26,7 @@ from antjax.jobs.clicks import rows as rows_lib
 from antjax.jobs.clicks import scenarios
 from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
-from antjax.jobs.clicks.rows import Rows, StreamedClicks
+from antjax.jobs.clicks.rows import SplitRows, StreamedClicks
 from antjax.networks.network import ScenarioMoments
 from antjax.shards import record_source
 
@@ -110,7 +110,7 @@ class ScenarioData:
     files = described['files']
     read = (*rows_lib.COLUMNS, *('time',) * bool(fields.time))
     self.rows_of = rows = {
-      split: Rows(folder / files[split]['path'], read)
+      split: SplitRows(folder / files[split]['path'], read)
       for split in SPLITS
       if split in files
     }

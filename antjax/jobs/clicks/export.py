@@ -26,7 +26,7 @@ from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.embedding.table import EmbeddingTables
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
-from antjax.jobs.clicks.rows import Rows
+from antjax.jobs.clicks.rows import SplitRows
 from antjax.mesh import compiler
 from antjax.networks.network import ScenarioMoments
 from antjax.serving import click_functions, exporter
@@ -241,7 +241,7 @@ def _described(
 
 
 def _of_items(
-  rows_of: Mapping[str, Rows],
+  rows_of: Mapping[str, SplitRows],
   described: Mapping[str, Any],
   of_items: Sequence[str],
   ids: Sequence[str],
@@ -272,7 +272,7 @@ def _of_items(
 
 
 def _newest(
-  rows_of: Mapping[str, Rows],
+  rows_of: Mapping[str, SplitRows],
   n: int,
   events: np.ndarray,
   num_users: int,

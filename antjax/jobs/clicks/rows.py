@@ -33,7 +33,7 @@ _TIMES = 2
 Columns = dict[str, np.ndarray]
 
 
-class Rows:
+class SplitRows:
   """The rows of a split.
 
   Attributes:
@@ -85,7 +85,7 @@ class Rows:
       yield self.read(start, min(start + size, len(self)), names)
 
 
-def is_streamed(config: Config, splits: Mapping[str, Rows]) -> bool:
+def is_streamed(config: Config, splits: Mapping[str, SplitRows]) -> bool:
   """Whether the rows stay in their files.
 
   Raises:
@@ -170,7 +170,7 @@ class ClickMaker:
     every = np.concatenate([found['label'][:, None], found['labels']], axis=1)
     return every[:, self.at_label]
 
-  def count(self, rows: Rows, split: str) -> tuple[np.ndarray, int]:
+  def count(self, rows: SplitRows, split: str) -> tuple[np.ndarray, int]:
     """Clicks of each scenario, and how many of them are of unknown ones."""
     counts, num_new = np.zeros(self.groups.max() + 1, np.int64), 0
     for found in rows.chunks(('label', 'ids')):
@@ -181,7 +181,7 @@ class ClickMaker:
       self.largest = int(counts.argmax())
     return counts, num_new
 
-  def scored(self, rows: Rows, split: str) -> tuple[Columns, np.ndarray]:
+  def scored(self, rows: SplitRows, split: str) -> tuple[Columns, np.ndarray]:
     """Columns [N] that `scores` reads, and all labels [N, T]."""
     parts = []
     for found in rows.chunks(without=('starts', 'stops', 'numeric')):
@@ -224,7 +224,7 @@ class StreamedClicks:
     labels_NT: All labels, likewise.
   """
 
-  rows: Rows
+  rows: SplitRows
   make: Callable[[Columns], ScenarioClicks]
   scored: Mapping[str, np.ndarray]
   labels_NT: np.ndarray
@@ -242,7 +242,7 @@ class StreamedClicks:
 
 
 def trained_titles(
-  rows: Rows,
+  rows: SplitRows,
   uses: Mapping[int, Uses],
   histories: Mapping[int, np.ndarray],
   num_behaviors: int,
