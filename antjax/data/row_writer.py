@@ -17,8 +17,8 @@ from antjax.data.rejects import BadRow, Rejects
 
 ROW = '__row'  # Column of the numbers of rows, int64.
 _PART_BYTES = 1 << 30
-# A column at fault in such a share of the first piece is of another type, if the
-# piece has so many rows.
+# A column at fault in such a share of the first piece is of another type, where
+# the piece has so many rows.
 _WRONG_SHARE, _WRONG_ROWS = 0.9, 1000
 
 
