@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is said of the columns of any table, and of that of the items."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import math
 from typing import ClassVar, get_args, Literal
@@ -44,6 +44,11 @@ class TableColumns:
   encoding: Literal['utf-8', 'latin-1'] = 'utf-8'
   nulls: tuple[str, ...] = ()
 
+  @property
+  def used(self) -> list[str]:
+    """Columns that are read."""
+    return list(self.columns)
+
   def _wrong(self) -> Iterator[str]:
     """Says what is wrong with the columns, whatever they are for."""
     for name, kind in self.columns.items():
@@ -54,8 +59,7 @@ class TableColumns:
     for name, number in self.empty.items():
       kind = self.columns.get(name, 'string')
       if number is None:
-        used: Collection[str] = self.used  # type: ignore[attr-defined]
-        is_feature = name in self.numeric or name not in used
+        is_feature = name in self.numeric or name not in self.used
         if not kind.startswith('float') or not is_feature:
           yield (
             f'only a numeric feature of floats may be missing, not the {kind}'
@@ -95,11 +99,6 @@ class ItemTable(TableColumns):
   labels = ()
   lists: ClassVar[Mapping[str, tuple[str, ...]]] = {}
   files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-
-  @property
-  def used(self) -> list[str]:
-    """Columns that are read."""
-    return list(self.columns)
 
   @property
   def needed(self) -> list[str]:

@@ -253,7 +253,8 @@ def read(
   else:
     counts = text_reader.read([*files], layout, folder, rejects, **options)
   if not counts.good:
-    raise ValueError(f'{next(iter(files))} and the others hold no row at all.')
+    others = ' and the others hold' if len(files) > 1 else ' holds'
+    raise ValueError(f'{next(iter(files))}{others} no row that can be read.')
   return counts
 
 
