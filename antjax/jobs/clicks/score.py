@@ -31,7 +31,7 @@ from antjax import paths
 from antjax.data import table_source
 from antjax.data.rejects import Rejects
 from antjax.data.row_writer import ROW
-from antjax.data.schema import TableColumns
+from antjax.data.table_columns import TableColumns
 from antjax.jobs.clicks import export
 from antjax.report import terminal
 from antjax.serving import loader
@@ -67,6 +67,7 @@ class _Rows(TableColumns):
   known: tuple[str, ...] = ()
   label = split_column = ''
   labels: ClassVar[tuple[str, ...]] = ()
+  lists: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
   @property
   def used(self) -> list[str]:
