@@ -21,7 +21,7 @@ Columns = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rates:
+class ClickRates:
   """Clicks and rows of each value of some columns.
 
   Attributes:
@@ -47,7 +47,7 @@ class Rates:
     )
     return (x @ np.asarray(weights)).astype(np.float32)
 
-  def fitted(self, columns: Columns) -> 'Rates':
+  def fitted(self, columns: Columns) -> 'ClickRates':
     """The strength and weights with the least log-loss on rows with 'label'."""
     label = columns['label'].astype(np.float64)
     found = []
@@ -70,7 +70,7 @@ class Rates:
     return np.stack(x, axis=1)
 
 
-def count(columns: Columns, names: Sequence[str] = ('user', 'item')) -> Rates:
+def count(columns: Columns, names: Sequence[str] = ('user', 'item')) -> ClickRates:
   """Counts the training rows.
 
   Args:
@@ -87,7 +87,7 @@ def count(columns: Columns, names: Sequence[str] = ('user', 'item')) -> Rates:
       f'the mean label of {len(label):,} training rows is {mean:g}; rates need'
       ' rows with 0 and rows with 1.'
     )
-  return Rates(
+  return ClickRates(
     mean,
     {n: np.bincount(columns[n], weights=label) for n in names},
     {n: np.bincount(columns[n]).astype(np.float64) for n in names},
