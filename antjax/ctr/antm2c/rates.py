@@ -70,7 +70,9 @@ class ClickRates:
     return np.stack(x, axis=1)
 
 
-def count(columns: Columns, names: Sequence[str] = ('user', 'item')) -> ClickRates:
+def count(
+  columns: Columns, names: Sequence[str] = ('user', 'item')
+) -> ClickRates:
   """Counts the training rows.
 
   Args:
