@@ -93,6 +93,7 @@ def devices(topology: str, num_slices: int) -> list[Any]:
   """The devices of slices that need not exist.
 
   Raises:
+    RuntimeError: libtpu does not load.
     ValueError: libtpu knows no such topology.
   """
   # A v4 chip is one device as jobs run on it, and two by libtpu's default.
@@ -103,12 +104,25 @@ def devices(topology: str, num_slices: int) -> list[Any]:
       platform='tpu', topology_name=topology, num_slices=num_slices, **options
     )
   except Exception as error:  # XLA's own, of several kinds.
+    _check_libtpu()
     raise ValueError(
       f'topology={topology!r}, num_slices={num_slices}: libtpu knows no such'
       f' slices ({" ".join(str(error).split())[:200]}); e.g. v5e:4x4, v4:2x2x1,'
       ' v5p:2x2x2, v6e:4x4.'
     ) from error
   return list(description.devices)
+
+
+def _check_libtpu() -> None:
+  """Raises RuntimeError where libtpu cannot even describe a single host."""
+  try:
+    topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2')
+  except Exception as error:
+    raise RuntimeError(
+      'libtpu is installed but does not load:'
+      f' {" ".join(str(error).split())[:300]}. Another process may hold it, or'
+      ' its version may not go with this jaxlib: pip install -U jax libtpu.'
+    ) from error
 
 
 def compile_step(

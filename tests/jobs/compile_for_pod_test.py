@@ -128,6 +128,22 @@ def test_without_libtpu_one_sentence_says_what_to_do(monkeypatch):
     compile_for_pod.report(config())
 
 
+def test_a_libtpu_that_does_not_load_is_named_as_that(monkeypatch):
+  def refuse(**kwargs):
+    raise RuntimeError(f'cannot open shared object ({kwargs["platform"]})')
+
+  monkeypatch.setattr(compile_for_pod.topologies, 'get_topology_desc', refuse)
+  with pytest.raises(RuntimeError, match='does not load: cannot open'):
+    compile_for_pod.devices('v5e:2x2', 2)
+
+
+@needs_libtpu
+def test_slices_that_are_none_are_named():
+  compile_for_pod.prepare()
+  with pytest.raises(ValueError, match='knows no such slices'):
+    compile_for_pod.devices('v5e:3x5', 2)
+
+
 def test_an_unknown_model_names_the_known():
   with pytest.raises(ValueError, match='llama-7b'):
     plan_models.load('gpt-9')
