@@ -164,7 +164,8 @@ class LedgerSpec:
     if self.num_shards < num_workers:
       raise ValueError(
         f'Ledger: {self.num_shards} shards are too few for {num_workers}'
-        f' workers; use shard_size <= {max(1, self.num_records // num_workers)} for'
+        ' workers; use shard_size <='
+        f' {max(1, self.num_records // num_workers)} for'
         f' {self.num_records} records.'
       )
 
