@@ -68,7 +68,7 @@ _BUDGETS = {
   'antjax/jobs': 5_500,
   'antjax/layers': 1_200,
   'antjax/lm': 5_000,
-  'antjax/mesh': 630,
+  'antjax/mesh': 720,
   'antjax/meta': 3_000,
   'antjax/metrics': 1_500,
   'antjax/networks': 2_600,
@@ -85,18 +85,19 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 7_600,  # See docs/design/house.md.
-  'antjax/data': 10_650,
-  'antjax/elastic': 8_700,
+  'antjax/ctr': 7_700,  # See docs/design/house.md.
+  'antjax/data': 11_280,  # See docs/design/house.md.
+  'antjax/elastic': 9_173,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 13_600,  # See docs/design/house.md.
+  'antjax/jobs': 14_060,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
-  'antjax/report': 1_830,
-  'antjax/shards': 2_720,
-  'antjax/train': 5_650,  # See docs/design/house.md.
-  # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles.
-  'benchmarks': 10_910,
-  'tests': 58_200,  # See docs/design/house.md.
+  'antjax/report': 1_845,
+  'antjax/shards': 2_951,
+  'antjax/train': 5_710,  # See docs/design/house.md.
+  # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390 a
+  # simulator that was in tests.
+  'benchmarks': 11_298,
+  'tests': 59_100,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()
@@ -369,8 +370,8 @@ def test_the_rules_know_every_package():
     (
       budget_violations,
       'antjax/mesh/a.py',
-      631 * 'x = 1\n',
-      'antjax/mesh: 631 lines; it may have 630',
+      721 * 'x = 1\n',
+      'antjax/mesh: 721 lines; it may have 720',
     ),
     (
       script_violations,

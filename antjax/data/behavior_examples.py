@@ -18,7 +18,7 @@ import numpy as np
 
 from antjax.data import behavior_negatives, prepare
 from antjax.data.behavior_rows import RowLayout
-from antjax.data.schema import Schema, SPLITS
+from antjax.data.schema import Schema, SPLITS, STATES
 
 ORDER = ('split', 'time', 'row', 'draw')
 _MAX_JOINS = 12  # Of a query: engines hold their ids in memory.
@@ -279,6 +279,7 @@ def _with_split(rows: ir.Table, config: ExampleConfig) -> ir.Table:
   """Adds `split`, the place in `SPLITS`; a row has one split, whole."""
   if config.split == 'given':
     cases = [(rows.part == name, i) for i, name in enumerate(SPLITS)]
+    cases.append((rows.part.isin(STATES), SPLITS.index('test')))
     return rows.mutate(split=ibis.cases(*cases).cast('int8'))
   if config.split == 'last':
     newest = ibis.window(

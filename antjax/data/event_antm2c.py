@@ -20,8 +20,9 @@ import pyarrow as pa
 
 from antjax.data import behavior_examples, prepare, text_reader
 from antjax.data.events import EventWriter, Source
-from antjax.data.schema import Kind, Schema
+from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column
+from antjax.data.table_columns import Kind
 from antjax.data.text_reader import TextLayout
 
 TEXTS = (

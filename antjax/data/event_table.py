@@ -11,9 +11,11 @@ import functools
 import os
 from typing import Any
 
+from absl import logging
 from ibis.expr import types as ir
+import pyarrow.parquet as pq
 
-from antjax.data import prepare, table_source
+from antjax.data import prepare, split_lists, table_source
 from antjax.data.events import EventWriter, ITEM, ROW, Source
 from antjax.data.rejects import BadRow
 from antjax.data.schema import Schema
@@ -28,6 +30,9 @@ def source(path: str | os.PathLike[str], schema: Schema) -> Source:
   if schema.items is not None:
     files = table_source.find_files(schema.items.source)
     made_of['items'] = prepare.fingerprint([*files])
+  if schema.lists:
+    lists = split_lists.find_files(path, schema.lists)
+    made_of['lists'] = prepare.fingerprint([*lists])
   return Source(schema, made_of, functools.partial(_write, path, schema))
 
 
@@ -45,10 +50,13 @@ def _write(
     table = table.filter(table[schema.item] != '')
   if schema.items is not None:
     table, num_unknown = _of_known_items(step, table, schema)
+  num_unlisted = 0
+  if schema.lists:
+    table, num_unlisted = _listed(step, table, path, schema)
   if longest:  # The place in a list follows the row.
     row = (table[ROW] * longest + table[_PLACE]).cast('int64')
     table = table.mutate(**{ROW: row}).drop(_PLACE)
-  if longest or num_unknown:
+  if longest or num_unknown or schema.lists:
     step.progress('writing rows')
     step.store('rows', table)
   else:  # As they were read.
@@ -58,8 +66,50 @@ def _write(
       'rows': counts.rows,
       'rejected_lines': counts.rejected_lines,
       'events_of_unknown_items': num_unknown,
+      **({'events_in_no_list': num_unlisted} if schema.lists else {}),
     }
   }
+
+
+def _listed(
+  step: EventWriter,
+  table: ir.Table,
+  path: str | os.PathLike[str],
+  schema: Schema,
+) -> tuple[ir.Table, int]:
+  """The events that lists name, with their split, and how many they do not."""
+  files = split_lists.find_files(path, schema.lists)
+  pairs = split_lists.read(files, schema.user, schema.item)
+  file = step.work / 'raw' / 'lists.parquet'
+  pq.write_table(pairs, file)
+  known = prepare.read_parquet(step.con, file)
+  user = table[schema.user].cast('string')
+  item = table[schema.item].cast('string')
+  joined = table.join(
+    known,
+    [user == known[split_lists.USER], item == known[split_lists.ITEM]],
+  ).drop(split_lists.USER, split_lists.ITEM)
+  found = joined.select(schema.user, schema.item).distinct()
+  lacking, unlisted = (
+    len(pairs) - prepare.count(found),
+    prepare.count(table) - prepare.count(joined),
+  )
+  if lacking == len(pairs):
+    raise ValueError(
+      f'{schema.name}: no pair of {", ".join(p.name for p in files)} is in the'
+      f' log, whose user is {schema.user!r} and item {schema.item!r}; needed:'
+      ' the same values in both.'
+    )
+  if lacking or unlisted:
+    logging.warning(
+      '%s: %d events are in no list and are left out; %d listed pairs of %d are'
+      ' not in the log.',
+      schema.name,
+      unlisted,
+      lacking,
+      len(pairs),
+    )
+  return joined, unlisted
 
 
 def _of_known_items(

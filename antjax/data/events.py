@@ -36,8 +36,9 @@ from antjax.data import (
 from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import RowCounts
-from antjax.data.schema import ItemTable, Schema
+from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column
+from antjax.data.table_columns import ItemTable
 from antjax.data.text_reader import TextLayout
 
 _FORMAT_VERSION = 1
@@ -45,6 +46,8 @@ KIND = 'events'
 ROW, USER, ITEM = row_writer.ROW, '__user', '__item'
 # The item of a log without any.
 _NO_ITEM = '-'
+# Entries of a schema that are told where they are not as always before.
+_NEWER = ('split_values', 'files', 'lists', 'encoding', 'nulls')
 _BLANKS = r'[\s\x00-\x1f\x7f]+'
 
 
@@ -191,9 +194,10 @@ def write(
     )
   engine = engine or engine_lib.Engine()
   schema = json.loads(json.dumps(dataclasses.asdict(source.schema)))
-  for name in ('split_values', 'files'):  # Older folders do not name them.
-    if not schema[name]:
-      del schema[name]
+  for columns in (schema, schema['items'] or {}):
+    for name in _NEWER:  # Older folders do not name them.
+      if columns.get(name, None) in ({}, [], 'utf-8'):
+        del columns[name]
   made_of = {
     'format_version': _FORMAT_VERSION,
     **source.made_of,

@@ -3,7 +3,7 @@
 """Parses files piece by piece in threads, and writes good rows as Parquet."""
 
 import collections
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import os
 import pathlib
@@ -17,6 +17,9 @@ from antjax.data.rejects import BadRow, Rejects
 
 ROW = '__row'  # Column of the numbers of rows, int64.
 _PART_BYTES = 1 << 30
+# A column at fault in such a share of the first piece is of another type, where
+# the piece has so many rows.
+_WRONG_SHARE, _WRONG_ROWS = 0.9, 1000
 
 
 @dataclasses.dataclass
@@ -138,9 +141,12 @@ def write(
 
       counts, left = RowCounts(), source.size
       for parsed, table in thread_map.in_order(work, source.pieces, threads):
+        is_first = not counts.rows
         counts += parsed.counts()
         left -= parsed.size
         rejects.add(path, parsed.bad)
+        if is_first and counts.rows >= _WRONG_ROWS:
+          _check_types(rejects, source, parsed.bad, counts.rows)
         if left > 0:  # No more rows than these can follow.
           most = counts.rows + left / source.smallest
           _check(rejects, source, counts, most)
@@ -151,6 +157,21 @@ def write(
     if not total.good:
       parts.write(finish(no_rows(), path))
   return total
+
+
+def _check_types(
+  rejects: Rejects, source: RowSource, bad: Sequence[BadRow], num_rows: int
+) -> None:
+  """Refuses a column of another type before all is read."""
+  columns = collections.Counter(row.column for row in bad if row.column)
+  for name, num in columns.most_common(1):
+    if num > max(_WRONG_SHARE, rejects.max_share) * num_rows:
+      first = next(row for row in bad if row.column == name)
+      raise ValueError(
+        f'{source.path}: column {name!r} is at fault in {num} of the first'
+        f' {num_rows} {source.unit}: {" ".join(first.message.split())}. Correct'
+        ' its type in the schema.'
+      )
 
 
 def _check(

@@ -8,116 +8,24 @@ The file is JSON or YAML; `docs/data.md` shows one and lists the entries.
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import math
-from typing import ClassVar, get_args, Literal
+from typing import Literal
 
-import numpy as np
+from antjax.data.table_columns import ItemTable, Kind, LIMIT, TableColumns
 
-Kind = Literal['int32', 'int64', 'float32', 'float64', 'string', 'time']
-KINDS = get_args(Kind)
-# Times with fractions are cut to int64 later on, and numbers become float32.
+# Times with fractions are cut to int64 later on.
 _TIME_LIMIT = 2.0**63
-_LIMIT = float(np.nextafter(float(np.finfo(np.float32).max), np.inf))
 # Columns of our own, such as the number of a row, begin so.
 OWN = '__'
 SPLITS = ('train', 'validation', 'test')
+# Parts of a test, by whether training has the task and the item.
+STATES = ('warm', 'user_cold', 'item_cold', 'both_cold')
 # Values of a column of splits, where the schema does not name its own.
 _SPLIT_VALUES = {
   'train': ('train',),
   'validation': ('validation', 'valid', 'val'),
   'test': ('test',),
+  **{state: (state,) for state in STATES},
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TableColumns:
-  """Columns of one table, and the format of its text files.
-
-  Attributes:
-    columns: Column -> type; of a text file all of them, in their order.
-    numeric: Columns of numeric features.
-    empty: Column of numbers -> the value of an empty field; None: of a numeric
-      feature, that it is missing.
-    separator: Column with many values in a row -> the text between them in
-      a text; Parquet files may have lists of texts or integers instead. Its
-      values are texts.
-    delimiter: Delimiter of a text file.
-    header: Whether the first line of a text file names the columns.
-    quote: Quote character of a text file, '' for none.
-  """
-
-  columns: Mapping[str, Kind]
-  numeric: tuple[str, ...] = ()
-  empty: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-  separator: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  delimiter: str = ','
-  header: bool = True
-  quote: str = '"'
-
-  def _wrong(self) -> Iterator[str]:
-    """Says what is wrong with the columns, whatever they are for."""
-    for name, kind in self.columns.items():
-      if kind not in KINDS:
-        yield (
-          f'column {name!r} has the type {kind!r}; needed: {", ".join(KINDS)}'
-        )
-    for name, number in self.empty.items():
-      kind = self.columns.get(name, 'string')
-      if number is None:
-        is_feature = name in self.numeric or name not in self.used
-        if not kind.startswith('float') or not is_feature:
-          yield (
-            f'only a numeric feature of floats may be missing, not the {kind}'
-            f' {name!r}; give the number that empty stands for'
-          )
-        continue
-      fits = math.isfinite(number) and kind != 'string'
-      if not fits or (kind.startswith('int') and number != int(number)):
-        yield (
-          f'{number:g} cannot stand for an empty field of the {kind} {name!r}'
-        )
-    seen: dict[str, str] = {}
-    for name in self.columns:
-      other = seen.setdefault(name.lower(), name)
-      if other != name:
-        yield f'the columns {other} and {name} differ in case only; rename one'
-    for name, separator in self.separator.items():
-      if not separator:
-        yield f'the separator of {name!r} is empty'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ItemTable(TableColumns):
-  """A second table, with one row an item; all of its columns are read.
-
-  Attributes:
-    source: File or folder of files.
-    item: Column with the item, as the log names it.
-    ids: Categorical features.
-  """
-
-  source: str
-  item: str
-  ids: tuple[str, ...] = ()
-
-  label = split_column = ''
-  labels = ()
-  files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-
-  @property
-  def used(self) -> list[str]:
-    """Columns that are read."""
-    return list(self.columns)
-
-  @property
-  def needed(self) -> list[str]:
-    """Columns that must not be blank."""
-    return [self.item]
-
-  @property
-  def limits(self) -> dict[str, float]:
-    """Columns whose numbers must be below a limit in size."""
-    return dict.fromkeys(self.numeric, _LIMIT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +58,8 @@ class Schema(TableColumns):
       its name, or valid or val.
     files: Split -> names or patterns of its files in the source, instead of
       such a column; empty: all files are one log.
+    lists: Split -> files beside the log that list its pairs of user and item,
+      instead of either; events in no list are left out.
     texts: Columns of long texts, each a sequence of its own.
     ids: Columns of categorical features, beside user and item.
     log: Numeric columns x that become sign(x) log(1 + |x|).
@@ -179,6 +89,7 @@ class Schema(TableColumns):
     default_factory=dict
   )
   files: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  lists: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   texts: tuple[str, ...] = ()
   ids: tuple[str, ...] = ()
   log: tuple[str, ...] = ()
@@ -221,8 +132,8 @@ class Schema(TableColumns):
 
   @property
   def split_column(self) -> str:
-    """Column of the rows with their split, of `SPLITS`; '' for none."""
-    return f'{OWN}split' if self.files else self.split
+    """Column of the rows with their split; '' for none."""
+    return f'{OWN}split' if self.files or self.lists else self.split
 
   @property
   def split_of(self) -> dict[str, str]:
@@ -268,7 +179,7 @@ class Schema(TableColumns):
   def limits(self) -> dict[str, float]:
     """Columns whose numbers must be below a limit in size."""
     names = [n for n in (*self.numeric, self.rating) if n not in self.log]
-    return dict.fromkeys(names, _LIMIT) | {self.time: _TIME_LIMIT}
+    return dict.fromkeys(names, LIMIT) | {self.time: _TIME_LIMIT}
 
   @property
   def _single(self) -> list[str]:
@@ -374,8 +285,11 @@ class Schema(TableColumns):
       yield 'histories=none and no texts: there is no sequence at all'
     if self.items and not self.item:
       yield 'items need an item'
-    if self.files and (self.split or self.split_values):
-      yield 'files and split both say the split of a row; keep one of them'
+    given = [n for n in ('files', 'lists', 'split') if getattr(self, n)]
+    if len(given) > 1:
+      yield f'{" and ".join(given)} both say the split of a row; keep one'
+    if self.lists and not (self.user and self.item):
+      yield 'lists are of users and items; name the columns of both'
     if self.split_values and not self.split:
       yield 'split_values are of a split; name its column'
     if {*self.log} - {*self.numeric}:

@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
-from antjax.data.schema import ItemTable, Schema, SPLITS
+from antjax.data.schema import Schema, SPLITS, STATES
+from antjax.data.table_columns import ItemTable
 
 PAGE = 'docs/data.md'
 _LISTS = (
-  'ids numeric texts labels log item_columns ignore history_names'
+  'ids numeric texts labels log item_columns ignore history_names nulls'
 ).split()
-_BY_SPLIT = ('split_values', 'files')
+_BY_SPLIT = ('split_values', 'files', 'lists')
 _NAMES = 'user item time text title domain label rating task split'.split()
 _OF_A_COLUMN = ('type', 'empty', 'separator')
 
@@ -107,19 +108,20 @@ def _by_split(where: str, value: Any) -> dict[str, tuple[str, ...]]:
       raise ValueError(f'{where}: {name}: {given!r}; needed: names.')
     found[split] = (*found.get(split, ()), *map(str, listed))
   every = [x for given in found.values() for x in given]
-  if 'train' not in found or not {*found} <= {*SPLITS}:
+  if 'train' not in found or not {*found} <= {*SPLITS, *STATES}:
     raise ValueError(
-      f'{where}: {value!r}; needed: of train, and of valid or test or both,'
-      ' one name or a list.'
+      f'{where}: {value!r}; needed: of train, and of valid, test,'
+      f' {", ".join(STATES)}, one name or a list.'
     )
   if twice := sorted({x for x in every if every.count(x) > 1}):
     raise ValueError(f'{where}: {", ".join(twice)} is given more than once.')
-  return {name: found[name] for name in SPLITS if name in found}
+  return {name: found[name] for name in SPLITS + STATES if name in found}
 
 
 def _items(path: str, value: Any) -> ItemTable:
   """The entry `items`; its source is beside the schema file."""
-  lists, needed = ('ids', 'numeric'), ('source', 'columns', 'item')
+  lists = ('ids', 'numeric', 'nulls')
+  needed = ('source', 'columns', 'item')
   found = _checked(
     f'{path}: items', value, ItemTable, needed, lists, ('item', 'source')
   )
@@ -208,10 +210,14 @@ def _checked(
     if name in value:
       need(name, 'a column', isinstance(value[name], (str, int)))
       found[name] = str(value[name])
-  for name, least in (('delimiter', 1), ('quote', 0)):
-    mark = value.get(name, ',')
-    is_mark = isinstance(mark, str) and least <= len(mark) <= 1
-    need(name, 'one character', is_mark)
+  mark = value.get('delimiter', ',')
+  need(
+    'delimiter', 'one character or more', isinstance(mark, str) and mark != ''
+  )
+  mark = value.get('quote', '')
+  need('quote', 'one character', isinstance(mark, str) and len(mark) <= 1)
+  encoding = value.get('encoding', 'utf-8')
+  need('encoding', 'utf-8 or latin-1', encoding in ('utf-8', 'latin-1'))
   for name in ('header', 'liked_only'):
     need(name, 'true or false', isinstance(value.get(name, True), bool))
   return found

@@ -8,10 +8,12 @@ schema gives, is set aside by its row, and nothing is rounded.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
+import glob
 import math
 import os
 import pathlib
 from typing import Any
+import urllib.parse
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,13 +23,15 @@ from antjax.data import csv_blocks, row_writer, text_reader
 from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import Parsed, ROW, RowCounts, RowSource
-from antjax.data.schema import ItemTable, Schema
+from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column, Faults
+from antjax.data.table_columns import ItemTable
 from antjax.data.text_reader import TextLayout
 
 _TEXT = ('.csv', '.tsv', '.txt')
 _DATA = (*_TEXT, '.parquet')
 _PACKED = (*csv_blocks.PACKED, '.zip', '.lz4', '.br', '.snappy')
+_HIVE_NULL = '__HIVE_DEFAULT_PARTITION__'
 _BATCH_ROWS = 1 << 16
 _LINE_BYTES = 1 << 20  # Of a first line, at most.
 
@@ -39,7 +43,8 @@ def find_files(
   """Returns the files of a source, and the split of each if it is given.
 
   Args:
-    source: A text file or Parquet file, or a folder with files of one kind.
+    source: A text file or Parquet file, a pattern of such files, or a folder
+      with files of one kind, perhaps in folders named column=value.
     by_split: Split -> names or patterns of its files in the folder.
 
   Returns:
@@ -51,15 +56,19 @@ def find_files(
       packed file that is not there unpacked as well.
   """
   source = pathlib.Path(source)
+  matched: list[pathlib.Path] = []
   if not source.exists():
-    raise FileNotFoundError(f'source={source} does not exist.')
+    names = glob.glob(str(source), recursive=True)
+    matched = sorted(p for p in map(pathlib.Path, names) if p.is_file())
+    if not matched:
+      raise FileNotFoundError(f'source={source} does not exist.')
   if by_split:
     found = _of_splits(source, by_split)
     files = [*found]
   elif source.is_file():
     files = [source]
   else:
-    there = sorted(source.iterdir())
+    there = matched or _listed(source)
     packed = [
       p.name
       for p in there
@@ -88,12 +97,36 @@ def find_files(
       )
   if len({*map(_is_parquet, files)}) > 1:
     raise ValueError(f'source={source} holds both text and Parquet files.')
+  if matched and (other := [p for p in matched if p not in files]):
+    raise ValueError(
+      f'source={source} is also the pattern of {other[0]}; needed: files that'
+      f' end in {", ".join(_TEXT)} or .parquet.'
+    )
   if source.is_file() and _suffix(source) not in _DATA:
     raise ValueError(
       f'source={source} must end in {", ".join(_TEXT)} or .parquet; text may be'
       f' packed as {", ".join(csv_blocks.PACKED)}. Rename it, or unpack it.'
     )
   return found if by_split else dict.fromkeys(files, '')
+
+
+def _listed(folder: pathlib.Path) -> list[pathlib.Path]:
+  """What is in a folder, and in those below named column=value."""
+  found = []
+  for path in sorted(folder.iterdir()):
+    found += _listed(path) if path.is_dir() and '=' in path.name else [path]
+  return found
+
+
+def _of_path(path: pathlib.Path) -> dict[str, str]:
+  """Column -> value, of the folders of a file named column=value."""
+  found = {}
+  for part in path.parts[:-1]:
+    name, is_column, value = part.partition('=')
+    if is_column:
+      value = urllib.parse.unquote(value)
+      found[name] = '' if value == _HIVE_NULL else value
+  return found
 
 
 def _of_splits(
@@ -174,13 +207,19 @@ def read(
     ValueError: Another header, too many rows set aside, a label that is not 0
       or 1, or no row at all.
   """
+  in_path = [n for n in _of_path(next(iter(files))) if n in columns.columns]
+  there = [n for n in columns.columns if n not in in_path]
   layout = TextLayout(
-    columns={n: _column(n, columns) for n in columns.columns},
-    dialect=Dialect(columns.delimiter, columns.quote),
-    header=[*columns.columns] if columns.header else None,
+    columns={n: _column(n, columns) for n in there},
+    dialect=Dialect(columns.delimiter, columns.quote, columns.encoding),
+    header=there if columns.header else None,
+    nulls=columns.nulls,
   )
 
   def finish(table: pa.Table, path: pathlib.Path) -> pa.Table:
+    for name in (n for n in in_path if n in columns.used):
+      value = _typed_of_path(path, name, columns)
+      table = table.append_column(name, pa.repeat(value, len(table)))
     for name in filter(None, (columns.label, *columns.labels)):
       _check_label(table, path, name)
     if split:
@@ -194,7 +233,7 @@ def read(
       table = table.append_column(split, named)
     return table.select([*wanted])
 
-  split = columns.split_column
+  split = '' if columns.lists else columns.split_column  # Found later on.
   splits = columns.split_of if isinstance(columns, Schema) else {}
   wanted = dict.fromkeys([*columns.used, *filter(None, [split]), ROW])
   options: dict[str, Any] = {
@@ -203,9 +242,9 @@ def read(
     'progress': progress,
   }
   if _is_parquet(next(iter(files))):
-    used = {name: layout.columns[name] for name in columns.used}
+    used = {n: layout.columns[n] for n in columns.used if n not in in_path}
     counts = row_writer.write(
-      (_source(path, used) for path in files),
+      (_source(path, used, columns.nulls) for path in files),
       folder,
       rejects,
       lambda: text_reader.empty(layout),
@@ -214,7 +253,8 @@ def read(
   else:
     counts = text_reader.read([*files], layout, folder, rejects, **options)
   if not counts.good:
-    raise ValueError(f'{next(iter(files))} and the others hold no row at all.')
+    others = ' and the others hold' if len(files) > 1 else ' holds'
+    raise ValueError(f'{next(iter(files))}{others} no row that can be read.')
   return counts
 
 
@@ -254,7 +294,25 @@ def _parquet(path: pathlib.Path) -> pq.ParquetFile:
     raise ValueError(f'{path} is no Parquet file ({error}).') from error
 
 
-def _source(path: pathlib.Path, columns: Mapping[str, Column]) -> RowSource:
+def _typed_of_path(
+  path: pathlib.Path, name: str, columns: Schema | ItemTable
+) -> pa.Scalar:
+  """The value of a column that the folders of a file name."""
+  if name not in (found := _of_path(path)):
+    raise ValueError(f'{path} is in no folder {name}=VALUE, as others are.')
+  faults = Faults()
+  column = _column(name, columns)
+  table, _ = text_reader.typed(
+    {name: pa.array([found[name]])}, {name: column}, faults, columns.nulls
+  )
+  for fault in faults.of_row.values():
+    raise ValueError(f'{path}: the folder {name}={found[name]}: {fault[-1]}.')
+  return table[name][0]
+
+
+def _source(
+  path: pathlib.Path, columns: Mapping[str, Column], nulls: Sequence[str]
+) -> RowSource:
   file = _parquet(path)
   there = file.schema_arrow.names
   if missing := [name for name in columns if name not in there]:
@@ -273,7 +331,7 @@ def _source(path: pathlib.Path, columns: Mapping[str, Column]) -> RowSource:
     faults = Faults()
     try:
       table, filled = text_reader.typed(
-        {n: batch.column(n) for n in columns}, columns, faults
+        {n: batch.column(n) for n in columns}, columns, faults, nulls
       )
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from e

@@ -30,13 +30,23 @@ class TaskConfig:
     "Order of a task's rows; queries are the last ones.",
   ] = 'time'
   cold_share: Annotated[
-    float, 'Share of the tasks that are never trained on.'
+    float,
+    'Share of the tasks that are never trained on; not for a schema that gives'
+    ' splits.',
   ] = 0.1
+  cold_item_share: Annotated[
+    float,
+    'Share of the items that are never trained on; above 0, the rows are'
+    ' evaluated as warm, user_cold, item_cold and both_cold.',
+  ] = 0.0
   query_size: Annotated[int, 'Rows of a query of an evaluation record.'] = 10
   max_support: Annotated[int, 'Most support rows of an evaluation record.'] = (
     128
   )
   min_rows: Annotated[int, 'Fewest rows of a task that is evaluated.'] = 13
+  max_eval_rows: Annotated[
+    int | None, 'Most rows of a task that is evaluated; none: any number.'
+  ] = None
   test_share: Annotated[
     float,
     "Share of a task's rows, its last ones, that are queries; at least"
@@ -55,10 +65,11 @@ class TaskConfig:
   ] = 50
 
   def __post_init__(self) -> None:
-    if not (0 <= self.cold_share < 1 and 0 <= self.test_share < 1):
+    shares = self.cold_share, self.cold_item_share, self.test_share
+    if not all(0 <= share < 1 for share in shares):
       raise ValueError(
-        'needed 0 <= cold_share, test_share < 1; got'
-        f' {self.cold_share}, {self.test_share}.'
+        'needed 0 <= cold_share, cold_item_share, test_share < 1; got'
+        f' {", ".join(map(str, shares))}.'
       )
     if not 0 < self.query_size < self.min_rows or self.max_support < 1:
       raise ValueError(
@@ -92,36 +103,36 @@ class Spans:
     return len(self.task)
 
 
-def _num_test(num_rows: np.ndarray, config: TaskConfig) -> np.ndarray:
-  """How many of the last rows of each task are queries, int64 [N]."""
-  share = np.floor(num_rows * config.test_share).astype(np.int64)
-  test = np.maximum(share, config.query_size)
-  return np.where(num_rows >= config.min_rows, test, 0)
-
-
 def training(
-  num_rows: np.ndarray, is_warm: np.ndarray, config: TaskConfig
+  num_rows: np.ndarray,
+  num_test: np.ndarray,
+  is_chosen: np.ndarray,
+  config: TaskConfig,
 ) -> Spans:
-  """Cuts all but the queries of the warm tasks into records.
+  """Cuts all but the queries of the chosen tasks into records.
 
   Args:
     num_rows: Rows of each task, [N].
-    is_warm: Whether a task is trained on, bool [N].
+    num_test: How many of its last ones are queries, [N].
+    is_chosen: Whether a task is trained on, bool [N].
     config: How the rows of a task are cut.
   """
-  size = np.where(is_warm, num_rows - _num_test(num_rows, config), 0)
+  size = np.where(is_chosen, num_rows - num_test, 0)
   return _cut(np.cumsum(num_rows) - num_rows, size, config.max_rows)
 
 
 def evaluation(
-  num_rows: np.ndarray, is_chosen: np.ndarray, config: TaskConfig
+  num_rows: np.ndarray,
+  num_test: np.ndarray,
+  is_chosen: np.ndarray,
+  config: TaskConfig,
 ) -> Spans:
-  """Makes a record of each query of the chosen tasks, bool [N].
+  """Makes a record of each query of the chosen tasks, as in `training`.
 
   A query is the next `query_size` of a task's last rows; its support are the
   rows before it, those of earlier queries too.
   """
-  test = np.where(is_chosen, _num_test(num_rows, config), 0)
+  test = np.where(is_chosen, num_test, 0)
   first = np.cumsum(num_rows) - num_rows
   queries = _cut(first + num_rows - test, test, config.query_size)
   start = np.maximum(queries.start - config.max_support, first[queries.task])

@@ -41,12 +41,14 @@ class TextLayout:
       aside included, in the column `ROW`. Else a row's number is (place of its
       file << file_bits) + place of its record, from the header on: it does not
       change with the other files.
+    nulls: Texts that stand for an empty field.
   """
 
   columns: Mapping[str, Column]
   dialect: Dialect = Dialect()
   header: Sequence[str] | None = None
   file_bits: int = 0
+  nulls: Sequence[str] = ()
 
 
 def read(
@@ -124,7 +126,9 @@ def _after_header(
     raise ValueError(
       f'{path} has {fault}; needed are LF or CRLF, the same in the whole file.'
     )
+  # As pandas calls what it wrote without a name.
   found = _fields(line, layout.dialect)
+  found = [name or f'Unnamed: {i}' for i, name in enumerate(found)]
   if found != [*layout.header]:
     shown = ', '.join(found)[:500]
     lacking = [name for name in layout.header if name not in found]
@@ -174,7 +178,7 @@ def _parse(block: TextBlock, layout: TextLayout) -> Parsed:
     for record, message in wrong.items():
       add(record, ('', 'columns', message))
     kept = np.delete(kept, [*wrong])
-    table, filled = typed(raw, layout.columns, faults)
+    table, filled = typed(raw, layout.columns, faults, layout.nulls)
   else:
     table, filled = empty(layout).drop_columns(ROW), collections.Counter()
   table = table.append_column(ROW, pa.array(block.numbers()[kept]))
@@ -189,13 +193,23 @@ def _parse(block: TextBlock, layout: TextLayout) -> Parsed:
 
 
 def typed(
-  raw: Mapping[str, pa.Array], columns: Mapping[str, Column], faults: Faults
+  raw: Mapping[str, pa.Array],
+  columns: Mapping[str, Column],
+  faults: Faults,
+  nulls: Sequence[str] = (),
 ) -> tuple[pa.Table, collections.Counter[str]]:
-  """Returns typed columns, and in which of them how many were filled in."""
+  """Returns typed columns, and in which of them how many were filled in.
+
+  Texts that are one of `nulls` are empty ones.
+  """
   filled: collections.Counter[str] = collections.Counter()
   found = {}
   for name, column in columns.items():
-    found[name], num = strict_columns.typed(name, raw[name], column, faults)
+    values = raw[name]
+    if nulls and pa.types.is_string(values.type):
+      is_null = pc.is_in(values, pa.array(nulls, pa.string()))
+      values = pc.if_else(is_null, '', values)
+    found[name], num = strict_columns.typed(name, values, column, faults)
     if num:
       filled[name] += num
   return pa.table(found), filled
@@ -241,7 +255,8 @@ def _texts(
         invalid_row_handler=skip,
       ),
       arrow_csv.ConvertOptions(
-        column_types={**dict.fromkeys(names, kind), **other}, null_values=['']
+        column_types={**dict.fromkeys(names, kind), **other},
+        null_values=['', *layout.nulls],
       ),
     )
     return {name: table[name].combine_chunks() for name in names}

@@ -13,17 +13,24 @@ A user with 13 to 100 ratings in a state is a task of it; the ratings are put in
 a seeded random order, or in time, and the last 10 are the query. `train` has
 all ratings of warm users for old items, except the queries of `warm`: those are
 never trained on. Ids come from `train` alone; 0 means a value that it lacks.
+With MeLU's own lists the states are those that were released with it.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import os
+import pathlib
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
+from absl import logging
 import ibis
 from ibis.expr import types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from antjax.data import output_folder, prepare, record_schema, view
+from antjax import paths
+from antjax.data import output_folder, prepare, record_schema, split_lists, view
 from antjax.data.events import Events, ITEM, USER
 from antjax.data.record_schema import Field
 from antjax.data.schema import Schema
@@ -39,6 +46,15 @@ SCHEMA: Mapping[str, Field] = {
   'timestamp': Field('int64', 1),
   'num_query': Field('int32'),
 }
+# MeLU's files, each a JSON object: user -> numbers of films.
+_LISTS = {
+  'warm': ('warm_state.json',),
+  'user_cold': ('user_cold_state.json',),
+  'item_cold': ('item_cold_state.json',),
+  'both_cold': ('user_and_item_cold_state.json',),
+}
+_FILMS = 'movies.dat'
+_NOT_ASCII = '[^ -~]+'
 # Users, ratings, eligible users and eligible ratings of each state in the split
 # files released with MeLU. Their random 80% of the users is another one.
 _REFERENCE = {
@@ -74,6 +90,12 @@ class SplitConfig:
   max_ratings: Annotated[
     int, 'Most ratings of an evaluation task in its state.'
   ] = 100
+  lists: Annotated[
+    str,
+    'Folder with the states as released with MeLU, warm_state.json and three'
+    ' more, and the movies.dat that numbers their films; empty: by the rule.',
+    paths.URL,
+  ] = ''
 
   def __post_init__(self) -> None:
     if not 0 < self.warm_share < 1:
@@ -100,9 +122,14 @@ class MeluView:
   def settings(
     self, out: str | os.PathLike[str], schema: Schema
   ) -> dict[str, Any]:
-    """The configuration."""
-    del out
-    return dataclasses.asdict(self.config)
+    """The configuration, and what its lists hold."""
+    del out, schema
+    told = dataclasses.asdict(self.config)
+    lists = told.pop('lists')
+    if lists:
+      found = split_lists.find_files(lists, _LISTS)
+      told['lists'] = prepare.fingerprint([*found])
+    return told
 
   def build(self, job: view.ViewJob) -> dict[str, Any]:
     """Writes a record file a split and a file of ids a feature."""
@@ -117,6 +144,7 @@ class MeluView:
       'label': 'rating',
       'numeric': [],
       'task_feature': None,  # The user; no feature names it.
+      'item_feature': 'item',
       'scenarios': list(SPLITS[1:]),
       **written,
     }
@@ -125,7 +153,7 @@ class MeluView:
     """The counts of each split beside those of MeLU's split files.
 
     MeLU drew another 80% of the users, so its figures are near these, but only
-    those of all users are equal.
+    those of all users are equal; with its lists all are.
     """
     table = [['split', 'users', 'ratings', 'users 13-100', 'ratings 13-100']]
     for state, counts in description['states'].items():
@@ -143,9 +171,10 @@ def _write(
   assert events.users is not None and events.items is not None
   users = events.users.mutate(user=events.users[USER].cast('int32'))
   items = events.items.rename(item=ITEM)
-  users = con.create_table('task_users', _split_users(users, config))
+  listed = _listed(events, items, job.work, config) if config.lists else None
+  users = con.create_table('task_users', _split_users(users, config, listed))
   ratings = con.create_table(
-    'task_ratings', _state_ratings(events.rows, items, users, config)
+    'task_ratings', _state_ratings(events.rows, items, users, config, listed)
   )
   # Genres of all movies are known before any rating.
   genres = items.select('item', genres=items.genres.unnest())
@@ -201,9 +230,63 @@ def _write(
   }
 
 
-def _split_users(users: ir.Table, config: SplitConfig) -> ir.Table:
+def _listed(
+  events: Events, items: ir.Table, work: pathlib.Path, config: SplitConfig
+) -> ir.Table:
+  """(user int32, item, state) of MeLU's lists."""
+  folder = paths.fetched(config.lists, 'split.lists')
+  pairs = split_lists.read(split_lists.find_files(folder, _LISTS), '', '')
+  film, name = [], []
+  # Copies of the file differ in letters that are not ASCII.
+  for line in (folder / _FILMS).read_text(encoding='latin-1').splitlines():
+    number, title, *_ = line.split('::')
+    film.append(number)
+    name.append(re.sub(_NOT_ASCII, '', title))
+  path = work / 'films.parquet'
+  pq.write_table(pa.table({'film': film, 'name': name}), path)
+  films = prepare.read_parquet(events.con, path)
+  films = items.mutate(name=items.item.re_replace(_NOT_ASCII, '')).join(
+    films, 'name'
+  )
+  path = work / 'pairs.parquet'
+  pq.write_table(pairs, path)
+  table = prepare.read_parquet(events.con, path)
+  listed = table.join(films, table[split_lists.ITEM] == films.film).select(
+    'item',
+    user=table[split_lists.USER].cast('int32'),
+    state=table[split_lists.SPLIT],
+  )
+  listed = events.con.create_table('listed', listed)
+  found = prepare.count(listed.semi_join(events.rows, ['user', 'item']))
+  total = prepare.count(events.rows)
+  if not found:
+    raise ValueError(
+      f'split.lists={config.lists}: no listed user and film is among the'
+      f' {total} ratings; needed: the lists of MovieLens-1M.'
+    )
+  if found < max(total, len(pairs)):
+    logging.warning(
+      'Of %d ratings and %d listed pairs %d fit together; others are left out.',
+      total,
+      len(pairs),
+      found,
+    )
+  return listed
+
+
+def _split_users(
+  users: ir.Table, config: SplitConfig, listed: ir.Table | None
+) -> ir.Table:
   """Adds `task`, the dense id of a user, and `warm`."""
   position = ibis.row_number().over(ibis.window(order_by=users.user))
+  if listed is not None:
+    is_warm = listed.state.isin(['warm', 'item_cold'])
+    known = listed.filter(is_warm).select(known='user').distinct()
+    joined = users.left_join(known, users.user == known.known)
+    warm = joined.known.notnull()
+    position = ibis.row_number().over(ibis.window(order_by=joined.user))
+    joined = joined.mutate(task=position.cast('int32'), warm=warm)
+    return joined.drop('known')
   warm = prepare.in_first_share(
     users, 'user', share=config.warm_share, seed=config.seed, salt='warm'
   )
@@ -211,7 +294,11 @@ def _split_users(users: ir.Table, config: SplitConfig) -> ir.Table:
 
 
 def _state_ratings(
-  rows: ir.Table, items: ir.Table, users: ir.Table, config: SplitConfig
+  rows: ir.Table,
+  items: ir.Table,
+  users: ir.Table,
+  config: SplitConfig,
+  listed: ir.Table | None,
 ) -> ir.Table:
   """Adds task, state, rank in the state, eligible and train to ratings."""
   old = items.year <= config.last_old_year
@@ -223,6 +310,9 @@ def _state_ratings(
     (ratings.warm, 'item_cold'),
     else_='both_cold',
   )
+  if listed is not None:
+    ratings = ratings.join(listed, ['user', 'item'])
+    state = ratings.state
   order = prepare.digest(config.seed, 'rating', ratings.user, ratings.item)
   ratings = ratings.mutate(state=state, order=order)
   in_time = [ratings.timestamp] if config.order == 'time' else []

@@ -4,8 +4,9 @@
 
 Splits: `train` has the rows of the warm tasks but their last ones; `warm` has
 queries from those, with the rows before them as support; `task_cold` has the
-same of tasks that are not trained on. Ids come from `train` alone; 0 stands for
-what it lacks.
+same of tasks that are not trained on. `task_states` has the splits of data that
+come split, and of cold items. Ids come from `train` alone; 0 stands for what it
+lacks.
 
 Rows are coded and sorted by ibis expressions, which run on DuckDB and on Spark
 with equal results. Each step is written to a Parquet file or folder and read
@@ -32,17 +33,18 @@ from antjax.data import (
   record_schema,
   record_writer,
   task_spans,
+  task_states,
   view,
 )
 from antjax.data.events import Events, ROW
 from antjax.data.record_schema import Field
 from antjax.data.schema import Schema
 from antjax.data.task_spans import TaskConfig
+from antjax.data.task_states import IS_GIVEN, STATE
 
 # Columns of our own beside those of the rows; a schema has no such names.
 _RANK, _IS_TRAIN, _NUM_TEST = '__rank', '__is_train', '__num_test'
-_KEY, _NUM_ROWS, _IS_WARM = '__key', '__num_rows', '__is_warm'
-_PLACE = '__place'
+_KEY, _NUM_ROWS, _PLACE = '__key', '__num_rows', '__place'
 # Fields of a record beside those of the rows. Engines do not tell names apart
 # by case.
 _RESERVED = ('task', 'timestamp', 'num_query', 'first_row', 'num_rows')
@@ -71,6 +73,8 @@ class TaskView:
       )
     if not features:
       refuse('no column is a feature')
+    if self.config.cold_item_share and not schema.item:
+      refuse('cold_item_share needs an item')
     empty = {**schema.empty, **(schema.items.empty if schema.items else {})}
     if missing := [name for name, number in empty.items() if number is None]:
       refuse(
@@ -88,7 +92,11 @@ class TaskView:
   ) -> dict[str, Any]:
     """The configuration."""
     del out
-    return {f'tasks.{k}': v for k, v in dataclasses.asdict(self.config).items()}
+    told = dataclasses.asdict(self.config)
+    for name in ('cold_item_share', 'max_eval_rows'):
+      if not told[name]:  # Older folders do not name them.
+        del told[name]
+    return {f'tasks.{k}': v for k, v in told.items()}
 
   def build(self, job: view.ViewJob) -> dict[str, Any]:
     """Writes a record file a split and a file of ids a feature."""
@@ -105,12 +113,13 @@ class TaskView:
       'label': schema.label_column,
       'numeric': list(schema.all_numeric),
       'task_feature': task if task in schema.features else None,
+      'item_feature': schema.item or None,
       'scenarios': [split for split in written['splits'] if split != 'train'],
       'seed': self.config.seed,
       'query_size': self.config.query_size,
       'counts': {
-        'tasks': len(rows.num_rows),
-        'cold_tasks': int((~rows.is_warm).sum()),
+        'tasks': len(np.unique(rows.task)),
+        'cold_tasks': len(np.setdiff1d(rows.task, rows.task[rows.is_trained])),
       },
       'features': features,
       **written,
@@ -133,7 +142,7 @@ def _fields(schema: Schema) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _SortedRows:
-  """Coded rows, sorted by task and rank.
+  """Coded rows, sorted by state, task and rank.
 
   Attributes:
     path: Parquet file or folder: 'task', 'timestamp', and the columns of
@@ -142,16 +151,24 @@ class _SortedRows:
     values: Feature with many values -> Parquet file or folder with the ids of
       all rows, one after another.
     widths: Feature with many values -> the most of a row.
-    num_rows: Rows of each task, [N].
-    is_warm: Whether a task is trained on, [N].
+    states: Names of the splits to evaluate.
+    task: Task of each part, the rows of one task in one state, int32 [N].
+    state: Its state, a place in `task_states.NAMES`, [N].
+    num_rows: Its rows, [N].
+    num_test: How many of its last rows are queries, [N].
+    is_trained: Whether it is trained on, [N].
     vocabularies: Feature -> table (feature, id).
   """
 
   path: pathlib.Path
   values: Mapping[str, pathlib.Path]
   widths: Mapping[str, int]
+  states: tuple[str, ...]
+  task: np.ndarray
+  state: np.ndarray
   num_rows: np.ndarray
-  is_warm: np.ndarray
+  num_test: np.ndarray
+  is_trained: np.ndarray
   vocabularies: Mapping[str, ir.Table]
 
 
@@ -164,6 +181,7 @@ def _sorted_rows(
   _check_ratings(rows, schema)
   rows, widths = _cut_lists(rows, schema, config)
   job.progress('counting tasks')
+  rows = task_states.with_states(rows, schema, config)
   tasks = stored('tasks', _tasks(rows, schema, config))
   job.progress('ranking rows')
   ranked = stored('ranked', _rank(rows, tasks, schema, config))
@@ -175,9 +193,10 @@ def _sorted_rows(
     vocabularies[name] = ids
     if name in widths:
       # Not put back into lists: engines collect these in memory.
-      each = ranked.select('task', _RANK, name).unnest(name, offset=_PLACE)
+      each = ranked.select(STATE, 'task', _RANK, name)
+      each = each.unnest(name, offset=_PLACE)
       each = prepare.to_ids(each, {name: ids})
-      each = each.order_by(['task', _RANK, _PLACE]).select(name)
+      each = each.order_by([STATE, 'task', _RANK, _PLACE]).select(name)
       values[name] = stored.path(f'values_{number}')
       each.to_parquet(str(values[name]))
       coded = coded.mutate(**{name: coded[name].length().cast('int32')})
@@ -187,16 +206,23 @@ def _sorted_rows(
   path = stored.path('sorted')
   numbers = (schema.label_column, *schema.all_numeric)
   coded = coded.mutate(**{name: events.number(coded, name) for name in numbers})
-  coded = coded.order_by(['task', _RANK])
+  coded = coded.order_by([STATE, 'task', _RANK])
   coded.select('task', 'timestamp', *_fields(schema)).to_parquet(str(path))
-  counts = tasks.select('task', _NUM_ROWS, _IS_WARM).to_pyarrow()
-  order = np.argsort(counts['task'].to_numpy())
+  names = (STATE, 'task', _NUM_ROWS, _NUM_TEST)
+  found = tasks.select(*names).to_pyarrow()
+  counts = [found[name].to_numpy().astype(np.int64) for name in names]
+  order = np.lexsort((counts[1], counts[0]))
+  state, task, num_rows, num_test = (x[order] for x in counts)
   return _SortedRows(
     path,
     values,
     widths,
-    counts[_NUM_ROWS].to_numpy()[order].astype(np.int64),
-    counts[_IS_WARM].to_numpy(zero_copy_only=False)[order],
+    task_states.evaluated(state, schema, config),
+    task.astype(np.int32),
+    state,
+    num_rows,
+    num_test,
+    state == task_states.trained(schema),
     vocabularies,
   )
 
@@ -244,44 +270,57 @@ def _cut_lists(
 
 
 def _tasks(rows: ir.Table, schema: Schema, config: TaskConfig) -> ir.Table:
-  """Returns key, task, number of rows and is_warm, one row a task."""
-  tasks = rows.group_by(**{_KEY: rows[schema.task_column]}).agg(
-    **{_NUM_ROWS: rows.count()}
-  )
-  position = ibis.row_number().over(ibis.window(order_by=tasks[_KEY]))
-  is_cold = prepare.in_first_share(
-    tasks, _KEY, share=config.cold_share, seed=config.seed, salt='cold'
-  )
-  return tasks.mutate(task=position.cast('int32'), **{_IS_WARM: ~is_cold})
+  """Returns key, state, task, numbers of rows and queries, one row a part."""
+  by = {_KEY: rows[schema.task_column]}
+  given: ir.Value = ibis.literal(0)
+  if STATE in rows.columns:
+    by[STATE] = rows[STATE]
+  if IS_GIVEN in rows.columns:
+    given = rows[IS_GIVEN].sum()
+  tasks = rows.group_by(**by).agg(**{_NUM_ROWS: rows.count(), IS_GIVEN: given})
+  if STATE not in rows.columns:
+    tasks = task_states.drawn(tasks, _KEY, config)
+  num_rows = tasks[_NUM_ROWS]
+  share = (num_rows * config.test_share).floor().cast('int64')
+  is_scored = num_rows >= config.min_rows
+  if config.max_eval_rows:
+    is_scored &= num_rows <= config.max_eval_rows
+  test = is_scored.ifelse(ibis.greatest(share, config.query_size), 0)
+  # All rows are queries that have others for support.
+  test = (tasks[IS_GIVEN] > 0).ifelse(num_rows - tasks[IS_GIVEN], test)
+  if schema.split_column:
+    is_train = tasks[STATE] == task_states.trained(schema)
+    test = is_train.ifelse(0, test)
+  position = ibis.dense_rank().over(ibis.window(order_by=tasks[_KEY]))
+  return tasks.mutate(
+    task=position.cast('int32'), **{_NUM_TEST: test.cast('int64')}
+  ).drop(IS_GIVEN)
 
 
 def _rank(
   rows: ir.Table, tasks: ir.Table, schema: Schema, config: TaskConfig
 ) -> ir.Table:
-  """Adds task, rank in it, timestamp and is_train to the rows."""
-  joined = rows.join(tasks, rows[schema.task_column] == tasks[_KEY])
+  """Adds task, rank in its part, timestamp and is_train to the rows."""
+  on = [rows[schema.task_column] == tasks[_KEY]]
+  if STATE in rows.columns:
+    on.append(rows[STATE] == tasks[STATE])
+  joined = rows.join(tasks, on)
   timestamp = joined[schema.time or ROW]
-  first = timestamp
-  if config.order == 'random':
-    first = prepare.digest(config.seed, 'row', joined[ROW])
-  in_order = ibis.window(group_by='task', order_by=[first, joined[ROW]])
-  # As `task_spans.training` has it.
-  num_rows = joined[_NUM_ROWS]
-  share = (num_rows * config.test_share).floor().cast('int64')
-  test = (num_rows >= config.min_rows).ifelse(
-    ibis.greatest(share, config.query_size), 0
-  )
+  first = task_states.order(joined, schema, config)
+  if IS_GIVEN in rows.columns:
+    first = [joined[IS_GIVEN].desc(), *first]
+  in_order = ibis.window(group_by=[STATE, 'task'], order_by=first)
   if timestamp.type().is_floating():
     timestamp = timestamp.floor()  # Engines cast by other roundings.
   ranked = joined.mutate(
     timestamp=timestamp.cast('int64'),
-    **{_RANK: ibis.row_number().over(in_order), _NUM_TEST: test},
+    **{_RANK: ibis.row_number().over(in_order)},
   )
-  is_train = ranked[_IS_WARM] & (
+  is_train = (ranked[STATE] == task_states.trained(schema)) & (
     ranked[_RANK] < ranked[_NUM_ROWS] - ranked[_NUM_TEST]
   )
   return ranked.mutate(**{_IS_TRAIN: is_train}).select(
-    'task', _RANK, 'timestamp', _IS_TRAIN, *_fields(schema)
+    STATE, 'task', _RANK, 'timestamp', _IS_TRAIN, *_fields(schema)
   )
 
 
@@ -311,12 +350,21 @@ def _write_splits(
     **{name: Field('float32', 1) for name in schema.all_numeric},
   }
   columns = [name for name, field in fields.items() if field.ndim]
-  num_rows, is_warm = rows.num_rows, rows.is_warm
-  spans = {
-    'train': task_spans.training(num_rows, is_warm, config),
-    'warm': task_spans.evaluation(num_rows, is_warm, config),
-    'task_cold': task_spans.evaluation(num_rows, ~is_warm, config),
-  }
+  sizes = rows.num_rows, rows.num_test
+  spans = {'train': task_spans.training(*sizes, rows.is_trained, config)}
+  for name in rows.states:
+    is_chosen = rows.state == task_states.NAMES.index(name)
+    spans[name] = task_spans.evaluation(*sizes, is_chosen, config)
+    if schema.split_column:
+      left = int(rows.num_rows[is_chosen & (rows.num_test == 0)].sum())
+      logging.log_if(
+        logging.WARNING,
+        '%s: %d rows are of tasks with too few or too many rows to be scored;'
+        ' see min_rows and max_eval_rows.',
+        left > 0,
+        name,
+        left,
+      )
   splits, files = {}, {}
   for split, chosen in spans.items():
     if not len(chosen):
@@ -324,6 +372,7 @@ def _write_splits(
       continue
     job.progress(f'writing {split}')
     path = job.stage / f'{split}.{job.file_format}'
+    chosen = dataclasses.replace(chosen, task=rows.task[chosen.task])
     batches = task_spans.record_batches(rows.path, chosen, columns, rows.values)
     record_writer.write(path, batches, fields)
     splits[split] = {

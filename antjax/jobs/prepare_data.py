@@ -68,8 +68,9 @@ class Config:
   ] = ''
   source: Annotated[
     str,
-    'Files of the data set; docs/data.md says which. Of a log: a file, or a'
-    ' folder of files, .csv, .tsv, .txt or .parquet. Empty: download ml-1m.',
+    'Files of the data set; docs/data.md says which. Of a log: a file, a'
+    ' pattern, or a folder of files, .csv, .tsv, .txt or .parquet. Empty:'
+    ' download ml-1m.',
     paths.URL,
   ] = ''
   out: Annotated[

@@ -5,6 +5,7 @@
 import dataclasses
 from typing import Annotated, Any, Literal
 
+from absl import logging
 import jax
 
 from antjax import paths
@@ -14,6 +15,8 @@ from antjax.layers.functional import Functional
 from antjax.lm import hub, lora, positions, pretrained
 from antjax.lm.transformer import Transformer
 from antjax.mesh.paro import PaRO
+
+_FEW_STEPS = 100  # Fewer in a run are more likely an oversight than a wish.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,21 @@ class ExamplesConfig(TrainingConfig):
 
   def steps_for(self, num_examples: int) -> int:
     """Optimizer steps, given the training examples."""
-    steps = round(self.num_epochs * num_examples / self.batch_size)
-    return self.num_steps or max(1, steps)
+    if self.num_steps:
+      return self.num_steps
+    steps = max(1, round(self.num_epochs * num_examples / self.batch_size))
+    if steps < _FEW_STEPS:
+      logging.warning(
+        'num_epochs=%g over %d examples in batches of %d: %d optimizer steps,'
+        ' too few for most models. A smaller --batch_size gives more, and so'
+        ' does a larger --num_epochs, which --patience and --evaluate_every'
+        ' end in time.',
+        self.num_epochs,
+        num_examples,
+        self.batch_size,
+        steps,
+      )
+    return steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

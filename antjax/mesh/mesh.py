@@ -31,7 +31,8 @@ def make_mesh(
 
   GPUs and CPUs are grouped in the order of their processes, so that a group is
   a host, a part of one, or several whole ones. TPUs are laid out by
-  `mesh_utils`, a group inside a slice, so that `inter` crosses slices.
+  `mesh_utils`, a group inside a slice, so that `inter` crosses slices: whole
+  physical axes where a group fills them, else a box of neighboring chips.
 
   Args:
     intra: Devices in a group; the axis of the fast links. None: the devices of
@@ -71,16 +72,38 @@ def make_mesh(
 
 def _tpu_grid(devices: list[jax.Device], inter: int, intra: int) -> np.ndarray:
   slices = len({getattr(d, 'slice_index', 0) for d in devices})
-  if slices == 1:
-    return mesh_utils.create_device_mesh((inter, intra), devices)
   if inter % slices:
     raise ValueError(
       f'make_mesh(intra={intra}): {slices} TPU slices cannot hold {inter} '
       f'whole groups each inside one slice; intra must divide '
       f'{len(devices) // slices}, the devices of a slice.'
     )
+  shape = inter // slices, intra
+  try:
+    return _boxes(devices, slices, shape, False)
+  except NotImplementedError:  # A group is no product of physical axes.
+    return _boxes(devices, slices, shape, True)
+  except AssertionError as error:
+    raise ValueError(
+      f'make_mesh(intra={intra}): the chips given are no box of a slice'
+      f' ({" ".join(str(error).split())[:120]}); give those of whole slices, or'
+      ' group them yourself: Trainer takes any jax.sharding.Mesh.'
+    ) from error
+
+
+def _boxes(
+  devices: list[jax.Device],
+  slices: int,
+  shape: tuple[int, int],
+  is_split: bool,
+) -> np.ndarray:
+  """Groups of neighbors in each slice; axes are cut where `is_split`."""
+  if slices == 1:
+    return mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=is_split
+    )
   return mesh_utils.create_hybrid_device_mesh(
-    (inter // slices, intra), (slices, 1), devices
+    shape, (slices, 1), devices, allow_split_physical_axes=is_split
   )
 
 

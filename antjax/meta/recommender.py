@@ -75,14 +75,19 @@ class ModelConfig(load.NetworkConfig):
   ] = 0.006
   id_dropout: Annotated[
     float,
-    'Share of training rows whose item id is replaced by the unknown id, so'
-    ' that the model learns to do without it.',
+    'Share of training rows whose id of each of dropout_features is replaced by'
+    ' the unknown id, so that the model learns to do without it.',
   ] = 0.1
   task_id_dropout: Annotated[
     float,
-    'Share of training tasks that lose all their item ids, as in a task of new'
-    ' items only.',
+    'Share of training tasks that lose all their ids of dropout_features, as in'
+    ' a task of new items only.',
   ] = 0.3
+  dropout_features: Annotated[
+    tuple[str, ...],
+    'Features that id_dropout and task_id_dropout are for; none named: the'
+    ' item, as the data set calls it.',
+  ] = ()
 
   def __post_init__(self) -> None:
     super().__post_init__()

@@ -14,6 +14,8 @@ from antjax.train.state import Layout
 
 # Losses, weights and norms, once a step and padded to tiles.
 _SMALL = 8192
+# Numbers by which devices agree on the rounds of an exchange of rows.
+_ROUNDS = 16
 # TPU pads what it scatters between slices to whole tiles.
 _PADDING = 1.4
 # What TPU passes on where a reduce-scatter's pieces are not whole tiles.
@@ -45,6 +47,8 @@ def compare(
   *,
   num_micro_batches: int,
   regather: bool = True,
+  stack_runs: int = 1,
+  has_exchange: bool = False,
 ) -> list[Line]:
   """Lines for all that is planned or found; those in the loop first.
 
@@ -56,19 +60,24 @@ def compare(
     found: Collectives from `census.collectives`.
     num_micro_batches: Micro-batches of the step.
     regather: Option of `Trainer`.
+    stack_runs: See `moves`.
+    has_exchange: Whether the loss asks for rows by itself; a step with tables
+      does anyway.
   """
   has_loop = num_micro_batches > 1
+  has_exchange |= layout.tables is not None
   planned: dict[tuple[str, str, bool], int] = {}
-  for move in moves(layout, regather=regather):
+  for move in moves(layout, regather=regather, stack_runs=stack_runs):
     if move.axis != 'both':
       key = (move.kind, move.axis, move.in_loop and has_loop)
       planned[key] = planned.get(key, 0) + move.num_elements
   whole = sum(
     math.prod(spec.shape) for spec in layout.trained_specs if spec.dim is None
-  )
+  ) + _whole_tables(layout)
   seen: dict[tuple[str, str, bool], list[Collective]] = {}
   for c in found:
-    seen.setdefault((c.kind, c.axis, c.in_loop and has_loop), []).append(c)
+    in_loop = has_loop and c.in_loop and not _is_of_rounds(c)
+    seen.setdefault((c.kind, c.axis, in_loop), []).append(c)
   lines = []
   for key in sorted({*planned, *seen}, key=lambda k: (not k[2], k)):
     kind, axis, in_loop = key
@@ -82,7 +91,10 @@ def compare(
     slack = 0 if in_loop else 2 * whole + _SMALL
     is_equal = want * 0.99 <= num <= want * _PADDING + slack
     note = ''
-    if not want and is_equal:
+    is_rows = kind == census.ALL_TO_ALL or (in_loop and num <= _ROUNDS)
+    if not want and has_exchange and is_rows:
+      is_equal, note = True, 'rows asked for, and how many rounds that takes'
+    elif not want and is_equal:
       note = 'losses, norms, leaves kept whole'
     elif not want:
       note = 'not planned'
@@ -99,6 +111,22 @@ def compare(
       )
     )
   return _pair_scatters(lines)
+
+
+def _is_of_rounds(c: Collective) -> bool:
+  """Whether it is of a step's rows, in their loop over rounds."""
+  return c.kind == census.ALL_TO_ALL and c.loops[0] is None
+
+
+def _whole_tables(layout: Layout) -> int:
+  """Elements of tables that each device holds whole, and their rows."""
+  if layout.tables is None:
+    return 0
+  specs, num = layout.tables.partition_specs(), 0
+  for name, stack in layout.tables.shapes.items():
+    if not any(specs[name]['table']):
+      num += math.prod(stack['table'].shape) + stack['table'].shape[0]
+  return num
 
 
 def _pair_scatters(lines: list[Line]) -> list[Line]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import datetime
 import json
+import math
 import os
 import pathlib
 import resource
@@ -97,8 +98,19 @@ def write(
 def write_json(path: pathlib.Path, content: Any) -> None:
   """Writes a JSON file whole or not at all."""
   temporary = path.with_suffix('.new')
-  temporary.write_text(json.dumps(content, indent=2), encoding='utf-8')
+  text = json.dumps(_plain(content), indent=2, allow_nan=False)
+  temporary.write_text(text, encoding='utf-8')
   os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+  """The same with None for numbers that are not finite: JSON has none."""
+  if isinstance(value, Mapping):
+    return {name: _plain(x) for name, x in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(x) for x in value]
+  is_float = isinstance(value, float)
+  return None if is_float and not math.isfinite(value) else value
 
 
 def read_lines(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -135,8 +135,8 @@ class Model:
       Column -> float32 [T, R] of the query.
 
     Raises:
-      ValueError: Shapes that do not fit, ids beyond their table, or more
-        support rows than the model was exported for.
+      ValueError: Shapes that do not fit, ids beyond their table, labels of
+        another kind, or more support rows than the model was exported for.
     """
     rows, shape = self._rows('support', support)
     labels = np.asarray(labels, np.float32)
@@ -147,6 +147,7 @@ class Model:
           f'Model.adapt_and_predict: {name} has shape {array.shape}; the'
           f' support has {shape} (users, rows).'
         )
+    self._check_labels(labels[mask > 0])
     sizes = self.manifest['support_sizes']
     size = next((n for n in sizes if n >= shape[1]), None)
     if size is None:
@@ -183,6 +184,18 @@ class Model:
     )
     columns = self.adapt_and_predict(support, np.asarray(labels)[None], query)
     return {name: column[0] for name, column in columns.items()}
+
+  def _check_labels(self, labels: np.ndarray) -> None:
+    """Refuses labels that training cannot have had."""
+    kinds = {'click': (0, 1), 'rating': (1, 2, 3, 4, 5)}
+    needed = kinds.get(self.manifest.get('kind', ''), ())
+    is_bad = ~(np.isin(labels, needed) if needed else np.isfinite(labels))
+    if is_bad.any():
+      known = ', '.join(map(str, needed)) or 'numbers'
+      raise ValueError(
+        f'Model.adapt_and_predict: a label is {labels[is_bad][0]:g}; this model'
+        f' takes {known}.'
+      )
 
   def _rows(self, what: str, given: Features):
     """Checks ids; returns them at full shape, and (users, rows)."""

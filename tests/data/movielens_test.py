@@ -215,6 +215,35 @@ def test_a_folder_says_how_its_files_are_opened(original, prepared, tmp_path):
     output_folder.open_split(tmp_path / 'arrow' / 'tasks', 'train')
 
 
+def test_lists_are_followed(fixture, original, tmp_path):
+  """Lists of another rule, with films that both copies spell differently."""
+  old = [i for i, *_ in fixture.items if i % 3]
+  files = ('warm', 'user_cold', 'item_cold', 'user_and_item_cold')
+  lists = {name: {} for name in files}
+  for u, i, *_ in fixture.ratings[:-1]:  # One is in no list.
+    place = (u % 2 == 0) + 2 * (i not in old)
+    lists[files[place]].setdefault(str(u), []).append(str(i))
+  folder = tmp_path / 'lists'
+  folder.mkdir()
+  films = (original / 'movies.dat').read_bytes()
+  (folder / 'movies.dat').write_bytes(films.replace(b'\xe9', b'\xef\xbf\xbd'))
+  for name, listed in lists.items():
+    (folder / f'{name}_state.json').write_text(json.dumps(listed))
+  config = dataclasses.replace(CONFIG, lists=str(folder))
+  made, _ = make(tmp_path / 'out', original, config)
+  names = dict(zip(SPLITS[1:], files))
+  assert {s: made['states'][s]['ratings'] for s in names} == {
+    s: sum(map(len, lists[name].values())) for s, name in names.items()
+  }
+  assert made['states']['user_cold']['users'] == 10
+  num_queries = made['states']['warm']['eligible_users'] * CONFIG.query_size
+  num_warm = made['states']['warm']['ratings']
+  assert made['splits']['train']['ratings'] == num_warm - num_queries
+  (folder / 'item_cold_state.json').write_text('{}')
+  with pytest.raises(ValueError, match='holds data made with lists='):
+    make(tmp_path / 'out', original, config)
+
+
 def test_other_settings_need_overwrite(original, prepared, tmp_path):
   out = tmp_path / 'out'
   make(out, original)

@@ -5,6 +5,7 @@
 import csv
 import dataclasses
 import decimal
+import gzip
 import lzma
 import types
 
@@ -35,6 +36,9 @@ def columns(kinds=COLUMNS, used=None, **options):
     'delimiter': ',',
     'header': True,
     'quote': '"',
+    'encoding': 'utf-8',
+    'nulls': (),
+    'lists': {},
   }
   return types.SimpleNamespace(
     split_column='',
@@ -257,7 +261,7 @@ def test_what_does_not_fit_the_schema_is_refused(read, tmp_path):
     read(path, schema)
   for text in ('user,click\n', 'user,click\nu,x\n'):
     path.write_text(text)
-    with pytest.raises(ValueError, match='hold no row at all'):
+    with pytest.raises(ValueError, match='holds? no row that can'):
       read(path, schema, share=1)
   path.write_text('user,clicks\nu,1\n')
   with pytest.raises(
@@ -338,3 +342,59 @@ def test_columns_that_are_not_used_may_hold_anything(read, tmp_path):
   (tmp_path / 'a.csv').write_text(','.join(COLUMNS) + '\nu,x|y,?,,1.5,\n')
   found = read(tmp_path / 'a.csv', columns(used=['user'], label=''))
   assert found.rows == [('u', 0)] and not found.bad
+
+
+def test_patterns_and_folders_of_partitions(read, tmp_path):
+  kinds = {
+    'user': 'string',
+    'price': 'float32',
+    'day': 'int32',
+    'click': 'int32',
+  }
+  text = 'user,price,click\n{},1.5,1\n'
+  for day in (2, 1):
+    folder = tmp_path / 'log' / f'day={day}' / 'country=a%20b'
+    folder.mkdir(parents=True)
+    (folder / 'part-0.csv').write_text(text.format(f'u{day}'))
+  found = read(tmp_path / 'log', columns(kinds))
+  names = ('user', 'price', 'click', 'day')
+  expected = [('u1', 1.5, 1, 1), ('u2', 1.5, 1, 2)]
+  assert found.table.select(names).to_pylist() == [
+    dict(zip(names, row)) for row in expected
+  ]
+  pattern = tmp_path / 'log' / 'day=*' / '*' / 'part-*.csv'
+  assert read(pattern, columns(kinds)).table.equals(found.table)
+  (tmp_path / 'log' / 'day=2').rename(tmp_path / 'log' / 'day=x')
+  with pytest.raises(ValueError, match='day=x: Could not convert "x" in "day"'):
+    read(tmp_path / 'log', columns(kinds))
+
+
+def test_nulls_and_a_column_without_a_name(read, tmp_path):
+  kinds = {'Unnamed: 0': 'int64', 'user': 'string', 'price': 'float32'}
+  kinds |= {'when': 'int64', 'click': 'int32'}
+  (tmp_path / 'a.csv').write_text(
+    ',user,price,when,click\n0,a,NA,3,1\n1,\\N,2,4,0\n2,b,,NA,1\n3,c,x,4,1\n'
+  )
+  schema = columns(
+    kinds, nulls=('NA', r'\N'), needed=['user'], used=[*kinds][1:]
+  )
+  found = read(tmp_path / 'a.csv', schema)
+  assert found.rows == [('a', 0.0, 3, 1, 0)]
+  assert [(line, name) for _, line, name in found.bad] == [
+    (3, 'user'),
+    (4, 'when'),
+    (5, 'price'),
+  ]
+
+
+def test_a_wrong_type_shows_in_the_first_rows(read, tmp_path):
+  kinds = {'user': 'int64', 'click': 'int32'}
+  lines = ['user,click', *(f'u{i},1' for i in range(1100))]
+  with gzip.open(tmp_path / 'a.csv.gz', 'wt') as file:
+    file.write('\n'.join(lines) + '\n')
+  with pytest.raises(
+    ValueError,
+    match="column 'user' is at fault in 1100 of the first 1100 lines: Could not"
+    ' convert "u0" .* Correct its type in the schema',
+  ):
+    read(tmp_path / 'a.csv.gz', columns(kinds))

@@ -312,7 +312,10 @@ def test_nothing_is_left_of_what_does_not_fit_the_schema(rows, tmp_path):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'cold_share': 1.0}, 'needed 0 <= cold_share, test_share < 1'),
+    (
+      {'cold_share': 1.0},
+      'needed 0 <= cold_share, cold_item_share, test_share',
+    ),
     ({'min_rows': 4}, 'needed 0 < query_size < min_rows'),
     ({'max_rows': 0}, 'max_rows, min_count and max_values must be positive'),
   ],

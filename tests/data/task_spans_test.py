@@ -32,6 +32,7 @@ def as_tuples(spans):
 def test_spans_are_those_of_a_loop_over_tasks(tasks):
   num_rows = np.array([n for n, _ in tasks], np.int64)
   is_warm = np.array([w for _, w in tasks], bool)
+  num_test = np.array([max(int(n * 0.25), 3) * (n >= 5) for n, _ in tasks], int)
   train, evaluated, first = [], [], 0
   for task, (n, warm) in enumerate(tasks):
     test = max(int(n * 0.25), 3) if n >= 5 else 0
@@ -42,9 +43,9 @@ def test_spans_are_those_of_a_loop_over_tasks(tasks):
         b = min(a + 3, n)
         evaluated.append((task, first + max(a - 5, 0), first + b, b - a))
     first += n
-  assert as_tuples(task_spans.training(num_rows, is_warm, CONFIG)) == train
-  found = task_spans.evaluation(num_rows, is_warm, CONFIG)
-  assert as_tuples(found) == evaluated
+  given = num_rows, num_test, is_warm, CONFIG
+  assert as_tuples(task_spans.training(*given)) == train
+  assert as_tuples(task_spans.evaluation(*given)) == evaluated
 
 
 @pytest.mark.parametrize('num_files', [1, 3])
@@ -76,8 +77,8 @@ def test_records_hold_the_rows_of_their_spans(tmp_path, num_files, config):
   first = np.cumsum(lengths) - lengths
   is_warm = rng.random(1500) < 0.6
   for spans in (
-    task_spans.training(num_rows, is_warm, config),
-    task_spans.evaluation(num_rows, ~is_warm, config),
+    task_spans.training(num_rows, num_rows // 4, is_warm, config),
+    task_spans.evaluation(num_rows, num_rows // 4, ~is_warm, config),
   ):
     batches = list(
       task_spans.record_batches(path, spans, ['a', 'b', 'tags'], {'tags': tags})

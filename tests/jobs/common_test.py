@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of antjax.jobs.job: what a user of any job sees."""
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -16,6 +17,7 @@ import pytest
 
 from antjax.jobs import distributed, script
 from antjax.jobs import job as job_lib
+from antjax.jobs.clicks import config as clicks_config
 from tests import warm_python
 from tests.jobs.processes import job_of
 
@@ -293,6 +295,17 @@ def test_num_processes_in_the_environment_must_be_a_number(monkeypatch):
 def test_job_config_needs_a_folder():
   with pytest.raises(ValueError, match='run_dir must name a folder'):
     job_lib.JobConfig(run_dir='')
+
+
+def test_a_run_of_a_few_steps_says_so(caplog):
+  config = clicks_config.Config(run_dir='run', batch_size=2048)
+  with caplog.at_level(logging.WARNING):
+    assert config.steps_for(4_500) == 2
+    assert '4500 examples in batches of 2048: 2 optimizer steps' in caplog.text
+    caplog.clear()
+    assert config.steps_for(2048 * 100) == 100
+    assert dataclasses.replace(config, num_steps=3).steps_for(4_500) == 3
+    assert not caplog.text
 
 
 def test_rows_of_a_micro_batch_are_those_of_the_first_hosts(

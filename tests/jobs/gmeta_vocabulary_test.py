@@ -17,6 +17,7 @@ from antjax.jobs.gmeta import data as gmeta_data
 from antjax.jobs.gmeta import export as export_gmeta
 from antjax.jobs.gmeta import vocabulary as gmeta_vocabulary
 from antjax.jobs.gmeta.config import Config
+from antjax.meta.recommender import ModelConfig
 from antjax.train.checkpoint import Checkpointer
 from tests.serving import serving_case
 
@@ -159,3 +160,22 @@ def test_what_does_not_fit_is_refused(old, tmp_path):
   (tmp_path / 'data' / 'dataset.json').write_text(json.dumps(description))
   with pytest.raises(ValueError, match='has no ids_item'):
     gmeta_vocabulary.start_from(str(run_dir), *arguments)
+
+
+def test_any_feature_may_lose_its_ids():
+  features = {'film': 1, 'who': 1}
+
+  def dropped(*names, **told):
+    model = ModelConfig(dropout_features=names)
+    found = gmeta_data.dropout_features(
+      Config(model=model), {'name': 'x', **told}, features
+    )
+    return found
+
+  assert dropped(item_feature='film') == ('film',)
+  assert dropped('who', 'film', item_feature='film') == ('who', 'film')
+  assert dropped() == dropped(item_feature=None) == ()
+  with pytest.raises(
+    ValueError, match='item is no feature in use; .*film, who'
+  ):
+    dropped('item')

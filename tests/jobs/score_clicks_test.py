@@ -162,6 +162,17 @@ def test_files_of_rows(trained, capsys):
   (folder / 'one.json').write_text(json.dumps(typed[0]))
   (one,) = scores(folder, 'one', folder / 'one.json')
   assert float(one['score']) == pytest.approx(share[0], abs=1e-6)
+  lines = (folder / 'new.csv').read_text().replace('"x,y"', 'x;y')
+  (folder / 'new.tsv').write_text(lines.replace(',', '\t'))
+  assert scores(folder, 'tabs', folder / 'new.tsv') == table
+  mixed = [row | {'cat': 3 + row['item']} for row in typed[:2]]
+  mixed[1]['cat'] = 'c1'
+  (folder / 'mixed.jsonl').write_text('\n'.join(map(json.dumps, mixed)))
+  assert len(scores(folder, 'mixed', folder / 'mixed.jsonl')) == 2
+  mixed[1]['price'] = 'dear'
+  (folder / 'mixed.jsonl').write_text('\n'.join(map(json.dumps, mixed)))
+  with pytest.raises(ValueError, match="mixed.jsonl: column 'price': "):
+    scores(folder, 'mixed', folder / 'mixed.jsonl')
 
 
 def test_bad_rows_are_set_aside_by_name(trained, capsys):

@@ -3,6 +3,7 @@
 """Device meshes, and the padding and cost of arrays on them."""
 
 import dataclasses
+import itertools
 import logging
 
 from hypothesis import given, settings
@@ -79,6 +80,62 @@ def test_a_group_across_parts_of_hosts_is_said_aloud(monkeypatch, caplog):
   with caplog.at_level(logging.WARNING, logger='absl'):
     make_mesh(intra=6, devices=fake(2, 3))  # Whole hosts: no complaint.
   assert not caplog.text
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeChip:
+  """Stands for a TPU chip."""
+
+  id: int
+  coords: tuple[int, ...]
+  slice_index: int
+  device_kind: str
+  core_on_chip: int = 0
+  process_index: int = 0
+  platform: str = 'tpu'
+
+
+def chips(kind, sizes, num_slices):
+  places = list(itertools.product(*(range(n) for n in sizes[::-1])))
+  return [
+    FakeChip(number * 1000 + i, place[::-1], number, kind)
+    for number in range(num_slices)
+    for i, place in enumerate(places)
+  ]
+
+
+@pytest.mark.parametrize('num_slices', [1, 2])
+@pytest.mark.parametrize(
+  ('kind', 'sizes'),
+  [
+    ('TPU v5 lite', (4, 4, 1)),
+    ('TPU v5', (4, 4, 4)),
+    ('TPU v6 lite', (8, 8, 1)),
+    ('TPU v4', (2, 2, 3)),
+  ],
+)
+def test_any_divisor_of_a_slice_makes_groups_of_neighbors(
+  monkeypatch, kind, sizes, num_slices
+):
+  seen = []
+  monkeypatch.setattr(
+    'antjax.mesh.mesh.Mesh', lambda grid, *a, **k: seen.append(grid)
+  )
+  devices, per_slice = chips(kind, sizes, num_slices), int(np.prod(sizes))
+  for intra in range(1, per_slice + 1):
+    if per_slice % intra:
+      continue
+    make_mesh(intra=intra, devices=devices)
+    for group in seen[-1]:
+      assert len({chip.slice_index for chip in group}) == 1
+      at = np.asarray([chip.coords for chip in group])
+      assert np.prod(np.ptp(at, axis=0) + 1) == intra == len(group)
+
+
+def test_chips_that_are_no_box_are_refused():
+  given = chips('TPU v5 lite', (4, 4, 1), 1)[:6]
+  with pytest.raises(ValueError, match='no box of a slice'):
+    make_mesh(intra=2, devices=given)
 
 
 def test_a_mesh_of_other_axes_is_refused():

@@ -4,6 +4,7 @@
 
 import dataclasses
 import html.parser
+import json
 import re
 
 import pytest
@@ -294,3 +295,15 @@ def test_a_table_in_a_file_has_all_its_columns(capsys):
   names = [f'a_name_of_twenty_{i:03}' for i in range(12)]
   job_report.show_table('Results', names, [names], num_left=len(names))
   assert names[-1] in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path):
+  path = tmp_path / 'results.json'
+  content = {'a': [1.5, float('nan')], 'b': (float('inf'), {'c': 'x'})}
+  job_report.write_json(path, content)
+
+  def refuse(text):
+    raise AssertionError(text)
+
+  found = json.loads(path.read_text(), parse_constant=refuse)
+  assert found == {'a': [1.5, None], 'b': [None, {'c': 'x'}]}

@@ -248,6 +248,7 @@ def test_ids_of_numbers(tmp_path):
     ({'support': {'item': [3]}}, 'needed are'),
     ({'query': QUERY | {'item': [1, 2, 3]}}, 'needed is'),
     ({'labels': [5, 1]}, 'labels has shape'),
+    ({'labels': [5, float('nan'), 3]}, 'a label is nan; this model takes'),
     (
       {
         'support': {'gender': 1, 'item': [3] * 9, 'genres': [[1, 2, 3]] * 9},
@@ -261,6 +262,17 @@ def test_mistakes_are_explained(folder, change, message):
   arguments = {'support': USER, 'labels': [5, 1, 3], 'query': QUERY} | change
   with pytest.raises(ValueError, match=message):
     loader.Model(folder).adapt_user(**arguments)
+
+
+def test_clicks_are_0_or_1(folder, tmp_path):
+  copy = tmp_path / 'model'
+  shutil.copytree(folder, copy)
+  manifest = json.loads((copy / 'manifest.json').read_text())
+  (copy / 'manifest.json').write_text(json.dumps(manifest | {'kind': 'click'}))
+  model = loader.Model(copy)
+  with pytest.raises(ValueError, match='a label is 7; this model takes 0, 1'):
+    model.adapt_user(USER, [0, 1, 7], QUERY)
+  model.adapt_user(USER, [0, 1, 1], QUERY)
 
 
 def test_a_folder_that_is_not_whole_is_refused(folder, exported, tmp_path):

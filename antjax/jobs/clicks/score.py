@@ -31,7 +31,7 @@ from antjax import paths
 from antjax.data import table_source
 from antjax.data.rejects import Rejects
 from antjax.data.row_writer import ROW
-from antjax.data.schema import TableColumns
+from antjax.data.table_columns import TableColumns
 from antjax.jobs.clicks import export
 from antjax.report import terminal
 from antjax.serving import loader
@@ -64,9 +64,15 @@ class _Rows(TableColumns):
 
   needed: tuple[str, ...] = ()
   limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  used: tuple[str, ...] = ()
+  known: tuple[str, ...] = ()
   label = split_column = ''
   labels: ClassVar[tuple[str, ...]] = ()
+  lists: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+  @property
+  def used(self) -> list[str]:
+    """Columns that the model reads."""
+    return list(self.known)
 
 
 def main(config: Config) -> None:
@@ -132,7 +138,9 @@ def _tables(
   with tempfile.TemporaryDirectory() as work:
     source = pathlib.Path(name)
     if source.suffix in _JSON:
-      source = _from_json(source, pathlib.Path(work) / 'rows.parquet')
+      out = pathlib.Path(work) / f'{source.name}.parquet'
+      kinds = {k: v['type'] for k, v in model.clicks['columns'].items()}
+      source = _from_json(source, out, kinds)
     files = table_source.find_files(source)
     folder = pathlib.Path(work) / 'parts'
     folder.mkdir()
@@ -152,12 +160,13 @@ def _layout(model: ClickScorer, path: pathlib.Path) -> _Rows:
   about = model.clicks
   log = about['log']
   there = [*log['columns']]
+  delimiter = '\t' if path.suffix == '.tsv' else log['delimiter']
   if path.suffix == '.parquet':
     there = pq.read_schema(path).names
   elif log['header']:
     line = [table_source.first_line(path)]
     quote = {'quotechar': log['quote']} if log['quote'] else {'quoting': 3}
-    (there,) = csv.reader(line, delimiter=log['delimiter'], **quote)
+    (there,) = csv.reader(line, delimiter=delimiter, **quote)
   if missing := [n for n in about['needed'] if n not in there]:
     raise ValueError(
       f'{path}: the columns {", ".join(missing)} are missing; the model needs'
@@ -173,26 +182,37 @@ def _layout(model: ClickScorer, path: pathlib.Path) -> _Rows:
     empty=empty,
     separator=bags,
     numeric=tuple(numbers),
-    delimiter=log['delimiter'],
+    delimiter=delimiter,
     quote=log['quote'],
     header=log['header'],
-    used=tuple(used),
+    known=tuple(used),
     needed=tuple(n for n in (about['user'], about['item']) if n),
   )
 
 
-def _from_json(path: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
-  """Writes the rows of a JSON file as Parquet."""
+def _from_json(
+  path: pathlib.Path, out: pathlib.Path, kinds: Mapping[str, str]
+) -> pathlib.Path:
+  """Writes the rows of a JSON file as Parquet; an id may be an integer."""
   try:
     text = path.read_text(encoding='utf-8')
     if path.suffix == '.jsonl':
-      rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+      rows = [json.loads(line) for line in text.split('\n') if line.strip()]
     else:
       rows = json.loads(text)
       rows = rows if isinstance(rows, list) else [rows]
     if not rows or not all(isinstance(row, dict) for row in rows):
       raise ValueError('needed: objects with the names of the columns')
-    pq.write_table(pa.Table.from_pylist(rows), out)
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+      values = [row.get(name) for row in rows]
+      if kinds.get(name) == 'string':
+        values = [str(v) if type(v) is int else v for v in values]
+      try:
+        columns[name] = pa.array(values)
+      except (ValueError, TypeError) as e:
+        raise ValueError(f'column {name!r}: {e}') from e
+    pq.write_table(pa.table(columns), out)
   except (OSError, ValueError, TypeError) as e:
     raise ValueError(f'input={path}: {" ".join(str(e).split())}.') from e
   return out

@@ -9,6 +9,7 @@ import json
 import pathlib
 from typing import Any
 
+from absl import logging
 import grain
 import jax
 
@@ -58,6 +59,7 @@ class TaskBatches:
     self.scenarios: tuple[str, ...] = tuple(
       description.get('scenarios', evaluate.SCENARIOS)
     )
+    self._dropped = dropout_features(config, description, self.features)
     self._label = description.get('label', 'rating')
     self._numeric = tuple(description.get('numeric', ()))
     self._query_size = int(description.get('query_size', 10))
@@ -142,13 +144,12 @@ class TaskBatches:
       # A slot may be as small as a row.
       min_support=min(EpisodeConfig.min_support, config.support_sizes[-1]),
       split=config.split,
-      id_dropout=self._of_items(model.id_dropout * is_training),
-      task_id_dropout=self._of_items(model.task_id_dropout * is_training),
+      id_dropout=dict.fromkeys(self._dropped, model.id_dropout * is_training),
+      task_id_dropout=dict.fromkeys(
+        self._dropped, model.task_id_dropout * is_training
+      ),
       seed=config.seed,
     )
-
-  def _of_items(self, share: float) -> dict[str, float]:
-    return {'item': share} if 'item' in self.features else {}
 
   def training(self, name: str, *, with_rows: bool) -> grain.IterDataset:
     """Endless training batches of this process: a plain Grain data set."""
@@ -185,6 +186,33 @@ class TaskBatches:
 
   def _with_rows(self, batch: episodes.Batch) -> episodes.Batch:
     return episodes.with_task_rows(batch, num_ids=self._num_ids)
+
+
+def dropout_features(
+  config: Config, description: Mapping[str, Any], features: Mapping[str, int]
+) -> tuple[str, ...]:
+  """The features whose ids are dropped in training.
+
+  Raises:
+    ValueError: A feature that is asked for is not used.
+  """
+  model = config.model
+  if unknown := sorted({*model.dropout_features} - {*features}):
+    raise ValueError(
+      f'model.dropout_features={",".join(model.dropout_features)}:'
+      f' {", ".join(unknown)} is no feature in use; those are'
+      f' {", ".join(features)}.'
+    )
+  # Older data sets do not say how they call the item.
+  item = description.get('item_feature', 'item')
+  found = model.dropout_features or ((item,) if item in features else ())
+  if not found and (model.id_dropout or model.task_id_dropout):
+    logging.warning(
+      'No ids are dropped: %s has no feature of the item; name features with'
+      ' --model.dropout_features.',
+      description['name'],
+    )
+  return found
 
 
 def num_validation(
