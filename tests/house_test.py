@@ -94,8 +94,8 @@ _OVER_BUDGET = {
   'antjax/report': 1_845,
   'antjax/shards': 2_951,
   'antjax/train': 5_710,  # See docs/design/house.md.
-  # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390 a
-  # simulator that was in tests.
+  # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
+  # a simulator that was in tests.
   'benchmarks': 11_298,
   'tests': 59_100,  # See docs/design/house.md.
 }
