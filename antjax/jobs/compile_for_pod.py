@@ -196,9 +196,10 @@ def report(config: Config) -> dict[str, Any]:
   seconds = time.perf_counter() - start
   mesh = layout.mesh
   text = compiled.as_text()
+  found = census.collectives(text, mesh.shape)
   lines = plan_check.compare(
     layout,
-    census.collectives(text, mesh.shape),
+    found,
     num_micro_batches=config.num_micro_batches,
     regather=config.regather,
     stack_runs=model.stack_runs,
@@ -238,6 +239,10 @@ def report(config: Config) -> dict[str, Any]:
     + activations,
     'device_bytes': target.device_bytes,
     'fits': memory['total'] <= target.device_bytes,
+    'exposure': {
+      axis: dataclasses.asdict(x) | {'share': x.share}
+      for axis, x in plan_check.exposure(found).items()
+    },
     'lines': [dataclasses.asdict(line) for line in lines],
     'is_elastic': layout.paro.is_elastic,
     'crosses_groups_in_loop': plan_check.crosses_groups_in_loop(lines),
@@ -291,6 +296,15 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
       + (f': {item["note"]}' if item['note'] else ''),
     )
   console.print(table)
+  exposed = [
+    f'{x["share"]:.0%} of {_mb(x["sent_bytes"])} over'
+    f' {result["networks"][axis]} ({axis})'
+    for axis, x in result['exposure'].items()
+  ]
+  console.print(
+    'Waited for with no product in flight, by the schedule of a step:'
+    f' {", ".join(exposed)}.'
+  )
   if not result['is_comparable']:
     console.print(
       'Groups are smaller than slices: the compiler splits collectives between'

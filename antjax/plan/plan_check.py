@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dataclasses
 import math
 
-from antjax.mesh.mesh import INTRA
+from antjax.mesh.mesh import INTER, INTRA
 from antjax.plan import census
 from antjax.plan.census import Collective
 from antjax.plan.moves import moves
@@ -39,6 +39,44 @@ class Line:
   is_dcn: bool  # Whether they go between TPU slices.
   is_equal: bool  # Whether `found` is what is planned.
   note: str = ''  # Remark on it.
+
+
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+  """What a device sends along one axis in a step."""
+
+  sent_bytes: float  # All of it.
+  # That for which the device waits with no product in flight.
+  exposed_bytes: float
+
+  @property
+  def share(self) -> float:
+    """Exposed part of what is sent, 0 to 1."""
+    return self.exposed_bytes / self.sent_bytes if self.sent_bytes else 0.0
+
+
+def exposure(found: Sequence[Collective]) -> dict[str, Exposure]:
+  """Axis -> how much of its traffic the schedule hides behind products.
+
+  Of a collective over both axes, its part on each.
+
+  Args:
+    found: Collectives from `census.collectives`, of a scheduled program.
+  """
+  result = {}
+  for axis in (INTRA, INTER):
+    sent = [
+      (
+        c.num_runs() * (c.intra_bytes if axis == INTRA else c.inter_bytes),
+        c.is_hidden,
+      )
+      for c in found
+    ]
+    result[axis] = Exposure(
+      sum(size for size, _ in sent),
+      sum(size for size, is_hidden in sent if not is_hidden),
+    )
+  return result
 
 
 def compare(
