@@ -87,12 +87,12 @@ _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
   'antjax/data': 11_280,  # See docs/design/house.md.
-  'antjax/elastic': 8_910,
+  'antjax/elastic': 9_075,
   'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 13_940,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
-  'antjax/shards': 2_951,
+  'antjax/shards': 2_968,
   'antjax/train': 5_710,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles.
   'benchmarks': 10_910,

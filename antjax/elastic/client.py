@@ -78,6 +78,7 @@ class CoordinatorClient:
     self._pid = os.getpid()
     self._order = threading.Lock()  # Held for a sequenced call, repeats too.
     self._sequence = 0
+    self._revision = 0  # Of the job, the highest that a reply has told.
     self._closed = threading.Event()
     self._check_tls = (
       f'that it has TLS too, of the ca.pem in {self.tls_dir}'
@@ -131,6 +132,7 @@ class CoordinatorClient:
     head = request.head
     head.job, head.client = self.job, self.client
     head.incarnation, head.generation = self.incarnation, self.generation
+    head.revision = self._revision
     patience = self.give_up_s if give_up_s is None else give_up_s
     if not METHODS[name].is_journaled:
       head.sequence = 0
@@ -155,6 +157,8 @@ class CoordinatorClient:
         )
         if was_logged:
           logging.info('The coordinator at %s is there again.', self.address)
+        # A thread that overwrites a higher one only makes the check weaker.
+        self._revision = max(self._revision, getattr(reply, 'revision', 0))
         return reply
       except grpc.RpcError as error:
         code, text = error.code(), error.details() or ''

@@ -22,11 +22,12 @@ from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
 from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor
-from antjax.elastic.protocol import METHODS, OPERATOR, Refused
+from antjax.elastic.protocol import METHODS, OPERATOR, Refused, stale
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.elastic.service import make_server, Service
 from antjax.elastic.status_page import StatusPage
+from antjax.elastic.unheard import Unheard
 from antjax.elastic.windows import MonitorConfig
 from antjax.shards.journal import Journal
 
@@ -182,6 +183,7 @@ class Coordinator:
     )
     self._beaten: dict[str, float] = {}  # Job -> last beat of an agent.
     self._exits: dict[tuple[str, str], tuple[int, int]] = {}
+    self._unheard = Unheard(durable.jobs, clock() + config.lease_timeout_s)
     for name in durable.jobs.names():
       self._monitor.note_plan(name, durable.jobs.job(name).plan, clock())
 
@@ -245,8 +247,12 @@ class Coordinator:
 
   async def _answer(self, request: Any, data: bytes) -> bytes:
     """Answers a request that is journaled, and notes what it says softly."""
+    head = request.head
+    self._hear(head)
+    if not isinstance(request, pb.OperateRequest):
+      self._unheard.check(self.writer.jobs.job(head.job), self._clock())
     reply = await self.writer.answer(request, data)
-    head, now = request.head, self._clock()
+    now = self._clock()
     if isinstance(request, pb.ExchangeRequest) and not request.consumed:
       self._liveness.hear(head, now)
     elif isinstance(request, (pb.BeginRequest, pb.ExchangeRequest)):
@@ -271,6 +277,7 @@ class Coordinator:
   ) -> bytes:
     del data
     head = request.head
+    self._hear(head)
     job = self.writer.jobs.job(head.job)
     self.writer.jobs.check_alive(head)
     now = self._clock()
@@ -280,10 +287,11 @@ class Coordinator:
       self._liveness.leave(head, now)
       if head.job not in self.writer.jobs.names():  # Only watched.
         self._monitor.forget(head.job, head.client)
+    reply = pb.HeartbeatReply(
+      plan=job.plan, is_stopping=job.is_stopping, revision=job.revision
+    )
     await self.writer.settled()
-    return pb.HeartbeatReply(
-      plan=job.plan, is_stopping=job.is_stopping
-    ).SerializeToString()
+    return reply.SerializeToString()
 
   async def _agent_beat(
     self, request: pb.AgentBeatRequest, data: bytes
@@ -296,10 +304,29 @@ class Coordinator:
       )
     self._beaten[head.job] = now
     self._note_exit(request, now)
+    self._recover(head, request.generation)
     job = self.writer.jobs.job(head.job)
+    if request.status != pb.AgentBeatRequest.RUNNING:
+      self._unheard.hear(head)
     reply = self._rendezvous.beat(request, job, now)
+    reply.revision = job.revision
     await self.writer.settled()
     return reply.SerializeToString()
+
+  def _hear(self, head: pb.Head) -> None:
+    """Refuses who knows more than the journal, and has all begin again."""
+    if (reason := self._recover(head)) is not None:
+      raise stale(f'{reason}.')
+    self._unheard.hear(head)
+
+  def _recover(self, head: pb.Head, generation: int = 0) -> str | None:
+    """Returns why a job goes back to its checkpoint, where it has to."""
+    message = self.writer.jobs.recovery(head, generation)
+    if message is None:
+      return None
+    logging.error('Job %s: %s.', head.job, message.reason)
+    self.writer.decide(message)
+    return message.reason
 
   async def _status(self, request: pb.StatusRequest, data: bytes) -> bytes:
     del request, data

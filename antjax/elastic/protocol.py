@@ -24,6 +24,7 @@ Code = Literal[
   'PERMISSION_DENIED',  # The role may not ask this.
   'RESOURCE_EXHAUSTED',  # There are too many of something.
   'UNAUTHENTICATED',  # No such token.
+  'UNAVAILABLE',  # Not yet: to be repeated.
 ]
 
 
