@@ -149,7 +149,7 @@ class Jobs:
     is_poll = isinstance(request, pb.ExchangeRequest) and not is_changed
     is_stored = is_new or not is_poll
     job.revision += is_stored
-    reply.revision = job.revision  # type: ignore[attr-defined]
+    reply.revision = job.revision
     client.reply = reply.SerializeToString()
     return client.reply, is_stored
 
@@ -225,10 +225,10 @@ class Jobs:
     if isinstance(message, pb.StartGeneration):
       if message.job not in self._jobs:
         self._keep(self._new_job(message.job))
-      job = self._jobs[message.job]
-      is_changed = job_control.start_generation(job, message, now)
-      job.revision += is_changed
-      return is_changed
+      one = self._jobs[message.job]
+      has_started = job_control.start_generation(one, message, now)
+      one.revision += has_started
+      return has_started
     if isinstance(message, pb.RecoverJob) and message.job not in self._jobs:
       self._keep(self._new_job(message.job))
     is_asked = isinstance(message, pb.OperateRequest)  # By the controller.
