@@ -87,16 +87,17 @@ _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
   'antjax/data': 11_280,  # See docs/design/house.md.
-  'antjax/elastic': 9_075,
+  'antjax/elastic': 9_343,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 13_940,  # See docs/design/house.md.
+  'antjax/jobs': 14_060,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
   'antjax/shards': 2_968,
   'antjax/train': 5_710,  # See docs/design/house.md.
-  # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles.
-  'benchmarks': 10_910,
-  'tests': 59_100,  # See docs/design/house.md.
+  # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
+  # a simulator that was in tests.
+  'benchmarks': 11_298,
+  'tests': 59_111,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

@@ -1,13 +1,14 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Click rates of users and items: the cheapest model a network must beat.
+"""Click rates of users, items and categories: the cheapest model there is.
 
-A logit is the sum of two differences from the mean: that of the user's rate
-and that of the item's. Rates are drawn towards the mean rate p by k rows of it:
-(clicks + k p) / (rows + k). Scales of both and k are fitted on validation rows.
+A logit is that of the mean rate p, and a difference from it for each id column:
+that of the rate of the row's value, which is drawn towards p by k rows of it,
+(clicks + k p) / (rows + k). A scale for each column and k are fitted on
+validation rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 _STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _STRENGTH = 10.0  # Without validation rows.
 _NEWTON_STEPS = 20
-_RIDGE = 1e-6
+_RIDGE = 1e-4
 
 Columns = Mapping[str, np.ndarray]
 
@@ -70,30 +71,32 @@ class ClickRates:
     return np.stack(x, axis=1)
 
 
-def count(
-  columns: Columns, names: Sequence[str] = ('user', 'item')
-) -> ClickRates:
+def count(chunks: Iterable[Columns], names: Sequence[str]) -> ClickRates:
   """Counts the training rows.
 
   Args:
-    columns: 'label' (0 or 1) and integer columns from 0 on, [N] each.
+    chunks: Some rows each: 'label' (0 or 1) and integer columns from 0 on, [n].
     names: Columns that have a rate for each value.
-
-  Raises:
-    ValueError: Labels are all alike, so that there is nothing to tell apart.
   """
-  label = columns['label']
-  mean = float(label.mean(dtype=np.float64)) if len(label) else 0.0
-  if not 0 < mean < 1:
-    raise ValueError(
-      f'the mean label of {len(label):,} training rows is {mean:g}; rates need'
-      ' rows with 0 and rows with 1.'
-    )
-  return ClickRates(
-    mean,
-    {n: np.bincount(columns[n], weights=label) for n in names},
-    {n: np.bincount(columns[n]).astype(np.float64) for n in names},
-  )
+  clicks = {name: np.zeros(0) for name in names}
+  rows = {name: np.zeros(0) for name in names}
+  num_clicks = num_rows = 0.0
+  for columns in chunks:
+    label = columns['label'].astype(np.float64)
+    num_clicks, num_rows = num_clicks + label.sum(), num_rows + len(label)
+    for name in names:
+      clicks[name] = _add(clicks[name], np.bincount(columns[name], label))
+      rows[name] = _add(rows[name], np.bincount(columns[name]))
+  mean = (num_clicks + 0.5) / (num_rows + 1)  # Never 0 or 1.
+  return ClickRates(float(mean), clicks, rows)
+
+
+def _add(total: np.ndarray, part: np.ndarray) -> np.ndarray:
+  """Their sum; the shorter has zeros at its end."""
+  if len(part) > len(total):
+    total = np.concatenate([total, np.zeros(len(part) - len(total))])
+  total[: len(part)] += part
+  return total
 
 
 def _logit(p: np.ndarray | float) -> np.ndarray:

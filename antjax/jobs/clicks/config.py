@@ -153,6 +153,11 @@ class Config(ExamplesConfig):
     decay_norms=True,
     clip_norm=0.0,
   )
+  rates: Annotated[
+    bool,
+    'Score the click rates of ids, without a network, beside the models in the'
+    ' report.',
+  ] = True
   score: ScoreConfig = ScoreConfig()
   search: SearchConfig = SearchConfig()
 

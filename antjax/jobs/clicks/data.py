@@ -104,7 +104,7 @@ class ScenarioData:
       scenarios.place('fields.bags', name, 'sequences', names): name
       for name in fields.ways_of_bags()
     }
-    self._maker = maker = rows_lib.ClickMaker(
+    self.maker = maker = rows_lib.ClickMaker(
       *(self.schema, config.ids, id_names, fields.time, groups, at, at_label)
     )
     files = described['files']
@@ -234,7 +234,7 @@ class ScenarioData:
     """Says how many rows of a split have a scenario that training has not."""
     return (
       f'{self.unseen[split]:,} {split} rows of scenarios without a training row'
-      f' count as {self.scenarios[self._maker.largest]}, the largest.'
+      f' count as {self.scenarios[self.maker.largest]}, the largest.'
     )
 
   def training(

@@ -7,6 +7,8 @@ import pytest
 
 from antjax.ctr.antm2c import rates
 
+_NAMES = ('user', 'item')
+
 
 def _draw(rng, num_rows):
   """Clicks whose logits are a sum of a user's and an item's."""
@@ -22,7 +24,7 @@ def test_rates_find_tastes_that_add_up():
   train, _ = _draw(np.random.default_rng(1), 20_000)
   validation, _ = _draw(np.random.default_rng(2), 2_000)
   test, truth = _draw(np.random.default_rng(3), 2_000)
-  plain = rates.count(train)
+  plain = rates.count([train], _NAMES)
   fitted = plain.fitted(validation)
   assert np.corrcoef(fitted.logits(test), truth)[0, 1] > 0.98
   # The marginal rate of one is that over all of the other: too small a logit.
@@ -37,17 +39,20 @@ def test_a_rate_is_drawn_to_the_mean():
     'item': np.array([0, 0, 0, 0]),
     'label': np.array([1.0, 1.0, 0.0, 1.0]),
   }
-  counted = rates.count(train)
-  # (2 + 10 x .75) / 12 and no difference for what has no training row.
-  rate = np.array([9.5 / 12, 0.75])
+  half = [{n: x[i::2] for n, x in train.items()} for i in range(2)]
+  counted = rates.count(half, _NAMES)
+  # The mean is (3 + .5) / 5; what has no training row differs from it by 0.
+  rate = np.array([(2 + 10 * 0.7) / 12, 0.7])
   (known, unknown) = counted.logits(
-    {'user': np.array([0, 7]), 'item': np.array([0, 0])}
+    {'user': np.array([0, 7]), 'item': np.array([7, 7])}
   )
   np.testing.assert_allclose([known, unknown], np.log(rate / (1 - rate)), 1e-6)
 
 
 @pytest.mark.parametrize('label', ([], [1.0, 1.0], [0.0]))
-def test_labels_must_differ(label):
+def test_labels_that_are_alike_have_a_finite_logit(label):
   ids = np.zeros(len(label), np.int32)
-  with pytest.raises(ValueError, match='rates need rows with 0 and rows with'):
-    rates.count({'user': ids, 'item': ids, 'label': np.array(label)})
+  counted = rates.count(
+    [{'user': ids, 'item': ids, 'label': np.array(label)}], _NAMES
+  )
+  assert np.isfinite(counted.logits({'user': ids, 'item': ids})).all()
