@@ -86,8 +86,8 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
-  'antjax/data': 11_280,  # See docs/design/house.md.
-  'antjax/elastic': 9_343,
+  'antjax/data': 11_440,  # See docs/design/house.md.
+  'antjax/elastic': 9_432,
   'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 14_060,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
@@ -97,7 +97,8 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 11_298,
-  'tests': 59_111,  # See docs/design/house.md.
+  'tests': 59_339,  # See docs/design/house.md.
+  'antjax/networks': 2_660,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

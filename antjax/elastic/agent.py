@@ -281,7 +281,8 @@ class Supervisor:
         self._reported = version
         self._changed.notify_all()
         self._changed.wait_for(
-          lambda: self._is_over or self._version > version, self.beat_s
+          lambda: self._is_over or self._version > version,
+          max(self.beat_s, reply.beat_s),
         )
 
   def _fail(self, message: str) -> None:

@@ -20,12 +20,20 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import policy, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
+from antjax.elastic.job_state import JobState
 from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor
-from antjax.elastic.protocol import METHODS, OPERATOR, Refused, stale
+from antjax.elastic.protocol import (
+  beat_s,
+  MAX_HOSTS,
+  METHODS,
+  OPERATOR,
+  Refused,
+  stale,
+)
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import RendezvousConfig
-from antjax.elastic.service import make_server, Service
+from antjax.elastic.service import make_server, max_connections, Service
 from antjax.elastic.status_page import StatusPage
 from antjax.elastic.unheard import Unheard
 from antjax.elastic.windows import MonitorConfig
@@ -63,6 +71,12 @@ class CoordinatorConfig:
     for name in ('lease_timeout_s', 'progress_timeout_s'):
       if not getattr(self, name) > 0:  # Nor nan.
         raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
+    hosts = self.rendezvous
+    if max(hosts.min_hosts, hosts.max_hosts) > MAX_HOSTS:
+      raise ValueError(
+        f'min_hosts={hosts.min_hosts}, max_hosts={hosts.max_hosts}: a job has'
+        f' at most {MAX_HOSTS} hosts.'
+      )
     for name in ('port', 'status_port'):
       if not 0 <= (getattr(self, name) or 0) <= 65535:
         raise ValueError(
@@ -108,6 +122,11 @@ async def serve(
       logging.info(
         'Going on with %d jobs of %s.', len(jobs.names()), config.journal
       )
+    # A host has its agent's connection and its worker's.
+    logging.info(
+      'At most %d hosts a job, and %d connections of all: `ulimit -n`.',
+      *(MAX_HOSTS, max_connections()),
+    )
     coordinator = Coordinator(
       config,
       writer.Writer(jobs, journal),
@@ -151,6 +170,26 @@ def _status_page(
   )
 
 
+class _Plans:
+  """The newest plan of each job as the bytes of its field in a reply.
+
+  A plan names every worker, and all of them are told it at about once.
+  """
+
+  def __init__(self) -> None:
+    self._fields: dict[str, tuple[pb.Plan, bytes]] = {}
+
+  def field(self, job: JobState) -> bytes:
+    """Returns what may be put behind a serialized HeartbeatReply."""
+    plan, field = self._fields.get(job.name, (None, b''))
+    if plan is not job.plan:
+      field = pb.HeartbeatReply(plan=job.plan).SerializeToString()
+      if len(self._fields) >= _MAX_BEATEN:
+        self._fields.clear()
+      self._fields[job.name] = job.plan, field
+    return field
+
+
 class Coordinator:
   """Answers requests and decides; for one event loop."""
 
@@ -183,6 +222,7 @@ class Coordinator:
     )
     self._beaten: dict[str, float] = {}  # Job -> last beat of an agent.
     self._exits: dict[tuple[str, str], tuple[int, int]] = {}
+    self._plans = _Plans()
     self._unheard = Unheard(durable.jobs, clock() + config.lease_timeout_s)
     for name in durable.jobs.names():
       self._monitor.note_plan(name, durable.jobs.job(name).plan, clock())
@@ -288,10 +328,14 @@ class Coordinator:
       if head.job not in self.writer.jobs.names():  # Only watched.
         self._monitor.forget(head.job, head.client)
     reply = pb.HeartbeatReply(
-      plan=job.plan, is_stopping=job.is_stopping, revision=job.revision
-    )
+      is_stopping=job.is_stopping,
+      revision=job.revision,
+      beat_s=beat_s(0.0, len(job.members)),
+    ).SerializeToString()
+    if request.plan_version < job.plan.version or not job.plan.version:
+      reply += self._plans.field(job)
     await self.writer.settled()
-    return reply.SerializeToString()
+    return reply
 
   async def _agent_beat(
     self, request: pb.AgentBeatRequest, data: bytes
@@ -310,6 +354,7 @@ class Coordinator:
       self._unheard.hear(head)
     reply = self._rendezvous.beat(request, job, now)
     reply.revision = job.revision
+    reply.beat_s = self._rendezvous.beat_s(head.job)
     await self.writer.settled()
     return reply.SerializeToString()
 

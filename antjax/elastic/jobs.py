@@ -28,10 +28,10 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control, job_data
 from antjax.elastic.job_state import Client, JobState
-from antjax.elastic.protocol import invalid, Refused, stale
+from antjax.elastic.protocol import invalid, MAX_HOSTS, Refused, stale
 
 MAX_JOBS = 1000
-MAX_CLIENTS = 20_000  # Per job.
+MAX_CLIENTS = MAX_HOSTS
 _MAX_FENCED = 8
 _MAX_GONE, _RECOVERY = 1 << 40, 1 << 32  # Revisions.
 _MAX_JUMP = 1 << 32  # From a generation to the next; Unix times are less.

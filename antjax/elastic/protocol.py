@@ -13,8 +13,11 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_spec import LedgerSpec
 
+_BEATS_PER_S = 2000
 SERVICE = 'antjax.v1.Coordinator'
 OPERATOR = 'operator'
+# Hosts of a job: workers and agents; also the clients that a job remembers.
+MAX_HOSTS = 20_000
 ROLES = ('worker', 'agent', OPERATOR)
 
 Code = Literal[
@@ -90,6 +93,14 @@ METHODS = {
 }
 # Types of requests that have sequence numbers.
 JOURNALED = {one.request for one in METHODS.values() if one.is_journaled}
+
+
+def beat_s(least_s: float, num_hosts: int) -> float:
+  """Returns the seconds between two beats of a host.
+
+  However many hosts a job has, it sends `_BEATS_PER_S` a second at most.
+  """
+  return max(least_s, num_hosts / _BEATS_PER_S)
 
 
 def ledger_spec(data_set: pb.DataSet) -> LedgerSpec:

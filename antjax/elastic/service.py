@@ -14,10 +14,10 @@ import grpc
 import grpc.aio
 
 from antjax.elastic import requests, security
-from antjax.elastic.protocol import METHODS, Refused, SERVICE
+from antjax.elastic.protocol import MAX_HOSTS, METHODS, Refused, SERVICE
 from antjax.elastic.security import RoleTokens
 
-_MAX_CALLS = 20_000  # At once.
+_MAX_CALLS = MAX_HOSTS  # At once.
 # Requests with positions of checkpoints that are read and answered at once, and
 # those of one machine. Below `_LARGE_BYTES` only to read them takes a turn.
 _MAX_LARGE, _MAX_LARGE_OF_HOST = 8, 3
@@ -90,9 +90,9 @@ def make_server(
     ('grpc.max_metadata_size', 16 << 10),
     ('grpc.absolute_max_metadata_size', 32 << 10),
     ('grpc.max_concurrent_streams', 1000),
-    ('grpc.max_allowed_incoming_connections', _max_connections()),
+    ('grpc.max_allowed_incoming_connections', max_connections()),
     # Thousands of workers may come back at once.
-    ('grpc.server.max_pending_requests', 20_000),
+    ('grpc.server.max_pending_requests', MAX_HOSTS),
     ('grpc.server.max_pending_requests_hard_limit', 30_000),
     ('grpc.server_handshake_timeout_ms', 10_000),
     # Half-open connections are found, and idle ones closed.
@@ -127,7 +127,7 @@ def make_server(
   return server, bound
 
 
-def _max_connections() -> int:
+def max_connections() -> int:
   """As many as there are files to be opened, less some for the journal."""
   limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   if limit == resource.RLIM_INFINITY:

@@ -101,6 +101,7 @@ class StatusPage:
       )
     self._connections: set[_Connection] = set()
     self._page, self._policy = _page()
+    self._max_age_s = _MAX_AGE_S
     self._taken_s, self._snapshot = -float('inf'), dict[str, Any]()
     self._server: asyncio.Server | None = None
     self._requests: web.Server | None = None
@@ -208,9 +209,11 @@ class StatusPage:
   def _take(self) -> dict[str, Any]:
     """Returns a snapshot, the last one if it is new enough."""
     now = self.clock()
-    if now - self._taken_s > _MAX_AGE_S:
+    if now - self._taken_s > self._max_age_s:
       self._snapshot = self.snapshot_fn()
       self._taken_s = now
+      # One of thousands of workers takes long, and the service waits.
+      self._max_age_s = max(_MAX_AGE_S, 20 * (self.clock() - now))
     return self._snapshot
 
   def _check_token(self, request: web.BaseRequest) -> web.Response | None:
