@@ -86,7 +86,7 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_600,  # See docs/design/house.md.
-  'antjax/data': 11_210,  # See docs/design/house.md.
+  'antjax/data': 11_400,  # See docs/design/house.md.
   'antjax/elastic': 8_700,
   'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 13_900,  # See docs/design/house.md.
