@@ -30,11 +30,15 @@ from antjax.data.record_schema import Schema
 from antjax.shards.record_source import check_block, Record
 
 _NARROW = {np.dtype('int64'): np.dtype('int32')}
-_READ_RECORDS = 65_536
+READ_RECORDS = 65_536  # Of columns that are read piece by piece.
 
 
 class _ColumnSource(abc.ABC):
-  """Records of a file of columns; its subclasses are the formats."""
+  """Records of a file of columns; its subclasses are the formats.
+
+  Attributes:
+    path: The file.
+  """
 
   def __init__(
     self,
@@ -54,18 +58,18 @@ class _ColumnSource(abc.ABC):
       ValueError: Not a file of ours, or a column is missing or of another type.
     """
     name = type(self).__name__
-    self._path = record_schema.existing_file(name, path)
+    self.path = record_schema.existing_file(name, path)
     self._schema, self._as_blocks = schema, as_blocks
     try:
       found = self._open()
     except (pa.ArrowInvalid, OSError, ValueError, KeyError) as e:
       raise ValueError(
-        f'{name}: {self._path} is not a whole file of records'
+        f'{name}: {self.path} is not a whole file of records'
         f' ({record_schema.one_line(e)}); make it again.'
       ) from e
     if schema is not None:
       fields = {c.name: record_schema.field_of(c.type) for c in found}
-      record_schema.check_schema(name, self._path, schema, fields)
+      record_schema.check_schema(name, self.path, schema, fields)
     self._columns = list(found.names if schema is None else schema)
     widths = (found.metadata or {}).get(record_schema.WIDTHS_KEY, b'{}')
     self._widths: dict[str, int] = json.loads(widths)
@@ -82,18 +86,18 @@ class _ColumnSource(abc.ABC):
   def __len__(self) -> int: ...
 
   def __reduce__(self) -> tuple[Any, ...]:  # Another process reopens it.
-    return type(self), (self._path, self._schema, self._as_blocks)
+    return type(self), (self.path, self._schema, self._as_blocks)
 
   def table(
     self, start: int, stop: int, columns: Sequence[str] | None = None
   ) -> pa.Table:
     """Returns the records start <= index < stop as a table of columns."""
-    check_block(self._path, start, stop, len(self))
+    check_block(self.path, start, stop, len(self))
     columns = self._columns if columns is None else columns
     try:
       return self._table(start, stop, columns)
     except (pa.ArrowException, OSError) as e:
-      raise record_schema.damaged(self._path, start, stop, e) from e
+      raise record_schema.damaged(self.path, start, stop, e) from e
 
   def read(self, start: int, stop: int) -> Sequence[Record]:
     """Returns the records start <= index < stop; see `RecordSource`."""
@@ -113,7 +117,7 @@ class ParquetSource(_ColumnSource):
   """
 
   def _open(self) -> pa.Schema:
-    self._file = pq.ParquetFile(self._path)
+    self._file = pq.ParquetFile(self.path)
     sizes = [
       self._file.metadata.row_group(i).num_rows
       for i in range(self._file.num_row_groups)
@@ -145,7 +149,7 @@ class ArrowSource(_ColumnSource):
   """
 
   def _open(self) -> pa.Schema:
-    with open(self._path, 'rb') as file:
+    with open(self.path, 'rb') as file:
       self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     whole = pa.py_buffer(self._map)
     self._address = whole.address
@@ -178,7 +182,7 @@ class ArrowSource(_ColumnSource):
     if not numbers:
       return self.read(0, 0)
     first, stop = min(numbers), max(numbers) + 1
-    check_block(self._path, first, stop, len(self))
+    check_block(self.path, first, stop, len(self))
     try:
       at = [divmod(i, self.block_size) for i in numbers]
       blocks = {
@@ -189,7 +193,7 @@ class ArrowSource(_ColumnSource):
       table.validate(full=True)
       return self._decode(table.combine_chunks())
     except (pa.ArrowException, OSError) as e:
-      raise record_schema.damaged(self._path, first, stop, e) from e
+      raise record_schema.damaged(self.path, first, stop, e) from e
 
   def _read_ahead(self, batches: list[pa.RecordBatch]) -> None:
     """Asks the kernel for the blocks as a whole, not page by page."""
@@ -266,29 +270,43 @@ def whole_columns(
   assert not isinstance(source, ArrayRecordSource)
   found: dict[str, np.ndarray] = {}
   total = len(source)
-  for start in range(0, total, _READ_RECORDS):
-    stop = min(start + _READ_RECORDS, total)
-    table = source.table(start, stop, names)
-    for name in names:
-      values = _values(name, table[name].combine_chunks())
+  for start in range(0, total, READ_RECORDS):
+    stop = min(start + READ_RECORDS, total)
+    for name, values in columns(source, start, stop, names, wide).items():
       if name not in found:
-        kind = values.dtype
-        if name not in wide:
-          kind = _NARROW.get(kind, kind)
-        found[name] = np.empty((total, *values.shape[1:]), kind)
+        found[name] = np.empty((total, *values.shape[1:]), values.dtype)
       whole = found[name]
       if values.shape[1:] != whole.shape[1:]:
         raise ValueError(
           f'whole_columns: {path}: records have {values.shape[1:]} and'
           f' {whole.shape[1:]} values of {name!r}; all need as many.'
         )
-      if values.dtype != whole.dtype and values.size:
-        limits = np.iinfo(whole.dtype)
-        if values.max() > limits.max or values.min() < limits.min:
-          raise ValueError(
-            f'whole_columns: {path}: {name!r} has numbers beyond int32.'
-          )
       whole[start:stop] = values
+  return found
+
+
+def columns(
+  source: ArrowSource | ParquetSource,
+  start: int,
+  stop: int,
+  names: Sequence[str],
+  wide: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+  """Columns of the records start <= index < stop; see `whole_columns`."""
+  table, found = source.table(start, stop, names), {}
+  for name in names:
+    values = _values(name, table[name].combine_chunks())
+    kind = values.dtype if name in wide else _NARROW.get(values.dtype)
+    if kind is not None and kind != values.dtype:
+      limits = np.iinfo(kind)
+      if values.size and not limits.min <= values.min() <= values.max() <= (
+        limits.max
+      ):
+        raise ValueError(
+          f'whole_columns: {source.path}: {name!r} has numbers beyond int32.'
+        )
+      values = values.astype(kind)
+    found[name] = values
   return found
 
 

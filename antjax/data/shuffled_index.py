@@ -7,7 +7,7 @@ batch should not be of neighbors, so a DataShard is a range of *places* of this
 order, and its records are fetched by their numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -108,6 +108,58 @@ class ShuffledIndex:
     index = self.order(np.arange(start, stop))
     one = np.ones(len(index), np.int64)
     tasks = {'index': index, 'first_row': 0 * one, 'num_rows': one}
+    return RecordBlock({}, tasks)
+
+
+class ShuffledBlocks:
+  """Records as columns; runs of places have blocks from all over the file.
+
+  A block's records follow each other in the file, and the blocks are in a
+  seeded order. A data set with shards of many blocks, whose ledger shuffles
+  shards and the records of each, so reads few records of each part of the file
+  at a time, in whole blocks.
+  """
+
+  def __init__(
+    self,
+    num_records: int,
+    columns: Callable[[int, int], Mapping[str, np.ndarray]] | None = None,
+    *,
+    seed: int,
+    block_size: int = 4096,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      num_records: N.
+      columns: Reads the records start <= index < stop; None: their numbers,
+        the column 'index', are all there is.
+      seed: Seed of the order.
+      block_size: Records of a block. What is left of the last one stays last.
+    """
+    self._num_records, self._columns = num_records, columns
+    self._size = block_size
+    whole = np.arange(num_records // block_size)
+    self._blocks = np.append(Order(len(whole), seed)(whole), len(whole))
+
+  def __len__(self) -> int:
+    return self._num_records
+
+  def read(self, start: int, stop: int) -> RecordBlock:
+    """The columns of the records at the places start <= place < stop."""
+    record_source.check_block('ShuffledBlocks', start, stop, len(self))
+    runs = []
+    for place in range(start - start % self._size, stop, self._size):
+      first = int(self._blocks[place // self._size]) * self._size - place
+      last = min(stop, place + self._size)
+      runs.append((first + max(start, place), first + last))
+    index = np.concatenate([np.arange(*run) for run in runs])
+    one = np.ones(len(index), np.int64)
+    tasks = {'index': index, 'first_row': 0 * one, 'num_rows': one}
+    if self._columns is not None:
+      parts = [self._columns(*run) for run in runs]
+      for name in parts[0]:
+        tasks[name] = np.concatenate([part[name] for part in parts])
     return RecordBlock({}, tasks)
 
 

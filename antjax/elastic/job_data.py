@@ -6,9 +6,10 @@ Each function checks all of a request before it changes anything, and returns
 whether it has changed something.
 """
 
+from collections.abc import Mapping
+import dataclasses
 import hashlib
 import json
-from typing import Any
 
 from absl import logging
 
@@ -16,9 +17,12 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import protocol
 from antjax.elastic.job_state import DataSetState, JobState
 from antjax.elastic.protocol import invalid, Refused, refusing, stale
+from antjax.shards import ledger_state
 from antjax.shards.ledger import Ledger
+from antjax.shards.ledger_state import EpochRun, State
 
 MAX_DATA_SETS = 100  # Per job.
+_MAX_JUMP = 1 << 20  # From a pass to the next.
 MAX_HELD = 10_000  # Leases of a worker in a data set.
 # What a later generation may say again.
 _CHANGEABLE = ('num_epochs', 'max_data_errors')
@@ -66,7 +70,56 @@ def create_data_set(
   return bool(changed)
 
 
-def begin(job: JobState, request: pb.BeginRequest, now: float) -> bool:
+@dataclasses.dataclass(frozen=True)
+class ParsedState:
+  """A position, as a request has it, read."""
+
+  state: State
+  runs: list[EpochRun]
+
+
+# Data set -> its position in a request, read beforehand: it may take long.
+Parsed = Mapping[str, ParsedState]
+
+
+def parse(name: str, text: bytes) -> ParsedState:
+  """Reads the position of a data set; pure.
+
+  Raises:
+    Refused: It is none.
+  """
+  try:
+    state = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise invalid(
+      f'the state of data set {name!r} is no JSON: {error}.'
+    ) from error
+  with refusing():
+    return ParsedState(state, ledger_state.read(state))
+
+
+def positions_to_read(
+  job: JobState, request: pb.BeginRequest | pb.CommitRequest
+) -> dict[str, bytes]:
+  """Returns the positions of a request that are needed: data set -> text."""
+  if request.head.generation < job.generation:
+    return {}  # It is refused.
+  if isinstance(request, pb.CommitRequest):
+    return {
+      name: text for name, text in request.states.items() if name in job.sets
+    }
+  data = job.sets.get(request.data_set)
+  if data is None or (data.generation, data.pass_number) == (
+    request.head.generation,
+    request.pass_number,
+  ):
+    return {}  # Another worker has begun this pass.
+  return {request.data_set: request.state} if request.state else {}
+
+
+def begin(
+  job: JobState, request: pb.BeginRequest, now: float, parsed: Parsed
+) -> bool:
   """Makes the ledger what the restored checkpoint says, once in a pass."""
   del now
   data = data_set(job, request.data_set)
@@ -87,9 +140,18 @@ def begin(job: JobState, request: pb.BeginRequest, now: float) -> bool:
         )
       data.begun_by.add(client)
       return False
-  state = _parsed(request.data_set, request.state) if request.state else None
+  last = data.pass_number if data.generation == job.generation else 0
+  if request.pass_number - last > _MAX_JUMP:
+    raise invalid(
+      f'pass_number={request.pass_number} must be at most {_MAX_JUMP} above'
+      f' {last}, the last of data set {request.data_set!r}.'
+    )
+  state, runs = None, None
+  if text := request.state:
+    one = parsed.get(request.data_set) or parse(request.data_set, text)
+    state, runs = one.state, one.runs
   with refusing():
-    data.ledger.begin(state)
+    data.ledger.begin(state, runs)
   data.generation, data.pass_number = job.generation, request.pass_number
   data.digest, data.begun_by = digest, {client}
   data.spec.num_records = data.ledger.spec.num_records
@@ -128,7 +190,9 @@ def exchange(
   return reply, is_changed or bool(reply.leases)
 
 
-def commit(job: JobState, request: pb.CommitRequest, now: float) -> bool:
+def commit(
+  job: JobState, request: pb.CommitRequest, now: float, parsed: Parsed
+) -> bool:
   """Notes that what a checkpoint's positions have is in a committed model.
 
   Data sets that have not begun since the model was restored are as they were,
@@ -139,12 +203,12 @@ def commit(job: JobState, request: pb.CommitRequest, now: float) -> bool:
     data = data_set(job, name)
     has_begun = request.head.client in data.begun_by
     if has_begun and data.generation == job.generation:
-      states.append((data.ledger, _parsed(name, text)))
+      states.append((data.ledger, parsed.get(name) or parse(name, text)))
   with refusing():
-    for ledger, state in states[: len(states) if len(states) > 1 else 0]:
-      ledger.check_commit(state)
-    for ledger, state in states:
-      ledger.commit(state)
+    for ledger, one in states[: len(states) if len(states) > 1 else 0]:
+      ledger.check_commit(one.state, one.runs)
+    for ledger, one in states:
+      ledger.commit(one.state, one.runs)
   job.last_step, job.committed_unix_s = request.step, now
   return True
 
@@ -229,12 +293,3 @@ def _report(
       ' They are set aside.' if is_aside else '',
     )
   return True
-
-
-def _parsed(name: str, text: bytes) -> Any:
-  try:
-    return json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise invalid(
-      f'the state of data set {name!r} is no JSON: {error}.'
-    ) from error

@@ -17,7 +17,7 @@ them is enough to resume after a crash. Who may change a job:
 from collections.abc import Callable
 import json
 import struct
-from typing import Any
+import types
 
 from absl import logging
 from google.protobuf.message import Message
@@ -25,11 +25,12 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control, job_data
 from antjax.elastic.job_state import Client, JobState
-from antjax.elastic.protocol import Refused, stale
+from antjax.elastic.protocol import invalid, Refused, stale
 
 MAX_JOBS = 1000
 MAX_CLIENTS = 20_000  # Per job.
 _MAX_FENCED = 8
+_MAX_JUMP = 1 << 32  # From a generation to the next; Unix times are less.
 _VERSION = 1
 
 REQUESTS: tuple[type[Message], ...] = (
@@ -48,11 +49,12 @@ DECISIONS: tuple[type[Message], ...] = (
 )
 # The place of a type here is its number in the journal.
 MESSAGES = (*REQUESTS, *DECISIONS)
+_WITH_POSITIONS = (pb.BeginRequest, pb.CommitRequest)
 _WITHOUT = (pb.OperateRequest, pb.ExtendStreamRequest)  # A generation.
 
 
 # What messages without a reply do to a job; True: it has changed.
-_CHANGES: dict[type[Message], Callable[[JobState, Any, float], bool]] = {
+_CHANGES: dict[type[Message], Callable[..., bool]] = {
   pb.CreateDataSetRequest: job_data.create_data_set,
   pb.BeginRequest: job_data.begin,
   pb.CommitRequest: job_data.commit,
@@ -78,8 +80,15 @@ class Jobs:
     """Returns a job, to be read only; a blank one where it is not known."""
     return self._jobs.get(name) or JobState(name)
 
-  def answer(self, request: Message, now: float) -> tuple[bytes, bool]:
+  def answer(
+    self,
+    request: Message,
+    now: float,
+    parsed: job_data.Parsed = types.MappingProxyType({}),
+  ) -> tuple[bytes, bool]:
     """Applies one of REQUESTS at a Unix time; Refused: it changes nothing.
+
+    Positions in it that are not in `parsed` are read here.
 
     Returns:
       The serialized reply, and whether the request must be in the journal.
@@ -118,8 +127,9 @@ class Jobs:
         reply, is_changed = job_data.exchange(job, request)
       else:
         reply = pb.Empty()
-        is_changed = _CHANGES[type(request)](job, request, now)
-    except Refused:
+        more = (parsed,) if isinstance(request, _WITH_POSITIONS) else ()
+        is_changed = _CHANGES[type(request)](job, request, now, *more)
+    except BaseException:  # A bug of ours, too, must not change a job in part.
       job.generation = before
       raise
     self._keep(job)
@@ -259,6 +269,11 @@ def _check_generation(job: JobState, request: Message, head: pb.Head) -> None:
     raise stale(
       f'job {job.name!r} is at generation {job.generation}; the request is of'
       f' generation {head.generation}.'
+    )
+  if head.generation - job.generation > _MAX_JUMP:
+    raise invalid(
+      f'head.generation={head.generation} must be at most {_MAX_JUMP} above'
+      f' {job.generation}, that of job {job.name!r}: beyond it none could come.'
     )
 
 

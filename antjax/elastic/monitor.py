@@ -17,6 +17,7 @@ from antjax.elastic.windows import MonitorConfig, Slice, Usual, WorkerRecord
 
 _MAX_EXIT_CODES = 64
 _MAX_KINDS = 64
+_DEVIATIONS = 4  # Of its noise by which a worker is not yet slow.
 
 
 @dataclasses.dataclass
@@ -301,7 +302,10 @@ class Monitor:
     is_full: bool,
   ) -> None:
     """Moves a worker's state: entered beyond one threshold, left at another."""
-    enter, leave = self._config.enter_slowness, self._config.leave_slowness
+    # What a worker's own noise explains is no slowness.
+    noise = 1 + _DEVIATIONS * worker.noise
+    enter = max(self._config.enter_slowness, noise)
+    leave = max(self._config.leave_slowness, (1 + noise) / 2)
     worker.is_short_slow = short > (leave if worker.is_short_slow else enter)
     worker.is_long_slow = long > (leave if worker.is_long_slow else enter)
     if worker.is_short_slow:

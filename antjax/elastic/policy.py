@@ -14,161 +14,34 @@ All but drop_slowest keep the sum of micro-batches of a step; where limits or a
 deadline do not let them, the learning rate follows by the linear rule.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import importlib
 import inspect
 import math
 
 from antjax.elastic import allocation
+from antjax.elastic import policy_parts as parts
 from antjax.elastic.actions import (
   Action,
-  AdjustBatch,
-  AdjustLR,
   BackupWorkers,
-  KillRestart,
   Nothing,
 )
 from antjax.elastic.allocation import Cost, fit
+from antjax.elastic.non_dedicated import antdt_nd
 from antjax.elastic.view import ClusterView, WorkerView
 
-# An equal split that costs no more than this is preferred: it is the plain one.
-_EQUAL_IS_FINE = 0.03
-
 Policy = Callable[[ClusterView], list[Action]]
-
-
-def _slowest(view: ClusterView) -> str:
-  worker = max(view.workers, key=lambda w: w.short_slowness)
-  if worker.state in ('normal', 'leader'):
-    return ''
-  what = ', waiting for its input' if worker.is_input_bound else ''
-  return (
-    f'{worker.worker} takes {worker.short_slowness:.1f}x the median time a'
-    f' sample ({worker.state}{what}); '
-  )
-
-
-def _changes(view: ClusterView, counts: Mapping[str, int]) -> str:
-  """The largest changes of counts; of many workers only three."""
-  changed = sorted(
-    (w for w in view.workers if counts[w.worker] != w.num_micro_batches),
-    key=lambda w: (-abs(counts[w.worker] - w.num_micro_batches), w.worker),
-  )
-  some = [
-    f'{w.worker} {w.num_micro_batches} -> {counts[w.worker]}'
-    for w in changed[:3]
-  ]
-  more = f' and {len(changed) - 3} more' if len(changed) > 3 else ''
-  return f'micro-batches {", ".join(some)}{more}'
-
-
-def _seconds(value: float | None) -> str:
-  return 'unknown' if value is None else f'{value:.3g} s'
-
-
-def _total(view: ClusterView) -> int:
-  return view.global_micro_batches or sum(view.num_micro_batches.values())
-
-
-def _maxima(view: ClusterView) -> list[int | None]:
-  return [w.max_micro_batches or None for w in view.workers]
-
-
-def _minima(view: ClusterView) -> list[int]:
-  """One for each, so that its speed stays known; none for the lastingly slow.
-
-  Such a worker may be left out where one micro-batch takes longer than all the
-  others' work. When its figures are old, it gets one to see.
-  """
-  minima = [
-    0 if w.state in ('persistent', 'deterministic') and not w.is_idle else 1
-    for w in view.workers
-  ]
-  return minima if sum(minima) <= _total(view) else [0] * len(minima)
-
-
-def _costs(view: ClusterView) -> list[Cost] | None:
-  """Time by micro-batches at today's speeds; None: one is unknown."""
-  each = [view.s_per_micro_batch(worker) for worker in view.workers]
-  known = [Cost(0.0, s) for s in each if s is not None]
-  return known if len(known) == len(each) else None
-
-
-def _unknown(view: ClusterView) -> list[Action]:
-  names = [w.worker for w in view.workers if w.s_per_sample is None]
-  return [
-    Nothing(
-      f'waiting for the first steps of {len(names)} of'
-      f' {len(view.workers)} workers'
-    )
-  ]
-
-
-def _longest(costs: Sequence[Cost], counts: Sequence[int]) -> float:
-  return max(cost(count) for cost, count in zip(costs, counts))
-
-
-def _equal(view: ClusterView) -> list[int]:
-  alike = [Cost(0.0, 1.0)] * len(view.workers)
-  return allocation.greedy(_total(view), alike, [0] * len(alike), _maxima(view))
-
-
-def _shortest(view: ClusterView, costs: Sequence[Cost]) -> list[int]:
-  """Counts of the shortest step; equal ones where they are about as good."""
-  best = allocation.greedy(_total(view), costs, _minima(view), _maxima(view))
-  equal = _equal(view)
-  is_fine = sum(equal) == sum(best) and _longest(costs, equal) <= (
-    1 + _EQUAL_IS_FINE
-  ) * _longest(costs, best)
-  return equal if is_fine else best
-
-
-def _follow_lr(view: ClusterView, num_micro_batches: float) -> list[Action]:
-  """The linear rule: the learning rate goes with the global batch."""
-  total = _total(view)
-  scale = num_micro_batches / total if total else 1.0
-  if scale <= 0 or math.isclose(scale, view.lr_scale, rel_tol=1e-6):
-    return []
-  return [
-    AdjustLR(
-      scale,
-      f"a step has {num_micro_batches:.4g} of the job's {total}"
-      f' micro-batches: learning rate x{view.lr_scale:.4g} -> x{scale:.4g}',
-    )
-  ]
-
-
-def _adjust(view: ClusterView, counts: Sequence[int]) -> list[Action]:
-  """Actions that bring the counts about."""
-  new = {w.worker: c for w, c in zip(view.workers, counts)}
-  actions: list[Action] = []
-  if new != view.num_micro_batches:
-    idle = [w.worker for w in view.workers if w.is_idle and new[w.worker]]
-    probe = (
-      f'{", ".join(idle[:3])} had no work for long and gets some, to see'
-      ' whether it is still slow; '
-      if idle
-      else _slowest(view)
-    )
-    actions.append(
-      AdjustBatch(
-        new,
-        f'{probe}{_changes(view, new)}; predicted step'
-        f' {_seconds(view.step_s(view.num_micro_batches))} ->'
-        f' {_seconds(view.step_s(new))}',
-      )
-    )
-  actions += _follow_lr(view, sum(counts))
-  return actions or [Nothing('the counts in force are the best known')]
 
 
 def static(view: ClusterView) -> list[Action]:
   """BSP: everyone does the same; only keeps the sum when workers change."""
   if not view.workers:
     return [Nothing('no workers')]
-  if sum(view.num_micro_batches.values()) == _total(view):
-    return _follow_lr(view, _total(view)) or [Nothing('an equal split')]
-  return _adjust(view, _equal(view))
+  if sum(view.num_micro_batches.values()) == parts.whole(view):
+    return parts.follow_lr(view, parts.whole(view)) or [
+      Nothing('an equal split')
+    ]
+  return parts.adjust(view, parts.equal_counts(view))
 
 
 def drop_slowest(view: ClusterView, quantile: float = 0.75) -> list[Action]:
@@ -181,7 +54,7 @@ def drop_slowest(view: ClusterView, quantile: float = 0.75) -> list[Action]:
     return [Nothing('no workers')]
   known = [s for w in view.workers if (s := view.s_per_micro_batch(w))]
   if len(known) < len(view.workers):
-    return _unknown(view)
+    return parts.unknown(view)
   times = [w.num_micro_batches * s for w, s in zip(view.workers, known)]
   rank = max(1, math.ceil(quantile * len(times)))
   # A tenth above: those who belong to the quantile are not to miss it by noise.
@@ -191,7 +64,7 @@ def drop_slowest(view: ClusterView, quantile: float = 0.75) -> list[Action]:
     actions: list[Action] = []
     if view.deadline_s:
       actions.append(BackupWorkers(0.0, 'no worker is late any more'))
-    actions += _follow_lr(view, sum(view.num_micro_batches.values()))
+    actions += parts.follow_lr(view, sum(view.num_micro_batches.values()))
     return actions or [Nothing('no worker is late')]
   made = sum(
     min(w.num_micro_batches, max(1, math.ceil(deadline_s / s)))
@@ -204,7 +77,7 @@ def drop_slowest(view: ClusterView, quantile: float = 0.75) -> list[Action]:
       f' take up to {max(times):.3g} s a step; the others take at most'
       f' {deadline_s / 1.1:.3g} s',
     ),
-    *_follow_lr(view, made),
+    *parts.follow_lr(view, made),
   ]
 
 
@@ -218,101 +91,12 @@ def lb_bsp(view: ClusterView) -> list[Action]:
     if w.last_s_per_sample
   ]
   if len(speeds) < len(view.workers):
-    return _unknown(view)
-  total = _total(view)
+    return parts.unknown(view)
+  total = parts.whole(view)
   minima = [1 if len(speeds) <= total else 0] * len(speeds)
-  return _adjust(
-    view, allocation.proportional(total, speeds, minima, _maxima(view))
+  return parts.adjust(
+    view, allocation.proportional(total, speeds, minima, parts.maxima(view))
   )
-
-
-def _restart(
-  view: ClusterView,
-  costs: Sequence[Cost],
-  max_pending_s: float,
-  horizon_s: float,
-) -> list[Action]:
-  """KILL_RESTART of the persistently slow, when it pays; else nothing.
-
-  The alternative is not to bear the slow worker but to give it less work: what
-  a restart wins is measured against that. Its part of the exchange stays slow.
-  """
-  slow = [at for at, w in enumerate(view.workers) if w.state == 'persistent']
-  slow.sort(key=lambda at: -view.workers[at].short_slowness)
-  if not slow or view.restarts_left < 1 or view.pending_s > max_pending_s:
-    return []
-
-  def shortest_s(costs: Sequence[Cost]) -> float:
-    return _longest(costs, _shortest(view, costs))
-
-  now_s = shortest_s(costs) + view.exchange_s
-  if view.remaining_samples is None:
-    remaining_s = horizon_s
-  else:
-    step = _total(view) * view.samples_per_micro_batch
-    remaining_s = view.remaining_samples / step * now_s
-  others = max(
-    [1.0, *(w.short_slowness for w in view.workers if w.state != 'persistent')]
-  )
-  cured = list(costs)
-  best: tuple[float, int] = (0.0, 0)
-  for num, at in enumerate(slow, 1):
-    beta = costs[at].beta_s / view.workers[at].short_slowness
-    cured[at] = Cost(0.0, beta)
-    if num > 8 and num & (num - 1) and num < len(slow):
-      continue  # With very many, not every number is tried.
-    left = [
-      others,
-      *(view.workers[i].short_slowness for i in slow[num : num + 1]),
-    ]
-    cured_s = shortest_s(cured) + view.exchange_s_at(max(left))
-    gain_s = remaining_s * (1 - cured_s / now_s)
-    # One restart replaces any number of hosts: the rest is worth a surplus.
-    if gain_s > best[0] * 1.01:
-      best = gain_s, num
-  gain_s, num = best
-  if gain_s <= view.restart_cost_s:
-    return []
-  return [
-    KillRestart(
-      view.workers[at].worker,
-      f'{view.workers[at].worker} has been'
-      f' {view.workers[at].long_slowness:.1f}x slower than the median for'
-      f' long; a new host saves {gain_s:.0f} s of the remaining'
-      f' {remaining_s:.0f} s, beyond what less work for it saves, and a restart'
-      f' costs {view.restart_cost_s:.0f} s',
-    )
-    for at in slow[:num]
-  ]
-
-
-def antdt_nd(
-  view: ClusterView, max_pending_s: float = 300.0, horizon_s: float = 3600.0
-) -> list[Action]:
-  """AntDT-ND: less work for transient stragglers, new hosts for the others.
-
-  Args:
-    view: View of the job.
-    max_pending_s: No restart where hosts have lately waited longer than this
-      to be placed.
-    horizon_s: Remaining time to assume where it is unknown.
-  """
-  if not view.workers:
-    return [Nothing('no workers')]
-  costs = _costs(view)
-  if costs is None:
-    return _unknown(view)
-  restart = _restart(view, costs, max_pending_s, horizon_s)
-  if restart:
-    return restart
-  counts = view.num_micro_batches.values()
-  if (
-    all(w.state == 'normal' for w in view.workers)
-    and sum(counts) == _total(view)
-    and list(counts) == _equal(view)
-  ):
-    return _follow_lr(view, sum(counts)) or [Nothing('no worker is slow')]
-  return _adjust(view, _shortest(view, costs))
 
 
 def _line(view: ClusterView, worker: WorkerView) -> Cost | None:
@@ -344,8 +128,8 @@ def antdt_dd(view: ClusterView) -> list[Action]:
   lines = [_line(view, worker) for worker in view.workers]
   known = [line for line in lines if line is not None]
   if len(known) < len(lines):
-    return _unknown(view)
-  return _adjust(view, _shortest(view, known))
+    return parts.unknown(view)
+  return parts.adjust(view, parts.shortest_counts(view, known))
 
 
 BUILT_IN: Mapping[str, Policy] = {

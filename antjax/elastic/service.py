@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The coordinator's gRPC service: methods, who may call them, and limits."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import contextlib
 import resource
 from typing import Any, TypeAlias
 
@@ -16,6 +18,11 @@ from antjax.elastic.protocol import METHODS, Refused, SERVICE
 from antjax.elastic.security import RoleTokens
 
 _MAX_CALLS = 20_000  # At once.
+# Requests with positions of checkpoints that are read and answered at once, and
+# those of one machine. Below `_LARGE_BYTES` only to read them takes a turn.
+_MAX_LARGE, _MAX_LARGE_OF_HOST = 8, 3
+_LARGE_BYTES = 256 << 10
+_READ_TIMEOUT_S = 10.0
 
 _Context: TypeAlias = 'grpc.aio.ServicerContext[bytes, bytes]'
 # Takes a checked request and its bytes, and returns the serialized reply.
@@ -28,8 +35,12 @@ class Service(grpc.GenericRpcHandler):
   def __init__(self, handlers: dict[str, HandlerFn], tokens: RoleTokens):
     """Serves METHODS by these handlers to the owners of these tokens."""
     self._tokens = tokens
+    turns = _Turns()
     self._handlers = {
-      f'/{SERVICE}/{name}': (name, _handler(METHODS[name].request, handler))
+      f'/{SERVICE}/{name}': (
+        name,
+        _handler(METHODS[name].request, handler, turns),
+      )
       for name, handler in handlers.items()
     }
     self._unknown = _refusal(
@@ -129,7 +140,63 @@ def _max_connections() -> int:
   return min(_MAX_CALLS, max(limit - 200, limit // 2))
 
 
-def _handler(kind: type[Message], handle: HandlerFn) -> grpc.RpcMethodHandler:
+class _Turns:
+  """Lets few large requests at once be read, and fewer of one machine.
+
+  Until then they wait in their senders' memory, held back by HTTP/2.
+  """
+
+  def __init__(self) -> None:
+    self._all = asyncio.Semaphore(_MAX_LARGE)
+    self._by_host: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+  @contextlib.asynccontextmanager
+  async def turn(self, host: str) -> AsyncIterator[None]:
+    own, count = self._by_host.get(
+      host, (asyncio.Semaphore(_MAX_LARGE_OF_HOST), 0)
+    )
+    self._by_host[host] = own, count + 1
+    try:
+      async with own, self._all:
+        yield
+    finally:
+      own, count = self._by_host[host]
+      self._by_host[host] = own, count - 1
+      if count == 1:
+        del self._by_host[host]
+
+
+def _handler(
+  kind: type[Message], handle: HandlerFn, turns: _Turns
+) -> grpc.RpcMethodHandler:
+  """Returns what answers a request; large ones are read one after the other."""
+  answer = _answering(kind, handle)
+  if kind not in requests.STATE_MESSAGES:
+    return grpc.unary_unary_rpc_method_handler(answer)
+
+  async def read_and_answer(messages: object, context: _Context) -> bytes:
+    del messages
+    host = context.peer().rpartition(':')[0]
+    async with turns.turn(host):
+      try:
+        data = await asyncio.wait_for(context.read(), _READ_TIMEOUT_S)
+      except TimeoutError:
+        await context.abort(
+          grpc.StatusCode.UNAVAILABLE, 'the request took too long to arrive.'
+        )
+      if not isinstance(data, bytes):
+        text = 'the call ended without a request.'
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+      if len(data) > _LARGE_BYTES:
+        return await answer(data, context)
+    return await answer(data, context)
+
+  return grpc.stream_unary_rpc_method_handler(read_and_answer)
+
+
+def _answering(
+  kind: type[Message], handle: HandlerFn
+) -> Callable[[bytes, _Context], Awaitable[bytes]]:
   async def answer(data: bytes, context: _Context) -> bytes:
     try:
       return await handle(requests.parse(kind, data), data)
@@ -145,7 +212,7 @@ def _handler(kind: type[Message], handle: HandlerFn) -> grpc.RpcMethodHandler:
     await context.abort(grpc.StatusCode[code], text)
     raise AssertionError('abort raises.')
 
-  return grpc.unary_unary_rpc_method_handler(answer)
+  return answer
 
 
 def _refusal(error: Refused) -> grpc.RpcMethodHandler:

@@ -74,6 +74,11 @@ class WorkerView:
   # input, beyond what all workers take, than to compute.
   input_share: float = 0.0
   is_input_bound: bool = False  # The share is at least a half.
+  # Standard deviation of a step's time over its mean, without jumps of speed.
+  noise: float = 0.0
+  # Seconds per sample in each slice of the long window, oldest first, the same
+  # slices for all workers; None: no step.
+  history: tuple[float | None, ...] = ()
   num_steps: int = 0  # In this generation, without its warm-up.
   num_samples: int = 0  # In the long window.
   samples_per_micro_batch: float = 0.0  # Over the long window; 0: unknown.

@@ -16,7 +16,8 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.view import State, StepMoments, WorkerView
 
 _SHORT_SLICES = 4  # In the short window: its reach is known to a quarter.
-_NUM_NEWEST = 3  # Steps that tell of a jump: their median bears one bad step.
+_NUM_JUMP = 3  # Steps that tell of a jump: their median bears one bad step.
+_NUM_NEWEST = 16  # Steps that tell how much one differs from the next.
 _MAX_KIND = 128  # Characters.
 
 
@@ -146,6 +147,7 @@ class WorkerRecord:
     self.rest_s: float | None = None
     self.wait_s: float | None = None
     self.device_s = self.whole_s = 0.0
+    self.noise = 0.0  # As in WorkerView.
     self._config = config
     self._slices: deque[Slice] = deque(maxlen=config.num_slices + 1)
     self._prior_s_per_sample: float | None = None
@@ -236,6 +238,16 @@ class WorkerRecord:
     oldest = self._config.number(now) - self._config.num_slices
     return [s for s in self._slices if s.number >= oldest]
 
+  def _history(self, now: float) -> tuple[float | None, ...]:
+    newest = self._config.number(now)
+    filled = {
+      s.number: s.busy_s / s.num_samples
+      for s in self.slices(now)
+      if s.num_steps
+    }
+    numbers = range(newest - self._config.num_slices, newest + 1)
+    return tuple(map(filled.get, numbers))
+
   def is_full(self, now: float) -> bool:
     """True once the long window has been watched from end to end."""
     reach_s = self._config.long_s - self._config.slice_s
@@ -265,6 +277,7 @@ class WorkerRecord:
     short_steps = sum(s.num_steps for s in short)
     short_samples = sum(s.num_samples for s in short)
     input_share = sum(s.num_input_steps for s in short) / max(1, short_steps)
+    self.noise = self._noise()
     if filled:
       self._long_s_per_sample = statistics.median(
         [s.busy_s / s.num_samples for s in filled]
@@ -298,6 +311,8 @@ class WorkerRecord:
       is_idle=quota == 0 and not filled,
       input_share=input_share,
       is_input_bound=input_share >= 0.5,
+      noise=self.noise,
+      history=self._history(now),
       num_steps=num_steps,
       num_samples=num_samples,
       samples_per_micro_batch=num_samples / moments.x if moments.x else 0.0,
@@ -319,10 +334,23 @@ class WorkerRecord:
     The mean would lag behind a sudden change; the median of the newest steps
     follows it, and one bad step does not move it.
     """
-    if len(self._newest) < _NUM_NEWEST:
+    if len(self._newest) < _NUM_JUMP:
       return mean
-    newest, jump = statistics.median(self._newest), self._config.enter_slowness
+    newest = statistics.median(list(self._newest)[-_NUM_JUMP:])
+    jump = self._config.enter_slowness
     return mean if mean < newest * jump and newest < mean * jump else newest
+
+  def _noise(self) -> float:
+    """Standard deviation of a step over its mean, from steps side by side.
+
+    By the median: a jump of the speed is one difference among many.
+    """
+    newest = list(self._newest)
+    if len(newest) < _NUM_NEWEST // 2:
+      return 0.0
+    sides = zip(newest, newest[1:])
+    # Of normal noise, 0.954 deviations.
+    return statistics.median(2 * abs(b - a) / (a + b) for a, b in sides) / 0.954
 
 
 def _is_sound(time: pb.BatchTime) -> bool:

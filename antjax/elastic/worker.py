@@ -174,6 +174,7 @@ class Agent:
     at_most_once: bool = False,
     max_data_errors: int = 3,
     read_ahead: int = 2,
+    block_size: int = 0,
   ) -> 'LeasedDataset':
     """The records of a source, leased shard by shard from the coordinator.
 
@@ -193,6 +194,7 @@ class Agent:
         was ever leased is not leased again, whatever dies.
       max_data_errors: Failed reads after which a shard is set aside.
       read_ahead: Number of leases to hold beside the one in use.
+      block_size: See `LeasedDataset`.
 
     Raises:
       ValueError: A number is out of range, or the name is taken.
@@ -230,7 +232,9 @@ class Agent:
     )
     if poll is not None and self.rank == 0:
       self._streams[name] = poll
-    dataset = LeasedDataset(source, ledger, key_field=key_field)
+    dataset = LeasedDataset(
+      source, ledger, key_field=key_field, block_size=block_size
+    )
     self._datasets.append(dataset)
     return dataset
 

@@ -15,6 +15,7 @@ import time
 
 from google.protobuf.message import Message
 
+from antjax.elastic.ahead import Ahead
 from antjax.elastic.jobs import Jobs, MESSAGES
 from antjax.elastic.protocol import Refused
 from antjax.shards.journal import Command, Journal
@@ -69,6 +70,7 @@ class Writer:
     self._clock = clock
     self._loop = asyncio.get_running_loop()
     self._thread = futures.ThreadPoolExecutor(1, 'journal')
+    self._ahead = Ahead(jobs)
     self._rows: list[Command] = []
     # Who waits for `_rows`, and for those that are being written, if any.
     self._waiting: list[asyncio.Future[None]] = []
@@ -79,6 +81,8 @@ class Writer:
   async def answer(self, request: Message, data: bytes) -> bytes:
     """Applies a checked request, of which `data` is the serialized form.
 
+    What takes long and changes nothing is done in a thread before.
+
     Returns:
       The serialized reply, once it is durable.
 
@@ -88,9 +92,10 @@ class Writer:
     """
     if self.error is not None:
       raise self.error
+    parsed = await self._ahead.prepare(request)
     now = self._clock()
     try:
-      reply, is_changed = self.jobs.answer(request, now)
+      reply, is_changed = self.jobs.answer(request, now, parsed)
     except Refused:
       await self.settled()
       raise
@@ -131,6 +136,7 @@ class Writer:
       )
     finally:
       self._thread.shutdown()
+      self._ahead.close()
 
   def _add(self, message: Message, data: bytes, now: float) -> None:
     self._rows.append((_NUMBER[type(message)], data, now))

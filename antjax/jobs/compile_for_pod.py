@@ -1,19 +1,20 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Compiles a training step for TPU slices that are not there.
+r"""Compiles a training step for TPUs or GPUs that are not there.
 
   python -m launch.compile_for_pod --topology=v5e:4x4 --num_slices=4 \
     --paro=IIG --model=llama-7b
+  python -m launch.compile_for_pod --topology=h100:4x8 --paro=NIG --model=gmeta
 
-runs on any machine with libtpu (`pip install antjax[pod]`) and prints what the
-compiler says before a pod is rented: the memory of a device, each kind of
-collective with its place (every micro-batch or once a step) and the network it
-uses (ICI inside a slice, DCN between slices), and whether that is what the PaRO
-code should move. Ends with exit code 1 where it is not, or does not fit.
+runs on any machine with the compiler (`pip install antjax[pod]`, of GPUs
+`antjax[pod_gpu]`) and prints what it says before a pod is rented: the memory of
+a device, each kind of collective with its place (every micro-batch or once a
+step) and its network (ICI or NVLink inside a group, DCN or a fabric between
+groups), and whether that is what the PaRO code should move. Ends with exit code
+1 where it is not, or does not fit.
 """
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -21,41 +22,48 @@ import sys
 import time
 from typing import Annotated, Any
 
+from absl import logging
 import jax
-from jax.experimental import topologies
+from jax.sharding import Mesh
 import optax
 import rich.console
 import rich.table
 
-from antjax.jobs import plan_models
-from antjax.lm import attention
+from antjax.jobs import plan_models, pod_models
+from antjax.lm import attention as attention_lib
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import PaRO
-from antjax.plan import ahead, census, plan_check, planner
+from antjax.plan import ahead, census, plan_check, planner, pod_target
+from antjax.plan.pod_target import Target
 from antjax.train.state import Layout
-
-# HBM of a chip, as the makers state it.
-_HBM_GIB = {'v4': 32, 'v5e': 16, 'v5p': 95, 'v6e': 32}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(plan_models.StepConfig):
-  """A step, and the slices to compile it for."""
+  """A step, and the pod to compile it for."""
 
-  topology: Annotated[str, 'One slice: generation and shape, e.g. v5e:4x4.'] = (
-    'v5e:4x4'
-  )
-  num_slices: Annotated[int, 'Slices, joined by the slow network.'] = 2
+  topology: Annotated[
+    str,
+    f'Kind of device, {", ".join(pod_target.NAMES)}, and how many: chips of a'
+    ' TPU slice, as v5e:4x4, or hosts x GPUs, as h100:4x8.',
+  ] = 'v5e:4x4'
+  num_slices: Annotated[
+    int | None,
+    'TPU slices, joined by the slow network; of gb200 racks. none: 2 slices, a'
+    ' rack.',
+  ] = None
   intra: Annotated[
-    int | None, 'Devices in a PaRO group. none: those of a slice.'
+    int | None,
+    'Devices in a PaRO group. none: those of a slice, of a host with GPUs.',
   ] = None
   paro: Annotated[
     str, 'PaRO code: levels of parameters, gradients, optimizer state.'
   ] = 'IIG'
   model: Annotated[
     str,
-    f'One of {", ".join(plan_models.PRESETS)}, or package.module:function; see'
-    ' antjax/jobs/plan_models.py.',
+    f'One of {", ".join(plan_models.PRESETS)}; a job,'
+    f' {", ".join(pod_models.JOBS)}, at its defaults; or'
+    ' package.module:function; see antjax/jobs/plan_models.py.',
   ] = 'smollm2-135m'
   num_micro_batches: Annotated[int, 'Micro-batches of a step.'] = 4
   out: Annotated[
@@ -65,17 +73,25 @@ class Config(plan_models.StepConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     PaRO.from_code(self.paro)
-    if self.num_slices < 1:
+    if self.num_slices is not None and self.num_slices < 1:
       raise ValueError('num_slices must be at least 1.')
+    self.target  # noqa: B018 - Refuses what is none.
+
+  @property
+  def target(self) -> Target:
+    return Target.of(self.topology, self.num_slices)
 
 
-def prepare() -> None:
-  """Makes JAX compile for TPU without looking for one; before any array.
+def prepare(target: Target) -> None:
+  """Makes JAX compile for a pod without looking for one; before any array.
 
   Raises:
-    RuntimeError: There is no libtpu.
+    RuntimeError: There is no libtpu, and it takes one.
   """
-  if importlib.util.find_spec('libtpu') is None:
+  jax.config.update('jax_platforms', 'cpu')
+  if target.is_gpu:
+    return
+  if not pod_target.is_installed('libtpu'):
     raise RuntimeError(
       'compile_for_pod needs the TPU compiler, which is not installed: pip'
       ' install libtpu (or antjax[pod]); no TPU is needed.'
@@ -86,84 +102,77 @@ def prepare() -> None:
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
   # It only compiles here: another process may do so too.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-  jax.config.update('jax_platforms', 'cpu')
 
 
-def devices(topology: str, num_slices: int) -> list[Any]:
-  """The devices of slices that need not exist.
-
-  Raises:
-    RuntimeError: libtpu does not load.
-    ValueError: libtpu knows no such topology.
-  """
-  # A v4 chip is one device as jobs run on it, and two by libtpu's default.
-  generation = topology.split(':')[0]
-  options = {'chip_config_name': 'megacore'} if generation == 'v4' else {}
-  try:
-    description = topologies.get_topology_desc(
-      platform='tpu', topology_name=topology, num_slices=num_slices, **options
-    )
-  except Exception as error:  # XLA's own, of several kinds.
-    _check_libtpu()
-    raise ValueError(
-      f'topology={topology!r}, num_slices={num_slices}: libtpu knows no such'
-      f' slices ({" ".join(str(error).split())[:200]}); e.g. v5e:4x4, v4:2x2x1,'
-      ' v5p:2x2x2, v6e:4x4.'
-    ) from error
-  return list(description.devices)
-
-
-def _check_libtpu() -> None:
-  """Raises RuntimeError where libtpu cannot even describe a single host."""
-  try:
-    topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2')
-  except Exception as error:
-    raise RuntimeError(
-      'libtpu is installed but does not load:'
-      f' {" ".join(str(error).split())[:300]}. Another process may hold it, or'
-      ' its version may not go with this jaxlib: pip install -U jax libtpu.'
-    ) from error
-
-
-def compile_step(
-  config: Config, model: plan_models.PlanModel
-) -> tuple[Layout, Any]:
-  """(layout, compiled step); nothing is allocated.
+def load(config: Config, mesh: Mesh) -> plan_models.PlanModel:
+  """The model of a config, with the attention of its devices.
 
   Raises:
-    ValueError: The model cannot be compiled, or the slices hold no such groups.
+    ValueError: No such model, or one that cannot be compiled.
   """
+  if config.model in pod_models.JOBS:
+    return pod_models.JOBS[config.model](mesh)
+  attention: attention_lib.Method = 'splash'
+  if config.target.is_gpu:
+    attention = 'cudnn'
+    if config.compute_dtype == 'float32' or not pod_target.is_installed(
+      'nvidia.cudnn'
+    ):
+      logging.info(
+        'Attention is compiled in blocks: cuDNN takes 16-bit dtypes, and the'
+        ' wheel nvidia-cudnn-cu13 (antjax[pod_gpu]).'
+      )
+      attention = 'blocked'
+  model = plan_models.load(config.model, attention=attention)
   if model.loss_fn is None or model.batch_fn is None:
     raise ValueError(
       f'model={config.model}: to compile, the PlanModel needs loss_fn and'
       ' batch_fn.'
     )
-  chips = devices(config.topology, config.num_slices)
+  return model
+
+
+def compile_step(
+  config: Config,
+) -> tuple[plan_models.PlanModel, Layout, Any]:
+  """(model, layout, compiled step); nothing is allocated.
+
+  Raises:
+    ValueError: The model cannot be compiled, or the slices hold no such groups.
+  """
+  target = config.target
   mesh = mesh_lib.make_mesh(
-    intra=config.intra or len(chips) // config.num_slices, devices=chips
+    intra=config.intra or target.group_size, devices=target.devices()
   )
+  model = load(config, mesh)
   is_mixed = config.compute_dtype != 'float32'
   layout = Layout.of(
     model.params,
     mesh,
     PaRO.from_code(config.paro),
     optax.adamw(1e-4),
+    tables=model.tables,
     trainable=model.trainable,
     scanned=model.scanned,
+    mutable=model.mutable,
     compute_dtype=config.compute_dtype if is_mixed else None,
     min_shard_size=config.min_shard_size,
   )
   rows = config.sequences * config.num_micro_batches * mesh.size
+  assert model.loss_fn is not None and model.batch_fn is not None
   lowered = ahead.lower_step(
     layout,
     model.loss_fn,
     model.params,
     model.batch_fn(rows, config.seq_len),
     num_micro_batches=config.num_micro_batches,
+    constants=model.constants,
     regather=config.regather,
-    check_vma=attention.check_vma(mesh),
+    check_vma=attention_lib.check_vma(mesh),
   )
-  return layout, lowered.compile()
+  # There is no card to tune kernels on.
+  options = {'xla_gpu_autotune_level': '0'} if target.is_gpu else None
+  return model, layout, lowered.compile(compiler_options=options)
 
 
 def report(config: Config) -> dict[str, Any]:
@@ -172,26 +181,29 @@ def report(config: Config) -> dict[str, Any]:
   Returns:
     {'equals_plan', 'fits', 'lines', 'memory_bytes', ...}, JSON-able.
   """
-  prepare()
-  model = plan_models.load(config.model, attention='splash')
+  target = config.target
+  prepare(target)
   start = time.perf_counter()
   try:
-    layout, compiled = compile_step(config, model)
+    model, layout, compiled = compile_step(config)
   except jax.errors.JaxRuntimeError as error:
     text = ' '.join(str(error).split())
     if 'RESOURCE_EXHAUSTED' not in text:
       raise
     raise RuntimeError(
-      f'{config.paro} does not fit on {config.topology}: {text[:400]}'
+      f'{config.paro} does not fit on {target.name}: {text[:400]}'
     ) from error
   seconds = time.perf_counter() - start
   mesh = layout.mesh
   text = compiled.as_text()
+  found = census.collectives(text, mesh.shape)
   lines = plan_check.compare(
     layout,
-    census.collectives(text, mesh.shape),
+    found,
     num_micro_batches=config.num_micro_batches,
     regather=config.regather,
+    stack_runs=model.stack_runs,
+    has_exchange=model.constants is not None,
   )
   stats = compiled.memory_analysis()
   memory = {
@@ -202,9 +214,9 @@ def report(config: Config) -> dict[str, Any]:
     'code': stats.generated_code_size_in_bytes,
   }
   memory['total'] = sum(memory.values())
-  hbm = _HBM_GIB.get(config.topology.split(':')[0], 0) * 2**30
   groups = mesh_lib.num_groups(mesh)
   parts = layout.bytes_per_device()
+  rows = {} if model.tables is None else model.tables.bytes_per_device()
   activations = 0
   if model.activation_fn is not None:
     activations = model.activation_fn(
@@ -212,23 +224,30 @@ def report(config: Config) -> dict[str, Any]:
     )
   result = {
     'paro': config.paro,
-    'topology': config.topology,
-    'num_slices': config.num_slices,
+    'target': target.name,
+    'networks': target.networks(mesh.devices),
     'mesh': [groups, mesh_lib.group_size(mesh)],
     'model': config.model,
     'seconds_to_compile': round(seconds, 1),
     'memory_bytes': memory,
-    'planned_state_bytes': parts['params'] + parts['opt_state'],
+    'planned_state_bytes': parts['params']
+    + parts['opt_state']
+    + sum(rows.values()),
     'planned_peak_bytes': sum(parts.values())
+    + sum(rows.values())
     + planner.transient_bytes(layout, config.regather)
     + activations,
-    'device_bytes': hbm or None,
-    'fits': not hbm or memory['total'] <= hbm,
+    'device_bytes': target.device_bytes,
+    'fits': memory['total'] <= target.device_bytes,
+    'exposure': {
+      axis: dataclasses.asdict(x) | {'share': x.share}
+      for axis, x in plan_check.exposure(found).items()
+    },
     'lines': [dataclasses.asdict(line) for line in lines],
     'is_elastic': layout.paro.is_elastic,
     'crosses_groups_in_loop': plan_check.crosses_groups_in_loop(lines),
-    # With several groups in a slice XLA takes `inter` apart by networks.
-    'is_comparable': groups in (1, config.num_slices),
+    # With several groups in a slice libtpu takes `inter` apart by networks.
+    'is_comparable': target.is_gpu or groups in (1, target.num_slices),
     'equals_plan': all(line.is_equal for line in lines),
   }
   if config.out:
@@ -243,15 +262,14 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
   """Prints the report."""
   groups, size = result['mesh']
   console.print(
-    f'{result["model"]} as {result["paro"]} on {result["num_slices"]} x'
-    f' {result["topology"]}: {groups} groups of {size}, compiled in'
+    f'{result["model"]} as {result["paro"]} on {result["target"]}:'
+    f' {groups} groups of {size}, compiled in'
     f' {result["seconds_to_compile"]} s.'
   )
   memory = result['memory_bytes']
   line = ', '.join(f'{k.replace("_", " ")} {_mb(v)}' for k, v in memory.items())
-  limit = result['device_bytes']
-  if limit:
-    line += f', of {_mb(limit)}: {"fits" if result["fits"] else "DOES NOT FIT"}'
+  fits = 'fits' if result['fits'] else 'DOES NOT FIT'
+  line += f', of {_mb(result["device_bytes"])}: {fits}'
   console.print(f'Memory of a device: {line}.')
   console.print(
     f'Planned: {_mb(result["planned_state_bytes"])} of state,'
@@ -265,7 +283,7 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
     table.add_column(name, justify='right')
   table.add_column('as planned')
   for item in result['lines']:
-    network = 'DCN' if item['is_dcn'] else 'ICI'
+    network = result['networks'].get(item['axis'], '')
     table.add_row(
       item['kind'],
       network if item['num_found'] else '-',
@@ -278,6 +296,15 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
       + (f': {item["note"]}' if item['note'] else ''),
     )
   console.print(table)
+  exposed = [
+    f'{x["share"]:.0%} of {_mb(x["sent_bytes"])} over'
+    f' {result["networks"][axis]} ({axis})'
+    for axis, x in result['exposure'].items()
+  ]
+  console.print(
+    'Waited for with no product in flight, by the schedule of a step:'
+    f' {", ".join(exposed)}.'
+  )
   if not result['is_comparable']:
     console.print(
       'Groups are smaller than slices: the compiler splits collectives between'

@@ -175,6 +175,7 @@ class Job:
     name: str = 'train',
     key_field: str | None = None,
     num_epochs: int | None = None,
+    block_size: int = 0,
     **spec: Any,
   ) -> dataset.LeasedDataset:
     """Records of a source: each is read by one process, once an epoch.
@@ -184,14 +185,15 @@ class Job:
     `antjax.Agent.dataset` for the arguments.
     """
     spec['num_epochs'] = num_epochs
+    own: dict[str, Any] = {'key_field': key_field, 'block_size': block_size}
     if self.agent is not None:
-      return self.agent.dataset(source, name=name, key_field=key_field, **spec)
+      return self.agent.dataset(source, name=name, **own, **spec)
     client = ledger_client.LocalLedgerClient(
       ledger_spec.LedgerSpec(len(source), **spec),
       worker=jax.process_index(),
       num_workers=jax.process_count(),
     )
-    return dataset.LeasedDataset(source, client, key_field=key_field)
+    return dataset.LeasedDataset(source, client, **own)
 
   def batch_shape(self, batch_size: int, num_micro_batches: int) -> BatchShape:
     """How this process's batches are made, of `batch_size` rows a step.

@@ -22,6 +22,7 @@ from antjax.lm import attention as attention_lib
 from antjax.lm import lora, transformer
 from antjax.lm.transformer import Transformer
 from antjax.plan import lm_cost
+from antjax.train.state import SparseTables
 
 
 def _llama(
@@ -94,6 +95,11 @@ class PlanModel:
   flops_fn: Callable[[int, int], float] | None = None
   # (rows, length, compute dtype) -> bytes at the peak. None: 0.
   activation_fn: Callable[[int, int, Any], int] | None = None
+  # As for `Trainer`; for compiling only.
+  tables: SparseTables | None = None
+  mutable: Callable[[str], bool] | None = None
+  constants: Any = None
+  stack_runs: int = 1  # Times that a micro-batch goes through its stacks.
 
 
 def load(

@@ -23,6 +23,7 @@ def lower_step(
   batch: PyTree,
   *,
   num_micro_batches: int,
+  constants: PyTree = None,
   **options: Any,
 ) -> Any:
   """Lowers the step that a Trainer of these settings would run.
@@ -33,8 +34,10 @@ def lower_step(
     loss_fn: Loss function, as for `Trainer`.
     params: The user's tree, of ShapeDtypeStructs or arrays.
     batch: The global batch, likewise; each leading dim a multiple of devices x
-      micro-batches.
+      micro-batches. With tables in the layout batch['ids'] are arrays, by which
+      rows are routed.
     num_micro_batches: Micro-batches of a step.
+    constants: Constants of the Trainer, ShapeDtypeStructs with shardings.
     **options: Options of `StepSpec`: loss_scale, regather ...
 
   Returns:
@@ -51,6 +54,10 @@ def lower_step(
     layout.shardings(),
   )
   rows = NamedSharding(mesh, P(BATCH_AXES))
+  routing: PyTree = {}
+  if layout.tables is not None:
+    ids, routing = layout.tables.prepare(batch['ids'], mesh.size)
+    batch = batch | {'ids': ids}
 
   def split(shape: tuple[int, ...], dtype: Any) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
@@ -58,13 +65,15 @@ def lower_step(
   flags = [split((mesh.size,), jnp.float32) for _ in range(3)]
   inputs = step_lib.StepInput(
     batch=jax.tree.map(lambda x: split(x.shape, x.dtype), batch),
-    routing={},
+    routing=jax.tree.map(lambda x: split(x.shape, x.dtype), routing),
     num_micro_batches=None,
     is_valid=flags[0],
     is_stopping=flags[1],
     num_examples=flags[2],
+    constants=constants,
   )
+  specs = jax.tree.map(lambda x: x.sharding.spec, constants)
   step: Any = step_lib.make_step(
-    StepSpec(layout, loss_fn, num_micro_batches, **options)
+    StepSpec(layout, loss_fn, num_micro_batches, constants=specs, **options)
   )
   return step.lower(state, inputs)

@@ -16,7 +16,7 @@ import re
 import numpy as np
 
 from antjax.mesh.mesh import INTER, INTRA
-from antjax.plan import hlo_text
+from antjax.plan import hlo_schedule, hlo_text
 
 ALL_GATHER = 'all-gather'
 REDUCE_SCATTER = 'reduce-scatter'
@@ -81,6 +81,7 @@ class Collective:
   chain: str = ''
   shapes: tuple[tuple[int, ...], ...] = ()
   source: str = ''
+  is_hidden: bool = False
 
   @property
   def in_loop(self) -> bool:
@@ -154,7 +155,13 @@ class _Program:
     self._place = np.argsort(groups.reshape(-1)).tolist()
 
   def read(self) -> list[Collective]:
-    return list(self._walk(self._entry)) if self._entry else []
+    if not self._entry:
+      return []
+    hidden = hlo_schedule.hidden(self._bodies)
+    return [
+      dataclasses.replace(c, is_hidden=c.name in hidden)
+      for c in self._walk(self._entry)
+    ]
 
   @functools.cache  # noqa: B019 - lives as long as the program does.
   def _walk(self, computation: str) -> tuple[Collective, ...]:
@@ -211,9 +218,11 @@ class _Program:
   def _collective(
     self, name: str, kind: str, op: str, result: str, rest: str
   ) -> Collective:
-    if op.endswith('-start') and kind != ALL_REDUCE:
-      # ((operands), (results), contexts).
-      parts = hlo_text.elements(result)
+    parts = hlo_text.elements(result)
+    # ((operands), (results), contexts); of an all-reduce perhaps results alone.
+    if op.endswith('-start') and (
+      kind != ALL_REDUCE or parts[0].lstrip().startswith('(')
+    ):
       result = parts[1] if len(parts) > 1 else parts[0]
     arrays, shapes = hlo_text.arrays(result), hlo_text.shapes(result)
     size, num = hlo_text.num_bytes(arrays), sum(n for _, n in arrays)

@@ -68,12 +68,15 @@ class Move:
     return 2 if self.kind == census.ALL_REDUCE else 1
 
 
-def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
+def moves(
+  layout: Layout, *, regather: bool = True, stack_runs: int = 1
+) -> list[Move]:
   """All collectives on leaves in a step of this layout.
 
   Losses, weights and the gradient's norm, some scalars, are left out; so is
   what an optimizer adds that looks beyond single elements. `regather` is that
-  of `Trainer`.
+  of `Trainer`; `stack_runs` says how often a micro-batch goes through its
+  stacks of layers, which move for each.
 
   Raises:
     ValueError: A mesh with other axes, along which the compiler decides.
@@ -88,6 +91,7 @@ def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
   found = []
   for leaf in layout.leaves:
     spec = leaf.spec
+    runs = stack_runs if leaf.is_stack else 1
     times = 2 if leaf.is_stack and regather else 1
     num_layers = spec.shape[0] if leaf.is_stack else 1
     for kind, axis, in_loop, is_grad in _of_leaf(layout, leaf):
@@ -97,6 +101,7 @@ def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
       level = Level.NONE if axis != INTER else Level.INTRA
       num = _padded(spec) // level.num_pieces(n, m)
       repeats = times if in_loop and not is_grad else 1
+      repeats *= runs if in_loop else 1
       found.append(
         Move(
           kind,

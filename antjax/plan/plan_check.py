@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import dataclasses
 import math
 
-from antjax.mesh.mesh import INTRA
+from antjax.mesh.mesh import INTER, INTRA
 from antjax.plan import census
 from antjax.plan.census import Collective
 from antjax.plan.moves import moves
@@ -14,6 +14,8 @@ from antjax.train.state import Layout
 
 # Losses, weights and norms, once a step and padded to tiles.
 _SMALL = 8192
+# Numbers by which devices agree on the rounds of an exchange of rows.
+_ROUNDS = 16
 # TPU pads what it scatters between slices to whole tiles.
 _PADDING = 1.4
 # What TPU passes on where a reduce-scatter's pieces are not whole tiles.
@@ -39,12 +41,52 @@ class Line:
   note: str = ''  # Remark on it.
 
 
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+  """What a device sends along one axis in a step."""
+
+  sent_bytes: float  # All of it.
+  # That for which the device waits with no product in flight.
+  exposed_bytes: float
+
+  @property
+  def share(self) -> float:
+    """Exposed part of what is sent, 0 to 1."""
+    return self.exposed_bytes / self.sent_bytes if self.sent_bytes else 0.0
+
+
+def exposure(found: Sequence[Collective]) -> dict[str, Exposure]:
+  """Axis -> how much of its traffic the schedule hides behind products.
+
+  Of a collective over both axes, its part on each.
+
+  Args:
+    found: Collectives from `census.collectives`, of a scheduled program.
+  """
+  result = {}
+  for axis in (INTRA, INTER):
+    sent = [
+      (
+        c.num_runs() * (c.intra_bytes if axis == INTRA else c.inter_bytes),
+        c.is_hidden,
+      )
+      for c in found
+    ]
+    result[axis] = Exposure(
+      sum(size for size, _ in sent),
+      sum(size for size, is_hidden in sent if not is_hidden),
+    )
+  return result
+
+
 def compare(
   layout: Layout,
   found: Sequence[Collective],
   *,
   num_micro_batches: int,
   regather: bool = True,
+  stack_runs: int = 1,
+  has_exchange: bool = False,
 ) -> list[Line]:
   """Lines for all that is planned or found; those in the loop first.
 
@@ -56,19 +98,24 @@ def compare(
     found: Collectives from `census.collectives`.
     num_micro_batches: Micro-batches of the step.
     regather: Option of `Trainer`.
+    stack_runs: See `moves`.
+    has_exchange: Whether the loss asks for rows by itself; a step with tables
+      does anyway.
   """
   has_loop = num_micro_batches > 1
+  has_exchange |= layout.tables is not None
   planned: dict[tuple[str, str, bool], int] = {}
-  for move in moves(layout, regather=regather):
+  for move in moves(layout, regather=regather, stack_runs=stack_runs):
     if move.axis != 'both':
       key = (move.kind, move.axis, move.in_loop and has_loop)
       planned[key] = planned.get(key, 0) + move.num_elements
   whole = sum(
     math.prod(spec.shape) for spec in layout.trained_specs if spec.dim is None
-  )
+  ) + _whole_tables(layout)
   seen: dict[tuple[str, str, bool], list[Collective]] = {}
   for c in found:
-    seen.setdefault((c.kind, c.axis, c.in_loop and has_loop), []).append(c)
+    in_loop = has_loop and c.in_loop and not _is_of_rounds(c)
+    seen.setdefault((c.kind, c.axis, in_loop), []).append(c)
   lines = []
   for key in sorted({*planned, *seen}, key=lambda k: (not k[2], k)):
     kind, axis, in_loop = key
@@ -82,7 +129,10 @@ def compare(
     slack = 0 if in_loop else 2 * whole + _SMALL
     is_equal = want * 0.99 <= num <= want * _PADDING + slack
     note = ''
-    if not want and is_equal:
+    is_rows = kind == census.ALL_TO_ALL or (in_loop and num <= _ROUNDS)
+    if not want and has_exchange and is_rows:
+      is_equal, note = True, 'rows asked for, and how many rounds that takes'
+    elif not want and is_equal:
       note = 'losses, norms, leaves kept whole'
     elif not want:
       note = 'not planned'
@@ -99,6 +149,22 @@ def compare(
       )
     )
   return _pair_scatters(lines)
+
+
+def _is_of_rounds(c: Collective) -> bool:
+  """Whether it is of a step's rows, in their loop over rounds."""
+  return c.kind == census.ALL_TO_ALL and c.loops[0] is None
+
+
+def _whole_tables(layout: Layout) -> int:
+  """Elements of tables that each device holds whole, and their rows."""
+  if layout.tables is None:
+    return 0
+  specs, num = layout.tables.partition_specs(), 0
+  for name, stack in layout.tables.shapes.items():
+    if not any(specs[name]['table']):
+      num += math.prod(stack['table'].shape) + stack['table'].shape[0]
+  return num
 
 
 def _pair_scatters(lines: list[Line]) -> list[Line]:

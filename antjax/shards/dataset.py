@@ -46,7 +46,8 @@ class LeasedDataset(grain.IterDataset):
 
   A source that reads blocks (`records.open_source(..., as_blocks=True)`) makes
   each element a block: {'rows': columns of rows, 'tasks': columns of records},
-  with all records of a shard that are still to be read, in its shuffled order.
+  with all records of a shard that are still to be read, in its shuffled order,
+  or with at most `block_size` of them.
 
   What does not work: `mp_prefetch` with a `LocalLedgerClient` (TypeError); two
   live iterators on one data set or client (RuntimeError in the older one);
@@ -61,6 +62,7 @@ class LeasedDataset(grain.IterDataset):
     client: LedgerClient,
     *,
     key_field: str | None = None,
+    block_size: int = 0,
   ):
     """Reads nothing yet.
 
@@ -69,6 +71,7 @@ class LeasedDataset(grain.IterDataset):
       client: Access to the ledger. A new iterator begins with `client.start()`.
       key_field: Name of a field to add to each record, np.int64: epoch *
         num_records + index, for `unmark_state`.
+      block_size: Most records of a block; 0: all of a shard.
 
     Raises:
       ValueError: Source and ledger have different numbers of records.
@@ -83,6 +86,7 @@ class LeasedDataset(grain.IterDataset):
     self._source = source
     self._client = client
     self._key_field = key_field
+    self._block_size = block_size
     self._newest: weakref.ref[_LeasedIterator] | None = None
 
   def __iter__(self) -> '_LeasedIterator':
@@ -208,9 +212,10 @@ class _LeasedIterator(grain.DatasetIterator):
       self._next_shard()
     shard, block = self._shard, self._block
     assert shard is not None
-    stop = self._order.size  # All of a block is one element.
-    if not isinstance(block, RecordBlock):
-      stop = min(self._num_loaded + _CHUNK, stop)
+    size = _CHUNK
+    if isinstance(block, RecordBlock):  # An element.
+      size = self._dataset._block_size or self._order.size
+    stop = min(self._num_loaded + size, self._order.size)
     indices = self._order[self._num_loaded : stop]
     offsets = indices - shard.start
     if isinstance(block, RecordBlock):

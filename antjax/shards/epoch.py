@@ -120,6 +120,19 @@ class Epoch:
       self._order = self._order_fn()
     return int(self._order[position])
 
+  @property
+  def needs_order(self) -> bool:
+    """Whether the next lease may have to compute the order."""
+    return (
+      self._order is None
+      and self._order_fn is not None
+      and self.cursor < self.size
+    )
+
+  def give_order(self, order: np.ndarray) -> None:
+    """Takes what `order_fn` would return."""
+    self._order = order
+
   def drop(self, index: int, status: int) -> int:
     """Ends a lease; returns the position, which now has `status`."""
     position = self._unhold(index)

@@ -26,8 +26,10 @@ from antjax.shards.epoch import (
 )
 from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.ledger_state import EpochRun, State
+from antjax.shards.over_runs import epochs_in, LeastFirst, OverRuns
 
 _VERSION = 2
+_Key = tuple[int, int]  # Epoch and shard index.
 
 
 @dataclasses.dataclass
@@ -54,27 +56,43 @@ class Epochs:
     self.first_open = 0  # All earlier epochs are DONE or SET_ASIDE.
     self.next = 0  # The first epoch that has not begun.
     self.open: dict[int, Epoch] = {}  # In order.
+    self._with_todo = LeastFirst()  # Open epochs that may have shards to do.
+    self.orders: dict[int, np.ndarray] = {}  # Of the next epoch, if computed.
     # Those that are over: `done` is DONE, `assigned` is CONSUMED, the rest are
     # SET_ASIDE, or OTHER in a ledger with a static share.
-    self._over: list[EpochRun] = []
+    self._over = OverRuns(spec.num_shards, has_share=share is not None)
 
-  def load(self, first: int, runs: list[EpochRun]) -> None:
-    """Begins with the runs of a state in which all before `first` is done."""
-    self.first_open = self.next = first
-    self.open, self._over, self.early = {}, [], {}
-    for one in self.set_aside.values():
-      one.bits = 0  # What was used of it since is lost with the model.
+  def loaded(
+    self, spec: LedgerSpec, first: int, runs: list[EpochRun]
+  ) -> 'Epochs':
+    """Returns the epochs of a state in which all before `first` is done.
+
+    What could not be read stays so; these epochs stay as they are.
+    """
+    new = Epochs(spec, self._share)
+    new.errors = self.errors
+    new.set_aside = {  # What was used of it since is lost with the model.
+      key: dataclasses.replace(one, bits=0)
+      for key, one in self.set_aside.items()
+    }
+    new.first_open = new.next = first
+    aside = new._aside()
     for run in runs:
-      self._begin(run)
-    if self.spec.is_stream and not self.next:
-      self.begin_next()
+      new._begin(run, aside)
+    new.first_open = new._over.advanced(first)
+    if spec.is_stream and not new.next:
+      new.begin_next()
+    return new
 
   def begin_next(self) -> None:
     """Opens the next epoch."""
-    self._begin(EpochRun(self.next, self.next + 1))
+    number = self.next
+    aside = [key for key in self.set_aside if key[0] == number]
+    self._begin(EpochRun(number, number + 1), {number: aside} if aside else {})
+    self.first_open = self._over.advanced(self.first_open)
 
-  def _begin(self, run: EpochRun) -> None:
-    """Begins the next epochs, of which a state says so much."""
+  def _begin(self, run: EpochRun, aside: dict[int, list[_Key]]) -> None:
+    """Begins the next epochs, of which a state says so much; see `_note`."""
     todo, consumed = run.remaining(self.spec.num_shards), 0
     if run.assigned is not None:
       consumed = run.done & run.assigned
@@ -83,41 +101,51 @@ class Epochs:
       todo = index_set.bits(index_set.members(todo)[worker::num_workers])
     over = EpochRun(run.start, run.stop, run.done & ~consumed, consumed)
     if not todo and not self.spec.is_growing:
-      self._over.append(over)  # All at once, without arrays.
+      self._over.runs.append(over)  # All at once, without arrays.
     else:
       for number in range(run.start, run.stop):
         self.open[number] = self._opened(number, over, todo)
+        self._with_todo.add(number)
     self.next = run.stop
-    for (number, _), one in self.set_aside.items():
-      if number in self.open and number >= run.start:
-        self.open[number].set(one.position, SET_ASIDE)
-    self._note(dataclasses.replace(run, done=over.done))
-    self._advance()
+    for number in epochs_in(run, aside):
+      if number in self.open:
+        for key in aside[number]:
+          self.open[number].set(self.set_aside[key].position, SET_ASIDE)
+    self._note(dataclasses.replace(run, done=over.done), aside)
 
   def grow(self, spec: LedgerSpec) -> None:
     """Takes over how a stream is now."""
     self.spec = spec
+    self._over.grow(spec.num_shards)
     if 0 in self.open and self.spec.num_shards > self.open[0].size:
       self.open[0].grow(self.spec.num_shards)
+      self.note_todo(0)
     self.close_if_over(0)
 
   @property
   def can_begin(self) -> bool:
-    """Whether there is an epoch that has not begun."""
+    """Whether there is an epoch that has not begun, and room for it."""
     limit = self.spec.num_epochs
-    return limit is None or self.next < limit
+    if limit is not None and self.next >= limit:
+      return False
+    return self.spec.has_room(len(self.open) + 1)
 
   def with_todo(self) -> int | None:
     """Returns the first epoch with a shard to do; begins one if needed."""
-    for number, epoch in self.open.items():
-      if epoch.num[TODO]:
-        return number
+    while (first := self._with_todo.least()) is not None:
+      if first in self.open and self.open[first].num[TODO]:
+        return first
+      self._with_todo.pop()
     while self.can_begin:
       number = self.next
       self.begin_next()
       if number in self.open:  # Else every shard of it is set aside.
         return number
     return None
+
+  def note_todo(self, number: int) -> None:
+    """Notes that shards of an open epoch are to do again."""
+    self._with_todo.add(number)
 
   def close_if_over(self, number: int) -> None:
     """Lets go of an open epoch in which nothing is to do or leased."""
@@ -126,54 +154,43 @@ class Epochs:
       return
     del self.open[number]
     sets = epoch.positions(DONE), epoch.positions(CONSUMED)
-    self._over.append(EpochRun(number, number + 1, *sets))
-    self._advance()
-
-  def _advance(self) -> None:
-    """Joins epochs that are over, and forgets the first that are done."""
-    every = (1 << self.spec.num_shards) - 1
-    joined: list[EpochRun] = []
-    for run in sorted(self._over, key=lambda one: one.start):
-      last = joined[-1] if joined else run
-      # Epochs with shards set aside stay apart.
-      is_whole = self._share is not None or last.done | last.own == every
-      same = dataclasses.replace(last, start=run.start, stop=run.stop) == run
-      if last.stop == run.start and is_whole and same:
-        last.stop = run.stop
-      else:
-        joined.append(run)
-    while joined and joined[0].start == self.first_open:
-      # With static shares nobody says more of a shard than its own worker.
-      run = joined[0]
-      if run.done | run.own != every if self._share else run.own:
-        break
-      self.first_open = joined.pop(0).stop
-    self._over = joined
-
-  def _between(self, start: int, stop: int) -> list[EpochRun]:
-    """Returns the epochs of these that are over, cut out of their runs."""
-    self._over = [run for over in self._over for run in over.cut(start, stop)]
-    return [run for run in self._over if start <= run.start < stop]
+    run = EpochRun(number, number + 1, *sets)
+    self._over.add(run)
+    self.first_open = self._over.dropped(self.first_open)
 
   def _reopen(self, number: int) -> None:
     """Opens an epoch again that is over."""
-    for run in self._between(number, number + 1):
-      self._over.remove(run)
+    for run in self._over.between(number, number + 1):
+      self._over.runs.remove(run)
       self.open[number] = epoch = self._opened(number, run)
       epoch.cursor = epoch.size
     self.open = dict(sorted(self.open.items()))
 
-  def _note(self, run: EpochRun) -> None:
-    """Notes what a state says of epochs that have begun."""
-    for one in self._between(run.start, run.stop):
+  def _aside(self) -> dict[int, list[_Key]]:
+    """Returns the keys of what is set aside, by epoch."""
+    found: dict[int, list[_Key]] = {}
+    for key in self.set_aside:
+      found.setdefault(key[0], []).append(key)
+    return found
+
+  def _note(self, run: EpochRun, aside: dict[int, list[_Key]]) -> None:
+    """Notes what a state says of epochs that have begun.
+
+    Args:
+      run: Epochs of the state.
+      aside: Keys of `set_aside`, by epoch; what is done is taken out.
+    """
+    for one in self._over.between(run.start, run.stop):
       one.assigned = one.own & ~run.done
       one.done |= run.done
-    for key, aside in list(self.set_aside.items()):
-      if run.start <= key[0] < run.stop:
-        aside.bits |= run.marks.get(aside.position, 0)
-        if run.done >> aside.position & 1:
+    for number in epochs_in(run, aside):
+      for key in aside[number]:
+        kept = self.set_aside[key]
+        kept.bits |= run.marks.get(kept.position, 0)
+        if run.done >> kept.position & 1:
           del self.set_aside[key]
-    for number in [n for n in self.open if run.start <= n < run.stop]:
+      aside[number] = [key for key in aside[number] if key in self.set_aside]
+    for number in epochs_in(run, self.open):
       epoch = self.open[number]
       for index, worker in epoch.set_done(run.done):
         self.early[number, index] = worker
@@ -184,20 +201,21 @@ class Epochs:
 
   def commit(self, first: int, runs: Iterable[EpochRun]) -> None:
     """Notes the runs of a checkpoint in which all before `first` is done."""
+    aside = self._aside()
     if first > self.first_open:
       every = (1 << self.spec.num_shards) - 1
-      self._note(EpochRun(self.first_open, first, every))
+      self._note(EpochRun(self.first_open, first, every), aside)
     for run in runs:
-      self._note(run)
-    self._advance()
+      self._note(run, aside)
+    self.first_open = self._over.advanced(self.first_open)
 
   def spend(self) -> None:
     """Makes all that is CONSUMED DONE."""
     for epoch in self.open.values():
       epoch.set_done(epoch.positions(CONSUMED))
-    for run in self._over:
+    for run in self._over.runs:
       run.done, run.assigned = run.done | run.own, 0
-    self._advance()
+    self.first_open = self._over.advanced(self.first_open)
 
   def counts(self) -> dict[str, int]:
     """Returns how many shards of the epochs begun so far are what."""
@@ -206,7 +224,7 @@ class Epochs:
     for epoch in self.open.values():
       for name, num in zip(names, epoch.num):
         counts[name] += num
-    for run in self._over:
+    for run in self._over.runs:
       done, used = run.done.bit_count(), run.own.bit_count()
       counts['done'] += run.length * done
       counts['consumed'] += run.length * used
@@ -223,12 +241,17 @@ class Epochs:
     count = 0
     for (number, index), one in list(self.set_aside.items()):
       if self.first_open <= number < self.next:
+        if number not in self.open and not self.spec.has_room(
+          len(self.open) + 1
+        ):
+          continue  # Once the others are read again, these can be.
         self._reopen(number)
         epoch = self.open[number]
         del self.set_aside[number, index]
         if one.bits:
           epoch.marks[one.position] = one.bits
         epoch.put_back(one.position, index)
+        self.note_todo(number)
         count += 1
     return count
 
@@ -239,7 +262,7 @@ class Epochs:
     that was begun with.
     """
     has_share = self._share is not None and self._share[1] > 1
-    runs = [run.cut()[0] for run in self._over]
+    runs = [run.cut()[0] for run in self._over.runs]
     for run in runs:
       run.done |= run.own
     for number, epoch in self.open.items():
@@ -260,7 +283,7 @@ class Epochs:
       'next': self.next,
       'over': [
         [run.start, run.stop, *map(index_set.encode, (run.done, run.own))]
-        for run in self._over
+        for run in self._over.runs
       ],
       'set_aside': [
         [*key, one.position, one.message, index_set.encode(one.bits)]
@@ -300,7 +323,7 @@ class Epochs:
       else:
         done, consumed = map(index_set.decode, sets)
         run = EpochRun(start, stop, done, consumed)
-      result._over.append(run)
+      result._over.runs.append(run)
     result.errors = {(e, i): count for e, i, count in fields['errors']}
     result.early = {(e, i): worker for e, i, worker in fields['early']}
     at = 0
@@ -308,6 +331,7 @@ class Epochs:
       status = arrays[at : at + one['size']]
       result.open[one['epoch']] = epoch = result._new(one['epoch'], status)
       epoch.restore(one)
+      result._with_todo.add(one['epoch'])
       at += one['size']
     return result
 
@@ -341,4 +365,7 @@ class Epochs:
     if self.spec.is_stream:
       return Epoch(status, None)
     shards, seed = self.spec.num_shards, self.spec.seed
-    return Epoch(status, lambda: data_shard.shard_order(shards, seed, number))
+    epoch = Epoch(status, lambda: data_shard.shard_order(shards, seed, number))
+    if number in self.orders:
+      epoch.give_order(self.orders.pop(number))
+    return epoch

@@ -22,6 +22,8 @@ from collections.abc import Collection
 import dataclasses
 from typing import Literal
 
+import numpy as np
+
 from antjax.shards.data_shard import DataShard
 from antjax.shards.epoch import CONSUMED, DONE, Epoch, SET_ASIDE, TODO
 from antjax.shards.epochs import Epochs, SetAside
@@ -32,6 +34,7 @@ MAX_SET_ASIDE = 10_000
 MAX_MESSAGE = 500  # Characters kept of an error's text.
 _MAX_ERRORS = 100_000  # Shards whose errors are counted.
 _NOBODY = ('', -1)
+_LARGE = 1 << 16  # Shards whose order takes more than some milliseconds.
 
 Outcome = Literal['LEASED', 'WAIT', 'FINISHED']
 
@@ -59,7 +62,7 @@ class Ledger:
       ValueError: The share is none, or there are fewer shards than workers.
     """
     if share is not None:
-      _check_share(spec, *share)
+      spec.check_share(*share)
     self._share = share
     self._epochs = Epochs(spec, share)
     if spec.is_stream:
@@ -168,6 +171,7 @@ class Ledger:
         del errors[next(iter(errors))]
       errors[key] = count
       epoch.failed.append((epoch.drop(shard.index, TODO), shard.index))
+      self._epochs.note_todo(shard.epoch)
       return False
     position = epoch.drop(shard.index, SET_ASIDE)
     self._epochs.set_aside[key] = SetAside(
@@ -205,7 +209,36 @@ class Ledger:
       'epochs': self._epochs.to_json(),
     }
 
-  def begin(self, state: State | None) -> None:
+  def orders_needed(self, count: int) -> list[int]:
+    """Returns the epochs whose order a lease of so many shards would compute.
+
+    None of a small data set, where that takes no time; see `shard_order` of
+    `LedgerSpec` and `give_order`.
+    """
+    if count < 1 or self.spec.is_stream or self.spec.num_shards < _LARGE:
+      return []
+    needed, epochs = [], self._epochs
+    for number, epoch in epochs.open.items():
+      if epoch.num[TODO]:
+        needed += [number] * epoch.needs_order
+        count -= epoch.num[TODO]
+      if count <= 0:
+        return needed
+    if epochs.can_begin and epochs.next not in epochs.orders:
+      needed.append(epochs.next)
+    return needed
+
+  def give_order(self, number: int, order: np.ndarray) -> None:
+    """Takes the order of an epoch, computed where there was time."""
+    epoch = self._epochs.open.get(number)
+    if epoch is not None:
+      epoch.give_order(order)
+    elif number == self._epochs.next:
+      self._epochs.orders = {number: order}
+
+  def begin(
+    self, state: State | None, runs: list[EpochRun] | None = None
+  ) -> None:
     """Continues from the state of a checkpoint; all leases end.
 
     What is not consumed in it is to do again, unless it was set aside or may be
@@ -214,14 +247,17 @@ class Ledger:
     Args:
       state: State of all workers, see `ledger_state.merge`, or of the worker
         with this ledger's share; None: nothing is consumed.
+      runs: Runs of the state, where they were read before.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of one worker
         of several. Then nothing changes.
     """
-    first, runs, spec = 0, list[EpochRun](), self.spec
-    if state is not None:
-      runs, first = spec.read(state, self._share), state['first_epoch']
+    first, spec = 0, self.spec
+    if state is None:
+      runs = []
+    else:
+      runs, first = spec.read(state, self._share, runs), state['first_epoch']
       if spec.is_growing and state['num_records'] > spec.num_records:
         spec = spec.grown(state['num_records'], False)
       _check_size(runs, spec.num_shards)
@@ -231,29 +267,31 @@ class Ledger:
       size = spec.num_shards
       num_open = sum(run.length for run in runs if run.remaining(size))
     spec.check_open(num_open)
-    if spec is not self.spec:
-      self._epochs.grow(spec)
     if spec.at_most_once:
+      if spec is not self.spec:
+        self._epochs.grow(spec)
       self.release()
       self._epochs.spend()
       while self._epochs.next < stop:
         self._epochs.begin_next()
       self._epochs.commit(first, runs)
     else:
-      self._epochs.load(first, runs)
+      self._epochs = self._epochs.loaded(spec, first, runs)
 
-  def commit(self, state: State) -> None:
+  def commit(self, state: State, runs: list[EpochRun] | None = None) -> None:
     """Notes that a checkpoint with this state is committed.
 
     Raises:
       ValueError: As `begin`, or the state has epochs that have not begun.
     """
-    runs = self.check_commit(state)
+    runs = self.check_commit(state, runs)
     self._epochs.commit(state['first_epoch'], runs)
 
-  def check_commit(self, state: State) -> list[EpochRun]:
+  def check_commit(
+    self, state: State, runs: list[EpochRun] | None = None
+  ) -> list[EpochRun]:
     """Reads a state for `commit`; raises ValueError as that does."""
-    runs = self.spec.read(state)
+    runs = self.spec.read(state, runs=runs)
     _check_size(runs, self.spec.num_shards)
     begun = self._epochs.next
     used = [run.stop for run in runs if run.done or run.marks]
@@ -346,25 +384,7 @@ class Ledger:
       epoch.marks.pop(position, None)
     else:
       epoch.put_back(epoch.drop(index, TODO), index)
-
-
-def _check_share(spec: LedgerSpec, worker: int, num_workers: int) -> None:
-  if not 0 <= worker < num_workers:
-    raise ValueError(
-      f'Ledger: share=({worker}, {num_workers}) must be (worker, num_workers)'
-      ' with 0 <= worker < num_workers.'
-    )
-  if spec.is_stream or spec.at_most_once:
-    raise ValueError(
-      'Ledger: a stream, and shards that are leased at most once, have no'
-      ' static shares; lease them from a coordinator.'
-    )
-  if spec.num_shards < num_workers:
-    raise ValueError(
-      f'Ledger: {spec.num_shards} shards are too few for {num_workers} workers;'
-      f' use shard_size <= {max(1, spec.num_records // num_workers)} for'
-      f' {spec.num_records} records.'
-    )
+      self._epochs.note_todo(number)
 
 
 def _check_size(runs: list[EpochRun], num_shards: int) -> None:

@@ -10,7 +10,8 @@ from antjax.shards import data_shard, index_set, ledger_state
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_state import EpochRun, State
 
-_MAX_OPEN = 1 << 28  # Shards of open epochs: bytes.
+MAX_OPEN_EPOCHS = 1 << 14  # Each takes about a kilobyte and 20 us.
+_MAX_OPEN = 1 << 27  # Shards of several open epochs: bytes.
 _MAX_STREAM = 1 << 26  # Shards: a byte each.
 
 
@@ -112,19 +113,23 @@ class LedgerSpec:
     )
 
   def read(
-    self, state: State, share: tuple[int, int] | None = None
+    self,
+    state: State,
+    share: tuple[int, int] | None = None,
+    runs: list[EpochRun] | None = None,
   ) -> list[EpochRun]:
     """Returns the runs of a state.
 
     Args:
       state: State of all workers, or of the worker of this share.
       share: (worker, num_workers) of a ledger with static shares.
+      runs: Runs of the state, where they were read before.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of another
         worker.
     """
-    runs = ledger_state.read(state)
+    runs = ledger_state.read(state) if runs is None else runs
     ledger_state.check_same_data([self.head(), state])
     theirs = state['share']
     if theirs is not None and theirs[1] > 1:
@@ -144,13 +149,42 @@ class LedgerSpec:
     self._check_growth(state['num_records'])
     return runs
 
+  def check_share(self, worker: int, num_workers: int) -> None:
+    """Raises ValueError where a ledger cannot have such a static share."""
+    if not 0 <= worker < num_workers:
+      raise ValueError(
+        f'Ledger: share=({worker}, {num_workers}) must be (worker, num_workers)'
+        ' with 0 <= worker < num_workers.'
+      )
+    if self.is_stream or self.at_most_once:
+      raise ValueError(
+        'Ledger: a stream, and shards that are leased at most once, have no'
+        ' static shares; lease them from a coordinator.'
+      )
+    if self.num_shards < num_workers:
+      raise ValueError(
+        f'Ledger: {self.num_shards} shards are too few for {num_workers}'
+        ' workers; use shard_size <='
+        f' {max(1, self.num_records // num_workers)} for'
+        f' {self.num_records} records.'
+      )
+
   def check_open(self, num_epochs: int) -> None:
     """Raises ValueError where so many epochs are too many to be open."""
-    if num_epochs > 1 and num_epochs * self.num_shards > _MAX_OPEN:
+    if not self.has_room(num_epochs):
       raise ValueError(
         f'A state with {num_epochs} epochs of {self.num_shards} shards that are'
-        ' done in part is too large for a ledger; use a larger shard_size.'
+        f' done in part is too large for a ledger: at most {MAX_OPEN_EPOCHS}'
+        f' epochs and {_MAX_OPEN} shards in all of them are taken. Is it of'
+        ' another data set? Else use a larger shard_size.'
       )
+
+  def has_room(self, num_epochs: int) -> bool:
+    """Whether so many epochs may be open at once."""
+    return num_epochs <= 1 or (
+      num_epochs <= MAX_OPEN_EPOCHS
+      and num_epochs * self.num_shards <= _MAX_OPEN
+    )
 
   def _check_growth(self, num_records: int) -> None:
     if self.is_stream and num_records // self.shard_size > _MAX_STREAM:

@@ -34,6 +34,11 @@ from antjax.shards import data_shard, index_set
 State = dict[str, Any]
 
 VERSION = 1
+_MAX_WHOLE = 1 << 53
+# Of a whole state: runs, and bytes of their bit sets. What is beyond was not
+# written by a ledger, see `LedgerSpec.has_room`.
+_MAX_RUNS = 1 << 16
+_MAX_SET_BYTES = 1 << 27
 _IDENTITY = ('version', 'num_records', 'shard_size', 'seed')
 
 
@@ -104,9 +109,14 @@ def read(state: Any) -> list[EpochRun]:
     worker, num_workers = state['share'] or (0, 1)
     _check_whole('share', worker)
     _check_whole('share', num_workers, 1)
-    expected, runs = state['first_epoch'], []
+    expected, runs = state['first_epoch'], list[EpochRun]()
+    _check_bounds(state)
+    room = _MAX_SET_BYTES
     for fields in state['epochs']:
       run = _read_run(fields, state)
+      room -= sum(bits.bit_length() // 8 for bits in run.marks.values())
+      if room < 0:
+        raise ValueError(f'its marks have more than {_MAX_SET_BYTES} bytes')
       if run.start != expected or run.stop <= run.start:
         raise ValueError(f'epoch {expected} is missing')
       if not _is_own_share(state):
@@ -150,9 +160,37 @@ def _read_run(fields: State, state: State) -> EpochRun:
   return run
 
 
+def _check_bounds(state: State) -> None:
+  """Raises ValueError where to read the runs would take long or much memory.
+
+  A few bytes of compressed text may stand for a large set.
+  """
+  runs = state['epochs']
+  shards = data_shard.num_shards(state['num_records'], state['shard_size'])
+  if len(runs) > _MAX_RUNS or (
+    len(runs) > 2 and len(runs) * shards > 4 * _MAX_SET_BYTES
+  ):
+    raise ValueError(
+      f'{len(runs)} runs of {shards} shards are more than a ledger writes'
+    )
+  size = (min(state['shard_size'], state['num_records']) + 7) // 8
+  packed = sum(
+    isinstance(text, str) and text.startswith('z')
+    for fields in runs
+    for text in fields.get('marks', {}).values()
+  )
+  if packed * size > _MAX_SET_BYTES:
+    raise ValueError(
+      f'{packed} marks of shards of {state["shard_size"]} records are too many'
+    )
+
+
 def _check_whole(name: str, value: Any, low: int = 0) -> None:
-  if type(value) is not int or value < low:
-    raise ValueError(f'{name} {value!r} is no whole number >= {low}')
+  if type(value) is not int or not low <= value <= _MAX_WHOLE:
+    text = f'{value!r:.40}'
+    raise ValueError(
+      f'{name} {text} is no whole number from {low} to {_MAX_WHOLE}'
+    )
 
 
 def check_same_data(states: Sequence[State]) -> None:

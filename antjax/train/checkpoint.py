@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 from antjax import paths
 from antjax.mesh.gather import gather_json
 from antjax.train import canonical, lease
-from antjax.train.checkpoint_folder import Claim, TreeHandler
+from antjax.train.checkpoint_folder import Claim, room, TreeHandler
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
@@ -127,6 +127,7 @@ class Checkpointer:
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
     self._handlers = {name: TreeHandler() for name in ('params', 'state')}
+    self._num_bytes = 0  # Of the arrays of the checkpoint saved last.
     self._is_broken = False  # Since a `save` failed; the manager then hangs.
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for item, handler in self._handlers.items():
@@ -178,7 +179,7 @@ class Checkpointer:
     ):
       raise RuntimeError(
         f'Checkpointer: step {step} was not written to {self.directory}; see'
-        ' the log, and whether there is room.'
+        f' the log. {room(self.directory, self._num_bytes)}'
       )
     return True
 
@@ -186,8 +187,8 @@ class Checkpointer:
     errors = [h.error for h in self._handlers.values() if h.error is not None]
     for error in errors:
       raise RuntimeError(
-        f'Checkpointer: a checkpoint could not be written to {self.directory};'
-        f' see whether there is room: {error}'
+        f'Checkpointer: a checkpoint could not be written to {self.directory}:'
+        f' {error} {room(self.directory, self._num_bytes)}'
       ) from error
     self._manager.check_for_errors()
 
@@ -260,6 +261,7 @@ class Checkpointer:
     items['meta'] = ocp.args.JsonSave(meta)
     if keys:
       items['keys'] = ocp.args.PyTreeSave(dict(keys))
+    self._num_bytes = sum(x.nbytes for x in jax.tree.leaves(trees))
     self._is_broken = True
     self._manager.save(
       step,

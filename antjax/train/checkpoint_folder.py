@@ -16,6 +16,7 @@ more, and nothing that they begin later is published.
 
 from collections.abc import Collection
 import os
+import pathlib
 import secrets
 import shutil
 from typing import Any
@@ -28,10 +29,44 @@ from orbax.checkpoint import path as ocp_path
 from antjax import paths
 
 _MARK = ocp_path.atomicity_types.TMP_DIR_SUFFIX
-_OWNER = '.owner'
+_OWNER, _OLD = '.owner', '-old'
 # Devices that hold the same array each write a part of it, cut off by a program
 # that is compiled for it: that takes longer than writing this much.
 _MIN_PART_BYTES = 1 << 20
+
+
+def remove_unfinished(directory: pathlib.Path) -> None:
+  """Removes checkpoints in a folder that were begun and not finished.
+
+  Also what runs left there that died while they took the folder.
+  """
+  for path in list(directory.iterdir()):
+    name, aside = path.name, path
+    if name.startswith(f'{_OWNER}-'):
+      path.unlink(missing_ok=True)
+      continue
+    if _MARK not in name:
+      continue
+    try:
+      if not name.endswith(_OLD):
+        # Renamed first: at once it has no name that could be published.
+        aside = path.with_name(f'{name}-{secrets.randbits(62)}{_OLD}')
+        path.rename(aside)
+    except FileNotFoundError:  # Published or given up just now.
+      continue
+    logging.info('Removing %s, which was not finished.', path)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def room(directory: str | os.PathLike[str], needed: int = 0) -> str:
+  """Says how much room there is on a folder's disk, and what to do."""
+  if paths.is_url(directory):
+    return 'See whether it may be written.'
+  free = shutil.disk_usage(directory).free
+  text = f'{free / 1e6:,.1f} MB are free on the disk of {directory}'
+  if needed:
+    text += f', and a checkpoint of this model takes about {needed / 1e6:,.1f}'
+  return f'{text}: if that is too little, make room or keep fewer checkpoints.'
 
 
 class Claim:
@@ -54,33 +89,34 @@ class Claim:
     """
     if self.token:
       return
-    self.token = str(secrets.randbits(62))
-    owner = self._directory / f'{_OWNER}-{self.token}'
-    owner.write_text(self.token)
+    token = str(secrets.randbits(62))
+    # First what may fill the disk. What is begun until this run is the owner is
+    # removed below; what is begun later is not published.
+    remove_unfinished(self._directory)
+    owner = self._directory / f'{_OWNER}-{token}'
+    try:
+      owner.write_text(token)
+    except OSError as error:
+      owner.unlink(missing_ok=True)
+      raise RuntimeError(
+        f'Checkpointer: {owner} cannot be written: {error.strerror}.'
+        f' {room(self._directory)}'
+      ) from error
     owner.replace(self._directory / _OWNER)
+    self.token = token
+    remove_unfinished(self._directory)
     for path in list(self._directory.iterdir()):
       name = path.name
-      if _MARK in name:
-        # Renamed first: at once it has no name that could be published.
-        aside = self._directory / f'{name}-{self.token}-old'
-      elif name.isdecimal() and int(name) not in known_steps:
-        aside = self._directory / f'{name}.orphan-{self.token}'
-      else:
+      if not name.isdecimal() or int(name) in known_steps:
         continue
-      try:
-        path.rename(aside)
-      except FileNotFoundError:  # Published or given up just now.
-        continue
-      if _MARK in name:
-        logging.info('Removing %s, which was not finished.', path)
-        shutil.rmtree(aside, ignore_errors=True)
-      else:
-        logging.warning(
-          'Checkpoint %s was written by a run that had lost this folder; it is'
-          ' now %s, and may be deleted.',
-          name,
-          aside,
-        )
+      aside = self._directory / f'{name}.orphan-{self.token}'
+      path.rename(aside)
+      logging.warning(
+        'Checkpoint %s was written by a run that had lost this folder; it is'
+        ' now %s, and may be deleted.',
+        name,
+        aside,
+      )
 
   def check(self) -> None:
     """Raises RuntimeError where another run has taken the folder over."""

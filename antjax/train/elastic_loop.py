@@ -14,6 +14,7 @@ import dataclasses
 import time
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -225,11 +226,14 @@ class _Run:
   ) -> tuple[float, int]:
     """As `_do_micro_batches`; with tables all rows are fetched at once."""
     if plan.deadline_s:
-      raise ValueError(
-        f'Plan {plan.version} has deadline_s={plan.deadline_s}, and this job'
-        ' has embedding tables: the rows of all micro-batches of a step are'
-        ' fetched in one exchange before the first of them runs, so none can'
-        ' be left out later. Use a plan that changes num_micro_batches.'
+      logging.log_first_n(
+        logging.WARNING,
+        'Plan %d has deadline_s=%g. This job has embedding tables, whose rows'
+        ' of all micro-batches of a step are fetched before the first of them'
+        ' runs: there are no deadlines here, only numbers of micro-batches.',
+        1,
+        plan.version,
+        plan.deadline_s,
       )
     batches: list[PyTree] = []
     self._timer.pulling()

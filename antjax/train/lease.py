@@ -10,6 +10,7 @@ where that can be known, and otherwise watches the file: no clocks are compared.
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ import tensorstore as ts
 
 from antjax import paths
 from antjax.mesh.gather import gather_json
+from antjax.train import checkpoint_folder
 
 FILE = '.lease'
 BEAT_S = 5.0
@@ -79,7 +81,7 @@ class Lease:
         )
       time.sleep(min(1.0, BEAT_S))
       found = self._files.read(FILE).result()
-    if not self._write(found.stamp.generation):
+    if not self._first_write(found.stamp.generation):
       raise ValueError(self._refusal(self._files.read(FILE).result()))
     threading.Thread(target=self._beat, name='lease', daemon=True).start()
 
@@ -104,6 +106,31 @@ class Lease:
       ' run folder, or stop that process; the same command then resumes its'
       ' run.'
     )
+
+  def _first_write(self, stamp: bytes) -> bool:
+    """Writes the file as `_write`; what a dead run has left may fill the disk.
+
+    Raises:
+      ValueError: There is still no room.
+    """
+    try:
+      return self._write(stamp)
+    except ValueError as error:
+      if paths.is_url(self.folder) or not _is_full(error):
+        raise
+      if self._files.read(FILE).result().stamp.generation != stamp:
+        return False
+    folder = pathlib.Path(self.folder)
+    for place in [folder, *filter(pathlib.Path.is_dir, folder.iterdir())]:
+      checkpoint_folder.remove_unfinished(place)
+    try:
+      return self._write(stamp)
+    except ValueError as error:
+      if not _is_full(error):
+        raise
+      raise ValueError(
+        f'{self.folder}: the disk is full. {checkpoint_folder.room(folder)}'
+      ) from error
 
   def _write(self, stamp: bytes) -> bool:
     """Writes the file if it is still the one of a stamp."""
@@ -183,6 +210,13 @@ def check(folder: str) -> None:
   for lease in _leases:
     if f'{folder}/'.startswith(f'{lease.folder}/') and not jax.process_index():
       lease.check()
+
+
+def _is_full(error: Exception) -> bool:
+  return any(
+    f"os_error_code='{number}'" in str(error)
+    for number in (errno.ENOSPC, errno.EDQUOT)
+  )
 
 
 def _machine() -> str:

@@ -305,7 +305,7 @@ BAD = [
   (
     'CreateDataSet',
     {'data_set': {'num_records': 2**40, 'shard_size': 1}},
-    'use 16384 or more',
+    'use 65536 or more',
   ),
   ('Begin', {'pass_number': 0}, 'pass_number=0'),
   ('Exchange', {'num_wanted': -1}, 'num_wanted=-1'),

@@ -1,5 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
+import functools
 import itertools
 import json
 
@@ -325,6 +326,27 @@ def test_a_request_that_is_refused_begins_no_generation(jobs):
   refused(
     jobs, 'INVALID_ARGUMENT', 'created', lambda: newer.create(shard_size=3)
   )
+
+
+def test_no_generation_or_pass_is_so_late_that_none_can_follow(jobs):
+  Worker(jobs, 'a').join()
+  last = Worker(jobs, 'b', generation=(1 << 53) - 1)
+  refused(jobs, 'INVALID_ARGUMENT', 'head.generation=', last.create)
+  worker = Worker(jobs, 'b', generation=1_700_000_000)  # By the clock.
+  worker.create()
+  late = functools.partial(worker.begin, number=(1 << 53) - 1)
+  refused(jobs, 'INVALID_ARGUMENT', 'pass_number=', late)
+
+
+@pytest.mark.parametrize('at_most_once', [False, True])
+def test_an_epoch_that_no_message_could_name_changes_nothing(
+  jobs, at_most_once
+):
+  worker = Worker(jobs, 'a')
+  worker.create(delivery=int(at_most_once))
+  state = {**json.loads(json_state([])), 'first_epoch': 1 << 70, 'epochs': []}
+  begin = functools.partial(worker.begin, json.dumps(state).encode())
+  refused(jobs, 'INVALID_ARGUMENT', 'first_epoch', begin)
 
 
 def test_generations_are_recorded(jobs):

@@ -13,6 +13,7 @@ from antjax.data.behavior_examples import ExampleConfig
 from antjax.jobs import prepare_data
 from antjax.jobs.clicks import data as clicks_data
 from antjax.jobs.clicks import job as train_clicks
+from antjax.jobs.clicks.training import ClickJob
 from antjax.networks.load import NetworkConfig
 from tests.jobs.processes import job_of
 
@@ -160,6 +161,137 @@ def test_all_of_them_train(folder, tmp_path):
     assert np.isfinite(result.validation['log_loss'])
 
 
+@pytest.fixture(scope='module')
+def both(folder, tmp_path_factory):
+  """The same data in memory and streamed."""
+  path = tmp_path_factory.mktemp('both')
+  fields = dataclasses.replace(_FIELDS, time=('hour', 'weekday'), min_count=2)
+  options = {'fields': fields, 'batch_size': 8, 'shuffle_rows': 16}
+  return tuple(
+    data_of(folder, path, stream=stream, **options)[1]
+    for stream in ('no', 'yes')
+  )
+
+
+def assert_equal(found, wanted):
+  assert found.keys() == wanted.keys()
+  for name, x in wanted.items():
+    np.testing.assert_array_equal(found[name], x, name)
+
+
+def test_streamed_clicks_are_those_in_memory(both):
+  whole, streamed = both
+  assert streamed.is_streamed and not whole.is_streamed
+  assert streamed.sizes == whole.sizes and streamed.unseen == whole.unseen
+  for split, clicks in whole.splits.items():
+    other = streamed.splits[split]
+    assert len(other) == len(clicks)
+    part, place = other.part(2, 4)
+    assert_equal(part.batch(place, 3), clicks.batch(np.arange(2, 4), 3))
+    if split != 'train':
+      assert_equal(other.scored, clicks.scored)
+      names = streamed.sizes.labels
+      assert_equal(other.every_label(names), clicks.every_label(names))
+    model = _Model()
+    batches = [data.evaluation(split, model) for data in both]
+    for one, two in zip(*batches, strict=True):
+      assert_equal(one, two)
+
+
+class _Model:
+  """Reads batches as they are."""
+
+  is_by_scenario = False
+  prepare = staticmethod(lambda batch: batch)
+
+
+def test_an_epoch_that_streams_has_each_row_once_in_the_ledger_s_order(both):
+  whole, streamed = both
+  size = len(whole.splits['train'])
+
+  def epoch(data, name, start=None):
+    """Batches of two epochs, from a state on; and the state after two."""
+    batches, state = iter(data.training(_Model(), 3, name)), start
+    if start is not None:
+      batches.set_state(start)
+    found = [next(batches)]
+    for number in range(7):
+      if number == 1:
+        state = batches.get_state()
+      found.append(next(batches))
+    return found, state
+
+  found, state = epoch(streamed, 'a')
+  # Windows of 16 and 12 rows, batches of 8 of them, padded at the end.
+  weights = [int(batch['weight'].sum()) for batch in found]
+  assert sum(weights[:4]) == sum(weights[4:]) == size == 28
+  keys = [
+    row.tobytes() + x.tobytes()
+    for batch in found
+    for row, x, w in zip(batch['ids'], batch['numeric'], batch['weight'])
+    if w
+  ]
+  every = whole.splits['train'].batch(np.arange(size), size)
+  rows = [
+    row.tobytes() + x.tobytes()
+    for row, x in zip(every['ids'], every['numeric'])
+  ]
+  assert sorted(keys[:size]) == sorted(keys[size:]) == sorted(rows)
+  assert keys[:size] != keys[size:]
+  # In memory the same order gives the same batches.
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(whole, 'window', streamed.window)
+    for one, two in zip(epoch(whole, 'b')[0], found, strict=True):
+      assert_equal(one, two)
+  # In the middle of a window another process goes on with the next batch.
+  rest, _ = epoch(streamed, 'c', state)
+  for one, two in zip(rest, found[2:]):
+    assert_equal(one, two)
+
+
+def test_gaps_of_time_are_not_streamed(folder, tmp_path, caplog):
+  with pytest.raises(ValueError, match='gap needs all rows in memory'):
+    data_of(folder, tmp_path, stream='yes')
+  _, data = data_of(folder, tmp_path, stream_above=0.0)
+  assert not data.is_streamed and 'gap needs all rows' in caplog.text
+  fields = FieldConfig(time=('hour',))
+  _, data = data_of(folder, tmp_path, fields=fields, stream_above=0.0)
+  assert data.is_streamed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:Sharding info not provided')
+def test_streamed_or_not_the_same_order_gives_the_same_model(folder, tmp_path):
+  """Also where the run was stopped in the middle of a window."""
+  fields = dataclasses.replace(_FIELDS, time=('hour',))
+  found = {}
+  for name in ('no', 'yes', 'parts'):
+    options = {'stream': 'no' if name == 'no' else 'yes', 'num_steps': 7}
+    for steps in (3, 7) if name == 'parts' else (7,):
+      config, data = data_of(
+        *(folder, tmp_path / name),
+        **options | {'num_steps': steps, 'fields': fields, 'shuffle_rows': 16},
+        batch_size=8,
+        evaluate_every=100,
+        checkpoint_every=3,
+      )
+      data.window = 16
+      job = job_of(config)
+      found[name] = ClickJob(config, job, data, seed=0, is_exported=True).run()
+  logits = [
+    np.load(f'{result.folder}/predictions.npz')['logit']
+    for result in found.values()
+  ]
+  np.testing.assert_array_equal(logits[1], logits[0])
+  np.testing.assert_array_equal(logits[2], logits[0])
+  assert found['yes'].validation == found['no'].validation
+  # What is exported is looked up in files, too.
+  exported = [
+    np.load(f'{found[name].folder}/export/arrays.npz') for name in ('no', 'yes')
+  ]
+  assert_equal(*map(dict, exported))
+
+
 def test_columns_may_not_take_the_names_of_other_fields(tmp_path):
   rows = [f'{i % 2},s{i % 3},h{i % 4},{_START + i}' for i in range(12)]
   (tmp_path / 'log.csv').write_text(
@@ -188,3 +320,51 @@ def test_columns_may_not_take_the_names_of_other_fields(tmp_path):
   clicks = data.splits['train']
   assert sorted({*clicks.column('scenario').tolist()}) == [0, 1, 2]
   assert clicks.names[4:] == ('column_time_hour',)
+
+
+@pytest.mark.slow
+def test_parts_of_29_ids_and_2_texts_open_by_a_schema(tmp_path):
+  ids = [f'id_{i}' for i in range(29)]
+  lines = [','.join([*ids, 'item_title', 'query', 'label', 'log_time'])]
+  for i in range(60):
+    values = [str(i % (2 + k)) for k in range(29)]
+    texts = [f'title {i % 4}', f'"word {i % 3},other"']
+    lines.append(','.join([*values, *texts, str(i % 2), str(_START + 60 * i)]))
+  for part in range(2):
+    text = '\n'.join([lines[0], *lines[1 + part :: 2]])
+    (tmp_path / f'antm2c_10m_part{part}').write_text(text + '\n')
+  (tmp_path / 'log.yaml').write_text(
+    f"""
+columns:
+  {{{', '.join(f'{n}: string' for n in ids)}, item_title: string, query: string,
+  label: int32, log_time: int64}}
+user: id_0
+item: id_1
+text: item_title
+texts: [query]
+domain: id_2
+ids: [{', '.join(ids[2:])}]
+label: label
+time: log_time
+"""
+  )
+  (tmp_path / 'parts').mkdir()
+  for path in tmp_path.glob('antm2c*'):
+    path.rename(tmp_path / 'parts' / path.name)
+  prepare_data.main(
+    prepare_data.Config(
+      views=('examples',),
+      source=str(tmp_path / 'parts'),
+      schema=str(tmp_path / 'log.yaml'),
+      out=str(tmp_path / 'data'),
+    )
+  )
+  fields = FieldConfig(bags=('query',))
+  _, data = data_of(
+    *(tmp_path / 'data', tmp_path),
+    fields=fields,
+    history=('history',),
+    stream='yes',
+  )
+  assert len(data.sizes.columns) == 26 and len(data.scenarios) == 4
+  assert data.sizes.bags == {'query': (3, 'mean')}

@@ -1,24 +1,37 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""launch/compile_for_pod: each code's step, compiled for two TPU slices."""
+"""launch/compile_for_pod: each code's step, compiled for TPUs and GPUs."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from antjax.jobs import compile_for_pod, plan_models
+from antjax.jobs import compile_for_pod, plan_models, pod_models
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
+from antjax.plan import pod_target
+from antjax.plan.pod_target import Target
 from tests.plan import census_test
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOY = 'tests.jobs.toy_model:model'
 needs_libtpu = pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None,
+  not pod_target.is_installed('libtpu'),
   reason='needs the TPU compiler: pip install libtpu',
+)
+needs_cuda = pytest.mark.skipif(
+  not pod_target.is_installed('jax_plugins.xla_cuda13'),
+  reason="needs XLA's compiler for GPUs: pip install antjax[pod_gpu]",
+)
+V6E, H100 = 'v6e:2x2', 'h100:2x4'
+both_kinds = pytest.mark.parametrize(
+  'topology',
+  [pytest.param(V6E, marks=needs_libtpu), pytest.param(H100, marks=needs_cuda)],
 )
 
 
@@ -48,6 +61,48 @@ def test_every_code_on_two_slices_is_as_planned(code):
   # The compiler's account of the state, but for the batch and tiles.
   arguments = result['memory_bytes']['arguments']
   assert arguments == pytest.approx(result['planned_state_bytes'], rel=0.1)
+
+
+@needs_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize('code', VALID_CODES)
+def test_every_code_on_two_hosts_of_gpus_is_as_planned(code):
+  result = compile_for_pod.report(config(paro=code, topology=H100))
+  assert result['mesh'] == [2, 4]
+  assert result['networks'] == {
+    'intra': 'NVLink',
+    'inter': 'fabric',
+    'both': 'NVLink, fabric',
+  }
+  in_loop, at_end = census_test.expected(code)
+  for place, wanted in ((True, in_loop), (False, at_end)):
+    lines = [line for line in result['lines'] if line['planned']]
+    found = {
+      (line['kind'], line['axis']) for line in lines if line['in_loop'] == place
+    }
+    assert found == set(wanted)
+  assert result['equals_plan'] and result['fits']
+  assert result['crosses_groups_in_loop'] == (code not in ELASTIC_CODES)
+
+
+@pytest.mark.slow
+@both_kinds
+@pytest.mark.parametrize('job', ['tiny', *pod_models.JOBS])
+def test_the_step_of_each_job_is_as_planned(job, topology):
+  result = compile_for_pod.report(
+    config(topology=topology, model=job, sequences=2, seq_len=256)
+  )
+  assert result['equals_plan'] and result['fits']
+  assert not result['crosses_groups_in_loop']
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_groups_smaller_than_a_host_of_gpus():
+  result = compile_for_pod.report(config(topology=H100, intra=2))
+  assert result['mesh'] == [4, 2]
+  assert result['networks']['inter'] == 'NVLink, fabric'
+  assert result['is_comparable'] and result['equals_plan']
 
 
 @needs_libtpu
@@ -97,8 +152,9 @@ def test_as_a_user_runs_it(tmp_path):
   'topology', ['v4:2x2x1', 'v5p:2x2x1', 'v5e:2x2', 'v6e:2x2']
 )
 def test_slices_of_each_generation_make_groups(topology):
-  compile_for_pod.prepare()
-  chips = compile_for_pod.devices(topology, 2)
+  target = Target.of(topology, 2)
+  compile_for_pod.prepare(target)
+  chips = target.devices()
   mesh = compile_for_pod.mesh_lib.make_mesh(intra=4, devices=chips)
   assert mesh.devices.shape == (2, 4)
   for number, group in enumerate(mesh.devices):
@@ -109,12 +165,8 @@ def test_slices_of_each_generation_make_groups(topology):
 @pytest.mark.slow
 def test_a_code_that_xla_has_changed_is_seen():
   # Compiled as one code, compared with another: the plan must not fit.
-  layout, compiled = compile_for_pod.compile_step(
-    config(paro='NII'), plan_models.load(TOY)
-  )
-  other, _ = compile_for_pod.compile_step(
-    config(paro='NIG'), plan_models.load(TOY)
-  )
+  _, layout, compiled = compile_for_pod.compile_step(config(paro='NII'))
+  _, other, _ = compile_for_pod.compile_step(config(paro='NIG'))
   found = compile_for_pod.census.collectives(
     compiled.as_text(), layout.mesh.shape
   )
@@ -132,16 +184,67 @@ def test_a_libtpu_that_does_not_load_is_named_as_that(monkeypatch):
   def refuse(**kwargs):
     raise RuntimeError(f'cannot open shared object ({kwargs["platform"]})')
 
-  monkeypatch.setattr(compile_for_pod.topologies, 'get_topology_desc', refuse)
+  monkeypatch.setattr(pod_target.topologies, 'get_topology_desc', refuse)
   with pytest.raises(RuntimeError, match='does not load: cannot open'):
-    compile_for_pod.devices('v5e:2x2', 2)
+    Target.of('v5e:2x2').devices()
 
 
 @needs_libtpu
 def test_slices_that_are_none_are_named():
-  compile_for_pod.prepare()
+  target = Target.of('v5e:3x5')
+  compile_for_pod.prepare(target)
   with pytest.raises(ValueError, match='knows no such slices'):
-    compile_for_pod.devices('v5e:3x5', 2)
+    target.devices()
+
+
+def test_without_the_gpu_compiler_one_sentence_says_what_to_do(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(RuntimeError, match=r'pip install antjax\[pod_gpu\]'):
+    compile_for_pod.report(config(topology='h100'))
+
+
+@dataclasses.dataclass
+class _Device:
+  process_index: int
+  slice_index: int
+
+
+@pytest.mark.parametrize(
+  ('topology', 'shape', 'networks'),
+  [
+    ('h100:2x4', (2, 4), ('NVLink', 'fabric')),
+    ('h100:2x4', (1, 8), ('NVLink, fabric', 'NVLink')),
+    ('h100:2x4', (4, 2), ('NVLink', 'NVLink, fabric')),
+    ('gb200:2x4', (1, 8), ('NVLink', 'NVLink')),
+    ('v5e:2x4', (2, 4), ('ICI', 'ICI')),
+  ],
+)
+def test_networks_of_an_axis_are_told_from_its_devices(
+  topology, shape, networks
+):
+  devices = np.array([_Device(i // 4, 0) for i in range(8)]).reshape(shape)
+  found = Target.of(topology).networks(devices)
+  assert (found['intra'], found['inter']) == networks
+
+
+@pytest.mark.parametrize('kind', pod_target.NAMES)
+def test_each_kind_has_a_usual_shape_and_a_memory(kind):
+  target = Target.of(kind)
+  assert target.device_bytes > 10 * 2**30
+  assert target.group_size > 1
+
+
+@pytest.mark.parametrize(
+  ('topology', 'num_slices', 'needed'),
+  [
+    ('h300:2x8', None, 'known are v4, v5e'),
+    ('h100:8', None, 'hosts x GPUs, as h100:4x8'),
+    ('h100:2x8', 2, 'leave num_slices out'),
+  ],
+)
+def test_pods_that_are_none_are_refused(topology, num_slices, needed):
+  with pytest.raises(ValueError, match=needed):
+    config(topology=topology, num_slices=num_slices)
 
 
 def test_an_unknown_model_names_the_known():
@@ -150,9 +253,9 @@ def test_an_unknown_model_names_the_known():
 
 
 def test_a_model_without_a_loss_cannot_be_compiled():
-  shapes = plan_models.load('tests.jobs.toy_model:only_shapes')
+  only = config(model='tests.jobs.toy_model:only_shapes')
   with pytest.raises(ValueError, match='loss_fn'):
-    compile_for_pod.compile_step(config(), shapes)
+    compile_for_pod.load(only, None)
 
 
 @pytest.mark.parametrize(

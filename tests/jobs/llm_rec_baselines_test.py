@@ -160,6 +160,19 @@ def test_scores_of_other_users_are_no_scores_of_these(folder, tmp_path):
   assert run(**few) == run(**few)
 
 
+def test_a_missing_model_is_told_before_any_method_runs(folder, tmp_path):
+  config = config_of(
+    folder,
+    tmp_path,
+    methods=('popularity', 'one_text'),
+    model=str(tmp_path / 'lm'),
+  )
+  needed = 'no model at .* It reads texts for one_text; --methods=popularity,bm'
+  with pytest.raises(FileNotFoundError, match=needed):
+    llm_rec_baselines.train(config, job_of(config))
+  assert not (tmp_path / 'popularity.json').exists()
+
+
 def test_examples_are_drawn_by_seed_and_cold_ones_apart(folder):
   data = SequenceData.open(folder)
   options = llm_rec_held_out.HeldOutConfig(

@@ -90,7 +90,13 @@ def test_each_seed_is_trained_scored_and_reported(folder, trained):
   first, second = (r.test[scores.ALL].metrics['AUC'].value for r in results)
   assert first != second
   assert 'my_model:Net, seed 1' in (run_dir / 'report.html').read_text()
-  assert json.loads((run_dir / 'results.json').read_text())['models']
+  reached = json.loads((run_dir / 'results.json').read_text())['models']
+  rates = reached.pop('rates of ids, no network')['parts']['all']
+  assert (
+    rates['rows']
+    == reached['tests.jobs.my_model:Net, seed 1']['parts']['all']['rows']
+  )
+  assert 0.4 < rates['metrics']['AUC'][0] < 1
   stamp = (run_dir / 'seed_0' / 'scores.json').stat().st_mtime_ns
   # What is done is not done again.
   again = train(folder, run_dir, num_seeds=2, **OWN)

@@ -14,6 +14,7 @@ import pytest
 from antjax.jobs import compile_for_pod
 from antjax.lm import attention, splash_attention
 from antjax.lm.blocked_attention import Mask
+from antjax.plan.pod_target import Target
 from tests.lm import attention_inputs
 
 # float32 sums of some hundred terms in another order.
@@ -98,8 +99,9 @@ def test_it_is_called_where_xla_need_not_split_it():
 @pytest.mark.parametrize('width, dtype', [(32, 'float32'), (64, 'bfloat16')])
 def test_a_tpu_compiler_takes_it(width, dtype):
   # MiniLM's and SmolLM2's heads, forward and backward, no scores in memory.
-  compile_for_pod.prepare()
-  mesh = jax.sharding.Mesh(compile_for_pod.devices('v5e:2x2', 1), ('data',))
+  target = Target.of('v5e:2x2', 1)
+  compile_for_pod.prepare(target)
+  mesh = jax.sharding.Mesh(target.devices(), ('data',))
   rows = NamedSharding(mesh, P('data'))
   length = 2048
 

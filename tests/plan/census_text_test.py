@@ -124,6 +124,15 @@ def test_done_and_update_do_not_count_again():
   )
 
 
+def test_an_all_reduce_that_names_its_operands_too_is_counted_once():
+  found = only(
+    '%c = ((f32[32]{0}), f32[32]{0}) all-reduce-start(%p),'
+    ' replica_groups=[2,4]<=[8]',
+    '%d = f32[32]{0} all-reduce-done(%c)',
+  )
+  assert (found.num_bytes, found.shapes) == (128, ((32,),))
+
+
 def test_a_wrapped_asynchronous_collective_is_found_once():
   text = HEADER + (
     '\n%async_computation (p.1: f32[32]) -> f32[8] {\n'

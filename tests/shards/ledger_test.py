@@ -295,7 +295,7 @@ def bad_states():
   yield changed(share=[0, 'b'], epochs=[]), 'share .* is no whole number'
   yield changed(num_records=21), 'num_records'
   yield changed(num_records=20.0), 'whole number'
-  yield changed(shard_size=0), 'whole number >= 1'
+  yield changed(shard_size=0), 'no whole number from 1'
   yield changed(shard_size=5), 'shard_size'
   yield changed(seed=1), 'seed'
   yield changed(is_stream=True), 'is_stream'

@@ -3,6 +3,9 @@
 """A run that lost its folder publishes nothing there, and spoils nothing."""
 
 import asyncio
+import errno
+import os
+import pathlib
 
 from etils import epath
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import optax
 import pytest
 
 from antjax.mesh.mesh import make_mesh
+from antjax.train import lease
 from antjax.train.checkpoint import Checkpointer
 from antjax.train.checkpoint_folder import Claim
 from antjax.train.trainer import Trainer
@@ -73,6 +77,63 @@ def test_a_checkpoint_that_came_late_is_set_aside(tmp_path):
   assert names == ['.owner', f'10.orphan-{claim.token}', '5']
   claim.take([])  # Only the first save takes it over.
   assert (tmp_path / '5').exists()
+
+
+def full_until_removed(monkeypatch, torn):
+  """The disk has room once the unfinished checkpoint is gone."""
+
+  def write_text(path, text):
+    path.touch()
+    if torn.exists():
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    path.write_bytes(text.encode())
+
+  monkeypatch.setattr(pathlib.Path, 'write_text', write_text)
+
+
+def test_a_torn_checkpoint_that_fills_the_disk_is_removed_first(
+  tmp_path, monkeypatch
+):
+  torn = epath.Path(begun(tmp_path, claimed(tmp_path), 5).get())
+  # As of a run that died between the two.
+  (tmp_path / '.owner-1').touch()
+  (tmp_path / f'{torn.name}-2-old').mkdir()
+  full_until_removed(monkeypatch, torn)
+  claim = claimed(tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == ['.owner']
+  claim.check()
+
+
+def test_a_full_disk_is_named_and_nothing_is_left_behind(tmp_path, monkeypatch):
+  full_until_removed(monkeypatch, tmp_path)
+  with pytest.raises(RuntimeError, match='No space left.*MB are free on the'):
+    claimed(tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_run_starts_where_a_torn_checkpoint_has_filled_the_disk(
+  tmp_path, monkeypatch
+):
+  folder = tmp_path / 'checkpoints'
+  folder.mkdir()
+  torn = epath.Path(begun(folder, claimed(folder), 5).get())
+  write = lease.Lease._write
+
+  def write_if_room(self, stamp):
+    if torn.exists():
+      raise ValueError("RESOURCE_EXHAUSTED: [os_error_code='28']")
+    return write(self, stamp)
+
+  monkeypatch.setattr(lease.Lease, '_write', write_if_room)
+  with lease.held(tmp_path):
+    assert not torn.exists()
+  torn.mkdir()
+  monkeypatch.setattr(
+    lease.checkpoint_folder, 'remove_unfinished', lambda place: None
+  )
+  with pytest.raises(ValueError, match='disk is full.*make room'):
+    with lease.held(tmp_path):
+      pass
 
 
 def make_saver(folder):

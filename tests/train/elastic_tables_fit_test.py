@@ -80,17 +80,20 @@ def test_no_data_at_all_for_tables_is_the_end():
   assert int(state.step) == 0
 
 
-def test_a_deadline_with_tables_is_refused():
+def test_a_deadline_with_tables_is_none(caplog):
+  """The default policy sets deadlines, and must not end a job."""
   control = Control()
-  control.current = Plan(3, deadline_s=1.0)
+  control.current = Plan(3, deadline_s=1e-6)
   trainer = make_table_trainer()
-  with pytest.raises(ValueError, match='Plan 3 has deadline_s=1.0.* tables'):
-    trainer.fit(
+  with caplog.at_level('WARNING', logger='absl'):
+    state = trainer.fit(
       trainer.init({'w': np.ones(4, np.float32)}),
       table_batches(4),
       100,
       elastic=control,
     )
+  assert int(state.step) == 2
+  assert 'Plan 3 has deadline_s=1e-06. This job has' in caplog.text
 
 
 def test_a_batch_without_ids_is_refused():

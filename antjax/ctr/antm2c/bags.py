@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequences whose values are ids: words of a text, values of a list."""
 
+from collections.abc import Iterator
 import dataclasses
 from typing import get_args, Literal, Self
 
@@ -9,8 +10,32 @@ import numpy as np
 
 # Shape suffixes: N = clicks, V = behaviors, P = values of a click.
 
+_PART = 1 << 22  # Events that are looked at at once.
+
 Way = Literal['mean', 'sum', 'attention']
 WAYS = get_args(Way)
+
+
+class Uses:
+  """How many clicks have each event of a sequence: four bytes an event."""
+
+  def __init__(self, num_events: int):
+    """None have any."""
+    self._change = np.zeros(num_events + 1, np.int32)
+
+  def add(self, starts_N: np.ndarray, stops_N: np.ndarray) -> None:
+    """Takes clicks, whose values are the events from start to stop."""
+    np.add.at(self._change, starts_N, 1)
+    np.add.at(self._change, stops_N, -1)
+
+  def parts(self) -> Iterator[tuple[slice, np.ndarray]]:
+    """(events, clicks of each of them), part by part."""
+    before = np.int32(0)
+    for start in range(0, len(self._change) - 1, _PART):
+      part = slice(start, min(start + _PART, len(self._change) - 1))
+      clicks = before + np.cumsum(self._change[part], dtype=np.int32)
+      before = clicks[-1]
+      yield part, clicks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,8 +59,7 @@ class Bag:
     cls,
     sequence: int,
     events: np.ndarray,
-    starts_N: np.ndarray,
-    stops_N: np.ndarray,
+    uses: Uses,
     *,
     num_behaviors: int,
     min_count: int,
@@ -46,16 +70,14 @@ class Bag:
     Args:
       sequence: Number of the sequence.
       events: Its events.
-      starts_N: Where the values of a training click start in the events.
-      stops_N: Where they stop.
+      uses: Training clicks that have an event.
       num_behaviors: V.
       min_count: Training clicks that a value needs.
       max_pieces: Newest values to take.
     """
-    change = np.bincount(starts_N, minlength=len(events) + 1)
-    change -= np.bincount(stops_N, minlength=len(events) + 1)
-    clicks = np.cumsum(change[:-1])  # Those that have an event.
-    counts = np.bincount(events, clicks, minlength=num_behaviors)
+    counts = np.zeros(num_behaviors)
+    for part, clicks in uses.parts():
+      counts += np.bincount(events[part], clicks, minlength=num_behaviors)
     is_kept = counts >= min_count
     is_kept[0] = False  # Padding.
     ids_V = np.where(is_kept, np.cumsum(is_kept) - 1, -1).astype(np.int32)

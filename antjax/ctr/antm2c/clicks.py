@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -78,6 +78,10 @@ class ScenarioClicks:
 
   def __len__(self) -> int:
     return len(self.label)
+
+  def part(self, start: int, stop: int) -> tuple[Self, np.ndarray]:
+    """Clicks, and where the clicks start <= index < stop are in them."""
+    return self, np.arange(start, stop)
 
   def column(self, name: str) -> np.ndarray:
     """An id column, int32 [N]."""

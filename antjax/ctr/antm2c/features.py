@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which features clicks have, by what training knows of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Self
 
@@ -15,6 +15,7 @@ from antjax.ctr.antm2c.numbers import Numbers, WAYS, ways
 # Shape suffixes: N = clicks, K = numbers, V = ids of the data.
 
 FIRST = ('user', 'item', 'title', 'scenario')
+Chunks = Callable[[], Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]]]
 _TITLES = 2  # Padding and the unknown title stay as they are.
 
 
@@ -32,22 +33,16 @@ class Frequent:
 
   @classmethod
   def fit(
-    cls,
-    ids_N: np.ndarray,
-    num_ids: int,
-    config: FieldConfig,
-    *,
-    num_fixed: int = 1,
+    cls, counts_V: np.ndarray, config: FieldConfig, *, num_fixed: int = 1
   ) -> Self:
     """Keeps the ids with enough training clicks.
 
     Args:
-      ids_N: Ids in training.
-      num_ids: V.
+      counts_V: Training clicks of each id.
       config: `min_count`, and `hash_buckets` that rare ids share.
       num_fixed: Ids that stay as they are; the last one is the unknown.
     """
-    is_kept = np.bincount(ids_N, minlength=num_ids) >= config.min_count
+    is_kept, num_ids = counts_V >= config.min_count, len(counts_V)
     is_kept[:num_fixed] = False
     num_kept = int(is_kept.sum())
     first = num_fixed + config.hash_buckets
@@ -81,41 +76,47 @@ class ClickFeatures:
     cls,
     config: FieldConfig,
     num_ids: Mapping[str, int],
-    ids: Mapping[str, np.ndarray],
+    chunks: Chunks,
+    num_clicks: int,
     numbers: Sequence[str],
-    values_NK: np.ndarray,
   ) -> Self:
-    """Looks at the training clicks.
+    """Looks at the training clicks; twice more for each cross.
 
     Args:
       config: Settings of the fields.
       num_ids: Column -> ids of the data: user, item, title, and the columns
         that are fields.
-      ids: Column -> its ids, int [N]: also the scenario, and columns that are
-        only in crosses.
+      chunks: Gives, chunk by chunk, column -> its ids, int [n], also of the
+        scenario and of columns that are only in crosses, and numbers [n, K].
+      num_clicks: N.
       numbers: Names of the numeric columns.
-      values_NK: Their values.
 
     Raises:
       ValueError: A column of a setting is not there.
     """
-    frequent = {}
+    counts = {}
     if config.min_count > 1:
-      frequent = {
-        name: Frequent.fit(
-          ids[name],
-          num,
-          config,
-          num_fixed=_TITLES if name == 'title' else 1,
-        )
-        for name, num in num_ids.items()
-      }
-    crosses = tuple(
-      Cross.fit(text, ids, config.min_count) for text in config.crosses
-    )
+      counts = {n: np.zeros(num, np.int64) for n, num in num_ids.items()}
+
+    def values() -> Iterator[np.ndarray]:
+      for ids, values_NK in chunks():
+        for name, counts_V in counts.items():
+          np.add.at(counts_V, ids[name], 1)
+        yield values_NK
+
     rest, own = ways('fields.numbers', config.numbers, numbers, WAYS)
     number_ways = {name: own.get(name, rest) for name in numbers}
-    read = Numbers.fit(number_ways, values_NK, config.num_bins)
+    read = Numbers.fit(number_ways, values(), num_clicks, config.num_bins)
+    frequent = {
+      name: Frequent.fit(
+        counts_V, config, num_fixed=_TITLES if name == 'title' else 1
+      )
+      for name, counts_V in counts.items()
+    }
+    crosses = tuple(
+      Cross.fit(text, lambda: (ids for ids, _ in chunks()), config.min_count)
+      for text in config.crosses
+    )
     every = {
       **{n: frequent[n].num_ids if frequent else x for n, x in num_ids.items()},
       **{cross.name: cross.num_ids for cross in crosses},
@@ -148,20 +149,26 @@ class ClickFeatures:
 
 
 def by_title(
-  names: Sequence[str], fed: Mapping[str, np.ndarray], num_behaviors: int
+  names: Sequence[str],
+  features: ClickFeatures,
+  chunks: Chunks,
+  num_behaviors: int,
 ) -> dict[str, np.ndarray]:
-  """Column -> its id for each title [V], as training's clicks have it.
+  """Column -> its id for each title [V], as the last training click has it.
 
   Raises:
     ValueError: There is no such column.
   """
   found = {}
   for name in names:
-    if name not in [*fed][len(FIRST) :]:
+    if name not in features.columns:
       raise ValueError(
         f'fields.history_columns={name}: the data have the id columns'
-        f' {", ".join([*fed][len(FIRST) :]) or "none"}; name some of them.'
+        f' {", ".join(features.columns) or "none"}; name some of them.'
       )
     found[name] = np.zeros(num_behaviors, np.int32)
-    found[name][fed['title']] = fed[name]
+  for ids, values_NK in chunks() if found else ():
+    fed = features(ids, values_NK)
+    for name, ids_V in found.items():
+      ids_V[fed['title']] = fed[name]
   return found

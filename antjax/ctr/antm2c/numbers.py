@@ -13,7 +13,7 @@
 A missing value, NaN, has a vector of its own, and bin 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import get_args, Literal, Self
 
@@ -86,24 +86,46 @@ class Numbers:
 
   @classmethod
   def fit(
-    cls, ways: Mapping[str, str], values_NK: np.ndarray, num_bins: int
+    cls,
+    ways: Mapping[str, str],
+    chunks: Iterable[np.ndarray],
+    num_clicks: int,
+    num_bins: int,
   ) -> Self:
-    """Reads training's numbers [N, K], in the order of `ways`."""
+    """Reads training's numbers [N, K], in the order of `ways`.
+
+    Args:
+      ways: Column -> `Way`.
+      chunks: Numbers [n, K], chunk by chunk, read once.
+      num_clicks: N.
+      num_bins: Bins of a number.
+    """
+    found, kept = cls(ways, {}, None), list[np.ndarray]()
+    every, start = max(1, num_clicks // _NUM_SORTED), 0
+
+    def smooth() -> Iterator[np.ndarray]:
+      nonlocal start
+      for values_NK in chunks:
+        kept.append(values_NK[-start % every :: every].copy())
+        start += len(values_NK)
+        if found.smooth:
+          yield found._smooth(values_NK)
+
+    blocks = smooth()
+    standardizer = Standardizer.of(blocks) if found.smooth else None
+    for _ in blocks:  # Nothing, where it is read by now.
+      pass
     shares = np.arange(1, num_bins) / num_bins
     edges = {}
-    for (name, way), column_N in zip(ways.items(), values_NK.T, strict=True):
+    for k, (name, way) in enumerate(ways.items()):
       if way == 'bins':
-        some = column_N[:: max(1, len(column_N) // _NUM_SORTED)]
+        some = np.concatenate([values_NK[:, k] for values_NK in kept])
         there = np.sort(some[~np.isnan(some)])
         places = np.unique((shares * len(there)).astype(int))
         bounds = np.unique(there[places[: len(there)]])
         # Nothing is above the greatest value.
         edges[name] = bounds[bounds < there.max(initial=-np.inf)]
-    found = cls(ways, edges, None)
-    if not found.smooth:
-      return found
-    standardizer = Standardizer.of([found._smooth(values_NK)])
-    return dataclasses.replace(found, standardizer=standardizer)
+    return cls(ways, edges, standardizer)
 
   @property
   def smooth(self) -> dict[str, str]:

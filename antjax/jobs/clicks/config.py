@@ -116,6 +116,18 @@ class Config(ExamplesConfig):
   image_vectors: Annotated[
     str, 'Folder that launch/encode_images.py wrote.', paths.URL
   ] = ''
+  stream: Annotated[
+    Literal['auto', 'yes', 'no'],
+    'yes: rows stay in the prepared files, and are read a window at a time.'
+    ' no: each host has all columns in memory, which is faster. auto: yes where'
+    ' these would be more than stream_above.',
+  ] = 'auto'
+  stream_above: Annotated[float, 'GB of columns, for stream=auto.'] = 4.0
+  shuffle_rows: Annotated[
+    int,
+    'Rows of a window: shuffled among each other, from blocks of 4,096 all over'
+    ' the files, and held in memory.',
+  ] = 1 << 18
   eval_batch_size: Annotated[int, 'Clicks scored at once.'] = 8192
   num_seeds: Annotated[int, 'Trainings, with seeds from --seed on.'] = 1
   batch_size: Annotated[int, 'Clicks of a step, all devices together.'] = 2048
@@ -141,6 +153,11 @@ class Config(ExamplesConfig):
     decay_norms=True,
     clip_norm=0.0,
   )
+  rates: Annotated[
+    bool,
+    'Score the click rates of ids, without a network, beside the models in the'
+    ' report.',
+  ] = True
   score: ScoreConfig = ScoreConfig()
   search: SearchConfig = SearchConfig()
 
@@ -163,7 +180,10 @@ class Config(ExamplesConfig):
         ' groups is one of columns and tells the scenario; leave columns out,'
         ' or --scenario_groups.'
       )
-    counts = ('max_history', 'max_pieces', 'eval_batch_size', 'num_seeds')
+    counts = (
+      *('max_history', 'max_pieces', 'eval_batch_size', 'num_seeds'),
+      'shuffle_rows',
+    )
     self.check_least({**dict.fromkeys(counts, 1), 'text_dim': 0})
 
   def _check_network(self, flag: str, name: str) -> None:

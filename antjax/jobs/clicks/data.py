@@ -1,8 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data of launch/train_clicks.py: a prepared folder as clicks in memory."""
+"""Data of launch/train_clicks.py: a prepared folder as clicks."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -13,25 +15,25 @@ import numpy as np
 
 from antjax.ctr.antm2c import crosses as crosses_lib
 from antjax.ctr.antm2c import times
-from antjax.ctr.antm2c.bags import Bag
+from antjax.ctr.antm2c.bags import Bag, Uses
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
 from antjax.ctr.antm2c.features import by_title, ClickFeatures, FIRST
 from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
-from antjax.data import output_folder, records, shuffled_index
-from antjax.data.behavior_vocabulary import UNK
+from antjax.data import output_folder, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
+from antjax.jobs.clicks import rows as rows_lib
 from antjax.jobs.clicks import scenarios
 from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
+from antjax.jobs.clicks.rows import SplitRows, StreamedClicks
 from antjax.networks.network import ScenarioMoments
+from antjax.shards import record_source
 
 SPLITS = ('train', 'validation', 'test')
-_COLUMNS = (
-  *('user', 'item', 'title', 'label', 'labels', 'starts', 'stops'),
-  *('ids', 'numeric'),
-  *('is_new_user', 'is_new_item', 'user_count', 'item_count'),
-)
+# Of a training that streams: rows of a block, and blocks that are shuffled at
+# once, or more.
+_BLOCK_ROWS, _BLOCKS = 4096, 64
 
 
 class ScenarioData:
@@ -43,7 +45,10 @@ class ScenarioData:
     unseen: Split -> its clicks of scenarios that training has not, which count
       as those of its largest.
     sizes: Sizes that the model needs.
+    is_streamed: Whether rows stay in their files.
+    rows_of: Split -> its rows.
     splits: Split -> its clicks.
+    scenario_counts: Split -> its clicks by scenario.
     features: Features of the clicks, as training has them.
     schema: Entries of the schema of the log.
     scenario_column: Id column of the scenario; '' for none.
@@ -52,7 +57,7 @@ class ScenarioData:
   """
 
   def __init__(self, config: Config, job: job_lib.Job):
-    """Reads all columns.
+    """Reads all columns, or looks through them where they stay in files.
 
     Raises:
       ValueError: The folder holds something else, or has no such scenario,
@@ -65,7 +70,7 @@ class ScenarioData:
         f'data={config.data} holds {described.get("name")}, no clicks;'
         ' launch/prepare_data.py makes them.'
       )
-    if not set(_COLUMNS) <= set(described['schema']):
+    if not set(rows_lib.COLUMNS) <= set(described['schema']):
       raise ValueError(
         f'data={config.data} was made by an older version; make it again with'
         ' --overwrite.'
@@ -99,37 +104,34 @@ class ScenarioData:
       scenarios.place('fields.bags', name, 'sequences', names): name
       for name in fields.ways_of_bags()
     }
-    columns = {}
-    for split in SPLITS:
-      if split not in described['files']:
-        continue
-      columns[split] = records.whole_columns(
-        folder / described['files'][split]['path'],
-        _COLUMNS + ('time',) * bool(fields.time),
-        wide=('starts', 'stops', 'time'),
-      )
-    if 'train' not in columns:
+    self.maker = maker = rows_lib.ClickMaker(
+      *(self.schema, config.ids, id_names, fields.time, groups, at, at_label)
+    )
+    files = described['files']
+    read = (*rows_lib.COLUMNS, *('time',) * bool(fields.time))
+    self.rows_of = rows = {
+      split: SplitRows(folder / files[split]['path'], read)
+      for split in SPLITS
+      if split in files
+    }
+    if 'train' not in rows:
       raise ValueError(f'data={config.data} has no training examples.')
+    self.is_streamed = rows_lib.is_streamed(config, rows)
+    if not self.is_streamed:
+      whole = {split: found.load() for split, found in rows.items()}
+      times.add(fields.time, whole, whole)
     events = tuple(
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names
     )
     text, images = antm2c_vectors.load(config, job, described, names)
-    ids, largest, self.unseen = {}, -1, dict[str, int]()
-    for split, found in columns.items():
-      ids[split] = {
-        n: _known(found, n, config.ids if self.schema[n] else '')
-        for n in ('user', 'item')
-      }
-      ids[split]['title'] = found['title']
-      scenario, self.unseen[split] = scenarios.of_clicks(
-        found, groups, at, split, largest
-      )
-      if split == 'train':
-        largest = int(np.bincount(scenario).argmax())
-      ids[split] |= dict(zip(id_names, found['ids'].T, strict=True))
-      ids[split]['scenario'] = scenario
-    times.add(fields.time, columns, ids)
+    self.unseen, self.scenario_counts = {}, {}
+    scored, labels_of = dict[str, Any](), dict[str, np.ndarray]()
+    for split, found in rows.items():
+      counted = maker.count(found, split)
+      self.scenario_counts[split], self.unseen[split] = counted
+      if split != 'train' or not self.is_streamed:
+        scored[split], labels_of[split] = maker.scored(found, split)
     num_ids = {
       n: described[f'num_{n}s'] if self.schema[n] else 1
       for n in ('user', 'item')
@@ -137,59 +139,62 @@ class ScenarioData:
     num_ids['title'] = num_behaviors = described['num_behaviors']
     num_ids |= {id_names[i]: described['ids'][i]['num_ids'] for i in kept}
     num_ids |= {f'time_{n}': times.NUM_IDS[n] for n in fields.time}
-    train = columns['train']
-    titles = None
+    train, wanted = rows['train'], {*bags}
     if config.ids == 'train':
-      titles = _trained_titles(train, events, histories, num_behaviors)
+      wanted |= {*histories}
+    uses = {n: Uses(len(events[n])) for n in wanted}
+    titles = rows_lib.trained_titles(
+      *(train, uses, {n: events[n] for n in wanted & {*histories}}),
+      num_behaviors,
+    )
+
+    def chunks() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+      for part in train.chunks(without=('starts', 'stops')):
+        yield maker.ids(part, 'train'), part['numeric']
+
     self.features = features = ClickFeatures.fit(
-      fields,
-      num_ids,
-      ids['train'],
-      described['numeric'],
-      train['numeric'],
+      fields, num_ids, chunks, len(train), described['numeric']
     )
     of_bags = {
       name: Bag.fit(
-        *(n, events[n], train['starts'][:, n], train['stops'][:, n]),
+        *(n, events[n], uses[n]),
         num_behaviors=num_behaviors,
         min_count=fields.min_count,
         max_pieces=config.max_pieces,
       )
       for n, name in bags.items()
     }
-    self.scenario_of = np.where(groups < 0, largest, groups).astype(np.int32)
-    self.splits, of_titles = {}, dict[str, np.ndarray]()
-    for split, found in columns.items():
-      fed = features(ids[split], found['numeric'])
-      label_NT = np.concatenate(
-        [found['label'][:, None], found['labels']], axis=1
-      )[:, at_label]
-      if split == 'train':
-        of_titles = by_title(fields.history_columns, fed, num_behaviors)
-      self.splits[split] = ScenarioClicks(
-        names=(*FIRST, *(f'column_{name}' for name in features.columns)),
-        ids=np.stack([*fed.values()], axis=1),
-        label=label_NT[:, 0],
-        labels=label_NT[:, 1:] if len(labels) > 1 else None,
-        numeric=features.numbers(found['numeric']),
-        starts=found['starts'],
-        stops=found['stops'],
-        events=events,
-        histories=histories,
-        max_history=config.max_history,
-        history_columns=of_titles,
-        titles=titles if features.titles is None else features.titles,
-        bags=of_bags,
-        text=text,
-        images=images,
-        image_items=found['item'],
-        scored={
-          'label': label_NT[:, 0],
-          'user': found['user'],
-          'scenario': ids[split]['scenario'],
-          **{n: found[n] for n in ('user_count', 'item_count')},
-        },
-      )
+    self.scenario_of = np.where(groups < 0, maker.largest, groups)
+    self.scenario_of = self.scenario_of.astype(np.int32)
+    of_titles = by_title(
+      fields.history_columns, features, chunks, num_behaviors
+    )
+    if features.titles is not None:
+      titles = features.titles
+    maker.features, maker.shared = (
+      features,
+      {
+        'events': events,
+        'histories': histories,
+        'max_history': config.max_history,
+        'history_columns': of_titles,
+        'titles': titles,
+        'bags': of_bags,
+        'text': text,
+        'images': images,
+      },
+    )
+    self.splits: dict[str, ScenarioClicks | StreamedClicks] = {}
+    for split, found in rows.items():
+      if self.is_streamed:
+        self.splits[split] = StreamedClicks(
+          found,
+          functools.partial(maker, split=split),
+          *(scored.get(split, {}), labels_of.get(split, np.zeros((0, 0)))),
+        )
+      else:
+        clicks = maker(found.read(0, len(found)), split)
+        self.splits[split] = dataclasses.replace(clicks, scored=scored[split])
     self.sizes = DataSizes(
       num_users=features.num_ids['user'],
       num_items=features.num_ids['item'],
@@ -220,13 +225,16 @@ class ScenarioData:
       config.batch_size, config.num_micro_batches
     )
     self._rows_of_part = self.rows // num_parts
+    # Rows that are shuffled at once; 0: all, batch by batch.
+    self.window = 0
+    if self.is_streamed:
+      self.window = max(1, config.shuffle_rows // self.rows) * self.rows
 
   def unseen_note(self, split: str) -> str:
     """Says how many rows of a split have a scenario that training has not."""
-    largest = np.bincount(self.splits['train'].column('scenario')).argmax()
     return (
       f'{self.unseen[split]:,} {split} rows of scenarios without a training row'
-      f' count as {self.scenarios[largest]}, the largest.'
+      f' count as {self.scenarios[self.maker.largest]}, the largest.'
     )
 
   def training(
@@ -238,20 +246,37 @@ class ScenarioData:
     data set of its own name.
     """
     clicks, share = self.splits['train'], self._config.fields.id_dropout
+    streamed = clicks if isinstance(clicks, StreamedClicks) else None
+    source: record_source.RecordSource = shuffled_index.ShuffledIndex(
+      len(clicks), seed=seed
+    )
+    if self.window:
+      source = shuffled_index.ShuffledBlocks(
+        len(clicks),
+        streamed.rows.read if streamed is not None else None,
+        seed=seed,
+        block_size=min(_BLOCK_ROWS, max(1, self.window // _BLOCKS)),
+      )
     data = self._job.dataset(
-      shuffled_index.ShuffledIndex(len(clicks), seed=seed),
+      source,
       name=name,
-      # A DataShard is a batch.
-      shard_size=self.rows,
+      # A DataShard is a batch, or what is shuffled at once.
+      shard_size=self.window or self.rows,
+      block_size=self.rows,
       seed=seed,
     )
 
     def make(block: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-      index = block['tasks']['index']
+      found = dict(block['tasks'])
+      place = index = found['index']
+      part = clicks
+      if streamed is not None:
+        part, place = streamed.make(found), np.arange(len(index))
+      assert isinstance(part, ScenarioClicks)
       order = np.arange(len(index))
       if model.is_by_scenario:
-        order = clicks.by_scenario(index, self._rows_of_part)
-      batch = clicks.batch(index[order], self.rows)
+        order = part.by_scenario(place, self._rows_of_part)
+      batch = part.batch(place[order], self.rows)
       if share:  # The first two columns are user and item.
         rng = np.random.default_rng([seed, int(index[0]), int(index[-1])])
         # The same clicks lose theirs however they are sorted.
@@ -288,11 +313,14 @@ class ScenarioData:
       copies = self._num_devices
       more['moments'] = tuple(np.stack([x] * copies) for x in moments)
     for start in starts[::every]:
-      index = np.arange(start, min(start + size, len(clicks)))
+      stop = min(start + size, len(clicks))
+      part, place = clicks.part(start, stop)
+      order = np.arange(stop - start)
       if model.is_by_scenario:
-        index = index[clicks.by_scenario(index, per_device)]
-      padded = np.resize(index, size).astype(np.int32)
-      yield model.prepare(clicks.batch(index, size)) | {'index': padded} | more
+        order = part.by_scenario(place, per_device)
+      index = np.resize(start + order, size).astype(np.int32)
+      batch = model.prepare(part.batch(place[order], size))
+      yield batch | {'index': index} | more
 
 
 def _modal(
@@ -323,46 +351,9 @@ def _histories(
   )
 
 
-def _trained_titles(
-  train: Mapping[str, np.ndarray],
-  events: Sequence[np.ndarray],
-  histories: Sequence[int],
-  num_behaviors: int,
-) -> np.ndarray:
-  """Each title, int32 [V]; the unknown one for what training has not seen."""
-  is_seen = np.zeros(num_behaviors, bool)
-  is_seen[[0, UNK]] = True
-  is_seen[train['title']] = True
-  for n in histories:
-    size = len(events[n]) + 1
-    depth = np.bincount(train['starts'][:, n], minlength=size)
-    depth -= np.bincount(train['stops'][:, n], minlength=size)
-    is_seen[events[n][np.cumsum(depth[:-1]) > 0]] = True
-  return np.where(is_seen, np.arange(num_behaviors), UNK).astype(np.int32)
-
-
-def _known(
-  columns: Mapping[str, np.ndarray], name: str, ids: str
-) -> np.ndarray:
-  """User or item of each click; 0 for those that training has not seen.
-
-  `ids` is as in the config; '': there is no such column.
-  """
-  if not ids:
-    return np.zeros(len(columns[name]), np.int32)
-  if ids == 'global':
-    return columns[name]
-  return np.where(columns[f'is_new_{name}'], 0, columns[name])
-
-
 def log_counts(data: ScenarioData) -> None:
   """Says how many clicks each scenario has."""
-  counts = {
-    split: np.bincount(
-      clicks.column('scenario'), minlength=len(data.scenarios)
-    ).tolist()
-    for split, clicks in data.splits.items()
-  }
+  counts = {n: found.tolist() for n, found in data.scenario_counts.items()}
   logging.info(
     'Clicks of the scenarios %s: %s', data.scenarios, json.dumps(counts)
   )

@@ -21,19 +21,18 @@ import pyarrow.parquet as pq
 from antjax.ctr.antm2c.clicks import ScenarioClicks
 from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.ctr.bahe import batches
-from antjax.data import output_folder, records
+from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.embedding.table import EmbeddingTables
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
+from antjax.jobs.clicks.rows import SplitRows
 from antjax.mesh import compiler
 from antjax.networks.network import ScenarioMoments
 from antjax.serving import click_functions, exporter
 
 FOLDER = 'export'
 _LATENCY_ROWS = 64  # A function for few rows.
-_SPLITS = ('train', 'validation', 'test')
-_READ = ('user', 'item', 'title', 'ids', 'numeric', 'starts', 'stops')
 
 
 class Trained(NamedTuple):
@@ -64,7 +63,7 @@ def write(
     return None
   staged = run_dir / f'.{FOLDER}.new'
   shutil.rmtree(staged, ignore_errors=True)
-  clicks = data.splits['train']
+  clicks, _ = data.splits['train'].part(0, 1)
   per_device = -(-config.eval_batch_size // jax.device_count())
   sizes = sorted({min(_LATENCY_ROWS, per_device), per_device})
   batch = trained.model.prepare(clicks.batch(np.zeros(1, np.int64), 1))
@@ -145,15 +144,6 @@ def _described(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """What the manifest says of rows, and the arrays that it goes with."""
   schema, described, features = data.schema, data.description, data.features
-  columns = {
-    split: records.whole_columns(
-      source / described['files'][split]['path'],
-      _READ,
-      wide=('starts', 'stops'),
-    )
-    for split in _SPLITS
-    if split in described['files']
-  }
   sequences = [s['name'] for s in described['sequences']]
   names = [c['name'] for c in described['ids']]
   crosses = [
@@ -232,13 +222,16 @@ def _described(
     known = np.arange(described[f'num_{name}s'], dtype=np.int32)
     if config.ids == 'train' or not schema[name]:
       known = np.zeros_like(known)
-      if schema[name]:
-        known[columns['train'][name]] = columns['train'][name]
+      for found in (
+        data.rows_of['train'].chunks((name,)) if schema[name] else ()
+      ):
+        known[found[name]] = found[name]
     arrays[f'known:{name}'] = known
-  arrays |= _of_items(columns, described, of_items, ids, numbers)
+  arrays |= _of_items(data.rows_of, described, of_items, ids, numbers)
   for i, n in enumerate(clicks.histories):
     arrays[f'history:{i}'] = _newest(
-      columns.values(), n, clicks.events[n], described['num_users'], config
+      *(data.rows_of, n, clicks.events[n], described['num_users']),
+      config.max_history,
     )
   if clicks.text is not None:
     arrays['text'] = np.asarray(clicks.text.vectors)
@@ -248,7 +241,7 @@ def _described(
 
 
 def _of_items(
-  columns: Mapping[str, Mapping[str, np.ndarray]],
+  rows_of: Mapping[str, SplitRows],
   described: Mapping[str, Any],
   of_items: Sequence[str],
   ids: Sequence[str],
@@ -262,13 +255,15 @@ def _of_items(
   found |= {
     f'item:number:{n}': np.full(size, np.nan, np.float32) for n in numbers
   }
-  for split in reversed([*columns.values()]):  # Training's count.
-    found['item:title'][split['item']] = split['title']
-    for n in ids:
-      found[f'item:id:{n}'][split['item']] = split['ids'][:, names.index(n)]
-    for n in numbers:
-      place = described['numeric'].index(n)
-      found[f'item:number:{n}'][split['item']] = split['numeric'][:, place]
+  read = ('item', 'title', 'ids', 'numeric')
+  for rows in reversed([*rows_of.values()]):  # Training's count.
+    for part in rows.chunks(read):
+      found['item:title'][part['item']] = part['title']
+      for n in ids:
+        found[f'item:id:{n}'][part['item']] = part['ids'][:, names.index(n)]
+      for n in numbers:
+        place = described['numeric'].index(n)
+        found[f'item:number:{n}'][part['item']] = part['numeric'][:, place]
   return {
     n: x
     for n, x in found.items()
@@ -277,17 +272,22 @@ def _of_items(
 
 
 def _newest(
-  splits: Any, n: int, events: np.ndarray, num_users: int, config: Config
+  rows_of: Mapping[str, SplitRows],
+  n: int,
+  events: np.ndarray,
+  num_users: int,
+  max_history: int,
 ) -> np.ndarray:
   """The newest behaviors of each user int32 [num_users, M], 0 at the end."""
   start = np.full(num_users, -1, np.int64)
   stop = np.zeros(num_users, np.int64)
-  for split in splits:
-    start[split['user']] = split['starts'][:, n]
-    np.maximum.at(stop, split['user'], split['stops'][:, n])
+  for rows in rows_of.values():
+    for part in rows.chunks(('user', 'starts', 'stops')):
+      start[part['user']] = part['starts'][:, n]
+      np.maximum.at(stop, part['user'], part['stops'][:, n])
   # Users lie one behind the other: the next one's start is the end.
   next_start = np.append(start[1:], len(events))
   stop = np.where(next_start >= 0, next_start, stop)
   is_there = start >= 0
   start, stop = np.where(is_there, start, 0), np.where(is_there, stop, 0)
-  return batches.newest(events, start, stop, config.max_history)
+  return batches.newest(events, start, stop, max_history)

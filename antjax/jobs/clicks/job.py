@@ -25,6 +25,7 @@ folder for each training.
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import data as antm2c_data
+from antjax.jobs.clicks import rates
 from antjax.jobs.clicks import report as antm2c_report
 from antjax.jobs.clicks import table as antm2c_table
 from antjax.jobs.clicks.config import Config
@@ -55,14 +56,17 @@ def train(config: Config, job: job_lib.Job) -> list[SeedResult]:
   if not jobs[-1].is_started:  # All was done before.
     jobs[-1].start()
   if job.is_main and 'test' in data.splits:
+    models = {
+      f'{config.model}, seed {r.seed}': one.scored(r)
+      for one, r in zip(jobs, results, strict=True)
+    }
+    if config.rates:
+      models[rates.NAME] = rates.scored(data, config.score)
     antm2c_report.write(
       config,
       job,
       data.description,
-      {
-        f'{config.model}, seed {r.seed}': one.scored(r)
-        for one, r in zip(jobs, results, strict=True)
-      },
+      models,
       trainer=jobs[-1].trainer,
       throughput=jobs[-1].speed(),
       more_notes=[data.unseen_note('test')] * bool(data.unseen['test']),

@@ -34,7 +34,7 @@ _LOWER = ('log_loss', 'ece')
 # Settings of a job that trains several times, or of where it does.
 _NOT_OF_ONE_TRAINING = (
   *('run_dir', 'intra', 'seed', 'num_seeds', 'search', 'table'),
-  *('models', 'inputs'),
+  *('models', 'inputs', 'rates'),
 )
 _MOMENT_CLICKS = 1 << 20  # Training clicks that statistics use.
 

@@ -49,6 +49,7 @@ from antjax.jobs.llm_rec import baselines_table, next_item_job
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec import hybrid as llm_rec_hybrid
 from antjax.jobs.llm_rec.config import BaselinesConfig as Config
+from antjax.jobs.llm_rec.config import METHODS
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.lm import fingerprint, pretrained, pretrained_tokenizer, token_cache
 from antjax.metrics import rank_metrics
@@ -59,6 +60,7 @@ _KINDS: dict[str, untrained.Kind] = {
   'mean_titles': 'mean',
   'one_text': 'concatenated',
 }
+_OF_TEXTS = (*_KINDS, 'sasrec_text', 'hybrid_lm')
 # Chosen on validation users of food-kitchen.
 _MAX_HISTORY, _HALF_LIFE = 50, 5.0  # Of bm25_recency.
 _WINDOW, _POWER, _KNN_HALF_LIFE = 50, 0.3, 20.0  # Of item_knn.
@@ -73,10 +75,18 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   """Runs the methods that are not done; returns their scores, and prints."""
   job.check_shared('the methods')
   baselines = Baselines(config, job)
+  try:
+    each_made_of = {name: baselines.made_of(name) for name in config.methods}
+  except FileNotFoundError as e:
+    names = [name for name in config.methods if name in _OF_TEXTS]
+    raise FileNotFoundError(
+      f'{e} It reads texts for {", ".join(names)}; --methods={_others(names)}'
+      ' do without.'
+    ) from e
   job.save_config()
   found = {}
-  for method in config.methods:
-    path, made_of = job.run_dir / f'{method}.json', baselines.made_of(method)
+  for method, made_of in each_made_of.items():
+    path = job.run_dir / f'{method}.json'
     if not path.exists():
       start, cpu = time.monotonic(), time.process_time()
       ranks, cold = baselines.ranks(method)
@@ -99,6 +109,11 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     llm_rec_held_out.show(found)
     baselines_table.write(job.run_dir, found, baselines.data, baselines.test)
   return found
+
+
+def _others(names: Sequence[str]) -> str:
+  """Methods beside some, as a flag has them."""
+  return ','.join(name for name in METHODS if name not in names)
 
 
 class TitleEncoder:
@@ -183,7 +198,7 @@ class Baselines:
       told['max_history'] = self._config.max_history
     if method.startswith('hybrid'):
       told['hybrid'] = dataclasses.asdict(self._config.hybrid)
-    if method in (*_KINDS, 'sasrec_text', 'hybrid_lm'):
+    if method in _OF_TEXTS:
       told['language model'] = self.encoder.made_of
     return json.loads(json.dumps(told))
 

@@ -13,8 +13,13 @@ TRAIN = {
 }
 
 
+def chunks():
+  for part in (slice(0, 3), slice(3, 5)):
+    yield {name: ids[part] for name, ids in TRAIN.items()}
+
+
 def test_each_pair_of_training_is_an_id_and_others_are_unknown():
-  cross = crosses.Cross.fit('user*scenario', TRAIN, 1)
+  cross = crosses.Cross.fit('user*scenario', chunks, 1)
   assert cross.name == 'user_x_scenario' and cross.num_ids == 4
   assert cross(TRAIN).tolist() == [1, 2, 3, 3, 3]
   # (2, 2) has the code of (3, 0), were scenario 2 not told apart.
@@ -23,16 +28,16 @@ def test_each_pair_of_training_is_an_id_and_others_are_unknown():
 
 
 def test_rare_pairs_are_unknown():
-  cross = crosses.Cross.fit('user*scenario', TRAIN, 2)
+  cross = crosses.Cross.fit('user*scenario', chunks, 2)
   assert cross(TRAIN).tolist() == [0, 0, 1, 1, 1]
-  none = crosses.Cross.fit('user*scenario', TRAIN, 9)
+  none = crosses.Cross.fit('user*scenario', chunks, 9)
   assert none(TRAIN).tolist() == [0] * 5
 
 
 @pytest.mark.parametrize('text', ['user', 'user*city', 'user*user'])
 def test_what_is_no_pair_is_refused(text):
   with pytest.raises(ValueError, match='two of user, scenario'):
-    crosses.Cross.fit(text, TRAIN, 1)
+    crosses.Cross.fit(text, chunks, 1)
 
 
 def test_columns_are_chosen_by_name():

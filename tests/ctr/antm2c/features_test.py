@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr.antm2c import times
-from antjax.ctr.antm2c.bags import Bag
+from antjax.ctr.antm2c.bags import Bag, Uses
 from antjax.ctr.antm2c.features import ClickFeatures, Frequent
 from antjax.ctr.antm2c.fields import FieldConfig
 
@@ -21,9 +21,14 @@ NUM_IDS = {'user': 5, 'item': 6, 'title': 5, 'city': 3}
 PRICES = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
 
 
+def chunks():
+  for part in (slice(0, 2), slice(2, 5)):
+    yield {name: ids[part] for name, ids in IDS.items()}, PRICES[part]
+
+
 def fit(**config):
   return ClickFeatures.fit(
-    FieldConfig(**config), NUM_IDS, IDS, ('price',), PRICES
+    FieldConfig(**config), NUM_IDS, chunks, len(PRICES), ('price',)
   )
 
 
@@ -54,7 +59,8 @@ def test_rare_ids_share_the_unknown_row():
 
 def test_rare_ids_share_buckets():
   ids = np.repeat(np.arange(1, 101), np.where(np.arange(1, 101) % 10, 1, 3))
-  found = Frequent.fit(ids, 102, FieldConfig(min_count=2, hash_buckets=7))
+  counts = np.bincount(ids, minlength=102)
+  found = Frequent.fit(counts, FieldConfig(min_count=2, hash_buckets=7))
   assert found.num_ids == 1 + 7 + 10 and found.ids_V[0] == 0
   assert found.ids_V[10:101:10].tolist() == list(range(8, 18))
   rare = np.delete(found.ids_V[1:], np.arange(9, 100, 10))
@@ -64,8 +70,11 @@ def test_rare_ids_share_buckets():
 
 def test_a_bag_has_the_values_that_training_knows():
   events = np.array([2, 3, 2, 4, 5, 2], np.int32)
+  uses = Uses(len(events))
+  uses.add(np.array([0, 0]), np.array([2, 2]))
+  uses.add(np.array([2]), np.array([4]))
   bag = Bag.fit(
-    *(1, events, np.array([0, 0, 2]), np.array([2, 2, 4])),
+    *(1, events, uses),
     num_behaviors=7,
     min_count=1,
     max_pieces=3,
@@ -73,7 +82,7 @@ def test_a_bag_has_the_values_that_training_knows():
   # 5 and the last 2 are of no training click; 0 is padding.
   assert bag.ids_V.tolist() == [-1, -1, 0, 1, 2, -1, -1] and bag.num_ids == 3
   often = Bag.fit(
-    *(1, events, np.array([0, 0, 2]), np.array([2, 2, 4])),
+    *(1, events, uses),
     num_behaviors=7,
     min_count=3,
     max_pieces=3,

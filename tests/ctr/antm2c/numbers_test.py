@@ -17,7 +17,7 @@ def test_each_number_is_read_in_its_way():
     [[1, 7, 4], [3, 0, NAN], [NAN, -7, 2], [5, 0, 9]], np.float32
   )
   ways = {'age': 'linear', 'price': 'log', 'rank': 'bins'}
-  found = Numbers.fit(ways, values, num_bins=2)
+  found = Numbers.fit(ways, [values[:1], values[1:]], 4, num_bins=2)
   assert found.smooth == {'age': 'linear', 'price': 'linear'}
   scaled = found(values)
   age = (np.array([1, 3, NAN, 5]) - 3) / np.std([1, 3, 5])
@@ -33,7 +33,7 @@ def test_each_number_is_read_in_its_way():
 
 def test_bins_of_a_constant_and_of_nothing():
   values = np.array([[7, NAN], [7, NAN]], np.float32)
-  found = Numbers.fit({'a': 'bins', 'b': 'bins'}, values, num_bins=4)
+  found = Numbers.fit({'a': 'bins', 'b': 'bins'}, [values], 2, num_bins=4)
   assert found.num_ids == {'a': 2, 'b': 2} and found(values).shape == (2, 0)
   assert {n: x.tolist() for n, x in found.bins(values).items()} == {
     'a': [1, 1],
@@ -43,7 +43,7 @@ def test_bins_of_a_constant_and_of_nothing():
 
 def test_bins_hold_as_many_clicks_each():
   values = np.random.default_rng(0).permutation(60).astype(np.float32)[:, None]
-  found = Numbers.fit({'a': 'bins'}, values, num_bins=6)
+  found = Numbers.fit({'a': 'bins'}, [values], 60, num_bins=6)
   counts = np.bincount(found.bins(values)['a'])
   assert counts[0] == 0 and np.ptp(counts[1:]) <= 2
 

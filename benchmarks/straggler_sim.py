@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import random
-from typing import Any
+from typing import Any, Protocol
 
 from antjax.elastic import actions
 from antjax.elastic import coordinator_pb2 as pb
@@ -25,7 +25,8 @@ from antjax.elastic.windows import MonitorConfig
 _JOB = 'simulated'
 _Row = dict[str, Any]  # What a worker says of a step.
 
-# (index of the worker, seconds since the job began) -> times slower.
+# (index of the worker, seconds since the job began) -> times slower. Where
+# `Scenario.by_work`, the second is the share of the work that is done.
 Slowness = Callable[[int, float], float]
 
 
@@ -36,6 +37,8 @@ class Scenario:
   Attributes:
     name: For people.
     slowness: Slowness of each worker over time.
+    by_work: Slowness follows the work done, not the clock.
+    new_host: Slowness over time of a host that a restart brings.
     device_kinds: One for each worker.
     num_micro_batches: Number of micro-batches of a worker in a step, as the job
       is set up.
@@ -59,6 +62,8 @@ class Scenario:
   noise: float = 0.02
   restart_s: float = 20.0
   commit_s: float = 60.0
+  by_work: bool = False
+  new_host: Callable[[float], float] = lambda when: 1.0
 
   @property
   def num_workers(self) -> int:
@@ -114,6 +119,16 @@ def _rotating(worker: int, now: float) -> float:
   return 4.0 if worker == int(now // 120) % 4 else 1.0
 
 
+def _burst(worker: int, now: float) -> float:
+  chosen = random.Random(7919 * int(now // 12) + 1).randrange(4)
+  return 4.0 if worker == chosen and now % 12 < 8 else 1.0
+
+
+def _many(worker: int, now: float) -> float:
+  since = now + 600 * random.Random(31 * worker + 7).random()
+  return 4.0 if since % 600 < 60 else 1.0
+
+
 SCENARIOS: tuple[Scenario, ...] = (
   Scenario('none', lambda worker, now: 1.0),
   Scenario('x2_one_of_4', _one_of(2.0)),
@@ -126,6 +141,10 @@ SCENARIOS: tuple[Scenario, ...] = (
   ),
   Scenario('transient_x4', _transient),
   Scenario('rotating_x4', _rotating),
+  # 8 s of every 12 s one of the four, another one each time.
+  Scenario('bursts_8s', _burst, num_steps=600),
+  # Each of 32 for a minute in ten, so that three are slow on average.
+  Scenario('many_32', _many, device_kinds=('cpu',) * 32, num_steps=300),
 )
 
 
@@ -168,10 +187,17 @@ class _Run:
 
   def speeds(self) -> list[float]:
     """Seconds of a micro-batch of each worker now."""
+    scenario, when = self.scenario, self.now
+    if scenario.by_work:
+      when = min(1.0, self.num_done / scenario.total_micro_batches)
     return [
-      self.scenario.s_per_micro_batch
-      * (1.0 if at in self.cured else self.scenario.slowness(at, self.now))
-      for at in range(self.scenario.num_workers)
+      scenario.s_per_micro_batch
+      * (
+        scenario.new_host(when)
+        if at in self.cured
+        else scenario.slowness(at, when)
+      )
+      for at in range(scenario.num_workers)
     ]
 
   def make_step(self) -> list[_Row]:
@@ -223,15 +249,36 @@ class _Run:
 
 def _ideal_s(scenario: Scenario, tick_s: float = 1.0) -> float:
   """Time of the work if all workers were busy all the time."""
-  now, left = 0.0, float(scenario.total_micro_batches)
-  while True:
-    rate = sum(
-      1 / (scenario.s_per_micro_batch * scenario.slowness(at, now))
+
+  def rate(when: float) -> float:
+    return sum(
+      1 / (scenario.s_per_micro_batch * scenario.slowness(at, when))
       for at in range(scenario.num_workers)
     )
-    if rate * tick_s >= left:
-      return now + left / rate
-    now, left = now + tick_s, left - rate * tick_s
+
+  if scenario.by_work:
+    steps = range(scenario.num_steps)
+    each = scenario.num_workers * scenario.num_micro_batches
+    return sum(each / rate(step / scenario.num_steps) for step in steps)
+  now, left = 0.0, float(scenario.total_micro_batches)
+  while True:
+    speed = rate(now)
+    if speed * tick_s >= left:
+      return now + left / speed
+    now, left = now + tick_s, left - speed * tick_s
+
+
+class Watcher(Protocol):
+  """Sees what a simulated job does."""
+
+  def step(self, counts: dict[str, int]) -> None:
+    """A step is over, with so many micro-batches of each worker."""
+
+  def commit(self) -> None:
+    """A checkpoint was written."""
+
+  def restart(self) -> None:
+    """The job goes back to the last checkpoint."""
 
 
 def simulate(
@@ -241,6 +288,7 @@ def simulate(
   monitor: MonitorConfig | None = None,
   controller: ControllerConfig | None = None,
   seed: int = 0,
+  watcher: Watcher | None = None,
 ) -> Outcome:
   """Plays a job to its end.
 
@@ -252,6 +300,7 @@ def simulate(
     monitor: Windows and thresholds; None: the defaults.
     controller: Periods and budgets; None: the defaults.
     seed: Seed of the noise.
+    watcher: Told of steps, checkpoints and restarts.
   """
   run = _Run(scenario, random.Random(seed))
   watch = Monitor(monitor or MonitorConfig())
@@ -259,10 +308,15 @@ def simulate(
   decisions: list[Decision] = []
   num_steps, total = 0, scenario.total_micro_batches
   while run.num_done < total:
-    for at, row in enumerate(run.make_step(), 1):
+    rows = run.make_step()
+    for at, row in enumerate(rows, 1):
       _tell(watch, row, run.generation, 1e6 * at)  # Clocks do not agree.
     num_steps += 1
+    if watcher:
+      watcher.step({row['worker']: row['num_micro_batches'] for row in rows})
     if run.is_commit_due():
+      if watcher:
+        watcher.commit()
       run.commit = (run.now, run.step, run.num_done)
       watch.note_commit(_JOB, run.now)
     left = (total - run.num_done) * scenario.samples_per_micro_batch
@@ -277,6 +331,8 @@ def simulate(
       watch.note_plan(_JOB, run.plan, run.now)
     if any(isinstance(action, actions.KillRestart) for action in taken):
       run.restart()
+      if watcher:
+        watcher.restart()
   return Outcome(
     run.now, _ideal_s(scenario), num_steps, run.generation, tuple(decisions)
   )

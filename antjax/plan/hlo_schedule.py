@@ -1,0 +1,150 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which collectives of a scheduled program have products beside them.
+
+The text of a compiled program is in the order in which a device issues its
+instructions. A collective is hidden where a matrix product stands between its
+start and its end; one that is a single instruction, or ends before the next
+product, is exposed.
+"""
+
+from collections.abc import Mapping, Sequence
+import re
+
+from antjax.plan import hlo_text
+
+_INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\(')
+_OPERAND = re.compile(r'\(%?([\w.\-]+)')
+_RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
+_CHAIN = re.compile(r'chain_id="(\w+)"')
+# Kernels that libraries, Triton and Pallas have for products.
+_KERNELS = re.compile(
+  r'custom_call_target="(?:__cublas|__cudnn|__triton|tpu_custom_call)'
+)
+_COLLECTIVE = re.compile(
+  r'(all-gather|reduce-scatter|all-reduce|all-to-all|collective-permute'
+  r'|collective-broadcast|ragged-all-to-all|send|recv)(-start)?$'
+)
+
+
+def hidden(bodies: Mapping[str, Sequence[str]]) -> frozenset[str]:
+  """Names of the collectives that have a product beside them.
+
+  Args:
+    bodies: Computation -> the lines of its instructions, as scheduled.
+  """
+  reader = _Reader(bodies)
+  found: set[str] = set()
+  for name in bodies:
+    found |= reader.hidden_in(name)
+  return frozenset(found)
+
+
+class _Reader:
+  """Computations of one module, each looked at once."""
+
+  def __init__(self, bodies: Mapping[str, Sequence[str]]):
+    self._bodies = bodies
+    self._has_product: dict[str, bool] = {}
+    self._inside: dict[str, frozenset[str]] = {}
+
+  def hidden_in(self, computation: str) -> set[str]:
+    """Those that start in a computation, or in what it calls at a start."""
+    found: set[str] = set()
+    starts: dict[str, tuple[int, set[str]]] = {}  # Open ones, by name.
+    meetings: dict[str, set[str]] = {}  # Transfers, by what they share.
+    chains: dict[str, set[str]] = {}
+    busy: set[str] = set()  # Chains with a product fused to a part.
+    num_products = 0
+    for line in self._bodies[computation]:
+      instruction = _INSTRUCTION.match(line)
+      if not instruction:
+        continue
+      name, op = instruction[1], instruction[2]
+      rest = line[instruction.end() - 1 :]
+      first = _OPERAND.match(rest)
+      operand = first[1] if first else ''
+      if op.endswith('-update') and operand in starts:
+        begun, names = starts.pop(operand)
+        # A kernel of a SparseCore gets its data here.
+        at = num_products if op.startswith('custom-call') else begun
+        starts[name] = at, names
+        continue
+      if op.endswith('-done') and operand in starts:
+        begun, names = starts.pop(operand)
+        if num_products > begun:
+          found |= names
+        continue
+      if op in ('send', 'recv') or op.endswith('-start'):
+        names = {name}
+        if meeting := _RENDEZVOUS.search(rest):
+          # The send stands for both; what is waited for is the receive.
+          names = meetings.setdefault(meeting[1], set())
+          names.add(name)
+        for called in hlo_text.called(rest):
+          names = names | self._collectives(called)
+        starts[name] = num_products, names
+        continue
+      called = _called(rest)
+      has_product = self._is_product(op, rest)
+      num_products += has_product
+      for chain, names in self._chains(called).items():
+        chains.setdefault(chain, set()).update(names)
+        if has_product:
+          busy.add(chain)
+    for chain in busy:
+      found |= chains[chain]
+    return found
+
+  def _is_product(self, op: str, rest: str) -> bool:
+    if op in ('dot', 'convolution'):
+      return True
+    if op == 'custom-call' and _KERNELS.search(rest):
+      return True
+    return any(map(self._computes, _called(rest)))
+
+  def _computes(self, computation: str) -> bool:
+    """Whether a computation, or one that it calls, has a product."""
+    if computation not in self._has_product:
+      self._has_product[computation] = False
+      for line in self._bodies.get(computation, ()):
+        instruction = _INSTRUCTION.match(line)
+        if instruction and self._is_product(
+          instruction[2], line[instruction.end() - 1 :]
+        ):
+          self._has_product[computation] = True
+          break
+    return self._has_product[computation]
+
+  def _collectives(self, computation: str) -> frozenset[str]:
+    """Names of the collectives of a computation and of those it calls."""
+    if computation not in self._inside:
+      self._inside[computation] = frozenset()
+      names: set[str] = set()
+      for line in self._bodies.get(computation, ()):
+        instruction = _INSTRUCTION.match(line)
+        if not instruction:
+          continue
+        if _COLLECTIVE.match(instruction[2]):
+          names.add(instruction[1])
+        for called in hlo_text.called(line[instruction.end() - 1 :]):
+          names |= self._collectives(called)
+      self._inside[computation] = frozenset(names)
+    return self._inside[computation]
+
+  def _chains(self, called: Sequence[str]) -> dict[str, set[str]]:
+    """Chain -> its parts in computations, which a fusion has beside others."""
+    found: dict[str, set[str]] = {}
+    for computation in called:
+      for line in self._bodies.get(computation, ()):
+        instruction = _INSTRUCTION.match(line)
+        chain = _CHAIN.search(line)
+        if instruction and chain and _COLLECTIVE.match(instruction[2]):
+          found.setdefault(chain[1], set()).add(instruction[1])
+    return found
+
+
+def _called(rest: str) -> list[str]:
+  """Computations that an instruction runs, a loop's body among them."""
+  body = re.search(r'body=%?([\w.\-]+)', rest)
+  return hlo_text.called(rest) + ([body[1]] if body else [])

@@ -1,0 +1,188 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pods of TPUs or GPUs that need not be there: their devices and networks."""
+
+import dataclasses
+import importlib.resources
+import importlib.util
+import re
+from typing import Any
+
+from jax.experimental import topologies
+import numpy as np
+
+from antjax.mesh.mesh import INTER, INTRA
+
+# Memory of a device, as the makers state it, and a usual slice.
+_TPUS = {
+  'v4': (32, '2x2x2'),
+  'v5e': (16, '4x4'),
+  'v5p': (95, '2x2x2'),
+  'v6e': (32, '4x4'),
+  'tpu7x': (96, '2x2x2'),
+}
+# Usual hosts x GPUs. The facts of a card are in gpus/<name>.txtpb.
+_GPUS = {'h100': '2x8', 'h200': '2x8', 'b200': '2x8', 'gb200': '18x4'}
+# Cards whose NVLink joins the hosts of a rack.
+_RACKS = ('gb200',)
+NAMES = (*_TPUS, *_GPUS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """A kind of device, and how many are joined how.
+
+  Attributes:
+    kind: Generation of TPU or name of a GPU.
+    shape: Chips of a slice, as 4x4, or hosts x GPUs.
+    num_slices: TPU slices, or racks of hosts that NVLink joins.
+  """
+
+  kind: str
+  shape: str
+  num_slices: int
+
+  @classmethod
+  def of(cls, topology: str, num_slices: int | None = None) -> 'Target':
+    """Reads 'v5e:4x4', 'h100:4x8' or a kind alone.
+
+    Raises:
+      ValueError: An unknown kind, or slices of what has none.
+    """
+    kind, _, shape = topology.partition(':')
+    if kind not in NAMES:
+      raise ValueError(
+        f'topology={topology!r}: known are {", ".join(NAMES)}, alone or with a'
+        ' shape, as v5e:4x4 (chips of a slice) or h100:4x8 (hosts x GPUs).'
+      )
+    if kind in _TPUS:
+      return cls(kind, shape or _TPUS[kind][1], num_slices or 2)
+    if not re.fullmatch(r'([1-9]\d*x[1-9]\d*)?', shape):
+      raise ValueError(
+        f'topology={topology!r}: needed are hosts x GPUs, as {kind}:4x8.'
+      )
+    if (num_slices or 1) > 1 and kind not in _RACKS:
+      raise ValueError(
+        f'num_slices={num_slices}: NVLink joins the GPUs of one host of {kind};'
+        ' give all hosts in the topology, and leave num_slices out.'
+      )
+    return cls(kind, shape or _GPUS[kind], num_slices or 1)
+
+  @property
+  def is_gpu(self) -> bool:
+    return self.kind in _GPUS
+
+  @property
+  def name(self) -> str:
+    """As a person says it."""
+    many = f'{self.num_slices} x ' if self.num_slices > 1 else ''
+    return f'{many}{self.kind}:{self.shape}'
+
+  @property
+  def device_bytes(self) -> int:
+    """Memory of a device."""
+    if not self.is_gpu:
+      return _TPUS[self.kind][0] * 2**30
+    found = re.search(r'device_memory_size: (\d+)', _card(self.kind))
+    assert found
+    return int(found[1])
+
+  def devices(self) -> list[Any]:
+    """Its devices, on no machine.
+
+    Raises:
+      RuntimeError: The compiler is not installed, or does not load.
+      ValueError: There are no such slices.
+    """
+    return self._gpus() if self.is_gpu else self._tpus()
+
+  def _gpus(self) -> list[Any]:
+    if not is_installed('jax_plugins.xla_cuda13'):
+      raise RuntimeError(
+        f"topology={self.name} needs XLA's compiler for NVIDIA GPUs, which is"
+        ' not installed: pip install antjax[pod_gpu]; no GPU is needed.'
+      )
+    return list(
+      topologies.get_topology_desc(
+        platform='cuda',
+        topology=f'{self.num_slices}x{self.shape}',
+        target_config=_card(self.kind),
+      ).devices
+    )
+
+  def _tpus(self) -> list[Any]:
+    # A v4 chip is one device as jobs run on it, and two by libtpu's default.
+    options = {'chip_config_name': 'megacore'} if self.kind == 'v4' else {}
+    try:
+      description = topologies.get_topology_desc(
+        platform='tpu',
+        topology_name=f'{self.kind}:{self.shape}',
+        num_slices=self.num_slices,
+        **options,
+      )
+    except Exception as error:  # XLA's own, of several kinds.
+      _check_libtpu()
+      raise ValueError(
+        f'topology={self.kind}:{self.shape}, num_slices={self.num_slices}:'
+        f' libtpu knows no such slices ({" ".join(str(error).split())[:200]});'
+        ' e.g. v5e:4x4, v4:2x2x1, v5p:2x2x2, v6e:4x4.'
+      ) from error
+    return list(description.devices)
+
+  @property
+  def group_size(self) -> int:
+    """Devices that fast links join: of a slice, a host or a rack."""
+    sizes = [int(n) for n in self.shape.split('x')]
+    if self.is_gpu and self.kind not in _RACKS:
+      return sizes[-1]
+    cores = 2 if self.kind == 'tpu7x' else 1
+    return int(np.prod(sizes)) * cores
+
+  def networks(self, devices: np.ndarray) -> dict[str, str]:
+    """Axis -> the networks that it uses, of a mesh's [inter, intra] devices."""
+    fast, slow = ('NVLink', 'fabric') if self.is_gpu else ('ICI', 'DCN')
+    by_process = self.is_gpu and self.kind not in _RACKS
+
+    def home(device: Any) -> int:
+      if by_process:
+        return int(device.process_index)
+      return int(getattr(device, 'slice_index', None) or 0)
+
+    homes = np.vectorize(home, otypes=[int])(devices)
+    found = {}
+    for axis, lines in ((INTRA, homes), (INTER, homes.T)):
+      kinds = [len(set(line.tolist())) for line in lines]
+      names = [fast] * (min(kinds) < lines.shape[1] or lines.shape[1] == 1)
+      names += [slow] * (max(kinds) > 1)
+      found[axis] = ', '.join(names)
+    found['both'] = ', '.join(
+      n for n in (fast, slow) if any(n in x for x in found.values())
+    )
+    return found
+
+
+def is_installed(module: str) -> bool:
+  """Whether a module can be imported; it is not, nor are those around it."""
+  name = ''
+  for part in module.split('.'):  # `find_spec` raises where a parent is not.
+    name = f'{name}.{part}' if name else part
+    if importlib.util.find_spec(name) is None:
+      return False
+  return True
+
+
+def _card(kind: str) -> str:
+  folder = importlib.resources.files('antjax.plan') / 'gpus'
+  return (folder / f'{kind}.txtpb').read_text(encoding='utf-8')
+
+
+def _check_libtpu() -> None:
+  """Raises RuntimeError where libtpu cannot even describe a single host."""
+  try:
+    topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2')
+  except Exception as error:
+    raise RuntimeError(
+      'libtpu is installed but does not load:'
+      f' {" ".join(str(error).split())[:300]}. Another process may hold it, or'
+      ' its version may not go with this jaxlib: pip install -U jax libtpu.'
+    ) from error

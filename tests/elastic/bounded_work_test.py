@@ -1,0 +1,209 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""No request of a worker takes the coordinator's time or memory from others."""
+
+import asyncio
+from concurrent import futures
+import json
+import time
+
+import psutil
+import pytest
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import requests
+from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.protocol import Refused
+from antjax.shards import index_set
+from antjax.shards.ledger import Ledger
+from antjax.shards.ledger_spec import LedgerSpec, MAX_OPEN_EPOCHS
+from tests.elastic.coordinator_server import CoordinatorProcess
+from tests.elastic.coordinator_test import (
+  DATA_SET,
+  exchange,
+  head,
+  join,
+  run,
+  Server,
+)
+
+# The loop of a busy test machine may be late by itself; what is tested blocked
+# it for tens of seconds.
+_LATE_S = 2.0
+
+
+def position(epochs, num_records=400, shard_size=4, first=0, **fields):
+  return {
+    'version': 1,
+    'num_records': num_records,
+    'shard_size': shard_size,
+    'seed': 0,
+    'num_epochs': None,
+    'share': None,
+    'first_epoch': first,
+    'epochs': epochs,
+    **fields,
+  }
+
+
+def epochs(start, stop, done='0', marks=None):
+  return {
+    'start': start,
+    'stop': stop,
+    'done': done,
+    'assigned': None,
+    'marks': marks or {},
+    'doing': {},
+  }
+
+
+_MANY = 2 * MAX_OPEN_EPOCHS
+_LARGE_SET = index_set.encode((1 << (1 << 20)) - 1)
+HOSTILE = {
+  'epochs': position([epochs(0, 1 << 28)], 4),
+  'epochs_of_two': position([epochs(0, _MANY, '1')], 8),
+  'first_epoch': position([], first=1 << 70),
+  'a_long_first': position([epochs(0, 1 << 70)]),
+  'large_sets': position(
+    [epochs(i, i + 1, _LARGE_SET) for i in range(999)], 1 << 22
+  ),
+  'large_marks': position(
+    [epochs(0, 1, marks={str(i): _LARGE_SET for i in range(9999)})],
+    1 << 36,
+    1 << 20,
+  ),
+}
+
+
+@pytest.mark.parametrize('name', HOSTILE)
+@pytest.mark.parametrize('at_most_once', [False, True])
+def test_a_position_that_is_too_much_is_refused_at_once(name, at_most_once):
+  state = HOSTILE[name]
+  ledger = Ledger(
+    LedgerSpec(
+      num_records=state['num_records'],
+      shard_size=state['shard_size'],
+      num_epochs=None,
+      at_most_once=at_most_once,
+    )
+  )
+  ledger.lease('a', 3)
+  before = ledger.to_bytes()
+  began = time.process_time()
+  with pytest.raises(ValueError, match='epoch|runs|marks|whole'):
+    ledger.begin(state)
+  assert time.process_time() - began < _LATE_S
+  assert ledger.to_bytes() == before
+
+
+def test_as_many_epochs_as_may_be_open_are_soon_begun_and_committed():
+  ledger = Ledger(LedgerSpec(num_records=8, shard_size=4, num_epochs=None))
+  state = position(
+    [epochs(i, i + 1, '12'[i % 2]) for i in range(MAX_OPEN_EPOCHS)], 8
+  )
+  began = time.process_time()
+  ledger.begin(state)
+  ledger.commit(state)
+  assert len(ledger.lease('a', 2 * MAX_OPEN_EPOCHS)) >= MAX_OPEN_EPOCHS
+  # No more are opened; the others wait for those that are leased.
+  assert ledger.lease('b', 1) == [] and ledger.outcome() == 'WAIT'
+  Ledger.from_bytes(ledger.to_bytes()).begin(ledger.state())
+  assert time.process_time() - began < 5 * _LATE_S
+
+
+def test_epochs_that_end_in_any_order_take_little_time():
+  ledger = Ledger(LedgerSpec(num_records=4, shard_size=4, num_epochs=None))
+  shards = [shard for shard, _ in ledger.lease('a', 10_000)]
+  began = time.process_time()
+  for shard in [*shards[1::2], *shards[::2]]:
+    ledger.consume('a', shard)
+  assert time.process_time() - began < _LATE_S
+  assert ledger.num_begun_epochs == 10_000 and not ledger.num_held('a')
+
+
+class Watch:
+  """How late the event loop was, at worst, in CPU time."""
+
+  async def __aenter__(self):
+    self.late_s = 0.0
+    self._task = asyncio.ensure_future(self._watch())
+    return self
+
+  async def _watch(self):
+    while True:
+      began = time.process_time()
+      await asyncio.sleep(0.01)
+      self.late_s = max(self.late_s, time.process_time() - began - 0.01)
+
+  async def __aexit__(self, *exc):
+    self._task.cancel()
+
+
+@run
+async def test_hostile_begins_are_refused_and_harm_nobody(tmp_path):
+  async with Server(tmp_path) as server, Watch() as watch:
+    await join(server)
+    for number, state in enumerate(HOSTILE.values(), 3):
+      state = {**state, 'num_records': 400, 'shard_size': 4}
+      request = pb.BeginRequest(
+        head=head(number),
+        data_set='d',
+        pass_number=number,
+        state=json.dumps(state).encode(),
+      )
+      await server.refused('Begin', request, 'INVALID_ARGUMENT')
+    assert (await server.send('Exchange', exchange(20))).leases
+    assert watch.late_s < _LATE_S
+
+
+@pytest.mark.slow
+def test_large_requests_are_read_one_after_the_other(tmp_path):
+  state = json.dumps(position([])).encode() + b' ' * (30 << 20)
+  request = pb.BeginRequest(data_set='d', pass_number=1, state=state)
+  with CoordinatorProcess(tmp_path) as process:
+    coordinator = psutil.Process(process.process.pid)
+    clients = [
+      CoordinatorClient(process.address, job='j', client=f'w{i}')
+      for i in range(10)
+    ]
+    for client in clients:
+      client.call('CreateDataSet', pb.CreateDataSetRequest(data_set=DATA_SET))
+    before = coordinator.memory_info().rss
+    with futures.ThreadPoolExecutor(10) as threads:
+      calls = [threads.submit(c.call, 'Begin', request) for c in clients]
+      most, late_s = 0, 0.0
+      while not all(call.done() for call in calls):
+        began = time.monotonic()
+        clients[0].call('Heartbeat', pb.HeartbeatRequest())
+        late_s = max(late_s, time.monotonic() - began)
+        most = max(most, coordinator.memory_info().rss - before)
+        time.sleep(0.02)
+    for call in calls:
+      call.result()
+    for client in clients:
+      client.close()
+  print(f'{most >> 20} MiB, {late_s:.2f} s')
+  assert most < 600 << 20 and late_s < 5 * _LATE_S
+
+
+@pytest.mark.slow
+@run
+async def test_a_large_order_is_computed_beside_the_loop(tmp_path):
+  async with Server(tmp_path) as server:
+    large = pb.DataSet(name='d', num_records=1 << 22, shard_size=1)
+    await server.send(
+      'CreateDataSet', pb.CreateDataSetRequest(head=head(1), data_set=large)
+    )
+    await server.send(
+      'Begin', pb.BeginRequest(head=head(2), data_set='d', pass_number=1)
+    )
+    async with Watch() as watch:
+      assert (await server.send('Exchange', exchange(3))).leases
+    assert watch.late_s < _LATE_S
+
+
+def test_more_shards_than_are_taken_are_refused():
+  data_set = pb.DataSet(name='d', num_records=1 << 26, shard_size=1)
+  request = pb.CreateDataSetRequest(head=head(1), data_set=data_set)
+  with pytest.raises(Refused, match='shard_size=1 makes'):
+    requests.parse(type(request), request.SerializeToString())
