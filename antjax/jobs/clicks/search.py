@@ -85,6 +85,7 @@ def _suggest(trial: 'optuna.Trial', search: SearchConfig) -> dict[str, Any]:
 def _study(config: Config, job: job_lib.Job) -> 'optuna.Study':
   try:
     import optuna
+    from sqlalchemy import pool
   except ImportError as e:
     raise RuntimeError(
       "search.num_trials needs Optuna: pip install 'antjax[search]'."
@@ -92,9 +93,14 @@ def _study(config: Config, job: job_lib.Job) -> 'optuna.Study':
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   lower = config.best_metric.endswith(('log_loss', 'ece'))
   path = (job.run_dir / _DATABASE).absolute()
+  storage = optuna.storages.RDBStorage(
+    f'sqlite:///{path}',
+    # Connections are closed when they are done with, not at the very end.
+    engine_kwargs={'poolclass': pool.NullPool},
+  )
   study = optuna.create_study(
     study_name=config.model,
-    storage=f'sqlite:///{path}',
+    storage=storage,
     sampler=optuna.samplers.TPESampler(seed=config.seed),
     direction='minimize' if lower else 'maximize',
     load_if_exists=True,
