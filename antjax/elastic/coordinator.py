@@ -27,12 +27,12 @@ from antjax.elastic.protocol import (
   beat_s,
   MAX_HOSTS,
   METHODS,
-  OPERATOR,
   Refused,
   stale,
 )
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import RendezvousConfig
+from antjax.elastic.rotation import Rotating, rotating_tls
 from antjax.elastic.service import make_server, max_connections, Service
 from antjax.elastic.status_page import StatusPage
 from antjax.elastic.unheard import Unheard
@@ -109,12 +109,10 @@ async def serve(
     RuntimeError: The journal or the port cannot be had, or the journal not be
       written any more.
   """
-  tokens = (
-    security.read_tokens(config.token_file)
-    if config.token_file
-    else security.RoleTokens()
-  )
-  tls = security.read_tls(config.tls_dir) if config.tls_dir else None
+  tokens: Callable[[], security.RoleTokens] = security.RoleTokens
+  if file := config.token_file:
+    tokens = Rotating(lambda: security.read_tokens(file), [file])
+  tls = rotating_tls(config.tls_dir) if config.tls_dir else None
   policy_fn = policy.resolve(config.policy)
   with Journal(config.journal) as journal:
     jobs = writer.load(journal)
@@ -155,16 +153,15 @@ async def serve(
 def _status_page(
   config: CoordinatorConfig,
   coordinator: 'Coordinator',
-  tokens: security.RoleTokens,
+  tokens: Callable[[], security.RoleTokens],
 ) -> StatusPage | None:
   if config.status_port is None:
     return None
-  token = next((token for token, role in tokens.roles if role == OPERATOR), b'')
   return StatusPage(
     coordinator.snapshot,
     address=config.address,
     port=config.status_port,
-    token=token.decode(),
+    tokens=lambda: tokens().page_tokens(),
     tls=security.page_tls(config.tls_dir) if config.tls_dir else None,
     is_insecure=config.is_insecure,
   )
@@ -374,9 +371,12 @@ class Coordinator:
     return message.reason
 
   async def _status(self, request: pb.StatusRequest, data: bytes) -> bytes:
-    del request, data
+    del data
     await self.writer.settled()
-    text = json.dumps(self.snapshot()).encode()
+    snapshot = self.snapshot()
+    if job := request.head.job:
+      snapshot['jobs'] = [one for one in snapshot['jobs'] if one['name'] == job]
+    text = json.dumps(snapshot).encode()
     return pb.StatusReply(json=text).SerializeToString()
 
   def _note_exit(self, request: pb.AgentBeatRequest, now: float) -> None:

@@ -15,10 +15,10 @@ from antjax.shards.ledger_spec import LedgerSpec
 
 _BEATS_PER_S = 2000
 SERVICE = 'antjax.v1.Coordinator'
-OPERATOR = 'operator'
+OPERATOR, VIEWER = 'operator', 'viewer'
 # Hosts of a job: workers and agents; also the clients that a job remembers.
 MAX_HOSTS = 20_000
-ROLES = ('worker', 'agent', OPERATOR)
+ROLES = ('worker', 'agent', OPERATOR, VIEWER)
 
 Code = Literal[
   'INVALID_ARGUMENT',  # The request is wrong.
@@ -87,7 +87,7 @@ METHODS = {
     pb.AgentBeatRequest, pb.AgentBeatReply, 'agent', is_journaled=False
   ),
   'Status': ServiceMethod(
-    pb.StatusRequest, pb.StatusReply, OPERATOR, is_journaled=False
+    pb.StatusRequest, pb.StatusReply, VIEWER, is_journaled=False
   ),
   'Operate': ServiceMethod(pb.OperateRequest, pb.Empty, OPERATOR),
 }

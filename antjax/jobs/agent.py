@@ -34,7 +34,7 @@ from absl import flags
 
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import host_sockets, security
+from antjax.elastic import host_sockets, rotation, security
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.process_group import Guard, Output
 from antjax.jobs import script, worker_env
@@ -90,8 +90,8 @@ class Config:
   ] = ''
   token_file: Annotated[
     str,
-    'File with the lines `agent <token>` and `worker <token>`; empty: the'
-    ' coordinator wants none.',
+    'File with the lines `agent <token> [job]` and `worker <token> [job]`; its'
+    ' workers get the second one only. Empty: the coordinator wants none.',
   ] = ''
   tls_dir: Annotated[
     str, 'Folder with ca.pem, cert.pem and key.pem; empty: no TLS.'
@@ -124,12 +124,13 @@ def worker_environment(
   assignment: pb.Assignment,
   compilation_cache: str,
   base: Mapping[str, str],
+  token_file: str = '',
 ) -> dict[str, str]:
-  """The environment of a worker: what JAX and antjax/jobs/job.py read."""
-  token_file, tls_dir = (
-    os.path.abspath(path) if path else ''
-    for path in (config.token_file, config.tls_dir)
-  )
+  """The environment of a worker: what JAX and antjax/jobs/job.py read.
+
+  `token_file` has the worker's token only, not the agent's.
+  """
+  tls_dir = os.path.abspath(config.tls_dir) if config.tls_dir else ''
   own = {
     'ANTJAX_COORDINATOR': config.coordinator,
     'ANTJAX_JOB': config.job,
@@ -151,6 +152,30 @@ def worker_environment(
   )
 
 
+class _Tokens:
+  """The agent's token; a file of its own has the worker's.
+
+  Both are those of `--token_file` as it is now.
+  """
+
+  def __init__(self, config: Config, folder: str):
+    self.path = os.path.join(folder, 'worker-token')
+    self._file, self._job = config.token_file, config.job
+    self._token = rotation.Rotating(self._read, [config.token_file])
+
+  def __call__(self) -> str:
+    return self._token()
+
+  def _read(self) -> str:
+    token = security.read_token(self._file, 'agent', self._job)
+    worker = security.read_token(self._file, 'worker', self._job)
+    new = f'{self.path}.new'
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT, 0o600), 'w') as file:
+      file.write(f'worker {worker} {self._job}\n')
+    os.replace(new, self.path)
+    return token
+
+
 def main(config: Config, command: Sequence[str]) -> int:
   """Supervises the worker to its end; returns the exit code."""
   name = config.name or socket.gethostname()
@@ -167,20 +192,19 @@ def main(config: Config, command: Sequence[str]) -> int:
       )
     address = config.address or own_address(config.coordinator)
     host_sockets.free_port(address)
+    folder = tempfile.mkdtemp(prefix='antjax-agent-')
+    tokens = _Tokens(config, folder) if config.token_file else None
     client = CoordinatorClient(
       config.coordinator,
       job=config.job,
       client=name,
-      token=security.read_token(config.token_file, 'agent')
-      if config.token_file
-      else '',
+      token=tokens or '',
       tls_dir=config.tls_dir,
     )
     held = host_sockets.hold_name(f'{config.job}/{name}/{address}')
   except (OSError, RuntimeError, ValueError) as error:
     say(f'{error}')
     return 2
-  folder = tempfile.mkdtemp(prefix='antjax-cache-')
   guard = Guard(keep=[held.fileno()], folders=[folder])
   cache = (
     config.compilation_cache
@@ -192,7 +216,12 @@ def main(config: Config, command: Sequence[str]) -> int:
       client,
       command,
       worker_env=lambda assignment: worker_environment(
-        config, name, assignment, cache, os.environ
+        config,
+        name,
+        assignment,
+        cache,
+        os.environ,
+        tokens.path if tokens else '',
       ),
       address=address,
       output=Output(),
