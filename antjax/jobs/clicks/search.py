@@ -4,6 +4,7 @@
 
 import dataclasses
 from typing import Any, TYPE_CHECKING
+import weakref
 
 from absl import logging
 
@@ -85,7 +86,6 @@ def _suggest(trial: 'optuna.Trial', search: SearchConfig) -> dict[str, Any]:
 def _study(config: Config, job: job_lib.Job) -> 'optuna.Study':
   try:
     import optuna
-    from sqlalchemy import pool
   except ImportError as e:
     raise RuntimeError(
       "search.num_trials needs Optuna: pip install 'antjax[search]'."
@@ -93,11 +93,7 @@ def _study(config: Config, job: job_lib.Job) -> 'optuna.Study':
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   lower = config.best_metric.endswith(('log_loss', 'ece'))
   path = (job.run_dir / _DATABASE).absolute()
-  storage = optuna.storages.RDBStorage(
-    f'sqlite:///{path}',
-    # Connections are closed when they are done with, not at the very end.
-    engine_kwargs={'poolclass': pool.NullPool},
-  )
+  storage = optuna.storages.RDBStorage(f'sqlite:///{path}')
   study = optuna.create_study(
     study_name=config.model,
     storage=storage,
@@ -105,6 +101,7 @@ def _study(config: Config, job: job_lib.Job) -> 'optuna.Study':
     direction='minimize' if lower else 'maximize',
     load_if_exists=True,
   )
+  weakref.finalize(study, storage.engine.dispose)  # Closes its connections.
   # A trial that was cut short is told so, and another one takes its place.
   for trial in study.get_trials(
     deepcopy=False, states=[optuna.trial.TrialState.RUNNING]
