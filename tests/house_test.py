@@ -87,9 +87,9 @@ _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
   'antjax/data': 11_500,  # See docs/design/house.md.
-  'antjax/elastic': 9_660,
+  'antjax/elastic': 9_675,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 14_100,  # See docs/design/house.md.
+  'antjax/jobs': 14_130,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
   'antjax/shards': 2_968,

@@ -27,7 +27,8 @@ MAX_MESSAGE_BYTES = 64 << 20
 _TRY_TIMEOUT_S = 10.0  # For one answer.
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0
 _ROTATION_S = 120.0  # Until all have the new token of a file.
-_QUIET_S = 5.0  # A coordinator that restarts is no news.
+# A coordinator that restarts is no news; one that stays away is, and again.
+_QUIET_S, _SAY_S = 5.0, 600.0
 _LOST = ('rst_stream', 'stream removed', 'socket closed', 'connection reset')
 
 
@@ -154,7 +155,7 @@ class CoordinatorClient:
   ) -> Any:
     began = time.monotonic()
     delay, was_logged = _FIRST_DELAY_S, False
-    was_known = self._is_known
+    was_known, next_s = self._is_known, _QUIET_S
     while not self._closed.is_set():
       left = began + give_up_s - time.monotonic()
       try:
@@ -196,13 +197,12 @@ class CoordinatorClient:
           f' {waited:.0f} s ({reason}); check that it runs there and can be'
           f' reached, that the port is its own, and {self._check_tls}.'
         )
-      if waited >= _QUIET_S and not was_logged:
+      if waited >= next_s:
         logging.warning(
-          'The coordinator at %s is not there; waiting (%s).',
-          self.address,
-          reason,
+          'The coordinator at %s has not answered for %.0f s; waiting (%s).',
+          *(self.address, waited, reason),
         )
-        was_logged = True
+        was_logged, next_s = True, max(_SAY_S, 2 * next_s)
       self._closed.wait(delay * random.uniform(0.5, 1.0))
       delay = min(2 * delay, _MAX_DELAY_S)
     raise CoordinatorGoneError(

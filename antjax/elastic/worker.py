@@ -126,6 +126,9 @@ class Agent:
       num_workers=jax.process_count(),
       token=rotating_token(token_file, 'worker', job) if token_file else '',
       tls_dir=env.get('ANTJAX_TLS_DIR', ''),
+      give_up_s=options.pop(
+        'give_up_s', float(env.get('ANTJAX_GIVE_UP_S', 'inf'))
+      ),
       timeline=os.path.join(run_dir, file) if run_dir else None,
       **options,
     )

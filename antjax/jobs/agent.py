@@ -15,8 +15,8 @@ SIGTERM means that this host goes away: the worker may save for --grace_s
 seconds. Ctrl-C does the same without a limit; a second one kills. Whatever ends
 the agent, `kill -9` included, ends its worker.
 
-Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced;
-128 + signal after a signal.
+Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced, or
+no coordinator came back within --give_up_s; 128 + signal after a signal.
 
 Needs no JAX itself: it only minds processes.
 """
@@ -24,6 +24,7 @@ Needs no JAX itself: it only minds processes.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -107,13 +108,27 @@ class Config:
     ' share, since JAX writes it on rank 0. Empty: JAX_COMPILATION_CACHE_DIR,'
     ' or a folder of this agent.',
   ] = ''
+  give_up_s: Annotated[
+    float,
+    'Seconds that this host and its worker wait for a coordinator that is away;'
+    ' then this exits with 75. 0: as long as it takes, with a warning.',
+  ] = 0.0
+  alive_file: Annotated[
+    str, 'File that is touched every few seconds, for a probe; empty: none.'
+  ] = ''
   grace_s: Annotated[
     float,
     'Seconds that the worker has to save after a SIGTERM, before SIGKILL.',
   ] = 30.0
 
   def __post_init__(self) -> None:
-    for name in ('min_hosts', 'max_hosts', 'devices_per_host', 'grace_s'):
+    for name in (
+      'min_hosts',
+      'max_hosts',
+      'devices_per_host',
+      'give_up_s',
+      'grace_s',
+    ):
       if getattr(self, name) < 0:
         raise ValueError(f'{name}={getattr(self, name)} must not be negative.')
 
@@ -138,6 +153,7 @@ def worker_environment(
     'ANTJAX_GENERATION': str(assignment.generation),
     'ANTJAX_TOKEN_FILE': token_file,
     'ANTJAX_TLS_DIR': tls_dir,
+    'ANTJAX_GIVE_UP_S': str(config.give_up_s or 'inf'),
     'JAX_COMPILATION_CACHE_DIR': compilation_cache,
     # A restart is to compile nothing, however short it took.
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -183,6 +199,7 @@ def main(config: Config, command: Sequence[str]) -> int:
   def say(message: str) -> None:
     print(f'agent {name}: {message}', file=sys.stderr, flush=True)
 
+  folder = tempfile.mkdtemp(prefix='antjax-agent-')
   try:
     command = worker_env.found_command(command)
     if config.max_hosts and not 0 < config.min_hosts <= config.max_hosts:
@@ -192,7 +209,6 @@ def main(config: Config, command: Sequence[str]) -> int:
       )
     address = config.address or own_address(config.coordinator)
     host_sockets.free_port(address)
-    folder = tempfile.mkdtemp(prefix='antjax-agent-')
     tokens = _Tokens(config, folder) if config.token_file else None
     client = CoordinatorClient(
       config.coordinator,
@@ -204,6 +220,7 @@ def main(config: Config, command: Sequence[str]) -> int:
     held = host_sockets.hold_name(f'{config.job}/{name}/{address}')
   except (OSError, RuntimeError, ValueError) as error:
     say(f'{error}')
+    shutil.rmtree(folder, ignore_errors=True)
     return 2
   guard = Guard(keep=[held.fileno()], folders=[folder])
   cache = (
@@ -228,6 +245,8 @@ def main(config: Config, command: Sequence[str]) -> int:
       guard=guard,
       say=say,
       grace_s=config.grace_s,
+      give_up_s=config.give_up_s or float('inf'),
+      alive_file=config.alive_file,
       is_direct=sys.stderr.isatty(),
       min_hosts=config.min_hosts,
       max_hosts=config.max_hosts,
