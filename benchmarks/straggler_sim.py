@@ -46,6 +46,8 @@ class Scenario:
     s_per_micro_batch: Seconds per micro-batch of a worker with slowness 1.
     samples_per_micro_batch: Records.
     overhead_s: Seconds of a step for exchange and update.
+    own_overhead_s: More of them, of a worker with slowness 1; a slow one takes
+      longer, whatever its micro-batches.
     noise: Largest share by which a worker's time varies from step to step.
     restart_s: From a kill to the first step of the next generation.
     commit_s: Between checkpoints; work since the last is repeated.
@@ -59,6 +61,7 @@ class Scenario:
   s_per_micro_batch: float = 0.125
   samples_per_micro_batch: int = 32
   overhead_s: float = 0.01
+  own_overhead_s: float = 0.0
   noise: float = 0.02
   restart_s: float = 20.0
   commit_s: float = 60.0
@@ -203,15 +206,16 @@ class _Run:
   def make_step(self) -> list[_Row]:
     """Makes a step; returns what the workers say of it."""
     scenario = self.scenario
-    counts, times = [], []
-    for name, each in zip(self.names(), self.speeds()):
+    counts, times, speeds = [], [], self.speeds()
+    for name, each in zip(self.names(), speeds):
       count = self.plan.num_micro_batches.get(name, scenario.num_micro_batches)
       if self.plan.deadline_s and count:
         count = min(count, max(1, math.ceil(self.plan.deadline_s / each)))
       vary = 1 + scenario.noise * (2 * self.noise.random() - 1)
       counts.append(count)
       times.append(count * each * vary)
-    longest = max(times)
+    own = scenario.own_overhead_s / scenario.s_per_micro_batch
+    longest = max(t + own * each for t, each in zip(times, speeds))
     self.now += longest + scenario.overhead_s
     self.step += 1
     self.num_done += sum(counts)

@@ -81,6 +81,27 @@ def expire_workers(
   return True
 
 
+def recover(job: JobState, message: pb.RecoverJob, now: float) -> bool:
+  """Makes a job of which the journal lost a part begin at its checkpoint.
+
+  Nobody who was there before is heard any more, and their generation is over.
+  """
+  if message.revision <= job.revision:
+    return False
+  reason = message.reason[:_MAX_TEXT]
+  job.revision = job.least_revision = message.revision
+  job.generation = message.generation
+  if job.phase == 'running':
+    last = job.history[-1]
+    last.ended_unix_s, last.reason = now, reason
+  job.phase, job.is_success = 'waiting', False
+  _release_all(job)
+  for data in job.sets.values():
+    data.generation, data.begun_by = -1, set()
+  job.actions.append((now, reason))
+  return True
+
+
 def set_plan(job: JobState, message: pb.SetPlan, now: float) -> bool:
   """Puts a plan in force, unless the job has ended."""
   del now

@@ -83,6 +83,8 @@ class JobState:
   actions: deque[tuple[float, str]] = dataclasses.field(
     default_factory=lambda: deque(maxlen=MAX_ACTIONS)
   )
+  revision: int = 0  # Number of durable changes; jumps in `recover`.
+  least_revision: int = 0  # Who knows an earlier one is fenced off.
   last_step: int = -1  # Of the last committed checkpoint; -1: none.
   committed_unix_s: float = 0.0
 
@@ -119,7 +121,7 @@ class JobState:
   @classmethod
   def from_json(cls, fields: dict[str, Any], blobs: list[bytes]) -> 'JobState':
     """Makes the job that `to_json` has stored."""
-    job = cls(**{name: fields[name] for name in _PLAIN})
+    job = cls(**{name: fields[name] for name in _PLAIN if name in fields})
     job.plan = pb.Plan.FromString(_bytes(fields['plan']))
     for name, data in fields['sets'].items():
       job.sets[name] = DataSetState(

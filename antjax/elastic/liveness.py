@@ -11,8 +11,7 @@ import dataclasses
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.job_state import JobState
-
-_MAX_WORKERS = 20_000  # Per job.
+from antjax.elastic.protocol import MAX_HOSTS
 
 
 @dataclasses.dataclass
@@ -101,7 +100,7 @@ class Liveness:
     pulse = workers.get(worker)
     if pulse is None or pulse.generation != generation:
       pulse = _Pulse(generation, now, now)
-      if worker in workers or len(workers) < _MAX_WORKERS:
+      if worker in workers or len(workers) < MAX_HOSTS:
         workers[worker] = pulse
     return pulse
 

@@ -60,7 +60,9 @@ class Rendezvous:
     room = self._rooms.get(job)
     if room is None:
       return []
-    living = [agent for agent in room.agents() if self._is_living(agent, now)]
+    living = [
+      agent for agent in room.agents() if self._is_living(agent, room, now)
+    ]
     return sorted(living, key=lambda agent: natural_order(agent.name))
 
   def restarts_left(self, job: JobState) -> int:
@@ -91,12 +93,18 @@ class Rendezvous:
         0 if job.is_success else EXIT_FAILED,
         job_control.why_ended(job, is_new=not has_run),
       )
-    if job.phase == 'running' and agent.name in job.members:
-      return self._answer_member(agent, job, room)
+    rank = room.rank(job, agent.name) if job.phase == 'running' else None
+    if rank is not None:
+      return self._answer_member(agent, job, room, rank)
     if agent.name in job.replaced and has_run:  # A new one may take part.
       reason = job.history[-1].reason if job.history else ''
       return _exit(EXIT_REPLACED, f'this host is replaced: {reason}')
     return pb.AgentBeatReply() if agent.is_idle else _kill(agent)
+
+  def beat_s(self, job: str) -> float:
+    """Seconds between two beats of an agent of a job; 0: as it is set up."""
+    room = self._rooms.get(job)
+    return room.beat_s() if room else 0.0
 
   def decide(
     self, job: JobState, now: float, hung: Collection[str] = ()
@@ -109,7 +117,7 @@ class Rendezvous:
       hung: Workers that live and make no progress, or do not say so any more.
     """
     room = self._room(job.name, now)
-    room.forget_lost(now - 10 * self._config.agent_timeout_s)
+    room.forget_lost(now - 10 * self._timeout_s(room))
     if job.phase == 'running':
       return self._end(job, room, now, hung)
     if job.phase == 'ended':
@@ -129,13 +137,16 @@ class Rendezvous:
   def _room(self, name: str, now: float) -> Room:
     return self._rooms.setdefault(name, Room(now))
 
-  def _is_living(self, agent: AgentRecord, now: float) -> bool:
-    return now - agent.last_seen <= self._config.agent_timeout_s
+  def _is_living(self, agent: AgentRecord, room: Room, now: float) -> bool:
+    return now - agent.last_seen <= self._timeout_s(room)
 
-  @property
-  def _fresh_s(self) -> float:
+  def _timeout_s(self, room: Room) -> float:
+    """Silence after which an agent is lost; in a large job they beat less."""
+    return max(self._config.agent_timeout_s, 6 * room.beat_s())
+
+  def _fresh_s(self, room: Room) -> float:
     """An agent that is well beats several times in so long."""
-    return self._config.agent_timeout_s / 3
+    return self._timeout_s(room) / 3
 
   def _num_hosts(self, room: Room) -> tuple[int, int]:
     """(minimum, maximum) of a job; 0: no maximum."""
@@ -144,7 +155,7 @@ class Rendezvous:
   # --- Running. ---------------------------------------------------------------
 
   def _answer_member(
-    self, agent: AgentRecord, job: JobState, room: Room
+    self, agent: AgentRecord, job: JobState, room: Room, rank: int
   ) -> pb.AgentBeatReply:
     """What a member of the running generation is to do."""
     if agent.beat.generation == job.generation and not agent.is_idle:
@@ -159,7 +170,7 @@ class Rendezvous:
         command=pb.AgentBeatReply.RUN,
         assignment=pb.Assignment(
           generation=job.generation,
-          rank=job.members.index(agent.name),
+          rank=rank,
           num_hosts=len(job.members),
           jax_coordinator=job.jax_coordinator,
         ),
@@ -171,7 +182,7 @@ class Rendezvous:
   ) -> list[Message]:
     """EndGeneration if this one is over; else asks it to stop where needed."""
     problems = sorted(
-      problems_of(job, room, self._config.agent_timeout_s, now, hung),
+      problems_of(job, room, self._timeout_s(room), now, hung),
       key=lambda one: one.at,
     )
     stop = room.stop(job.generation)
@@ -180,7 +191,7 @@ class Rendezvous:
       if not stop and first.is_exit:
         # A host that died breaks its peers' connections before it is missed.
         silent = silent_members(job, room, first.at)
-        if silent and now - first.at < self._fresh_s:
+        if silent and now - first.at < self._fresh_s(room):
           return []
         causes = [
           f'; {name}: no beat of its agent for {now - at:.0f} s, which may be'
@@ -277,7 +288,7 @@ class Rendezvous:
         for agent in room.current_agents()
         if not agent.may_run
         and not agent.is_leaving
-        and now - agent.last_seen <= self._fresh_s
+        and now - agent.last_seen <= self._fresh_s(room)
         and not (agent.name in job.replaced and agent.beat.generation)
       ),
       key=lambda agent: natural_order(agent.name),
@@ -288,14 +299,14 @@ class Rendezvous:
     config = self._config
     over_s = now - room.over_since(job.generation, now)
     if over_s < config.kill_timeout_s and any(
-      agent.may_run and self._is_living(agent, now) for agent in room.agents()
+      agent.may_run and self._is_living(agent, room, now)
+      for agent in room.agents()
     ):
       return []  # The last generation still runs somewhere.
     last = set(job.history[-1].members) if job.history else set()
-    if (
-      not all(room.current(name) for name in last)
-      and now - room.since <= config.agent_timeout_s
-    ):
+    if not all(
+      room.current(name) for name in last
+    ) and now - room.since <= self._timeout_s(room):
       return []  # The coordinator is new: the others will speak up.
     candidates = self._candidates(job, room, now)
     min_hosts, max_hosts = self._num_hosts(room)
