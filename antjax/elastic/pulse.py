@@ -92,6 +92,7 @@ class Pulse:
     self._thread: threading.Thread | None = None
     self._fatal: Exception | None = None
     self._step, self._num_samples = 0, 0
+    self._asked_s = 0.0  # Between heartbeats, as the coordinator wants it.
     self._batch_times: deque[pb.BatchTime] = deque(maxlen=_MAX_BATCH_TIMES)
     self._commit: pb.CommitRequest | None = None
     self._process = psutil.Process()
@@ -162,7 +163,7 @@ class Pulse:
         self._deliver_commit()
         self.before_beat()
         self._beat()
-        self._beat_now.wait(self.heartbeat_s)
+        self._beat_now.wait(max(self.heartbeat_s, self._asked_s))
     except Exception as error:
       if self.is_ending:
         return
@@ -203,6 +204,7 @@ class Pulse:
       ),
       give_up_s=give_up_s,
     )
+    self._asked_s = reply.beat_s
     self.log.add_steps(times)
     if reply.plan.version > self.plan.version:
       self.plan = reply.plan

@@ -87,7 +87,7 @@ def _least(
   for group in range(stack.num_groups):
     mine = positions[group * members : (group + 1) * members]
     owners = np.unique(np.concatenate(mine)) // stack.rows_per_device
-    total += np.count_nonzero(owners % stack.num_groups != group)
+    total += int(np.count_nonzero(owners % stack.num_groups != group))
   return total / len(positions)
 
 

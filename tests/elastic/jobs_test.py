@@ -515,6 +515,18 @@ def test_workers_under_agents_are_given_up_when_silent_or_stuck(jobs):
     assert liveness.hung(job, now) == (['b'] if now > 130 else []), now
 
 
+def test_what_has_taken_long_before_may_take_as_long_again(jobs):
+  liveness = Liveness(1000.0, 10.0)
+  start(jobs, 'a')
+  a = said('a', 1)
+  for now, step in ((0.0, 1), (8.0, 2), (17.0, 3)):
+    liveness.note_progress(a, now, (step, step))
+  job = jobs.job('j')
+  assert liveness.has_stepped(job)
+  assert liveness.hung(job, 17.0 + 26.0) == []
+  assert liveness.hung(job, 17.0 + 28.0) == ['a']
+
+
 def test_a_worker_that_starts_has_time_to_compile(jobs):
   start(jobs, 'a')
   liveness = Liveness(lease_timeout_s=30, progress_timeout_s=100)
