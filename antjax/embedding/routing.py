@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from antjax.embedding.layout import Stack, TableSpec
+from antjax.embedding.layout import Levels, Stack, TableSpec
 from antjax.mesh.paro import Level
 
 PAD = -1  # The id, and the index, of "nothing": its vector is zero.
@@ -96,6 +96,7 @@ def deduplicate(
   *,
   max_unique: int | None,
   capacity_factor: float,
+  levels: Levels = 'auto',
 ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
   """Per device: every array as indices into its distinct positions.
 
@@ -104,6 +105,7 @@ def deduplicate(
     arrays: int32 [num_devices, n] positions each; PAD stays PAD.
     max_unique: Option of `EmbeddingTables`.
     capacity_factor: Option of `EmbeddingTables`.
+    levels: Option `exchange_levels` of it.
 
   Returns:
     (indices, routing): an array of indices for each of `arrays`, and
@@ -117,7 +119,7 @@ def deduplicate(
   size = min(num_ids, stack.num_positions)
   if max_unique is not None:
     size = min(size, max_unique)
-  ex = stack.exchange(size, capacity_factor)
+  ex = stack.exchange(size, capacity_factor, levels=levels)
   positions = np.full((num_devices, size), stack.num_positions, np.int32)
   shift = np.empty((num_devices,), np.int32)
   index = np.empty_like(every)
