@@ -56,6 +56,9 @@ class Exchange:
     """
     if len(positions) <= self.capacity:
       return self.one_round
+    starts = np.arange(self.num_owners + 1) * self.rows_per_device
+    if np.diff(np.searchsorted(positions, starts)).max() <= self.capacity:
+      return self.one_round
     # Sorted: a bucket overflows iff its first and (C+1)-th entry are in it.
     head, tail = positions[: -self.capacity], positions[self.capacity :]
     owner, row = np.divmod(head, self.rows_per_device)
