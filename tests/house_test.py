@@ -87,7 +87,7 @@ _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
   'antjax/data': 11_725,  # See docs/design/house.md.
-  'antjax/elastic': 9_777,
+  'antjax/elastic': 9_783,
   'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 14_130,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
@@ -96,8 +96,8 @@ _OVER_BUDGET = {
   'antjax/train': 5_710,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 11_660,
-  'tests': 59_790,  # See docs/design/house.md.
+  'benchmarks': 11_786,
+  'tests': 60_100,  # See docs/design/house.md.
   'antjax/networks': 2_660,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -314,6 +314,7 @@ class WorkerRecord:
       is_input_bound=input_share >= 0.5,
       noise=self.noise,
       history=self._history(now),
+      newest=tuple(self._newest),
       num_steps=num_steps,
       num_samples=num_samples,
       samples_per_micro_batch=num_samples / moments.x if moments.x else 0.0,
