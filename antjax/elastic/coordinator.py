@@ -328,6 +328,7 @@ class Coordinator:
       is_stopping=job.is_stopping,
       revision=job.revision,
       beat_s=beat_s(0.0, len(job.members)),
+      mtbf_s=job.mtbf_s,
     ).SerializeToString()
     if request.plan_version < job.plan.version or not job.plan.version:
       reply += self._plans.field(job)

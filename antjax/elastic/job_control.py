@@ -60,6 +60,7 @@ def end_generation(
     last = job.history[-1]
     last.ended_unix_s = now
     last.reason, last.counts = reason, message.counts
+    job.mtbf_s = job.measured_mtbf_s()
   job.is_restart_asked, job.replace_asked = False, []
   job.actions.append((now, f'generation {job.generation} ended: {reason}'))
   return True

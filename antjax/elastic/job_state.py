@@ -90,6 +90,7 @@ class JobState:
   error: str = ''
   num_same_errors: int = 0
   error_step: int = -1
+  mtbf_s: float = 0.0  # Mean time between the last faults; 0: none was seen.
   last_step: int = -1  # Of the last committed checkpoint; -1: none.
   committed_unix_s: float = 0.0
 
@@ -99,6 +100,16 @@ class JobState:
       return 0
     is_same = error == self.error and self.error_step == self.last_step
     return 1 + (self.num_same_errors if is_same else 0)
+
+  def measured_mtbf_s(self) -> float:
+    """Seconds that generations have run for each end that counts; 0: none."""
+    ran = [
+      record.ended_unix_s - record.started_unix_s
+      for record in self.history
+      if record.ended_unix_s is not None
+    ]
+    faults = sum(record.counts for record in self.history)
+    return max(1.0, sum(ran) / faults) if faults else 0.0
 
   @property
   def data_sets(self) -> dict[str, Ledger]:

@@ -364,6 +364,22 @@ def test_generations_are_recorded(jobs):
   assert start(jobs, 'a') == 2  # It is over.
 
 
+def test_the_time_between_faults_is_measured(jobs):
+  assert jobs.job('j').mtbf_s == 0.0
+  for begin, until, counts_ in (
+    (0, 100, True),
+    (200, 500, False),
+    (500, 600, True),
+  ):
+    message = pb.StartGeneration(job='j', members=['a'], jax_coordinator='h:1')
+    jobs.apply(message, begin)
+    generation = jobs.job('j').generation
+    jobs.apply(
+      pb.EndGeneration(job='j', generation=generation, counts=counts_), until
+    )
+  assert jobs.job('j').mtbf_s == 250.0
+
+
 def test_what_is_remembered_of_a_job_is_bounded(jobs):
   for _ in range(500):
     start(jobs, 'a')
