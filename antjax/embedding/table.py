@@ -397,5 +397,5 @@ class EmbeddingTables:
   def bytes_per_device(self) -> dict[str, int]:
     """Stack name to bytes of its table and slots on each device."""
     sizes = jax.tree.map(lambda x: x.size * x.dtype.itemsize, self.shapes)
-    pieces = {name: stack.num_owners for name, stack in self._stacks.items()}
-    return {n: sum(jax.tree.leaves(sizes[n])) // pieces[n] for n in pieces}
+    of = self._stacks
+    return {n: sum(jax.tree.leaves(sizes[n])) // of[n].num_owners for n in of}
