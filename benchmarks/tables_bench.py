@@ -10,8 +10,8 @@ r"""Embedding tables and wide logs: bytes by count, host work, memory.
 prints a JSON line a case. `exchange` counts what devices send between groups,
 as a multiple of the least (`embedding/traffic.py`), in one level and two.
 `routing` times `routing.deduplicate` for 8 devices x 8,192 x 26 ids. `memory`
-is the peak of new tables, and of tables in the order of checkpoints, beyond what
-was held, as a multiple of the state, on 8 virtual devices. `prepare` makes
+is the peak of new tables, and of tables in the order of checkpoints, beyond
+what was held, as a multiple of the state, on 8 virtual devices. `prepare` makes
 tasks of 1,000 feature columns, in CPU seconds beside DuckDB's sort of them.
 """
 
@@ -129,8 +129,8 @@ def memory(num_tables: int = 8) -> Iterator[dict[str, Any]]:
   names = {spec.name: spec.name for spec in specs}
   tables = EmbeddingTables(specs, names, mesh=make_mesh(intra=4))
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tables.shapes))
-  init = jax.jit(tables.init, out_shardings=tables.shardings())
-  init = init.lower(jax.random.key(0)).compile()
+  jitted = jax.jit(tables.init, out_shardings=tables.shardings())
+  init = jitted.lower(jax.random.key(0)).compile()
   state, peak = _with_peak(lambda: init(jax.random.key(0)))
   _, save = _with_peak(lambda: tables.to_canonical(state))
   yield {

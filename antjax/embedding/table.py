@@ -182,8 +182,7 @@ class EmbeddingTables:
       positions[stack].append(
         feature.positions(np.asarray(leaf)).reshape(num_devices, -1)
       )
-    indices: dict[str, list[np.ndarray]] = {}
-    routing = {}
+    indices, routing = dict[str, list[np.ndarray]](), {}
     for name, arrays in positions.items():
       if arrays:
         indices[name], routing[name] = routing_lib.deduplicate(
