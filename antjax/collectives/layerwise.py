@@ -18,7 +18,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from antjax.collectives import transition
+from antjax.collectives import layer_loop, transition
 from antjax.collectives.choose import Collectives
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
@@ -30,7 +30,14 @@ _GATHERED = 'antjax_gathered_layer'
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=('piece', 'slot'),
-  meta_fields=('spec', 'params_level', 'grads_level', 'how', 'is_kept'),
+  meta_fields=(
+    'spec',
+    'params_level',
+    'grads_level',
+    'how',
+    'is_kept',
+    'is_ahead',
+  ),
 )
 @dataclasses.dataclass(frozen=True)
 class LayerPiece:
@@ -47,6 +54,8 @@ class LayerPiece:
     how: Algorithm that moves arrays over both mesh axes at once.
     is_kept: Whether the whole layer is kept from the forward to the backward
       pass, instead of being gathered again.
+    is_ahead: Whether a layer is gathered while the one before it computes, and
+      its gradient reduced while the next one's is computed.
   """
 
   piece: Any
@@ -56,6 +65,7 @@ class LayerPiece:
   grads_level: Level
   how: Collectives
   is_kept: bool
+  is_ahead: bool = False
 
   def gather(self) -> jax.Array:
     """The whole layer; call it on one layer, in `shard_map`."""
@@ -151,6 +161,8 @@ def scan_layers(
     return carry
 
   num_steps = min(sizes) // layers_per_step
+  if remat and layers_per_step == 1 < num_steps and _is_ahead(layers, carry):
+    return _run_ahead(body, carry, layers, policy)
   if remat:
     if any(x.is_kept for x in pieces):
       keep = jax.checkpoint_policies.save_only_these_names(_GATHERED)
@@ -167,6 +179,51 @@ def scan_layers(
       lambda x: x.reshape(num_steps, layers_per_step, *x.shape[1:]), layers
     )
   return lax.scan(lambda *args: (step(*args), None), carry, stacks)[0]
+
+
+def _is_ahead(layers: PyTree, carry: PyTree) -> bool:
+  """Whether all leaves ask for it, and what goes through has gradients."""
+  return all(
+    _is_piece(x) and x.is_ahead and not x.is_kept
+    for x in jax.tree.leaves(layers, is_leaf=_is_piece)
+  ) and all(
+    jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    for x in jax.tree.leaves(carry)
+  )
+
+
+def _run_ahead(
+  body: Callable[[PyTree, PyTree], PyTree],
+  carry: PyTree,
+  layers: PyTree,
+  policy: Callable[..., bool] | None,
+) -> PyTree:
+  leaves, treedef = jax.tree.flatten(layers, is_leaf=_is_piece)
+  trained = [x for x in leaves if x.slot is not None]
+
+  def gather(pieces: list[jax.Array]) -> list[jax.Array]:
+    return [
+      transition.gather(piece, x.spec, x.params_level, x.how)
+      for piece, x in zip(pieces, leaves, strict=True)
+    ]
+
+  def reduce(grads: list[jax.Array]) -> list[jax.Array]:
+    return [
+      transition.reduce_addend(
+        grad.astype(x.slot.dtype), x.spec, x.grads_level, x.how
+      )
+      for grad, x in zip(grads, trained, strict=True)
+    ]
+
+  return layer_loop.run(
+    lambda carry, layer: body(carry, jax.tree.unflatten(treedef, layer)),
+    carry,
+    [x.piece for x in leaves],
+    [x.slot for x in leaves],
+    gather,
+    reduce,
+    policy,
+  )
 
 
 def lean(

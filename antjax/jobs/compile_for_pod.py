@@ -66,6 +66,9 @@ class Config(plan_models.StepConfig):
     ' package.module:function; see antjax/jobs/plan_models.py.',
   ] = 'smollm2-135m'
   num_micro_batches: Annotated[int, 'Micro-batches of a step.'] = 4
+  overlap: Annotated[
+    bool, 'Gather stacked layers one ahead, as `Trainer` does there.'
+  ] = True
   out: Annotated[
     str, 'Folder for report.json and the compiled text. Empty: neither.'
   ] = ''
@@ -168,6 +171,7 @@ def compile_step(
     num_micro_batches=config.num_micro_batches,
     constants=model.constants,
     regather=config.regather,
+    overlap=config.overlap,
     check_vma=attention_lib.check_vma(mesh),
   )
   # There is no card to tune kernels on.

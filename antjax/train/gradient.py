@@ -64,6 +64,7 @@ class StepSpec:
     loss_scale: Constant factor of the loss that is differentiated, times the
       optimizer's own where it has one.
     regather: Whether stacked layers are gathered again in the backward pass.
+    overlap: Whether stacked layers are gathered one ahead.
     constants: PartitionSpecs of the Trainer's constants, or None.
     check_vma: Whether `shard_map` may check types.
   """
@@ -74,6 +75,7 @@ class StepSpec:
   how: Collectives = XLA
   loss_scale: float = 1.0
   regather: bool = True
+  overlap: bool = False
   constants: PyTree = None
   check_vma: bool = True
 
@@ -100,6 +102,16 @@ class StepSpec:
     layout = self.layout
     return StateView(layout.param_specs, layout.table_specs, P(), P(), P())
 
+  def open_leaves(self, pieces: list[jax.Array]) -> list[Any]:
+    """`open_leaves` as the step does it."""
+    return open_leaves(
+      self.layout,
+      pieces,
+      self.how,
+      regather=self.regather,
+      overlap=self.overlap,
+    )
+
   def reading(self, constants: PyTree) -> 'StepSpec':
     """With a loss that finds these constants in its batch; in `shard_map`."""
     loss_fn = reading_constants(self.loss_fn, constants)
@@ -112,6 +124,7 @@ def open_leaves(
   how: Collectives = XLA,
   *,
   regather: bool = True,
+  overlap: bool = False,
 ) -> list[Any]:
   """Whole parameters from a state's params; stacks as `LayerPiece`s.
 
@@ -135,6 +148,7 @@ def open_leaves(
         paro.grads,
         how,
         not regather,
+        overlap,
       )
     )
   return opened
@@ -183,7 +197,7 @@ def metric_names(
   names: list[str] = []
 
   def trace(leaves, rows, micro, key):
-    whole = open_leaves(layout, leaves, spec.how, regather=spec.regather)
+    whole = spec.open_leaves(leaves)
     params = jax.tree.unflatten(layout.treedef, whole)
     args = (params,) if spec.tables is None else (params, rows)
     names.extend(read_loss(spec.loss_fn(*args, micro, key)).metrics)
@@ -217,7 +231,7 @@ def add_micro_batch(
   layout, how = spec.layout, spec.how
   acc, row_acc, sums = carry
   pieces, micro = lax.optimization_barrier((leaves, micro))
-  whole = open_leaves(layout, pieces, how, regather=spec.regather)
+  whole = spec.open_leaves(pieces)
   opened = layout.trained(whole)
 
   def loss_of(trained, rows):

@@ -13,6 +13,7 @@ import optax
 
 from antjax.collectives.choose import check_used, Collectives, for_mesh
 from antjax.embedding.vocabulary import Vocabulary
+from antjax.mesh import compiler
 from antjax.mesh.mesh import INTER, INTRA, on_own_mesh, own_mesh
 from antjax.mesh.paro import PaRO
 from antjax.metrics.metric import Metric
@@ -53,6 +54,7 @@ class Trainer:
     scanned: Callable[[str], bool] | None = None,
     mutable: Callable[[str], bool] | None = None,
     regather: bool = True,
+    overlap: bool | None = None,
     loss_scale: float | Literal['dynamic'] | None = None,
     remat_policy: Callable[..., bool] | bool = False,
     min_shard_size: int = 1024,
@@ -100,6 +102,10 @@ class Trainer:
         devices, by sums of weights, and of integers the greatest.
       regather: Whether stacks are gathered again in the backward pass, or kept
         whole from forward to backward: less communication, more memory.
+      overlap: Whether a stack's next layer is gathered, and the gradient of the
+        one before reduced, while a layer computes: one more layer in memory.
+        Where layers are computed again in full (`scan_layers`). None: on
+        devices whose compilers overlap, all but CPUs.
       loss_scale: Factor of the loss that is differentiated, for gradients in
         float16; 'dynamic' adapts it and leaves out steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass; a
@@ -172,6 +178,7 @@ class Trainer:
       how=collectives,
       loss_scale=factor,
       regather=regather,
+      overlap=compiler.overlaps(mesh) if overlap is None else overlap,
       constants=jax.tree.map(lambda x: x.sharding.spec, constants),
       check_vma=check_vma,
     )

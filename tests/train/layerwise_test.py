@@ -5,6 +5,7 @@
 import re
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -157,6 +158,49 @@ def test_every_code_trains_a_transformer_alike(code, want_transformer):
 )
 def test_policies_change_no_number(options, want):
   assert_same(train(trainer_of('IIG', scanned=scanned, **options)), want)
+
+
+@pytest.mark.parametrize(
+  'code',
+  [
+    code if code == 'IIG' else pytest.param(code, marks=pytest.mark.slow)
+    for code in VALID_CODES
+  ],
+)
+def test_layers_fetched_ahead_change_no_number(code, want):
+  assert_same(train(trainer_of(code, scanned=scanned, overlap=True)), want)
+
+
+def test_what_a_policy_keeps_is_not_computed_again():
+  def body(h, layer):
+    return h + jnp.tanh(checkpoint_name(h @ layer['w'], 'mixed')) @ layer['v']
+
+  keep = jax.checkpoint_policies.save_only_these_names('mixed')
+
+  def loss_fn(params, batch, rng, policy=None):
+    h = batch['x'] @ params['first']
+    h = antjax.scan_layers(body, h, params['layers'], policy=policy)
+    return jnp.sum(h**2, axis=-1)
+
+  def num_products(**options):
+    trainer = antjax.Trainer(
+      lambda *args: loss_fn(*args, **options),
+      optax.sgd(0.1),
+      mesh=antjax.make_mesh(intra=4),
+      paro='IIG',
+      scanned=scanned,
+      overlap=True,
+      min_shard_size=64,
+    )
+    given = init_params()
+    del given['layers']['frozen'], given['layers']['bias']
+    state = trainer.init(given)
+    inputs = trainer.step_inputs(next(batches()))
+    step = trainer.compiled_step().lower(state, inputs).compile()
+    return len(re.findall(r' dot\(', step.as_text()))
+
+  # Backward passes of a layer stand before the loop, in it and behind it.
+  assert num_products() - num_products(policy=keep) == 3
 
 
 @pytest.mark.slow
