@@ -31,6 +31,7 @@ def run(
   gather: Callable[[list[jax.Array]], list[jax.Array]],
   reduce: Callable[[list[jax.Array]], list[jax.Array]],
   policy: Callable[..., bool] | None = None,
+  cross: Callable[[list[jax.Array], Any], list[jax.Array]] | None = None,
 ) -> PyTree:
   """Runs `carry = body(carry, gather(pieces of a layer))` over all layers.
 
@@ -45,6 +46,8 @@ def run(
       slots.
     policy: What the backward pass keeps of a layer beside its inputs, from
       `jax.checkpoint_policies`.
+    cross: What `reduce` gave for a layer, and the layer's number -> what is put
+      in the slots instead, another layer later. L is then at least 3.
   """
   num_layers = pieces[0].shape[0]
   is_trained = [slot is not None for slot in slots]
@@ -139,8 +142,8 @@ def run(
       d_flat, d_trained, d_floats = vjp(d_flat)
       return d_flat, d_trained, list(map(jnp.add, d_others, d_floats))
 
-    def put(sums: Any, pending: Any, i: Any) -> list[jax.Array]:
-      new = reduce(pending)
+    def put(sums: Any, sent: Any, i: Any) -> list[jax.Array]:
+      new = sent if cross is None else cross(sent, i)
       return [
         lax.dynamic_update_index_in_dim(a, x.astype(a.dtype), i, 0)
         for a, x in zip(sums, new, strict=True)
@@ -151,24 +154,38 @@ def run(
         lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), kept
       )
 
+    def reduced(waiting: Any, sums: Any, i: Any) -> tuple[Any, Any]:
+      """Passes on what waits when layer i computes; (waiting, sums)."""
+      pending, sent = waiting
+      if cross is None:
+        return (None, None), put(sums, reduce(pending), i + 1)
+      if sent is not None:
+        sums = put(sums, sent, i + 2)
+      return (None, reduce(pending)), sums
+
     def step(state: Any, i: Any) -> tuple[Any, None]:
-      d_flat, layer, pending, sums, d_others = state
+      d_flat, layer, waiting, sums, d_others = state
       following = whole(pieces, i - 1)
-      sums = put(sums, pending, i + 1)
+      (_, sent), sums = reduced(waiting, sums, i)
       d_flat, pending, d_others = back(at(i), layer, d_flat, d_others)
-      return (d_flat, following, pending, sums, d_others), None
+      return (d_flat, following, (pending, sent), sums, d_others), None
 
     d_others = [jnp.zeros_like(x) for x, f in zip(others, is_float) if f]
     layer = whole(pieces, num_layers - 1)
     following = whole(pieces, num_layers - 2)
     d_flat, pending, d_others = back(last, layer, d_flat, d_others)
-    state = d_flat, following, pending, sums, d_others
-    numbers = jnp.arange(num_layers - 2, 0, -1)
-    state, _ = lax.scan(step, state, numbers)
-    d_flat, layer, pending, sums, d_others = state
-    sums = put(sums, pending, 1)
+    state = d_flat, following, (pending, None), sums, d_others
+    first = num_layers - 2  # In the loop.
+    if cross is not None:  # Now something has been reduced, too.
+      state, _ = step(state, first)
+      first -= 1
+    state, _ = lax.scan(step, state, jnp.arange(first, 0, -1))
+    d_flat, layer, waiting, sums, d_others = state
+    waiting, sums = reduced(waiting, sums, 0)
     d_flat, pending, d_others = back(at(0), layer, d_flat, d_others)
-    sums = put(sums, pending, 0)
+    waiting, sums = reduced((pending, waiting[1]), sums, -1)
+    if cross is not None:
+      sums = put(sums, waiting[1], 0)
     it = iter(d_others)
     d_all = [next(it) if f else None for f in is_float]
     return d_flat, [None] * len(pieces), sums, d_all

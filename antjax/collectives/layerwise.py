@@ -29,14 +29,14 @@ _GATHERED = 'antjax_gathered_layer'
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=('piece', 'slot'),
+  data_fields=('piece', 'slot', 'carried'),
   meta_fields=(
     'spec',
     'params_level',
     'grads_level',
     'how',
     'is_kept',
-    'is_ahead',
+    *('is_ahead', 'sums_level'),
   ),
 )
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,10 @@ class LayerPiece:
       pass, instead of being gathered again.
     is_ahead: Whether a layer is gathered while the one before it computes, and
       its gradient reduced while the next one's is computed.
+    carried: Sums of a step's earlier micro-batches, [L, ...] at level intra. In
+      the last one the gradient is that of the whole step, at `sums_level`, and
+      leaves for the other groups layer by layer. None: it does not.
+    sums_level: Level of `slot` then.
   """
 
   piece: Any
@@ -66,6 +70,8 @@ class LayerPiece:
   how: Collectives
   is_kept: bool
   is_ahead: bool = False
+  carried: Any = None
+  sums_level: Level | None = None
 
   def gather(self) -> jax.Array:
     """The whole layer; call it on one layer, in `shard_map`."""
@@ -215,6 +221,17 @@ def _run_ahead(
       for grad, x in zip(grads, trained, strict=True)
     ]
 
+  def cross(addends: list[jax.Array], i: Any) -> list[jax.Array]:
+    found = []
+    for x, leaf in zip(addends, trained, strict=True):
+      if leaf.carried is not None:
+        before = lax.dynamic_index_in_dim(leaf.carried, i, keepdims=False)
+        x = transition.sync(
+          before + x, leaf.spec, leaf.grads_level, leaf.sums_level, leaf.how
+        )
+      found.append(x)
+    return found
+
   return layer_loop.run(
     lambda carry, layer: body(carry, jax.tree.unflatten(treedef, layer)),
     carry,
@@ -223,6 +240,7 @@ def _run_ahead(
     gather,
     reduce,
     policy,
+    cross if any(x.carried is not None for x in trained) else None,
   )
 
 

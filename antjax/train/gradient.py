@@ -21,6 +21,7 @@ from antjax.collectives.choose import Collectives, XLA
 from antjax.collectives.layerwise import LayerPiece
 from antjax.collectives.varying import pmax, psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
+from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.train.loss import (
   blank,
@@ -31,11 +32,18 @@ from antjax.train.loss import (
   Sums,
 )
 from antjax.train.loss_scale import LossScaleState
-from antjax.train.state import Layout, PyTree, SparseTables, TrainState
+from antjax.train.state import (
+  Layout,
+  Leaf,
+  PyTree,
+  SparseTables,
+  TrainState,
+)
 
 # Accumulators by leaf, those of rows, then sums: see `empty_carry`.
 Carry = tuple[list[jax.Array], PyTree, Sums]
 
+_LEAST_LAYERS = 4  # Of a stack that crosses groups layer by layer.
 METRIC = 'metric '  # Before the names of metrics among a step's sums.
 
 
@@ -102,7 +110,16 @@ class StepSpec:
     layout = self.layout
     return StateView(layout.param_specs, layout.table_specs, P(), P(), P())
 
-  def open_leaves(self, pieces: list[jax.Array]) -> list[Any]:
+  @property
+  def crosses_early(self) -> bool:
+    """Whether sums leave for other groups beside the last micro-batch."""
+    return self.overlap and any(
+      crosses_early(self.layout, leaf) for leaf in self.layout.leaves
+    )
+
+  def open_leaves(
+    self, pieces: list[jax.Array], carried: list[jax.Array] | None = None
+  ) -> list[Any]:
     """`open_leaves` as the step does it."""
     return open_leaves(
       self.layout,
@@ -110,6 +127,7 @@ class StepSpec:
       self.how,
       regather=self.regather,
       overlap=self.overlap,
+      carried=carried,
     )
 
   def reading(self, constants: PyTree) -> 'StepSpec':
@@ -125,20 +143,29 @@ def open_leaves(
   *,
   regather: bool = True,
   overlap: bool = False,
+  carried: list[jax.Array] | None = None,
 ) -> list[Any]:
   """Whole parameters from a state's params; stacks as `LayerPiece`s.
 
-  Call it in `shard_map`.
+  Call it in `shard_map`. `carried` are a step's accumulators before its last
+  micro-batch, whose sums cross groups beside it.
   """
   paro = layout.paro
   opened: list[Any] = []
+  sums = iter(carried or ())
   for x, leaf in zip(pieces, layout.leaves, strict=True):
+    before = next(sums) if carried and leaf.is_trained else None
     if not leaf.is_stack:
       opened.append(transition.gather(x, leaf.spec, paro.params, how))
       continue
     slot = None
     if leaf.is_trained:
-      slot = to_varying(_empty_accumulator(layout, leaf.spec))
+      level = paro.grads
+      if not (carried and crosses_early(layout, leaf)):
+        before = None
+      else:
+        level = paro.opt_state
+      slot = to_varying(_empty_accumulator(layout, leaf.spec, level))
     opened.append(
       LayerPiece(
         to_varying(x),
@@ -149,14 +176,35 @@ def open_leaves(
         how,
         not regather,
         overlap,
+        before,
+        paro.opt_state,
       )
     )
   return opened
 
 
-def _empty_accumulator(layout: Layout, spec: LeafSpec) -> jax.Array:
+def crosses_early(layout: Layout, leaf: Leaf) -> bool:
+  """Whether a leaf's sums can leave for other groups layer by layer.
+
+  They do where a group holds its sum in pieces and the optimizer's are finer:
+  all that a device sends then is a reduce-scatter of the layer's.
+  """
+  return (
+    leaf.is_stack
+    and leaf.is_trained
+    and leaf.spec.dim is not None
+    and leaf.spec.shape[0] >= _LEAST_LAYERS
+    and layout.paro.grads is Level.INTRA
+    and layout.paro.opt_state is Level.GLOBAL
+  )
+
+
+def _empty_accumulator(
+  layout: Layout, spec: LeafSpec, level: Level | None = None
+) -> jax.Array:
   """This device's zeros to sum gradients in, at least fp32."""
-  shape = spec.piece_shape(layout.paro.grads, layout.mesh)
+  level = layout.paro.grads if level is None else level
+  shape = spec.piece_shape(level, layout.mesh)
   zeros = jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
   return spec.constrain(zeros)
 
@@ -215,6 +263,7 @@ def add_micro_batch(
   key: jax.Array,
   factor: jax.Array,
   is_valid: jax.Array | None = None,
+  is_last: bool = False,
 ) -> Carry:
   """Adds one micro-batch's weighted sums of losses and gradients.
 
@@ -227,11 +276,13 @@ def add_micro_batch(
     key: Random key of the micro-batch.
     factor: Factor on the loss.
     is_valid: Factor of the weights; None is 1.
+    is_last: Whether it is a step's last, and what `crosses_early` may cross:
+      such sums come back as `sync` makes them.
   """
   layout, how = spec.layout, spec.how
   acc, row_acc, sums = carry
   pieces, micro = lax.optimization_barrier((leaves, micro))
-  whole = spec.open_leaves(pieces)
+  whole = spec.open_leaves(pieces, acc if is_last else None)
   opened = layout.trained(whole)
 
   def loss_of(trained, rows):
@@ -272,7 +323,10 @@ def add_micro_batch(
   addends = list(map(addend, grads, acc, layout.trained_specs, opened))
   addends, acc = lax.optimization_barrier((addends, acc))
   return (
-    [a + g for a, g in zip(acc, addends, strict=True)],
+    [
+      g if isinstance(x, LayerPiece) and x.carried is not None else a + g
+      for a, g, x in zip(acc, addends, opened, strict=True)
+    ],
     jax.tree.map(jnp.add, row_acc, row_grads),
     sums.plus(jax.tree.map(to_varying, new_sums)),
   )
@@ -286,6 +340,7 @@ def sync(
   rounds: PyTree,
   flags: Mapping[str, jax.Array],
   lr_scale: jax.Array | None = None,
+  has_crossed: bool = False,
 ) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
   """The step's exchange: gradients of the weighted mean loss over all devices.
 
@@ -297,15 +352,29 @@ def sync(
     rounds: Second result of the tables' `fetch`.
     flags: Scalars of this device, to be summed as well.
     lr_scale: Factor of the rows' changes.
+    has_crossed: Whether the last micro-batch was added with `is_last`.
 
   Returns:
     (grads at the optimizer's level, new tables, sums replicated).
   """
   layout, paro = spec.layout, spec.layout.paro
   acc, row_acc, mine = carry
-  synced = transition.sync_all(
-    acc, layout.trained_specs, paro.grads, paro.opt_state, spec.how
+  leaves = [leaf for leaf in layout.leaves if leaf.is_trained]
+  rest = [
+    i
+    for i, leaf in enumerate(leaves)
+    if not (has_crossed and crosses_early(layout, leaf))
+  ]
+  late = transition.sync_all(
+    [acc[i] for i in rest],
+    [leaves[i].spec for i in rest],
+    paro.grads,
+    paro.opt_state,
+    spec.how,
   )
+  synced = list(acc)
+  for i, x in zip(rest, late, strict=True):
+    synced[i] = x
   # Sums that are rounded to be sent may overflow on the way.
   checked = acc if spec.how.payload_dtype is None else synced
   # Sums and weights cross the wire, never means.

@@ -171,6 +171,26 @@ def test_layers_fetched_ahead_change_no_number(code, want):
   assert_same(train(trainer_of(code, scanned=scanned, overlap=True)), want)
 
 
+@pytest.mark.parametrize(
+  ('code', 'num_micro_batches'),
+  [
+    ('IIG', 4),
+    *(
+      pytest.param(code, num, marks=pytest.mark.slow)
+      for code, num in [('IIG', 1), ('NIG', 4), ('GIG', 4), ('NIG', 1)]
+    ),
+  ],
+)
+def test_sums_that_cross_beside_the_last_micro_batch(
+  code, num_micro_batches, want
+):
+  trainer = trainer_of(
+    code, 4, num_micro_batches, scanned=scanned, overlap=True
+  )
+  assert_same(train(trainer), want)
+  assert trainer.step_spec().crosses_early
+
+
 def test_what_a_policy_keeps_is_not_computed_again():
   def body(h, layer):
     return h + jnp.tanh(checkpoint_name(h @ layer['w'], 'mixed')) @ layer['v']
@@ -187,7 +207,7 @@ def test_what_a_policy_keeps_is_not_computed_again():
       lambda *args: loss_fn(*args, **options),
       optax.sgd(0.1),
       mesh=antjax.make_mesh(intra=4),
-      paro='IIG',
+      paro='III',
       scanned=scanned,
       overlap=True,
       min_shard_size=64,
