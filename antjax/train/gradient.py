@@ -44,6 +44,8 @@ from antjax.train.state import (
 Carry = tuple[list[jax.Array], PyTree, Sums]
 
 _LEAST_LAYERS = 4  # Of a stack that crosses groups layer by layer.
+# Scope of a step's last micro-batch where it stands behind the loop.
+LAST_MICRO_BATCH = 'last_micro_batch'
 METRIC = 'metric '  # Before the names of metrics among a step's sums.
 
 

@@ -352,7 +352,8 @@ def accumulate(
     num = num_micro_batches - has_crossed
     carry = lax.fori_loop(0, num, add_micro_batch, carry)
     if has_crossed:
-      carry = add_micro_batch(num, carry, is_last=True)
+      with jax.named_scope(gradient.LAST_MICRO_BATCH):
+        carry = add_micro_batch(num, carry, is_last=True)
   else:
     carry = add_micro_batch(0, carry, is_last=has_crossed)
   flags = {
