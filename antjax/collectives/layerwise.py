@@ -27,6 +27,35 @@ PyTree = Any
 _GATHERED = 'antjax_gathered_layer'
 
 
+class OneUse:
+  """Sees that a loss runs a stack once; made where the loss is called.
+
+  Sums that leave beside the backward pass have those of earlier micro-batches
+  in them, which count once.
+  """
+
+  def __init__(self, slot: jax.Array):
+    """Notes how a slot is traced where the loss is called."""
+    self._kind = type(slot)
+    self._is_over = False
+
+  def take(self, slot: jax.Array) -> None:
+    """Raises ValueError for a second use, or one in a loop."""
+    if self._is_over:
+      raise _not_once('it runs twice')
+    # In a loop's body, or another transform, arrays are traced otherwise.
+    if {type(slot), type(-slot)} != {self._kind}:
+      raise _not_once('it runs inside a loop or another transform')
+    self._is_over = True
+
+
+def _not_once(how: str) -> ValueError:
+  return ValueError(
+    'Trainer(early_sums=True): a loss must run each of its stacks by one call'
+    f' of scan_layers with remat, outside of loops; {how}. Leave it out.'
+  )
+
+
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=('piece', 'slot', 'carried'),
@@ -36,7 +65,7 @@ _GATHERED = 'antjax_gathered_layer'
     'grads_level',
     'how',
     'is_kept',
-    *('is_ahead', 'sums_level'),
+    *('is_ahead', 'sums_level', 'use'),
   ),
 )
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +89,7 @@ class LayerPiece:
       the last one the gradient is that of the whole step, at `sums_level`, and
       leaves for the other groups layer by layer. None: it does not.
     sums_level: Level of `slot` then.
+    use: Its one use then.
   """
 
   piece: Any
@@ -72,9 +102,12 @@ class LayerPiece:
   is_ahead: bool = False
   carried: Any = None
   sums_level: Level | None = None
+  use: 'OneUse | None' = None
 
   def gather(self) -> jax.Array:
     """The whole layer; call it on one layer, in `shard_map`."""
+    if self.carried is not None:
+      raise _not_once('it runs without overlap')
     if self.slot is None:
       whole = transition.gather(
         self.piece, self.spec, self.params_level, self.how
@@ -206,6 +239,8 @@ def _run_ahead(
 ) -> PyTree:
   leaves, treedef = jax.tree.flatten(layers, is_leaf=_is_piece)
   trained = [x for x in leaves if x.slot is not None]
+  for use, slot in {x.use: x.slot for x in trained if x.use}.items():
+    use.take(slot)
 
   def gather(pieces: list[jax.Array]) -> list[jax.Array]:
     return [

@@ -69,6 +69,9 @@ class Config(plan_models.StepConfig):
   overlap: Annotated[
     bool, 'Gather stacked layers one ahead, as `Trainer` does there.'
   ] = True
+  early_sums: Annotated[
+    bool, 'Sums of layers leave beside the last micro-batch, as `Trainer` says.'
+  ] = False
   out: Annotated[
     str, 'Folder for report.json and the compiled text. Empty: neither.'
   ] = ''
@@ -76,6 +79,8 @@ class Config(plan_models.StepConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     PaRO.from_code(self.paro)
+    if self.early_sums and not self.overlap:
+      raise ValueError('early_sums needs overlap.')
     if self.num_slices is not None and self.num_slices < 1:
       raise ValueError('num_slices must be at least 1.')
     self.target  # noqa: B018 - Refuses what is none.
@@ -172,6 +177,7 @@ def compile_step(
     constants=model.constants,
     regather=config.regather,
     overlap=config.overlap,
+    early_sums=config.early_sums,
     check_vma=attention_lib.check_vma(mesh),
   )
   # There is no card to tune kernels on.

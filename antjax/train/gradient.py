@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from antjax.collectives import transition
 from antjax.collectives.choose import Collectives, XLA
-from antjax.collectives.layerwise import LayerPiece
+from antjax.collectives.layerwise import LayerPiece, OneUse
 from antjax.collectives.varying import pmax, psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.paro import Level
@@ -75,6 +75,7 @@ class StepSpec:
       optimizer's own where it has one.
     regather: Whether stacked layers are gathered again in the backward pass.
     overlap: Whether stacked layers are gathered one ahead.
+    early_sums: Whether their sums cross groups beside the last micro-batch.
     constants: PartitionSpecs of the Trainer's constants, or None.
     check_vma: Whether `shard_map` may check types.
   """
@@ -86,6 +87,7 @@ class StepSpec:
   loss_scale: float = 1.0
   regather: bool = True
   overlap: bool = False
+  early_sums: bool = False
   constants: PyTree = None
   check_vma: bool = True
 
@@ -115,7 +117,7 @@ class StepSpec:
   @property
   def crosses_early(self) -> bool:
     """Whether sums leave for other groups beside the last micro-batch."""
-    return self.overlap and any(
+    return self.early_sums and any(
       crosses_early(self.layout, leaf) for leaf in self.layout.leaves
     )
 
@@ -288,10 +290,18 @@ def add_micro_batch(
   opened = layout.trained(whole)
 
   def loss_of(trained, rows):
-    trained = [
-      dataclasses.replace(x, slot=new) if isinstance(x, LayerPiece) else new
-      for x, new in zip(opened, trained, strict=True)
-    ]
+    # Each stack, of layers split alike or not, is used once.
+    uses: dict[int, OneUse] = {}
+
+    def given(x: Any, new: jax.Array) -> Any:
+      if not isinstance(x, LayerPiece):
+        return new
+      use = None
+      if x.carried is not None:
+        use = uses.setdefault(new.shape[0], OneUse(new))
+      return dataclasses.replace(x, slot=new, use=use)
+
+    trained = [given(*pair) for pair in zip(opened, trained, strict=True)]
     params = jax.tree.unflatten(
       layout.treedef, layout.with_trained(whole, trained)
     )
