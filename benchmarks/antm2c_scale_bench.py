@@ -5,15 +5,18 @@
   python -m benchmarks.antm2c_scale_bench --rows=1000000,10000000
 
 runs, for each number of rows, launch/make_antm2c_synthetic, prepare_data
-and one epoch of train_antm2c, a process each, and prints a JSON line: for each
+and one epoch of train_clicks, a process each, and prints a JSON line: for each
 stage wall seconds, CPU seconds of all threads, both in microseconds a row, and
-the most memory. `steps` is training alone, without start, compilation, reading
-of columns and scores. The last line compares the largest run with the smallest:
-`ratio` of CPU time a row, 1 where the cost of a row is flat, by stage.
+the most memory: all that is mapped, and the part that is not of files and
+cannot be given back. `--stream=yes` trains from files, `--memory_limit` bounds
+the engine that prepares. `steps` is training alone, without start, compilation,
+reading of columns and scores. The last line compares the largest run with the
+smallest: `ratio` of CPU time a row by stage, 1 where the cost of a row is flat.
 
 Files of one size are deleted before the next is made: 10^7 rows take 7 GB.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -26,6 +29,8 @@ from typing import Annotated, Any
 from antjax.report import progress
 from benchmarks import harness
 
+_POLL_S = 0.1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -34,18 +39,27 @@ class Config:
   rows: Annotated[tuple[int, ...], 'Rows of each run.'] = (10**6, 10**7)
   model: Annotated[str, 'Model of launch/train_clicks.'] = 'mlp'
   batch_rows: Annotated[int, 'Clicks of a step.'] = 2048
+  stream: Annotated[str, '--stream of launch/train_clicks.'] = 'auto'
+  memory_limit: Annotated[str, '--memory_limit of launch/prepare_data.'] = ''
   work: Annotated[str, 'Folder for files; empty: temporary.'] = ''
 
 
 def stage(module: str, *args: str) -> dict[str, float]:
-  """Runs a launch script; returns seconds, CPU seconds and peak MB."""
+  """Runs a launch script; returns seconds, CPU seconds and peaks of MB."""
   start = time.perf_counter()
   process = subprocess.Popen(
     [sys.executable, '-m', module, *args],
     stdout=sys.stderr,
     env=os.environ | harness.ANTJAX_ENV,
   )
-  _, status, used = os.wait4(process.pid, 0)
+  anonymous, done = 0, 0
+  while not done:
+    with contextlib.suppress(OSError, StopIteration):
+      with open(f'/proc/{process.pid}/status', encoding='ascii') as told:
+        line = next(x for x in told if x.startswith('RssAnon'))
+      anonymous = max(anonymous, 1024 * int(line.split()[1]))
+    time.sleep(_POLL_S)
+    done, status, used = os.wait4(process.pid, os.WNOHANG)
   process.returncode = os.waitstatus_to_exitcode(status)
   if process.returncode:
     raise RuntimeError(f'{module} ended with {process.returncode}; see above.')
@@ -53,11 +67,12 @@ def stage(module: str, *args: str) -> dict[str, float]:
     'seconds': time.perf_counter() - start,
     'cpu_s': used.ru_utime + used.ru_stime,
     'peak_mb': used.ru_maxrss * 1024 / 1e6,
+    'peak_anonymous_mb': anonymous / 1e6,
   }
 
 
 def measure(
-  num_rows: int, work: pathlib.Path, model: str, batch_rows: int
+  config: Config, num_rows: int, work: pathlib.Path
 ) -> dict[str, Any]:
   """All stages for so many rows."""
   source, data, run_dir = (work / n for n in ('source', 'data', 'run'))
@@ -74,14 +89,16 @@ def measure(
       '--views=examples',
       f'--source={source}',
       f'--out={data}',
+      f'--memory_limit={config.memory_limit}',
     ),
   }
   stages['train'] = stage(
     'launch.train_clicks',
     f'--data={data}',
     f'--run_dir={run_dir}',
-    f'--model={model}',
-    f'--batch_size={batch_rows}',
+    f'--model={config.model}',
+    f'--batch_size={config.batch_rows}',
+    f'--stream={config.stream}',
     '--evaluate_every=0',
     '--patience=0',
     '--checkpoint_every=1000000000',
@@ -91,8 +108,8 @@ def measure(
   steps = [x for x in progress.read_metrics(lines) if 'loss' in x]
   first, last = steps[0], steps[-1]  # The first one compiles.
   seconds = last['time_s'] - first['time_s']
-  speed = (last['step'] - first['step']) * batch_rows / seconds
-  trained = last['step'] * batch_rows
+  speed = (last['step'] - first['step']) * config.batch_rows / seconds
+  trained = last['step'] * config.batch_rows
   rows = dict.fromkeys(stages, num_rows) | {'train': trained}
   return {
     'rows': num_rows,
@@ -104,6 +121,7 @@ def measure(
         'us_per_row': 1e6 * x['seconds'] / rows[name],
         'cpu_us_per_row': 1e6 * x['cpu_s'] / rows[name],
         'peak_mb': round(x['peak_mb']),
+        'peak_anonymous_mb': round(x['peak_anonymous_mb']),
       }
       for name, x in stages.items()
     },
@@ -122,12 +140,17 @@ def ratios(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
 
 
 def main(config: Config) -> None:
-  facts = harness.start(model=config.model, batch_rows=config.batch_rows)
+  facts = harness.start(
+    model=config.model,
+    batch_rows=config.batch_rows,
+    stream=config.stream,
+    memory_limit=config.memory_limit,
+  )
   results = []
   for num_rows in sorted(config.rows):
     with tempfile.TemporaryDirectory(dir=config.work or None) as folder:
       work = pathlib.Path(folder)
-      found = measure(num_rows, work, config.model, config.batch_rows)
+      found = measure(config, num_rows, work)
     results.append(found)
     harness.emit(found | facts)
   first, last = results[0], results[-1]

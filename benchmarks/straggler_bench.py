@@ -25,8 +25,9 @@ down.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import json
 import pathlib
 import secrets
@@ -133,7 +134,7 @@ def slowness_at(scenario: str, elapsed_s: float) -> tuple[float, ...]:
   return SCENARIOS[scenario]
 
 
-def _steps(out: pathlib.Path) -> list[dict[str, Any]]:
+def steps_of(out: pathlib.Path) -> list[dict[str, Any]]:
   """What rank 0 has told of each step so far."""
   path = out / 'progress.jsonl'
   lines = path.read_text().splitlines(True) if path.exists() else []
@@ -141,7 +142,10 @@ def _steps(out: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _start_coordinator(
-  cluster: cluster_lib.Cluster, out: pathlib.Path, policy: str
+  cluster: cluster_lib.Cluster,
+  out: pathlib.Path,
+  policy: str,
+  flags: Sequence[str],
 ) -> cluster_lib.Process:
   tokens = out / 'tokens'
   tokens.touch(0o600)
@@ -155,8 +159,8 @@ def _start_coordinator(
     [
       *(sys.executable, '-m', 'launch.coordinator', '--insecure'),
       *(f'--address={address}', f'--port={port}', f'--token_file={tokens}'),
-      *(f'--journal={out}/journal.db', f'--policy={POLICIES[policy]}'),
-      *(f'--min_hosts={HOSTS}', f'--max_hosts={HOSTS}', *_COORDINATOR_FLAGS),
+      *(f'--journal={out}/journal.db', f'--policy={policy}'),
+      *(f'--min_hosts={HOSTS}', f'--max_hosts={HOSTS}', *flags),
     ],
   )
 
@@ -178,16 +182,28 @@ def _start_agent(
 
 
 def run_job(
-  scenario: str, policy: str, job: text_job.Job, cpu_share: float
+  slowness_at: Callable[[float], Sequence[float]],
+  policy: str,
+  job: text_job.Job,
+  cpu_share: float,
+  flags: Sequence[str] = (),
 ) -> None:
-  """Runs one job in one scenario to its end.
+  """Runs one job to its end.
+
+  Args:
+    slowness_at: Slowness of each host so many seconds after all have compiled.
+    policy: Policy of the coordinator.
+    job: Work of a host.
+    cpu_share: Cores of a host at slowness 1.
+    flags: More flags of the coordinator.
 
   Raises:
     RuntimeError: An agent failed.
   """
   out = pathlib.Path(job.out)
   with cluster_lib.Cluster(HOSTS + 1, 1) as cluster:
-    coordinator = _start_coordinator(cluster, out, policy)
+    flags = (*_COORDINATOR_FLAGS, *flags)
+    coordinator = _start_coordinator(cluster, out, policy, flags)
     for host in range(HOSTS):
       cluster.set_cpu_share(host, None)  # To start and compile.
     agents = {host: _start_agent(cluster, job, host) for host in range(HOSTS)}
@@ -195,10 +211,10 @@ def run_job(
     shares: dict[int, float] = {}
     moved: set[int] = set()  # Places that another host has taken.
     while agents:
-      if started_at is None and len(_steps(out)) > 1:
+      if started_at is None and len(steps_of(out)) > 1:
         started_at = time.monotonic()
       if started_at is not None:
-        slowness = slowness_at(scenario, time.monotonic() - started_at)
+        slowness = slowness_at(time.monotonic() - started_at)
         for host, factor in enumerate(slowness):
           share = cpu_share / (1 if host in moved else factor)
           if shares.get(host) != share:
@@ -225,10 +241,12 @@ def _measure(
 ) -> dict[str, Any]:
   """Runs a job; returns what its line has."""
   start = time.monotonic()
-  run_job(scenario, policy, job, cpu_share)
+  run_job(
+    functools.partial(slowness_at, scenario), POLICIES[policy], job, cpu_share
+  )
   out = pathlib.Path(job.out)
   lost, repeated = count_records(out, job.num_keys)
-  steps = _steps(out)
+  steps = steps_of(out)
   return {
     'job_s': steps[-1]['now'] - steps[1]['now'],
     'wall_s': time.monotonic() - start,

@@ -86,18 +86,19 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
-  'antjax/data': 11_280,  # See docs/design/house.md.
-  'antjax/elastic': 9_173,
+  'antjax/data': 11_780,  # See docs/design/house.md.
+  'antjax/elastic': 9_811,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 14_060,  # See docs/design/house.md.
+  'antjax/jobs': 14_130,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
-  'antjax/shards': 2_951,
-  'antjax/train': 5_710,  # See docs/design/house.md.
+  'antjax/shards': 2_968,
+  'antjax/train': 5_822,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 11_298,
-  'tests': 59_100,  # See docs/design/house.md.
+  'benchmarks': 11_786,
+  'tests': 60_100,  # See docs/design/house.md.
+  'antjax/networks': 2_660,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

@@ -39,6 +39,11 @@ class Engine:
   threads: int = 0
   spark_master: str = ''
 
+  @property
+  def num_threads(self) -> int:
+    """Threads of what this process does itself."""
+    return self.threads or os.cpu_count() or 1
+
   def duckdb_options(self) -> dict[str, Any]:
     """Returns DuckDB's options that keep to the memory.
 
@@ -55,7 +60,7 @@ class Engine:
         f' least {_MB_A_THREAD}MB.'
       )
     enough_for = int(size_mb // _MB_A_THREAD)
-    threads = min(self.threads or os.cpu_count() or 1, enough_for)
+    threads = min(self.num_threads, enough_for)
     limit_mb = int(size_mb - threads * _UNCOUNTED_MB)
     return {'threads': threads, 'memory_limit': f'{limit_mb}MB'}
 

@@ -18,7 +18,12 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 
-from antjax.data import behavior_examples, prepare, text_reader
+from antjax.data import (
+  behavior_examples,
+  prepare,
+  table_source,
+  text_reader,
+)
 from antjax.data.events import EventWriter, Source
 from antjax.data.schema import Schema
 from antjax.data.strict_columns import Column
@@ -181,6 +186,15 @@ def source(
   """Names the events of AntM2C's files; see `find_files`."""
   config = config or Antm2cConfig()
   files = find_files(path)
+  columns = table_source.first_line(files[0]).split(',')
+  if len(columns) > 1 and len(columns) != len(COLUMNS):
+    raise ValueError(
+      f'antm2c: {files[0]} has the {len(columns)} columns'
+      f' {",".join(columns)[:300]}; dataset=antm2c is the layout of'
+      f' {len(COLUMNS)} columns from {COLUMNS[0]} to {COLUMNS[-1]}. Any other'
+      ' opens with a file that says what its columns mean: --schema=FILE in'
+      ' place of --dataset (docs/antm2c.md).'
+    )
   made_of = {
     'data': prepare.fingerprint(files),
     'files': [path.name for path in files],

@@ -12,6 +12,7 @@ import glob
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from typing import Any
@@ -136,10 +137,22 @@ def open_split(
       ' older version; make it again with --overwrite.'
     )
   return records.open_source(
-    paths.fetched(folder) / description['files'][split]['path'],
+    split_files(paths.fetched(folder), description, split),
     record_schema.schema_from_json(description['schema']),
     as_blocks=as_blocks,
   )
+
+
+def split_files(
+  folder: pathlib.Path, description: Mapping[str, Any], split: str
+) -> list[pathlib.Path]:
+  """Returns the files of a split, in order; none where there is no such split.
+
+  Many records are in train-00000-of-00008.arrow, ..., few in train.arrow.
+  """
+  part = re.compile(re.escape(split) + r'(-[0-9]{5}-of-[0-9]{5})?\.[a-z_]+')
+  found = (entry['path'] for entry in description['files'].values())
+  return [folder / path for path in sorted(found) if part.fullmatch(path)]
 
 
 def is_current(

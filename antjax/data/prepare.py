@@ -11,6 +11,8 @@ is random is ordered by a digest of (seed, key), not by a generator.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
 import glob
 import hashlib
 import os
@@ -25,7 +27,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data import record_schema, record_writer
+from antjax.data import record_schema, record_writer, thread_map
+
+_PART_ROWS = 1 << 20  # Rows that a thread writes.
 
 
 def read_parquet(
@@ -229,14 +233,63 @@ def stream(
     columns: Columns to give; None: all.
     batch_rows: Largest number of rows of a batch.
   """
+  with computed(table, folder) as rows:
+    yield from rows.batches(0, len(rows), columns, batch_rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputedRows:
+  """A table in its order, as files of which any thread reads any part."""
+
+  files: Sequence[pathlib.Path]
+  groups: Sequence[tuple[int, int]]  # (place of the file, rows), in order.
+
+  def __len__(self) -> int:
+    return sum(size for _, size in self.groups)
+
+  def batches(
+    self,
+    start: int,
+    stop: int,
+    columns: Sequence[str] | None = None,
+    batch_rows: int = 1024,
+  ) -> Iterator[pa.RecordBatch]:
+    """The rows start <= number < stop."""
+    first, numbers = 0, dict.fromkeys(range(len(self.files)), 0)
+    for place, size in self.groups:
+      low, high = max(start - first, 0), min(stop - first, size)
+      group, at = numbers[place], 0
+      first, numbers[place] = first + size, group + 1
+      if low >= high:
+        continue
+      with pq.ParquetFile(self.files[place]) as file:
+        for batch in file.iter_batches(
+          batch_rows, row_groups=[group], columns=columns
+        ):
+          after = at + batch.num_rows
+          if low < after and at < high:
+            begin = max(low - at, 0)
+            yield batch.slice(begin, min(high, after) - at - begin)
+          at = after
+
+
+@contextlib.contextmanager
+def computed(
+  table: ir.Table, folder: str | os.PathLike[str]
+) -> Iterator[ComputedRows]:
+  """Computes a table with all that the engine has; see `stream`."""
   with tempfile.TemporaryDirectory(dir=folder, prefix='.write-') as temporary:
     whole = pathlib.Path(temporary) / 'table.parquet'
     table.to_parquet(str(whole))
     # Spark writes a folder with parts, in the order of their names.
-    parts = sorted(whole.glob('*.parquet')) if whole.is_dir() else [whole]
-    for part in parts:
-      with pq.ParquetFile(part) as file:
-        yield from file.iter_batches(batch_rows, columns=columns)
+    files = sorted(whole.glob('*.parquet')) if whole.is_dir() else [whole]
+    told = [pq.read_metadata(path) for path in files]
+    groups = [
+      (place, one.row_group(i).num_rows)
+      for place, one in enumerate(told)
+      for i in range(one.num_row_groups)
+    ]
+    yield ComputedRows(files, groups)
 
 
 def write_int32(
@@ -244,28 +297,28 @@ def write_int32(
   table: ir.Table,
   column: str,
   folder: str | os.PathLike[str],
+  *,
+  threads: int = 1,
 ) -> int:
   """Writes a column of integers as a .npy file of int32; returns their number.
 
   The table is ordered as the values shall be; `folder` has room for it.
   """
-  size = 0
-  with open(path, 'wb') as file:
+  with computed(table, folder) as rows, open(path, 'wb') as file:
+    size = len(rows)
+    # An empty array cannot be memory-mapped: it gets a value that nothing
+    # refers to.
+    head = {'descr': '<i4', 'fortran_order': False, 'shape': (max(size, 1),)}
+    np.lib.format.write_array_header_1_0(file, head)
+    offset = file.tell()
+    file.truncate(offset + 4 * max(size, 1))
 
-    def write_header(size: int) -> None:
-      # numpy leaves room for any size.
-      head = {'descr': '<i4', 'fortran_order': False, 'shape': (size,)}
-      np.lib.format.write_array_header_1_0(file, head)
+    def write(start: int) -> None:
+      at, stop = offset + 4 * start, min(start + _PART_ROWS, size)
+      for batch in rows.batches(start, stop, [column], 65_536):
+        part = batch[column].to_numpy(zero_copy_only=False).astype('<i4')
+        at += os.pwrite(file.fileno(), part.tobytes(), at)
 
-    write_header(size)
-    for batch in stream(table, folder, [column], batch_rows=65_536):
-      part = batch[column].to_numpy(zero_copy_only=False)
-      file.write(part.astype('<i4').tobytes())
-      size += len(part)
-    if not size:
-      # An empty array cannot be memory-mapped: it gets a value that nothing
-      # refers to.
-      file.write(bytes(4))
-    file.seek(0)
-    write_header(max(size, 1))
+    for _ in thread_map.in_order(write, range(0, size, _PART_ROWS), threads):
+      pass
   return size

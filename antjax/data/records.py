@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from antjax.data import arrow_columns, record_schema
 from antjax.data.array_record_file import ArrayRecordSource
+from antjax.data.file_sequence import FileSequence
 from antjax.data.record_schema import Schema
 from antjax.shards.record_source import check_block, Record
 
@@ -99,11 +100,16 @@ class _ColumnSource(abc.ABC):
     except (pa.ArrowException, OSError) as e:
       raise record_schema.damaged(self.path, start, stop, e) from e
 
+  def drop(self, start: int, stop: int) -> None:
+    """Lets go of the memory of records that have been copied."""
+    del start, stop  # Nothing is mapped.
+
   def read(self, start: int, stop: int) -> Sequence[Record]:
     """Returns the records start <= index < stop; see `RecordSource`."""
-    return self._decode(self.table(start, stop))
+    return self.decode(self.table(start, stop))
 
-  def _decode(self, table: pa.Table) -> Sequence[Record]:
+  def decode(self, table: pa.Table) -> Sequence[Record]:
+    """The records of a table of all columns."""
     if self._as_blocks:
       return arrow_columns.block_from_arrow(table, self._widths)
     return arrow_columns.records_from_arrow(table, self._widths)
@@ -167,15 +173,20 @@ class ArrowSource(_ColumnSource):
     return self._num_records
 
   def _table(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
-    first = start // self.block_size
-    last = -(-stop // self.block_size)
-    batches = [self._file.get_batch(i) for i in range(first, last)]
-    self._read_ahead(batches)
+    batches = self._blocks(start, stop)
+    self._advise(batches, mmap.MADV_WILLNEED)  # As a whole, not page by page.
     table = pa.Table.from_batches(batches, self._file.schema)
     table = table.select(list(columns))
-    table = table.slice(start - first * self.block_size, stop - start)
+    table = table.slice(start % self.block_size, stop - start)
     table.validate(full=True)
     return table
+
+  def _blocks(self, start: int, stop: int) -> list[pa.RecordBatch]:
+    blocks = range(start // self.block_size, -(-stop // self.block_size))
+    return [self._file.get_batch(i) for i in blocks]
+
+  def drop(self, start: int, stop: int) -> None:
+    self._advise(self._blocks(start, stop), mmap.MADV_DONTNEED)
 
   def take(self, numbers: Sequence[int]) -> Sequence[Record]:
     """Returns the records of any numbers, in their order, copied."""
@@ -191,12 +202,12 @@ class ArrowSource(_ColumnSource):
       }
       table = pa.Table.from_batches([blocks[b].slice(i, 1) for b, i in at])
       table.validate(full=True)
-      return self._decode(table.combine_chunks())
+      return self.decode(table.combine_chunks())
     except (pa.ArrowException, OSError) as e:
       raise record_schema.damaged(self.path, first, stop, e) from e
 
-  def _read_ahead(self, batches: list[pa.RecordBatch]) -> None:
-    """Asks the kernel for the blocks as a whole, not page by page."""
+  def _advise(self, batches: list[pa.RecordBatch], what: int) -> None:
+    """Tells the kernel what becomes of the memory of blocks."""
     buffers = [
       buffer
       for batch in batches
@@ -209,18 +220,22 @@ class ArrowSource(_ColumnSource):
     begin = min(buffer.address for buffer in buffers) - self._address
     end = max(buffer.address + buffer.size for buffer in buffers)
     begin -= begin % mmap.PAGESIZE
-    self._map.madvise(mmap.MADV_WILLNEED, begin, end - self._address - begin)
+    self._map.madvise(what, begin, end - self._address - begin)
+
+
+ColumnSource = ArrowSource | ParquetSource | FileSequence
 
 
 def open_source(
-  path: str | os.PathLike[str],
+  path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
   schema: Schema | None = None,
   as_blocks: bool = False,
-) -> ArrowSource | ParquetSource | ArrayRecordSource:
+) -> ColumnSource | ArrayRecordSource:
   """Opens a record file by its suffix, .arrow, .parquet or .array_record.
 
   Args:
-    path: Record file.
+    path: Record file, or Arrow or Parquet files whose records follow each
+      other.
     schema: Fields to read, all others are left out; None reads all of them.
     as_blocks: Whether `read` gives columns, a `RecordBlock`, and not
       one dict a record; not of an ArrayRecord file.
@@ -230,6 +245,12 @@ def open_source(
     ValueError: Another suffix, no file of that format, or a field is missing or
       of another type.
   """
+  if not isinstance(path, str | os.PathLike):
+    if len(path) > 1:
+      sources = [open_source(one, schema, as_blocks) for one in path]
+      assert not any(isinstance(x, ArrayRecordSource) for x in sources)
+      return FileSequence(sources)
+    (path,) = path
   suffix = os.path.splitext(os.fspath(path))[1]
   if suffix == '.arrow':
     return ArrowSource(path, schema, as_blocks)
@@ -249,14 +270,16 @@ def open_source(
 
 
 def whole_columns(
-  path: str | os.PathLike[str], names: Sequence[str], wide: Sequence[str] = ()
+  path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+  names: Sequence[str],
+  wide: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
   """Reads columns of numbers as a whole, for data that fit into memory.
 
   Four bytes a number: 11 million clicks with 40 features take 2 GB.
 
   Args:
-    path: Arrow or Parquet file that `record_writer` wrote.
+    path: Arrow or Parquet file that `record_writer` wrote, or several.
     names: Columns: numbers, or lists of as many numbers in each record.
     wide: Those of them that stay int64; others become int32.
 
@@ -286,13 +309,16 @@ def whole_columns(
 
 
 def columns(
-  source: ArrowSource | ParquetSource,
+  source: ColumnSource,
   start: int,
   stop: int,
   names: Sequence[str],
   wide: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-  """Columns of the records start <= index < stop; see `whole_columns`."""
+  """Columns of the records start <= index < stop; see `whole_columns`.
+
+  They are copies: of a mapped file nothing stays in memory.
+  """
   table, found = source.table(start, stop, names), {}
   for name in names:
     values = _values(name, table[name].combine_chunks())
@@ -305,8 +331,8 @@ def columns(
         raise ValueError(
           f'whole_columns: {source.path}: {name!r} has numbers beyond int32.'
         )
-      values = values.astype(kind)
-    found[name] = values
+    found[name] = np.array(values, kind)
+  source.drop(start, stop)
   return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from antjax.data import records, splitmix
+from antjax.data.file_sequence import FileSequence
 from antjax.shards import record_source
 from antjax.shards.record_source import RecordBlock
 
@@ -182,6 +183,6 @@ class ShuffledRecords:
     """The records at the places start <= place < stop."""
     record_source.check_block('ShuffledRecords', start, stop, len(self))
     numbers = self.order(np.arange(start, stop)).tolist()
-    if isinstance(self._source, records.ArrowSource):
+    if isinstance(self._source, records.ArrowSource | FileSequence):
       return self._source.take(numbers)
     return [self._source.read(i, i + 1)[0] for i in numbers]

@@ -90,6 +90,8 @@ def find_files(
       if _suffix(p) in _DATA
       and not (csv_blocks.is_packed(p) and p.with_suffix('') in there)
     ]
+    # As AntM2C's parts are named.
+    files = files or [p for p in there if p.is_file() and _is_bare(p)]
     if not files:
       raise FileNotFoundError(
         f'source={source} holds no file that ends in {", ".join(_TEXT)} or'
@@ -102,7 +104,7 @@ def find_files(
       f'source={source} is also the pattern of {other[0]}; needed: files that'
       f' end in {", ".join(_TEXT)} or .parquet.'
     )
-  if source.is_file() and _suffix(source) not in _DATA:
+  if source.is_file() and not (_is_bare(source) or _suffix(source) in _DATA):
     raise ValueError(
       f'source={source} must end in {", ".join(_TEXT)} or .parquet; text may be'
       f' packed as {", ".join(csv_blocks.PACKED)}. Rename it, or unpack it.'
@@ -163,6 +165,11 @@ def _suffix(path: pathlib.Path) -> str:
   if csv_blocks.is_packed(path) and _is_text(path.with_suffix('')):
     path = path.with_suffix('')
   return path.suffix.lower()
+
+
+def _is_bare(path: pathlib.Path) -> bool:
+  """Whether a name has no suffix at all: then a file is text."""
+  return '.' not in path.name and not path.name.startswith('_')
 
 
 def _is_text(path: pathlib.Path) -> bool:

@@ -6,7 +6,8 @@ The folder gets
 
   behaviors/          the vocabulary of texts, see `behavior_vocabulary`
   events/NAME.npy     int32 [E]: behaviors of all users, each user's in time
-  train.arrow, validation.arrow, test.arrow    records of `RECORDS`
+  train.arrow, validation.arrow, test.arrow    `example_records.RECORDS`, or
+                      where they are many train-00000-of-00008.arrow, ...
   ids_NAME.parquet    users, items and categories -> ids
   dataset.json        what is in it
 
@@ -26,7 +27,6 @@ from absl import logging
 import ibis
 from ibis.expr import types as ir
 import numpy as np
-import pyarrow as pa
 
 from antjax.data import (
   behavior_examples,
@@ -34,10 +34,10 @@ from antjax.data import (
   behavior_rows,
   behavior_text,
   behavior_vocabulary,
+  example_records,
   output_folder,
   prepare,
   record_schema,
-  record_writer,
   view,
 )
 from antjax.data.behavior_examples import ExampleConfig
@@ -45,23 +45,6 @@ from antjax.data.behavior_rows import RowLayout
 from antjax.data.events import Events
 from antjax.data.record_schema import Field
 from antjax.data.schema import Schema, SPLITS
-
-RECORDS: Mapping[str, Field] = {
-  'user': Field('int64'),
-  'title': Field('int32'),
-  'item': Field('int64'),
-  'label': Field('float32'),
-  'labels': Field('float32', 1),
-  'time': Field('int64'),
-  'starts': Field('int64', 1),
-  'stops': Field('int64', 1),
-  'ids': Field('int64', 1),
-  'numeric': Field('float32', 1),
-  'is_new_user': Field('bool'),
-  'is_new_item': Field('bool'),
-  'user_count': Field('int32'),
-  'item_count': Field('int32'),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,7 +199,9 @@ class ExampleView:
     for name, table in histories.items():
       job.progress(f'writing the events {name}')
       path = stage / 'events' / f'{name}.npy'
-      size = prepare.write_int32(path, table, 'behavior', job.work)
+      size = prepare.write_int32(
+        path, table, 'behavior', job.work, threads=job.engine.num_threads
+      )
       sequences.append({'name': name, 'events': size})
       if name in layout.parted:  # A separator that is none shows here.
         sequences[-1]['texts'] = texts.lengths(layout.parted.index(name))
@@ -254,7 +239,7 @@ class ExampleView:
       'num_items': num_ids['item'],
       'num_behaviors': len(state),
       'counts': counts,
-      'schema': record_schema.schema_to_json(RECORDS),
+      'schema': record_schema.schema_to_json(example_records.RECORDS),
       'splits': splits,
       'unknown_ids': unknown,
       'files': output_folder.list_files(stage, splits),
@@ -307,58 +292,14 @@ def _write_splits(
     job.progress(f'writing {split}')
     ordered = table.filter(table.split == number)
     ordered = ordered.order_by(behavior_examples.ORDER)
-    rows = prepare.stream(ordered, job.work, batch_rows=8192)
-    batches = (_records(batch, layout, ends) for batch in rows)
-    path = job.stage / f'{split}.{job.file_format}'
-    record_writer.write(path, batches, RECORDS)
+    with prepare.computed(ordered, job.work) as rows:
+      ends = example_records.write(rows, split, layout, job, ends)
     counted = {name: int(n) for name, n in found[number].items()}
     by_column[split] = {
       name: counted.pop(f'unknown_{i}') for i, name in enumerate(layout.ids)
     }
     splits[split] = counted
   return splits, by_column
-
-
-def _records(
-  batch: pa.RecordBatch, layout: RowLayout, ends: np.ndarray
-) -> pa.RecordBatch:
-  """Makes records of rows; `ends` says how many pieces came before, [T]."""
-  size = batch.num_rows
-
-  def column(name: str) -> np.ndarray:
-    return batch[name].to_numpy(zero_copy_only=False)
-
-  starts, stops = [], []
-  for i in range(len(layout.histories)):
-    starts.append(column(f'first_{i}'))
-    stops.append(starts[-1] + column(f'before_{i}'))
-  is_event = column('draw') == 0  # Drawn items share the pieces of the event.
-  for i in range(len(layout.parted)):
-    length = column(f'length_{i}')
-    stop = ends[i] + np.cumsum(np.where(is_event, length, 0))
-    starts.append(stop - length)
-    stops.append(stop)
-    if size:
-      ends[i] = stop[-1]
-  lists = {
-    'starts': starts,
-    'stops': stops,
-    'ids': [column(f'id_{i}') for i in range(len(layout.ids))],
-    'numeric': [column(f'numeric_{i}') for i in range(len(layout.numeric))],
-    'labels': [column(f'label_{i}') for i in range(len(layout.labels))],
-  }
-  columns = {}
-  for name, field in RECORDS.items():
-    if name not in lists:
-      columns[name] = batch[name]
-      continue
-    values = lists[name]
-    flat = np.stack(values, 1) if values else np.zeros((size, 0))
-    columns[name] = pa.ListArray.from_arrays(
-      pa.array(np.arange(size + 1, dtype=np.int32) * flat.shape[1]),
-      pa.array(flat.reshape(-1).astype(field.dtype)),
-    )
-  return pa.RecordBatch.from_pydict(columns)
 
 
 def _write_ids(

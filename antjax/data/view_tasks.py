@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax.data import (
+  coded_rows,
   output_folder,
   prepare,
   record_schema,
@@ -157,7 +158,7 @@ class _SortedRows:
     num_rows: Its rows, [N].
     num_test: How many of its last rows are queries, [N].
     is_trained: Whether it is trained on, [N].
-    vocabularies: Feature -> table (feature, id).
+    vocabularies: Feature -> table (feature, id), in memory or the engine's.
   """
 
   path: pathlib.Path
@@ -169,7 +170,7 @@ class _SortedRows:
   num_rows: np.ndarray
   num_test: np.ndarray
   is_trained: np.ndarray
-  vocabularies: Mapping[str, ir.Table]
+  vocabularies: Mapping[str, ir.Table | pa.Table]
 
 
 def _sorted_rows(
@@ -184,10 +185,27 @@ def _sorted_rows(
   rows = task_states.with_states(rows, schema, config)
   tasks = stored('tasks', _tasks(rows, schema, config))
   job.progress('ranking rows')
-  ranked = stored('ranked', _rank(rows, tasks, schema, config))
-  vocabularies, values = {}, {}
-  coded = ranked
-  for number, name in enumerate(_features(schema)):
+  ranks = stored('ranks', _rank(rows, tasks, schema, config))
+  by = [ROW, STATE] if STATE in rows.columns else [ROW]
+  ranked = rows.select(*by, *_fields(schema)).join(ranks, by)
+  ranked = stored('ranked', ranked.drop(ROW))
+  features = _features(schema)
+  job.progress(f'ids of {len(features)} features')
+  single = [name for name in features if name not in widths]
+  vocabularies: dict[str, Any] = dict(
+    coded_rows.vocabularies(
+      stored.path('ranked'),
+      single,
+      _IS_TRAIN,
+      min_count=config.min_count,
+      max_values=coded_rows.MAX_VALUES,
+    )
+  )
+  coded_rows.write(stored.path('ranked'), stored.path('coded'), vocabularies)
+  coded, values = stored.again('coded'), {}
+  for number, name in enumerate(features):
+    if name in vocabularies:
+      continue
     job.progress(f'ids of {name}')
     ids = stored(f'ids_{number}', _vocabulary(ranked, name, config))
     vocabularies[name] = ids
@@ -200,8 +218,9 @@ def _sorted_rows(
       values[name] = stored.path(f'values_{number}')
       each.to_parquet(str(values[name]))
       coded = coded.mutate(**{name: coded[name].length().cast('int32')})
-  single = {n: ids for n, ids in vocabularies.items() if n not in widths}
-  coded = prepare.to_ids(coded, single)
+    else:
+      coded = stored(f'coded_{number}', prepare.to_ids(coded, {name: ids}))
+  vocabularies = {name: vocabularies[name] for name in features}
   job.progress('sorting rows')
   path = stored.path('sorted')
   numbers = (schema.label_column, *schema.all_numeric)
@@ -300,7 +319,12 @@ def _tasks(rows: ir.Table, schema: Schema, config: TaskConfig) -> ir.Table:
 def _rank(
   rows: ir.Table, tasks: ir.Table, schema: Schema, config: TaskConfig
 ) -> ir.Table:
-  """Adds task, rank in its part, timestamp and is_train to the rows."""
+  """Returns state, task, rank in it, timestamp and is_train, by row and state.
+
+  Few columns are sorted so, however many the rows have.
+  """
+  names = [schema.task_column, schema.time, ROW, STATE, IS_GIVEN]
+  rows = rows.select(*dict.fromkeys(n for n in names if n in rows.columns))
   on = [rows[schema.task_column] == tasks[_KEY]]
   if STATE in rows.columns:
     on.append(rows[STATE] == tasks[STATE])
@@ -320,7 +344,7 @@ def _rank(
     ranked[_RANK] < ranked[_NUM_ROWS] - ranked[_NUM_TEST]
   )
   return ranked.mutate(**{_IS_TRAIN: is_train}).select(
-    STATE, 'task', _RANK, 'timestamp', _IS_TRAIN, *_fields(schema)
+    ROW, STATE, 'task', _RANK, 'timestamp', _IS_TRAIN
   )
 
 
@@ -391,7 +415,9 @@ def _write_ids(
   """Writes (feature, id) files; returns 'features' and their 'files'."""
   features, files = {}, {}
   for number, (name, ids) in enumerate(rows.vocabularies.items()):
-    table = ids.order_by('id').to_pyarrow()
+    table = ids
+    if not isinstance(ids, pa.Table):
+      table = ids.order_by('id').to_pyarrow()
     # Engines differ in chunks and in which columns may be NULL.
     columns = {n: table[n].combine_chunks() for n in table.column_names}
     # No plain name begins so: a feature may be called '0'.

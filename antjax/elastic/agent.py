@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
+import math
+import pathlib
 import queue
 import signal
 import sys
@@ -34,11 +36,14 @@ from antjax.elastic.process_group import (
   Output,
   ProcessGroup,
 )
+from antjax.elastic.rendezvous import EXIT_REPLACED
 
 _POLL_S = 0.1
 # One beat is tried for so long; then a newer one says what is true by then.
 _TRY_S = 2.0
-_QUIET_S = 5.0
+_QUIET_S, _SAY_S = 5.0, 600.0  # Of silence, until it is said; and again.
+_ALIVE_S = 5.0
+_STACKS_S = 3.0  # That a hung worker has to show its stacks.
 _FLUSH_S = 1.0
 _RESOURCES_S = 2.0
 _MAX_TAIL = 4000
@@ -63,7 +68,8 @@ class Supervisor:
   beat_s: float = 0.5  # Between heartbeats.
   min_hosts: int = 0  # 0: the coordinator's.
   max_hosts: int = 0  # 0: no limit.
-  give_up_s: float = 600.0  # Without the coordinator; then it exits.
+  give_up_s: float = math.inf  # Without the coordinator; then it exits.
+  alive_file: str = ''  # Touched every few seconds, for a probe.
 
   def __post_init__(self) -> None:
     # What the main thread has to do; a signal handler may put something in.
@@ -97,13 +103,17 @@ class Supervisor:
   def run(self) -> int:
     """Runs until the job is over or this host leaves; returns an exit code.
 
-    0: the job succeeded; 1: it failed; 75: this host is to be replaced; 128 +
-    signal: it was stopped.
+    0: the job succeeded; 1: it failed; 75: this host is to be replaced, or the
+    coordinator was away for `give_up_s`; 128 + signal: it was stopped.
     """
     beats = threading.Thread(target=self._beat, daemon=True)
     beats.start()
+    alive_s = -math.inf
     try:
       while self._exit_code is None:
+        if self.alive_file and time.monotonic() - alive_s > _ALIVE_S:
+          pathlib.Path(self.alive_file).touch()
+          alive_s = time.monotonic()
         with contextlib.suppress(queue.Empty):
           self._events.get(timeout=_POLL_S)()
         if self.output.closed and self._stop_signal is None:
@@ -138,6 +148,8 @@ class Supervisor:
       if self._stop_signal is None:
         self._start(reply.assignment)
     elif command == pb.AgentBeatReply.KILL:
+      if reply.is_hung:
+        self._show_stacks()
       self._kill()
       self._note(status=_Beat.IDLE)
     elif command == pb.AgentBeatReply.STOP:
@@ -180,6 +192,21 @@ class Supervisor:
     if self._stop_signal is not None:
       was_killed = code == -signal.SIGKILL
       self._leave(128 + (signal.SIGKILL if was_killed else self._stop_signal))
+
+  def _show_stacks(self) -> None:
+    """Has a worker that hangs print where each of its threads is.
+
+    Python does so at SIGABRT under PYTHONFAULTHANDLER, and ends.
+    """
+    worker = self._worker
+    if worker is None:
+      return
+    self.say('the worker hangs; its threads are at:')
+    with contextlib.suppress(ProcessLookupError):
+      worker.send(signal.SIGABRT)
+    deadline = time.monotonic() + _STACKS_S
+    while time.monotonic() < deadline and not worker.has_exited():
+      time.sleep(_POLL_S)
 
   def _kill(self) -> None:
     """Kills the worker and all that it has started."""
@@ -238,7 +265,7 @@ class Supervisor:
 
   def _beat(self) -> None:
     """Sends beats until the end; runs in a thread of its own."""
-    answered, was_said = time.monotonic(), False
+    answered, next_s = time.monotonic(), _QUIET_S
     resources, measured = pb.Resources(), float('-inf')
     port = 0
     while True:
@@ -263,32 +290,36 @@ class Supervisor:
       except CoordinatorGoneError as error:
         silent_s = time.monotonic() - answered
         if silent_s > self.give_up_s:
-          self._fail(str(error))
+          self._fail(f'{error} --give_up_s is over', EXIT_REPLACED)
           return
-        if silent_s > _QUIET_S and not was_said:
-          self.say('the coordinator does not answer; going on meanwhile.')
-          was_said = True
+        if silent_s > next_s:
+          self.say(
+            f'the coordinator has not answered for {silent_s:.0f} s; going on'
+            ' meanwhile.'
+          )
+          next_s = max(_SAY_S, 2 * next_s)
         continue
       except Exception as error:
         # Whatever it is: an agent that does not beat must not seem to work.
         self._fail(f'{type(error).__name__}: {error}')
         return
-      if was_said:
+      if next_s > _QUIET_S:
         self.say('the coordinator is there again.')
-      answered, was_said = time.monotonic(), False
+      answered, next_s = time.monotonic(), _QUIET_S
       self._events.put(functools.partial(self._on_reply, request, reply))
       with self._changed:
         self._reported = version
         self._changed.notify_all()
         self._changed.wait_for(
-          lambda: self._is_over or self._version > version, self.beat_s
+          lambda: self._is_over or self._version > version,
+          max(self.beat_s, reply.beat_s),
         )
 
-  def _fail(self, message: str) -> None:
+  def _fail(self, message: str, code: int = 1) -> None:
     def end() -> None:
       self.say(f'{message.rstrip(".")}; leaving.')
       self._kill()
-      self._exit_code = 1
+      self._exit_code = code
 
     with self._changed:
       self._is_over = True

@@ -7,7 +7,7 @@ repeated with the same one until it is answered, so that it takes effect once:
 a coordinator that is killed and comes back is only waited for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import os
 import random
@@ -21,11 +21,14 @@ import grpc
 
 from antjax.elastic import security
 from antjax.elastic.protocol import METHODS, SERVICE
+from antjax.elastic.rotation import rotating_tls
 
 MAX_MESSAGE_BYTES = 64 << 20
 _TRY_TIMEOUT_S = 10.0  # For one answer.
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0
-_QUIET_S = 5.0  # A coordinator that restarts is no news.
+_ROTATION_S = 120.0  # Until all have the new token of a file.
+# A coordinator that restarts is no news; one that stays away is, and again.
+_QUIET_S, _SAY_S = 5.0, 600.0
 _LOST = ('rst_stream', 'stream removed', 'socket closed', 'connection reset')
 
 
@@ -66,25 +69,31 @@ class CoordinatorClient:
   job: str
   client: str  # Name of the worker, agent or operator.
   generation: int = 0  # Of the job; 0 where there is none.
-  token: str = ''  # Bearer token; empty for none.
+  # Bearer token, or what returns it as of now; empty for none.
+  token: str | Callable[[], str] = ''
   tls_dir: str = ''  # With ca.pem, cert.pem and key.pem; empty: no TLS.
   give_up_s: float = 600.0  # That a call waits for an absent coordinator.
 
   def __post_init__(self) -> None:
     self.incarnation = secrets.randbits(63) | 1
-    self._metadata = (
-      [('authorization', f'Bearer {self.token}')] if self.token else None
-    )
     self._pid = os.getpid()
     self._order = threading.Lock()  # Held for a sequenced call, repeats too.
     self._sequence = 0
+    self._is_known = False  # The coordinator has answered before.
+    self._connecting = threading.Lock()
+    self._revision = 0  # Of the job, the highest that a reply has told.
     self._closed = threading.Event()
     self._check_tls = (
       f'that it has TLS too, of the ca.pem in {self.tls_dir}'
       if self.tls_dir
       else 'whether it has TLS: then give --tls_dir'
     )
-    self._channel = _channel(self.address, self.tls_dir)
+    self._tls = rotating_tls(self.tls_dir) if self.tls_dir else None
+    self._connect()
+
+  def _connect(self) -> None:
+    self._served = self._tls() if self._tls else None
+    self._channel = _channel(self.address, self._served)
     self._methods = {
       name: self._channel.unary_unary(
         f'/{SERVICE}/{name}',
@@ -131,6 +140,7 @@ class CoordinatorClient:
     head = request.head
     head.job, head.client = self.job, self.client
     head.incarnation, head.generation = self.incarnation, self.generation
+    head.revision = self._revision
     patience = self.give_up_s if give_up_s is None else give_up_s
     if not METHODS[name].is_journaled:
       head.sequence = 0
@@ -145,25 +155,40 @@ class CoordinatorClient:
   ) -> Any:
     began = time.monotonic()
     delay, was_logged = _FIRST_DELAY_S, False
+    was_known, next_s = self._is_known, _QUIET_S
     while not self._closed.is_set():
       left = began + give_up_s - time.monotonic()
       try:
         reply = self._methods[name](
           request,
           timeout=max(0.05, min(_TRY_TIMEOUT_S, left)),
-          metadata=self._metadata,
+          metadata=self._metadata(),
         )
         if was_logged:
           logging.info('The coordinator at %s is there again.', self.address)
+        # A thread that overwrites a higher one only makes the check weaker.
+        self._is_known = True
+        self._revision = max(self._revision, getattr(reply, 'revision', 0))
         return reply
       except grpc.RpcError as error:
         code, text = error.code(), error.details() or ''
-        if not _is_lost(code, text):
+        is_rotating = (
+          code is grpc.StatusCode.UNAUTHENTICATED
+          and was_known
+          and time.monotonic() - began < _ROTATION_S
+        )
+        if not is_rotating and not _is_lost(code, text):
           self._refused(name, code, text)
+        with self._connecting:
+          if self._tls is not None and self._tls() != self._served:
+            self._channel.close()
+            self._connect()
       except ValueError:  # grpc's, of a channel that was closed meanwhile.
-        if not self._closed.is_set():
-          raise
-        break
+        if self._closed.is_set() or self._tls is None:
+          if not self._closed.is_set():
+            raise
+          break
+        code, text = grpc.StatusCode.UNAVAILABLE, 'connecting anew'
       waited = time.monotonic() - began
       reason = f'{code.name}: {text}'
       if waited >= give_up_s:
@@ -172,19 +197,22 @@ class CoordinatorClient:
           f' {waited:.0f} s ({reason}); check that it runs there and can be'
           f' reached, that the port is its own, and {self._check_tls}.'
         )
-      if waited >= _QUIET_S and not was_logged:
+      if waited >= next_s:
         logging.warning(
-          'The coordinator at %s is not there; waiting (%s).',
-          self.address,
-          reason,
+          'The coordinator at %s has not answered for %.0f s; waiting (%s).',
+          *(self.address, waited, reason),
         )
-        was_logged = True
+        was_logged, next_s = True, max(_SAY_S, 2 * next_s)
       self._closed.wait(delay * random.uniform(0.5, 1.0))
       delay = min(2 * delay, _MAX_DELAY_S)
     raise CoordinatorGoneError(
       f'{name}: the client was closed while it waited for the coordinator at'
       f' {self.address}.'
     )
+
+  def _metadata(self) -> list[tuple[str, str]] | None:
+    token = self.token if isinstance(self.token, str) else self.token()
+    return [('authorization', f'Bearer {token}')] if token else None
 
   def _refused(self, name: str, code: grpc.StatusCode, text: str) -> NoReturn:
     message = f'{name}: {text}'
@@ -214,7 +242,7 @@ def _is_lost(code: grpc.StatusCode, text: str) -> bool:
   )
 
 
-def _channel(address: str, tls_dir: str) -> Any:
+def _channel(address: str, tls: security.Tls | None) -> Any:
   options: Sequence[tuple[str, Any]] = (
     ('grpc.max_send_message_length', MAX_MESSAGE_BYTES),
     ('grpc.max_receive_message_length', MAX_MESSAGE_BYTES),
@@ -226,8 +254,7 @@ def _channel(address: str, tls_dir: str) -> Any:
     ('grpc.enable_retries', 0),  # `call` does them, with the same head.
     ('grpc.use_local_subchannel_pool', 1),
   )
-  if not tls_dir:
+  if tls is None:
     return grpc.insecure_channel(address, options)
-  tls = security.read_tls(tls_dir)
   credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert)
   return grpc.secure_channel(address, credentials, options)

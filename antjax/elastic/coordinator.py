@@ -20,13 +20,22 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import policy, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
+from antjax.elastic.job_state import JobState
 from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor
-from antjax.elastic.protocol import METHODS, OPERATOR, Refused
+from antjax.elastic.protocol import (
+  beat_s,
+  MAX_HOSTS,
+  METHODS,
+  Refused,
+  stale,
+)
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import RendezvousConfig
-from antjax.elastic.service import make_server, Service
+from antjax.elastic.rotation import Rotating, rotating_tls
+from antjax.elastic.service import make_server, max_connections, Service
 from antjax.elastic.status_page import StatusPage
+from antjax.elastic.unheard import Unheard
 from antjax.elastic.windows import MonitorConfig
 from antjax.shards.journal import Journal
 
@@ -62,6 +71,12 @@ class CoordinatorConfig:
     for name in ('lease_timeout_s', 'progress_timeout_s'):
       if not getattr(self, name) > 0:  # Nor nan.
         raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
+    hosts = self.rendezvous
+    if max(hosts.min_hosts, hosts.max_hosts) > MAX_HOSTS:
+      raise ValueError(
+        f'min_hosts={hosts.min_hosts}, max_hosts={hosts.max_hosts}: a job has'
+        f' at most {MAX_HOSTS} hosts.'
+      )
     for name in ('port', 'status_port'):
       if not 0 <= (getattr(self, name) or 0) <= 65535:
         raise ValueError(
@@ -94,12 +109,10 @@ async def serve(
     RuntimeError: The journal or the port cannot be had, or the journal not be
       written any more.
   """
-  tokens = (
-    security.read_tokens(config.token_file)
-    if config.token_file
-    else security.RoleTokens()
-  )
-  tls = security.read_tls(config.tls_dir) if config.tls_dir else None
+  tokens: Callable[[], security.RoleTokens] = security.RoleTokens
+  if file := config.token_file:
+    tokens = Rotating(lambda: security.read_tokens(file), [file])
+  tls = rotating_tls(config.tls_dir) if config.tls_dir else None
   policy_fn = policy.resolve(config.policy)
   with Journal(config.journal) as journal:
     jobs = writer.load(journal)
@@ -107,6 +120,11 @@ async def serve(
       logging.info(
         'Going on with %d jobs of %s.', len(jobs.names()), config.journal
       )
+    # A host has its agent's connection and its worker's.
+    logging.info(
+      'At most %d hosts a job, and %d connections of all: `ulimit -n`.',
+      *(MAX_HOSTS, max_connections()),
+    )
     coordinator = Coordinator(
       config,
       writer.Writer(jobs, journal),
@@ -135,19 +153,38 @@ async def serve(
 def _status_page(
   config: CoordinatorConfig,
   coordinator: 'Coordinator',
-  tokens: security.RoleTokens,
+  tokens: Callable[[], security.RoleTokens],
 ) -> StatusPage | None:
   if config.status_port is None:
     return None
-  token = next((token for token, role in tokens.roles if role == OPERATOR), b'')
   return StatusPage(
     coordinator.snapshot,
     address=config.address,
     port=config.status_port,
-    token=token.decode(),
+    tokens=lambda: tokens().page_tokens(),
     tls=security.page_tls(config.tls_dir) if config.tls_dir else None,
     is_insecure=config.is_insecure,
   )
+
+
+class _Plans:
+  """The newest plan of each job as the bytes of its field in a reply.
+
+  A plan names every worker, and all of them are told it at about once.
+  """
+
+  def __init__(self) -> None:
+    self._fields: dict[str, tuple[pb.Plan, bytes]] = {}
+
+  def field(self, job: JobState) -> bytes:
+    """Returns what may be put behind a serialized HeartbeatReply."""
+    plan, field = self._fields.get(job.name, (None, b''))
+    if plan is not job.plan:
+      field = pb.HeartbeatReply(plan=job.plan).SerializeToString()
+      if len(self._fields) >= _MAX_BEATEN:
+        self._fields.clear()
+      self._fields[job.name] = job.plan, field
+    return field
 
 
 class Coordinator:
@@ -182,6 +219,8 @@ class Coordinator:
     )
     self._beaten: dict[str, float] = {}  # Job -> last beat of an agent.
     self._exits: dict[tuple[str, str], tuple[int, int]] = {}
+    self._plans = _Plans()
+    self._unheard = Unheard(durable.jobs, clock() + config.lease_timeout_s)
     for name in durable.jobs.names():
       self._monitor.note_plan(name, durable.jobs.job(name).plan, clock())
 
@@ -245,8 +284,12 @@ class Coordinator:
 
   async def _answer(self, request: Any, data: bytes) -> bytes:
     """Answers a request that is journaled, and notes what it says softly."""
+    head = request.head
+    self._hear(head)
+    if not isinstance(request, pb.OperateRequest):
+      self._unheard.check(self.writer.jobs.job(head.job), self._clock())
     reply = await self.writer.answer(request, data)
-    head, now = request.head, self._clock()
+    now = self._clock()
     if isinstance(request, pb.ExchangeRequest) and not request.consumed:
       self._liveness.hear(head, now)
     elif isinstance(request, (pb.BeginRequest, pb.ExchangeRequest)):
@@ -271,6 +314,7 @@ class Coordinator:
   ) -> bytes:
     del data
     head = request.head
+    self._hear(head)
     job = self.writer.jobs.job(head.job)
     self.writer.jobs.check_alive(head)
     now = self._clock()
@@ -280,10 +324,16 @@ class Coordinator:
       self._liveness.leave(head, now)
       if head.job not in self.writer.jobs.names():  # Only watched.
         self._monitor.forget(head.job, head.client)
-    await self.writer.settled()
-    return pb.HeartbeatReply(
-      plan=job.plan, is_stopping=job.is_stopping
+    reply = pb.HeartbeatReply(
+      is_stopping=job.is_stopping,
+      revision=job.revision,
+      beat_s=beat_s(0.0, len(job.members)),
+      mtbf_s=job.mtbf_s,
     ).SerializeToString()
+    if request.plan_version < job.plan.version or not job.plan.version:
+      reply += self._plans.field(job)
+    await self.writer.settled()
+    return reply
 
   async def _agent_beat(
     self, request: pb.AgentBeatRequest, data: bytes
@@ -296,15 +346,38 @@ class Coordinator:
       )
     self._beaten[head.job] = now
     self._note_exit(request, now)
+    self._recover(head, request.generation)
     job = self.writer.jobs.job(head.job)
+    if request.status != pb.AgentBeatRequest.RUNNING:
+      self._unheard.hear(head)
     reply = self._rendezvous.beat(request, job, now)
+    reply.revision = job.revision
+    reply.beat_s = self._rendezvous.beat_s(head.job)
     await self.writer.settled()
     return reply.SerializeToString()
 
+  def _hear(self, head: pb.Head) -> None:
+    """Refuses who knows more than the journal, and has all begin again."""
+    if (reason := self._recover(head)) is not None:
+      raise stale(f'{reason}.')
+    self._unheard.hear(head)
+
+  def _recover(self, head: pb.Head, generation: int = 0) -> str | None:
+    """Returns why a job goes back to its checkpoint, where it has to."""
+    message = self.writer.jobs.recovery(head, generation)
+    if message is None:
+      return None
+    logging.error('Job %s: %s.', head.job, message.reason)
+    self.writer.decide(message)
+    return message.reason
+
   async def _status(self, request: pb.StatusRequest, data: bytes) -> bytes:
-    del request, data
+    del data
     await self.writer.settled()
-    text = json.dumps(self.snapshot()).encode()
+    snapshot = self.snapshot()
+    if job := request.head.job:
+      snapshot['jobs'] = [one for one in snapshot['jobs'] if one['name'] == job]
+    text = json.dumps(snapshot).encode()
     return pb.StatusReply(json=text).SerializeToString()
 
   def _note_exit(self, request: pb.AgentBeatRequest, now: float) -> None:

@@ -15,22 +15,26 @@ EXACTLY_ONCE: Delivery
 AT_MOST_ONCE: Delivery
 
 class Head(_message.Message):
-    __slots__ = ("job", "client", "incarnation", "sequence", "generation")
+    __slots__ = ("job", "client", "incarnation", "sequence", "generation", "revision")
     JOB_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     job: str
     client: str
     incarnation: int
     sequence: int
     generation: int
-    def __init__(self, job: _Optional[str] = ..., client: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+    revision: int
+    def __init__(self, job: _Optional[str] = ..., client: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class Empty(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class DataSet(_message.Message):
     __slots__ = ("name", "num_records", "shard_size", "seed", "num_epochs", "is_stream", "max_data_errors", "delivery")
@@ -121,7 +125,7 @@ class ExchangeRequest(_message.Message):
     def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., data_set: _Optional[str] = ..., pass_number: _Optional[int] = ..., consumed: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[DataError, _Mapping]]] = ..., num_wanted: _Optional[int] = ...) -> None: ...
 
 class ExchangeReply(_message.Message):
-    __slots__ = ("leases", "outcome", "first_open_epoch")
+    __slots__ = ("leases", "outcome", "first_open_epoch", "revision")
     class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         LEASED: _ClassVar[ExchangeReply.Outcome]
@@ -133,10 +137,12 @@ class ExchangeReply(_message.Message):
     LEASES_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     FIRST_OPEN_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     leases: _containers.RepeatedCompositeFieldContainer[Lease]
     outcome: ExchangeReply.Outcome
     first_open_epoch: int
-    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., outcome: _Optional[_Union[ExchangeReply.Outcome, str]] = ..., first_open_epoch: _Optional[int] = ...) -> None: ...
+    revision: int
+    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., outcome: _Optional[_Union[ExchangeReply.Outcome, str]] = ..., first_open_epoch: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
     __slots__ = ("head", "step", "states")
@@ -241,12 +247,18 @@ class Plan(_message.Message):
     def __init__(self, version: _Optional[int] = ..., num_micro_batches: _Optional[_Mapping[str, int]] = ..., lr_scale: _Optional[float] = ..., deadline_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("plan", "is_stopping")
+    __slots__ = ("plan", "is_stopping", "revision", "beat_s", "mtbf_s")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     IS_STOPPING_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    BEAT_S_FIELD_NUMBER: _ClassVar[int]
+    MTBF_S_FIELD_NUMBER: _ClassVar[int]
     plan: Plan
     is_stopping: bool
-    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., is_stopping: _Optional[bool] = ...) -> None: ...
+    revision: int
+    beat_s: float
+    mtbf_s: float
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., is_stopping: _Optional[bool] = ..., revision: _Optional[int] = ..., beat_s: _Optional[float] = ..., mtbf_s: _Optional[float] = ...) -> None: ...
 
 class AgentBeatRequest(_message.Message):
     __slots__ = ("head", "address", "free_port", "status", "generation", "exit_code", "log_tail", "resources", "device_kind", "min_hosts", "max_hosts")
@@ -295,7 +307,7 @@ class Assignment(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., num_hosts: _Optional[int] = ..., jax_coordinator: _Optional[str] = ...) -> None: ...
 
 class AgentBeatReply(_message.Message):
-    __slots__ = ("command", "assignment", "exit_code", "reason")
+    __slots__ = ("command", "assignment", "exit_code", "reason", "revision", "beat_s", "is_hung")
     class Command(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NONE: _ClassVar[AgentBeatReply.Command]
@@ -312,11 +324,17 @@ class AgentBeatReply(_message.Message):
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    BEAT_S_FIELD_NUMBER: _ClassVar[int]
+    IS_HUNG_FIELD_NUMBER: _ClassVar[int]
     command: AgentBeatReply.Command
     assignment: Assignment
     exit_code: int
     reason: str
-    def __init__(self, command: _Optional[_Union[AgentBeatReply.Command, str]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., exit_code: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    revision: int
+    beat_s: float
+    is_hung: bool
+    def __init__(self, command: _Optional[_Union[AgentBeatReply.Command, str]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., exit_code: _Optional[int] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., beat_s: _Optional[float] = ..., is_hung: _Optional[bool] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("head",)
@@ -355,7 +373,7 @@ class StartGeneration(_message.Message):
     def __init__(self, job: _Optional[str] = ..., members: _Optional[_Iterable[str]] = ..., jax_coordinator: _Optional[str] = ...) -> None: ...
 
 class EndGeneration(_message.Message):
-    __slots__ = ("job", "generation", "is_success", "is_final", "counts", "reason", "replaced")
+    __slots__ = ("job", "generation", "is_success", "is_final", "counts", "reason", "replaced", "error")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     IS_SUCCESS_FIELD_NUMBER: _ClassVar[int]
@@ -363,6 +381,7 @@ class EndGeneration(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     is_success: bool
@@ -370,7 +389,8 @@ class EndGeneration(_message.Message):
     counts: bool
     reason: str
     replaced: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., is_success: _Optional[bool] = ..., is_final: _Optional[bool] = ..., counts: _Optional[bool] = ..., reason: _Optional[str] = ..., replaced: _Optional[_Iterable[str]] = ...) -> None: ...
+    error: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., is_success: _Optional[bool] = ..., is_final: _Optional[bool] = ..., counts: _Optional[bool] = ..., reason: _Optional[str] = ..., replaced: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ExpireWorkers(_message.Message):
     __slots__ = ("job", "workers", "reason")
@@ -389,3 +409,15 @@ class SetPlan(_message.Message):
     job: str
     plan: Plan
     def __init__(self, job: _Optional[str] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
+
+class RecoverJob(_message.Message):
+    __slots__ = ("job", "revision", "generation", "reason")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    revision: int
+    generation: int
+    reason: str
+    def __init__(self, job: _Optional[str] = ..., revision: _Optional[int] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...

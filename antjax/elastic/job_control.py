@@ -51,12 +51,16 @@ def end_generation(
   job.is_success = message.is_final and message.is_success
   if was_running:
     job.restarts_used += message.counts
+    if message.counts:
+      job.num_same_errors = job.same_errors_with(message.error)
+      job.error, job.error_step = message.error, job.last_step
     gone = [name for name in message.replaced if name not in job.replaced]
     job.replaced = [*job.replaced, *gone][-_MAX_REPLACED:]
     _release_all(job)
     last = job.history[-1]
     last.ended_unix_s = now
     last.reason, last.counts = reason, message.counts
+    job.mtbf_s = job.measured_mtbf_s()
   job.is_restart_asked, job.replace_asked = False, []
   job.actions.append((now, f'generation {job.generation} ended: {reason}'))
   return True
@@ -78,6 +82,27 @@ def expire_workers(
     f' {count} shards go to others'
   )
   job.actions.append((now, text))
+  return True
+
+
+def recover(job: JobState, message: pb.RecoverJob, now: float) -> bool:
+  """Makes a job of which the journal lost a part begin at its checkpoint.
+
+  Nobody who was there before is heard any more, and their generation is over.
+  """
+  if message.revision <= job.revision:
+    return False
+  reason = message.reason[:_MAX_TEXT]
+  job.revision = job.least_revision = message.revision
+  job.generation = message.generation
+  if job.phase == 'running':
+    last = job.history[-1]
+    last.ended_unix_s, last.reason = now, reason
+  job.phase, job.is_success = 'waiting', False
+  _release_all(job)
+  for data in job.sets.values():
+    data.generation, data.begun_by = -1, set()
+  job.actions.append((now, reason))
   return True
 
 
@@ -151,7 +176,7 @@ def _restart(job: JobState) -> None:
     job.is_restart_asked = True
   elif job.phase == 'ended':
     job.phase, job.is_success = 'waiting', False
-    job.restarts_used = 0
+    job.restarts_used = job.num_same_errors = 0
 
 
 def _replace(job: JobState, worker: str) -> None:

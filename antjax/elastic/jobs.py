@@ -12,6 +12,9 @@ them is enough to resume after a crash. Who may change a job:
                fences off the one before.
   sequence     A request is applied once: repeated, it gets the same reply; an
                older one is refused.
+  revision     Who knows a later one than the job has shows that the journal is
+               older than its replies, as after a disk was damaged: see
+               `recovery`. From then on only new processes are heard.
 """
 
 from collections.abc import Callable
@@ -25,11 +28,12 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control, job_data
 from antjax.elastic.job_state import Client, JobState
-from antjax.elastic.protocol import invalid, Refused, stale
+from antjax.elastic.protocol import invalid, MAX_HOSTS, Refused, stale
 
 MAX_JOBS = 1000
-MAX_CLIENTS = 20_000  # Per job.
+MAX_CLIENTS = MAX_HOSTS
 _MAX_FENCED = 8
+_MAX_GONE, _RECOVERY = 1 << 40, 1 << 32  # Revisions.
 _MAX_JUMP = 1 << 32  # From a generation to the next; Unix times are less.
 _VERSION = 1
 
@@ -46,6 +50,7 @@ DECISIONS: tuple[type[Message], ...] = (
   pb.EndGeneration,
   pb.ExpireWorkers,
   pb.SetPlan,
+  pb.RecoverJob,
 )
 # The place of a type here is its number in the journal.
 MESSAGES = (*REQUESTS, *DECISIONS)
@@ -63,6 +68,7 @@ _CHANGES: dict[type[Message], Callable[..., bool]] = {
   pb.EndGeneration: job_control.end_generation,
   pb.ExpireWorkers: job_control.expire_workers,
   pb.SetPlan: job_control.set_plan,
+  pb.RecoverJob: job_control.recover,
 }
 
 
@@ -139,10 +145,13 @@ class Jobs:
       client.fenced = [*client.fenced, client.incarnation][-_MAX_FENCED:]
       client.incarnation, client.is_expired = head.incarnation, False
     client.sequence = head.sequence
-    client.reply = reply.SerializeToString()
     # A worker that only asks whether there is something again may ask often.
     is_poll = isinstance(request, pb.ExchangeRequest) and not is_changed
-    return client.reply, is_new or not is_poll
+    is_stored = is_new or not is_poll
+    job.revision += is_stored
+    reply.revision = job.revision
+    client.reply = reply.SerializeToString()
+    return client.reply, is_stored
 
   def apply(self, message: Message, now: float) -> bytes:
     """Applies one of MESSAGES, as the journal has them, at a Unix time.
@@ -159,11 +168,41 @@ class Jobs:
     self.decide(message, now)
     return b''
 
+  def recovery(
+    self, head: pb.Head, generation: int = 0
+  ) -> pb.RecoverJob | None:
+    """Returns what is to be decided where who asks knows more than the journal.
+
+    Args:
+      head: Head of a request.
+      generation: Generation that the request says runs or ran there.
+    """
+    job = self.job(head.job)
+    gone = head.revision - job.revision
+    if gone <= 0:
+      return None
+    if gone > _MAX_GONE:
+      raise invalid(
+        f'head.revision={head.revision} must be at most {_MAX_GONE} above'
+        f' {job.revision}, that of job {head.job!r}.'
+      )
+    return pb.RecoverJob(
+      job=head.job,
+      revision=head.revision + _RECOVERY,
+      generation=max(job.generation, head.generation, generation),
+      reason=(
+        f'the journal of the coordinator is older than {head.client}: {gone:,}'
+        f' of the {head.revision:,} changes of the job are gone; going back to'
+        ' the last checkpoint'
+      ),
+    )
+
   def check_alive(self, head: pb.Head) -> None:
     """Raises Refused where who sends this is fenced off; for heartbeats."""
     job = self._jobs.get(head.job)
     if job is None:
       return
+    _check_recovered(job, head)
     if head.generation < job.generation or (
       job.is_managed and job.phase != 'running'
     ):
@@ -186,13 +225,20 @@ class Jobs:
     if isinstance(message, pb.StartGeneration):
       if message.job not in self._jobs:
         self._keep(self._new_job(message.job))
-      return job_control.start_generation(self._jobs[message.job], message, now)
+      one = self._jobs[message.job]
+      has_started = job_control.start_generation(one, message, now)
+      one.revision += has_started
+      return has_started
+    if isinstance(message, pb.RecoverJob) and message.job not in self._jobs:
+      self._keep(self._new_job(message.job))
     is_asked = isinstance(message, pb.OperateRequest)  # By the controller.
     name = message.head.job if is_asked else message.job  # type: ignore[attr-defined]
     job = self._jobs.get(name)
     if job is None:
       return False
     is_changed = _CHANGES[type(message)](job, message, now)
+    if not isinstance(message, pb.RecoverJob):
+      job.revision += is_changed
     if isinstance(message, pb.OperateRequest):
       job.policy_restarts += message.action == 'replace'
     return is_changed
@@ -253,6 +299,7 @@ class Jobs:
 
 
 def _check_generation(job: JobState, request: Message, head: pb.Head) -> None:
+  _check_recovered(job, head)
   if isinstance(request, pb.OperateRequest) or (
     # Who fills a stream may be no worker.
     isinstance(request, pb.ExtendStreamRequest) and not head.generation
@@ -274,6 +321,16 @@ def _check_generation(job: JobState, request: Message, head: pb.Head) -> None:
     raise invalid(
       f'head.generation={head.generation} must be at most {_MAX_JUMP} above'
       f' {job.generation}, that of job {job.name!r}: beyond it none could come.'
+    )
+
+
+def _check_recovered(job: JobState, head: pb.Head) -> None:
+  """Raises Refused for who was there before the journal lost a part."""
+  if 0 < head.revision < job.least_revision:
+    raise stale(
+      f'the coordinator has lost a part of its journal since'
+      f' {head.client!r} of job {job.name!r} began; start again from the last'
+      ' checkpoint.'
     )
 
 

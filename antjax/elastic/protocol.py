@@ -13,9 +13,12 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_spec import LedgerSpec
 
+_BEATS_PER_S = 2000
 SERVICE = 'antjax.v1.Coordinator'
-OPERATOR = 'operator'
-ROLES = ('worker', 'agent', OPERATOR)
+OPERATOR, VIEWER = 'operator', 'viewer'
+# Hosts of a job: workers and agents; also the clients that a job remembers.
+MAX_HOSTS = 20_000
+ROLES = ('worker', 'agent', OPERATOR, VIEWER)
 
 Code = Literal[
   'INVALID_ARGUMENT',  # The request is wrong.
@@ -24,6 +27,7 @@ Code = Literal[
   'PERMISSION_DENIED',  # The role may not ask this.
   'RESOURCE_EXHAUSTED',  # There are too many of something.
   'UNAUTHENTICATED',  # No such token.
+  'UNAVAILABLE',  # Not yet: to be repeated.
 ]
 
 
@@ -83,12 +87,20 @@ METHODS = {
     pb.AgentBeatRequest, pb.AgentBeatReply, 'agent', is_journaled=False
   ),
   'Status': ServiceMethod(
-    pb.StatusRequest, pb.StatusReply, OPERATOR, is_journaled=False
+    pb.StatusRequest, pb.StatusReply, VIEWER, is_journaled=False
   ),
   'Operate': ServiceMethod(pb.OperateRequest, pb.Empty, OPERATOR),
 }
 # Types of requests that have sequence numbers.
 JOURNALED = {one.request for one in METHODS.values() if one.is_journaled}
+
+
+def beat_s(least_s: float, num_hosts: int) -> float:
+  """Returns the seconds between two beats of a host.
+
+  However many hosts a job has, it sends `_BEATS_PER_S` a second at most.
+  """
+  return max(least_s, num_hosts / _BEATS_PER_S)
 
 
 def ledger_spec(data_set: pb.DataSet) -> LedgerSpec:

@@ -32,6 +32,7 @@ from antjax.elastic import job_control
 from antjax.elastic.job_state import JobState
 from antjax.elastic.rendezvous_room import (
   AgentRecord,
+  error_of,
   GenerationProblem,
   natural_order,
   problems_of,
@@ -44,6 +45,7 @@ from antjax.elastic.rendezvous_room import (
 EXIT_FAILED = 1
 EXIT_REPLACED = 75  # Start another one, elsewhere if possible.
 
+_MAX_SAME_ERRORS = 3  # An error that repeats so often ends the job.
 _MAX_CAUSES = 3  # Hosts named beside the one whose worker died first.
 _MAX_TAIL = 600  # With the rest within what a job keeps of a reason.
 
@@ -60,7 +62,9 @@ class Rendezvous:
     room = self._rooms.get(job)
     if room is None:
       return []
-    living = [agent for agent in room.agents() if self._is_living(agent, now)]
+    living = [
+      agent for agent in room.agents() if self._is_living(agent, room, now)
+    ]
     return sorted(living, key=lambda agent: natural_order(agent.name))
 
   def restarts_left(self, job: JobState) -> int:
@@ -91,15 +95,25 @@ class Rendezvous:
         0 if job.is_success else EXIT_FAILED,
         job_control.why_ended(job, is_new=not has_run),
       )
-    if job.phase == 'running' and agent.name in job.members:
-      return self._answer_member(agent, job, room)
+    rank = room.rank(job, agent.name) if job.phase == 'running' else None
+    if rank is not None:
+      return self._answer_member(agent, job, room, rank)
     if agent.name in job.replaced and has_run:  # A new one may take part.
       reason = job.history[-1].reason if job.history else ''
       return _exit(EXIT_REPLACED, f'this host is replaced: {reason}')
-    return pb.AgentBeatReply() if agent.is_idle else _kill(agent)
+    return pb.AgentBeatReply() if agent.is_idle else _kill(agent, room)
+
+  def beat_s(self, job: str) -> float:
+    """Seconds between two beats of an agent of a job; 0: as it is set up."""
+    room = self._rooms.get(job)
+    return room.beat_s() if room else 0.0
 
   def decide(
-    self, job: JobState, now: float, hung: Collection[str] = ()
+    self,
+    job: JobState,
+    now: float,
+    hung: Collection[str] = (),
+    has_stepped: bool = False,
   ) -> list[Message]:
     """Returns the decisions to apply to the job now; usually none.
 
@@ -107,11 +121,12 @@ class Rendezvous:
       job: Current state of the job.
       now: Time in seconds.
       hung: Workers that live and make no progress, or do not say so any more.
+      has_stepped: Whether a worker of the running generation has made a step.
     """
     room = self._room(job.name, now)
-    room.forget_lost(now - 10 * self._config.agent_timeout_s)
+    room.forget_lost(now - 10 * self._timeout_s(room))
     if job.phase == 'running':
-      return self._end(job, room, now, hung)
+      return self._end(job, room, now, hung, has_stepped)
     if job.phase == 'ended':
       return []
     decisions: list[Message] = []
@@ -129,13 +144,16 @@ class Rendezvous:
   def _room(self, name: str, now: float) -> Room:
     return self._rooms.setdefault(name, Room(now))
 
-  def _is_living(self, agent: AgentRecord, now: float) -> bool:
-    return now - agent.last_seen <= self._config.agent_timeout_s
+  def _is_living(self, agent: AgentRecord, room: Room, now: float) -> bool:
+    return now - agent.last_seen <= self._timeout_s(room)
 
-  @property
-  def _fresh_s(self) -> float:
+  def _timeout_s(self, room: Room) -> float:
+    """Silence after which an agent is lost; in a large job they beat less."""
+    return max(self._config.agent_timeout_s, 6 * room.beat_s())
+
+  def _fresh_s(self, room: Room) -> float:
     """An agent that is well beats several times in so long."""
-    return self._config.agent_timeout_s / 3
+    return self._timeout_s(room) / 3
 
   def _num_hosts(self, room: Room) -> tuple[int, int]:
     """(minimum, maximum) of a job; 0: no maximum."""
@@ -144,7 +162,7 @@ class Rendezvous:
   # --- Running. ---------------------------------------------------------------
 
   def _answer_member(
-    self, agent: AgentRecord, job: JobState, room: Room
+    self, agent: AgentRecord, job: JobState, room: Room, rank: int
   ) -> pb.AgentBeatReply:
     """What a member of the running generation is to do."""
     if agent.beat.generation == job.generation and not agent.is_idle:
@@ -152,14 +170,14 @@ class Rendezvous:
       if agent.is_running and stop:
         return pb.AgentBeatReply(command=pb.AgentBeatReply.STOP, reason=stop[0])
     elif not agent.is_idle:
-      return _kill(agent)
+      return _kill(agent, room)
     elif not agent.is_leaving and room.may_start(agent, job.generation):
       agent.is_told_to_run = True
       return pb.AgentBeatReply(
         command=pb.AgentBeatReply.RUN,
         assignment=pb.Assignment(
           generation=job.generation,
-          rank=job.members.index(agent.name),
+          rank=rank,
           num_hosts=len(job.members),
           jax_coordinator=job.jax_coordinator,
         ),
@@ -167,11 +185,16 @@ class Rendezvous:
     return pb.AgentBeatReply()
 
   def _end(
-    self, job: JobState, room: Room, now: float, hung: Collection[str]
+    self,
+    job: JobState,
+    room: Room,
+    now: float,
+    hung: Collection[str],
+    has_stepped: bool,
   ) -> list[Message]:
     """EndGeneration if this one is over; else asks it to stop where needed."""
     problems = sorted(
-      problems_of(job, room, self._config.agent_timeout_s, now, hung),
+      problems_of(job, room, self._timeout_s(room), now, hung),
       key=lambda one: one.at,
     )
     stop = room.stop(job.generation)
@@ -180,7 +203,7 @@ class Rendezvous:
       if not stop and first.is_exit:
         # A host that died breaks its peers' connections before it is missed.
         silent = silent_members(job, room, first.at)
-        if silent and now - first.at < self._fresh_s:
+        if silent and now - first.at < self._fresh_s(room):
           return []
         causes = [
           f'; {name}: no beat of its agent for {now - at:.0f} s, which may be'
@@ -189,7 +212,9 @@ class Rendezvous:
         ]
         reason = first.reason + ''.join(causes[:_MAX_CAUSES])
         problems[0] = dataclasses.replace(first, reason=reason)
-      return [self._end_after(job, problems, stop)]
+      if first.is_hang:
+        room.hung = job.generation
+      return [self._end_after(job, problems, stop, has_stepped)]
     is_over = all(
       agent is not None and agent.is_out(job.generation)
       for agent in map(room.current, job.members)
@@ -199,7 +224,7 @@ class Rendezvous:
       reason = 'all workers finished'
       return [self._end_message(job, reason, is_success=True, is_final=True)]
     if since and (is_over or now > min(since) + self._config.stop_grace_s):
-      return [self._end_after(job, problems, stop)]
+      return [self._end_after(job, problems, stop, has_stepped)]
     if not stop and (reason := self._why_stop(job, room, now)):
       room.ask_to_stop(job.generation, reason, now)
     return []
@@ -228,6 +253,7 @@ class Rendezvous:
     job: JobState,
     problems: list[GenerationProblem],
     stop: tuple[str, float] | None,
+    has_stepped: bool,
   ) -> pb.EndGeneration:
     """Ends a generation: as it was asked to, or by its first problem."""
     if stop:
@@ -235,16 +261,21 @@ class Rendezvous:
     problem = next((one for one in problems if one.is_final), problems[0])
     counts, reason = problem.counts, problem.reason
     is_used_up = counts and job.restarts_used >= self._config.max_restarts
-    if is_used_up or problem.is_final:
-      reason += (
-        ', which a restart does not mend'
-        if problem.is_final
-        else f'; the restart budget of {self._config.max_restarts} is used up'
-      )
+    error = '' if has_stepped or not problem.is_exit else error_of(problem.tail)
+    is_same = counts and job.same_errors_with(error) >= _MAX_SAME_ERRORS
+    if is_used_up or problem.is_final or is_same:
+      if problem.is_final:
+        reason += ', which a restart does not mend'
+      elif is_same:
+        reason += f' {_MAX_SAME_ERRORS} times in a row before any step: {error}'
+      else:
+        reason += (
+          f'; the restart budget of {self._config.max_restarts} is used up'
+        )
       if problem.tail:
         reason += f'. Its last lines:\n{problem.tail[-_MAX_TAIL:]}'
       return self._end_message(job, reason, counts=True, is_final=True)
-    return self._end_message(job, reason, counts=counts)
+    return self._end_message(job, reason, counts=counts, error=error)
 
   def _end_message(
     self,
@@ -254,6 +285,7 @@ class Rendezvous:
     counts: bool = False,
     is_final: bool = False,
     is_success: bool = False,
+    error: str = '',
   ) -> pb.EndGeneration:
     return pb.EndGeneration(
       job=job.name,
@@ -263,6 +295,7 @@ class Rendezvous:
       counts=counts,
       reason=reason,
       replaced=job.replace_asked,
+      error=error,
     )
 
   # --- Waiting. ---------------------------------------------------------------
@@ -277,7 +310,7 @@ class Rendezvous:
         for agent in room.current_agents()
         if not agent.may_run
         and not agent.is_leaving
-        and now - agent.last_seen <= self._fresh_s
+        and now - agent.last_seen <= self._fresh_s(room)
         and not (agent.name in job.replaced and agent.beat.generation)
       ),
       key=lambda agent: natural_order(agent.name),
@@ -288,14 +321,14 @@ class Rendezvous:
     config = self._config
     over_s = now - room.over_since(job.generation, now)
     if over_s < config.kill_timeout_s and any(
-      agent.may_run and self._is_living(agent, now) for agent in room.agents()
+      agent.may_run and self._is_living(agent, room, now)
+      for agent in room.agents()
     ):
       return []  # The last generation still runs somewhere.
     last = set(job.history[-1].members) if job.history else set()
-    if (
-      not all(room.current(name) for name in last)
-      and now - room.since <= config.agent_timeout_s
-    ):
+    if not all(
+      room.current(name) for name in last
+    ) and now - room.since <= self._timeout_s(room):
       return []  # The coordinator is new: the others will speak up.
     candidates = self._candidates(job, room, now)
     min_hosts, max_hosts = self._num_hosts(room)
@@ -352,8 +385,9 @@ def _exit(code: int, reason: str) -> pb.AgentBeatReply:
   )
 
 
-def _kill(agent: AgentRecord) -> pb.AgentBeatReply:
+def _kill(agent: AgentRecord, room: Room) -> pb.AgentBeatReply:
   return pb.AgentBeatReply(
     command=pb.AgentBeatReply.KILL,
+    is_hung=agent.beat.generation == room.hung,
     reason=f'generation {agent.beat.generation} is over.',
   )

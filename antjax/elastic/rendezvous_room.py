@@ -7,14 +7,25 @@ import dataclasses
 import re
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import protocol
 from antjax.elastic.job_state import JobState
 from antjax.elastic.process_group import describe_exit
+from antjax.elastic.protocol import MAX_HOSTS
 
-_MAX_AGENTS = 20_000  # Per job.
 _MAX_TAIL = 2000  # Characters; an agent may send more than is shown.
+_BEAT_S = 0.5  # Between beats of agents of a job of usual size.
 _MAX_FENCED = 16  # Per name; no host comes back so often within minutes.
 # Exit code of a worker whose settings are wrong: EX_USAGE of sysexits.h.
 EXIT_WRONG_USAGE = 64
+
+_MAX_ERROR = 300  # Characters.
+_ERROR = re.compile(r'[\w.]*(Error|Exception)\b')
+_NUMBER = re.compile(r'0x[0-9a-fA-F]+|\d+')
+_PASSES = re.compile(
+  r'connect|unavailable|time[d ]*out|deadline|heartbeat|no space|stale'
+  r'|temporar|broken pipe|reset by|resource_exhausted|\b75\b',
+  re.IGNORECASE,
+)
 
 # A worker that was asked to stop: 128 + signal or the signal itself.
 _STOPPED = {130, 143, -2, -15}
@@ -153,7 +164,9 @@ class Room:
     # (minimum, maximum) that its agents want, as said last; None: they leave
     # it to the coordinator.
     self.num_hosts: tuple[int, int] | None = None
+    self.hung = -1  # Last generation that ended since a worker hung.
     self._stop = (-1, '', 0.0)
+    self._ranks: tuple[int, dict[str, int]] = (-1, {})
     self._over = (-1, 0.0)
     self._current: dict[str, AgentRecord] = {}
     # Agents whose name another one has taken; they may still run a worker.
@@ -170,6 +183,20 @@ class Room:
   def current(self, name: str) -> AgentRecord | None:
     """The agent that has the name now."""
     return self._current.get(name)
+
+  def rank(self, job: JobState, name: str) -> int | None:
+    """The rank of a member of the running generation; None: it is none."""
+    if self._ranks[0] != job.generation or len(self._ranks[1]) != len(
+      job.members
+    ):
+      ranks = {member: rank for rank, member in enumerate(job.members)}
+      self._ranks = (job.generation, ranks)
+    return self._ranks[1].get(name)
+
+  def beat_s(self) -> float:
+    """Seconds between two beats of an agent; 0: as it is set up."""
+    spaced = protocol.beat_s(0.0, len(self._current))
+    return spaced if spaced > _BEAT_S else 0.0
 
   def may_start(self, agent: AgentRecord, generation: int) -> bool:
     """Whether a worker of the generation was certainly not there before.
@@ -198,7 +225,7 @@ class Room:
           del self._former[name, incarnation]
       return None
     agent = self._current.get(name)
-    if agent is None and len(self._current) >= _MAX_AGENTS:
+    if agent is None and len(self._current) >= MAX_HOSTS:
       return None
     if agent is None or agent.incarnation != incarnation:
       before = agent
@@ -254,6 +281,7 @@ class GenerationProblem:
   tail: str = ''  # Last lines of the worker.
   counts: bool = True  # Against the budget: it was not requested.
   is_exit: bool = False  # A worker's process ended.
+  is_hang: bool = False  # A worker lives and does nothing.
   is_final: bool = False  # It would recur, so that the job ends.
 
 
@@ -320,7 +348,18 @@ def problems_of(
         )
     elif name in hung and agent.beat.generation == job.generation:
       reason = f'{name}: its worker is silent or makes no progress'
-      yield GenerationProblem(now, True, reason)
+      yield GenerationProblem(now, True, reason, is_hang=True)
+
+
+def error_of(tail: str) -> str:
+  """The last of Python's errors in a worker's last lines, without its numbers.
+
+  Empty where there is none, or one that may pass by itself: others that are
+  away, a full disk.
+  """
+  errors = [line for line in tail.splitlines() if _ERROR.match(line)]
+  line = errors[-1].strip() if errors else ''
+  return '' if _PASSES.search(line) else _NUMBER.sub('#', line)[:_MAX_ERROR]
 
 
 def silent_members(job: JobState, room: Room, since: float) -> dict[str, float]:

@@ -28,7 +28,6 @@ MAX_ITEMS = 10_000  # Per kind, in an Exchange.
 MAX_WANTED = 1000
 _MAX_LOG = 64 << 10
 _MAX_TEXT = 4096
-_MAX_HOSTS = 1 << 20
 _NAME = re.compile(r'[\w.:@/+\-]{1,128}', re.ASCII)
 _MAX_INT = 1 << 53
 STATE_MESSAGES = (pb.BeginRequest, pb.CommitRequest)
@@ -61,7 +60,7 @@ def parse(kind: type[Message], data: bytes) -> Message:
   if isinstance(request, pb.CreateDataSetRequest):
     _check_shards(request.data_set.num_records, request.data_set.shard_size)
   elif isinstance(request, pb.AgentBeatRequest) and request.max_hosts:
-    _between(max(1, request.min_hosts), _MAX_HOSTS)(
+    _between(max(1, request.min_hosts), protocol.MAX_HOSTS)(
       'max_hosts', request.max_hosts
     )
   return request
@@ -146,7 +145,7 @@ def _message(field: str, value: Message) -> None:
 
 
 def _micro_batches(field: str, value: Any) -> None:
-  _each(_key)(field, value)
+  _each(_key, protocol.MAX_HOSTS)(field, value)
   for count in value.values():
     _between(0, 1 << 20)(field, count)
 
@@ -208,7 +207,7 @@ _SPECIAL: dict[type[Message], dict[str, _Check]] = {
   pb.AgentBeatRequest: {
     'address': _name_if_any,
     'free_port': _between(0, 65535),
-    'min_hosts': _between(0, _MAX_HOSTS),
+    'min_hosts': _between(0, protocol.MAX_HOSTS),
     'max_hosts': _anything,  # See `parse`.
     'exit_code': _anything,
     'log_tail': _text(_MAX_LOG),

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may call what: roles, tokens, TLS, and where a coordinator may listen."""
 
+from collections.abc import Callable, Iterable
 import dataclasses
 import hmac
 import ipaddress
@@ -14,78 +15,120 @@ import stat
 from absl import logging
 import grpc
 
-from antjax.elastic.protocol import OPERATOR, ROLES
+from antjax.elastic.protocol import OPERATOR, ROLES, VIEWER
 
 _MIN_TOKEN = 16
 _TOKEN = re.compile(r'[\x21-\x7e]+')
 
 
 @dataclasses.dataclass(frozen=True)
+class Grant:
+  """What a token, or a certificate, lets its owner do."""
+
+  role: str
+  job: str = ''  # The only job that it is for; empty: for all.
+
+
+@dataclasses.dataclass(frozen=True)
 class RoleTokens:
   """The tokens that a coordinator knows."""
 
-  # Pairs of a token and its role; empty: all may do all.
-  roles: tuple[tuple[bytes, str], ...] = ()
+  # Pairs of a token and what it grants; empty: all may do all.
+  grants: tuple[tuple[bytes, Grant], ...] = ()
 
-  def role(self, authorization: str | bytes | None) -> str | None:
-    """Returns the role of who sent 'Bearer <token>'; None: it is not known.
+  def grant(self, authorization: str | bytes | None) -> Grant | None:
+    """Returns what 'Bearer <token>' grants; None: it is not known.
 
     Takes as long whichever token is wrong, and wherever it is.
     """
-    if not self.roles:
-      return OPERATOR
+    if not self.grants:
+      return Grant(OPERATOR)
     if isinstance(authorization, str):
       authorization = authorization.encode(errors='replace')
     scheme, _, given = (authorization or b'').partition(b' ')
     found = None
-    for token, role in self.roles:
+    for token, grant in self.grants:
       if hmac.compare_digest(token, given):
-        found = role
+        found = grant
     return found if scheme.lower() == b'bearer' else None
+
+  def page_tokens(self) -> list[str]:
+    """Returns the tokens that open the status page, which shows all jobs."""
+    return [
+      token.decode()
+      for token, grant in self.grants
+      if grant.role in (OPERATOR, VIEWER) and not grant.job
+    ]
+
+
+def certificate_grant(names: Iterable[bytes]) -> Grant | None:
+  """Returns what a client's certificate is for; None: it does not say.
+
+  Args:
+    names: Its common names; `antjax/role` and `antjax/role/job` are ours.
+  """
+  for name in names:
+    prefix, _, rest = name.decode(errors='replace').partition('/')
+    role, _, job = rest.partition('/')
+    if prefix == 'antjax' and role:
+      return Grant(role, job)
+  return None
 
 
 def read_tokens(path: str | os.PathLike[str]) -> RoleTokens:
-  """Reads a token file: lines `role token`; # begins a comment.
+  """Reads a token file: lines `role token [job]`; # begins a comment.
+
+  A token of a job lets its owner do what the role may in that job only. Several
+  tokens of one role may be there, as while they are changed.
 
   Raises:
     ValueError: A line is wrong, or a token is short or given twice.
   """
-  roles: list[tuple[bytes, str]] = []
+  grants: list[tuple[bytes, Grant]] = []
   for number, line in enumerate(_lines(path), 1):
     words = line.partition('#')[0].split()
     if not words:
       continue
     where = f'token file {path}, line {number}'
-    if len(words) != 2 or words[0] not in ROLES:
+    if len(words) not in (2, 3) or words[0] not in ROLES:
       raise ValueError(
-        f'{where}: must be a role ({", ".join(ROLES)}) and a token.'
+        f'{where}: must be a role ({", ".join(ROLES)}), a token and, where it'
+        ' is for one job only, the name of the job.'
       )
-    role, token = words
+    role, token, *job = words
     if len(token) < _MIN_TOKEN or not _TOKEN.fullmatch(token):
       raise ValueError(
         f'{where}: a token needs at least {_MIN_TOKEN} printable ASCII'
         " characters; make one with `python -c 'import secrets;"
         " print(secrets.token_urlsafe())'`."
       )
-    if any(token.encode() == other for other, _ in roles):
+    if any(token.encode() == other for other, _ in grants):
       raise ValueError(f'{where}: this token was given before.')
-    roles.append((token.encode(), role))
-  if not roles:
+    grants.append((token.encode(), Grant(role, *job)))
+  if not grants:
     raise ValueError(f'token file {path} has no line `role token`.')
-  return RoleTokens(tuple(roles))
+  return RoleTokens(tuple(grants))
 
 
-def read_token(path: str | os.PathLike[str], role: str) -> str:
+def read_token(path: str | os.PathLike[str], role: str, job: str = '') -> str:
   """Returns the token of a role from a token file; a client's has one line.
+
+  One of the job comes before one of all jobs; of several the last one counts.
 
   Raises:
     ValueError: The file is malformed, or has no token of the role.
   """
-  roles = read_tokens(path).roles
-  for token, its_role in roles:
-    if its_role == role or len(roles) == 1:
-      return token.decode()
-  raise ValueError(f'token file {path} has no line for the role {role}.')
+  grants = read_tokens(path).grants
+  if len(grants) == 1:
+    return grants[0][0].decode()
+  for wanted in (Grant(role, job), Grant(role)):
+    for token, grant in reversed(grants):
+      if grant == wanted:
+        return token.decode()
+  raise ValueError(
+    f'token file {path} has no line for the role {role}'
+    + (f' and the job {job}.' if job else '.')
+  )
 
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:
@@ -108,6 +151,9 @@ class Tls:
   key: bytes
 
 
+TLS_FILES = ('ca.pem', 'cert.pem', 'key.pem')
+
+
 def read_tls(folder: str | os.PathLike[str]) -> Tls:
   """Reads ca.pem, cert.pem and key.pem.
 
@@ -115,7 +161,7 @@ def read_tls(folder: str | os.PathLike[str]) -> Tls:
     ValueError: One is missing.
   """
   parts = []
-  for name in ('ca.pem', 'cert.pem', 'key.pem'):
+  for name in TLS_FILES:
     path = pathlib.Path(folder) / name
     try:
       parts.append(path.read_bytes())
@@ -127,11 +173,27 @@ def read_tls(folder: str | os.PathLike[str]) -> Tls:
   return Tls(*parts)
 
 
-def server_credentials(tls: Tls) -> grpc.ServerCredentials:
-  """For a server that takes only clients with a certificate of the CA."""
-  return grpc.ssl_server_credentials(
-    [(tls.key, tls.cert)], root_certificates=tls.ca, require_client_auth=True
-  )
+def server_credentials(tls: Callable[[], Tls]) -> grpc.ServerCredentials:
+  """For a server that takes only clients with a certificate of the CA.
+
+  New connections are served with what `tls` returns then.
+  """
+  served = tls()
+
+  def configuration() -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+      [(served.key, served.cert)], root_certificates=served.ca
+    )
+
+  def fetch() -> grpc.ServerCertificateConfiguration | None:
+    nonlocal served
+    newest = tls()
+    if newest == served:
+      return None
+    served = newest
+    return configuration()
+
+  return grpc.dynamic_ssl_server_credentials(configuration(), fetch, True)
 
 
 def page_tls(folder: str | os.PathLike[str]) -> ssl.SSLContext:

@@ -5,19 +5,19 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import contextlib
+import functools
 import resource
 from typing import Any, TypeAlias
 
 from absl import logging
-from google.protobuf.message import Message
 import grpc
 import grpc.aio
 
 from antjax.elastic import requests, security
-from antjax.elastic.protocol import METHODS, Refused, SERVICE
+from antjax.elastic.protocol import MAX_HOSTS, METHODS, Refused, SERVICE
 from antjax.elastic.security import RoleTokens
 
-_MAX_CALLS = 20_000  # At once.
+_MAX_CALLS = MAX_HOSTS  # At once.
 # Requests with positions of checkpoints that are read and answered at once, and
 # those of one machine. Below `_LARGE_BYTES` only to read them takes a turn.
 _MAX_LARGE, _MAX_LARGE_OF_HOST = 8, 3
@@ -32,14 +32,21 @@ HandlerFn = Callable[[Any, bytes], Awaitable[bytes]]
 class Service(grpc.GenericRpcHandler):
   """Finds the handler of a call; who may not call is refused unread."""
 
-  def __init__(self, handlers: dict[str, HandlerFn], tokens: RoleTokens):
+  def __init__(
+    self,
+    handlers: dict[str, HandlerFn],
+    tokens: Callable[[], RoleTokens] = RoleTokens,
+  ):
     """Serves METHODS by these handlers to the owners of these tokens."""
     self._tokens = tokens
     turns = _Turns()
     self._handlers = {
       f'/{SERVICE}/{name}': (
         name,
-        _handler(METHODS[name].request, handler, turns),
+        # By the job of the token: of those that there are.
+        functools.lru_cache(1000)(
+          functools.partial(_handler, name, handler, turns)
+        ),
       )
       for name, handler in handlers.items()
     }
@@ -55,23 +62,26 @@ class Service(grpc.GenericRpcHandler):
     if found is None:
       return None
     metadata = dict(handler_call_details.invocation_metadata or ())
-    role = self._tokens.role(metadata.get('authorization'))
+    grant = self._tokens().grant(metadata.get('authorization'))
     name, handler = found
-    if role is None:
+    if grant is None:
       return self._unknown
-    if not METHODS[name].may_be_called_by(role):
+    if not METHODS[name].may_be_called_by(grant.role):
       return _refusal(
         Refused(
           'PERMISSION_DENIED',
           f'{name} is for the role {METHODS[name].role}; this token is of the'
-          f' role {role}.',
+          f' role {grant.role}.',
         )
       )
-    return handler
+    return handler(grant.job)
 
 
 def make_server(
-  service: Service, address: str, port: int, tls: security.Tls | None
+  service: Service,
+  address: str,
+  port: int,
+  tls: Callable[[], security.Tls] | None,
 ) -> tuple[grpc.aio.Server, int]:
   """Returns a server that is bound and not started, and its port.
 
@@ -79,7 +89,7 @@ def make_server(
     service: Service to serve.
     address: IP address or host name.
     port: Port to listen on; 0 picks a free one.
-    tls: Certificates for mutual TLS; None: no TLS.
+    tls: Returns the certificates for mutual TLS now; None: no TLS.
 
   Raises:
     RuntimeError: The address or port cannot be had.
@@ -90,9 +100,9 @@ def make_server(
     ('grpc.max_metadata_size', 16 << 10),
     ('grpc.absolute_max_metadata_size', 32 << 10),
     ('grpc.max_concurrent_streams', 1000),
-    ('grpc.max_allowed_incoming_connections', _max_connections()),
+    ('grpc.max_allowed_incoming_connections', max_connections()),
     # Thousands of workers may come back at once.
-    ('grpc.server.max_pending_requests', 20_000),
+    ('grpc.server.max_pending_requests', MAX_HOSTS),
     ('grpc.server.max_pending_requests_hard_limit', 30_000),
     ('grpc.server_handshake_timeout_ms', 10_000),
     # Half-open connections are found, and idle ones closed.
@@ -127,7 +137,7 @@ def make_server(
   return server, bound
 
 
-def _max_connections() -> int:
+def max_connections() -> int:
   """As many as there are files to be opened, less some for the journal."""
   limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   if limit == resource.RLIM_INFINITY:
@@ -167,10 +177,18 @@ class _Turns:
 
 
 def _handler(
-  kind: type[Message], handle: HandlerFn, turns: _Turns
+  name: str, handle: HandlerFn, turns: _Turns, job: str
 ) -> grpc.RpcMethodHandler:
-  """Returns what answers a request; large ones are read one after the other."""
-  answer = _answering(kind, handle)
+  """Returns what answers a request; large ones are read one after the other.
+
+  Args:
+    name: Name of the method.
+    handle: Handler of it.
+    turns: Turns of large requests.
+    job: Job that the caller's token is for; empty: for all.
+  """
+  kind = METHODS[name].request
+  answer = _answering(name, handle, job)
   if kind not in requests.STATE_MESSAGES:
     return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -195,11 +213,16 @@ def _handler(
 
 
 def _answering(
-  kind: type[Message], handle: HandlerFn
+  name: str, handle: HandlerFn, job: str
 ) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+  kind = METHODS[name].request
+
   async def answer(data: bytes, context: _Context) -> bytes:
     try:
-      return await handle(requests.parse(kind, data), data)
+      request: Any = requests.parse(kind, data)
+      _check_job(job, 'token', request)
+      _check_certificate(name, request, context)
+      return await handle(request, data)
     except Refused as error:
       code: str = error.code
       text = error.text
@@ -213,6 +236,30 @@ def _answering(
     raise AssertionError('abort raises.')
 
   return answer
+
+
+def _check_job(job: str, what: str, request: Any) -> None:
+  if job and request.head.job != job:
+    raise Refused(
+      'PERMISSION_DENIED',
+      f'this {what} is for the job {job}; the request is of the job'
+      f' {request.head.job[:128]!r}.',
+    )
+
+
+def _check_certificate(name: str, request: Any, context: _Context) -> None:
+  """Refuses what the certificate of the caller, if it has one, is not for."""
+  names = (context.auth_context() or {}).get('x509_common_name', ())
+  grant = security.certificate_grant(names)
+  if grant is None:
+    return
+  if not METHODS[name].may_be_called_by(grant.role):
+    raise Refused(
+      'PERMISSION_DENIED',
+      f'{name} is for the role {METHODS[name].role}; this certificate is of'
+      f' the role {grant.role}.',
+    )
+  _check_job(grant.job, 'certificate', request)
 
 
 def _refusal(error: Refused) -> grpc.RpcMethodHandler:

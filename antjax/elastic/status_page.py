@@ -15,7 +15,7 @@ sees no half of a change, and takes one a second at most, however many ask.
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import hashlib
 import hmac
@@ -85,6 +85,7 @@ class StatusPage:
   # Who asks must show it, as `Authorization: Bearer` or, once, as `?token=`;
   # empty: whoever reaches the address may look.
   token: str = ''
+  tokens: Callable[[], Sequence[str]] = tuple  # More of them, as of now.
   tls: ssl.SSLContext | None = None  # For HTTPS.
   is_insecure: bool = False  # Other machines may look without a token.
   max_connections: int = 64  # At once; more are told to retry.
@@ -92,7 +93,7 @@ class StatusPage:
 
   def __post_init__(self) -> None:
     if not (
-      self.token or self.is_insecure or security.is_loopback(self.address)
+      self._tokens() or self.is_insecure or security.is_loopback(self.address)
     ):
       raise ValueError(
         f'StatusPage(address={self.address!r}): other machines would read it '
@@ -101,6 +102,7 @@ class StatusPage:
       )
     self._connections: set[_Connection] = set()
     self._page, self._policy = _page()
+    self._max_age_s = _MAX_AGE_S
     self._taken_s, self._snapshot = -float('inf'), dict[str, Any]()
     self._server: asyncio.Server | None = None
     self._requests: web.Server | None = None
@@ -173,7 +175,7 @@ class StatusPage:
     if request.path not in ('/', '/status.json', '/metrics'):
       return _text(404, 'Here are /, /status.json, /metrics and /healthz.')
     refused = None
-    if self.token:
+    if self._tokens():
       refused = self._check_token(request)
     elif not self.is_insecure:
       refused = _check_host(request)
@@ -208,36 +210,47 @@ class StatusPage:
   def _take(self) -> dict[str, Any]:
     """Returns a snapshot, the last one if it is new enough."""
     now = self.clock()
-    if now - self._taken_s > _MAX_AGE_S:
+    if now - self._taken_s > self._max_age_s:
       self._snapshot = self.snapshot_fn()
       self._taken_s = now
+      # One of thousands of workers takes long, and the service waits.
+      self._max_age_s = max(_MAX_AGE_S, 20 * (self.clock() - now))
     return self._snapshot
 
+  def _tokens(self) -> list[str]:
+    return [*filter(None, [self.token]), *self.tokens()]
+
   def _check_token(self, request: web.BaseRequest) -> web.Response | None:
-    """Returns None where the request shows the token, else what to say."""
-    # Not the token itself, which may also open the service.
-    ticket = hmac.digest(
-      self.token.encode(), b'antjax status page', 'sha256'
-    ).hex()
+    """Returns None where the request shows a token, else what to say."""
     cookie = f'antjax_status_{self.port}'
     kind, _, shown = request.headers.get('authorization', '').partition(' ')
-    if kind.lower() == 'bearer' and _equal(shown.strip(), self.token):
-      return None
-    if _equal(request.cookies.get(cookie, ''), ticket):
-      return None
-    if _equal(request.query.get('token', ''), self.token):
-      # Away from the address bar, and from what a browser remembers.
-      reply = web.Response(status=303, headers={'Location': request.path})
-      reply.set_cookie(
-        cookie, ticket, httponly=True, samesite='Lax', secure=bool(self.tls)
-      )
-      return reply
+    for token in self._tokens():
+      if kind.lower() == 'bearer' and _equal(shown.strip(), token):
+        return None
+      if _equal(request.cookies.get(cookie, ''), _ticket(token)):
+        return None
+      if _equal(request.query.get('token', ''), token):
+        # Away from the address bar, and from what a browser remembers.
+        reply = web.Response(status=303, headers={'Location': request.path})
+        reply.set_cookie(
+          cookie,
+          _ticket(token),
+          httponly=True,
+          samesite='Lax',
+          secure=bool(self.tls),
+        )
+        return reply
     return _text(
       401,
       'A token is needed: open /?token=TOKEN once, or send '
       '"Authorization: Bearer TOKEN".',
       {'WWW-Authenticate': 'Bearer'},
     )
+
+
+def _ticket(token: str) -> str:
+  """Returns a cookie: not the token itself, which also opens the service."""
+  return hmac.digest(token.encode(), b'antjax status page', 'sha256').hex()
 
 
 def _equal(shown: str, secret: str) -> bool:

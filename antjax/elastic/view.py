@@ -79,6 +79,7 @@ class WorkerView:
   # Seconds per sample in each slice of the long window, oldest first, the same
   # slices for all workers; None: no step.
   history: tuple[float | None, ...] = ()
+  newest: tuple[float, ...] = ()  # The same of the newest steps, oldest first.
   num_steps: int = 0  # In this generation, without its warm-up.
   num_samples: int = 0  # In the long window.
   samples_per_micro_batch: float = 0.0  # Over the long window; 0: unknown.

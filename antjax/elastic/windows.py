@@ -13,6 +13,7 @@ import math
 import statistics
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.protocol import MAX_HOSTS
 from antjax.elastic.view import State, StepMoments, WorkerView
 
 _SHORT_SLICES = 4  # In the short window: its reach is known to a quarter.
@@ -38,7 +39,7 @@ class MonitorConfig:
   pending_memory_s: float = 1800.0  # For which a wait for hosts is remembered.
   # Beyond these the worker of a job, or the job, that is silent for longest is
   # dropped.
-  max_workers: int = 4096
+  max_workers: int = MAX_HOSTS
   max_jobs: int = 256
 
   def __post_init__(self) -> None:
@@ -313,6 +314,7 @@ class WorkerRecord:
       is_input_bound=input_share >= 0.5,
       noise=self.noise,
       history=self._history(now),
+      newest=tuple(self._newest),
       num_steps=num_steps,
       num_samples=num_samples,
       samples_per_micro_batch=num_samples / moments.x if moments.x else 0.0,

@@ -11,9 +11,9 @@ from typing import Any, TYPE_CHECKING
 import urllib.parse
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import security
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.pulse import Pulse, StepLog
+from antjax.elastic.rotation import rotating_token
 from antjax.elastic.service_ledger import ServiceLedgerClient
 from antjax.shards import position
 from antjax.shards.data_shard import DataShard
@@ -44,7 +44,8 @@ class Agent:
   generation: int = 0  # Of the job, from its agent; 0 without agents.
   rank: int = 0  # Among `num_workers`.
   num_workers: int = 1  # Of the job.
-  token: str = ''  # Bearer token; empty for none.
+  # Bearer token, or what returns it as of now; empty for none.
+  token: str | Callable[[], str] = ''
   tls_dir: str = ''  # With ca.pem, cert.pem and key.pem; empty: no TLS.
   # Whether the workers meet in collectives, so that none may wait for data; by
   # default if there are several.
@@ -114,18 +115,20 @@ class Agent:
       )
     name = env.get('ANTJAX_WORKER', f'worker-{jax.process_index()}')
     token_file = env.get('ANTJAX_TOKEN_FILE', '')
+    job = env.get('ANTJAX_JOB', 'job')
+    give_up_s = float(env.get('ANTJAX_GIVE_UP_S', 'inf'))
     file = f'timeline.{urllib.parse.quote(name, "")}.jsonl'
     return cls(
       address,
-      job=env.get('ANTJAX_JOB', 'job'),
+      job=job,
       worker=name,
       generation=int(env.get('ANTJAX_GENERATION', '0')),
       rank=jax.process_index(),
       num_workers=jax.process_count(),
-      token=security.read_token(token_file, 'worker') if token_file else '',
+      token=rotating_token(token_file, 'worker', job) if token_file else '',
       tls_dir=env.get('ANTJAX_TLS_DIR', ''),
       timeline=os.path.join(run_dir, file) if run_dir else None,
-      **options,
+      **{'give_up_s': give_up_s, **options},
     )
 
   @property
@@ -360,6 +363,10 @@ class Agent:
       if name in self._ledgers
     }
     self._pulse.commit(pb.CommitRequest(step=step, states=states))
+
+  def checkpoint_every_s(self, save_s: float) -> float:
+    """See `Pulse`."""
+    return self._pulse.checkpoint_every_s(save_s)
 
   def describe(
     self, *, device_kind: str, num_devices: int, max_micro_batches: int = 0

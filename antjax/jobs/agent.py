@@ -15,8 +15,8 @@ SIGTERM means that this host goes away: the worker may save for --grace_s
 seconds. Ctrl-C does the same without a limit; a second one kills. Whatever ends
 the agent, `kill -9` included, ends its worker.
 
-Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced;
-128 + signal after a signal.
+Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced, or
+no coordinator came back within --give_up_s; 128 + signal after a signal.
 
 Needs no JAX itself: it only minds processes.
 """
@@ -24,6 +24,7 @@ Needs no JAX itself: it only minds processes.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -34,7 +35,7 @@ from absl import flags
 
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import host_sockets, security
+from antjax.elastic import host_sockets, rotation, security
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.process_group import Guard, Output
 from antjax.jobs import script, worker_env
@@ -90,8 +91,8 @@ class Config:
   ] = ''
   token_file: Annotated[
     str,
-    'File with the lines `agent <token>` and `worker <token>`; empty: the'
-    ' coordinator wants none.',
+    'File with the lines `agent <token> [job]` and `worker <token> [job]`; its'
+    ' workers get the second one only. Empty: the coordinator wants none.',
   ] = ''
   tls_dir: Annotated[
     str, 'Folder with ca.pem, cert.pem and key.pem; empty: no TLS.'
@@ -107,13 +108,27 @@ class Config:
     ' share, since JAX writes it on rank 0. Empty: JAX_COMPILATION_CACHE_DIR,'
     ' or a folder of this agent.',
   ] = ''
+  give_up_s: Annotated[
+    float,
+    'Seconds that this host and its worker wait for a coordinator that is away;'
+    ' then this exits with 75. 0: as long as it takes, with a warning.',
+  ] = 0.0
+  alive_file: Annotated[
+    str, 'File that is touched every few seconds, for a probe; empty: none.'
+  ] = ''
   grace_s: Annotated[
     float,
     'Seconds that the worker has to save after a SIGTERM, before SIGKILL.',
   ] = 30.0
 
   def __post_init__(self) -> None:
-    for name in ('min_hosts', 'max_hosts', 'devices_per_host', 'grace_s'):
+    for name in (
+      'min_hosts',
+      'max_hosts',
+      'devices_per_host',
+      'give_up_s',
+      'grace_s',
+    ):
       if getattr(self, name) < 0:
         raise ValueError(f'{name}={getattr(self, name)} must not be negative.')
 
@@ -124,12 +139,13 @@ def worker_environment(
   assignment: pb.Assignment,
   compilation_cache: str,
   base: Mapping[str, str],
+  token_file: str = '',
 ) -> dict[str, str]:
-  """The environment of a worker: what JAX and antjax/jobs/job.py read."""
-  token_file, tls_dir = (
-    os.path.abspath(path) if path else ''
-    for path in (config.token_file, config.tls_dir)
-  )
+  """The environment of a worker: what JAX and antjax/jobs/job.py read.
+
+  `token_file` has the worker's token only, not the agent's.
+  """
+  tls_dir = os.path.abspath(config.tls_dir) if config.tls_dir else ''
   own = {
     'ANTJAX_COORDINATOR': config.coordinator,
     'ANTJAX_JOB': config.job,
@@ -137,6 +153,8 @@ def worker_environment(
     'ANTJAX_GENERATION': str(assignment.generation),
     'ANTJAX_TOKEN_FILE': token_file,
     'ANTJAX_TLS_DIR': tls_dir,
+    'PYTHONFAULTHANDLER': '1',  # A worker that hangs shows its stacks.
+    'ANTJAX_GIVE_UP_S': str(config.give_up_s or 'inf'),
     'JAX_COMPILATION_CACHE_DIR': compilation_cache,
     # A restart is to compile nothing, however short it took.
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -151,6 +169,30 @@ def worker_environment(
   )
 
 
+class _Tokens:
+  """The agent's token; a file of its own has the worker's.
+
+  Both are those of `--token_file` as it is now.
+  """
+
+  def __init__(self, config: Config, folder: str):
+    self.path = os.path.join(folder, 'worker-token')
+    self._file, self._job = config.token_file, config.job
+    self._token = rotation.Rotating(self._read, [config.token_file])
+
+  def __call__(self) -> str:
+    return self._token()
+
+  def _read(self) -> str:
+    token = security.read_token(self._file, 'agent', self._job)
+    worker = security.read_token(self._file, 'worker', self._job)
+    new = f'{self.path}.new'
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT, 0o600), 'w') as file:
+      file.write(f'worker {worker} {self._job}\n')
+    os.replace(new, self.path)
+    return token
+
+
 def main(config: Config, command: Sequence[str]) -> int:
   """Supervises the worker to its end; returns the exit code."""
   name = config.name or socket.gethostname()
@@ -158,6 +200,7 @@ def main(config: Config, command: Sequence[str]) -> int:
   def say(message: str) -> None:
     print(f'agent {name}: {message}', file=sys.stderr, flush=True)
 
+  folder = tempfile.mkdtemp(prefix='antjax-agent-')
   try:
     command = worker_env.found_command(command)
     if config.max_hosts and not 0 < config.min_hosts <= config.max_hosts:
@@ -167,20 +210,19 @@ def main(config: Config, command: Sequence[str]) -> int:
       )
     address = config.address or own_address(config.coordinator)
     host_sockets.free_port(address)
+    tokens = _Tokens(config, folder) if config.token_file else None
     client = CoordinatorClient(
       config.coordinator,
       job=config.job,
       client=name,
-      token=security.read_token(config.token_file, 'agent')
-      if config.token_file
-      else '',
+      token=tokens or '',
       tls_dir=config.tls_dir,
     )
     held = host_sockets.hold_name(f'{config.job}/{name}/{address}')
   except (OSError, RuntimeError, ValueError) as error:
     say(f'{error}')
+    shutil.rmtree(folder, ignore_errors=True)
     return 2
-  folder = tempfile.mkdtemp(prefix='antjax-cache-')
   guard = Guard(keep=[held.fileno()], folders=[folder])
   cache = (
     config.compilation_cache
@@ -192,13 +234,20 @@ def main(config: Config, command: Sequence[str]) -> int:
       client,
       command,
       worker_env=lambda assignment: worker_environment(
-        config, name, assignment, cache, os.environ
+        config,
+        name,
+        assignment,
+        cache,
+        os.environ,
+        tokens.path if tokens else '',
       ),
       address=address,
       output=Output(),
       guard=guard,
       say=say,
       grace_s=config.grace_s,
+      give_up_s=config.give_up_s or float('inf'),
+      alive_file=config.alive_file,
       is_direct=sys.stderr.isatty(),
       min_hosts=config.min_hosts,
       max_hosts=config.max_hosts,

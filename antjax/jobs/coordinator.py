@@ -54,7 +54,9 @@ class Config:
     int | None, 'Port of the status page; 0: pick one. none: no page.'
   ] = None
   token_file: Annotated[
-    str, 'Lines `role token`, roles worker, agent, operator. Empty: no tokens.'
+    str,
+    'Lines `role token [job]`, roles worker, agent, operator, viewer; read'
+    ' again when it changes. Empty: no tokens.',
   ] = ''
   tls_dir: Annotated[
     str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: none.'

@@ -19,6 +19,7 @@ from antjax.networks.crosses import AutoInt, DCNv2, FinalMLP, GDCN, XDeepFM
 from antjax.networks.deep import DeepFM, FM, LR, MLPModel, WideDeep
 from antjax.networks.experts import MMoE, PLE, SharedBottom
 from antjax.networks.gates import PEPNet
+from antjax.networks.hstu import HSTU
 from antjax.networks.masknet import MaskNet
 from antjax.networks.sequences import BST, DIN
 from antjax.networks.star import STAR
@@ -40,6 +41,7 @@ SINGLE_SCENARIO: dict[str, type[Any]] = {
   'wukong': Wukong,
   'din': DIN,
   'bst': BST,
+  'hstu': HSTU,
 }
 MULTI_SCENARIO: dict[str, type[Any]] = {
   'shared_bottom': SharedBottom,

@@ -81,8 +81,8 @@ class _Reader:
           # The send stands for both; what is waited for is the receive.
           names = meetings.setdefault(meeting[1], set())
           names.add(name)
-        for called in hlo_text.called(rest):
-          names = names | self._collectives(called)
+        for part in hlo_text.called(rest):
+          names = names | self._collectives(part)
         starts[name] = num_products, names
         continue
       has_product = self._is_product(op, rest)

@@ -32,6 +32,15 @@ CREATE TABLE commands (
 );
 """
 
+# SQLite's errors that are no damage, and what to do.
+_ADVICE = {
+  sqlite3.SQLITE_BUSY: 'another program has it open: end that',
+  sqlite3.SQLITE_LOCKED: 'another program has it open: end that',
+  sqlite3.SQLITE_FULL: 'its disk is full: make room',
+  sqlite3.SQLITE_READONLY: 'it may not be written: give it to this user',
+  sqlite3.SQLITE_CANTOPEN: 'see whether this user may write its folder',
+  sqlite3.SQLITE_IOERR: 'see whether its disk is full or broken',
+}
 # Type (0 to 255), body, time.
 Command = tuple[int, bytes, float]
 
@@ -146,7 +155,7 @@ class Journal:
     try:
       return self._db.execute(query).fetchall()
     except sqlite3.DatabaseError as error:
-      raise self._damaged(str(error)) from error
+      raise self._failed(error) from error
 
   def _locked(self) -> int:
     """Takes the lock; it ends with the process, however that ends."""
@@ -185,7 +194,7 @@ class Journal:
     except BaseException as error:
       db.close()
       if isinstance(error, sqlite3.DatabaseError):
-        raise self._damaged(str(error)) from error
+        raise self._failed(error) from error
       raise
     os.chmod(self.path, 0o600)
     return db
@@ -226,9 +235,17 @@ class Journal:
     finally:
       os.close(folder)
 
+  def _failed(self, error: sqlite3.DatabaseError) -> RuntimeError:
+    """What to say of an error, which need not be damage."""
+    advice = _ADVICE.get(getattr(error, 'sqlite_errorcode', 0) & 0xFF)
+    if advice is None:
+      return self._damaged(str(error))
+    return RuntimeError(f'Journal({self.path}): {error}; {advice}.')
+
   def _damaged(self, reason: str) -> RuntimeError:
     return RuntimeError(
-      f'Journal({self.path}): this is no whole journal: {reason}. Restore it'
-      ' from a copy, or begin with another file: a job then goes on from its'
-      ' last checkpoint.'
+      f'Journal({self.path}): this is no whole journal: {reason}. Move it away,'
+      ' or begin with another file: each job then goes on from its last'
+      ' checkpoint. A copy of it is older than what the workers were told, and'
+      ' they would have to go back there too.'
     )

@@ -23,6 +23,7 @@ from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
 from antjax.train.batches import BatchPlacer, only_numbers
 from antjax.train.elastic_step import ElasticStep
+from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
 from antjax.train.rows_ahead import RowsAhead
@@ -340,7 +341,7 @@ class Trainer:
       ValueError: A checkpoint of another model, an input position that cannot
         be restored here, or `elastic` with a code or mesh that is not.
     """
-    chosen = loop.FitOptions(**options)
+    chosen = FitOptions(**options)
     if chosen.elastic is not None:
       elastic_loop.check(
         chosen,
@@ -375,7 +376,7 @@ class Trainer:
     metrics: Mapping[str, Metric],
     *,
     params: PyTree = None,
-  ) -> loop.Metrics:
+  ) -> Metrics:
     """Values of metrics over batches of all processes, the same on each.
 
     Args:

@@ -14,7 +14,9 @@ def test_a_stage_that_fails_is_named():
 
 @pytest.mark.slow
 def test_all_stages_have_a_cost(tmp_path):
-  found = antm2c_scale_bench.measure(20_000, tmp_path, 'mlp', 256)
+  found = antm2c_scale_bench.measure(
+    antm2c_scale_bench.Config(batch_rows=256), 20_000, tmp_path
+  )
   assert found['rows'] == 20_000
   assert 10_000 < found['training_rows'] < 20_000
   for name in ('make', 'prepare', 'train'):

@@ -168,6 +168,13 @@ def test_another_header_is_refused(tmp_path, text):
     read(tmp_path, text)
 
 
+def test_another_layout_is_for_a_schema(tmp_path):
+  path = tmp_path / 'antm2c_10m_part0'
+  path.write_text('user_id,item_id,label\n1,2,0\n')
+  with pytest.raises(ValueError, match='has the 3 columns .*--schema=FILE'):
+    event_antm2c.source(path)
+
+
 def test_parts_are_found_in_their_order(tmp_path):
   names = [f'antm2c_10m_part{n}' for n in (0, 2, 10)]
   for name in [*names, 'AntM2C_image.tar.gz', 'antm2c_part.parquet', 'notes']:

@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from antjax.data import output_folder
+from antjax.data import example_records, output_folder, prepare
 from antjax.data.behavior_examples import ExampleConfig
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.data.engine import Engine
@@ -486,6 +486,42 @@ def test_a_sequence_without_events_can_be_mapped(tmp_path):
   assert told['negative'] == 0 and told['positive'] == 30
   for examples in behavior_fixture.read_back(out).values():
     assert all(not e['histories'][1] for e in examples)
+
+
+@pytest.mark.parametrize('form', ['arrow', 'parquet'])
+def test_many_examples_are_in_several_files(
+  log, drawn, tmp_path, monkeypatch, form
+):
+  monkeypatch.setattr(example_records, '_FILE_ROWS', 25)
+  monkeypatch.setattr(prepare, '_PART_ROWS', 50)
+  source = log.write(tmp_path, behavior_fixture.UNLABELLED)
+  behavior_fixture.prepare(
+    *(source, tmp_path / 'out', ExampleConfig(negatives=3)),
+    engine=Engine(threads=3),
+    file_format=form,
+  )
+  out = tmp_path / 'out' / 'examples'
+  for split in ('train', 'validation', 'test'):
+    one, many = (output_folder.open_split(x, split) for x in (drawn, out))
+    size = len(one)
+    assert len(many) == size and len(one.read(5, 5)) == len(many.read(5, 5))
+    # A drawn item that is not in the file of its event has its texts, too.
+    for got, want in zip(many.read(0, size), one.read(0, size), strict=True):
+      assert got.keys() == want.keys()
+      assert all(np.array_equal(got[n], x) for n, x in want.items())
+    assert [r['user'] for r in many.read(20, 53)] == [
+      r['user'] for r in one.read(20, 53)
+    ]
+    if form == 'arrow':
+      numbers = [size - 1, 3, 30, 3]
+      taken = many.take(numbers)
+      assert [r['time'] for r in taken] == [
+        one.read(i, i + 1)[0]['time'] for i in numbers
+      ]
+    files = sorted(out.glob(f'{split}-*-of-*.{form}'))
+    assert len(files) == -(-size // 25) > 1
+  for path in (drawn / 'events').iterdir():
+    assert (out / 'events' / path.name).read_bytes() == path.read_bytes()
 
 
 def test_items_that_come_twice_are_refused(log, tmp_path):

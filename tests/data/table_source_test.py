@@ -327,6 +327,12 @@ def test_files_are_found_or_missed_by_name(tmp_path):
   (tmp_path / 'empty').mkdir()
   with pytest.raises(FileNotFoundError, match='holds no file that ends in'):
     table_source.find_files(tmp_path / 'empty')
+  for name in ('antm2c_10m_part1', 'antm2c_10m_part0', '_SUCCESS', '.part'):
+    (tmp_path / 'empty' / name).touch()
+  parts = [p.name for p in table_source.find_files(tmp_path / 'empty')]
+  assert parts == ['antm2c_10m_part0', 'antm2c_10m_part1']
+  part = tmp_path / 'empty' / parts[0]
+  assert [*table_source.find_files(part)] == [part]
 
 
 def test_first_lines(tmp_path):

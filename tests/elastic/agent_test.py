@@ -359,12 +359,14 @@ def test_a_coordinator_that_is_away_stops_nobody(start, tmp_path):
 
 def test_without_a_coordinator_it_gives_up_at_last(start, tmp_path):
   coordinator = _Coordinator(max_hosts=1)
-  (agent,) = start(coordinator, _SAVES, give_up_s=0.5)
+  alive = tmp_path / 'alive'
+  (agent,) = start(coordinator, _SAVES, give_up_s=0.5, alive_file=str(alive))
   _read(tmp_path, 'up.0.1')
   pid = agent.supervisor.worker_pid
+  assert alive.exists()
   coordinator.is_down = True
-  assert agent.end() == 1
-  assert 'did not answer' in agent.said[-1]
+  assert agent.end() == 75
+  assert 'give_up_s is over' in agent.said[-1]
   assert not _is_alive(pid)
 
 

@@ -12,7 +12,7 @@ needs_openssl = pytest.mark.skipif(
 )
 
 
-def make(folder, *names):
+def make(folder, *names, exist_ok=False):
   """Makes a CA and folders with certificates that it has signed."""
 
   def openssl(*arguments):
@@ -32,7 +32,7 @@ def make(folder, *names):
   )
   for name in names:
     target = folder / name
-    target.mkdir()
+    target.mkdir(exist_ok=exist_ok)
     openssl(
       *('req', '-newkey', 'rsa:2048', '-nodes', '-subj', f'/CN={name}'),
       *('-keyout', f'{name}/key.pem', '-out', f'{name}.csr'),

@@ -69,7 +69,7 @@ class LoopServer:
       self.clock,
     )
     self.server, self.port = service.make_server(
-      service.Service(self.coordinator.handlers(), self._tokens),
+      service.Service(self.coordinator.handlers(), lambda: self._tokens),
       self.config.address,
       0,
       None,
@@ -156,7 +156,9 @@ class CoordinatorServer:
 
   async def _start(self):
     tokens = security.RoleTokens(
-      tuple((token.encode(), role) for role, token in TOKENS.items())
+      tuple(
+        (token.encode(), security.Grant(role)) for role, token in TOKENS.items()
+      )
     )
     config = CoordinatorConfig(journal=str(self.journal))
     self._inner = LoopServer(config, tokens, lambda view: [])

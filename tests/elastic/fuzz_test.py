@@ -73,7 +73,8 @@ def _fuzz_calls(server, seed, num_cases):
       valid.learn(method, parsed, reply)
     else:
       assert code.name not in ('UNKNOWN', 'INTERNAL', 'UNAVAILABLE'), where
-      assert after == before, where
+      # A revision above the journal's is no wrong request.
+      assert after == before or 'changes of the job are gone' in reply, where
     before = after
   return codes
 

@@ -77,6 +77,7 @@ def test_the_journal_knows_all_messages_that_change_jobs():
     'EndGeneration',
     'ExpireWorkers',
     'SetPlan',
+    'RecoverJob',
   ]
   journaled = {m.request for m in protocol.METHODS.values() if m.is_journaled}
   assert journaled == set(jobs.REQUESTS)

@@ -320,3 +320,51 @@ def test_columns_may_not_take_the_names_of_other_fields(tmp_path):
   clicks = data.splits['train']
   assert sorted({*clicks.column('scenario').tolist()}) == [0, 1, 2]
   assert clicks.names[4:] == ('column_time_hour',)
+
+
+@pytest.mark.slow
+def test_parts_of_29_ids_and_2_texts_open_by_a_schema(tmp_path):
+  ids = [f'id_{i}' for i in range(29)]
+  lines = [','.join([*ids, 'item_title', 'query', 'label', 'log_time'])]
+  for i in range(60):
+    values = [str(i % (2 + k)) for k in range(29)]
+    texts = [f'title {i % 4}', f'"word {i % 3},other"']
+    lines.append(','.join([*values, *texts, str(i % 2), str(_START + 60 * i)]))
+  for part in range(2):
+    text = '\n'.join([lines[0], *lines[1 + part :: 2]])
+    (tmp_path / f'antm2c_10m_part{part}').write_text(text + '\n')
+  (tmp_path / 'log.yaml').write_text(
+    f"""
+columns:
+  {{{', '.join(f'{n}: string' for n in ids)}, item_title: string, query: string,
+  label: int32, log_time: int64}}
+user: id_0
+item: id_1
+text: item_title
+texts: [query]
+domain: id_2
+ids: [{', '.join(ids[2:])}]
+label: label
+time: log_time
+"""
+  )
+  (tmp_path / 'parts').mkdir()
+  for path in tmp_path.glob('antm2c*'):
+    path.rename(tmp_path / 'parts' / path.name)
+  prepare_data.main(
+    prepare_data.Config(
+      views=('examples',),
+      source=str(tmp_path / 'parts'),
+      schema=str(tmp_path / 'log.yaml'),
+      out=str(tmp_path / 'data'),
+    )
+  )
+  fields = FieldConfig(bags=('query',))
+  _, data = data_of(
+    *(tmp_path / 'data', tmp_path),
+    fields=fields,
+    history=('history',),
+    stream='yes',
+  )
+  assert len(data.sizes.columns) == 26 and len(data.scenarios) == 4
+  assert data.sizes.bags == {'query': (3, 'mean')}

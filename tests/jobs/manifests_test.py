@@ -42,6 +42,18 @@ _CONTAINER = {
   'env': [{'name!': str, 'valueFrom!': {'fieldRef!': {'fieldPath!': str}}}],
   'ports': [{'name!': str, 'containerPort!': int}],
   'readinessProbe': {'tcpSocket!': {'port!': int}, 'periodSeconds': int},
+  'livenessProbe!': {
+    'httpGet': {
+      'path!': _OneOf(['/healthz']),
+      'port!': int,
+      'scheme!': _OneOf(['HTTPS']),
+    },
+    'exec': {'command!': [str]},
+    'initialDelaySeconds!': int,
+    'periodSeconds!': int,
+    'timeoutSeconds!': int,
+    'failureThreshold!': int,
+  },
   'resources!': {'requests': {str: (str, int)}, 'limits!': {str: (str, int)}},
   'volumeMounts!': [{'name!': str, 'mountPath!': str, 'readOnly': bool}],
 }
@@ -390,6 +402,7 @@ def test_slurm_script_runs_a_job(tmp_path, code):
       **os.environ,
       'PATH': f'{folder}:{os.environ["PATH"]}',
       'RUN_DIR': str(tmp_path / 'run'),
+      'SLURM_TMPDIR': str(tmp_path),
       'PORT': str(worker_env.free_port()),
       'MIN_HOSTS': '2',
       'SLURM_JOB_ID': '7',

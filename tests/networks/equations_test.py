@@ -297,6 +297,25 @@ def bst(p, row):
   return deep(p['deep'], np.append(row.flat, y.mean(axis=0)))
 
 
+def hstu(p, row):
+  x = np.concatenate([row.keys, row.query[None]])
+  plain = {'scale': 1, 'bias': 0}
+  places = SIZES.histories[0] + 1
+  for i in range(CONFIG.num_layers):
+    layer, y = p['sequences'][0]['layers'][i], []
+    made = linear(layer['project'], norm(plain, x))
+    u, *parts = np.split(made * sigmoid(made), 4, axis=1)
+    v, q, k = (np.split(part, CONFIG.num_heads, axis=1) for part in parts)
+    for m in range(len(x)):
+      found = []
+      for h in range(CONFIG.num_heads):
+        score = k[h][: m + 1] @ q[h][m] + layer['bias'][np.arange(m, -1, -1)]
+        found.append(score * sigmoid(score) / places @ v[h][: m + 1])
+      y.append(np.concatenate(found))
+    x = x + linear(layer['out'], norm(plain, np.stack(y)) * u)
+  return deep(p['deep'], np.append(row.flat, x[-1]))
+
+
 def shared_bottom(p, row, task=0):
   return tower(p['towers'], mlp(p['bottom'], row.flat), row.d, task)
 
@@ -419,6 +438,7 @@ def pepnet(p, row, v_of_gates=None):
     wukong,
     din,
     bst,
+    hstu,
     shared_bottom,
     mmoe,
     ple,

@@ -8,7 +8,8 @@
 fuxictr beside them); `masknet`, `gdcn` and `pepnet` are those of its
 repository, whose folder of `model_zoo` is on PYTHONPATH. `mlp` is part of them
 all. Of `bst`, `wukong` and `star` no published code was found that computes the
-same: theirs is the test of equations alone.
+same, and `hstu` has not been compared with its authors': theirs is the test of
+equations alone.
 """
 
 import functools

@@ -107,12 +107,13 @@ class ScenarioData:
     self.maker = maker = rows_lib.ClickMaker(
       *(self.schema, config.ids, id_names, fields.time, groups, at, at_label)
     )
-    files = described['files']
+    files = {
+      split: output_folder.split_files(folder, described, split)
+      for split in SPLITS
+    }
     read = (*rows_lib.COLUMNS, *('time',) * bool(fields.time))
     self.rows_of = rows = {
-      split: SplitRows(folder / files[split]['path'], read)
-      for split in SPLITS
-      if split in files
+      split: SplitRows(found, read) for split, found in files.items() if found
     }
     if 'train' not in rows:
       raise ValueError(f'data={config.data} has no training examples.')

@@ -40,11 +40,13 @@ class SplitRows:
     whole: All columns; None: they stay in their files.
   """
 
-  def __init__(self, path: str | os.PathLike[str], names: Sequence[str]):
-    """Opens the file; reads no rows."""
-    source = records.open_source(path)
+  def __init__(
+    self, files: Sequence[str | os.PathLike[str]], names: Sequence[str]
+  ):
+    """Opens the files; reads no rows."""
+    source = records.open_source(files)
     assert not isinstance(source, ArrayRecordSource)
-    self._path, self._source, self._names = path, source, tuple(names)
+    self._files, self._source, self._names = files, source, tuple(names)
     self.whole: Columns | None = None
 
   def __len__(self) -> int:
@@ -63,7 +65,7 @@ class SplitRows:
 
   def load(self) -> Columns:
     """Takes all columns into memory."""
-    self.whole = records.whole_columns(self._path, self._names, _WIDE)
+    self.whole = records.whole_columns(self._files, self._names, _WIDE)
     return self.whole
 
   def read(

@@ -4,6 +4,7 @@
 
 import dataclasses
 from typing import Any, TYPE_CHECKING
+import weakref
 
 from absl import logging
 
@@ -92,13 +93,15 @@ def _study(config: Config, job: job_lib.Job) -> 'optuna.Study':
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   lower = config.best_metric.endswith(('log_loss', 'ece'))
   path = (job.run_dir / _DATABASE).absolute()
+  storage = optuna.storages.RDBStorage(f'sqlite:///{path}')
   study = optuna.create_study(
     study_name=config.model,
-    storage=f'sqlite:///{path}',
+    storage=storage,
     sampler=optuna.samplers.TPESampler(seed=config.seed),
     direction='minimize' if lower else 'maximize',
     load_if_exists=True,
   )
+  weakref.finalize(study, storage.engine.dispose)  # Closes its connections.
   # A trial that was cut short is told so, and another one takes its place.
   for trial in study.get_trials(
     deepcopy=False, states=[optuna.trial.TrialState.RUNNING]

@@ -4,8 +4,10 @@
 #   sbatch launch/manifests/slurm.sh launch/train_gmeta.py --run_dir=/shared/ctr
 #
 # What follows the script's name follows `python` on each node. Run it in the
-# checkout, on a file system that all nodes share; RUN_DIR holds the journal,
-# tokens and compiled programs. A node that dies, or that the controller
+# checkout, on a file system that all nodes share; RUN_DIR holds the tokens and
+# compiled programs. The journal is on the first node's own disk, JOURNAL_DIR:
+# shared file systems lack the locks and the fsync that it needs. After a requeue
+# elsewhere the job goes on from its last checkpoint without it. A node that dies, or that the controller
 # replaces, costs a restart from the last checkpoint on the nodes that are left.
 #SBATCH --job-name=antjax
 #SBATCH --nodes=4
@@ -29,7 +31,8 @@ RUN_DIR=${RUN_DIR:-$PWD/runs/slurm-$SLURM_JOB_ID}
 PORT=${PORT:-7070}
 MIN_HOSTS=${MIN_HOSTS:-$(( SLURM_JOB_NUM_NODES > 1 ? SLURM_JOB_NUM_NODES - 1 : 1 ))}
 ADDRESS=$(hostname -I | cut -d' ' -f1)
-mkdir -p "$RUN_DIR/tls"
+JOURNAL_DIR=${JOURNAL_DIR:-${SLURM_TMPDIR:-/tmp}/antjax-$SLURM_JOB_ID}
+mkdir -p "$RUN_DIR/tls" "$JOURNAL_DIR"
 
 # Secrets of this job alone. One certificate is all parties' and its own CA.
 if [[ ! -e $RUN_DIR/tokens ]]; then
@@ -53,7 +56,7 @@ coordinate() {
       --address="$ADDRESS" \
       --port="$PORT" \
       --status_port=0 \
-      --journal="$RUN_DIR/coordinator.db" \
+      --journal="$JOURNAL_DIR/coordinator.db" \
       --token_file="$RUN_DIR/tokens" \
       --tls_dir="$RUN_DIR/tls" \
       --policy="${POLICY:-antdt_nd}" \

@@ -1,0 +1,56 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Who has not spoken yet since the coordinator came back.
+
+Its journal may have lost its end, and who knows of it may speak last. Until all
+have spoken that worked then, nothing is leased, begun or committed.
+"""
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.job_state import JobState
+from antjax.elastic.jobs import Jobs
+from antjax.elastic.liveness import holders
+from antjax.elastic.protocol import Refused
+
+
+class Unheard:
+  """Workers of each job that have not been heard of yet."""
+
+  def __init__(self, jobs: Jobs, until: float):
+    """Takes those of the jobs; after `until` nobody is waited for."""
+    self._until = until
+    self._names: dict[str, set[str]] = {}
+    self._generations: dict[str, int] = {}
+    for name in jobs.names():
+      job = jobs.job(name)
+      is_running = job.phase == 'running'
+      names = set(job.members) if is_running else set[str]()
+      if not job.is_managed:
+        names = holders(job)
+      if names:
+        self._names[name] = names
+        self._generations[name] = job.generation
+
+  def hear(self, head: pb.Head) -> None:
+    """Notes that a worker, or its agent that runs none, has spoken."""
+    if names := self._names.get(head.job):
+      names.discard(head.client)
+
+  def check(self, job: JobState, now: float) -> None:
+    """Raises Refused while somebody else is to be waited for."""
+    names = self._names.get(job.name)
+    if names is None:
+      return
+    if (
+      not names
+      or now > self._until
+      or (job.generation != self._generations[job.name])
+    ):
+      del self._names[job.name]
+      return
+    first = ', '.join(sorted(names)[:3])
+    raise Refused(
+      'UNAVAILABLE',
+      f'the coordinator has just come back and waits to hear {len(names)} other'
+      f' workers of job {job.name!r}, such as {first}.',
+    )

@@ -1,0 +1,309 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Policies on the stragglers of real jobs: recorded times, replayed.
+
+  python -m benchmarks.trace_bench --traces=DIR > results.jsonl
+
+DIR holds `pai_job_*.csv`: the time of each worker's mini-batch over the
+iterations of a production job, in any unit (Alibaba's cluster-trace-gpu-v2020,
+folder mini-batch-time; columns `worker`, `time`, `batch_time_norm`). A time
+over the median of all times of the file is that worker's slowness; a row of the
+file is a step with equal parts, so that the trace follows the work done, and
+every policy meets all of it. Rows where a worker is missing are left out.
+
+`simulated`: the whole trace in `benchmarks.straggler_sim`, with as many workers
+as asked; copies of the trace's workers start elsewhere in it. A step with equal
+parts at slowness 1 takes a second. `real`: some of its rows and workers in a
+job on virtual hosts (see `benchmarks.straggler_bench`) whose CPU quotas follow
+the trace, and, as `simulated_hosts`, the same in the simulator, with the times
+of a micro-batch and of the rest of a step taken from two jobs without slowness.
+
+One JSON line a case: `share_of_ideal` is the time that the summed speeds of all
+workers would take over `job_s`. `antdt_nd` may replace hosts, `*_in_place` and
+all others may not; a trace does not say how fast another host would have been:
+here as the job's low median of then, which is what the policy counts on.
+"""
+
+from collections.abc import Callable, Sequence
+import csv
+import dataclasses
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from typing import Annotated, Any
+
+import numpy as np
+
+from antjax.elastic import policy
+from antjax.elastic.controller import ControllerConfig
+from antjax.elastic.windows import MonitorConfig
+from benchmarks import cluster as cluster_lib
+from benchmarks import harness, straggler_bench, straggler_sim, text_job
+
+# Name in the lines -> (policy, restarts that it may spend).
+POLICIES = {
+  'static': ('static', 0),
+  'drop_slowest': ('drop_slowest', 0),
+  'lb_bsp': ('lb_bsp', 0),
+  'antdt_dd': ('antdt_dd', 0),
+  'antdt_nd_in_place': ('antdt_nd', 0),
+  'antdt_nd': ('antdt_nd', 3),
+}
+_SHIFT = 37  # Rows between copies of a worker.
+_FLAT_STEPS = 25  # Of jobs without slowness.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  traces: Annotated[str, 'Folder with pai_job_*.csv.']
+  trace: Annotated[tuple[str, ...], 'Traces; empty: all in the folder.'] = ()
+  policy: Annotated[tuple[str, ...], 'Policies to run; empty: all.'] = ()
+  simulated_workers: Annotated[
+    tuple[int, ...], 'Numbers of workers in the simulator; 0: none.'
+  ] = (10, 100, 1000)
+  micro_batches: Annotated[int, 'Micro-batches of a worker in a step.'] = 16
+  real_rows: Annotated[int, 'Rows for the real job; 0: no such job.'] = 60
+  cpu_share: Annotated[float, 'Cores of a host at slowness 1.'] = 0.4
+  text: Annotated[str, 'Prepared text; made if absent.'] = text_job.DATA
+
+
+def load(path: pathlib.Path) -> tuple[np.ndarray, int]:
+  """Returns slowness, (rows, workers), and the number of rows left out.
+
+  Raises:
+    ValueError: A column is missing, or no row has all workers.
+  """
+  times: dict[int, dict[str, float]] = {}
+  with path.open(newline='') as file:
+    reader = csv.DictReader(file)
+    names = {'worker', 'time', 'batch_time_norm'}
+    if missing := names - set(reader.fieldnames or ()):
+      raise ValueError(f'{path}: no column {", ".join(sorted(missing))}')
+    for row in reader:
+      each = times.setdefault(int(float(row['time'])), {})
+      each[row['worker']] = float(row['batch_time_norm'])
+  workers = sorted({name for row in times.values() for name in row}, key=int)
+  whole = [row for _, row in sorted(times.items()) if len(row) == len(workers)]
+  if not whole:
+    raise ValueError(f'{path}: no time has all of its {len(workers)} workers')
+  table = np.array([[row[name] for name in workers] for row in whole])
+  return table / np.median(table), len(times) - len(whole)
+
+
+def scenario_of(
+  name: str, slowness: np.ndarray, num_workers: int, num_micro_batches: int
+) -> straggler_sim.Scenario:
+  """A job of so many workers that meets a trace, row by row."""
+  rows, width = slowness.shape
+
+  def at(worker: int, share: float) -> float:
+    row = min(rows - 1, int(share * rows)) + worker // width * _SHIFT
+    return float(slowness[row % rows, worker % width])
+
+  middle = np.sort(slowness, axis=1)[:, (width - 1) // 2]
+  return straggler_sim.Scenario(
+    name,
+    at,
+    device_kinds=('cpu',) * num_workers,
+    num_micro_batches=num_micro_batches,
+    num_steps=rows,
+    s_per_micro_batch=1 / num_micro_batches,
+    noise=0.0,  # The trace has its own.
+    by_work=True,
+    new_host=lambda share: float(middle[min(rows - 1, int(share * rows))]),
+  )
+
+
+def _simulated(
+  scenario: straggler_sim.Scenario, name: str, **configs: Any
+) -> dict[str, Any]:
+  function, restarts = POLICIES[name]
+  config = configs.pop('controller', ControllerConfig())
+  run = straggler_sim.simulate(
+    scenario,
+    policy.BUILT_IN[function],
+    controller=dataclasses.replace(config, max_policy_restarts=restarts),
+    **configs,
+  )
+  return {
+    'job_s': run.job_s,
+    'share_of_ideal': run.share_of_ideal,
+    'num_steps': run.num_steps,
+    'num_restarts': run.num_generations - 1,
+    'num_actions': len(run.decisions),
+  }
+
+
+class _Real:
+  """The job on virtual hosts."""
+
+  def __init__(self, config: Config, folder: str):
+    self._config, self._folder, self._num_runs = config, folder, 0
+    self._data = text_job.prepared(config.text)
+    # Seconds of a micro-batch, and of the rest of a step, at slowness 1.
+    few, many = (self._flat_s(num) for num in (4, config.micro_batches))
+    self.each_s = (many - few) / (config.micro_batches - 4)
+    self.rest_s = max(0.0, many - config.micro_batches * self.each_s)
+
+  def _flat_s(self, num_micro_batches: int) -> float:
+    """Median seconds of a step without slowness."""
+    none = np.ones((1, straggler_bench.HOSTS))
+    steps = self._run(none, 'static', _FLAT_STEPS, num_micro_batches)
+    times = [step['now'] for step in steps[1:]]
+    return statistics.median(b - a for a, b in zip(times, times[1:]))
+
+  def _run(
+    self,
+    slowness: np.ndarray,
+    policy_name: str,
+    num_steps: int,
+    num_micro_batches: int,
+  ) -> list[dict[str, Any]]:
+    self._num_runs += 1
+    out = pathlib.Path(self._folder) / str(self._num_runs)
+    out.mkdir()
+    job = dataclasses.replace(
+      straggler_bench.make_job(self._data, str(out), num_steps),
+      num_micro_batches=num_micro_batches,
+    )
+    records = num_steps * straggler_bench.HOSTS * num_micro_batches * job.rows
+    job = dataclasses.replace(job, num_sequences=records // job.num_epochs)
+
+    def at(steps: Sequence[dict[str, Any]]) -> Sequence[float]:
+      done = sum(step['weight'] for step in steps[2:])
+      left = job.num_keys - sum(step['weight'] for step in steps[:2])
+      row = min(len(slowness) - 1, int(done / left * len(slowness)))
+      return slowness[row].tolist()
+
+    straggler_bench.run_job(
+      lambda elapsed_s: at(straggler_bench.steps_of(out)),
+      policy_name,
+      job,
+      self._config.cpu_share,
+      ('--max_policy_restarts=0',),
+    )
+    lost, repeated = straggler_bench.count_records(out, job.num_keys)
+    if lost or repeated:
+      raise RuntimeError(f'{lost} records lost, {repeated} repeated')
+    return straggler_bench.steps_of(out)
+
+  def lines(
+    self, name: str, slowness: np.ndarray, policy_name: str
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Lines of a policy on hosts, and in the simulator."""
+    function, _ = POLICIES[policy_name]
+    num = self._config.micro_batches
+    start = time.monotonic()
+    steps = self._run(slowness, function, len(slowness) + 2, num)
+    hosts = dataclasses.replace(
+      scenario_of(name, slowness, slowness.shape[1], num),
+      s_per_micro_batch=self.each_s,
+      overhead_s=0.0,
+      own_overhead_s=self.rest_s,
+      report_s=1.0,  # As workers do.
+      noise=0.05,
+    )
+    played = _simulated(
+      hosts,
+      policy_name,
+      monitor=MonitorConfig(short_s=2.0, long_s=20.0, min_steps=2),
+      controller=ControllerConfig(period_s=0.5, min_samples=2, settle_s=5.0),
+    )
+    job_s = steps[-1]['now'] - steps[1]['now']
+    real = {
+      'job_s': job_s,
+      'share_of_ideal': played['share_of_ideal'] * played['job_s'] / job_s,
+      'num_steps': len(steps) - 2,
+      'wall_s': time.monotonic() - start,
+      'simulated_over_real': played['job_s'] / job_s,
+      's_per_micro_batch': self.each_s,
+      's_of_the_rest': self.rest_s,
+    }
+    return real, played
+
+
+def hosts_part(slowness: np.ndarray, num_rows: int) -> np.ndarray:
+  """The middle rows, of workers spread over the trace's."""
+  rows, width = slowness.shape
+  first = max(0, (rows - num_rows) // 2)
+  picked = np.linspace(0, width - 1, straggler_bench.HOSTS).round().astype(int)
+  part = slowness[first : first + num_rows, picked]
+  return part / part.min()  # The fastest has the whole share.
+
+
+class _Table:
+  """Emits lines, with the speed-up over static and LB-BSP of the same case."""
+
+  def __init__(self, facts: dict[str, Any]):
+    self._facts = facts
+    self._seen: dict[tuple[Any, ...], float] = {}
+
+  def emit(self, kind: str, case: dict[str, Any], line: dict[str, Any]) -> None:
+    key = (kind, case['trace'], case['num_workers'])
+    self._seen[*key, case['policy']] = line['job_s']
+    for other in ('static', 'lb_bsp'):
+      if (seconds := self._seen.get((*key, other))) is not None:
+        line[f'speedup_vs_{other}'] = seconds / line['job_s']
+    harness.emit({'kind': kind} | case | line | self._facts)
+
+
+def _simulate_all(
+  config: Config, traces: dict[str, np.ndarray], names: list[str], table: _Table
+) -> None:
+  for num_workers in filter(None, config.simulated_workers):
+    for trace, slowness in traces.items():
+      for name in names:
+        scenario = scenario_of(
+          trace, slowness, num_workers, config.micro_batches
+        )
+        case = {'trace': trace, 'policy': name, 'num_workers': num_workers}
+        table.emit('simulated', case, _simulated(scenario, name))
+
+
+def _run_all(
+  config: Config, traces: dict[str, np.ndarray], names: list[str], table: _Table
+) -> None:
+  with tempfile.TemporaryDirectory(prefix='trace-') as folder:
+    real = _Real(config, folder)
+    for trace, slowness in traces.items():
+      part = hosts_part(slowness, config.real_rows)
+      for name in names:
+        if POLICIES[name][1]:
+          continue  # There are no other hosts.
+        case = {'trace': trace, 'policy': name, 'num_workers': part.shape[1]}
+        on_hosts, played = real.lines(trace, part, name)
+        table.emit('simulated_hosts', case, played)
+        table.emit('real', case, on_hosts)
+
+
+def main(config: Config) -> int:
+  paths = {
+    path.stem: path
+    for path in sorted(pathlib.Path(config.traces).glob('pai_job_*.csv'))
+  }
+  if not paths:
+    print(f'trace_bench: no pai_job_*.csv in {config.traces}', file=sys.stderr)
+    return 1
+  chosen: Callable[..., Any] = harness.choose
+  names = chosen('policy', config.policy, {name: name for name in POLICIES})
+  traces = {}
+  for path in chosen('trace', config.trace, paths):
+    traces[path.stem], left_out = load(path)
+    if left_out:
+      print(f'{path.name}: {left_out} rows lack a worker', file=sys.stderr)
+  table = _Table(harness.start())
+  _simulate_all(config, traces, names, table)
+  if config.real_rows:
+    if (reason := cluster_lib.missing()) is not None:
+      print(f'trace_bench: {reason}', file=sys.stderr)
+      return 1
+    _run_all(config, traces, names, table)
+  return 0
+
+
+if __name__ == '__main__':
+  harness.run(main, Config(traces=''))

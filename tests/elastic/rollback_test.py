@@ -1,0 +1,170 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A coordinator whose journal has lost its end gives nothing out twice."""
+
+import shutil
+import sqlite3
+
+import pytest
+
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import writer
+from antjax.elastic.client import CoordinatorClient, StaleError
+from antjax.elastic.jobs import Jobs
+from antjax.shards.journal import Journal
+from tests.elastic.coordinator_server import CoordinatorProcess
+from tests.elastic.coordinator_test import exchange, head, join, run, Server
+from tests.elastic.jobs_test import counts, refused, STALE, start, Worker
+
+
+def known(jobs, worker):
+  """The worker's next requests say what the last reply has told it."""
+  worker.head.revision = jobs.job('j').revision
+  return worker
+
+
+def test_who_knows_more_than_the_journal_makes_all_begin_again():
+  jobs = Jobs()
+  assert start(jobs, 'a', 'b') == 1
+  a, b = (Worker(jobs, name, generation=1).join() for name in 'ab')
+  a.exchange(1)
+  older = jobs.to_bytes()
+  known(jobs, b)
+  shard = known(jobs, a).exchange(1).leases[0].shard
+  a.exchange(consumed=[shard])
+  known(jobs, a)
+  jobs = Jobs.from_bytes(older)
+  assert jobs.recovery(b.head) is None
+  recovery = jobs.recovery(a.head)
+  assert '2 of the 8 changes of the job are gone' in recovery.reason
+  jobs.apply(recovery, 5.0)
+  job = jobs.job('j')
+  assert job.phase == 'waiting' and 'are gone' in job.actions[-1][1]
+  assert counts(jobs)['doing'] == 0 and not job.history[-1].counts
+  assert jobs.recovery(a.head) is None
+  # Nobody who was there before is heard, whatever the generation is now.
+  assert start(jobs, 'a', 'b') == 2
+  for worker in (a, b):
+    worker.jobs, worker.head.generation = jobs, 2
+    refused(jobs, STALE, 'has lost a part of its journal', worker.exchange)
+    refused(
+      jobs, STALE, 'lost a part', lambda h=worker.head: jobs.check_alive(h)
+    )
+  new = Worker(jobs, 'a', generation=2)
+  assert new.join().exchange(9).leases
+  assert Jobs.from_bytes(jobs.to_bytes()).to_bytes() == jobs.to_bytes()
+
+
+def test_a_coordinator_without_its_journal_goes_on_above_what_was(tmp_path):
+  jobs = Jobs()
+  beat = pb.Head(job='j', client='a', revision=7)
+  jobs.apply(jobs.recovery(beat, generation=5), 1.0)
+  assert start(jobs, 'a') == 6
+  worker = Worker(jobs, 'a')
+  worker.head.revision = 1 << 50
+  refused(
+    jobs,
+    'INVALID_ARGUMENT',
+    'head.revision=',
+    lambda: jobs.recovery(worker.head),
+  )
+
+
+def test_replies_say_the_revision_and_requests_repeat_it(tmp_path):
+  with CoordinatorProcess(tmp_path) as process:
+    with CoordinatorClient(process.address, job='j', client='a') as client:
+      data_set = pb.DataSet(name='d', num_records=8, shard_size=4)
+      create = pb.CreateDataSetRequest(data_set=data_set)
+      assert client.call('CreateDataSet', create).revision == 1
+      begin = pb.BeginRequest(data_set='d', pass_number=1)
+      assert client.call('Begin', begin).revision == 2
+      assert begin.head.revision == 1
+      beat = client.call('Heartbeat', pb.HeartbeatRequest())
+      assert beat.revision == 2
+
+
+@run
+async def test_nothing_is_leased_until_all_have_spoken(tmp_path):
+  async with Server(tmp_path) as server:
+    for name in 'ab':
+      await join(server, name)
+      await server.send('Exchange', exchange(3, name))
+  async with Server(tmp_path) as server:
+    await server.refused(
+      'Exchange', exchange(4), 'UNAVAILABLE', 'hear 1 other workers'
+    )
+    await server.send('Heartbeat', pb.HeartbeatRequest(head=head(0, 'b')))
+    assert (await server.send('Exchange', exchange(4))).leases
+  async with Server(tmp_path) as server:
+    server.clock.now += 31  # Then it is given up.
+    assert (await server.send('Exchange', exchange(5))).leases
+
+
+DAMAGE = {
+  'cut': lambda wal: wal.write_bytes(wal.read_bytes()[:40_000]),
+  'flipped': lambda wal: wal.write_bytes(
+    wal.read_bytes()[:30_000] + b'\xff' + wal.read_bytes()[30_001:]
+  ),
+  'removed': lambda wal: wal.unlink(),
+}
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    pytest.param(name, marks=[] if name == 'removed' else pytest.mark.slow)
+    for name in DAMAGE
+  ],
+)
+def test_a_log_that_lost_its_end_is_found_out(tmp_path, damage):
+  wal = tmp_path / 'journal.db-wal'
+  data_set = pb.DataSet(name='d', num_records=4000, shard_size=4)
+  with CoordinatorProcess(tmp_path) as process:
+    a, b = (
+      CoordinatorClient(process.address, job='j', client=name, give_up_s=60)
+      for name in 'ab'
+    )
+    for client in (a, b):
+      client.call('CreateDataSet', pb.CreateDataSetRequest(data_set=data_set))
+      client.call('Begin', pb.BeginRequest(data_set='d', pass_number=1))
+    ask = pb.ExchangeRequest(data_set='d', pass_number=1, num_wanted=1)
+    b.call('Exchange', ask)
+    for _ in range(40):
+      a.call('Exchange', ask)
+    process.end()
+    DAMAGE[damage](wal)
+    process.start()
+    with pytest.raises(StaleError, match='changes of the job are gone'):
+      a.call('Exchange', ask)
+    with pytest.raises(StaleError):
+      b.call('Exchange', ask)
+    for client in (a, b):
+      client.close()
+    with CoordinatorClient(process.address, job='j', client='a') as new:
+      new.call('CreateDataSet', pb.CreateDataSetRequest(data_set=data_set))
+      new.call('Begin', pb.BeginRequest(data_set='d', pass_number=1))
+      ask.num_wanted = 1000
+      assert len(new.call('Exchange', ask).leases) == 1000
+
+
+def test_a_copy_of_the_journal_is_the_same(tmp_path):
+  with Journal(tmp_path / 'a.db') as journal:
+    journal.append([(0, b'x', 1.0)])
+  shutil.copy(tmp_path / 'a.db', tmp_path / 'b.db')
+  (tmp_path / 'b.db').write_bytes((tmp_path / 'b.db').read_bytes()[:5000])
+  with pytest.raises(RuntimeError, match='A copy of it is older'):
+    Journal(tmp_path / 'b.db')
+
+
+def test_a_journal_that_another_program_has_open_is_not_damaged(tmp_path):
+  Journal(tmp_path / 'journal.db').close()
+  other = sqlite3.connect(tmp_path / 'journal.db', isolation_level=None)
+  other.execute('BEGIN EXCLUSIVE')
+  with pytest.raises(
+    RuntimeError, match='is locked; another program'
+  ) as caught:
+    Journal(tmp_path / 'journal.db')
+  other.close()
+  assert 'whole' not in str(caught.value)
+  with Journal(tmp_path / 'journal.db') as journal:
+    assert writer.load(journal).names() == []
