@@ -8,13 +8,14 @@ batch needs one exchange for all of them. Row `id` of a table belongs to owner
 `offset + id // W`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import functools
 import math
 from typing import Any, Literal
 import zlib
 
+from absl import logging
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -194,6 +195,15 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
       )
     stacks[name] = stack
   return stacks
+
+
+def log(stacks: Iterable[Stack]) -> None:
+  """Says which tables are together, and how many rows a device has."""
+  for stack in stacks:
+    tables = ', '.join(f'{s.name} [{s.num_embeddings}]' for s in stack.specs)
+    level, size = stack.level.name.lower(), (stack.rows_per_device, stack.dim)
+    text = 'Embedding stack %s: %s; level %s, %d rows x %d a device.'
+    logging.info(text, stack.name, tables, level, *size)
 
 
 def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:

@@ -11,7 +11,9 @@ from concurrent import futures
 import functools
 import os
 import threading
+from typing import Any
 
+from jax.tree_util import keystr
 import numpy as np
 
 from antjax.embedding.layout import Levels, Stack, TableSpec
@@ -92,6 +94,22 @@ class Feature:
     position += self._offsets
     position[columns < 0] = PAD
     return position.reshape(ids.shape)
+
+
+def check_leaf(ids: Any, path: Any, leaf: Any, num_devices: int) -> None:
+  """Refuses an array of ids that devices cannot share, by where it is."""
+  where = keystr(path)
+  if not path or not hasattr(path[-1], 'key'):
+    raise ValueError(
+      f"batch['ids'] is a {type(ids).__name__} with an array at"
+      f' {where or "its top"}; it must be a nested dict whose innermost keys'
+      ' are feature names.'
+    )
+  if not np.ndim(leaf) or np.shape(leaf)[0] % num_devices:
+    raise ValueError(
+      f"batch['ids']{where} has shape {np.shape(leaf)}; its leading dim must be"
+      f' a multiple of {num_devices}, the devices of this process.'
+    )
 
 
 def deduplicate(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import functools
 from typing import Any
 
-from absl import logging
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -23,6 +22,9 @@ from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.embedding.routing import Feature
 from antjax.mesh.mesh import INTER, INTRA, own_mesh
 from antjax.mesh.paro import Level
+
+# Bytes a device of tables and slots from which on tables are reordered apart.
+_LARGE_BYTES = 1 << 26
 
 
 class EmbeddingTables:
@@ -103,14 +105,7 @@ class EmbeddingTables:
       name: Feature(name, tables, self.specs, self._stack_of)
       for name, tables in features.items()
     }
-    self._log_layout()
-
-  def _log_layout(self) -> None:
-    for stack in self._stacks.values():
-      tables = ', '.join(f'{s.name} [{s.num_embeddings}]' for s in stack.specs)
-      level, size = stack.level.name.lower(), (stack.rows_per_device, stack.dim)
-      text = 'Embedding stack %s: %s; level %s, %d rows x %d a device.'
-      logging.info(text, stack.name, tables, level, *size)
+    layout.log(self._stacks.values())
 
   # State.
 
@@ -177,18 +172,7 @@ class EmbeddingTables:
     """
     by_path, treedef = jax.tree.flatten_with_path(ids)
     for path, leaf in by_path:
-      if not path or not hasattr(path[-1], 'key'):
-        raise ValueError(
-          f"batch['ids'] is a {type(ids).__name__} with an array at"
-          f' {jax.tree_util.keystr(path) or "its top"}; it must be a nested'
-          ' dict whose innermost keys are feature names.'
-        )
-      if not np.ndim(leaf) or np.shape(leaf)[0] % num_devices:
-        raise ValueError(
-          f"batch['ids']{jax.tree_util.keystr(path)} has shape"
-          f' {np.shape(leaf)}; its leading dim must be a multiple of'
-          f' {num_devices}, the devices of this process.'
-        )
+      routing_lib.check_leaf(ids, path, leaf, num_devices)
     positions: dict[str, list[np.ndarray]] = {s: [] for s in self._stacks}
     where: list[tuple[str, int]] = []
     for path, leaf in by_path:
@@ -331,8 +315,17 @@ class EmbeddingTables:
   # Checkpoints: table name -> rows in the order of their ids.
 
   def to_canonical(self, state: Any) -> dict[str, Any]:
-    """State by table, rows ordered by id (padded at the end)."""
-    return self._by_table(state)
+    """State by table, rows ordered by id (padded at the end).
+
+    Large ones one after another, which needs memory for one beside the result.
+    """
+    if sum(self.bytes_per_device().values()) < _LARGE_BYTES:
+      return self._by_table(state)
+    found = {}
+    for name, run in self._one_table.items():
+      of_stack = state[self._stack_of[name].name]
+      found[name] = jax.block_until_ready(run(of_stack))
+    return found
 
   def from_canonical(self, tables: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `to_canonical`."""
@@ -340,7 +333,21 @@ class EmbeddingTables:
 
   @functools.cached_property
   def _by_table(self) -> Any:
-    return jax.jit(self._split, out_shardings=self.canonical_shardings())
+    return jax.jit(self._split, out_shardings=self._places)
+
+  @functools.cached_property
+  def _one_table(self) -> dict[str, Any]:
+    def make(name: str) -> Any:
+      order = functools.partial(self._ordered, self.specs[name])
+      return jax.jit(lambda x: order(x, True), out_shardings=self._places[name])
+
+    return {name: make(name) for name in self.specs}
+
+  @property
+  def _places(self) -> dict[str, NamedSharding]:
+    """Table -> sharding of its arrays."""
+    specs = {n: stack.partition_spec for n, stack in self._stack_of.items()}
+    return {n: NamedSharding(self.mesh, spec) for n, spec in specs.items()}
 
   @functools.cached_property
   def _by_stack(self) -> Any:
@@ -374,10 +381,8 @@ class EmbeddingTables:
 
   def canonical_shardings(self) -> dict[str, Any]:
     """The tree of `to_canonical` with a NamedSharding for each leaf."""
-    of_stacks = self.shardings()
-    return {
-      name: of_stacks[stack.name] for name, stack in self._stack_of.items()
-    }
+    found = self.shardings()
+    return {n: found[stack.name] for n, stack in self._stack_of.items()}
 
   def canonical_shapes(self) -> dict[str, Any]:
     """The tree of `to_canonical` as (unpadded) ShapeDtypeStructs."""
