@@ -6,7 +6,7 @@ Plain frozen values, so that a policy is a pure function of them and a test
 writes them by hand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Literal
 
@@ -30,6 +30,18 @@ class StepMoments:
   def of(cls, work: float, busy_s: float) -> 'StepMoments':
     """Those of one step."""
     return cls(1, work, work * work, busy_s, work * busy_s)
+
+  @classmethod
+  def total(cls, parts: Iterable['StepMoments']) -> 'StepMoments':
+    """The sum of many, without one for each."""
+    num, x, xx, t, xt = 0, 0.0, 0.0, 0.0, 0.0
+    for part in parts:
+      num += part.num
+      x += part.x
+      xx += part.xx
+      t += part.t
+      xt += part.xt
+    return cls(num, x, xx, t, xt)
 
   def __add__(self, other: 'StepMoments') -> 'StepMoments':
     return StepMoments(
