@@ -48,6 +48,8 @@ class Scenario:
     overhead_s: Seconds of a step for exchange and update.
     own_overhead_s: More of them, of a worker with slowness 1; a slow one takes
       longer, whatever its micro-batches.
+    report_s: Between heartbeats: steps are told and plans heard with the next
+      one, and a plan is in force a step later. 0: both at once.
     noise: Largest share by which a worker's time varies from step to step.
     restart_s: From a kill to the first step of the next generation.
     commit_s: Between checkpoints; work since the last is repeated.
@@ -62,6 +64,7 @@ class Scenario:
   samples_per_micro_batch: int = 32
   overhead_s: float = 0.01
   own_overhead_s: float = 0.0
+  report_s: float = 0.0
   noise: float = 0.02
   restart_s: float = 20.0
   commit_s: float = 60.0
@@ -152,7 +155,11 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 
 def _tell(
-  watch: Monitor, row: _Row, generation: int, clock_s: float = 0.0
+  watch: Monitor,
+  row: _Row,
+  generation: int,
+  clock_s: float = 0.0,
+  now: float | None = None,
 ) -> None:
   """Tells a Monitor of a worker's step; `clock_s` is its clock's error."""
   names = ('step', 'compute_s', 'wait_s', 'num_micro_batches', 'num_samples')
@@ -165,7 +172,7 @@ def _tell(
     num_devices=1,
     batch_times=[pb.BatchTime(**time)],
   )
-  watch.record_heartbeat(beat, row['now'])
+  watch.record_heartbeat(beat, row['now'] if now is None else now)
 
 
 @dataclasses.dataclass
@@ -310,11 +317,24 @@ def simulate(
   watch = Monitor(monitor or MonitorConfig())
   control = Controller(policy, controller or ControllerConfig())
   decisions: list[Decision] = []
+  plan = pb.Plan(lr_scale=1.0)
   num_steps, total = 0, scenario.total_micro_batches
+  untold: list[_Row] = []
+  unheard: list[tuple[float, actions.Action]] = []  # And when it is heard.
+  told_at = 0.0
   while run.num_done < total:
+    heard = [action for at, action in unheard if at <= run.now]
+    unheard = [pair for pair in unheard if pair[0] > run.now]
     rows = run.make_step()
-    for at, row in enumerate(rows, 1):
-      _tell(watch, row, run.generation, 1e6 * at)  # Clocks do not agree.
+    for action in heard:
+      run.apply(action)
+    untold += rows
+    if run.now - told_at >= scenario.report_s:
+      for row in untold:
+        # Clocks do not agree.
+        clock_s = 1e6 * (1 + int(row['worker'][1:]))
+        _tell(watch, row, run.generation, clock_s, run.now)
+      untold, told_at = [], run.now
     num_steps += 1
     if watcher:
       watcher.step({row['worker']: row['num_micro_batches'] for row in rows})
@@ -330,9 +350,13 @@ def simulate(
     taken = control.decide(watch.view(_JOB, run.now), run.now)
     for action in taken:
       decisions.append(Decision(run.now, run.step, action))
-      run.apply(action)
+      if scenario.report_s:
+        unheard.append((run.now + scenario.report_s, action))
+      else:
+        run.apply(action)
+      actions.change_plan(plan, action)
     if taken:
-      watch.note_plan(_JOB, run.plan, run.now)
+      watch.note_plan(_JOB, plan, run.now)
     if any(isinstance(action, actions.KillRestart) for action in taken):
       run.restart()
       if watcher:

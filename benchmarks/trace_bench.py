@@ -204,6 +204,7 @@ class _Real:
       s_per_micro_batch=self.each_s,
       overhead_s=0.0,
       own_overhead_s=self.rest_s,
+      report_s=1.0,  # As workers do.
       noise=0.05,
     )
     played = _simulated(
@@ -219,6 +220,8 @@ class _Real:
       'num_steps': len(steps) - 2,
       'wall_s': time.monotonic() - start,
       'simulated_over_real': played['job_s'] / job_s,
+      's_per_micro_batch': self.each_s,
+      's_of_the_rest': self.rest_s,
     }
     return real, played
 

@@ -14,6 +14,7 @@ import itertools
 import os
 import pathlib
 import tarfile
+import threading
 from typing import Any
 import zlib
 
@@ -27,6 +28,12 @@ Encoder = Callable[[np.ndarray], np.ndarray]
 VECTORS, MASK, DAMAGED = 'vectors.npy', 'has_image.npy', 'damaged.csv'
 _GRID = 8
 _TELL_EVERY = 10_000
+# Bounds of what an archive may make of little: a packed file of 4.5 MiB may
+# hold an image of gigabytes, and so can an image of that size.
+_MAX_BYTES = 32 << 20  # Of an image.
+_MAX_PIXELS = 40_000_000  # Of an image; each takes up to 7 bytes for a while.
+_MAX_HEADER_BYTES = 1 << 20  # Of a member's name and attributes.
+_MAX_WAITING_BYTES = 128 << 20  # Of all images that wait for their decoding.
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 
@@ -108,11 +115,18 @@ def encode(
   has_image = np.zeros(num_items, bool)
   damaged: list[tuple[str, str]] = []
 
-  def decode(member: tuple[str, int, bytes]) -> tuple[str, int, Any]:
-    name, row, data = member
-    return name, row, _decoded(data, image_size)
+  room = _Room()
 
-  members = _wanted(archive, items, has_image, counts)
+  def decode(member: tuple[str, int, bytes | str]) -> tuple[str, int, Any]:
+    name, row, data = member
+    if isinstance(data, str):
+      return name, row, data
+    try:
+      return name, row, _decoded(data, image_size)
+    finally:
+      room.give(len(data))
+
+  members = _wanted(archive, items, has_image, counts, room)
   threads = threads or os.cpu_count() or 1
   # A batch is decoded beside the encoder's work on the last one.
   decoded = thread_map.in_order(decode, members, threads, ahead=batch_size)
@@ -155,6 +169,43 @@ def encode(
   return counts, vectors.shape[1]
 
 
+class _Member(tarfile.TarInfo):
+  """A member whose name and attributes are short."""
+
+  def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+    is_header = self.type in (
+      tarfile.GNUTYPE_LONGNAME,
+      tarfile.GNUTYPE_LONGLINK,
+      tarfile.XHDTYPE,
+      tarfile.XGLTYPE,
+      tarfile.SOLARIS_XHDTYPE,
+    )
+    if is_header and self.size > _MAX_HEADER_BYTES:
+      raise tarfile.ReadError(
+        f'a name or attributes of {self.size:,} bytes; at most'
+        f' {_MAX_HEADER_BYTES:,} are read'
+      )
+    return super()._proc_member(archive)  # type: ignore[misc]
+
+
+class _Room:
+  """Bytes that may wait: whoever has more waits for others to be done."""
+
+  def __init__(self) -> None:
+    self._used = 0
+    self._changed = threading.Condition()
+
+  def take(self, size: int) -> None:
+    with self._changed:
+      self._changed.wait_for(lambda: self._used + size <= _MAX_WAITING_BYTES)
+      self._used += size
+
+  def give(self, size: int) -> None:
+    with self._changed:
+      self._used -= size
+      self._changed.notify_all()
+
+
 def _encoded(
   encoder: Encoder, images: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
@@ -180,14 +231,18 @@ def _wanted(
   items: Mapping[str, int],
   has_image: np.ndarray,
   counts: ImageCounts,
-) -> Iterator[tuple[str, int, bytes]]:
-  """Yields (name, row, bytes) of images of the items, the first of each."""
+  room: '_Room',
+) -> Iterator[tuple[str, int, bytes | str]]:
+  """Yields (name, row, bytes) of images of the items, the first of each.
+
+  Instead of the bytes of one that is too large: why it is not read.
+  """
   path = pathlib.Path(archive)
   if not path.is_file():
     raise FileNotFoundError(f'images={path} is no file.')
   done = ''
   try:
-    with tarfile.open(path, 'r|*') as tar:
+    with tarfile.open(path, 'r|*', tarinfo=_Member) as tar:
       for member in tar:
         name = pathlib.PurePosixPath(member.name)
         if not member.isfile():
@@ -203,6 +258,11 @@ def _wanted(
           counts.repeated += 1
           continue
         has_image[row] = True
+        if member.size > _MAX_BYTES:
+          why = f'{member.size:,} bytes; at most {_MAX_BYTES:,} are read'
+          yield member.name, row, why
+          continue
+        room.take(member.size)
         file = tar.extractfile(member)
         assert file is not None  # It is a file.
         yield member.name, row, file.read()
@@ -218,6 +278,11 @@ def _decoded(data: bytes, image_size: int) -> np.ndarray | str:
   """An image, uint8 [image_size, image_size, 3], or why there is none."""
   try:
     with Image.open(io.BytesIO(data)) as image:
+      if image.width * image.height > _MAX_PIXELS:
+        return (
+          f'{image.width} x {image.height} pixels; at most {_MAX_PIXELS:,} are'
+          ' decoded'
+        )
       rgb = image.convert('RGB')
       if rgb.size != (image_size, image_size):
         rgb = rgb.resize((image_size, image_size), Image.Resampling.BOX)

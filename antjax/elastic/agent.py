@@ -43,6 +43,7 @@ _POLL_S = 0.1
 _TRY_S = 2.0
 _QUIET_S, _SAY_S = 5.0, 600.0  # Of silence, until it is said; and again.
 _ALIVE_S = 5.0
+_STACKS_S = 3.0  # That a hung worker has to show its stacks.
 _FLUSH_S = 1.0
 _RESOURCES_S = 2.0
 _MAX_TAIL = 4000
@@ -147,6 +148,8 @@ class Supervisor:
       if self._stop_signal is None:
         self._start(reply.assignment)
     elif command == pb.AgentBeatReply.KILL:
+      if reply.is_hung:
+        self._show_stacks()
       self._kill()
       self._note(status=_Beat.IDLE)
     elif command == pb.AgentBeatReply.STOP:
@@ -189,6 +192,21 @@ class Supervisor:
     if self._stop_signal is not None:
       was_killed = code == -signal.SIGKILL
       self._leave(128 + (signal.SIGKILL if was_killed else self._stop_signal))
+
+  def _show_stacks(self) -> None:
+    """Has a worker that hangs print where each of its threads is.
+
+    Python does so at SIGABRT under PYTHONFAULTHANDLER, and ends.
+    """
+    worker = self._worker
+    if worker is None:
+      return
+    self.say('the worker hangs; its threads are at:')
+    with contextlib.suppress(ProcessLookupError):
+      worker.send(signal.SIGABRT)
+    deadline = time.monotonic() + _STACKS_S
+    while time.monotonic() < deadline and not worker.has_exited():
+      time.sleep(_POLL_S)
 
   def _kill(self) -> None:
     """Kills the worker and all that it has started."""

@@ -373,7 +373,7 @@ class StartGeneration(_message.Message):
     def __init__(self, job: _Optional[str] = ..., members: _Optional[_Iterable[str]] = ..., jax_coordinator: _Optional[str] = ...) -> None: ...
 
 class EndGeneration(_message.Message):
-    __slots__ = ("job", "generation", "is_success", "is_final", "counts", "reason", "replaced")
+    __slots__ = ("job", "generation", "is_success", "is_final", "counts", "reason", "replaced", "error")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     IS_SUCCESS_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +381,7 @@ class EndGeneration(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     is_success: bool
@@ -388,7 +389,8 @@ class EndGeneration(_message.Message):
     counts: bool
     reason: str
     replaced: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., is_success: _Optional[bool] = ..., is_final: _Optional[bool] = ..., counts: _Optional[bool] = ..., reason: _Optional[str] = ..., replaced: _Optional[_Iterable[str]] = ...) -> None: ...
+    error: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., is_success: _Optional[bool] = ..., is_final: _Optional[bool] = ..., counts: _Optional[bool] = ..., reason: _Optional[str] = ..., replaced: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ExpireWorkers(_message.Message):
     __slots__ = ("job", "workers", "reason")

@@ -108,7 +108,8 @@ class Decisions:
     if job.phase == 'waiting' and has_agents:
       self._waiting_since.setdefault(job.name, now)
     hung = self.liveness.hung(job, now)
-    for message in self.rendezvous.decide(job, now, hung):
+    has_stepped = self.liveness.has_stepped(job)
+    for message in self.rendezvous.decide(job, now, hung, has_stepped):
       self._apply(message, job.name, now)
     if job.sets and (job.phase == 'running' or not job.is_managed):
       self.monitor.note_remaining(job.name, _remaining(job))

@@ -20,10 +20,10 @@ from antjax.elastic.view import ClusterView, WorkerView
 
 Rule = Literal['equal', 'recent', 'usual', 'mean']
 
-# Slices between what a decision sees and what it acts on.
+# Slices, or longer steps, between what a decision sees and what it acts on.
 _LAG = 2
-# Fewer slices say too little.
-_MIN_SLICES = 8
+# Fewer of them say too little.
+_MIN_SLICES = 6
 # A rule must be better than a simpler one by this share: equal parts are the
 # plainest, and no deadline is plainer than one.
 _BETTER = 0.03
@@ -61,13 +61,18 @@ def margin(worker: WorkerView) -> float:
 def speeds(view: ClusterView) -> np.ndarray | None:
   """Seconds of a micro-batch, (slices, workers), oldest first.
 
-  Where a worker made no step its speed before counts, or else its next one.
-  None: of some worker nothing is known.
+  Where there are too few slices, it is by the newest steps. Where a worker made
+  no step its speed before counts, or else its next one. None: of some worker
+  nothing is known.
   """
-  each = np.array([worker.history for worker in view.workers], float)
-  if each.ndim != 2:
-    return None
-  each = each[:, ~np.isnan(each).all(axis=0)]
+  slices = np.array([worker.history for worker in view.workers], float)
+  num = max([len(worker.newest) for worker in view.workers], default=0)
+  steps = np.full((len(view.workers), num), np.nan)
+  for at, worker in enumerate(view.workers):  # In lock step: the last is one.
+    steps[at, num - len(worker.newest) :] = worker.newest
+  each = slices[:, ~np.isnan(slices).all(axis=0)]
+  if each.shape[1] < _MIN_SLICES and num > each.shape[1]:
+    each = steps
   if not each.size:
     return None
   for at, worker in enumerate(view.workers):
@@ -76,9 +81,8 @@ def speeds(view: ClusterView) -> np.ndarray | None:
   known = ~np.isnan(each)
   if not known.any(axis=1).all():
     return None
-  num = each.shape[1]
   # Index of the newest known slice up to each one; before the first, that one.
-  newest = np.where(known, np.arange(num), -1)
+  newest = np.where(known, np.arange(each.shape[1]), -1)
   newest = np.maximum.accumulate(newest, axis=1)
   newest = np.where(newest < 0, known.argmax(axis=1)[:, None], newest)
   sizes = [

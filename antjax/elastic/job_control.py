@@ -51,12 +51,16 @@ def end_generation(
   job.is_success = message.is_final and message.is_success
   if was_running:
     job.restarts_used += message.counts
+    if message.counts:
+      job.num_same_errors = job.same_errors_with(message.error)
+      job.error, job.error_step = message.error, job.last_step
     gone = [name for name in message.replaced if name not in job.replaced]
     job.replaced = [*job.replaced, *gone][-_MAX_REPLACED:]
     _release_all(job)
     last = job.history[-1]
     last.ended_unix_s = now
     last.reason, last.counts = reason, message.counts
+    job.mtbf_s = job.measured_mtbf_s()
   job.is_restart_asked, job.replace_asked = False, []
   job.actions.append((now, f'generation {job.generation} ended: {reason}'))
   return True
@@ -172,7 +176,7 @@ def _restart(job: JobState) -> None:
     job.is_restart_asked = True
   elif job.phase == 'ended':
     job.phase, job.is_success = 'waiting', False
-    job.restarts_used = 0
+    job.restarts_used = job.num_same_errors = 0
 
 
 def _replace(job: JobState, worker: str) -> None:

@@ -85,8 +85,31 @@ class JobState:
   )
   revision: int = 0  # Number of durable changes; jumps in `recover`.
   least_revision: int = 0  # Who knows an earlier one is fenced off.
+  # Error that ended the last generation before it made a step, how often it did
+  # so in a row, and `last_step` then.
+  error: str = ''
+  num_same_errors: int = 0
+  error_step: int = -1
+  mtbf_s: float = 0.0  # Mean time between the last faults; 0: none was seen.
   last_step: int = -1  # Of the last committed checkpoint; -1: none.
   committed_unix_s: float = 0.0
+
+  def same_errors_with(self, error: str) -> int:
+    """How often in a row an error ends a generation without any progress."""
+    if not error:
+      return 0
+    is_same = error == self.error and self.error_step == self.last_step
+    return 1 + (self.num_same_errors if is_same else 0)
+
+  def measured_mtbf_s(self) -> float:
+    """Seconds that generations have run for each end that counts; 0: none."""
+    ran = [
+      record.ended_unix_s - record.started_unix_s
+      for record in self.history
+      if record.ended_unix_s is not None
+    ]
+    faults = sum(record.counts for record in self.history)
+    return max(1.0, sum(ran) / faults) if faults else 0.0
 
   @property
   def data_sets(self) -> dict[str, Ledger]:

@@ -13,6 +13,8 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.job_state import JobState
 from antjax.elastic.protocol import MAX_HOSTS
 
+_SLACK = 3
+
 
 @dataclasses.dataclass
 class _Pulse:
@@ -32,6 +34,8 @@ class Liveness:
 
   def __post_init__(self) -> None:
     self._pulses: dict[str, dict[str, _Pulse]] = {}
+    # Job -> longest time without progress that was followed by some.
+    self._longest_s: dict[str, float] = {}
 
   def hear(self, head: pb.Head, now: float) -> None:
     """Notes a word of a worker, of whatever kind."""
@@ -50,6 +54,11 @@ class Liveness:
     pulse = self._pulse(head.job, head.client, head.generation, now)
     pulse.heard = now
     if progress is None or progress != pulse.progress:
+      if (
+        pulse.progress
+      ):  # Steps, evaluations and saves of this job are so long.
+        longest = self._longest_s.get(head.job, 0.0)
+        self._longest_s[head.job] = max(longest, now - pulse.progressed)
       pulse.progressed = now
       pulse.progress = progress or pulse.progress
 
@@ -72,6 +81,10 @@ class Liveness:
     else:
       suspects = holders(job)
     found = []
+    # What has taken long before may take as long again.
+    progress_timeout_s = max(
+      self.progress_timeout_s, _SLACK * self._longest_s.get(job.name, 0.0)
+    )
     for name in suspects:
       # One that has not said anything yet may still be starting.
       pulse = self._pulse(job.name, name, job.generation, now)
@@ -79,14 +92,24 @@ class Liveness:
         continue
       is_known = pulse.progress is not None or not job.is_managed
       is_silent = is_known and now - pulse.heard > self.lease_timeout_s
-      if is_silent or now - pulse.progressed > self.progress_timeout_s:
+      if is_silent or now - pulse.progressed > progress_timeout_s:
         found.append(name)
     return found
+
+  def has_stepped(self, job: JobState) -> bool:
+    """Whether a worker of the running generation has made a step."""
+    pulses = self._pulses.get(job.name, {}).values()
+    return any(
+      pulse.generation == job.generation
+      and bool(pulse.progress and pulse.progress[0])
+      for pulse in pulses
+    )
 
   def keep(self, jobs: Collection[str]) -> None:
     """Forgets all other jobs."""
     for name in self._pulses.keys() - set(jobs):
       del self._pulses[name]
+      self._longest_s.pop(name, None)
 
   def forget(self, job: str, workers: Collection[str]) -> None:
     """Forgets workers that were given up."""

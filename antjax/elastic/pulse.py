@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import json
+import math
 import os
 import threading
 import time
@@ -24,6 +25,8 @@ from antjax.elastic.client import (
 
 EXIT_STALE = 75  # Exit code of a process that is fenced off.
 _GOODBYE_S = 5.0
+_MTBF_S = 6 * 3600.0  # Between faults, until one was seen.
+_LEAST_CHECKPOINT_S = 20.0
 _MAX_BATCH_TIMES = 1000  # Kept while the coordinator is away.
 
 
@@ -80,6 +83,7 @@ class Pulse:
   plan: pb.Plan = dataclasses.field(  # The newest known; do not change it.
     default_factory=lambda: pb.Plan(lr_scale=1.0)
   )
+  mtbf_s: float = 0.0  # Mean time between faults; 0: none was seen.
   is_stopping: bool = False  # The coordinator wants the run to save and end.
   is_ending: bool = False  # `end` was called.
   # Fields of the next heartbeats: what this worker is.
@@ -117,6 +121,15 @@ class Pulse:
       self._step = max(self._step, times.step)
       self._num_samples += times.num_samples
       self._batch_times.append(times)
+
+  def checkpoint_every_s(self, save_s: float) -> float:
+    """Seconds between checkpoints that lose least, after Young and Daly.
+
+    Args:
+      save_s: Seconds that a checkpoint holds training up.
+    """
+    mtbf_s = self.mtbf_s or _MTBF_S
+    return max(_LEAST_CHECKPOINT_S, math.sqrt(2 * save_s * mtbf_s))
 
   def commit(self, request: pb.CommitRequest) -> None:
     """Sends it soon; a later one says all that an earlier one does."""
@@ -204,7 +217,7 @@ class Pulse:
       ),
       give_up_s=give_up_s,
     )
-    self._asked_s = reply.beat_s
+    self._asked_s, self.mtbf_s = reply.beat_s, reply.mtbf_s
     self.log.add_steps(times)
     if reply.plan.version > self.plan.version:
       self.plan = reply.plan

@@ -32,6 +32,7 @@ from antjax.elastic import job_control
 from antjax.elastic.job_state import JobState
 from antjax.elastic.rendezvous_room import (
   AgentRecord,
+  error_of,
   GenerationProblem,
   natural_order,
   problems_of,
@@ -44,6 +45,7 @@ from antjax.elastic.rendezvous_room import (
 EXIT_FAILED = 1
 EXIT_REPLACED = 75  # Start another one, elsewhere if possible.
 
+_MAX_SAME_ERRORS = 3  # An error that repeats so often ends the job.
 _MAX_CAUSES = 3  # Hosts named beside the one whose worker died first.
 _MAX_TAIL = 600  # With the rest within what a job keeps of a reason.
 
@@ -99,7 +101,7 @@ class Rendezvous:
     if agent.name in job.replaced and has_run:  # A new one may take part.
       reason = job.history[-1].reason if job.history else ''
       return _exit(EXIT_REPLACED, f'this host is replaced: {reason}')
-    return pb.AgentBeatReply() if agent.is_idle else _kill(agent)
+    return pb.AgentBeatReply() if agent.is_idle else _kill(agent, room)
 
   def beat_s(self, job: str) -> float:
     """Seconds between two beats of an agent of a job; 0: as it is set up."""
@@ -107,7 +109,11 @@ class Rendezvous:
     return room.beat_s() if room else 0.0
 
   def decide(
-    self, job: JobState, now: float, hung: Collection[str] = ()
+    self,
+    job: JobState,
+    now: float,
+    hung: Collection[str] = (),
+    has_stepped: bool = False,
   ) -> list[Message]:
     """Returns the decisions to apply to the job now; usually none.
 
@@ -115,11 +121,12 @@ class Rendezvous:
       job: Current state of the job.
       now: Time in seconds.
       hung: Workers that live and make no progress, or do not say so any more.
+      has_stepped: Whether a worker of the running generation has made a step.
     """
     room = self._room(job.name, now)
     room.forget_lost(now - 10 * self._timeout_s(room))
     if job.phase == 'running':
-      return self._end(job, room, now, hung)
+      return self._end(job, room, now, hung, has_stepped)
     if job.phase == 'ended':
       return []
     decisions: list[Message] = []
@@ -163,7 +170,7 @@ class Rendezvous:
       if agent.is_running and stop:
         return pb.AgentBeatReply(command=pb.AgentBeatReply.STOP, reason=stop[0])
     elif not agent.is_idle:
-      return _kill(agent)
+      return _kill(agent, room)
     elif not agent.is_leaving and room.may_start(agent, job.generation):
       agent.is_told_to_run = True
       return pb.AgentBeatReply(
@@ -178,7 +185,12 @@ class Rendezvous:
     return pb.AgentBeatReply()
 
   def _end(
-    self, job: JobState, room: Room, now: float, hung: Collection[str]
+    self,
+    job: JobState,
+    room: Room,
+    now: float,
+    hung: Collection[str],
+    has_stepped: bool,
   ) -> list[Message]:
     """EndGeneration if this one is over; else asks it to stop where needed."""
     problems = sorted(
@@ -200,7 +212,9 @@ class Rendezvous:
         ]
         reason = first.reason + ''.join(causes[:_MAX_CAUSES])
         problems[0] = dataclasses.replace(first, reason=reason)
-      return [self._end_after(job, problems, stop)]
+      if first.is_hang:
+        room.hung = job.generation
+      return [self._end_after(job, problems, stop, has_stepped)]
     is_over = all(
       agent is not None and agent.is_out(job.generation)
       for agent in map(room.current, job.members)
@@ -210,7 +224,7 @@ class Rendezvous:
       reason = 'all workers finished'
       return [self._end_message(job, reason, is_success=True, is_final=True)]
     if since and (is_over or now > min(since) + self._config.stop_grace_s):
-      return [self._end_after(job, problems, stop)]
+      return [self._end_after(job, problems, stop, has_stepped)]
     if not stop and (reason := self._why_stop(job, room, now)):
       room.ask_to_stop(job.generation, reason, now)
     return []
@@ -239,6 +253,7 @@ class Rendezvous:
     job: JobState,
     problems: list[GenerationProblem],
     stop: tuple[str, float] | None,
+    has_stepped: bool,
   ) -> pb.EndGeneration:
     """Ends a generation: as it was asked to, or by its first problem."""
     if stop:
@@ -246,16 +261,21 @@ class Rendezvous:
     problem = next((one for one in problems if one.is_final), problems[0])
     counts, reason = problem.counts, problem.reason
     is_used_up = counts and job.restarts_used >= self._config.max_restarts
-    if is_used_up or problem.is_final:
-      reason += (
-        ', which a restart does not mend'
-        if problem.is_final
-        else f'; the restart budget of {self._config.max_restarts} is used up'
-      )
+    error = '' if has_stepped or not problem.is_exit else error_of(problem.tail)
+    is_same = counts and job.same_errors_with(error) >= _MAX_SAME_ERRORS
+    if is_used_up or problem.is_final or is_same:
+      if problem.is_final:
+        reason += ', which a restart does not mend'
+      elif is_same:
+        reason += f' {_MAX_SAME_ERRORS} times in a row before any step: {error}'
+      else:
+        reason += (
+          f'; the restart budget of {self._config.max_restarts} is used up'
+        )
       if problem.tail:
         reason += f'. Its last lines:\n{problem.tail[-_MAX_TAIL:]}'
       return self._end_message(job, reason, counts=True, is_final=True)
-    return self._end_message(job, reason, counts=counts)
+    return self._end_message(job, reason, counts=counts, error=error)
 
   def _end_message(
     self,
@@ -265,6 +285,7 @@ class Rendezvous:
     counts: bool = False,
     is_final: bool = False,
     is_success: bool = False,
+    error: str = '',
   ) -> pb.EndGeneration:
     return pb.EndGeneration(
       job=job.name,
@@ -274,6 +295,7 @@ class Rendezvous:
       counts=counts,
       reason=reason,
       replaced=job.replace_asked,
+      error=error,
     )
 
   # --- Waiting. ---------------------------------------------------------------
@@ -363,8 +385,9 @@ def _exit(code: int, reason: str) -> pb.AgentBeatReply:
   )
 
 
-def _kill(agent: AgentRecord) -> pb.AgentBeatReply:
+def _kill(agent: AgentRecord, room: Room) -> pb.AgentBeatReply:
   return pb.AgentBeatReply(
     command=pb.AgentBeatReply.KILL,
+    is_hung=agent.beat.generation == room.hung,
     reason=f'generation {agent.beat.generation} is over.',
   )

@@ -18,6 +18,15 @@ _MAX_FENCED = 16  # Per name; no host comes back so often within minutes.
 # Exit code of a worker whose settings are wrong: EX_USAGE of sysexits.h.
 EXIT_WRONG_USAGE = 64
 
+_MAX_ERROR = 300  # Characters.
+_ERROR = re.compile(r'[\w.]*(Error|Exception)\b')
+_NUMBER = re.compile(r'0x[0-9a-fA-F]+|\d+')
+_PASSES = re.compile(
+  r'connect|unavailable|time[d ]*out|deadline|heartbeat|no space|stale'
+  r'|temporar|broken pipe|reset by|resource_exhausted|\b75\b',
+  re.IGNORECASE,
+)
+
 # A worker that was asked to stop: 128 + signal or the signal itself.
 _STOPPED = {130, 143, -2, -15}
 
@@ -155,6 +164,7 @@ class Room:
     # (minimum, maximum) that its agents want, as said last; None: they leave
     # it to the coordinator.
     self.num_hosts: tuple[int, int] | None = None
+    self.hung = -1  # Last generation that ended since a worker hung.
     self._stop = (-1, '', 0.0)
     self._ranks: tuple[int, dict[str, int]] = (-1, {})
     self._over = (-1, 0.0)
@@ -271,6 +281,7 @@ class GenerationProblem:
   tail: str = ''  # Last lines of the worker.
   counts: bool = True  # Against the budget: it was not requested.
   is_exit: bool = False  # A worker's process ended.
+  is_hang: bool = False  # A worker lives and does nothing.
   is_final: bool = False  # It would recur, so that the job ends.
 
 
@@ -337,7 +348,18 @@ def problems_of(
         )
     elif name in hung and agent.beat.generation == job.generation:
       reason = f'{name}: its worker is silent or makes no progress'
-      yield GenerationProblem(now, True, reason)
+      yield GenerationProblem(now, True, reason, is_hang=True)
+
+
+def error_of(tail: str) -> str:
+  """The last of Python's errors in a worker's last lines, without its numbers.
+
+  Empty where there is none, or one that may pass by itself: others that are
+  away, a full disk.
+  """
+  errors = [line for line in tail.splitlines() if _ERROR.match(line)]
+  line = errors[-1].strip() if errors else ''
+  return '' if _PASSES.search(line) else _NUMBER.sub('#', line)[:_MAX_ERROR]
 
 
 def silent_members(job: JobState, room: Room, since: float) -> dict[str, float]:

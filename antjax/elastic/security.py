@@ -70,7 +70,7 @@ def certificate_grant(names: Iterable[bytes]) -> Grant | None:
   for name in names:
     prefix, _, rest = name.decode(errors='replace').partition('/')
     role, _, job = rest.partition('/')
-    if prefix == 'antjax':
+    if prefix == 'antjax' and role:
       return Grant(role, job)
   return None
 

@@ -6,7 +6,7 @@ Plain frozen values, so that a policy is a pure function of them and a test
 writes them by hand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Literal
 
@@ -30,6 +30,18 @@ class StepMoments:
   def of(cls, work: float, busy_s: float) -> 'StepMoments':
     """Those of one step."""
     return cls(1, work, work * work, busy_s, work * busy_s)
+
+  @classmethod
+  def total(cls, parts: Iterable['StepMoments']) -> 'StepMoments':
+    """The sum of many, without one for each."""
+    num, x, xx, t, xt = 0, 0.0, 0.0, 0.0, 0.0
+    for part in parts:
+      num += part.num
+      x += part.x
+      xx += part.xx
+      t += part.t
+      xt += part.xt
+    return cls(num, x, xx, t, xt)
 
   def __add__(self, other: 'StepMoments') -> 'StepMoments':
     return StepMoments(
@@ -79,6 +91,7 @@ class WorkerView:
   # Seconds per sample in each slice of the long window, oldest first, the same
   # slices for all workers; None: no step.
   history: tuple[float | None, ...] = ()
+  newest: tuple[float, ...] = ()  # The same of the newest steps, oldest first.
   num_steps: int = 0  # In this generation, without its warm-up.
   num_samples: int = 0  # In the long window.
   samples_per_micro_batch: float = 0.0  # Over the long window; 0: unknown.

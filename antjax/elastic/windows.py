@@ -293,7 +293,7 @@ class WorkerRecord:
     self.wait_s = wait_s / short_steps if short_steps else None
     self.device_s = sum(s.device_s for s in short) / max(1, short_steps)
     self.whole_s = whole_s / max(1, short_steps)
-    moments = sum((s.moments for s in filled), StepMoments())
+    moments = StepMoments.total(s.moments for s in filled)
     num_samples = sum(s.num_samples for s in filled)
     num_steps = max(0, self._num_steps - self._config.num_warmup_steps)
     count = quota
@@ -314,6 +314,7 @@ class WorkerRecord:
       is_input_bound=input_share >= 0.5,
       noise=self.noise,
       history=self._history(now),
+      newest=tuple(self._newest),
       num_steps=num_steps,
       num_samples=num_samples,
       samples_per_micro_batch=num_samples / moments.x if moments.x else 0.0,

@@ -116,6 +116,7 @@ class Agent:
     name = env.get('ANTJAX_WORKER', f'worker-{jax.process_index()}')
     token_file = env.get('ANTJAX_TOKEN_FILE', '')
     job = env.get('ANTJAX_JOB', 'job')
+    give_up_s = float(env.get('ANTJAX_GIVE_UP_S', 'inf'))
     file = f'timeline.{urllib.parse.quote(name, "")}.jsonl'
     return cls(
       address,
@@ -126,11 +127,8 @@ class Agent:
       num_workers=jax.process_count(),
       token=rotating_token(token_file, 'worker', job) if token_file else '',
       tls_dir=env.get('ANTJAX_TLS_DIR', ''),
-      give_up_s=options.pop(
-        'give_up_s', float(env.get('ANTJAX_GIVE_UP_S', 'inf'))
-      ),
       timeline=os.path.join(run_dir, file) if run_dir else None,
-      **options,
+      **{'give_up_s': give_up_s, **options},
     )
 
   @property
@@ -365,6 +363,10 @@ class Agent:
       if name in self._ledgers
     }
     self._pulse.commit(pb.CommitRequest(step=step, states=states))
+
+  def checkpoint_every_s(self, save_s: float) -> float:
+    """See `Pulse`."""
+    return self._pulse.checkpoint_every_s(save_s)
 
   def describe(
     self, *, device_kind: str, num_devices: int, max_micro_batches: int = 0

@@ -56,6 +56,9 @@ class Exchange:
     """
     if len(positions) <= self.capacity:
       return self.one_round
+    starts = np.arange(self.num_owners + 1) * self.rows_per_device
+    if np.diff(np.searchsorted(positions, starts)).max() <= self.capacity:
+      return self.one_round
     # Sorted: a bucket overflows iff its first and (C+1)-th entry are in it.
     head, tail = positions[: -self.capacity], positions[self.capacity :]
     owner, row = np.divmod(head, self.rows_per_device)
@@ -127,19 +130,36 @@ def fetch(
     positions: int32 [U], sorted and distinct; padded with `num_positions`.
     shift: From `agree_on_rounds`.
   """
+
+  def read(ids):
+    return table.at[ids].get(mode='fill', fill_value=0)
+
+  return fetch_by(ex, read, positions, shift, table)
+
+
+def fetch_by(
+  ex: Exchange,
+  read_fn: Callable[[jax.Array], jax.Array],
+  positions: jax.Array,
+  shift: jax.Array,
+  like: jax.Array,
+) -> jax.Array:
+  """As `fetch`, by what reads the rows [..., D] of ids [...] at an owner.
+
+  `like` [?, D] has their width and type.
+  """
   if ex.num_owners == 1:
-    return table.at[positions].get(mode='fill', fill_value=0)
+    return read_fn(positions)
 
   def one_round(r, rows):
     slot, ids = _address(ex, positions, shift, r)
     asked = _all_to_all(ex, ids)
-    found = table.at[asked].get(mode='fill', fill_value=0)
-    sent = blocks.to_wire(found, ex.payload_dtype)
+    sent = blocks.to_wire(read_fn(asked), ex.payload_dtype)
     brought = _all_to_all(ex, sent)
-    brought = blocks.from_wire(brought, table.dtype, ex.payload_dtype)
+    brought = blocks.from_wire(brought, like.dtype, ex.payload_dtype)
     return rows.at[slot].set(brought, mode='drop')
 
-  rows = jnp.zeros((positions.shape[0], table.shape[1]), table.dtype)
+  rows = jnp.zeros((positions.shape[0], like.shape[1]), like.dtype)
   rows = lax.pcast(rows, (INTER, INTRA), to='varying')
   return lax.fori_loop(0, _num_rounds(ex, shift), one_round, rows)
 
@@ -179,12 +199,24 @@ def push(
       ids, grads = _split(ex, message)
     return apply_fn(state, ids, grads.reshape(-1, dim))
 
+  return push_by(ex, positions, shift, grads, apply_all, state)
+
+
+def push_by(
+  ex: Exchange,
+  positions: jax.Array,
+  shift: jax.Array,
+  grads: jax.Array,
+  receive_fn: Callable[[Any, jax.Array, jax.Array], Any],
+  state: Any,
+) -> Any:
+  """As `push`, by what takes ids [L, C] and gradients [L, C, D] of a round."""
   if ex.num_owners == 1:
-    return apply_all(state, positions[None], grads[None])
+    return receive_fn(state, positions[None], grads[None])
 
   def one_round(r, state):
     slot, ids = _address(ex, positions, shift, r)
     sent = grads.at[slot].get(mode='fill', fill_value=0)
-    return apply_all(state, *_split(ex, _all_to_all(ex, _join(ex, ids, sent))))
+    return receive_fn(state, *_split(ex, _all_to_all(ex, _join(ex, ids, sent))))
 
   return lax.fori_loop(0, _num_rounds(ex, shift), one_round, state)

@@ -8,13 +8,14 @@ batch needs one exchange for all of them. Row `id` of a table belongs to owner
 `offset + id // W`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import functools
 import math
 from typing import Any, Literal
 import zlib
 
+from absl import logging
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -22,8 +23,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from antjax.embedding import exchange
+from antjax.embedding.exchange import Exchange
 from antjax.embedding.optimizer import RowOptimizer, RowWiseAdagrad
+from antjax.embedding.two_level import TwoLevel
 from antjax.mesh.manual import manual
 from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
@@ -32,6 +34,10 @@ from antjax.mesh.paro import Level
 _MAX_REPLICATED_ROWS = 16_384
 # Rows made at once, so that new tables take little memory beside their own.
 _INIT_BLOCK = 65_536
+# Two levels are taken where one sends so many times as much between groups, of
+# which there are some.
+_WORTH, _MANY_GROUPS = 1.2, 4
+Levels = Literal['auto', 1, 2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Stack:
   specs: tuple[TableSpec, ...]
   level: Level
   num_owners: int
+  num_groups: int = 1
 
   @property
   def axes(self) -> tuple[str, ...]:
@@ -123,16 +130,44 @@ class Stack:
     return self.num_owners * self.rows_per_device
 
   def exchange(
-    self, num_unique: int, factor: float, payload_dtype: Any = None
-  ) -> exchange.Exchange:
-    capacity = math.ceil(factor * num_unique / self.num_owners)
-    return exchange.Exchange(
-      self.axes,
-      self.num_owners,
-      self.rows_per_device,
-      max(1, min(capacity, num_unique, self.rows_per_device)),
-      payload_dtype,
-    )
+    self,
+    num_unique: int,
+    factor: float,
+    payload_dtype: Any = None,
+    levels: Levels = 'auto',
+  ) -> Exchange | TwoLevel:
+    """Sizes of the messages of a batch, in one level or two."""
+
+    def make(axes, num_owners, rows_per_device, most):
+      capacity = _capacity(num_unique / num_owners, factor)
+      capacity = max(1, min(capacity, most, rows_per_device))
+      return Exchange(
+        axes, num_owners, rows_per_device, capacity, payload_dtype
+      )
+
+    flat = make(self.axes, self.num_owners, self.rows_per_device, num_unique)
+    groups = self.num_groups
+    members = self.num_owners // max(groups, 1)
+    if self.level is not Level.GLOBAL or min(groups, members) < 2:
+      return flat
+    inside = make((INTRA,), members, groups * self.rows_per_device, num_unique)
+    most = members * inside.capacity
+    between = make((INTER,), groups, self.rows_per_device, most)
+    # What a device sends to other groups, without any repeat in its group.
+    slots = self.num_owners * flat.capacity, groups * between.capacity
+    is_better = groups >= _MANY_GROUPS and slots[0] > _WORTH * slots[1]
+    is_chosen = levels == 2 or (levels == 'auto' and is_better)
+    return TwoLevel(inside, between) if is_chosen else flat
+
+
+def _capacity(mean: float, factor: float) -> int:
+  """Ids of a message, where it has `mean` of them on average.
+
+  Ids that are spread at random are Poisson's: six deviations above the mean, no
+  message of millions is too small. A factor below 1 asks for more rounds.
+  """
+  likely = mean + 6 * math.sqrt(mean) + 5 if factor >= 1 else 0
+  return math.ceil(max(factor * mean, likely))
 
 
 def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
@@ -151,7 +186,7 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
     if name in stacks:
       name += f'_{members[0].name}'
     pieces = level.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
-    stack = Stack(name, tuple(members), level, pieces)
+    stack = Stack(name, tuple(members), level, pieces, mesh.shape[INTER])
     if stack.num_positions >= 2**31:
       raise ValueError(
         f'EmbeddingTables: stack {name} has {stack.num_positions} rows; '
@@ -160,6 +195,15 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
       )
     stacks[name] = stack
   return stacks
+
+
+def log(stacks: Iterable[Stack]) -> None:
+  """Says which tables are together, and how many rows a device has."""
+  for stack in stacks:
+    tables = ', '.join(f'{s.name} [{s.num_embeddings}]' for s in stack.specs)
+    level, size = stack.level.name.lower(), (stack.rows_per_device, stack.dim)
+    text = 'Embedding stack %s: %s; level %s, %d rows x %d a device.'
+    logging.info(text, stack.name, tables, level, *size)
 
 
 def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import functools
 from typing import Any
 
-from absl import logging
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives.varying import psum
-from antjax.embedding import exchange, layout
+from antjax.embedding import exchange, layout, two_level
 from antjax.embedding import routing as routing_lib
 from antjax.embedding.layout import Stack, TableSpec
 from antjax.embedding.lookup import take_rows
@@ -23,6 +22,9 @@ from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.embedding.routing import Feature
 from antjax.mesh.mesh import INTER, INTRA, own_mesh
 from antjax.mesh.paro import Level
+
+# Bytes a device of tables and slots from which on tables are reordered apart.
+_LARGE_BYTES = 1 << 26
 
 
 class EmbeddingTables:
@@ -48,6 +50,7 @@ class EmbeddingTables:
     max_unique: int | None = None,
     capacity_factor: float = 1.25,
     payload_dtype: Any = None,
+    exchange_levels: layout.Levels = 'auto',
   ):
     """Lays the tables out.
 
@@ -69,6 +72,9 @@ class EmbeddingTables:
       payload_dtype: Rows and their gradients are rounded to it, e.g. bfloat16,
         while they travel; tables, sums and slots stay float32. None rounds
         nothing.
+      exchange_levels: 1 sends ids and rows to their owners at once; 2 inside
+        groups first, and between groups without repeats; auto takes 2 where it
+        sends clearly less between four groups or more.
 
     Raises:
       ValueError: Duplicate names, a feature of an unknown table, or one of
@@ -81,13 +87,14 @@ class EmbeddingTables:
         f'{capacity_factor}): both must be positive.'
       )
     self.specs = {spec.name: spec for spec in specs}
+    names = sorted(spec.name for spec in specs)
     if len(self.specs) != len(specs):
-      names = sorted(s.name for s in specs)
       raise ValueError(f'EmbeddingTables: table names repeat: {names}.')
     self.mesh = mesh
     self._max_unique = max_unique
     self._factor = capacity_factor
     self._payload_dtype = payload_dtype
+    self._levels = exchange_levels
     self._stacks = layout.make_stacks(specs, mesh)
     self._stack_of = {
       spec.name: stack
@@ -98,19 +105,7 @@ class EmbeddingTables:
       name: Feature(name, tables, self.specs, self._stack_of)
       for name, tables in features.items()
     }
-    self._log_layout()
-
-  def _log_layout(self) -> None:
-    for stack in self._stacks.values():
-      tables = ', '.join(f'{s.name} [{s.num_embeddings}]' for s in stack.specs)
-      logging.info(
-        'Embedding stack %s: %s; level %s, %d rows x %d a device.',
-        stack.name,
-        tables,
-        stack.level.name.lower(),
-        stack.rows_per_device,
-        stack.dim,
-      )
+    layout.log(self._stacks.values())
 
   # State.
 
@@ -177,18 +172,7 @@ class EmbeddingTables:
     """
     by_path, treedef = jax.tree.flatten_with_path(ids)
     for path, leaf in by_path:
-      if not path or not hasattr(path[-1], 'key'):
-        raise ValueError(
-          f"batch['ids'] is a {type(ids).__name__} with an array at"
-          f' {jax.tree_util.keystr(path) or "its top"}; it must be a nested'
-          ' dict whose innermost keys are feature names.'
-        )
-      if not np.ndim(leaf) or np.shape(leaf)[0] % num_devices:
-        raise ValueError(
-          f"batch['ids']{jax.tree_util.keystr(path)} has shape"
-          f' {np.shape(leaf)}; its leading dim must be a multiple of'
-          f' {num_devices}, the devices of this process.'
-        )
+      routing_lib.check_leaf(ids, path, leaf, num_devices)
     positions: dict[str, list[np.ndarray]] = {s: [] for s in self._stacks}
     where: list[tuple[str, int]] = []
     for path, leaf in by_path:
@@ -198,8 +182,7 @@ class EmbeddingTables:
       positions[stack].append(
         feature.positions(np.asarray(leaf)).reshape(num_devices, -1)
       )
-    indices: dict[str, list[np.ndarray]] = {}
-    routing = {}
+    indices, routing = dict[str, list[np.ndarray]](), {}
     for name, arrays in positions.items():
       if arrays:
         indices[name], routing[name] = routing_lib.deduplicate(
@@ -207,6 +190,7 @@ class EmbeddingTables:
           arrays,
           max_unique=self._max_unique,
           capacity_factor=self._factor,
+          levels=self._levels,
         )
     leaves = [
       indices[stack][i].reshape(np.shape(leaf))
@@ -240,7 +224,7 @@ class EmbeddingTables:
       positions = route['positions']
       rounds[name] = exchange.agree_on_rounds(route['shift'][0])
       ex = self._exchange(stack, positions)
-      rows[name] = exchange.fetch(ex, table, positions, rounds[name])
+      rows[name] = two_level.fetch(ex, table, positions, rounds[name])
     return rows, rounds
 
   def push(
@@ -299,11 +283,12 @@ class EmbeddingTables:
       args = ids, row_grads, step, lr_scale
       return apply_to_rows(stack.optimizer, state[0], state[1], *args)
 
-    return exchange.push(ex, positions, shift, grads, apply_fn, old)
+    return two_level.push(ex, positions, shift, grads, apply_fn, old)
 
   def _exchange(self, stack, positions):
     num_unique = positions.shape[0]
-    return stack.exchange(num_unique, self._factor, self._payload_dtype)
+    how = self._factor, self._payload_dtype, self._levels
+    return stack.exchange(num_unique, *how)
 
   def lookup(self, rows: Mapping[str, jax.Array], ids: Any) -> Any:
     """Vectors [..., D] of prepared ids; differentiable with respect to `rows`.
@@ -329,8 +314,17 @@ class EmbeddingTables:
   # Checkpoints: table name -> rows in the order of their ids.
 
   def to_canonical(self, state: Any) -> dict[str, Any]:
-    """State by table, rows ordered by id (padded at the end)."""
-    return self._by_table(state)
+    """State by table, rows ordered by id (padded at the end).
+
+    Large ones one after another, which needs memory for one beside the result.
+    """
+    if sum(self.bytes_per_device().values()) < _LARGE_BYTES:
+      return self._by_table(state)
+    found = {}
+    for name, run in self._one_table.items():
+      of_stack = state[self._stack_of[name].name]
+      found[name] = jax.block_until_ready(run(of_stack))
+    return found
 
   def from_canonical(self, tables: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `to_canonical`."""
@@ -338,7 +332,21 @@ class EmbeddingTables:
 
   @functools.cached_property
   def _by_table(self) -> Any:
-    return jax.jit(self._split, out_shardings=self.canonical_shardings())
+    return jax.jit(self._split, out_shardings=self._places)
+
+  @functools.cached_property
+  def _one_table(self) -> dict[str, Any]:
+    def make(name: str) -> Any:
+      order = functools.partial(self._ordered, self.specs[name])
+      return jax.jit(lambda x: order(x, True), out_shardings=self._places[name])
+
+    return {name: make(name) for name in self.specs}
+
+  @property
+  def _places(self) -> dict[str, NamedSharding]:
+    """Table -> sharding of its arrays."""
+    specs = {n: stack.partition_spec for n, stack in self._stack_of.items()}
+    return {n: NamedSharding(self.mesh, spec) for n, spec in specs.items()}
 
   @functools.cached_property
   def _by_stack(self) -> Any:
@@ -372,10 +380,8 @@ class EmbeddingTables:
 
   def canonical_shardings(self) -> dict[str, Any]:
     """The tree of `to_canonical` with a NamedSharding for each leaf."""
-    of_stacks = self.shardings()
-    return {
-      name: of_stacks[stack.name] for name, stack in self._stack_of.items()
-    }
+    found = self.shardings()
+    return {n: found[stack.name] for n, stack in self._stack_of.items()}
 
   def canonical_shapes(self) -> dict[str, Any]:
     """The tree of `to_canonical` as (unpadded) ShapeDtypeStructs."""
@@ -389,10 +395,6 @@ class EmbeddingTables:
 
   def bytes_per_device(self) -> dict[str, int]:
     """Stack name to bytes of its table and slots on each device."""
-    return {
-      name: sum(
-        x.size * x.dtype.itemsize for x in jax.tree.leaves(self.shapes[name])
-      )
-      // stack.num_owners
-      for name, stack in self._stacks.items()
-    }
+    sizes = jax.tree.map(lambda x: x.size * x.dtype.itemsize, self.shapes)
+    of = self._stacks
+    return {n: sum(jax.tree.leaves(sizes[n])) // of[n].num_owners for n in of}

@@ -153,6 +153,7 @@ def worker_environment(
     'ANTJAX_GENERATION': str(assignment.generation),
     'ANTJAX_TOKEN_FILE': token_file,
     'ANTJAX_TLS_DIR': tls_dir,
+    'PYTHONFAULTHANDLER': '1',  # A worker that hangs shows its stacks.
     'ANTJAX_GIVE_UP_S': str(config.give_up_s or 'inf'),
     'JAX_COMPILATION_CACHE_DIR': compilation_cache,
     # A restart is to compile nothing, however short it took.

@@ -206,8 +206,6 @@ class Run:
         )
         early.see(step, values)
         log.write(step - 1, line_of(values))
-        if step % config.checkpoint_every == 0 or step == self.num_steps:
-          job.sync()  # Before the checkpoint: then no line of it is lost.
 
       try:
         state = trainer.fit(
@@ -216,6 +214,8 @@ class Run:
           start if early.is_over else until or self.num_steps,
           checkpoint_dir=self._checkpoints,
           checkpoint_every=config.checkpoint_every,
+          checkpoint_every_s=config.checkpoint_every_s,
+          before_save=job.sync,  # Then no line of it is lost.
           steps_per_call=config.steps_per_call,
           config=dataclasses.asdict(config),
           merge_input_states=dataset.merge_states,

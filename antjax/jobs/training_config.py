@@ -50,6 +50,11 @@ class TrainingConfig(JobConfig):
   ] = 1
   shard_size: Annotated[int, 'Examples in a DataShard.'] = 256
   checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 500
+  checkpoint_every_s: Annotated[
+    float,
+    'Seconds between checkpoints, beside those by steps. 0: under agents by how'
+    ' often workers have failed and how long a save takes, otherwise none.',
+  ] = 0.0
   steps_per_call: Annotated[
     int,
     'Steps that one call of the devices does, between saves and validations:'

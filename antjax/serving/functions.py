@@ -83,14 +83,11 @@ def exported(
 
 def table_rows(tables: EmbeddingTables, state: Any) -> dict[str, np.ndarray]:
   """Table name -> float32 [V, D], whole in the memory of each process."""
-  canonical = jax.jit(
-    lambda state: {
-      name: parts['table'] for name, parts in tables.to_canonical(state).items()
-    }
-  )(state)
+  # Without slots, which may be several times the rows.
+  rows = {name: {'table': part['table']} for name, part in state.items()}
   return {
-    name: _whole(rows)[: tables.specs[name].num_embeddings]
-    for name, rows in canonical.items()
+    name: _whole(found['table'])[: tables.specs[name].num_embeddings]
+    for name, found in tables.to_canonical(rows).items()
   }
 
 

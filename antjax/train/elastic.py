@@ -77,7 +77,9 @@ class ElasticControl(Protocol):
   bool`: whether data may still come to this worker after its iterator has
   raised StopIteration, a shard given back by another worker or a stream that
   grows. Then the worker takes part with no micro-batch, and asks its iterator
-  again in the next step.
+  again in the next step. It may also have `checkpoint_every_s(save_s) ->
+  float`: seconds between checkpoints by the failures seen, where one holds
+  training up for `save_s`; asked on process 0's behalf on all.
   """
 
   @property

@@ -30,7 +30,8 @@ from antjax.train.checkpoint import Checkpointer
 from antjax.train.elastic import ElasticControl, Plan
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.elastic_timer import StepTimer
-from antjax.train.loop import FitOptions, Metrics
+from antjax.train.fit_options import FitOptions, Metrics
+from antjax.train.save_clock import SaveClock
 from antjax.train.state import PyTree, TrainState
 
 # Between two looks at an input that nobody has anything of.
@@ -131,6 +132,7 @@ class _Run:
 
   def train(self, state: TrainState, num_steps: int) -> TrainState:
     self._done = self._start = int(state.step)
+    self._clock = SaveClock(self._options, self._done)
     self._agree_on_first_plan()
     while not self._is_over:
       if self._last_number() == num_steps:
@@ -141,12 +143,15 @@ class _Run:
       state = self._advance(state)
       self._tell_committed()
       number = self._last_number()
-      if number < num_steps and self._options.is_pause(number):
+      is_pause = self._options.is_pause(number)
+      is_look = self._clock.is_look(number)
+      if number < num_steps and (is_pause or is_look):
         if values := self._fetch():
           extra = self._reporter.evaluate(number, state)
           # Reported before it is saved: a lost state must not be.
           self._reporter.tell(number, values, extra)
-          self._save(state, extra)
+          if self._clock.look(number) or is_pause:
+            self._save(state, extra)
     self._flush()
     if self._is_stopping:
       self._save(state)
@@ -334,14 +339,15 @@ class _Run:
   def _save(self, state: TrainState, metrics: Metrics | None = None) -> None:
     if self._saver is None or self._saver.latest_step() == self._done:
       return
-    self._tell_committed(wait=True)
-    positions = self._saver.save(
-      self._done,
-      state,
-      input_state=get_position(self._input.iterator),
-      config=self._options.config,
-      metrics=metrics,
-    )
+    with self._clock.saving():
+      self._tell_committed(wait=True)
+      positions = self._saver.save(
+        self._done,
+        state,
+        input_state=get_position(self._input.iterator),
+        config=self._options.config,
+        metrics=metrics,
+      )
     self._saved = self._done, positions
 
   def _tell_committed(self, *, wait: bool = False) -> None:

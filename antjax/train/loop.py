@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop behind `Trainer.fit`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
-import dataclasses
-import json
 import math
 import time
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from antjax import paths
 from antjax.train import lease
 from antjax.train.batches import (
   BatchPlacer,
@@ -24,116 +21,16 @@ from antjax.train.batches import (
   stack,
 )
 from antjax.train.checkpoint import Checkpointer, encode_position
-from antjax.train.elastic import ElasticControl
+from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
 from antjax.train.rows_ahead import RowsAhead
+from antjax.train.save_clock import SaveClock
 from antjax.train.state import PyTree, TrainState
 from antjax.train.step import Step, StepInput
 
-Metrics = dict[str, float]
 # Halved so often, the loss itself must be at fault.
 _LEAST_LOSS_SCALE = 2.0**-14
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FitOptions:
-  """Options of `Trainer.fit`: checkpoints, evaluation, input, elasticity.
-
-  Attributes:
-    checkpoint_dir: Folder of checkpoints; None saves nothing.
-    checkpoint_every: Steps between checkpoints; the last step is saved too.
-    keep: Number of newest checkpoints to keep.
-    best_metric: Metric of `evaluate_fn` whose best checkpoint is kept too.
-    best_mode: 'min' or 'max', what better means.
-    evaluate_fn: Called on all processes every `evaluate_every` steps and at the
-      end; its metrics go to `on_step` and into the checkpoint.
-    evaluate_every: Steps between evaluations; 0: only at the end.
-    config: JSON-able settings, stored in each checkpoint.
-    merge_input_states: Makes one input position of those of several processes,
-      so that another number of processes can resume.
-    steps_per_call: Steps that the devices do in one call, K, where no save or
-      evaluation comes between and their batches have one shape; others are
-      done one by one. Saves what a call costs, which counts where a step takes
-      less than some milliseconds. `on_step` is called K times in a row, and
-      `should_stop` has its effect after the call.
-    num_micro_batches_fn: Step -> micro-batches of each group. Rows that it
-      leaves out are read but not trained on: best let them be padding.
-    count_examples: Batch -> number of its examples; by default the sum of
-      weights.
-    on_step: Function of each step's number (from 1) and metrics: loss, weight,
-      grad_norm, num_examples, from the second step on examples_per_s (of this
-      step alone: take the median), and the results of `evaluate_fn` when there
-      are any.
-    should_stop: Asked before each step; e.g. whether a signal came.
-    elastic: The job's control, e.g. an `antjax.Agent`: then an element of
-      `batches` is ONE micro-batch of this process, [local devices x examples,
-      ...], and each process does its own number of them in a step, the
-      Trainer's where there is no plan (`elastic_loop`). Metrics have
-      `num_micro_batches` of all processes.
-  """
-
-  checkpoint_dir: str | None = None
-  checkpoint_every: int = 1000
-  keep: int = 3
-  best_metric: str | None = None
-  best_mode: str = 'min'
-  evaluate_fn: Callable[[TrainState], Metrics] | None = None
-  evaluate_every: int = 0
-  steps_per_call: int = 1
-  config: Mapping[str, Any] | None = None
-  merge_input_states: Callable[[list[Any]], Any] | None = None
-  num_micro_batches_fn: Callable[[int], Sequence[int]] | None = None
-  count_examples: Callable[[PyTree], int] | None = None
-  on_step: Callable[[int, Metrics], None] | None = None
-  should_stop: Callable[[], bool] | None = None
-  elastic: ElasticControl | None = None
-
-  def __post_init__(self) -> None:
-    if self.checkpoint_dir is not None:
-      paths.check(
-        self.checkpoint_dir, 'Trainer.fit: checkpoint_dir', paths.CHECKPOINT_URL
-      )
-    least = {'checkpoint_every': 1, 'evaluate_every': 0, 'steps_per_call': 1}
-    for name, least_value in least.items():
-      value = getattr(self, name)
-      if value < least_value:
-        raise ValueError(
-          f'Trainer.fit({name}={value}): needed is a number of steps,'
-          f' {least_value} or more.'
-        )
-    try:
-      json.dumps(self.config)
-    except TypeError as error:
-      raise ValueError(
-        f'Trainer.fit(config=...): {error}; needed are dicts, lists, texts and'
-        ' numbers of Python, which checkpoints hold as JSON.'
-      ) from error
-    if self.best_metric is not None and self.evaluate_fn is None:
-      raise ValueError(
-        f'Trainer.fit(best_metric={self.best_metric!r}) needs an evaluate_fn'
-        ' that gives it.'
-      )
-
-  def wants_stop(self) -> bool:
-    return self.should_stop is not None and self.should_stop()
-
-  def count(self, batch: PyTree) -> float:
-    return 0.0 if self.count_examples is None else self.count_examples(batch)
-
-  def is_evaluation(self, number: int) -> bool:
-    """Whether `evaluate_fn` is due after this step, the last one aside."""
-    return bool(self.evaluate_every) and number % self.evaluate_every == 0
-
-  def is_pause(self, number: int) -> bool:
-    """Whether to evaluate or save after this step, the last one aside."""
-    return self.is_evaluation(number) or number % self.checkpoint_every == 0
-
-  def steps_of_call(self, done: int, num_steps: int) -> int:
-    """Steps to do in one call after `done` others."""
-    K = self.steps_per_call
-    is_cut = any(map(self.is_pause, range(done + 1, done + K)))
-    return 1 if is_cut or done + K > num_steps else K
 
 
 def check(
@@ -285,6 +182,7 @@ def fit(
     start_position = get_position(iterator)
     feed, reporter = Feed(iterator), Reporter(options)
     has_data = done < num_steps and feed.open()
+    save_clock = SaveClock(options, done)
     is_stopping = False
     # Calls that are not yet fetched: the first of their steps, metrics.
     pending: list[tuple[int, Any]] = []
@@ -298,14 +196,15 @@ def fit(
           position = start_position
         else:
           position = before_ahead if ahead else get_position(iterator)
-        saver.save(
-          int(state.step),
-          state,
-          input_state=position,
-          config=options.config,
-          metrics=metrics,
-          keys=None if keys is None else keys.state(),
-        )
+        with save_clock.saving():
+          saver.save(
+            int(state.step),
+            state,
+            input_state=position,
+            config=options.config,
+            metrics=metrics,
+            keys=None if keys is None else keys.state(),
+          )
 
     def read(number: int) -> StepInput | None:
       """Inputs of the step after `number` others; None where all data end."""
@@ -373,7 +272,9 @@ def fit(
         ahead = None
         if rows is None:
           rows = rows_ahead.fetch(state, inputs)
-        if done + 1 < num_steps and not options.is_pause(done + 1):
+        if done + 1 < num_steps and not (
+          options.is_pause(done + 1) or save_clock.is_look(done + 1)
+        ):
           before_ahead = get_position(iterator)
           ahead = place(done + 1)
         state, on_device, rows = rows_ahead.step(
@@ -384,11 +285,13 @@ def fit(
       # One call is fetched while the next one runs: the devices never wait.
       if done == before or not report(but=1):
         break
-      if done < num_steps and options.is_pause(done):
+      is_pause = options.is_pause(done)
+      if done < num_steps and (is_pause or save_clock.is_look(done)):
         extra = reporter.evaluate(done, state)
         # Reported before it is saved: a lost state must not be.
         goes_on = report(extra)
-        save(extra)
+        if save_clock.look(done) or is_pause:
+          save(extra)
         if not goes_on:
           break
     report()

@@ -137,3 +137,35 @@ def test_archives_that_are_none_are_refused(tmp_path):
     encode(path, tmp_path / 'c')
   with pytest.raises(FileNotFoundError, match='is no file'):
     encode(tmp_path / 'none.tar', tmp_path / 'd')
+
+
+@pytest.mark.parametrize('mode', ['w:gz', 'w'])
+def test_what_becomes_too_large_is_not_read(tmp_path, monkeypatch, mode):
+  monkeypatch.setattr(image_tar, '_MAX_BYTES', 10_000)
+  monkeypatch.setattr(image_tar, '_MAX_PIXELS', 5_000)
+  monkeypatch.setattr(image_tar, '_MAX_WAITING_BYTES', 12_000)
+  members = [
+    ('10.png', flat([1, 2, 3])),
+    ('11.png', bytes(50_000)),
+    ('12.png', flat([1, 2, 3], 80)),
+    ('13.png', flat([1, 2, 3]) + bytes(9_000)),
+    ('14.png', flat([1, 2, 3]) + bytes(9_000)),
+  ]
+  path = write(tmp_path / 'images.tar', members, mode)
+  counts, _, has_image = encode(path, tmp_path / 'out', image_size=16)
+  assert counts.images == 3 and counts.damaged == 2
+  assert has_image.tolist() == [False, True, False, False, True, True]
+  told = (tmp_path / 'out' / 'damaged.csv').read_text()
+  assert '50,000 bytes; at most 10,000' in told
+  assert '80 x 80 pixels; at most 5,000' in told
+
+
+@pytest.mark.parametrize('kind', [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_attributes_that_fill_the_memory_are_refused(tmp_path, kind):
+  path = tmp_path / 'images.tar.gz'
+  with tarfile.open(path, 'w:gz') as tar:
+    entry = tarfile.TarInfo('x')
+    entry.type, entry.size = kind, 2 << 20
+    tar.addfile(entry, io.BytesIO(bytes(entry.size)))
+  with pytest.raises(ValueError, match='attributes of 2,097,152 bytes'):
+    encode(path, tmp_path / 'out', image_size=16)

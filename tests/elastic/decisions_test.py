@@ -29,8 +29,8 @@ class Writer:
 class NoRendezvous:
   """All agents are well."""
 
-  def decide(self, job, now, hung=()):
-    del job, now, hung
+  def decide(self, job, now, hung=(), has_stepped=False):
+    del job, now, hung, has_stepped
     return []
 
 

@@ -110,9 +110,9 @@ def test_small_differences_that_last_count(times):
 
 
 def test_too_few_slices_say_nothing():
-  assert hindsight.best_rule(_view([[0.1] * 7] * 4), 32) is None
-  assert hindsight.best_rule(_view([[0.1] * 8] * 4), 32) is not None
-  assert hindsight.best_rule(_view([[None] * 7 + [0.1]] * 4), 32) is None
+  assert hindsight.best_rule(_view([[0.1] * 5] * 4), 32) is None
+  assert hindsight.best_rule(_view([[0.1] * 6] * 4), 32) is not None
+  assert hindsight.best_rule(_view([[None] * 6 + [0.1]] * 4), 32) is None
 
 
 def test_gaps_are_filled_with_the_speed_before():
@@ -129,3 +129,16 @@ def test_who_has_no_work_counts_with_its_last_speed():
   )
   view = dataclasses.replace(view, workers=(view.workers[0], idle))
   np.testing.assert_allclose(hindsight.speeds(view), [[1, 50]] * 3)
+
+
+def test_steps_longer_than_slices_are_looked_at_one_by_one():
+  view = _view([[0.1, None, 0.1], [0.1, None, 0.4]])
+  longer = [(0.1, 0.1, 0.1, 0.1), (0.1, 0.4, 0.4)]
+  workers = [
+    dataclasses.replace(worker, newest=newest)
+    for worker, newest in zip(view.workers, longer)
+  ]
+  view = dataclasses.replace(view, workers=tuple(workers))
+  np.testing.assert_allclose(
+    hindsight.speeds(view), [[1, 1], [1, 1], [1, 4], [1, 4]]
+  )

@@ -92,6 +92,7 @@ def test_a_client_takes_the_token_of_its_job(tmp_path):
 
 
 def test_a_certificate_may_name_role_and_job():
+  assert security.certificate_grant([b'antjax']) is None
   names = [b'host-1'], [b'antjax/worker'], [b'antjax/agent/ctr']
   assert [security.certificate_grant(one) for one in names] == [
     None,

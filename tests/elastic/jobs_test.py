@@ -364,6 +364,22 @@ def test_generations_are_recorded(jobs):
   assert start(jobs, 'a') == 2  # It is over.
 
 
+def test_the_time_between_faults_is_measured(jobs):
+  assert jobs.job('j').mtbf_s == 0.0
+  for begin, until, counts_ in (
+    (0, 100, True),
+    (200, 500, False),
+    (500, 600, True),
+  ):
+    message = pb.StartGeneration(job='j', members=['a'], jax_coordinator='h:1')
+    jobs.apply(message, begin)
+    generation = jobs.job('j').generation
+    jobs.apply(
+      pb.EndGeneration(job='j', generation=generation, counts=counts_), until
+    )
+  assert jobs.job('j').mtbf_s == 250.0
+
+
 def test_what_is_remembered_of_a_job_is_bounded(jobs):
   for _ in range(500):
     start(jobs, 'a')
@@ -513,6 +529,18 @@ def test_workers_under_agents_are_given_up_when_silent_or_stuck(jobs):
       (min(now, 30), 0),
     )
     assert liveness.hung(job, now) == (['b'] if now > 130 else []), now
+
+
+def test_what_has_taken_long_before_may_take_as_long_again(jobs):
+  liveness = Liveness(1000.0, 10.0)
+  start(jobs, 'a')
+  a = said('a', 1)
+  for now, step in ((0.0, 1), (8.0, 2), (17.0, 3)):
+    liveness.note_progress(a, now, (step, step))
+  job = jobs.job('j')
+  assert liveness.has_stepped(job)
+  assert liveness.hung(job, 17.0 + 26.0) == []
+  assert liveness.hung(job, 17.0 + 28.0) == ['a']
 
 
 def test_a_worker_that_starts_has_time_to_compile(jobs):

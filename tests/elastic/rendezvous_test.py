@@ -42,6 +42,8 @@ class _Host:
     self.port = 7000 + self.incarnation
     self.assignment = None
     self.commands = []
+    self.tail = f'tail of {self.name}'
+    self.was_hung = False
     self.exit = None
     self.seen = 0.0
 
@@ -54,7 +56,7 @@ class _Host:
       status=self.status,
       generation=self.generation,
       exit_code=self.code,
-      log_tail=f'tail of {self.name}' if self.code else '',
+      log_tail=self.tail if self.code else '',
       min_hosts=self.num_hosts[0],
       max_hosts=self.num_hosts[1],
     )
@@ -64,6 +66,7 @@ class _Host:
 
   def obey(self, reply) -> None:
     self.commands.append(reply.command)
+    self.was_hung |= reply.is_hung
     if reply.command == _Reply.RUN:
       assert self.status == _Beat.IDLE
       self.status, self.is_alive = _Beat.RUNNING, True
@@ -94,6 +97,7 @@ class _World:
     self.hosts = {name: _Host(name) for name in names}
     self.ends: list[pb.EndGeneration] = []
     self.hung: set[str] = set()
+    self.has_stepped = False
     self.lazy: random.Random | None = None  # Beats come late at times.
 
   def add(self, name: str, address: str = '') -> _Host:
@@ -129,7 +133,9 @@ class _World:
         if self.lazy is not None and self.lazy.random() < 0.4:
           continue
         host.beat(self.rendezvous, self.job, self.now)
-      for message in self.rendezvous.decide(self.job, self.now, self.hung):
+      for message in self.rendezvous.decide(
+        self.job, self.now, self.hung, self.has_stepped
+      ):
         self.apply(message)
 
   def until(self, condition, limit_s: float = 300.0) -> float:
@@ -421,6 +427,46 @@ def test_the_budget_ends_the_job_with_the_cause():
   assert 'b: its worker exited with code 7' in late.exit[1]
 
 
+_TYPE_ERROR = 'Traceback\n  File "job.py", line 7\nTypeError: {} is no array'
+
+
+def _fail(world: _World, generations, text: str = _TYPE_ERROR) -> None:
+  for generation in generations:
+    world.run(generation)
+    world.hosts['b'].tail = text.format(hex(generation))
+    world.hosts['b'].die(1)
+
+
+def test_an_error_that_repeats_before_any_step_ends_the_job_with_its_text():
+  world = _World('a', 'b', min_hosts=2, max_hosts=2)
+  _fail(world, (1, 2, 3))
+  world.until(lambda: all(host.exit for host in world.hosts.values()))
+  code, reason = world.hosts['a'].exit
+  assert code == 1 and world.job.restarts_used == 3
+  assert '3 times in a row before any step: TypeError: # is no' in reason
+  assert 'line 7' in reason
+  world.operate('restart')  # Once it is mended.
+  for host in world.hosts.values():
+    host.restart()
+  _fail(world, (4, 5))
+  world.run(6)
+
+
+@pytest.mark.parametrize('case', ['steps', 'commits', 'others', 'passes'])
+def test_errors_that_may_be_others_use_the_budget(case):
+  world = _World('a', 'b', min_hosts=2, max_hosts=2)
+  world.has_stepped = case == 'steps'
+  for generation in range(1, 6):
+    if case == 'commits':
+      world.job.last_step = generation
+    text = {
+      'others': f'{"ab"[generation % 2]}.SomeError: no',
+      'passes': 'XlaRuntimeError: UNAVAILABLE: connection refused',
+    }.get(case, _TYPE_ERROR)
+    _fail(world, [generation], text)
+  world.run(6)
+
+
 def test_an_ended_job_that_is_restarted_has_all_its_budget_again():
   world = _World('a', min_hosts=1, max_hosts=1, max_restarts=3, backoff_s=40)
   for generation in (1, 2, 3, 4):
@@ -501,6 +547,11 @@ def test_a_hung_worker_ends_the_generation(world):
     'b: its worker is silent or makes no progress'
   )
   assert world.ends[0].counts
+  assert world.hosts['b'].was_hung  # It is to show its stacks.
+  world.hosts['b'].was_hung = False
+  world.hosts['b'].die(1)
+  world.run(3)
+  assert not world.hosts['b'].was_hung
 
 
 def test_workers_without_agents_only_lose_their_leases():

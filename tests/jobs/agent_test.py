@@ -219,6 +219,22 @@ def test_a_hung_worker_is_found_by_its_lack_of_progress(
   assert not is_alive(_read_pid(tmp_path / 'up.1'))
 
 
+@pytest.mark.slow
+def test_a_hung_worker_shows_where_it_hangs(start, script, tmp_path):
+  port = worker_env.free_port()
+  _coordinator(start, tmp_path / 'journal', port, '--progress_timeout_s=1')
+  path = script(
+    'import time\n'
+    'def hangs_here():\n  time.sleep(300)\n'
+    'if generation == 1: hangs_here()\n'
+  )
+  code, out, err = _end(
+    start('agent', f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path)
+  )
+  assert code == 0, err
+  assert 'its threads are at' in err and 'hangs_here' in out + err
+
+
 def _secrets(folder: pathlib.Path) -> None:
   """Tokens and one certificate that is its own authority."""
   roles = {'worker': 'w' * 20, 'agent': 'a' * 20, 'operator': 'o' * 20}

@@ -1,0 +1,77 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints by time: at the same step on all processes.
+
+Process 0's clock counts. All agree from time to time at which step they look at
+it again, sooner the nearer the next checkpoint is, so that its steps may become
+slower meanwhile; between two looks nothing is asked.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import math
+import time
+
+from antjax.mesh.gather import gather_json
+from antjax.train.fit_options import FitOptions
+
+_FIRST = 2  # Steps until the first look; the very first one compiles.
+_LEAST_SAVE_S = 0.01
+
+
+class SaveClock:
+  """When to save, beside each `checkpoint_every` steps."""
+
+  def __init__(
+    self,
+    options: FitOptions,
+    number: int,
+    clock: Callable[[], float] = time.perf_counter,
+  ):
+    """Begins after `number` steps."""
+    self._options, self._clock = options, clock
+    self._interval_s_fn = getattr(options.elastic, 'checkpoint_every_s', None)
+    is_used = options.checkpoint_dir is not None and (
+      options.checkpoint_every_s > 0 or self._interval_s_fn is not None
+    )
+    self._save_s = _LEAST_SAVE_S  # That the last save held training up.
+    self._since = number  # The last look, and its time.
+    self._since_s = self._saved_s = clock()
+    self._next: float = number + _FIRST if is_used else math.inf
+
+  @property
+  def interval_s(self) -> float:
+    """Seconds between two checkpoints, as this process sees it."""
+    if self._options.checkpoint_every_s or self._interval_s_fn is None:
+      return self._options.checkpoint_every_s or math.inf
+    return float(self._interval_s_fn(self._save_s))
+
+  def is_look(self, number: int) -> bool:
+    """Whether all look at the clock after this step."""
+    return number >= self._next
+
+  def look(self, number: int) -> bool:
+    """Whether to save after this step; collective where `is_look`."""
+    if not self.is_look(number):
+      return False
+    now = self._clock()
+    step_s = max(1e-9, now - self._since_s) / max(1, number - self._since)
+    left_s = self.interval_s - (now - self._saved_s)
+    is_due = left_s < step_s / 2
+    steps = (self.interval_s if is_due else left_s) / step_s
+    # Half of the way, so that steps may become slower.
+    steps = max(1, round(steps / 2)) if steps < 1e9 else int(1e9)
+    is_due, steps = gather_json([is_due, steps])[0]
+    self._since, self._since_s = number, now
+    self._next = number + steps
+    return bool(is_due)
+
+  @contextlib.contextmanager
+  def saving(self) -> Iterator[None]:
+    """Around each save, of whatever cause."""
+    if self._options.before_save is not None:
+      self._options.before_save()
+    began = self._clock()
+    yield
+    self._saved_s = self._clock()
+    self._save_s = max(_LEAST_SAVE_S, self._saved_s - began)
