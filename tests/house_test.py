@@ -96,7 +96,7 @@ _OVER_BUDGET = {
   'antjax/train': 5_970,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 11_786,
+  'benchmarks': 11_920,
   'tests': 60_400,  # See docs/design/house.md.
   'antjax/networks': 2_660,  # See docs/design/house.md.
 }
