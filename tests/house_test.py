@@ -60,7 +60,7 @@ _WITHOUT_JAX = (
 # Lines of Python that a room may have; antjax/ itself holds config.
 _BUDGETS = {
   'antjax': 700,
-  'antjax/collectives': 2_000,
+  'antjax/collectives': 2_280,  # The loop that fetches layers ahead.
   'antjax/ctr': 4_000,
   'antjax/data': 6_000,
   'antjax/elastic': 8_500,
@@ -86,18 +86,18 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
-  'antjax/data': 11_780,  # See docs/design/house.md.
-  'antjax/elastic': 9_823,
+  'antjax/data': 11_795,  # See docs/design/house.md.
+  'antjax/elastic': 9_937,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 14_130,  # See docs/design/house.md.
+  'antjax/jobs': 14_140,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
   'antjax/shards': 2_968,
-  'antjax/train': 5_822,  # See docs/design/house.md.
+  'antjax/train': 5_970,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 11_786,
-  'tests': 60_100,  # See docs/design/house.md.
+  'benchmarks': 11_920,
+  'tests': 60_400,  # See docs/design/house.md.
   'antjax/networks': 2_660,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -18,7 +18,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from antjax.collectives import transition
+from antjax.collectives import layer_loop, transition
 from antjax.collectives.choose import Collectives
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
@@ -27,10 +27,46 @@ PyTree = Any
 _GATHERED = 'antjax_gathered_layer'
 
 
+class OneUse:
+  """Sees that a loss runs a stack once; made where the loss is called.
+
+  Sums that leave beside the backward pass have those of earlier micro-batches
+  in them, which count once.
+  """
+
+  def __init__(self, slot: jax.Array):
+    """Notes how a slot is traced where the loss is called."""
+    self._kind = type(slot)
+    self._is_over = False
+
+  def take(self, slot: jax.Array) -> None:
+    """Raises ValueError for a second use, or one in a loop."""
+    if self._is_over:
+      raise _not_once('it runs twice')
+    # In a loop's body, or another transform, arrays are traced otherwise.
+    if {type(slot), type(-slot)} != {self._kind}:
+      raise _not_once('it runs inside a loop or another transform')
+    self._is_over = True
+
+
+def _not_once(how: str) -> ValueError:
+  return ValueError(
+    'Trainer(early_sums=True): a loss must run each of its stacks by one call'
+    f' of scan_layers with remat, outside of loops; {how}. Leave it out.'
+  )
+
+
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=('piece', 'slot'),
-  meta_fields=('spec', 'params_level', 'grads_level', 'how', 'is_kept'),
+  data_fields=('piece', 'slot', 'carried'),
+  meta_fields=(
+    'spec',
+    'params_level',
+    'grads_level',
+    'how',
+    'is_kept',
+    *('is_ahead', 'sums_level', 'use'),
+  ),
 )
 @dataclasses.dataclass(frozen=True)
 class LayerPiece:
@@ -47,6 +83,13 @@ class LayerPiece:
     how: Algorithm that moves arrays over both mesh axes at once.
     is_kept: Whether the whole layer is kept from the forward to the backward
       pass, instead of being gathered again.
+    is_ahead: Whether a layer is gathered while the one before it computes, and
+      its gradient reduced while the next one's is computed.
+    carried: Sums of a step's earlier micro-batches, [L, ...] at level intra. In
+      the last one the gradient is that of the whole step, at `sums_level`, and
+      leaves for the other groups layer by layer. None: it does not.
+    sums_level: Level of `slot` then.
+    use: Its one use then.
   """
 
   piece: Any
@@ -56,9 +99,15 @@ class LayerPiece:
   grads_level: Level
   how: Collectives
   is_kept: bool
+  is_ahead: bool = False
+  carried: Any = None
+  sums_level: Level | None = None
+  use: 'OneUse | None' = None
 
   def gather(self) -> jax.Array:
     """The whole layer; call it on one layer, in `shard_map`."""
+    if self.carried is not None:
+      raise _not_once('it runs without overlap')
     if self.slot is None:
       whole = transition.gather(
         self.piece, self.spec, self.params_level, self.how
@@ -151,6 +200,8 @@ def scan_layers(
     return carry
 
   num_steps = min(sizes) // layers_per_step
+  if remat and layers_per_step == 1 < num_steps and _is_ahead(layers, carry):
+    return _run_ahead(body, carry, layers, policy)
   if remat:
     if any(x.is_kept for x in pieces):
       keep = jax.checkpoint_policies.save_only_these_names(_GATHERED)
@@ -167,6 +218,65 @@ def scan_layers(
       lambda x: x.reshape(num_steps, layers_per_step, *x.shape[1:]), layers
     )
   return lax.scan(lambda *args: (step(*args), None), carry, stacks)[0]
+
+
+def _is_ahead(layers: PyTree, carry: PyTree) -> bool:
+  """Whether all leaves ask for it, and what goes through has gradients."""
+  return all(
+    _is_piece(x) and x.is_ahead and not x.is_kept
+    for x in jax.tree.leaves(layers, is_leaf=_is_piece)
+  ) and all(
+    jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    for x in jax.tree.leaves(carry)
+  )
+
+
+def _run_ahead(
+  body: Callable[[PyTree, PyTree], PyTree],
+  carry: PyTree,
+  layers: PyTree,
+  policy: Callable[..., bool] | None,
+) -> PyTree:
+  leaves, treedef = jax.tree.flatten(layers, is_leaf=_is_piece)
+  trained = [x for x in leaves if x.slot is not None]
+  for use, slot in {x.use: x.slot for x in trained if x.use}.items():
+    use.take(slot)
+
+  def gather(pieces: list[jax.Array]) -> list[jax.Array]:
+    return [
+      transition.gather(piece, x.spec, x.params_level, x.how)
+      for piece, x in zip(pieces, leaves, strict=True)
+    ]
+
+  def reduce(grads: list[jax.Array]) -> list[jax.Array]:
+    return [
+      transition.reduce_addend(
+        grad.astype(x.slot.dtype), x.spec, x.grads_level, x.how
+      )
+      for grad, x in zip(grads, trained, strict=True)
+    ]
+
+  def cross(addends: list[jax.Array], i: Any) -> list[jax.Array]:
+    found = []
+    for x, leaf in zip(addends, trained, strict=True):
+      if leaf.carried is not None:
+        before = lax.dynamic_index_in_dim(leaf.carried, i, keepdims=False)
+        x = transition.sync(
+          before + x, leaf.spec, leaf.grads_level, leaf.sums_level, leaf.how
+        )
+      found.append(x)
+    return found
+
+  return layer_loop.run(
+    lambda carry, layer: body(carry, jax.tree.unflatten(treedef, layer)),
+    carry,
+    [x.piece for x in leaves],
+    [x.slot for x in leaves],
+    gather,
+    reduce,
+    policy,
+    cross if any(x.carried is not None for x in trained) else None,
+  )
 
 
 def lean(

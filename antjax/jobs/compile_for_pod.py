@@ -66,6 +66,12 @@ class Config(plan_models.StepConfig):
     ' package.module:function; see antjax/jobs/plan_models.py.',
   ] = 'smollm2-135m'
   num_micro_batches: Annotated[int, 'Micro-batches of a step.'] = 4
+  overlap: Annotated[
+    bool, 'Gather stacked layers one ahead, as `Trainer` does there.'
+  ] = True
+  early_sums: Annotated[
+    bool, 'Sums of layers leave beside the last micro-batch, as `Trainer` says.'
+  ] = False
   out: Annotated[
     str, 'Folder for report.json and the compiled text. Empty: neither.'
   ] = ''
@@ -73,6 +79,8 @@ class Config(plan_models.StepConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     PaRO.from_code(self.paro)
+    if self.early_sums and not self.overlap:
+      raise ValueError('early_sums needs overlap.')
     if self.num_slices is not None and self.num_slices < 1:
       raise ValueError('num_slices must be at least 1.')
     self.target  # noqa: B018 - Refuses what is none.
@@ -168,6 +176,8 @@ def compile_step(
     num_micro_batches=config.num_micro_batches,
     constants=model.constants,
     regather=config.regather,
+    overlap=config.overlap,
+    early_sums=config.early_sums,
     check_vma=attention_lib.check_vma(mesh),
   )
   # There is no card to tune kernels on.

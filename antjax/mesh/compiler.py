@@ -6,34 +6,73 @@ import functools
 
 import jax
 
+Options = dict[str, bool | int | str]
 # Library whose kernels XLA:CPU takes for matrix products; none: Eigen's.
 _KERNELS = 'xla_cpu_experimental_ynn_fusion_type'
+# Collectives that XLA:GPU keeps in flight at once. With one, its default, the
+# slow link of a layer waits for the fast one; 4 are the gathers and reductions
+# of a layer inside a group and between groups.
+_IN_FLIGHT = 'xla_gpu_experimental_parallel_collective_overlap_limit'
+_GPU: Options = {
+  # Without it a collective ends right where it starts.
+  'xla_gpu_enable_latency_hiding_scheduler': True,
+  _IN_FLIGHT: 4,
+}
+# Gathers and reductions run on a TPU's SparseCores, beside products; else
+# libtpu makes single instructions of them that the TensorCore waits for.
+_SPARSE_CORE: Options = {
+  'xla_tpu_enable_sparse_core_collective_offload_all_gather': True,
+  'xla_tpu_enable_sparse_core_collective_offload_reduce_scatter': True,
+}
+# Kinds of which a schedule was read, see docs/plan.md.
+_WITH_SPARSE_CORES = ('TPU v6 lite',)
 
 
-def options(mesh: jax.sharding.Mesh) -> dict[str, str]:
+def options(mesh: jax.sharding.Mesh) -> Options:
   """`compiler_options` of `jax.jit` for a mesh; empty to keep XLA's own choice.
 
   XLA:CPU gives matrix products to YNNPACK unless it is told not to. With
   Eigen's, steps of click models, whose inputs the same cores make ready
   meanwhile, take up to 12 % less time, and products at the shapes of a small
   language model up to a third (jaxlib 0.10, AVX2, 2 cores;
-  benchmarks/results/ctr_cpu_2026-11.md).
+  benchmarks/results/ctr_cpu_2026-11.md). For GPUs and TPUs: what lets
+  collectives run beside products (benchmarks/results/pods_compiled_2026-12.md).
   """
-  if mesh.devices.flat[0].platform != 'cpu':
-    return {}
-  found = {_KERNELS: ''}
-  return found if _is_known(tuple(found.items())) else {}
+  device = mesh.devices.flat[0]
+  if device.platform == 'cpu':
+    return _known({_KERNELS: ''}, None)
+  if device.platform == 'gpu':
+    return _known(_GPU, None)  # XLA's options are the same for CPU and GPU.
+  if device.device_kind in _WITH_SPARSE_CORES:
+    here = jax.process_index()
+    mine = [d for d in mesh.devices.flat if d.process_index == here]
+    return _known(_SPARSE_CORE, mine[0] if mine else device)
+  return {}
+
+
+def overlaps(mesh: jax.sharding.Mesh) -> bool:
+  """Whether XLA runs collectives beside products on a mesh's devices."""
+  return bool(mesh.devices.flat[0].platform != 'cpu')
+
+
+def _known(wanted: Options, device: jax.Device | None) -> Options:
+  """Those options that the compiler of a device, or of the CPU, accepts."""
+  return {k: x for k, x in wanted.items() if _is_known(((k, x),), device)}
 
 
 @functools.cache
-def _is_known(items: tuple[tuple[str, str], ...]) -> bool:
+def _is_known(
+  items: tuple[tuple[str, bool | int | str], ...], device: jax.Device | None
+) -> bool:
   """Whether this jaxlib accepts the options; other versions may not."""
-  cpu = jax.sharding.Mesh(jax.local_devices(backend='cpu')[:1], ('device',))
-  whole = jax.sharding.NamedSharding(cpu, jax.sharding.PartitionSpec())
+  if device is None:
+    device = jax.local_devices(backend='cpu')[0]
+  alone = jax.sharding.Mesh([device], ('device',))
+  whole = jax.sharding.NamedSharding(alone, jax.sharding.PartitionSpec())
   number = jax.ShapeDtypeStruct((), 'float32', sharding=whole)
   same = jax.jit(lambda x: x, compiler_options=dict(items))
   try:
-    with jax.set_mesh(cpu):  # The caller may have set one of more devices.
+    with jax.set_mesh(alone):  # The caller may have set one of more devices.
       same.lower(number).compile()
   except jax.errors.JaxRuntimeError:
     return False

@@ -17,6 +17,7 @@ import numpy as np
 
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.plan import hlo_schedule, hlo_text
+from antjax.train.gradient import LAST_MICRO_BATCH
 
 ALL_GATHER = 'all-gather'
 REDUCE_SCATTER = 'reduce-scatter'
@@ -82,6 +83,7 @@ class Collective:
   shapes: tuple[tuple[int, ...], ...] = ()
   source: str = ''
   is_hidden: bool = False
+  is_last: bool = False
 
   @property
   def in_loop(self) -> bool:
@@ -196,8 +198,13 @@ class _Program:
     assert body and condition, rest
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
     trips = int(known[1]) if known else self._bound(condition[1])
+    is_last = re.search(rf'op_name="[^"]*{LAST_MICRO_BATCH}', rest) is not None
     for inner in self._walk(body[1]):
-      yield dataclasses.replace(inner, loops=(trips, *inner.loops))
+      yield dataclasses.replace(
+        inner,
+        loops=(trips, *inner.loops),
+        is_last=is_last or inner.is_last,
+      )
 
   def _bound(self, condition: str) -> int | None:
     """N of a condition `i < N`; loops of `lax` count from 0 by 1."""

@@ -85,10 +85,9 @@ class _Reader:
           names = names | self._collectives(part)
         starts[name] = num_products, names
         continue
-      called = _called(rest)
       has_product = self._is_product(op, rest)
       num_products += has_product
-      for chain, names in self._chains(called).items():
+      for chain, names in self._chains(_called(rest)).items():
         chains.setdefault(chain, set()).update(names)
         if has_product:
           busy.add(chain)

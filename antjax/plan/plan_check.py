@@ -112,19 +112,29 @@ def compare(
   whole = sum(
     math.prod(spec.shape) for spec in layout.trained_specs if spec.dim is None
   ) + _whole_tables(layout)
+  has_last = any(c.is_last for c in found)
   seen: dict[tuple[str, str, bool], list[Collective]] = {}
   for c in found:
     in_loop = has_loop and c.in_loop and not _is_of_rounds(c)
+    in_loop = in_loop and not c.is_last
     seen.setdefault((c.kind, c.axis, in_loop), []).append(c)
   lines = []
   for key in sorted({*planned, *seen}, key=lambda k: (not k[2], k)):
     kind, axis, in_loop = key
     group = seen.get(key, [])
     each = num_micro_batches if in_loop else 1
-    num = sum(c.num_elements * c.num_runs(each) for c in group) // each
-    sent = sum(
-      (c.intra_bytes + c.inter_bytes) * c.num_runs(each) for c in group
-    )
+    num, sent = _amounts(group, each if not has_last else 1)
+    if has_last and in_loop:
+      # All but the last micro-batch are there.
+      num, sent = num // (each - 1), sent / (each - 1) * each
+    elif has_last:
+      repeated, bytes_ = _amounts(seen.get((kind, axis, True), []), 1)
+      repeats = num_micro_batches - 1
+      num, sent = num - repeated // repeats, sent - bytes_ / repeats
+      if num <= 0 and key not in planned:
+        continue
+    else:
+      num //= each
     want = planned.get(key, 0)
     slack = 0 if in_loop else 2 * whole + _SMALL
     is_equal = want * 0.99 <= num <= want * _PADDING + slack
@@ -149,6 +159,15 @@ def compare(
       )
     )
   return _pair_scatters(lines)
+
+
+def _amounts(group: Sequence[Collective], unknown: int) -> tuple[int, float]:
+  """(elements, bytes that a device sends) in a step."""
+  runs = [(c, c.num_runs(unknown)) for c in group]
+  return (
+    sum(c.num_elements * n for c, n in runs),
+    sum((c.intra_bytes + c.inter_bytes) * n for c, n in runs),
+  )
 
 
 def _is_of_rounds(c: Collective) -> bool:

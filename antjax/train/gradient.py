@@ -18,9 +18,10 @@ from jax.sharding import PartitionSpec as P
 
 from antjax.collectives import transition
 from antjax.collectives.choose import Collectives, XLA
-from antjax.collectives.layerwise import LayerPiece
+from antjax.collectives.layerwise import LayerPiece, OneUse
 from antjax.collectives.varying import pmax, psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
+from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.train.loss import (
   blank,
@@ -31,11 +32,20 @@ from antjax.train.loss import (
   Sums,
 )
 from antjax.train.loss_scale import LossScaleState
-from antjax.train.state import Layout, PyTree, SparseTables, TrainState
+from antjax.train.state import (
+  Layout,
+  Leaf,
+  PyTree,
+  SparseTables,
+  TrainState,
+)
 
 # Accumulators by leaf, those of rows, then sums: see `empty_carry`.
 Carry = tuple[list[jax.Array], PyTree, Sums]
 
+_LEAST_LAYERS = 4  # Of a stack that crosses groups layer by layer.
+# Scope of a step's last micro-batch where it stands behind the loop.
+LAST_MICRO_BATCH = 'last_micro_batch'
 METRIC = 'metric '  # Before the names of metrics among a step's sums.
 
 
@@ -64,6 +74,8 @@ class StepSpec:
     loss_scale: Constant factor of the loss that is differentiated, times the
       optimizer's own where it has one.
     regather: Whether stacked layers are gathered again in the backward pass.
+    overlap: Whether stacked layers are gathered one ahead.
+    early_sums: Whether their sums cross groups beside the last micro-batch.
     constants: PartitionSpecs of the Trainer's constants, or None.
     check_vma: Whether `shard_map` may check types.
   """
@@ -74,6 +86,8 @@ class StepSpec:
   how: Collectives = XLA
   loss_scale: float = 1.0
   regather: bool = True
+  overlap: bool = False
+  early_sums: bool = False
   constants: PyTree = None
   check_vma: bool = True
 
@@ -100,6 +114,26 @@ class StepSpec:
     layout = self.layout
     return StateView(layout.param_specs, layout.table_specs, P(), P(), P())
 
+  @property
+  def crosses_early(self) -> bool:
+    """Whether sums leave for other groups beside the last micro-batch."""
+    return self.early_sums and any(
+      crosses_early(self.layout, leaf) for leaf in self.layout.leaves
+    )
+
+  def open_leaves(
+    self, pieces: list[jax.Array], carried: list[jax.Array] | None = None
+  ) -> list[Any]:
+    """`open_leaves` as the step does it."""
+    return open_leaves(
+      self.layout,
+      pieces,
+      self.how,
+      regather=self.regather,
+      overlap=self.overlap,
+      carried=carried,
+    )
+
   def reading(self, constants: PyTree) -> 'StepSpec':
     """With a loss that finds these constants in its batch; in `shard_map`."""
     loss_fn = reading_constants(self.loss_fn, constants)
@@ -112,20 +146,30 @@ def open_leaves(
   how: Collectives = XLA,
   *,
   regather: bool = True,
+  overlap: bool = False,
+  carried: list[jax.Array] | None = None,
 ) -> list[Any]:
   """Whole parameters from a state's params; stacks as `LayerPiece`s.
 
-  Call it in `shard_map`.
+  Call it in `shard_map`. `carried` are a step's accumulators before its last
+  micro-batch, whose sums cross groups beside it.
   """
   paro = layout.paro
   opened: list[Any] = []
+  sums = iter(carried or ())
   for x, leaf in zip(pieces, layout.leaves, strict=True):
+    before = next(sums) if carried and leaf.is_trained else None
     if not leaf.is_stack:
       opened.append(transition.gather(x, leaf.spec, paro.params, how))
       continue
     slot = None
     if leaf.is_trained:
-      slot = to_varying(_empty_accumulator(layout, leaf.spec))
+      level = paro.grads
+      if not (carried and crosses_early(layout, leaf)):
+        before = None
+      else:
+        level = paro.opt_state
+      slot = to_varying(_empty_accumulator(layout, leaf.spec, level))
     opened.append(
       LayerPiece(
         to_varying(x),
@@ -135,14 +179,36 @@ def open_leaves(
         paro.grads,
         how,
         not regather,
+        overlap,
+        before,
+        paro.opt_state,
       )
     )
   return opened
 
 
-def _empty_accumulator(layout: Layout, spec: LeafSpec) -> jax.Array:
+def crosses_early(layout: Layout, leaf: Leaf) -> bool:
+  """Whether a leaf's sums can leave for other groups layer by layer.
+
+  They do where a group holds its sum in pieces and the optimizer's are finer:
+  all that a device sends then is a reduce-scatter of the layer's.
+  """
+  return (
+    leaf.is_stack
+    and leaf.is_trained
+    and leaf.spec.dim is not None
+    and leaf.spec.shape[0] >= _LEAST_LAYERS
+    and layout.paro.grads is Level.INTRA
+    and layout.paro.opt_state is Level.GLOBAL
+  )
+
+
+def _empty_accumulator(
+  layout: Layout, spec: LeafSpec, level: Level | None = None
+) -> jax.Array:
   """This device's zeros to sum gradients in, at least fp32."""
-  shape = spec.piece_shape(layout.paro.grads, layout.mesh)
+  level = layout.paro.grads if level is None else level
+  shape = spec.piece_shape(level, layout.mesh)
   zeros = jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
   return spec.constrain(zeros)
 
@@ -183,7 +249,7 @@ def metric_names(
   names: list[str] = []
 
   def trace(leaves, rows, micro, key):
-    whole = open_leaves(layout, leaves, spec.how, regather=spec.regather)
+    whole = spec.open_leaves(leaves)
     params = jax.tree.unflatten(layout.treedef, whole)
     args = (params,) if spec.tables is None else (params, rows)
     names.extend(read_loss(spec.loss_fn(*args, micro, key)).metrics)
@@ -201,6 +267,7 @@ def add_micro_batch(
   key: jax.Array,
   factor: jax.Array,
   is_valid: jax.Array | None = None,
+  is_last: bool = False,
 ) -> Carry:
   """Adds one micro-batch's weighted sums of losses and gradients.
 
@@ -213,18 +280,28 @@ def add_micro_batch(
     key: Random key of the micro-batch.
     factor: Factor on the loss.
     is_valid: Factor of the weights; None is 1.
+    is_last: Whether it is a step's last, and what `crosses_early` may cross:
+      such sums come back as `sync` makes them.
   """
   layout, how = spec.layout, spec.how
   acc, row_acc, sums = carry
   pieces, micro = lax.optimization_barrier((leaves, micro))
-  whole = open_leaves(layout, pieces, how, regather=spec.regather)
+  whole = spec.open_leaves(pieces, acc if is_last else None)
   opened = layout.trained(whole)
 
   def loss_of(trained, rows):
-    trained = [
-      dataclasses.replace(x, slot=new) if isinstance(x, LayerPiece) else new
-      for x, new in zip(opened, trained, strict=True)
-    ]
+    # Each stack, of layers split alike or not, is used once.
+    uses: dict[int, OneUse] = {}
+
+    def given(x: Any, new: jax.Array) -> Any:
+      if not isinstance(x, LayerPiece):
+        return new
+      use = None
+      if x.carried is not None:
+        use = uses.setdefault(new.shape[0], OneUse(new))
+      return dataclasses.replace(x, slot=new, use=use)
+
+    trained = [given(*pair) for pair in zip(opened, trained, strict=True)]
     params = jax.tree.unflatten(
       layout.treedef, layout.with_trained(whole, trained)
     )
@@ -258,7 +335,10 @@ def add_micro_batch(
   addends = list(map(addend, grads, acc, layout.trained_specs, opened))
   addends, acc = lax.optimization_barrier((addends, acc))
   return (
-    [a + g for a, g in zip(acc, addends, strict=True)],
+    [
+      g if isinstance(x, LayerPiece) and x.carried is not None else a + g
+      for a, g, x in zip(acc, addends, opened, strict=True)
+    ],
     jax.tree.map(jnp.add, row_acc, row_grads),
     sums.plus(jax.tree.map(to_varying, new_sums)),
   )
@@ -272,6 +352,7 @@ def sync(
   rounds: PyTree,
   flags: Mapping[str, jax.Array],
   lr_scale: jax.Array | None = None,
+  has_crossed: bool = False,
 ) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
   """The step's exchange: gradients of the weighted mean loss over all devices.
 
@@ -283,15 +364,29 @@ def sync(
     rounds: Second result of the tables' `fetch`.
     flags: Scalars of this device, to be summed as well.
     lr_scale: Factor of the rows' changes.
+    has_crossed: Whether the last micro-batch was added with `is_last`.
 
   Returns:
     (grads at the optimizer's level, new tables, sums replicated).
   """
   layout, paro = spec.layout, spec.layout.paro
   acc, row_acc, mine = carry
-  synced = transition.sync_all(
-    acc, layout.trained_specs, paro.grads, paro.opt_state, spec.how
+  leaves = [leaf for leaf in layout.leaves if leaf.is_trained]
+  rest = [
+    i
+    for i, leaf in enumerate(leaves)
+    if not (has_crossed and crosses_early(layout, leaf))
+  ]
+  late = transition.sync_all(
+    [acc[i] for i in rest],
+    [leaves[i].spec for i in rest],
+    paro.grads,
+    paro.opt_state,
+    spec.how,
   )
+  synced = list(acc)
+  for i, x in zip(rest, late, strict=True):
+    synced[i] = x
   # Sums that are rounded to be sent may overflow on the way.
   checked = acc if spec.how.payload_dtype is None else synced
   # Sums and weights cross the wire, never means.

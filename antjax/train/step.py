@@ -318,7 +318,7 @@ def accumulate(
     # One exchange for all micro-batches of the step.
     rows, rounds = spec.tables.fetch(view.tables, inputs.routing)
 
-  def add_micro_batch(i, carry):
+  def add_micro_batch(i, carry, is_last=False):
     return gradient.add_micro_batch(
       spec,
       carry,
@@ -328,8 +328,16 @@ def accumulate(
       gradient.device_key(view.rng, view.step, num_micro_batches, i),
       view.factor,
       inputs.is_valid[0],
+      is_last,
     )
 
+  # Groups that do unequal numbers of micro-batches have no last one together.
+  # With two, the loop of one would be none.
+  has_crossed = (
+    spec.crosses_early
+    and inputs.num_micro_batches is None
+    and num_micro_batches != 2
+  )
   is_loop = num_micro_batches > 1 or inputs.num_micro_batches is not None
   names: list[str] = []
   if is_loop:
@@ -341,15 +349,27 @@ def accumulate(
     count = inputs.num_micro_batches[0]
     carry = lax.fori_loop(0, count, add_micro_batch, carry)
   elif is_loop:
-    carry = lax.fori_loop(0, num_micro_batches, add_micro_batch, carry)
+    num = num_micro_batches - has_crossed
+    carry = lax.fori_loop(0, num, add_micro_batch, carry)
+    if has_crossed:
+      with jax.named_scope(gradient.LAST_MICRO_BATCH):
+        carry = add_micro_batch(num, carry, is_last=True)
   else:
-    carry = add_micro_batch(0, carry)
+    carry = add_micro_batch(0, carry, is_last=has_crossed)
   flags = {
     'num_valid': inputs.is_valid[0],
     'is_stopping': inputs.is_stopping[0],
     'num_examples': inputs.num_examples[0],
   }
-  return gradient.sync(spec, carry, view, inputs.routing, rounds, flags)
+  return gradient.sync(
+    spec,
+    carry,
+    view,
+    inputs.routing,
+    rounds,
+    flags,
+    has_crossed=has_crossed,
+  )
 
 
 def _split(batch: PyTree, num_micro_batches: int) -> PyTree:

@@ -13,6 +13,7 @@ import optax
 
 from antjax.collectives.choose import check_used, Collectives, for_mesh
 from antjax.embedding.vocabulary import Vocabulary
+from antjax.mesh import compiler
 from antjax.mesh.mesh import INTER, INTRA, on_own_mesh, own_mesh
 from antjax.mesh.paro import PaRO
 from antjax.metrics.metric import Metric
@@ -54,6 +55,8 @@ class Trainer:
     scanned: Callable[[str], bool] | None = None,
     mutable: Callable[[str], bool] | None = None,
     regather: bool = True,
+    overlap: bool | None = None,
+    early_sums: bool = False,
     loss_scale: float | Literal['dynamic'] | None = None,
     remat_policy: Callable[..., bool] | bool = False,
     min_shard_size: int = 1024,
@@ -101,6 +104,13 @@ class Trainer:
         devices, by sums of weights, and of integers the greatest.
       regather: Whether stacks are gathered again in the backward pass, or kept
         whole from forward to backward: less communication, more memory.
+      overlap: Whether a stack's next layer is gathered, and the gradient of the
+        one before reduced, while a layer computes: one more layer in memory.
+        Where layers are computed again in full (`scan_layers`). None: on
+        devices whose compilers overlap, all but CPUs.
+      early_sums: Whether, with that, a stack's sums leave for other groups
+        layer by layer beside the last micro-batch, under IIG, NIG and GIG. The
+        loss must run each stack by one call of `scan_layers`, in no loop.
       loss_scale: Factor of the loss that is differentiated, for gradients in
         float16; 'dynamic' adapts it and leaves out steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass; a
@@ -122,6 +132,13 @@ class Trainer:
       ValueError: A mesh without these axes, or an invalid code or count.
     """
     mesh = own_mesh(mesh, inter, intra, 'Trainer')
+    if overlap is None:
+      overlap = compiler.overlaps(mesh)
+    if early_sums and not overlap:
+      raise ValueError(
+        'Trainer(early_sums=True): needs overlap=True, which is off on CPUs'
+        ' unless asked for.'
+      )
     if tables is not None and tables.mesh != mesh:
       raise ValueError(
         'Trainer(tables=...): give EmbeddingTables the same mesh, inter, intra.'
@@ -173,6 +190,8 @@ class Trainer:
       how=collectives,
       loss_scale=factor,
       regather=regather,
+      overlap=overlap,
+      early_sums=early_sums,
       constants=jax.tree.map(lambda x: x.sharding.spec, constants),
       check_vma=check_vma,
     )

@@ -96,6 +96,40 @@ def test_the_step_of_each_job_is_as_planned(job, topology):
   assert not result['crosses_groups_in_loop']
 
 
+# (pod, code) -> most that may be exposed inside groups and between them; what
+# crosses at the end are the updated parameters, a third of the bytes.
+_EXPOSED = {
+  (H100, 'IIG'): (0.13, 0.52),
+  (H100, 'NIG'): (0.23, 0.52),
+  (V6E, 'IIG'): (0.40, 0.35),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('topology', 'code'),
+  [
+    pytest.param(*key, marks=needs_cuda if key[0] == H100 else needs_libtpu)
+    for key in _EXPOSED
+  ],
+)
+def test_most_bytes_travel_beside_products(topology, code):
+  twelve = {
+    'model': 'tests.jobs.toy_model:twelve',
+    'sequences': 512,
+    'num_micro_batches': 8,
+    'early_sums': True,
+  }
+  result = compile_for_pod.report(
+    config(paro=code, topology=topology, **twelve)
+  )
+  assert result['equals_plan'] and not result['crosses_groups_in_loop']
+  found = tuple(
+    result['exposure'][axis]['share'] for axis in ('intra', 'inter')
+  )
+  assert all(x <= most for x, most in zip(found, _EXPOSED[topology, code]))
+
+
 @needs_cuda
 @pytest.mark.slow
 def test_groups_smaller_than_a_host_of_gpus():

@@ -49,3 +49,29 @@ def model():
 
 def only_shapes():
   return params()
+
+
+def twelve():
+  """Twelve layers of two large matrices, and little beside them."""
+
+  def f32(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+  def loss_fn(params, batch, rng):
+    del rng
+    h = antjax.scan_layers(
+      lambda h, layer: h + jax.nn.gelu(h @ layer['w']) @ layer['v'],
+      batch @ params['first'],
+      params['layers'],
+    )
+    return jnp.mean(jnp.square(h), axis=1).astype(jnp.float32)
+
+  layers = {'w': f32(12, 1024, 4096), 'v': f32(12, 4096, 1024)}
+  return plan_models.PlanModel(
+    {'first': f32(64, 1024), 'layers': layers},
+    scanned=lambda name: name.startswith('layers'),
+    loss_fn=loss_fn,
+    batch_fn=lambda rows, length: jax.ShapeDtypeStruct(
+      (rows, 64), jnp.bfloat16
+    ),
+  )

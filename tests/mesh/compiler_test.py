@@ -7,9 +7,12 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from antjax.jobs import compile_for_pod
 from antjax.mesh import compiler
 from antjax.mesh import mesh as mesh_lib
+from antjax.plan import pod_target
 
 
 def _product(options: dict[str, str]):
@@ -31,10 +34,33 @@ def test_products_of_a_cpu_are_eigens():
   np.testing.assert_allclose(product, default_product, rtol=1e-4, atol=1e-3)
 
 
+def _mesh_of(platform, kind=''):
+  device = types.SimpleNamespace(
+    platform=platform, device_kind=kind, process_index=0
+  )
+  return types.SimpleNamespace(devices=np.asarray([device]))
+
+
 def test_other_devices_are_left_to_xla():
-  device = types.SimpleNamespace(platform='tpu')
-  mesh = types.SimpleNamespace(devices=np.asarray([device]))
-  assert compiler.options(mesh) == {}
+  assert compiler.options(_mesh_of('tpu', 'TPU v5 lite')) == {}
+
+
+def test_gpus_keep_several_collectives_in_flight():
+  """Fails also where XLA knows an option no longer: then find the new one."""
+  found = compiler.options(_mesh_of('gpu', 'NVIDIA H100 80GB HBM3'))
+  assert found == compiler._GPU
+
+
+@pytest.mark.skipif(
+  not pod_target.is_installed('libtpu'),
+  reason='needs the TPU compiler: pip install libtpu',
+)
+@pytest.mark.slow
+def test_libtpu_knows_the_options_of_sparse_cores():
+  target = pod_target.Target.of('v6e:2x2', 1)
+  compile_for_pod.prepare(target)
+  mesh = mesh_lib.make_mesh(intra=4, devices=target.devices())
+  assert compiler.options(mesh) == compiler._SPARSE_CORE
 
 
 def test_an_option_that_is_unknown_is_left_out(monkeypatch):

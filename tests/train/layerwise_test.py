@@ -5,6 +5,7 @@
 import re
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -157,6 +158,131 @@ def test_every_code_trains_a_transformer_alike(code, want_transformer):
 )
 def test_policies_change_no_number(options, want):
   assert_same(train(trainer_of('IIG', scanned=scanned, **options)), want)
+
+
+@pytest.mark.parametrize(
+  'code',
+  [
+    code if code == 'IIG' else pytest.param(code, marks=pytest.mark.slow)
+    for code in VALID_CODES
+  ],
+)
+def test_layers_fetched_ahead_change_no_number(code, want):
+  assert_same(train(trainer_of(code, scanned=scanned, overlap=True)), want)
+
+
+@pytest.mark.parametrize(
+  ('code', 'num_micro_batches'),
+  [
+    ('IIG', 4),
+    *(
+      pytest.param(code, num, marks=pytest.mark.slow)
+      for code, num in [('IIG', 1), ('NIG', 4), ('GIG', 4), ('NIG', 1)]
+    ),
+  ],
+)
+def test_sums_that_cross_beside_the_last_micro_batch(
+  code, num_micro_batches, want
+):
+  trainer = trainer_of(
+    code,
+    4,
+    num_micro_batches,
+    scanned=scanned,
+    overlap=True,
+    early_sums=True,
+  )
+  assert_same(train(trainer), want)
+  assert trainer.step_spec().crosses_early
+
+
+def _twice(body, h, layers):
+  for _ in range(2):
+    h = antjax.scan_layers(body, h, layers)
+  return h
+
+
+def _in_a_loop(body, h, layers):
+  def step(h, _):
+    return antjax.scan_layers(body, h, layers), None
+
+  return jax.lax.scan(step, h, jnp.arange(2))[0]
+
+
+def _in_a_transform(body, h, layers):
+  return jax.checkpoint(lambda h, x: antjax.scan_layers(body, h, x))(h, layers)
+
+
+def _kept(body, h, layers):
+  return antjax.scan_layers(body, h, layers, remat=False)
+
+
+@pytest.mark.parametrize(
+  ('run', 'how'),
+  [
+    (_twice, 'runs twice'),
+    (_in_a_loop, 'inside a loop'),
+    (_in_a_transform, 'inside a loop'),
+    (_kept, 'without overlap'),
+  ],
+)
+def test_early_sums_want_a_stack_that_runs_once(run, how):
+  def loss_fn(params, batch, rng):
+    del rng
+    h = run(
+      lambda h, x: jnp.tanh(h @ x['w']) @ x['v'],
+      batch['x'] @ params['first'],
+      params['layers'],
+    )
+    return jnp.sum(h**2, axis=-1)
+
+  trainer = antjax.Trainer(
+    loss_fn,
+    optax.sgd(0.1),
+    mesh=antjax.make_mesh(intra=4),
+    paro='IIG',
+    scanned=scanned,
+    overlap=True,
+    early_sums=True,
+    min_shard_size=64,
+  )
+  given = init_params()
+  del given['layers']['frozen'], given['layers']['bias']
+  state = trainer.init(given)
+  with pytest.raises(ValueError, match=how):
+    trainer.step(state, next(batches()))
+
+
+def test_what_a_policy_keeps_is_not_computed_again():
+  def body(h, layer):
+    return h + jnp.tanh(checkpoint_name(h @ layer['w'], 'mixed')) @ layer['v']
+
+  keep = jax.checkpoint_policies.save_only_these_names('mixed')
+
+  def loss_fn(params, batch, rng, policy=None):
+    h = batch['x'] @ params['first']
+    h = antjax.scan_layers(body, h, params['layers'], policy=policy)
+    return jnp.sum(h**2, axis=-1)
+
+  def num_products(**options):
+    trainer = antjax.Trainer(
+      lambda *args: loss_fn(*args, **options),
+      optax.sgd(0.1),
+      mesh=antjax.make_mesh(intra=4),
+      paro='III',
+      scanned=scanned,
+      overlap=True,
+      min_shard_size=64,
+    )
+    given = init_params()
+    del given['layers']['frozen'], given['layers']['bias']
+    state = trainer.init(given)
+    inputs = trainer.step_inputs(next(batches()))
+    step = trainer.compiled_step().lower(state, inputs).compile()
+    return len(re.findall(r' dot\(', step.as_text()))
+
+  # Backward passes of a layer stand before the loop, in it and behind it.
+  assert num_products() - num_products(policy=keep) == 3
 
 
 @pytest.mark.slow

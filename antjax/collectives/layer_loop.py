@@ -1,0 +1,199 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A loop over layers that fetches the next one while this one computes.
+
+`scan_layers` gathers a layer when its turn comes, so the fast links and the
+products take turns. Here the loop's carry holds the next layer whole, in the
+forward pass and in the backward pass, where the gradient of the layer before is
+reduced beside the products of this one. Where a step's sums can leave for the
+other groups, they do so another layer later. Two layers are held whole instead
+of one, and the gradient of one. What is computed, and what moves, is the same.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from antjax.collectives.varying import to_varying
+
+PyTree = Any
+Arrays = Sequence[jax.Array]
+
+
+def run(
+  body: Callable[[PyTree, list[jax.Array]], PyTree],
+  carry: PyTree,
+  pieces: list[jax.Array],
+  slots: list[jax.Array | None],
+  gather: Callable[[list[jax.Array]], list[jax.Array]],
+  reduce: Callable[[list[jax.Array]], list[jax.Array]],
+  policy: Callable[..., bool] | None = None,
+  cross: Callable[[list[jax.Array], Any], list[jax.Array]] | None = None,
+) -> PyTree:
+  """Runs `carry = body(carry, gather(pieces of a layer))` over all layers.
+
+  Args:
+    body: One layer; it may use other arrays around it.
+    carry: Floating-point arrays, of the shapes that `body` returns.
+    pieces: [L, ...] each, L at least 2.
+    slots: For each of them zeros [L, ...], whose gradient is the reduced one of
+      the whole layers, or None for what is frozen.
+    gather: Pieces of one layer -> that layer whole.
+    reduce: Gradients of a whole layer's trained leaves -> what is put in the
+      slots.
+    policy: What the backward pass keeps of a layer beside its inputs, from
+      `jax.checkpoint_policies`.
+    cross: What `reduce` gave for a layer, and the layer's number -> what is put
+      in the slots instead, another layer later. L is then at least 3.
+  """
+  num_layers = pieces[0].shape[0]
+  is_trained = [slot is not None for slot in slots]
+  carry = jax.tree.map(to_varying, carry)
+  flat, treedef = jax.tree.flatten(carry)
+  layer = gather([x[0] for x in pieces])
+  # What the body uses besides has to be an argument of a custom gradient.
+  closed = jax.make_jaxpr(
+    lambda flat, layer: jax.tree.leaves(
+      jax.tree.map(to_varying, body(jax.tree.unflatten(treedef, flat), layer))
+    )
+  )(flat, layer)
+  others = list(closed.consts)
+  is_float = [jnp.issubdtype(x.dtype, jnp.inexact) for x in others]
+
+  def call(flat: Arrays, layer: Arrays, others: Arrays) -> list[jax.Array]:
+    return jax.core.eval_jaxpr(closed.jaxpr, others, *flat, *layer)
+
+  def differentiable(
+    flat: Arrays, layer: Arrays, others: Arrays
+  ) -> tuple[list[jax.Array], Callable[..., Any]]:
+    """A layer's outputs, and what makes gradients of all that has some."""
+    trained = [x for x, t in zip(layer, is_trained) if t]
+    floats = [x for x, f in zip(others, is_float) if f]
+
+    def of(flat: Arrays, trained: Arrays, floats: Arrays) -> list[jax.Array]:
+      it, those = iter(trained), iter(floats)
+      layer_ = [next(it) if t else x for x, t in zip(layer, is_trained)]
+      others_ = [next(those) if f else x for x, f in zip(others, is_float)]
+      return call(flat, layer_, others_)
+
+    again = jax.checkpoint(of, policy=policy, prevent_cse=False)
+    result, vjp = jax.vjp(again, flat, trained, floats)
+    return result, vjp
+
+  def whole(pieces: Arrays, i: Any) -> list[jax.Array]:
+    one = [lax.dynamic_index_in_dim(x, i, keepdims=False) for x in pieces]
+    # Or XLA gathers the stack before it takes the layer.
+    return gather(lax.optimization_barrier(one))
+
+  def forward(
+    flat: list[jax.Array], pieces: Arrays, others: Arrays, keep: Any
+  ) -> tuple[list[jax.Array], Any]:
+    """(outputs, what `keep` keeps of the first layers and of the last)."""
+
+    def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
+      flat, layer = state
+      following = whole(pieces, i + 1)
+      flat, kept = keep(flat, layer, others)
+      return (flat, following), kept
+
+    first = flat, whole(pieces, 0)
+    (flat, layer), kept = lax.scan(step, first, jnp.arange(num_layers - 1))
+    flat, last = keep(flat, layer, others)
+    return flat, (kept, last)
+
+  @jax.custom_vjp
+  def loop(flat: Any, pieces: Any, slots: Any, others: Any) -> list[jax.Array]:
+    del slots
+
+    def keep(*args: Any) -> tuple[list[jax.Array], None]:
+      return call(*args), None
+
+    return forward(flat, pieces, others, keep)[0]
+
+  def fwd(
+    flat: Any, pieces: Any, slots: Any, others: Any
+  ) -> tuple[list[jax.Array], Any]:
+    def keep(flat: Any, layer: Any, others: Any) -> tuple[Any, Any]:
+      result, vjp = differentiable(flat, layer, others)
+      known = [*flat, *layer, *others]
+      more = [x for x in jax.tree.leaves(vjp) if not _is_one_of(x, known)]
+      return result, (flat, more)
+
+    result, kept = forward(flat, pieces, others, keep)
+    return result, (kept, pieces, slots, others)
+
+  def bwd(saved: Any, d_flat: Any) -> tuple[Any, Any, Any, Any]:
+    (kept, last), pieces, sums, others = saved
+
+    def back(kept: Any, layer: Any, d_flat: Any, d_others: Any) -> Any:
+      """Gradients of a layer's inputs, of its weights, sums of the others'."""
+      flat, more = kept
+      # Traced again for its form alone: what it needs is known or kept.
+      _, vjp = differentiable(flat, layer, others)
+      known = [*flat, *layer, *others]
+      leaves, tree = jax.tree.flatten(vjp)
+      it = iter(more)
+      vjp = jax.tree.unflatten(
+        tree, [x if _is_one_of(x, known) else next(it) for x in leaves]
+      )
+      d_flat, d_trained, d_floats = vjp(d_flat)
+      return d_flat, d_trained, list(map(jnp.add, d_others, d_floats))
+
+    def put(sums: Any, sent: Any, i: Any) -> list[jax.Array]:
+      new = sent if cross is None else cross(sent, i)
+      return [
+        lax.dynamic_update_index_in_dim(a, x.astype(a.dtype), i, 0)
+        for a, x in zip(sums, new, strict=True)
+      ]
+
+    def at(i: Any) -> Any:
+      return jax.tree.map(
+        lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), kept
+      )
+
+    def reduced(waiting: Any, sums: Any, i: Any) -> tuple[Any, Any]:
+      """Passes on what waits when layer i computes; (waiting, sums)."""
+      pending, sent = waiting
+      if cross is None:
+        return (None, None), put(sums, reduce(pending), i + 1)
+      if sent is not None:
+        sums = put(sums, sent, i + 2)
+      return (None, reduce(pending)), sums
+
+    def step(state: Any, i: Any) -> tuple[Any, None]:
+      d_flat, layer, waiting, sums, d_others = state
+      following = whole(pieces, i - 1)
+      (_, sent), sums = reduced(waiting, sums, i)
+      d_flat, pending, d_others = back(at(i), layer, d_flat, d_others)
+      return (d_flat, following, (pending, sent), sums, d_others), None
+
+    d_others = [jnp.zeros_like(x) for x, f in zip(others, is_float) if f]
+    layer = whole(pieces, num_layers - 1)
+    following = whole(pieces, num_layers - 2)
+    d_flat, pending, d_others = back(last, layer, d_flat, d_others)
+    state = d_flat, following, (pending, None), sums, d_others
+    first = num_layers - 2  # In the loop.
+    if cross is not None:  # Now something has been reduced, too.
+      state, _ = step(state, first)
+      first -= 1
+    state, _ = lax.scan(step, state, jnp.arange(first, 0, -1))
+    d_flat, layer, waiting, sums, d_others = state
+    waiting, sums = reduced(waiting, sums, 0)
+    d_flat, pending, d_others = back(at(0), layer, d_flat, d_others)
+    waiting, sums = reduced((pending, waiting[1]), sums, -1)
+    if cross is not None:
+      sums = put(sums, waiting[1], 0)
+    it = iter(d_others)
+    d_all = [next(it) if f else None for f in is_float]
+    return d_flat, [None] * len(pieces), sums, d_all
+
+  loop.defvjp(fwd, bwd)
+  trained_slots = [x for x in slots if x is not None]
+  return jax.tree.unflatten(treedef, loop(flat, pieces, trained_slots, others))
+
+
+def _is_one_of(x: jax.Array, known: Arrays) -> bool:
+  return any(x is y for y in known)
