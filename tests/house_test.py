@@ -86,8 +86,8 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
-  'antjax/data': 11_780,  # See docs/design/house.md.
-  'antjax/elastic': 9_937,
+  'antjax/data': 11_795,  # See docs/design/house.md.
+  'antjax/elastic': 9_946,
   'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 14_140,  # See docs/design/house.md.
   'antjax/metrics': 1_610,

@@ -224,7 +224,7 @@ class Coordinator:
     self._beaten: dict[str, float] = {}  # Job -> last beat of an agent.
     self._exits: dict[tuple[str, str], tuple[int, int]] = {}
     self._plans = _Plans()
-    self._unheard = Unheard(durable.jobs, clock() + config.lease_timeout_s)
+    self._unheard = Unheard(durable.jobs, clock(), config.lease_timeout_s)
     for name in durable.jobs.names():
       self._monitor.note_plan(name, durable.jobs.job(name).plan, clock())
 
