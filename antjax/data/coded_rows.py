@@ -100,6 +100,7 @@ def write(
     writer.write_batch(batch)
   if writer is not None:
     writer.close()
+  pa.default_memory_pool().release_unused()  # The engine's limit is small.
 
 
 class _Counts:

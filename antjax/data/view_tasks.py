@@ -190,8 +190,8 @@ def _sorted_rows(
   if len(_fields(schema)) <= _WIDE:
     ranked = stored('ranked', _rank(rows, tasks, schema, config).drop(ROW))
   else:  # A sort of few columns, whose result joins all others.
-    names = [schema.task_column, schema.time, ROW, STATE, IS_GIVEN]
-    few = rows.select(*dict.fromkeys(n for n in names if n in rows.columns))
+    own = [schema.task_column, schema.time, ROW, STATE, IS_GIVEN]
+    few = rows.select(*dict.fromkeys(n for n in own if n in rows.columns))
     ranks = stored('ranks', _rank(few, tasks, schema, config))
     by = [ROW, STATE] if STATE in rows.columns else [ROW]
     ranked = rows.select(*by, *_fields(schema)).join(ranks, by)
