@@ -171,7 +171,9 @@ def run(
       return (d_flat, following, (pending, sent), sums, d_others), None
 
     d_others = [jnp.zeros_like(x) for x, f in zip(others, is_float) if f]
-    layer = whole(pieces, num_layers - 1)
+    # Or XLA may keep the last layer whole from the forward pass on.
+    end, d_flat = lax.optimization_barrier((jnp.int32(num_layers - 1), d_flat))
+    layer = whole(pieces, end)
     following = whole(pieces, num_layers - 2)
     d_flat, pending, d_others = back(last, layer, d_flat, d_others)
     state = d_flat, following, (pending, None), sums, d_others
