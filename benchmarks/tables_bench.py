@@ -1,30 +1,51 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Bytes of a row exchange by count, and time of the host's part of a look-up.
+r"""Embedding tables and wide logs: bytes by count, host work, memory.
 
   python -m benchmarks.tables_bench --case=exchange
   python -m benchmarks.tables_bench --case=routing
+  python -m benchmarks.tables_bench --case=memory --rows=16000000
+  python -m benchmarks.tables_bench --case=prepare --rows=20000
 
 prints a JSON line a case. `exchange` counts what devices send between groups,
 as a multiple of the least (`embedding/traffic.py`), in one level and two.
-`routing` times `EmbeddingTables.prepare` for 8 devices x 8,192 x 26 ids.
+`routing` times `routing.deduplicate` for 8 devices x 8,192 x 26 ids. `memory`
+is the peak of new tables, and of tables in the order of checkpoints, beyond
+what was held, as a multiple of the state, on 8 virtual devices. `prepare` makes
+tasks of 1,000 feature columns, in CPU seconds beside DuckDB's sort of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import json
+import pathlib
+import tempfile
+import threading
 import time
 from typing import Any
 
 from absl import app, flags
+import duckdb
+import jax
 import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from antjax.data import event_table, events, schema_file, view, view_tasks
+from antjax.data.engine import Engine
 from antjax.embedding import routing, traffic
 from antjax.embedding.layout import Stack, TableSpec
+from antjax.embedding.table import EmbeddingTables
+from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import Level
 
 _CASE = flags.DEFINE_enum(
-  'case', 'exchange', ['exchange', 'routing'], 'What to measure.'
+  'case',
+  'exchange',
+  ['exchange', 'routing', 'memory', 'prepare'],
+  'What to measure.',
 )
+_NUM_ROWS = flags.DEFINE_integer('rows', 20_000, 'Rows of all tables or a log.')
 _IDS = flags.DEFINE_integer('ids', 8192, 'Ids of a device, for exchange.')
 _MOST = flags.DEFINE_integer('most', 4096, 'Most devices, for exchange.')
 _ROWS = 100_000_000
@@ -99,9 +120,100 @@ def routings(repeats: int = 7) -> Iterator[dict[str, Any]]:
     }
 
 
+def memory(num_tables: int = 8) -> Iterator[dict[str, Any]]:
+  """Peaks of tables that are made, and brought into the order of ids."""
+  specs = [
+    TableSpec(f't{i}', _NUM_ROWS.value // num_tables, 16, 'global')
+    for i in range(num_tables)
+  ]
+  names = {spec.name: spec.name for spec in specs}
+  tables = EmbeddingTables(specs, names, mesh=make_mesh(intra=4))
+  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tables.shapes))
+  jitted = jax.jit(tables.init, out_shardings=tables.shardings())
+  init = jitted.lower(jax.random.key(0)).compile()
+  state, peak = _with_peak(lambda: init(jax.random.key(0)))
+  _, save = _with_peak(lambda: tables.to_canonical(state))
+  yield {
+    'state_bytes': size,
+    'init_of_state': round(peak / size, 2),
+    'canonical_of_state': round(save / size, 2),
+  }
+
+
+def _with_peak(run: Callable[[], Any]) -> tuple[Any, int]:
+  """The result, and the most bytes beyond those held before."""
+  process, seen = psutil.Process(), list[int]()
+  is_done = threading.Event()
+
+  def watch() -> None:
+    while not is_done.wait(0.003):
+      seen.append(process.memory_info().rss)
+
+  before = process.memory_info().rss
+  watcher = threading.Thread(target=watch)
+  watcher.start()
+  result = jax.block_until_ready(run())
+  is_done.set()
+  watcher.join()
+  return result, max(seen, default=before) - before
+
+
+def prepares(num_columns: int = 1000) -> Iterator[dict[str, Any]]:
+  """CPU seconds of the steps from a log to tasks."""
+  size, rng = _NUM_ROWS.value, np.random.default_rng(0)
+  columns = {
+    'user': pa.array(rng.integers(0, size // 50 + 1, size)),
+    'when': pa.array(rng.integers(0, 10**6, size)),
+    'click': pa.array(rng.integers(0, 2, size).astype(np.int32)),
+  }
+  kinds = {'user': 'int64', 'when': 'int64', 'click': 'int32'}
+  ids = [f'c{i}' for i in range(num_columns)]
+  for i, name in enumerate(ids):
+    values = np.minimum(rng.zipf(1.3, size), (10, 100, 1000, 20_000)[i % 4])
+    column = pa.array(values)
+    columns[name] = column.cast(pa.string()) if i % 2 else column
+    kinds[name] = 'string' if i % 2 else 'int64'
+  schema = schema_file.make(
+    kinds, label='click', user='user', time='when', ids=ids
+  )
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary)
+    log, engine = folder / 'log.parquet', Engine(threads=2)
+    pq.write_table(pa.table(columns), log)
+    query = (
+      f'COPY (SELECT * FROM \'{log}\' ORDER BY "user", "when") TO'
+      f" '{folder / 'sorted.parquet'}'"
+    )
+    steps: dict[str, Callable[[], Any]] = {
+      'sort_s': lambda: duckdb.connect(config={'threads': 2}).sql(query),
+      'events_s': lambda: events.write(
+        folder / 'events', event_table.source(log, schema), engine=engine
+      ),
+      'tasks_s': lambda: view.make(
+        view_tasks.TaskView(),
+        folder / 'tasks',
+        folder / 'events',
+        schema,
+        engine=engine,
+      ),
+    }
+    found = {}
+    for name, step in steps.items():
+      before = time.process_time()
+      step()
+      found[name] = round(time.process_time() - before, 1)
+  yield {'rows': size, 'columns': num_columns, **found}
+
+
 def main(argv: list[str]) -> None:
   del argv
-  cases = {'exchange': exchanges, 'routing': routings}
+  jax.config.update('jax_num_cpu_devices', 8)
+  cases = {
+    'exchange': exchanges,
+    'routing': routings,
+    'memory': memory,
+    'prepare': prepares,
+  }
   for found in cases[_CASE.value]():
     print(json.dumps({'case': _CASE.value, **found}), flush=True)
 

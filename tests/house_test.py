@@ -86,8 +86,8 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
-  'antjax/data': 11_780,  # See docs/design/house.md.
-  'antjax/elastic': 9_823,
+  'antjax/data': 11_795,  # See docs/design/house.md.
+  'antjax/elastic': 9_946,
   'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 14_140,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
@@ -96,7 +96,7 @@ _OVER_BUDGET = {
   'antjax/train': 5_970,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 11_786,
+  'benchmarks': 11_920,
   'tests': 60_400,  # See docs/design/house.md.
   'antjax/networks': 2_660,  # See docs/design/house.md.
 }

@@ -9,19 +9,21 @@ for it. A title is normalized once, however many rows have it.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import ibis
 from ibis.expr import datatypes as dt
 from ibis.expr import types as ir
+import numpy as np
 import pyarrow as pa
 
 from antjax.data import prepare
 from antjax.data.behavior_rows import PART, RowLayout
-from antjax.data.behavior_text import Normalizer, Splitter
+from antjax.data.behavior_text import Normalizer, Pieces, Splitter
 from antjax.data.behavior_vocabulary import UNK
 
-_CACHED_PIECES = 1 << 16
+_CACHED_PIECES, _CACHED_TEXTS = 1 << 16, 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +179,21 @@ def pieces_column(
   def behavior_pieces(text: str) -> dict[str, object]:
     return splitter.split(text, normalizer)._asdict()
 
-  # The same behaviors come again and again.
+  # The same behaviors come again and again, and the texts of a user or item.
   cached = functools.lru_cache(_CACHED_PIECES)(normalizer)
 
+  @functools.lru_cache(_CACHED_TEXTS)
+  def split(text: str) -> Pieces:
+    return splitter.split(text, cached)
+
   def behavior_pieces_of(texts: pa.ChunkedArray) -> pa.Array:
-    found = [splitter.split(text, cached) for text in texts.to_pylist()]
+    found = [split(text) for text in texts.to_pylist()]
+    offsets = np.cumsum([0, *(len(p.texts) for p in found)], dtype=np.int32)
+    flat = itertools.chain.from_iterable(p.texts for p in found)
     columns = {
-      'texts': pa.array((p.texts for p in found), pa.list_(pa.string())),
+      'texts': pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(flat, pa.string())
+      ),
       'num_dropped': pa.array((p.num_dropped for p in found), pa.int64()),
       'num_cut': pa.array((p.num_cut for p in found), pa.int64()),
     }

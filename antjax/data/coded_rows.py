@@ -19,7 +19,7 @@ from antjax.data import thread_map
 # Different values of all columns together that may be in memory; those of the
 # columns with most of them are left to the engine.
 MAX_VALUES = 1 << 22
-_BATCH_VALUES, _LEAST_ROWS, _MOST_ROWS = 1 << 23, 1 << 12, 1 << 16
+_BATCH_VALUES, _LEAST_ROWS, _MOST_ROWS = 1 << 23, 1 << 12, 1 << 14
 _VALUE, _COUNT = 'value', 'count'
 
 
@@ -100,6 +100,7 @@ def write(
     writer.write_batch(batch)
   if writer is not None:
     writer.close()
+  pa.default_memory_pool().release_unused()  # The engine's limit is small.
 
 
 class _Counts:

@@ -46,6 +46,8 @@ from antjax.data.task_states import IS_GIVEN, STATE
 # Columns of our own beside those of the rows; a schema has no such names.
 _RANK, _IS_TRAIN, _NUM_TEST = '__rank', '__is_train', '__num_test'
 _KEY, _NUM_ROWS, _PLACE = '__key', '__num_rows', '__place'
+# Fields from which on rows are ranked apart from them.
+_WIDE = 64
 # Fields of a record beside those of the rows. Engines do not tell names apart
 # by case.
 _RESERVED = ('task', 'timestamp', 'num_query', 'first_row', 'num_rows')
@@ -185,10 +187,15 @@ def _sorted_rows(
   rows = task_states.with_states(rows, schema, config)
   tasks = stored('tasks', _tasks(rows, schema, config))
   job.progress('ranking rows')
-  ranks = stored('ranks', _rank(rows, tasks, schema, config))
-  by = [ROW, STATE] if STATE in rows.columns else [ROW]
-  ranked = rows.select(*by, *_fields(schema)).join(ranks, by)
-  ranked = stored('ranked', ranked.drop(ROW))
+  if len(_fields(schema)) <= _WIDE:
+    ranked = stored('ranked', _rank(rows, tasks, schema, config).drop(ROW))
+  else:  # A sort of few columns, whose result joins all others.
+    own = [schema.task_column, schema.time, ROW, STATE, IS_GIVEN]
+    few = rows.select(*dict.fromkeys(n for n in own if n in rows.columns))
+    ranks = stored('ranks', _rank(few, tasks, schema, config))
+    by = [ROW, STATE] if STATE in rows.columns else [ROW]
+    ranked = rows.select(*by, *_fields(schema)).join(ranks, by)
+    ranked = stored('ranked', ranked.drop(ROW))
   features = _features(schema)
   job.progress(f'ids of {len(features)} features')
   single = [name for name in features if name not in widths]
@@ -319,12 +326,7 @@ def _tasks(rows: ir.Table, schema: Schema, config: TaskConfig) -> ir.Table:
 def _rank(
   rows: ir.Table, tasks: ir.Table, schema: Schema, config: TaskConfig
 ) -> ir.Table:
-  """Returns state, task, rank in it, timestamp and is_train, by row and state.
-
-  Few columns are sorted so, however many the rows have.
-  """
-  names = [schema.task_column, schema.time, ROW, STATE, IS_GIVEN]
-  rows = rows.select(*dict.fromkeys(n for n in names if n in rows.columns))
+  """Returns row, state, task, rank in it, timestamp, is_train, and fields."""
   on = [rows[schema.task_column] == tasks[_KEY]]
   if STATE in rows.columns:
     on.append(rows[STATE] == tasks[STATE])
@@ -343,8 +345,10 @@ def _rank(
   is_train = (ranked[STATE] == task_states.trained(schema)) & (
     ranked[_RANK] < ranked[_NUM_ROWS] - ranked[_NUM_TEST]
   )
+  fields = _fields(schema)
+  fields = fields if {*fields} <= {*rows.columns} else []
   return ranked.mutate(**{_IS_TRAIN: is_train}).select(
-    ROW, STATE, 'task', _RANK, 'timestamp', _IS_TRAIN
+    ROW, STATE, 'task', _RANK, 'timestamp', _IS_TRAIN, *fields
   )
 
 

@@ -20,6 +20,7 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import policy, security, status, writer
 from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
+from antjax.elastic.goodput import Goodput
 from antjax.elastic.job_state import JobState
 from antjax.elastic.liveness import Liveness
 from antjax.elastic.monitor import Monitor
@@ -207,6 +208,7 @@ class Coordinator:
     self._decisions = Decisions(
       durable, self._monitor, self._rendezvous, self._liveness, controller
     )
+    goodput = Goodput()
     self._snapshots = status.Snapshots(
       durable.jobs,
       self._monitor,
@@ -216,11 +218,13 @@ class Coordinator:
       lambda job: controller.restarts_left(
         job.name, clock(), job.policy_restarts
       ),
+      goodput.shares,
     )
+    self._goodput = goodput
     self._beaten: dict[str, float] = {}  # Job -> last beat of an agent.
     self._exits: dict[tuple[str, str], tuple[int, int]] = {}
     self._plans = _Plans()
-    self._unheard = Unheard(durable.jobs, clock() + config.lease_timeout_s)
+    self._unheard = Unheard(durable.jobs, clock(), config.lease_timeout_s)
     for name in durable.jobs.names():
       self._monitor.note_plan(name, durable.jobs.job(name).plan, clock())
 
@@ -319,6 +323,7 @@ class Coordinator:
     self.writer.jobs.check_alive(head)
     now = self._clock()
     self._monitor.record_heartbeat(request, now)
+    self._goodput.note(request, now)
     self._liveness.note_progress(head, now, (request.step, request.num_samples))
     if request.is_last:
       self._liveness.leave(head, now)

@@ -61,9 +61,10 @@ def margin(worker: WorkerView) -> float:
 def speeds(view: ClusterView) -> np.ndarray | None:
   """Seconds of a micro-batch, (slices, workers), oldest first.
 
-  Where there are too few slices, it is by the newest steps. Where a worker made
-  no step its speed before counts, or else its next one. None: of some worker
-  nothing is known.
+  Where the newest steps reach as far as the slices, or those are too few, it is
+  by steps: reports of long ones do not fall into the same slices. Where a
+  worker made no step its speed before counts, or else its next one. None: of
+  some worker nothing is known.
   """
   slices = np.array([worker.history for worker in view.workers], float)
   num = max([len(worker.newest) for worker in view.workers], default=0)
@@ -71,7 +72,8 @@ def speeds(view: ClusterView) -> np.ndarray | None:
   for at, worker in enumerate(view.workers):  # In lock step: the last is one.
     steps[at, num - len(worker.newest) :] = worker.newest
   each = slices[:, ~np.isnan(slices).all(axis=0)]
-  if each.shape[1] < _MIN_SLICES and num > each.shape[1]:
+  reach = max([worker.moments.num for worker in view.workers])
+  if num and (reach <= num or each.shape[1] < min(num, _MIN_SLICES)):
     each = steps
   if not each.size:
     return None

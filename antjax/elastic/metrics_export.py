@@ -46,6 +46,12 @@ _WORKER = {
   'cpu_share': 'antjax_worker_cpu_ratio',
   'rss_bytes': 'antjax_worker_memory_bytes',
 }
+_TIME = {
+  'goodput': 'antjax_job_goodput_ratio',
+  'new_steps_s': 'antjax_job_new_steps_seconds',
+  'repeated_steps_s': 'antjax_job_repeated_steps_seconds',
+  'other_s': 'antjax_job_other_seconds',
+}
 _DATA = {
   'epoch': 'antjax_data_epoch',
   'num_records': 'antjax_data_records',
@@ -79,6 +85,11 @@ _GAUGES = {
   'antjax_job_samples_per_second': 'Samples of all workers a second, over the'
   ' short window.',
   'antjax_job_remaining_samples': 'Samples to the end of the job.',
+  'antjax_job_goodput_ratio': 'Share of the time since the coordinator began in'
+  ' steps that were not done before.',
+  'antjax_job_new_steps_seconds': 'Seconds in such steps.',
+  'antjax_job_repeated_steps_seconds': 'Seconds in steps done again.',
+  'antjax_job_other_seconds': 'Seconds in no step: starts, compilation, saves.',
   'antjax_job_restarts_left': 'Faults after which the job still starts again.',
   'antjax_job_policy_restarts_left': 'Restarts of slow workers that the policy'
   ' may ask for now.',
@@ -122,6 +133,8 @@ def _samples(snapshot: _Json) -> Iterator[_Sample]:
   for job in jobs:
     of_job = {'job_name': job['name']}
     yield from _plain(_JOB, job, of_job)
+    if job['time']:
+      yield from _plain(_TIME, job['time'], of_job)
     yield from _plain(_PLAN, job['plan'], of_job)
     for phase in ('waiting', 'running', 'ended'):
       is_in = job['phase'] == phase

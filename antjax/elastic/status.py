@@ -78,6 +78,9 @@ class Snapshots:
   # ask for now.
   idle_reason_fn: Callable[[str], str] = lambda job: ''
   policy_restarts_left_fn: Callable[[JobState], int | None] = lambda job: None
+  goodput_fn: Callable[[str, float], dict[str, Any] | None] = lambda job, now: (
+    None
+  )
   rates: Rates = dataclasses.field(default_factory=Rates)
 
   def take(
@@ -145,6 +148,7 @@ class Snapshots:
         str(code): count
         for code, count in list(view.exit_codes.items())[:MAX_EXIT_CODES]
       },
+      'time': self.goodput_fn(job.name, steady_s),
       'plan': _fields(job.plan, 'version lr_scale deadline_s reason'),
       **self._workers(job, view, steady_s, share(MAX_WORKERS)),
       **_listed(
@@ -227,6 +231,13 @@ class Snapshots:
   def _actions(self, job: JobState) -> list[dict[str, Any]]:
     """Returns what happened to the job and why, newest first."""
     noted = [(unix_s, text, '') for unix_s, text in job.actions]
+    # What the job has done itself is there already, with the same reason.
+    logged = [
+      entry
+      for entry in self.log.entries(job.name)
+      if entry[1] != 'KILL_RESTART'
+      or not any(text.endswith(f': {entry[2]}') for _, text in job.actions)
+    ]
     return sorted(
       (
         {
@@ -234,7 +245,7 @@ class Snapshots:
           'text': _text(text),
           'reason': _text(reason),
         }
-        for unix_s, text, reason in [*noted, *self.log.entries(job.name)]
+        for unix_s, text, reason in [*noted, *logged]
       ),
       key=lambda action: action['unix_s'],
       reverse=True,

@@ -245,6 +245,9 @@ function cards(job) {
       card(count(job.step), 'step'),
       card(short(job.samples_per_s), 'samples/s'),
       known(job.remaining_s) && card(seconds(job.remaining_s), 'left'),
+      job.time && card(`${Math.round(100 * job.time.goodput)} %`, 'goodput',
+        ` · again ${seconds(job.time.repeated_steps_s)}, other ` +
+        seconds(job.time.other_s)),
       card(count(job.num_workers), 'workers'),
       card(job.generation ? String(job.generation) : '–', 'generation'),
       card(count(job.restarts_used), 'restarts used',

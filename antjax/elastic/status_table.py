@@ -98,6 +98,8 @@ def _head(job: _Json) -> rich.text.Text:
   ]
   if job['remaining_s'] is not None:
     facts.append(f'{duration(job["remaining_s"])} left')
+  if time := job.get('time'):
+    facts.append(f'goodput {time["goodput"]:.0%}')
   if plan['version']:
     facts.append(f'plan {plan["version"]}, lr x {plan["lr_scale"]:g}')
   return rich.text.Text.assemble(

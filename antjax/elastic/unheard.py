@@ -10,15 +10,20 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.job_state import JobState
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.liveness import holders
-from antjax.elastic.protocol import Refused
+from antjax.elastic.protocol import beat_s, Refused
+
+_RECONNECT_S = 5.0  # That workers take at most to find it again.
 
 
 class Unheard:
   """Workers of each job that have not been heard of yet."""
 
-  def __init__(self, jobs: Jobs, until: float):
-    """Takes those of the jobs; after `until` nobody is waited for."""
-    self._until = until
+  def __init__(self, jobs: Jobs, now: float, most_s: float):
+    """Takes those of the jobs; after `most_s` nobody is waited for.
+
+    Who speaks later, and knows more, still sends all back to the checkpoint.
+    """
+    self._until: dict[str, float] = {}
     self._names: dict[str, set[str]] = {}
     self._generations: dict[str, int] = {}
     for name in jobs.names():
@@ -30,6 +35,8 @@ class Unheard:
       if names:
         self._names[name] = names
         self._generations[name] = job.generation
+        wait_s = _RECONNECT_S + 2 * beat_s(1.0, len(names))
+        self._until[name] = now + min(most_s, wait_s)
 
   def hear(self, head: pb.Head) -> None:
     """Notes that a worker, or its agent that runs none, has spoken."""
@@ -43,7 +50,7 @@ class Unheard:
       return
     if (
       not names
-      or now > self._until
+      or now > self._until[job.name]
       or (job.generation != self._generations[job.name])
     ):
       del self._names[job.name]

@@ -182,8 +182,7 @@ class EmbeddingTables:
       positions[stack].append(
         feature.positions(np.asarray(leaf)).reshape(num_devices, -1)
       )
-    indices: dict[str, list[np.ndarray]] = {}
-    routing = {}
+    indices, routing = dict[str, list[np.ndarray]](), {}
     for name, arrays in positions.items():
       if arrays:
         indices[name], routing[name] = routing_lib.deduplicate(
@@ -397,5 +396,5 @@ class EmbeddingTables:
   def bytes_per_device(self) -> dict[str, int]:
     """Stack name to bytes of its table and slots on each device."""
     sizes = jax.tree.map(lambda x: x.size * x.dtype.itemsize, self.shapes)
-    pieces = {name: stack.num_owners for name, stack in self._stacks.items()}
-    return {n: sum(jax.tree.leaves(sizes[n])) // pieces[n] for n in pieces}
+    of = self._stacks
+    return {n: sum(jax.tree.leaves(sizes[n])) // of[n].num_owners for n in of}

@@ -6,7 +6,7 @@ import random
 
 import pyarrow.parquet as pq
 
-from antjax.data import coded_rows, schema_file
+from antjax.data import coded_rows, schema_file, view_tasks
 from antjax.data.task_spans import TaskConfig
 from tests.data import views
 
@@ -65,6 +65,7 @@ def test_many_columns_have_ids_of_the_values_of_training(tmp_path):
 def test_columns_of_too_many_values_are_joined(tmp_path, monkeypatch):
   make(tmp_path, 'a')
   monkeypatch.setattr(coded_rows, 'MAX_VALUES', 1800)
+  monkeypatch.setattr(view_tasks, '_WIDE', 3)  # Ranked apart, too.
   make(tmp_path, 'b')
   files = [views.files_of(tmp_path / name / 'tasks') for name in 'ab']
   assert files[0] == files[1]

@@ -9,7 +9,7 @@ import pytest
 
 from antjax.elastic import hindsight, policy
 from antjax.elastic.actions import AdjustBatch, BackupWorkers, Nothing
-from antjax.elastic.view import ClusterView, WorkerView
+from antjax.elastic.view import ClusterView, StepMoments, WorkerView
 
 _NUM = 40  # Slices.
 
@@ -142,3 +142,22 @@ def test_steps_longer_than_slices_are_looked_at_one_by_one():
   np.testing.assert_allclose(
     hindsight.speeds(view), [[1, 1], [1, 1], [1, 4], [1, 4]]
   )
+
+
+def test_long_steps_are_told_apart_although_their_reports_are_not():
+  """Steps of three slices: each report falls into one of its own."""
+  slow = [0.4 if step % 3 == 0 else 0.1 for step in range(12)]
+  first = [x for _ in slow for x in (0.1, None, None)]
+  second = [x for speed in slow for x in (None, None, speed)]
+  view = _view([first, second])
+  workers = [
+    dataclasses.replace(
+      worker,
+      newest=tuple(x for x in worker.history if x),
+      moments=StepMoments(num=12),
+    )
+    for worker in view.workers
+  ]
+  view = dataclasses.replace(view, workers=tuple(workers))
+  assert hindsight.speeds(view).shape == (12, 2)
+  assert hindsight.best_rule(view, 16).has_deadline

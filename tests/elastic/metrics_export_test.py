@@ -29,7 +29,14 @@ def _parse(text):
 
 def _lively():
   snapshot = status_examples.lively().snapshot(
-    journal=_JOURNAL, policy_restarts_left_fn=lambda job: 1
+    journal=_JOURNAL,
+    policy_restarts_left_fn=lambda job: 1,
+    goodput_fn=lambda job, now: {
+      'goodput': 0.75,
+      'new_steps_s': 75.0,
+      'repeated_steps_s': 5.0,
+      'other_s': 20.0,
+    },
   )
   return _parse(metrics_export.render(snapshot))
 

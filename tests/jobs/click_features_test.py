@@ -4,6 +4,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -247,6 +248,12 @@ def test_an_epoch_that_streams_has_each_row_once_in_the_ledger_s_order(both):
   rest, _ = epoch(streamed, 'c', state)
   for one, two in zip(rest, found[2:]):
     assert_equal(one, two)
+
+
+def test_each_process_needs_a_window(both, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 3)
+  with pytest.raises(ValueError, match='no window for each of 3 processes'):
+    both[1].training(_Model(), 3, 'few')
 
 
 def test_gaps_of_time_are_not_streamed(folder, tmp_path, caplog):

@@ -252,6 +252,13 @@ class ScenarioData:
       len(clicks), seed=seed
     )
     if self.window:
+      hosts = jax.process_count() if self._job.agent is None else 1
+      if self.window * (hosts - 1) >= len(clicks):
+        raise ValueError(
+          f'shuffle_rows={self._config.shuffle_rows}: {len(clicks):,} rows have'
+          f' no window for each of {hosts} processes; needed: at most'
+          f' {len(clicks) // hosts:,}, or --stream=no.'
+        )
       source = shuffled_index.ShuffledBlocks(
         len(clicks),
         streamed.rows.read if streamed is not None else None,
