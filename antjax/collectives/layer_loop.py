@@ -171,15 +171,20 @@ def run(
       return (d_flat, following, (pending, sent), sums, d_others), None
 
     d_others = [jnp.zeros_like(x) for x, f in zip(others, is_float) if f]
-    layer = whole(pieces, num_layers - 1)
-    following = whole(pieces, num_layers - 2)
+    # Numbers that XLA cannot know: it would keep layers whole from the forward
+    # pass on where a short loop is none.
+    end, d_flat = lax.optimization_barrier((jnp.int32(num_layers - 1), d_flat))
+    layer = whole(pieces, end)
+    following = whole(pieces, end - 1)
     d_flat, pending, d_others = back(last, layer, d_flat, d_others)
     state = d_flat, following, (pending, None), sums, d_others
     first = num_layers - 2  # In the loop.
     if cross is not None:  # Now something has been reduced, too.
-      state, _ = step(state, first)
+      state, _ = step(state, end - 1)
       first -= 1
-    state, _ = lax.scan(step, state, jnp.arange(first, 0, -1))
+    state, _ = lax.scan(
+      step, state, end - jnp.arange(num_layers - 1 - first, num_layers - 1)
+    )
     d_flat, layer, waiting, sums, d_others = state
     waiting, sums = reduced(waiting, sums, 0)
     d_flat, pending, d_others = back(at(0), layer, d_flat, d_others)
