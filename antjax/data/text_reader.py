@@ -126,9 +126,9 @@ def _after_header(
     raise ValueError(
       f'{path} has {fault}; needed are LF or CRLF, the same in the whole file.'
     )
-  # As pandas calls what it wrote without a name.
   found = _fields(line, layout.dialect)
-  found = [name or f'Unnamed: {i}' for i, name in enumerate(found)]
+  if line:  # As pandas calls what it wrote without a name.
+    found = [name or f'Unnamed: {i}' for i, name in enumerate(found)]
   if found != [*layout.header]:
     shown = ', '.join(found)[:500]
     lacking = [name for name in layout.header if name not in found]
