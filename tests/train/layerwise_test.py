@@ -394,7 +394,7 @@ def test_a_run_moves_through_all_codes(tmp_path):
     ('GGG', 'ho_ring'),
     *(
       pytest.param(code, algorithm, marks=pytest.mark.slow)
-      for code in ('NNN', 'IIG', 'GGG')
+      for code in ('NNN', 'NIG', 'GGG')
       for algorithm in ('ring', 'hierarchical', 'ho_ring')
     ),
   ],
