@@ -33,6 +33,7 @@ from antjax.mesh.paro import Level
 # Below this a dense copy on every device is as fast as an exchange.
 _MAX_REPLICATED_ROWS = 16_384
 # Rows made at once, so that new tables take little memory beside their own.
+_VECTOR = 64  # Rows: at least the numbers that a CPU's loop takes at once.
 _INIT_BLOCK = 65_536
 # Two levels are taken where one sends so many times as much between groups, of
 # which there are some.
@@ -219,7 +220,10 @@ def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
     row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
     return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
 
-  rows = jax.vmap(new_row)(ids.reshape(-1))
+  # XLA rounds the last bits otherwise at the end of a loop that does not fill a
+  # vector, and where it fuses the loop with what reads the rows.
+  flat = jnp.pad(ids.reshape(-1), (0, -ids.size % _VECTOR))
+  rows = lax.optimization_barrier(jax.vmap(new_row)(flat))[: ids.size]
   return rows.reshape(*ids.shape, spec.embedding_dim)
 
 

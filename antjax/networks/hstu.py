@@ -10,14 +10,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from antjax.networks.deep import Deep
-from antjax.networks.network import (
-  ClickNetwork,
-  DeepConfig,
-  History,
-  Inputs,
-  Sizes,
-)
+from antjax.networks.network import DeepConfig, History, Sizes
+from antjax.networks.sequences import SequenceNetwork
 
 # Shape suffixes: B = rows, Q = queries, K = keys, P = places, D = width, H =
 # heads, d = D / H.
@@ -135,10 +129,17 @@ class HSTUSequence(nnx.Module):
   """Layers over a history, then the candidate, to the candidate's: [B, D]."""
 
   def __init__(
-    self, dim: int, num_places: int, config: 'HSTU.Config', *, rngs: nnx.Rngs
+    self,
+    sizes: Sizes,
+    num_places: int,
+    config: 'HSTU.Config',
+    *,
+    rngs: nnx.Rngs,
   ):
     self.layers = nnx.List(
-      HSTULayer(dim, config.num_heads, num_places + 1, rngs=rngs)
+      HSTULayer(
+        sizes.history_width, config.num_heads, num_places + 1, rngs=rngs
+      )
       for _ in range(config.num_layers)
     )
 
@@ -156,7 +157,7 @@ class HSTUSequence(nnx.Module):
     return last(x, place, num_last=1)[:, 0]
 
 
-class HSTU(ClickNetwork):
+class HSTU(SequenceNetwork):
   """Hierarchical sequential transduction units over history and candidate.
 
     y = MLP([v, HSTU(k_1, ..., k_M, q)])
@@ -167,7 +168,7 @@ class HSTU(ClickNetwork):
   Source: Zhai et al. 2024, https://arxiv.org/abs/2402.17152, section 3.
   """
 
-  needs = frozenset({'history'})
+  Reader = HSTUSequence
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Config(DeepConfig):
@@ -175,15 +176,3 @@ class HSTU(ClickNetwork):
 
     num_layers: Annotated[int, 'Layers.'] = 2
     num_heads: Annotated[int, 'Heads.'] = 2
-
-  def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
-    self.sequences = nnx.List(
-      HSTUSequence(sizes.history_width, num_places, config, rngs=rngs)
-      for num_places in sizes.histories
-    )
-    width = sizes.flat_width + len(sizes.histories) * sizes.history_width
-    self.deep = Deep(width, config.widths, rngs=rngs)
-
-  def __call__(self, x: Inputs) -> jax.Array:
-    read = [f(h) for f, h in zip(self.sequences, x.histories, strict=True)]
-    return self.deep(jnp.concatenate([x.flat, *read], axis=-1))

@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 from flax import nnx
 import jax
@@ -145,7 +145,30 @@ class SequenceTransformer(nnx.Module):
     return jnp.sum(sequence * weight, axis=1) / jnp.sum(weight, axis=1)
 
 
-class BST(ClickNetwork):
+class SequenceNetwork(ClickNetwork):
+  """y = MLP([v, what is read of each history]), with a reader for each.
+
+  A subclass names its `Reader`: a module made of (sizes, places, config) that
+  turns a `History` into [B, D].
+  """
+
+  needs = frozenset({'history'})
+  Reader: type[Any]
+
+  def __init__(self, sizes: Sizes, config: Any, *, rngs: nnx.Rngs):
+    self.sequences = nnx.List(
+      self.Reader(sizes, num_places, config, rngs=rngs)
+      for num_places in sizes.histories
+    )
+    width = sizes.flat_width + len(sizes.histories) * sizes.history_width
+    self.deep = Deep(width, config.widths, rngs=rngs)
+
+  def __call__(self, x: Inputs) -> jax.Array:
+    read = [f(h) for f, h in zip(self.sequences, x.histories, strict=True)]
+    return self.deep(jnp.concatenate([x.flat, *read], axis=-1))
+
+
+class BST(SequenceNetwork):
   """Behavior sequence transformer: attention over history and candidate.
 
     y = MLP([v, T(k_1 + p_1, ..., k_M + p_M, q + p_q)])
@@ -157,7 +180,7 @@ class BST(ClickNetwork):
   Source: Chen et al. 2019, https://arxiv.org/abs/1905.06874, section 2.
   """
 
-  needs = frozenset({'history'})
+  Reader = SequenceTransformer
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Config(DeepConfig):
@@ -165,15 +188,3 @@ class BST(ClickNetwork):
 
     num_layers: Annotated[int, 'Layers.'] = 2
     num_heads: Annotated[int, 'Heads.'] = 2
-
-  def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
-    self.sequences = nnx.List(
-      SequenceTransformer(sizes, num_places, config, rngs=rngs)
-      for num_places in sizes.histories
-    )
-    width = sizes.flat_width + len(sizes.histories) * sizes.history_width
-    self.deep = Deep(width, config.widths, rngs=rngs)
-
-  def __call__(self, x: Inputs) -> jax.Array:
-    read = [f(h) for f, h in zip(self.sequences, x.histories, strict=True)]
-    return self.deep(jnp.concatenate([x.flat, *read], axis=-1))
