@@ -42,6 +42,7 @@ _SCRIPTS = {
   'score-gmeta': 'gmeta.score',
   'score-clicks': 'clicks.score',
   'apply-delta': 'apply_delta',
+  'serve': 'serve',
   'recommend': 'llm_rec.recommend',
   'coordinator': 'coordinator',
   'agent': 'agent',
