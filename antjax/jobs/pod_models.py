@@ -51,14 +51,14 @@ _LM = plan_models.PRESETS['tiny']
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class MadeUpData:
   """Sizes of the made-up data."""
 
   num_rows: int = 1_000_000  # Users, or behaviors; items are a tenth.
   rows: int = 1  # Rows in a device's micro-batch of the batches' values.
 
 
-_SIZES = Sizes()
+_SIZES = MadeUpData()
 
 
 def _ids(num_ids: int, *shape: int) -> np.ndarray:
@@ -67,7 +67,7 @@ def _ids(num_ids: int, *shape: int) -> np.ndarray:
   return rng.integers(0, num_ids, shape, np.int32)
 
 
-def gmeta(mesh: Mesh, of: Sizes = _SIZES) -> PlanModel:
+def gmeta(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
   """G-Meta's default algorithm, and the exchange of the tasks' rows."""
   sizes = {'user': of.num_rows, 'item': of.num_rows // 10, 'genres': 1000}
   features = {
@@ -103,7 +103,7 @@ def gmeta(mesh: Mesh, of: Sizes = _SIZES) -> PlanModel:
   )
 
 
-def clicks(mesh: Mesh, of: Sizes = _SIZES) -> PlanModel:
+def clicks(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
   """A click model of ids, numbers and a history, with tables over the pod."""
   sizes = DataSizes(
     num_users=of.num_rows,
@@ -143,7 +143,7 @@ def clicks(mesh: Mesh, of: Sizes = _SIZES) -> PlanModel:
   )
 
 
-def bahe(mesh: Mesh, of: Sizes = _SIZES) -> PlanModel:
+def bahe(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
   """BAHE over a store of behaviors that is split over a group's devices."""
   num, owners = of.num_rows, group_size(mesh)
   sizes = BehaviorSizes(
@@ -213,7 +213,7 @@ def bahe(mesh: Mesh, of: Sizes = _SIZES) -> PlanModel:
   )
 
 
-def llm_rec(mesh: Mesh, of: Sizes = _SIZES) -> PlanModel:
+def llm_rec(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
   """LLM-Rec: packed texts of users and of distinct items."""
   del mesh
   loss_config = LossConfig()

@@ -62,7 +62,7 @@ def model_of(job: str, mesh: Mesh, shape: Shape, num_rows: int) -> PlanModel:
   """The model of a job; `lm` is the preset tiny."""
   if job == 'lm':
     return plan_models.load('tiny')
-  return pod_models.JOBS[job](mesh, pod_models.Sizes(num_rows, shape.rows))
+  return pod_models.JOBS[job](mesh, pod_models.MadeUpData(num_rows, shape.rows))
 
 
 def run(
