@@ -174,6 +174,11 @@ def test_a_run_over_a_store(folder, tmp_path, num_low):
   changes = {'store': store, 'num_low': num_low, 'check_memory': num_low == 1}
   if num_low == 1:
     changes |= {'tuning': 'lora', 'lora_rank': 2}
+  else:
+    vector = VectorConfig(
+      pooling='mean', normalize=True, whiten=True, token_vectors=True
+    )
+    changes |= {'vector': vector, 'stage1_steps': 2}
   train(folder, run_dir, num_steps=2, export=False, **changes)
   results = train(folder, run_dir, num_steps=4, with_hybrid=True, **changes)
   lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
@@ -327,6 +332,7 @@ def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
     ({'only_domain': 'a', 'without_domain': 'a'}, 'nothing is left'),
     ({'num_chunks': 0}, 'num_chunks=0'),
     ({'num_low': 1}, 'give --store'),
+    ({'stage1_steps': 2}, 'give --store'),
     ({'store': 's', 'start': 'random'}, 'pretrained layers make of titles'),
     ({'store': 's', 'num_chunks': 2}, 'nothing to cut'),
     ({'store': 's', 'loss': LossConfig()}, 'shared or in_batch'),
