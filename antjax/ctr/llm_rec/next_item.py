@@ -246,33 +246,6 @@ def _user_vectors(model, params, vectors, inputs_BT, last_B):
   return model._scaled(h_BD)
 
 
-def whiten(vectors: np.ndarray) -> np.ndarray:
-  """Text vectors of mean 0 and covariance 1, float32 [N, X].
-
-  Row 0, the padding, counts for nothing and becomes 0.
-  """
-  map_XX, offset_X = whitening(vectors)
-  found = np.asarray(vectors, np.float32) @ map_XX + offset_X
-  found[0] = 0
-  return found
-
-
-def whitening(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """(map [X, X], offset [X]), float32: x map + offset is x whitened.
-
-  Source: Su et al. 2021, https://arxiv.org/abs/2103.15316. Row 0 counts for
-  nothing. The first directions are those in which the vectors differ most;
-  those in which they hardly differ become 0.
-  """
-  rest = np.asarray(vectors[1:], np.float64)
-  centred = rest - rest.mean(axis=0)
-  values, axes = np.linalg.eigh(centred.T @ centred / max(len(rest), 1))
-  values, axes = values[::-1], axes[:, ::-1]
-  scale = np.where(values > 1e-6 * values.max(), values, np.inf) ** -0.5
-  found = (axes * scale).astype(np.float32)
-  return found, (-rest.mean(axis=0) @ found).astype(np.float32)
-
-
 def _unit(x: jax.Array) -> jax.Array:
   """Vectors of length 1; the gradient at 0 is finite."""
   return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)

@@ -81,7 +81,7 @@ class StoredRec(nnx.Module):
       loss_config: Configuration of the loss; None: the published one's.
       max_history: Longest sequence of titles.
       rarity_V: Rarity of each token, [V], for `vector.word_dim`.
-      whitening: From `next_item.whitening` of all titles, for `vector.whiten`;
+      whitening: From `untrained.whitening` of all titles, for `vector.whiten`;
         None: the caller loads it.
       rngs: Source of the head's random numbers.
     """

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr.bahe import encode
-from antjax.ctr.llm_rec import next_item, stored, untrained
+from antjax.ctr.llm_rec import stored, untrained
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec
@@ -138,12 +138,12 @@ def test_whitened_titles_begin_as_whitened_rows():
       'mean',
       vector,
       max_history=4,
-      whitening=next_item.whitening(rows),
+      whitening=untrained.whitening(rows),
       rngs=nnx.Rngs(1),
     )
 
   encoder = StoredEncoder(model_of(2), rows, TOKENS[:, :0], max_history=4)
-  expected = untrained.unit(next_item.whiten(rows))
+  expected = untrained.unit(untrained.whiten(rows))
   np.testing.assert_allclose(encoder.item_vectors(), expected, atol=1e-4)
   # A user is the mean of such titles.
   both = untrained.unit(expected[[1]] + expected[[3]])
