@@ -85,20 +85,20 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 7_765,  # See docs/design/house.md.
-  'antjax/data': 11_795,  # See docs/design/house.md.
+  'antjax/ctr': 7_785,  # See docs/design/house.md.
+  'antjax/data': 11_912,  # See docs/design/house.md.
   'antjax/elastic': 9_960,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 15_570,  # See docs/design/house.md.
+  'antjax/jobs': 15_805,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
   'antjax/shards': 2_968,
   'antjax/train': 5_970,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 11_920,
-  'tests': 60_865,  # See docs/design/house.md.
-  'antjax/networks': 2_660,  # See docs/design/house.md.
+  'benchmarks': 12_056,
+  'tests': 61_180,  # See docs/design/house.md.
+  'antjax/networks': 2_742,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()
