@@ -74,7 +74,7 @@ _BUDGETS = {
   'antjax/networks': 2_600,
   'antjax/plan': 3_200,
   'antjax/report': 1_500,
-  'antjax/serving': 2_580,  # 490 of them a server.
+  'antjax/serving': 3_190,  # 490 of them a server.
   'antjax/shards': 2_400,
   'antjax/train': 4_200,
   'benchmarks': 8_500,
@@ -89,7 +89,7 @@ _OVER_BUDGET = {
   'antjax/data': 11_795,  # See docs/design/house.md.
   'antjax/elastic': 9_960,
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 14_660,  # See docs/design/house.md.
+  'antjax/jobs': 14_730,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
   'antjax/shards': 2_968,
@@ -97,7 +97,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 11_920,
-  'tests': 60_730,  # See docs/design/house.md.
+  'tests': 60_920,  # See docs/design/house.md.
   'antjax/networks': 2_660,  # See docs/design/house.md.
 }
 _CIRCLES = {}
