@@ -84,7 +84,7 @@ def write(
   payload = io.BytesIO()
   np.savez(payload, **arrays)  # type: ignore[arg-type]
   content = payload.getvalue()
-  head = {
+  head: dict[str, Any] = {
     'format': FORMAT,
     'format_version': FORMAT_VERSION,
     'sequence': sequence,
