@@ -176,9 +176,11 @@ class Monitor:
       for at, seconds in known.pending
       if now - at <= self._config.pending_memory_s
     ]
+    losses = [w.loss for w in members.values() if w.loss is not None]
     return ClusterView(
       job=job,
       generation=known.generation,
+      loss=max(losses)[1] if losses else None,
       workers=tuple(views[name] for name in sorted(views)),
       global_micro_batches=known.global_micro_batches,
       lr_scale=known.lr_scale,

@@ -92,6 +92,7 @@ def _head(job: _Json) -> rich.text.Text:
   facts = [
     f'generation {job["generation"]}',
     f'step {_count(job["step"])}',
+    *([] if job.get('loss') is None else [f'loss {job["loss"]:.4g}']),
     f'{_count(job["samples_per_s"])} samples/s',
     f'{job["num_workers"]:,} workers',
     f'{job["restarts_used"]} restarts used, {job["restarts_left"]} left',

@@ -319,6 +319,7 @@ def _elastic_programs(
     f'--max_hosts={config.hosts}',
     *(f'--{name}={getattr(config, name)}' for name in shared),
     f'--status_port={config.status_port or worker_env.free_port()}',
+    '--node_check=off',  # The hosts are one machine.
     _RESTART_ENDED,
   ]
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.join(
