@@ -38,7 +38,7 @@ from antjax.elastic.process_group import (
   ProcessGroup,
 )
 from antjax.elastic.pulse import EXIT_STALE
-from antjax.elastic.rendezvous import EXIT_REPLACED
+from antjax.elastic.rendezvous import EXIT_PREEMPTED, EXIT_REPLACED
 from antjax.elastic.rendezvous_room import EXIT_WRONG_USAGE
 
 _POLL_S = 0.1
@@ -84,7 +84,7 @@ class Supervisor:
     self._exit_code: int | None = None
     self._stop_signal: int | None = None
     self._kill_at = float('inf')
-    self._is_asked_to_stop = False
+    self._is_asked_to_stop = self._is_preempted = False
     # What the next beat says; the lock also guards the two versions.
     self._changed = threading.Condition()
     self._version = 1
@@ -106,11 +106,23 @@ class Supervisor:
     """
     self._events.put(functools.partial(self._on_signal, number))
 
+  def preempt(self, reason: str) -> None:
+    """Has the worker save and this process exit: the host will be gone."""
+
+    def leave() -> None:
+      if self._stop_signal is None:
+        self.say(f'this host is preempted: {reason}.')
+        self._is_preempted = True
+        self._on_signal(signal.SIGTERM)
+
+    self._events.put(leave)
+
   def run(self) -> int:
     """Runs until the job is over or this host leaves; returns an exit code.
 
     0: the job succeeded; 1: it failed; 75: this host is to be replaced, or the
-    coordinator was away for `give_up_s`; 128 + signal: it was stopped.
+    coordinator was away for `give_up_s`; 76: it is preempted; 128 + signal: it
+    was stopped.
     """
     beats = threading.Thread(target=self._beat, daemon=True)
     beats.start()
@@ -258,7 +270,7 @@ class Supervisor:
     self._flush(flush_s)  # How the worker ended.
     self._note(status=_Beat.IDLE)
     self._flush(flush_s)
-    self._exit_code = code
+    self._exit_code = EXIT_PREEMPTED if self._is_preempted else code
 
   def _note(self, **fields: Any) -> None:
     """Sets what the next beat says, and sends it now."""

@@ -45,6 +45,7 @@ from antjax.elastic.rendezvous_room import (
 # Exit codes of an agent's process, for what started it.
 EXIT_FAILED = 1
 EXIT_REPLACED = 75  # Start another one, elsewhere if possible.
+EXIT_PREEMPTED = 76  # The same: its host is gone soon.
 
 _MAX_SAME_ERRORS = 3  # An error that repeats so often ends the job.
 _MAX_CAUSES = 3  # Hosts named beside the one whose worker died first.

@@ -16,7 +16,8 @@ seconds. Ctrl-C does the same without a limit; a second one kills. Whatever ends
 the agent, `kill -9` included, ends its worker.
 
 Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced, or
-no coordinator came back within --give_up_s; 128 + signal after a signal.
+no coordinator came back within --give_up_s; 76 it is preempted, by a notice of
+its cloud (--preemption), and another is welcome; 128 + signal after a signal.
 
 Needs no JAX itself: it only minds processes.
 """
@@ -35,7 +36,7 @@ from absl import flags
 
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import host_sockets, rotation, security
+from antjax.elastic import host_sockets, preemption, rotation, security
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.host_check import HostCheck
 from antjax.elastic.process_group import Guard, Output
@@ -122,12 +123,25 @@ class Config:
     'Folder whose disk is measured where launch/coordinator.py has hosts'
     " checked (--node_check); empty: the worker's --run_dir, if it has one.",
   ] = ''
+  preemption: Annotated[
+    str,
+    'gce or ec2: ask the metadata of that cloud for notices of preemption; the'
+    ' worker saves then, as after a SIGTERM. Empty: only signals tell.',
+  ] = ''
+  metadata_address: Annotated[
+    str, 'With --preemption: host:port to ask; empty: 169.254.169.254:80.'
+  ] = ''
   grace_s: Annotated[
     float,
-    'Seconds that the worker has to save after a SIGTERM, before SIGKILL.',
+    'Seconds that the worker has to save after a SIGTERM or a notice, before'
+    ' SIGKILL.',
   ] = 30.0
 
   def __post_init__(self) -> None:
+    if self.preemption and self.preemption not in preemption.KINDS:
+      raise ValueError(
+        f'preemption={self.preemption} must be gce, ec2 or empty.'
+      )
     for name in (
       'min_hosts',
       'max_hosts',
@@ -288,6 +302,10 @@ def main(config: Config, command: Sequence[str]) -> int:
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
       signal.signal(number, lambda number, _: supervisor.signal(number))
+    if config.preemption:
+      preemption.PreemptionWatch(
+        config.preemption, config.metadata_address, supervisor.preempt, say
+      )
     code = supervisor.run()
   guard.close()
   held.close()

@@ -58,7 +58,7 @@ _ELASTIC = (  # Flags that need --elastic.
 _RESTART_ENDED = '--restart_ended'
 # Not the scripts of launch/, which an installed antjax does not have.
 _CONSOLE = ('-m', 'antjax.jobs.console')
-_REPLACED = 75  # What an agent says whose host is to be replaced.
+_REPLACED = (75, 76)  # What agents say whose hosts are replaced or preempted.
 
 
 @dataclasses.dataclass
@@ -154,7 +154,7 @@ class _Cluster:
 
   def _ended(self, host: _Program, code: int, running: list[_Program]) -> None:
     if self._service is not None and not self._is_ending():
-      if code < 0 or code == _REPLACED:
+      if code < 0 or code in _REPLACED:
         _say(f'{host.name} {describe_exit(code)}; starting it again.')
         host.start(self._guard, self._output)
         return
