@@ -268,7 +268,7 @@ class Supervisor:
     if self._stop_signal is None:
       self._stop_signal = signal.SIGTERM
     self._flush(flush_s)  # How the worker ended.
-    self._note(status=_Beat.IDLE)
+    self._note(status=_Beat.IDLE, exit_code=self._said.exit_code)
     self._flush(flush_s)
     self._exit_code = EXIT_PREEMPTED if self._is_preempted else code
 

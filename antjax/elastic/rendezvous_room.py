@@ -304,8 +304,10 @@ class GenerationProblem:
   is_final: bool = False  # It would recur, so that the job ends.
 
 
-def _left(name: str, at: float) -> GenerationProblem:
-  return GenerationProblem(at, False, f'{name}: its host left', counts=False)
+def _left(name: str, at: float, code: int = 0) -> GenerationProblem:
+  # One that a signal has killed has not stopped with the others, who wait.
+  reason = f'{name}: its host left'
+  return GenerationProblem(at, code < 0, reason, counts=False)
 
 
 def problems_of(
@@ -339,7 +341,7 @@ def problems_of(
           reason = f'{name}: no beat of its agent for {now - since:.0f} s'
           yield GenerationProblem(since, True, reason)
     elif agent.has_left:
-      yield _left(name, agent.changed_at)
+      yield _left(name, agent.changed_at, agent.beat.exit_code)
     elif agent.took_over == job.generation:
       if agent.is_after_leaver:
         yield _left(name, agent.first_seen)
@@ -351,7 +353,7 @@ def problems_of(
       yield GenerationProblem(agent.first_seen, True, reason, counts=False)
     elif agent.has_exited_from(job.generation):
       if agent.is_leaving:
-        yield _left(name, agent.changed_at)
+        yield _left(name, agent.changed_at, agent.beat.exit_code)
       elif agent.beat.exit_code:
         was_stopped = agent.beat.exit_code in _STOPPED
         yield GenerationProblem(
