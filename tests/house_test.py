@@ -87,9 +87,9 @@ _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
   'antjax/data': 11_795,  # See docs/design/house.md.
-  'antjax/elastic': 10_700,  # 620 of them checks of hosts.
+  'antjax/elastic': 10_850,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 14_310,  # See docs/design/house.md.
+  'antjax/jobs': 14_330,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
   'antjax/shards': 2_968,

@@ -92,7 +92,6 @@ def _head(job: _Json) -> rich.text.Text:
   facts = [
     f'generation {job["generation"]}',
     f'step {_count(job["step"])}',
-    *([] if job.get('loss') is None else [f'loss {job["loss"]:.4g}']),
     f'{_count(job["samples_per_s"])} samples/s',
     f'{job["num_workers"]:,} workers',
     f'{job["restarts_used"]} restarts used, {job["restarts_left"]} left',
@@ -101,6 +100,8 @@ def _head(job: _Json) -> rich.text.Text:
     facts.append(f'{duration(job["remaining_s"])} left')
   if time := job.get('time'):
     facts.append(f'goodput {time["goodput"]:.0%}')
+  if job.get('loss') is not None:
+    facts.append(f'loss {job["loss"]:.4g}')
   if plan['version']:
     facts.append(f'plan {plan["version"]}, lr x {plan["lr_scale"]:g}')
   return rich.text.Text.assemble(
