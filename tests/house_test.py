@@ -74,7 +74,7 @@ _BUDGETS = {
   'antjax/networks': 2_600,
   'antjax/plan': 3_200,
   'antjax/report': 1_500,
-  'antjax/serving': 2_200,
+  'antjax/serving': 2_580,  # 490 of them a server.
   'antjax/shards': 2_400,
   'antjax/train': 4_200,
   'benchmarks': 8_500,
@@ -85,11 +85,17 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 7_700,  # See docs/design/house.md.
+  'antjax/ctr': 7_765,  # See docs/design/house.md.
   'antjax/data': 11_795,  # See docs/design/house.md.
+<<<<<<< HEAD
   'antjax/elastic': 10_850,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 14_330,  # See docs/design/house.md.
+=======
+  'antjax/elastic': 9_960,
+  'antjax/lm': 5_360,  # See docs/design/house.md.
+  'antjax/jobs': 15_570,  # See docs/design/house.md.
+>>>>>>> main
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
   'antjax/shards': 2_968,
@@ -97,7 +103,11 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 11_920,
+<<<<<<< HEAD
   'tests': 60_900,  # See docs/design/house.md.
+=======
+  'tests': 60_865,  # See docs/design/house.md.
+>>>>>>> main
   'antjax/networks': 2_660,  # See docs/design/house.md.
 }
 _CIRCLES = {}

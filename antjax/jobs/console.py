@@ -26,6 +26,7 @@ _JOBS = {
   'llm-rec-baselines': 'llm_rec.baselines',
   'plan': 'plan',
   'compile-for-pod': 'compile_for_pod',
+  'accelerator-check': 'accelerator_check',
 }
 # Those that do not: they start without JAX.
 _SCRIPTS = {
@@ -41,6 +42,7 @@ _SCRIPTS = {
   'score-gmeta': 'gmeta.score',
   'score-clicks': 'clicks.score',
   'apply-delta': 'apply_delta',
+  'serve': 'serve',
   'recommend': 'llm_rec.recommend',
   'coordinator': 'coordinator',
   'agent': 'agent',

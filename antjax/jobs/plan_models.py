@@ -86,8 +86,10 @@ class PlanModel:
   params: Any  # Tree of ShapeDtypeStructs (or arrays), the masters.
   scanned: Callable[[str], bool] | None = None  # Which leaves are stacks.
   trainable: Callable[[str], bool] | None = None  # None: all leaves.
-  # As for `Trainer`, and (rows, length) -> tree of ShapeDtypeStructs; for
-  # compiling only.
+  # Key -> params; to run it only.
+  init_fn: Callable[[jax.Array], Any] | None = None
+  # As for `Trainer`, and (rows, length) -> tree of ShapeDtypeStructs or arrays;
+  # for compiling only.
   loss_fn: Callable[..., Any] | None = None
   batch_fn: Callable[[int, int], Any] | None = None
   # (rows, length) -> operations of both passes, recomputation counted. None:
@@ -146,6 +148,7 @@ def load(
 
   return PlanModel(
     jax.eval_shape(lm.init, jax.random.key(0)),
+    init_fn=lm.init,
     scanned=lambda leaf: leaf.startswith('layers'),
     trainable=lora.matching(lora.PATTERN) if lora_rank else None,
     loss_fn=lambda params, batch, rng: lm.merge(params).loss(batch),

@@ -171,6 +171,12 @@ def make_trainer(
     elastic_only=job.agent is not None,
     **shared,
   )
+  if options.get('early_sums') and not paro.sums_cross_early:
+    logging.warning(
+      'early_sums changes nothing under paro=%s: under IIG, NIG and GIG sums'
+      ' leave early.',
+      paro.code,
+    )
   return Trainer(
     loss_fn,
     optimizer,

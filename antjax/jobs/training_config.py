@@ -123,7 +123,33 @@ class ExamplesConfig(TrainingConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LanguageConfig(ExamplesConfig):
+class LayersConfig(ExamplesConfig):
+  """Settings of jobs that train a language model's stack of layers."""
+
+  overlap: Annotated[
+    Literal['auto', 'yes', 'no'],
+    'Whether layers of levels I and G are gathered one ahead, and the gradient'
+    ' of the layer before reduced, while a layer computes; auto: not on CPUs.',
+  ] = 'auto'
+  early_sums: Annotated[
+    bool,
+    "Layers' gradients leave for other groups one by one beside the last"
+    ' micro-batch (codes IIG, NIG and GIG, with overlap and remat).',
+  ] = False
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.early_sums and self.overlap == 'no':
+      raise ValueError('early_sums needs overlap: leave out --overlap=no.')
+
+  def layer_options(self) -> dict[str, Any]:
+    """Options of `Trainer` for a stack of layers."""
+    overlap = {'auto': None, 'yes': True, 'no': False}[self.overlap]
+    return {'overlap': overlap, 'early_sums': self.early_sums}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageConfig(LayersConfig):
   """Settings of jobs that train a language model inside a recommender."""
 
   model: Annotated[

@@ -72,6 +72,15 @@ class PaRO:
     return self.params.letter + self.grads.letter + self.opt_state.letter
 
   @property
+  def sums_cross_early(self) -> bool:
+    """Whether a layer's sums may leave for other groups as soon as made.
+
+    They do where a group holds its sum in pieces and the optimizer's are finer:
+    all that a device sends then is a reduce-scatter of the layer's.
+    """
+    return self.grads is Level.INTRA and self.opt_state is Level.GLOBAL
+
+  @property
   def is_elastic(self) -> bool:
     """Whether groups may do different numbers of micro-batches in a step.
 

@@ -24,6 +24,8 @@ MANIFEST = 'manifest.json'
 FORMAT = 'antjax.serving'
 FORMAT_VERSION = 1
 PARAMS = 'params.npz'
+# What a label may be, by the kind in a manifest; older exports name none.
+LABELS = {'click': (0, 1), 'rating': (1, 2, 3, 4, 5)}
 _MAX_KEY = np.iinfo(np.int64).max
 
 # Shape suffixes: T = tasks (users), R = rows, support or query, K = values of a
@@ -187,8 +189,7 @@ class Model:
 
   def _check_labels(self, labels: np.ndarray) -> None:
     """Refuses labels that training cannot have had."""
-    kinds = {'click': (0, 1), 'rating': (1, 2, 3, 4, 5)}
-    needed = kinds.get(self.manifest.get('kind', ''), ())
+    needed = LABELS.get(self.manifest.get('kind', ''), ())
     is_bad = ~(np.isin(labels, needed) if needed else np.isfinite(labels))
     if is_bad.any():
       known = ', '.join(map(str, needed)) or 'numbers'

@@ -188,18 +188,13 @@ def open_leaves(
 
 
 def crosses_early(layout: Layout, leaf: Leaf) -> bool:
-  """Whether a leaf's sums can leave for other groups layer by layer.
-
-  They do where a group holds its sum in pieces and the optimizer's are finer:
-  all that a device sends then is a reduce-scatter of the layer's.
-  """
+  """Whether a leaf's sums can leave for other groups layer by layer."""
   return (
     leaf.is_stack
     and leaf.is_trained
     and leaf.spec.dim is not None
     and leaf.spec.shape[0] >= _LEAST_LAYERS
-    and layout.paro.grads is Level.INTRA
-    and layout.paro.opt_state is Level.GLOBAL
+    and layout.paro.sums_cross_early
   )
 
 

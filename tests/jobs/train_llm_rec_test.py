@@ -21,6 +21,7 @@ from antjax.jobs.llm_rec import job as train_llm_rec
 from antjax.jobs.llm_rec import recommend
 from antjax.jobs.llm_rec import sweep as llm_rec_sweep
 from antjax.jobs.llm_rec.config import SweepConfig
+from antjax.jobs.llm_rec.served import ServedTitles
 from antjax.train.optimizer import OptimizerConfig
 from tests.jobs import ratings
 from tests.jobs.processes import job_of
@@ -239,6 +240,16 @@ def test_tunings_losses_and_codes(folder, tmp_path, changes):
   recommender, catalogue = llm_rec_export.read(tmp_path / 'run' / 'export')
   (found,) = recommender([[catalogue.titles[4]]], 3)
   assert len(found) == 3 and 4 not in [x.item for x in found]
+  served = ServedTitles(str(tmp_path / 'run' / 'export'))
+  served.warm()
+  request = served.read({'history': [catalogue.titles[4]], 'num': 3})
+  for answer in served.score([request] * 9):
+    keys = [catalogue.keys[x.item] for x in found]
+    assert [x['key'] for x in answer['items']] == keys
+  with pytest.raises(ValueError, match='history, row 1: got 3; needed is a'):
+    served.read({'history': ['a', 3]})
+  with pytest.raises(ValueError, match='num: got 0; needed is an integer, 1'):
+    served.read({'history': ['a'], 'num': 0})
 
 
 @pytest.mark.slow

@@ -86,6 +86,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
     compute_dtype=config.compute_dtype,
     trainable=is_trained,
     scanned=trainer_lib.is_stack,
+    **config.layer_options(),
     activation_bytes=built.activation_bytes,
     tables=tables,
     constants=built.constants,

@@ -32,7 +32,7 @@ from antjax.networks.network import ScenarioMoments
 from antjax.serving import click_functions, exporter
 
 FOLDER = 'export'
-_LATENCY_ROWS = 64  # A function for few rows.
+_FEW_ROWS = (64, 256, 1024)  # Functions for few rows.
 
 
 class Trained(NamedTuple):
@@ -65,7 +65,7 @@ def write(
   shutil.rmtree(staged, ignore_errors=True)
   clicks, _ = data.splits['train'].part(0, 1)
   per_device = -(-config.eval_batch_size // jax.device_count())
-  sizes = sorted({min(_LATENCY_ROWS, per_device), per_device})
+  sizes = sorted({*(n for n in _FEW_ROWS if n < per_device), per_device})
   batch = trained.model.prepare(clicks.batch(np.zeros(1, np.int64), 1))
   functions, params, outputs = click_functions.exported(
     *(trained.model, trained.tables, trained.params, trained.moments),

@@ -31,14 +31,11 @@ import pyarrow.parquet as pq
 from antjax import paths
 from antjax.data import output_folder, records
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
-from antjax.meta.task_network import RatingLevels
 from antjax.report import progress
 from antjax.serving import scorer
-from antjax.serving.loader import Model
+from antjax.serving.loader import LABELS, Model
 
 _BLOCK = 512  # Records read at once.
-# What a label may be, by the kind in a manifest; older exports name none.
-_LABELS = {'rating': RatingLevels.levels, 'click': (0.0, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +100,7 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
     isinstance(x, (int, float)) and math.isfinite(x) for x in user['labels']
   ):
     raise ValueError(f'user={path}: labels must be finite numbers.')
-  known = _LABELS.get(label_kind)
+  known = LABELS.get(label_kind)
   for label in user['labels']:
     if known and label not in known:
       needed = ', '.join(f'{x:g}' for x in known)

@@ -41,7 +41,7 @@ from antjax.lm import lora, pretrained, pretrained_tokenizer
 
 FOLDER = 'export'
 ITEM_VECTORS, ITEMS = 'item_vectors.npy', 'items.parquet'
-_FILE, _HEAD, _HYBRID = 'recommender.json', 'head.npz', 'hybrid.npz'
+FILE, _HEAD, _HYBRID = 'recommender.json', 'head.npz', 'hybrid.npz'
 
 
 def write(
@@ -98,7 +98,7 @@ def write(
     'domains': data.domain_names,
     'data': data.description['name'],
   }
-  (staged / _FILE).write_text(json.dumps(content, indent=2), encoding='utf-8')
+  (staged / FILE).write_text(json.dumps(content, indent=2), encoding='utf-8')
   if folder.exists():
     shutil.rmtree(folder)
   os.replace(staged, folder)
@@ -120,7 +120,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
     FileNotFoundError: The folder holds no recommender.
   """
   folder = paths.fetched(folder, 'folder')
-  path = folder / _FILE
+  path = folder / FILE
   if not path.is_file():
     raise FileNotFoundError(
       f'{path} is not there; give the folder {FOLDER} in the run folder of'

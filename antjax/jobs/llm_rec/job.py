@@ -81,6 +81,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     compute_dtype=config.compute_dtype,
     trainable=is_trained,
     scanned=trainer_lib.is_stack,
+    **config.layer_options(),
     activation_bytes=activations,
   )
   ranker = Ranker(config, trainer, sequences, built)

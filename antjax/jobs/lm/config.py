@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from antjax import paths
 from antjax.data import output_folder
-from antjax.jobs.training_config import ExamplesConfig
+from antjax.jobs.training_config import LayersConfig
 from antjax.lm import generate, pretrained, transformer
 from antjax.train.optimizer import OptimizerConfig
 
@@ -18,7 +18,7 @@ _HOW_TO_COMPUTE = ('remat', 'attention', 'layers_per_step')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ExamplesConfig):
+class Config(LayersConfig):
   """Training of a causal language model."""
 
   run_dir: str = 'runs/lm'

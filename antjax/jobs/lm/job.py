@@ -272,6 +272,7 @@ def make_trainer(
     else None,
     scanned=lambda name: name.startswith('layers'),
     regather=config.regather,
+    **config.layer_options(),
   )
 
 

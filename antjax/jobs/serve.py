@@ -1,0 +1,168 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Serves an exported model over HTTP.
+
+  python -m launch.serve --model=runs/clicks --port=8080
+  curl -s localhost:8080/v1/score -H 'Content-Type: application/json' \
+    -d '{"rows": {"user": "u1", "item": ["i7", "i9"]}}'
+
+The folder is one of launch/train_clicks.py, launch/export_gmeta.py or
+launch/train_llm_rec.py; docs/delivery.md says what each is asked. Requests that
+arrive together are scored together, in sizes that were compiled before the
+first. SIGTERM ends it when all that came is answered.
+"""
+
+import asyncio
+import dataclasses
+import signal
+import sys
+from typing import Annotated, NamedTuple
+
+import uvloop
+
+from antjax import paths
+from antjax.elastic import security
+from antjax.elastic.rotation import Rotating
+from antjax.jobs import script
+from antjax.jobs.llm_rec import export as llm_rec_export
+from antjax.jobs.llm_rec.served import ServedTitles
+from antjax.jobs.serve_http import Front, Metrics
+from antjax.serving import exporter, loader
+from antjax.serving.batcher import Batcher, Served
+from antjax.serving.click_loader import ClickScorer
+from antjax.serving.served import ServedClicks, ServedUsers
+
+_INSIDE = ('', 'export', 'seed_0/export')  # Where a run folder has its model.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What is served, where, and to whom."""
+
+  model: Annotated[
+    str, 'Folder of an exported model, or a run folder with one.', paths.URL
+  ] = ''
+  address: Annotated[str, 'Where to listen.'] = '127.0.0.1'
+  port: Annotated[int, 'Port; 0: pick a free one and say which.'] = 8080
+  token_file: Annotated[
+    str, 'Lines `role token`, as of the coordinator. Empty: no tokens.'
+  ] = ''
+  tls_dir: Annotated[
+    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: none.'
+  ] = ''
+  insecure: Annotated[
+    bool, 'Listen for other machines without tokens or TLS.'
+  ] = False
+  max_rows: Annotated[int, 'Rows of a request, at most.'] = 1_000
+  batch_rows: Annotated[int, 'Rows scored at once, at most.'] = 2_048
+  max_waiting_rows: Annotated[
+    int, 'Rows that may wait; a request that comes then is answered 503.'
+  ] = 16_384
+  max_body_bytes: Annotated[int, 'Bytes of a request, at most.'] = 1 << 20
+  max_connections: Annotated[int, 'Connections at once, at most.'] = 1_000
+  stop_timeout_s: Annotated[
+    float, 'After SIGTERM, wait so long for what is being answered.'
+  ] = 30.0
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.port <= 65535:
+      raise ValueError(f'port must be 0 to 65535; got {self.port}.')
+    for name in ('max_rows', 'batch_rows', 'max_waiting_rows'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
+    security.check_address(
+      self.address,
+      has_tokens=bool(self.token_file),
+      has_tls=bool(self.tls_dir),
+      is_insecure=self.insecure,
+      risk='read what the model knows',
+    )
+
+
+def main(config: Config) -> None:
+  """Serves until SIGINT or SIGTERM."""
+  if not config.model:
+    raise ValueError('serve: name the folder of the model with --model.')
+  # The thread that answers must not wait long for its turn.
+  sys.setswitchinterval(5e-4)
+  uvloop.run(_serve(config))
+
+
+class Opened(NamedTuple):
+  """A model, and the digest of the file that names its others."""
+
+  served: Served
+  digest: str
+
+
+def load(config: Config) -> Opened:
+  """Opens a folder; its own files say of what kind it is."""
+  folder = paths.fetched(config.model, 'model')
+  for inside in _INSIDE:
+    path = folder / inside
+    served: Served
+    if (path / llm_rec_export.FILE).is_file():
+      served = ServedTitles(str(path))
+      return Opened(served, exporter.sha256(path / llm_rec_export.FILE))
+    if (path / loader.MANIFEST).is_file():
+      if 'clicks' in loader.read_manifest(path):
+        served = ServedClicks(ClickScorer(path), config.max_rows)
+      else:
+        served = ServedUsers(loader.Model(path), config.max_rows)
+      return Opened(served, exporter.sha256(path / loader.MANIFEST))
+  raise FileNotFoundError(
+    f'{config.model} holds no exported model; launch/train_clicks.py,'
+    ' launch/export_gmeta.py and launch/train_llm_rec.py write one.'
+  )
+
+
+async def _serve(config: Config) -> None:
+  stop = asyncio.Event()
+  loop = asyncio.get_running_loop()
+
+  def ask(number: signal.Signals) -> None:
+    script.stop_request.signal = number
+    stop.set()
+
+  for number in (signal.SIGINT, signal.SIGTERM):
+    loop.add_signal_handler(number, ask, number)
+  metrics = Metrics()
+  served, digest = await asyncio.to_thread(load, config)
+  version = {'sequence': 0, 'digest': digest}
+  batcher = Batcher(
+    served,
+    batch_rows=config.batch_rows,
+    max_waiting_rows=config.max_waiting_rows,
+    version=lambda: version,
+    observe=metrics.batch_rows.observe,
+  )
+  front = Front(
+    served,
+    batcher,
+    metrics,
+    address=config.address,
+    port=config.port,
+    max_body_bytes=config.max_body_bytes,
+    max_connections=config.max_connections,
+    tokens=Rotating(lambda: security.read_tokens(file), [file])
+    if (file := config.token_file)
+    else security.RoleTokens,
+    tls=security.page_tls(config.tls_dir, is_mutual=True)
+    if config.tls_dir
+    else None,
+    is_insecure=config.insecure,
+    state=lambda: {'version': version},
+  )
+  await front.start()
+  print(f'serve: {front.url}', flush=True)
+  warm = asyncio.create_task(asyncio.to_thread(served.warm))
+  stopped = asyncio.create_task(stop.wait())
+  await asyncio.wait([warm, stopped], return_when=asyncio.FIRST_COMPLETED)
+  if not stop.is_set():
+    await warm
+    batcher.start()
+    front.trouble = ''
+    print('ready', flush=True)
+    await stopped
+  await front.close(config.stop_timeout_s)
+  batcher.close()
