@@ -30,7 +30,7 @@ from antjax.jobs.serve_http import Front, Metrics
 from antjax.serving import exporter, loader
 from antjax.serving.batcher import Batcher, Served
 from antjax.serving.click_loader import ClickScorer
-from antjax.serving.feed import Feed
+from antjax.serving.feed import DeltaFeed
 from antjax.serving.follower import Follower
 from antjax.serving.live import Live
 from antjax.serving.served import ServedClicks, ServedUsers
@@ -152,7 +152,7 @@ async def _serve(config: Config) -> None:
   follower = None
   if live is not None:
     follower = Follower(
-      Feed(config.deltas, digest),
+      DeltaFeed(config.deltas, digest),
       live,
       config.poll_s,
       lambda: metrics.see(follower) if follower else None,

@@ -121,7 +121,7 @@ class ClickScorer(loader.Model):
     unseen: dict[str, int] = {}
 
     def ids(vocabulary: str, column: str) -> np.ndarray:
-      found = self.ids(vocabulary, self._texts(rows[column], column))
+      found = self.ids(vocabulary, self.texts(rows[column], column))
       unseen[column] = int(np.count_nonzero(found == 0))
       return found
 
@@ -186,7 +186,7 @@ class ClickScorer(loader.Model):
     if len({*sizes.values()}) > 1:
       raise ValueError(f'ClickScorer: columns of unequal lengths: {sizes}.')
 
-  def _texts(self, values: Sequence[Any], column: str) -> np.ndarray:
+  def texts(self, values: Sequence[Any], column: str) -> np.ndarray:
     """Values as the vocabularies have them."""
     kind = self.clicks['columns'][column]['type']
     if kind != 'string':

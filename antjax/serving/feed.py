@@ -48,7 +48,7 @@ class Delta(NamedTuple):
   arrays: Mapping[str, np.ndarray]
 
 
-class Refused(Exception):
+class RefusedDelta(Exception):
   """A delta that cannot follow.
 
   Attributes:
@@ -114,7 +114,7 @@ def parse(data: bytes, sequence: int, base: str) -> Delta:
   """Reads a delta's bytes.
 
   Raises:
-    Refused: It is torn, or does not follow the state.
+    RefusedDelta: It is torn, or does not follow the state.
   """
   name = name_of(sequence)
   line, end, content = data[:_MAX_LINE].partition(b'\n')
@@ -131,9 +131,9 @@ def parse(data: bytes, sequence: int, base: str) -> Delta:
     if hashlib.sha256(content).hexdigest() != head['sha256']:
       raise ValueError('its SHA-256 is another')
   except (ValueError, KeyError, RecursionError) as error:
-    raise Refused('torn', f'{name} is not whole: {error}.') from error
+    raise RefusedDelta('torn', f'{name} is not whole: {error}.') from error
   if head['sequence'] != sequence or head['base'] != base:
-    raise Refused(
+    raise RefusedDelta(
       'base',
       f'{name} is number {head["sequence"]} on the state'
       f' {str(head["base"])[:12]}; needed is number {sequence} on'
@@ -143,12 +143,14 @@ def parse(data: bytes, sequence: int, base: str) -> Delta:
     with np.load(io.BytesIO(content), allow_pickle=False) as found:
       arrays = {n: found[n] for n in found.files}
   except (ValueError, OSError, zipfile.BadZipFile) as error:
-    raise Refused('content', f'{name} holds no arrays: {error}.') from error
+    raise RefusedDelta(
+      'content', f'{name} holds no arrays: {error}.'
+    ) from error
   digest = hashlib.sha256(line + b'\n').hexdigest()
   return Delta(sequence, digest, head['info'], arrays)
 
 
-class Feed:
+class DeltaFeed:
   """The deltas of a folder, in order, each once.
 
   Attributes:
@@ -174,7 +176,9 @@ class Feed:
     place = self._folder / name_of(wanted)
     try:
       if place.stat().length > _MAX_BYTES:
-        raise Refused('torn', f'{place.name} has more than {_MAX_BYTES} bytes.')
+        raise RefusedDelta(
+          'torn', f'{place.name} has more than {_MAX_BYTES} bytes.'
+        )
       delta = parse(place.read_bytes(), wanted, self.digest)
     except FileNotFoundError:
       if later := self._later(place.name):
@@ -182,7 +186,7 @@ class Feed:
       else:
         self.trouble = ''
       return None
-    except Refused as error:
+    except RefusedDelta as error:
       self.refuse(error.kind, str(error))
       return None
     return delta

@@ -9,7 +9,7 @@ from typing import Any
 from absl import logging
 
 from antjax.serving import feed
-from antjax.serving.feed import Delta, Feed
+from antjax.serving.feed import Delta, DeltaFeed
 from antjax.serving.live import Live
 
 
@@ -23,7 +23,7 @@ class Follower:
   """
 
   def __init__(
-    self, deltas: Feed, live: Live, poll_s: float, told: Callable[[], None]
+    self, deltas: DeltaFeed, live: Live, poll_s: float, told: Callable[[], None]
   ):
     """Starts nothing yet; `told` is called after a change or a refusal."""
     self._feed, self.live, self._poll_s, self._told = deltas, live, poll_s, told
@@ -71,7 +71,7 @@ class Follower:
   def _apply(self, delta: Delta) -> bool:
     try:
       self.live.apply(delta)
-    except feed.Refused as error:
+    except feed.RefusedDelta as error:
       self._feed.refuse(error.kind, str(error))
       return False
     self._feed.took(delta)

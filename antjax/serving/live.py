@@ -109,19 +109,26 @@ class Live:
     """Makes the state after a delta; all of it or, if it is refused, nothing.
 
     Raises:
-      feed.Refused: It is not of this model.
+      feed.RefusedDelta: It is not of this model.
     """
     try:
       changes = self._planned(delta.arrays)
     except (KeyError, ValueError) as error:
       name = feed.name_of(delta.sequence)
-      raise feed.Refused('content', f'{name}: {error}') from error
+      raise feed.RefusedDelta('content', f'{name}: {error}') from error
+    self._do(changes)
+    self.version = {'sequence': delta.sequence, 'digest': delta.digest}
+
+  def take(self, arrays: Mapping[str, _Array]) -> None:
+    """Takes arrays of a delta that is not written yet; see `apply`."""
+    self._do(self._planned(arrays))
+
+  def _do(self, changes: list[Callable[[], None]]) -> None:
     for change in changes:
       change()
     for feature in self._model.manifest['features'].values():
       feature['num_ids'] = self._tables[feature['table']].num_rows
     self._model.forget()
-    self.version = {'sequence': delta.sequence, 'digest': delta.digest}
 
   def _planned(self, arrays: Mapping[str, _Array]) -> list[Callable[[], None]]:
     """Checks all of a delta; what is to be done then."""

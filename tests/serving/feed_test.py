@@ -36,7 +36,7 @@ def opened(base):
 def followed(base, folder):
   """Model, state and feed, as a server has them."""
   model, live = opened(base)
-  deltas = feed.Feed(folder, live.version['digest'])
+  deltas = feed.DeltaFeed(folder, live.version['digest'])
   return model, Follower(deltas, live, 0.01, lambda: None)
 
 
