@@ -189,7 +189,9 @@ def test_a_run_over_a_store(folder, tmp_path, num_low):
   recommender, catalogue = llm_rec_export.read(run_dir / 'export')
   vectors = np.load(run_dir / 'export' / 'item_vectors.npy')
   (user,) = recommender.user_vectors([catalogue.titles[1:2]])
-  np.testing.assert_allclose(user, vectors[1], atol=2e-3)
+  # Whitening enlarges the rounding of float16 rows, up to 60 times.
+  atol = 2e-3 if num_low == 1 else 2e-2
+  np.testing.assert_allclose(user, vectors[1], atol=atol)
   (found,) = recommender([['a title of none', catalogue.titles[4]]], 3)
   assert len(found) == 3 and 4 not in [x.item for x in found]
   # A new item has a text vector as the others do.
