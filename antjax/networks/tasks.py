@@ -48,7 +48,7 @@ class DLRM(ClickNetwork):
       64,
     )
     bottom_widths: Annotated[
-      tuple[int, ...], 'Hidden widths of the MLP that makes a field of numbers.'
+      tuple[int, ...], 'Hidden widths of the MLP that embeds numbers.'
     ] = (64,)
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
@@ -122,8 +122,8 @@ class MeLU(ClickNetwork):
 class CBMLConfig(DecisionConfig):
   """Sizes of the network."""
 
-  num_clusters: Annotated[int, 'Clusters of tasks.'] = 4
-  encoding_dim: Annotated[int, "Width of a task's encoding."] = 16
+  num_clusters: Annotated[int, 'Number of task clusters.'] = 4
+  encoding_dim: Annotated[int, 'Width of the encoding of a task.'] = 16
 
 
 class SoftClusters(nnx.Module):
@@ -288,7 +288,7 @@ class AITM(ClickNetwork):
     """Sizes of the network."""
 
     order_penalty: Annotated[
-      float, 'Weight of probabilities above those of the task before.'
+      float, 'Weight of probabilities above that of the task before.'
     ] = 0.6
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
