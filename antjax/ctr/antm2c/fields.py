@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of the data a click model sees, and how its rows are trained."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Annotated, Literal
 
@@ -33,8 +34,9 @@ class FieldConfig:
   bags: Annotated[
     tuple[str, ...],
     'Sequences to use as bags of ids, one field each, such as words of texts'
-    ' or multi-valued columns. Bags are pooled by mean unless named as in'
-    ' tags,words=attention: mean, sum or attention (by the candidate).',
+    ' or multi-valued columns. Pooling is the mean, or as in'
+    ' tags,words=attention: mean, sum or attention (by the candidate). A'
+    ' pooling alone applies to all other multi-valued columns.',
   ] = ()
   history_columns: Annotated[
     tuple[str, ...],
@@ -49,8 +51,9 @@ class FieldConfig:
   numbers: Annotated[
     tuple[str, ...],
     'How a number becomes a field: bins (one row per quantile bin), linear (a'
-    ' vector times the number), log (a vector times its logarithm) or autodis'
-    ' (a mixture of vectors). Single columns can differ, as in bins,price=log.',
+    ' vector times it), log (a vector times its logarithm), autodis (a mixture'
+    ' of vectors), or dense (no field; an input of the bottom MLP of dlrm).'
+    ' Single columns can differ, as in bins,price=log.',
   ] = ('bins',)
   num_bins: Annotated[int, 'Number of bins per numeric column.'] = 32
   min_count: Annotated[
@@ -128,11 +131,6 @@ class FieldConfig:
         f'fields.time={",".join(self.time)}: {", ".join(wrong)} unknown; use'
         f' some of {", ".join(times.NUM_IDS)}.'
       )
-    if rest := [text for text in self.bags if text in bags.WAYS]:
-      raise ValueError(
-        f'fields.bags={",".join(self.bags)}: {rest[0]} is no sequence; say it'
-        f' of each, as words={rest[0]}.'
-      )
     self.ways_of_bags()
     if self.hash_buckets < 0 or (self.hash_buckets and self.min_count < 2):
       raise ValueError(
@@ -146,7 +144,10 @@ class FieldConfig:
         f'{self.min_count} at least 1.'
       )
 
-  def ways_of_bags(self) -> dict[str, str]:
-    """Sequence -> its pooling."""
-    texts = [text if '=' in text else f'{text}=mean' for text in self.bags]
-    return numbers.ways('fields.bags', texts, None, bags.WAYS)[1]
+  def ways_of_bags(self, columns: Sequence[str] = ()) -> dict[str, str]:
+    """Sequence -> its pooling; `columns` are those with many values."""
+    alone = [text for text in self.bags if text in bags.WAYS]
+    named = [text for text in self.bags if text not in bags.WAYS]
+    texts = [text if '=' in text else f'{text}=mean' for text in named]
+    rest, found = numbers.ways('fields.bags', alone + texts, None, bags.WAYS)
+    return dict.fromkeys(columns if alone else (), rest) | found
