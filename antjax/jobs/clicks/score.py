@@ -47,7 +47,7 @@ class Config:
 
   model: Annotated[
     str,
-    'Run folder of launch/train_clicks.py, or a folder export in it.',
+    'Run folder of launch/train_clicks.py, or its folder export.',
     paths.URL,
   ] = 'runs/clicks'
   input: Annotated[str, 'Rows: .csv, .tsv, .txt, .parquet, .json, .jsonl.'] = ''
