@@ -51,30 +51,31 @@ class VectorConfig:
 
   pooling: Annotated[
     Literal['family', 'first', 'last', 'mean'],
-    "Tokens whose output is the text's vector. family: as in the paper's code,"
-    ' [CLS] for BERT, the end for others.',
+    "Tokens whose outputs form the vector of a text. family: as in the paper's"
+    ' code, [CLS] for BERT and the last token for other models.',
   ] = 'family'
   projection_dim: Annotated[
-    int, 'Width of a linear map behind the language model; 0: none.'
+    int, 'Width of a linear projection after the language model. 0: none.'
   ] = 0
   normalize: Annotated[bool, 'Scale vectors to length 1.'] = False
   half_life: Annotated[
     float,
-    'pooling=mean and words: a token counts half for each so many behind it in'
-    " its text, so that a user's newest titles count most; 0: all alike.",
+    'For pooling=mean and word vectors: number of tokens after which the'
+    " weight of an earlier token halves, to favor a user's newest titles. 0:"
+    ' equal weights.',
   ] = 0.0
   word_dim: Annotated[
     int,
-    'Width of a part behind the language model, the sum of a trained vector for'
-    ' each token; 0: none, as in the paper. Needs normalize.',
+    'Width of an additional part of the vector: the sum of one trained vector'
+    ' per token. Needs normalize. 0: none, as in the paper.',
   ] = 0
   train_words: Annotated[
-    bool, 'Whether words are trained; else they stay as they begin.'
+    bool, 'Train the word vectors; otherwise they keep their initial values.'
   ] = True
   token_vectors: Annotated[
     bool,
-    'With --store: add a trained vector of each of its tokens to the language'
-    " model's part of a title, zeros at first.",
+    'With --store: add a trained vector per token, initially zero, to the'
+    ' stored vector of a title.',
   ] = False
   whiten: Annotated[
     bool,
@@ -82,7 +83,7 @@ class VectorConfig:
     ' hides the others; the linear map behind begins as the identity.',
   ] = False
   word_weight: Annotated[
-    float, "The words' cosine counts so often the language model's."
+    float, 'Weight of the word cosine relative to that of the language model.'
   ] = 1.0
 
   def __post_init__(self) -> None:

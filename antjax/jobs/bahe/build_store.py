@@ -54,37 +54,37 @@ class Config:
 
   vocabulary: Annotated[
     str,
-    'Folder that launch/prepare_data.py made, or that of its vocabulary.',
+    'Folder written by launch/prepare_data.py, or that of its vocabulary.',
     paths.URL,
   ] = 'data/ml-1m'
   model: Annotated[
     str,
-    'Folder or GGUF file with a model and its tokenizer, see fetch_model; or'
-    ' hf://org/name, of the Hugging Face Hub.',
+    'Folder or GGUF file with a model and its tokenizer (see fetch_model), or'
+    ' hf://org/name on the Hugging Face Hub.',
     paths.MODEL_URL,
   ] = 'data/minilm'
   out: Annotated[
-    str, 'Folder of the store; made, or added to.', paths.LOCKED
+    str, 'Folder of the store; created, or extended.', paths.LOCKED
   ] = 'data/ml-1m-minilm-k3'
-  num_low: Annotated[int, 'k: layers below the cut. 0: embeddings only.'] = 3
+  num_low: Annotated[int, 'Layers below the cut (k). 0: embeddings only.'] = 3
   dtype: Annotated[
     manifest_lib.Dtype,
-    'Dtype of the stored numbers; int8 has an fp32 scale per row.',
+    'Dtype of the stored vectors. int8 has one fp32 scale per row.',
   ] = 'float16'
   max_tokens: Annotated[
-    int, 'Longer texts are cut to so many tokens, special ones included.'
+    int, 'Maximum tokens per text, with special ones; the rest is cut.'
   ] = 128
   compute_dtype: Annotated[
-    Literal['float32', 'bfloat16'], 'What the model computes in.'
+    Literal['float32', 'bfloat16'], 'Dtype of the computation.'
   ] = 'float32'
   tokens_per_batch: Annotated[
     int | None,
-    'Tokens that a device encodes at once. none: 2,048 on a CPU, else 32,768.',
+    'Tokens that a device encodes at once. none: 2,048 on CPU, else 32,768.',
   ] = None
   shard_rows: Annotated[
     int,
-    'Rows that are encoded, written and, with a coordinator, leased together.'
-    ' A killed process loses no more.',
+    'Number of rows that are encoded, written and (with a coordinator) leased'
+    ' as a unit. A killed process loses at most this many.',
   ] = 8192
   known_store: Annotated[
     str,
@@ -97,17 +97,17 @@ class Config:
   ] = ''
   coordinator: Annotated[
     str,
-    'host:port of a launch/coordinator.py, which shares the work out among all'
-    ' processes that are started so. Empty: this one does it, unless a'
+    'Address host:port of a coordinator that divides the work among all'
+    ' processes with this flag. Empty: this process does all, unless'
     ' launch/agent.py started it.',
   ] = ''
   job: Annotated[str, 'With --coordinator: name of the job.'] = 'store'
   token_file: Annotated[
-    str, "With --coordinator: file with the worker's token. Empty: none."
+    str, "With --coordinator: file with the worker's token. Empty: no token."
   ] = ''
   tls_dir: Annotated[
     str,
-    'With --coordinator: folder with ca.pem, cert.pem, key.pem. Empty: none.',
+    'With --coordinator: folder with ca.pem, cert.pem, key.pem. Empty: no TLS.',
   ] = ''
 
   def __post_init__(self) -> None:
