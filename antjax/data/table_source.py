@@ -180,13 +180,23 @@ def _is_parquet(path: pathlib.Path) -> bool:
   return _suffix(path) == '.parquet'
 
 
-def first_line(path: pathlib.Path) -> str:
+def names(path: pathlib.Path, dialect: Dialect) -> list[str]:
+  """Returns the columns of a file with a header, and those of its folders."""
+  if _is_parquet(path):
+    found = _parquet(path).schema_arrow.names
+  else:
+    line = first_line(path, dialect.encoding)
+    found = text_reader.header_names(line, dialect)
+  return [*found, *(n for n in _of_path(path) if n not in found)]
+
+
+def first_line(path: pathlib.Path, encoding: str = 'utf-8') -> str:
   """Returns the first line of a text file, without its end."""
   if _is_parquet(path):
     return ','.join(_parquet(path).schema_arrow.names)
   with csv_blocks.opened(path) as file:
     line = file.read(_LINE_BYTES).split(b'\n')[0]
-  return line.decode('utf-8', 'replace').rstrip('\r\n').lstrip('\ufeff')
+  return line.decode(encoding, 'replace').rstrip('\r\n').lstrip('\ufeff')
 
 
 def read(

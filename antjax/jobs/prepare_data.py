@@ -113,7 +113,7 @@ class Config:
   ] = ()
   antm2c: Antm2cConfig = Antm2cConfig()
   allow_other_counts: Annotated[
-    bool, 'Go on where the source is not the whole MovieLens-1M.'
+    bool, 'Accept a source that is not the whole MovieLens-1M.'
   ] = False
   split: view_melu.SplitConfig = view_melu.SplitConfig()
   tasks: task_spans.TaskConfig = task_spans.TaskConfig()
