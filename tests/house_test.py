@@ -86,7 +86,7 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_700,  # See docs/design/house.md.
-  'antjax/data': 11_795,  # See docs/design/house.md.
+  'antjax/data': 11_811,  # See docs/design/house.md.
   'antjax/elastic': 9_946,
   'antjax/lm': 5_360,  # See docs/design/house.md.
   'antjax/jobs': 14_140,  # See docs/design/house.md.
@@ -97,7 +97,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 11_920,
-  'tests': 60_400,  # See docs/design/house.md.
+  'tests': 60_440,  # See docs/design/house.md.
   'antjax/networks': 2_660,  # See docs/design/house.md.
 }
 _CIRCLES = {}
