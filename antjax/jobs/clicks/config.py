@@ -142,6 +142,18 @@ class Config(ExamplesConfig):
     f'Inputs of the models in the table, any of {", ".join(INPUTS)}. pooled:'
     ' ids without the scenario.',
   ] = ('id',)
+  follow: Annotated[
+    str,
+    'Folder where files of new rows arrive: after the training, each is trained'
+    ' on once, and --deltas tells a server. Empty: none.',
+  ] = ''
+  follow_poll_s: Annotated[float, 'Seconds between two looks into it.'] = 1.0
+  deltas: Annotated[
+    str, 'Folder for deltas, see launch/serve.py.', paths.URL
+  ] = ''
+  spare_ids: Annotated[
+    int, 'Rows of tables for users, and for items, that come with --follow.'
+  ] = 0
   best_metric: str = 'validation_auc'
   paro: str = 'NNN'
   network: load.NetworkConfig = load.NetworkConfig()
@@ -185,6 +197,9 @@ class Config(ExamplesConfig):
       'shuffle_rows',
     )
     self.check_least({**dict.fromkeys(counts, 1), 'text_dim': 0})
+    self.check_least({'spare_ids': 0})
+    if bool(self.follow) != bool(self.deltas):
+      raise ValueError('follow and deltas: give both, or none.')
 
   def _check_network(self, flag: str, name: str) -> None:
     network = load.load(name, flag)
