@@ -3,9 +3,9 @@
 """Models that launch/plan.py and launch/compile_for_pod.py know by name.
 
 They consist of shapes only; no parameters are created.
-`--model=package.module:function` names your own: the function takes no
-arguments and returns a `PlanModel`, or just a tree of arrays or
-ShapeDtypeStructs, which is enough to plan.
+`--model=package.module:function` names your own function, without arguments,
+that returns a `PlanModel`, or just a tree of arrays or ShapeDtypeStructs for
+planning.
 """
 
 from collections.abc import Callable

@@ -19,9 +19,8 @@ resumes a stopped run.
 This compares many models on one data set in one table. With --inputs they are
 trained both with and without texts and images (the multi-modal task). Finished
 cells are not repeated, and later models are added to the table. The run folder
-contains table.md, table.json, differences.md (AUC minus that of the first
-model, and minus that of the same model on the first inputs, with intervals) and
-a folder per training.
+contains table.md, table.json, differences.md (AUC minus that of the first model
+and of the same model on the first inputs, with intervals) and a folder per run.
 """
 
 from antjax.jobs import job as job_lib

@@ -5,9 +5,8 @@ r"""Scores a file of task records, or one new user, with an exported model.
   python -m launch.score_gmeta --model=models/day1 \
     --input=data/ml-1m/tasks/user_cold.arrow --out=scores.parquet
 
-This adapts to the support of each record and scores its query. The ids of the
-input, from its own folder, are mapped to those of the model by value. For one
-user
+Adapts to the support of each record and scores its query. Input ids are mapped
+to those of the model by value. For one user
 
   python -m launch.score_gmeta --model=models/day1 --user=user.json
 
