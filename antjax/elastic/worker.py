@@ -32,9 +32,9 @@ class Agent:
       state = trainer.fit(state, batches, elastic=agent, ...)
 
   A thread sends a heartbeat a second. Once the coordinator fences this process
-  off (its generation is over), the next call of the agent raises StaleError; a
-  process that is still there `grace_s` later, as in a collective that never
-  ends, exits with code 75. Nothing is sent before the context is entered.
+  off (its generation is over), the next call raises StaleError; if it is still
+  there `grace_s` later, as in a collective, it exits with code 75. Nothing is
+  sent before the context is entered.
   """
 
   address: str  # host:port of the coordinator.
@@ -88,6 +88,7 @@ class Agent:
       grace_s=self.grace_s,
       exit_process=self.exit_process,
     )
+    self.on_loss = self._pulse.note_loss
 
   @classmethod
   def from_env(
@@ -309,7 +310,7 @@ class Agent:
   # --- What the training loop asks and says: train/elastic.py. ---------------
 
   def plan(self) -> pb.Plan:
-    """The newest plan of this job that is known here; do not change it."""
+    """The newest plan that is known here; do not change it."""
     self._pulse.check()
     return self._pulse.plan
 

@@ -16,7 +16,8 @@ seconds. Ctrl-C does the same without a limit; a second one kills. Whatever ends
 the agent, `kill -9` included, ends its worker.
 
 Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced, or
-no coordinator came back within --give_up_s; 128 + signal after a signal.
+no coordinator came back within --give_up_s; 76 it is preempted, by a notice of
+its cloud (--preemption), and another is welcome; 128 + signal after a signal.
 
 Needs no JAX itself: it only minds processes.
 """
@@ -35,8 +36,9 @@ from absl import flags
 
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import host_sockets, rotation, security
+from antjax.elastic import host_sockets, preemption, rotation, security
 from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.host_check import HostCheck
 from antjax.elastic.process_group import Guard, Output
 from antjax.jobs import script, worker_env
 
@@ -116,12 +118,30 @@ class Config:
   alive_file: Annotated[
     str, 'File that is touched every few seconds, for a probe; empty: none.'
   ] = ''
+  check_folder: Annotated[
+    str,
+    'Folder whose disk is measured where launch/coordinator.py has hosts'
+    " checked (--node_check); empty: the worker's --run_dir, if it has one.",
+  ] = ''
+  preemption: Annotated[
+    str,
+    'gce or ec2: ask the metadata of that cloud for notices of preemption; the'
+    ' worker saves then, as after a SIGTERM. Empty: only signals tell.',
+  ] = ''
+  metadata_address: Annotated[
+    str, 'With --preemption: host:port to ask; empty: 169.254.169.254:80.'
+  ] = ''
   grace_s: Annotated[
     float,
-    'Seconds that the worker has to save after a SIGTERM, before SIGKILL.',
+    'Seconds that the worker has to save after a SIGTERM or a notice, before'
+    ' SIGKILL.',
   ] = 30.0
 
   def __post_init__(self) -> None:
+    if self.preemption and self.preemption not in preemption.KINDS:
+      raise ValueError(
+        f'preemption={self.preemption} must be gce, ec2 or empty.'
+      )
     for name in (
       'min_hosts',
       'max_hosts',
@@ -167,6 +187,32 @@ def worker_environment(
     platform=config.platform,
     base={**base, **own},
   )
+
+
+def check_program(
+  config: Config, command: Sequence[str], compilation_cache: str
+) -> tuple[list[str], dict[str, str]]:
+  """The program that checks this host before `command` runs, with its env."""
+  folders = [config.check_folder] + [
+    one.removeprefix('--run_dir=')
+    for one in command
+    if one.startswith('--run_dir=')
+  ]
+  folder = next(filter(None, folders), '')
+  env = worker_env.worker_env(
+    0,
+    hosts=1,
+    devices_per_host=config.devices_per_host,
+    coordinator='',
+    platform=config.platform,
+    base={
+      **os.environ,
+      'JAX_COMPILATION_CACHE_DIR': compilation_cache,
+      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+    },
+  )
+  program = [sys.executable, '-m', 'antjax.jobs.node_check']
+  return [*program, f'--folder={folder}'], env
 
 
 class _Tokens:
@@ -229,6 +275,7 @@ def main(config: Config, command: Sequence[str]) -> int:
     or os.environ.get('JAX_COMPILATION_CACHE_DIR')
     or folder
   )
+  program, check_env = check_program(config, command, cache)
   with client:
     supervisor = agent_lib.Supervisor(
       client,
@@ -248,12 +295,17 @@ def main(config: Config, command: Sequence[str]) -> int:
       grace_s=config.grace_s,
       give_up_s=config.give_up_s or float('inf'),
       alive_file=config.alive_file,
+      check=HostCheck(program, check_env, guard, address, say=say),
       is_direct=sys.stderr.isatty(),
       min_hosts=config.min_hosts,
       max_hosts=config.max_hosts,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
       signal.signal(number, lambda number, _: supervisor.signal(number))
+    if config.preemption:
+      preemption.PreemptionWatch(
+        config.preemption, config.metadata_address, supervisor.preempt, say
+      )
     code = supervisor.run()
   guard.close()
   held.close()

@@ -122,6 +122,15 @@ class Config:
   restart_backoff_s: Annotated[
     float, 'Wait before the second restart in a row; doubles each time.'
   ] = 1.0
+  node_check: Annotated[
+    str,
+    'What is done about hosts whose devices, memory, disk or links are far'
+    " below the others' before workers start: warn names them, exclude also"
+    ' keeps them out while there are min_hosts others, off: no checks.',
+  ] = 'warn'
+  node_check_fraction: Annotated[
+    float, "Share of the others' median below which a host is bad."
+  ] = 0.5
   restart_ended: Annotated[
     bool, 'Jobs of the journal that have ended resume, with a new budget.'
   ] = False
@@ -186,6 +195,8 @@ def main(config: Config) -> None:
       settle_s=config.settle_s,
     ),
     rendezvous=RendezvousConfig(
+      node_check=config.node_check,
+      node_check_fraction=config.node_check_fraction,
       min_hosts=config.min_hosts,
       max_hosts=config.max_hosts,
       max_restarts=config.max_restarts,

@@ -58,7 +58,7 @@ _ELASTIC = (  # Flags that need --elastic.
 _RESTART_ENDED = '--restart_ended'
 # Not the scripts of launch/, which an installed antjax does not have.
 _CONSOLE = ('-m', 'antjax.jobs.console')
-_REPLACED = 75  # What an agent says whose host is to be replaced.
+_REPLACED = (75, 76)  # What agents say whose hosts are replaced or preempted.
 
 
 @dataclasses.dataclass
@@ -154,7 +154,7 @@ class _Cluster:
 
   def _ended(self, host: _Program, code: int, running: list[_Program]) -> None:
     if self._service is not None and not self._is_ending():
-      if code < 0 or code == _REPLACED:
+      if code < 0 or code in _REPLACED:
         _say(f'{host.name} {describe_exit(code)}; starting it again.')
         host.start(self._guard, self._output)
         return
@@ -319,6 +319,7 @@ def _elastic_programs(
     f'--max_hosts={config.hosts}',
     *(f'--{name}={getattr(config, name)}' for name in shared),
     f'--status_port={config.status_port or worker_env.free_port()}',
+    '--node_check=off',  # The hosts are one machine.
     _RESTART_ENDED,
   ]
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.join(

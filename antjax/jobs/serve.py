@@ -16,7 +16,7 @@ import asyncio
 import dataclasses
 import signal
 import sys
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import uvloop
 
@@ -30,6 +30,9 @@ from antjax.jobs.serve_http import Front, Metrics
 from antjax.serving import exporter, loader
 from antjax.serving.batcher import Batcher, Served
 from antjax.serving.click_loader import ClickScorer
+from antjax.serving.feed import DeltaFeed
+from antjax.serving.follower import Follower
+from antjax.serving.live import Live
 from antjax.serving.served import ServedClicks, ServedUsers
 
 _INSIDE = ('', 'export', 'seed_0/export')  # Where a run folder has its model.
@@ -60,6 +63,13 @@ class Config:
   ] = 16_384
   max_body_bytes: Annotated[int, 'Bytes of a request, at most.'] = 1 << 20
   max_connections: Annotated[int, 'Connections at once, at most.'] = 1_000
+  deltas: Annotated[
+    str,
+    'Folder where deltas arrive, which are applied in order while it serves.'
+    ' Empty: none.',
+    paths.URL,
+  ] = ''
+  poll_s: Annotated[float, 'Seconds between two looks for a delta.'] = 0.5
   stop_timeout_s: Annotated[
     float, 'After SIGTERM, wait so long for what is being answered.'
   ] = 30.0
@@ -89,9 +99,10 @@ def main(config: Config) -> None:
 
 
 class Opened(NamedTuple):
-  """A model, and the digest of the file that names its others."""
+  """A model, what deltas change of it, and the digest of its base."""
 
   served: Served
+  live: Live | None
   digest: str
 
 
@@ -102,14 +113,23 @@ def load(config: Config) -> Opened:
     path = folder / inside
     served: Served
     if (path / llm_rec_export.FILE).is_file():
+      if config.deltas:
+        raise ValueError('deltas: none are written for an LLM-Rec; leave it.')
       served = ServedTitles(str(path))
-      return Opened(served, exporter.sha256(path / llm_rec_export.FILE))
+      return Opened(served, None, exporter.sha256(path / llm_rec_export.FILE))
     if (path / loader.MANIFEST).is_file():
+      digest, is_live = (
+        exporter.sha256(path / loader.MANIFEST),
+        bool(config.deltas),
+      )
+      model: loader.Model
       if 'clicks' in loader.read_manifest(path):
-        served = ServedClicks(ClickScorer(path), config.max_rows)
+        model = clicks = ClickScorer(path, is_live)
+        served = ServedClicks(clicks, config.max_rows)
       else:
-        served = ServedUsers(loader.Model(path), config.max_rows)
-      return Opened(served, exporter.sha256(path / loader.MANIFEST))
+        model = loader.Model(path, is_live)
+        served = ServedUsers(model, config.max_rows)
+      return Opened(served, Live(model, digest) if is_live else None, digest)
   raise FileNotFoundError(
     f'{config.model} holds no exported model; launch/train_clicks.py,'
     ' launch/export_gmeta.py and launch/train_llm_rec.py write one.'
@@ -127,13 +147,28 @@ async def _serve(config: Config) -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     loop.add_signal_handler(number, ask, number)
   metrics = Metrics()
-  served, digest = await asyncio.to_thread(load, config)
+  served, live, digest = await asyncio.to_thread(load, config)
   version = {'sequence': 0, 'digest': digest}
+  follower = None
+  if live is not None:
+    follower = Follower(
+      DeltaFeed(config.deltas, digest),
+      live,
+      config.poll_s,
+      lambda: metrics.see(follower) if follower else None,
+    )
+
+  def state() -> dict[str, Any]:
+    if follower is None:
+      return {'version': version}
+    return {'version': follower.live.version, 'deltas': follower.state}
+
   batcher = Batcher(
     served,
     batch_rows=config.batch_rows,
     max_waiting_rows=config.max_waiting_rows,
-    version=lambda: version,
+    between=follower.between if follower else lambda: None,
+    version=lambda: follower.live.version if follower else version,
     observe=metrics.batch_rows.observe,
   )
   front = Front(
@@ -151,18 +186,29 @@ async def _serve(config: Config) -> None:
     if config.tls_dir
     else None,
     is_insecure=config.insecure,
-    state=lambda: {'version': version},
+    state=state,
   )
   await front.start()
   print(f'serve: {front.url}', flush=True)
-  warm = asyncio.create_task(asyncio.to_thread(served.warm))
+  warm = asyncio.create_task(asyncio.to_thread(_prepare, served, follower))
   stopped = asyncio.create_task(stop.wait())
   await asyncio.wait([warm, stopped], return_when=asyncio.FIRST_COMPLETED)
   if not stop.is_set():
     await warm
     batcher.start()
+    if follower is not None:
+      follower.start()
     front.trouble = ''
     print('ready', flush=True)
     await stopped
+  if follower is not None:
+    follower.stop()
   await front.close(config.stop_timeout_s)
   batcher.close()
+
+
+def _prepare(served: Served, follower: Follower | None) -> None:
+  """All that comes before the first request."""
+  served.warm()
+  if follower is not None:
+    follower.catch_up()

@@ -79,7 +79,8 @@ class ElasticControl(Protocol):
   grows. Then the worker takes part with no micro-batch, and asks its iterator
   again in the next step. It may also have `checkpoint_every_s(save_s) ->
   float`: seconds between checkpoints by the failures seen, where one holds
-  training up for `save_s`; asked on process 0's behalf on all.
+  training up for `save_s`; asked on process 0's behalf on all. And it may have
+  `on_loss(loss)`, which gets the loss of each step.
   """
 
   @property

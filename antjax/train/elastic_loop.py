@@ -326,6 +326,8 @@ class _Run:
         item.num_micro_batches,
         item.num_samples,
       )
+    if (on_loss := getattr(self._elastic, 'on_loss', None)) is not None:
+      on_loss(values['loss'])
     return values
 
   def _agree_on_first_plan(self) -> None:

@@ -19,6 +19,10 @@ PyTree = Any
 class OptimizerConfig:
   """AdamW with clipping, warm-up and decay; a language model has its rate."""
 
+  kind: Annotated[
+    Literal['adamw', 'adagrad'],
+    'adamw; or adagrad, without momentum and weight decay.',
+  ] = 'adamw'
   learning_rate: Annotated[float, 'Peak rate.'] = 1e-3
   lm_learning_rate: Annotated[
     float | None,
@@ -109,6 +113,8 @@ class OptimizerConfig:
   def _adamw(
     self, rate: float | optax.Schedule
   ) -> optax.GradientTransformation:
+    if self.kind == 'adagrad':
+      return optax.adagrad(rate, initial_accumulator_value=0.0, eps=self.eps)
     return optax.adamw(
       rate,
       b1=self.b1,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of the data a click model sees, and how its rows are trained."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Annotated, Literal
 
@@ -33,7 +34,8 @@ class FieldConfig:
     tuple[str, ...],
     'Sequences that are bags of ids, a field each: words of texts, values of'
     ' columns with many. Their pooling is the mean, or as in'
-    ' tags,words=attention: mean, sum or attention (by the candidate).',
+    ' tags,words=attention: mean, sum or attention (by the candidate). A'
+    ' pooling alone is that of all other columns with many values.',
   ] = ()
   history_columns: Annotated[
     tuple[str, ...],
@@ -49,7 +51,8 @@ class FieldConfig:
     tuple[str, ...],
     'How a number becomes a field: bins (a row each quantile bin), linear (a'
     ' vector times it), log (times its logarithm) or autodis (a mixture of'
-    ' vectors); of single columns another way, as bins,price=log.',
+    ' vectors); or dense, no field: as it is, for the bottom MLP of dlrm, say;'
+    ' of single columns another way, as bins,price=log.',
   ] = ('bins',)
   num_bins: Annotated[int, 'Bins of a number.'] = 32
   min_count: Annotated[
@@ -127,11 +130,6 @@ class FieldConfig:
         f'fields.time={",".join(self.time)}: {", ".join(wrong)} unknown; use'
         f' some of {", ".join(times.NUM_IDS)}.'
       )
-    if rest := [text for text in self.bags if text in bags.WAYS]:
-      raise ValueError(
-        f'fields.bags={",".join(self.bags)}: {rest[0]} is no sequence; say it'
-        f' of each, as words={rest[0]}.'
-      )
     self.ways_of_bags()
     if self.hash_buckets < 0 or (self.hash_buckets and self.min_count < 2):
       raise ValueError(
@@ -145,7 +143,10 @@ class FieldConfig:
         f'{self.min_count} at least 1.'
       )
 
-  def ways_of_bags(self) -> dict[str, str]:
-    """Sequence -> its pooling."""
-    texts = [text if '=' in text else f'{text}=mean' for text in self.bags]
-    return numbers.ways('fields.bags', texts, None, bags.WAYS)[1]
+  def ways_of_bags(self, columns: Sequence[str] = ()) -> dict[str, str]:
+    """Sequence -> its pooling; `columns` are those with many values."""
+    alone = [text for text in self.bags if text in bags.WAYS]
+    named = [text for text in self.bags if text not in bags.WAYS]
+    texts = [text if '=' in text else f'{text}=mean' for text in named]
+    rest, found = numbers.ways('fields.bags', alone + texts, None, bags.WAYS)
+    return dict.fromkeys(columns if alone else (), rest) | found

@@ -124,7 +124,7 @@ def _lacking(config: Config, data: ScenarioData) -> str:
   if config.text_sequences:
     return f'text_sequences={",".join(config.text_sequences)} are not exported'
   texts = data.schema['texts']
-  if bags := [n for n in config.fields.ways_of_bags() if n in texts]:
+  if bags := [n for n in data.bags if n in texts]:
     return f'fields.bags={",".join(bags)} are texts, which are not exported'
   return ''
 

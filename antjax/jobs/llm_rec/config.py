@@ -26,6 +26,7 @@ CHEAP = (
 METHODS = (
   *(*CHEAP, 'last_title', 'mean_titles', 'one_text', 'hybrid_lm'),
   *('sasrec', 'gru4rec', 'sasrec_single', 'gru4rec_single', 'sasrec_text'),
+  *('unisrec', 'unisrec_ids'),
 )
 Start = Literal['pretrained', 'random']
 # NDCG@10 among drawn items.
@@ -190,6 +191,9 @@ class NextItemConfig:
   row_learning_rate: Annotated[
     float, 'Learning rate of Adam for items: most rows are in few steps.'
   ] = 2e-2
+  num_experts: Annotated[
+    int, 'unisrec: whitenings of the text vectors, mixed by a gate.'
+  ] = 8
   evaluate_every: Annotated[int, 'Steps between validations.'] = 500
   patience: Annotated[
     int,
@@ -197,10 +201,14 @@ class NextItemConfig:
     ' train all steps and take the last.',
   ] = 3
   checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 1000
+  checkpoint_every_s: Annotated[
+    float, 'Seconds between checkpoints, beside those by steps; 0: none.'
+  ] = 0.0
+  steps_per_call: Annotated[int, 'Steps that one call of the devices does.'] = 1
 
   def __post_init__(self) -> None:
-    positive = 'num_steps batch_size num_negatives evaluate_every'
-    for name in (*positive.split(), 'checkpoint_every'):
+    positive = 'num_steps batch_size num_negatives num_experts evaluate_every'
+    for name in (*positive.split(), 'checkpoint_every', 'steps_per_call'):
       if getattr(self, name) < 1:
         raise ValueError(
           f'training.{name}={getattr(self, name)}: must be at least 1.'
