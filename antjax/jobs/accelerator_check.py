@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Checks antjax on the devices at hand, and times it beside its predictions.
+r"""Checks antjax on these devices and compares its times with predictions.
 
   python -m launch.accelerator_check
   make accelerator-check

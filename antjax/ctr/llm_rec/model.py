@@ -77,6 +77,11 @@ class VectorConfig:
     'With --store: add a trained vector per token, initially zero, to the'
     ' stored vector of a title.',
   ] = False
+  whiten: Annotated[
+    bool,
+    'With --store of all layers: whiten titles first, so that no direction'
+    ' hides the others; the linear map behind begins as the identity.',
+  ] = False
   word_weight: Annotated[
     float, 'Weight of the word cosine relative to that of the language model.'
   ] = 1.0
@@ -135,8 +140,12 @@ class VectorHead(nnx.Module):
     rarity_V: Any,
     rngs: nnx.Rngs,
   ):
+    if vector.whiten:  # Never trained.
+      self.whitening = nnx.Linear(embed_dim, embed_dim, rngs=rngs)
     if vector.projection_dim:
       self.projection = nnx.Linear(embed_dim, vector.projection_dim, rngs=rngs)
+      if vector.whiten:
+        self.projection.kernel[...] = jnp.eye(embed_dim, vector.projection_dim)
     if vector.word_dim:
       self.words = nnx.Embed(
         len(rarity_V),
@@ -195,9 +204,10 @@ class LLMRec(nnx.Module):
         f'vector.half_life={vector.half_life}: with pooling={pooling} one'
         ' token is read; use pooling=mean, or vector.word_dim.'
       )
-    if vector.token_vectors:
+    if vector.token_vectors or vector.whiten:
       raise ValueError(
-        'vector.token_vectors: they stand beside stored titles; give --store.'
+        f'vector.token_vectors={vector.token_vectors} and vector.whiten='
+        f'{vector.whiten} are of stored titles; give --store.'
       )
     self.lm, self.pooling, self.vector = lm.trunk(), pooling, vector
     self.loss_config = loss_config or LossConfig()

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, TYPE_CHECKING
 from absl import logging
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from antjax import paths
 from antjax.ctr.bahe import manifest as manifest_lib
@@ -38,6 +39,7 @@ from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
+from antjax.jobs.bahe.known_rows import KnownRows
 from antjax.lm import fingerprint, pretrained, pretrained_tokenizer
 from antjax.lm.token_cache import RowTokenizer
 from antjax.report.progress import Progress
@@ -84,6 +86,15 @@ class Config:
     'Number of rows that are encoded, written and (with a coordinator) leased'
     ' as a unit. A killed process loses at most this many.',
   ] = 8192
+  known_store: Annotated[
+    str,
+    'Store of the same model and cut: rows of equal texts are taken from it and'
+    ' not encoded again. Empty: none.',
+    paths.MAPPED,
+  ] = ''
+  known_vocabulary: Annotated[
+    str, 'Vocabulary of --known_store.', paths.URL
+  ] = ''
   coordinator: Annotated[
     str,
     'Address host:port of a coordinator that divides the work among all'
@@ -109,6 +120,11 @@ class Config:
         f'num_low={self.num_low} must not be negative, and tokens_per_batch='
         f'{tokens} must be at least 1.'
       )
+    if bool(self.known_store) != bool(self.known_vocabulary):
+      raise ValueError(
+        f'known_store={self.known_store!r} and known_vocabulary='
+        f'{self.known_vocabulary!r}: give both, or neither.'
+      )
     if self.shard_rows < 1:
       raise ValueError(f'shard_rows={self.shard_rows} must be at least 1.')
 
@@ -129,11 +145,7 @@ def build(
     OSError: The store cannot be written.
   """
   if vocabulary is None:
-    folder = output_folder.find_view(config.vocabulary, 'examples')
-    folder /= 'behaviors'
-    vocabulary = BehaviorVocabulary.open(
-      folder if folder.is_dir() else config.vocabulary
-    )
+    vocabulary = _vocabulary(config.vocabulary)
   total = len(vocabulary)
   identity: dict[str, Any] = {
     'model': fingerprint.of_model(config.model),
@@ -175,6 +187,11 @@ def build(
     ),
   )
   writer.manifest.check_vocabulary(vocabulary)
+  known = None
+  if config.known_store:
+    known = KnownRows(
+      config.known_store, _vocabulary(config.known_vocabulary), writer.manifest
+    )
   num_done, began = 0, time.monotonic()
   left = _num_rows(writer.missing(0, total))
   with Progress(
@@ -186,9 +203,14 @@ def build(
       progress.advance_to(total - now)
       left = now
       for start, stop in writer.missing(*shard):
-        tokens, offsets = tokenizer(vocabulary.texts(start, stop))
         show = functools.partial(progress.advance_to, start=total - left)
-        writer.write(start, encoder(tokens, offsets, show))
+
+        def encode(texts: list[str], show: Any = show) -> np.ndarray:
+          return encoder(*tokenizer(texts), show)
+
+        texts = vocabulary.texts(start, stop)
+        rows = encode(texts) if known is None else known.fill(texts, encode)
+        writer.write(start, rows)
         num_done += stop - start
         left -= stop - start
         progress.advance_to(total - left)  # Those without tokens too.
@@ -200,6 +222,10 @@ def build(
       tokenizer.num_cut,
       config.max_tokens,
     )
+  if known is not None:
+    logging.info(
+      '%d rows are those of %s.', known.num_taken, config.known_store
+    )
   writer.commit(total)
   took_s = time.monotonic() - began
   size = store.BehaviorStore.open(config.out).stored_bytes
@@ -209,6 +235,12 @@ def build(
     f' {num_done / took_s:,.0f} behaviours/s.'
   )
   return num_done
+
+
+def _vocabulary(folder: str) -> BehaviorVocabulary:
+  """The vocabulary in a data folder, or the folder itself."""
+  found = output_folder.find_view(folder, 'examples') / 'behaviors'
+  return BehaviorVocabulary.open(found if found.is_dir() else folder)
 
 
 def _encoder(config: Config) -> tuple[Encoder, RowTokenizer]:

@@ -287,6 +287,11 @@ class Config(LanguageConfig, SequencesConfig):
     'With --store: number of frozen layers below the cut. none: that of the'
     ' store, or all layers for a new store.',
   ] = None
+  stage1_steps: Annotated[
+    int,
+    'With --store: steps before the others in which a title alone predicts the'
+    ' next one of its history.',
+  ] = 0
   published_marks: Annotated[
     bool, 'For OPT: omit the token that its texts begin with, as in the paper.'
   ] = False
@@ -340,6 +345,7 @@ class Config(LanguageConfig, SequencesConfig):
         f'best_metric={self.best_metric}: use one of {", ".join(known)}.'
       )
     tokens = ('max_title_tokens', 'max_tokens', 'max_seen')
+    self.check_least({'stage1_steps': 0})
     self.check_least(dict.fromkeys((*tokens, 'num_chunks', 'num_shapes'), 1))
     if self.only_domain and self.only_domain == self.without_domain:
       raise ValueError(
@@ -365,9 +371,10 @@ class Config(LanguageConfig, SequencesConfig):
   def _check_store(self) -> None:
     """Refuses settings that a store cannot serve."""
     if not self.store:
-      if self.num_low is not None:
+      if self.num_low is not None or self.stage1_steps:
         raise ValueError(
-          f'num_low={self.num_low} cuts the layers of a store: give --store.'
+          f'num_low={self.num_low} and stage1_steps={self.stage1_steps} are of'
+          ' a store: give --store.'
         )
       return
     problems = {
