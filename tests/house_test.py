@@ -74,7 +74,7 @@ _BUDGETS = {
   'antjax/networks': 2_600,
   'antjax/plan': 3_200,
   'antjax/report': 1_500,
-  'antjax/serving': 3_230,  # 490 of them a server.
+  'antjax/serving': 3_240,  # 490 of them a server.
   'antjax/shards': 2_400,
   'antjax/train': 4_200,
   'benchmarks': 8_500,
@@ -96,8 +96,8 @@ _OVER_BUDGET = {
   'antjax/train': 5_970,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 12_840,
-  'tests': 62_280,  # See docs/design/house.md.
+  'benchmarks': 12_850,
+  'tests': 62_330,  # See docs/design/house.md.
   'antjax/networks': 2_742,  # See docs/design/house.md.
 }
 _CIRCLES = {}
