@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Checks antjax on the devices at hand, and times it beside its predictions.
+r"""Checks antjax on these devices and compares its times with predictions.
 
   python -m launch.accelerator_check
   make accelerator-check
@@ -67,9 +67,9 @@ class Config(job_lib.JobConfig):
   paro: Annotated[str, 'PaRO code of the timed steps.'] = 'IIG'
   size: Annotated[
     Literal['auto', 'real', 'tiny'],
-    'How much a timed step works off. auto: tiny on CPUs, else real.',
+    'Size of the timed steps. auto: tiny on CPUs, real elsewhere.',
   ] = 'auto'
-  num_steps: Annotated[int, 'Timed steps of each job.'] = 5
+  num_steps: Annotated[int, 'Number of timed steps per job.'] = 5
 
   def __post_init__(self) -> None:
     super().__post_init__()

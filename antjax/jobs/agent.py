@@ -70,71 +70,71 @@ def own_address(coordinator: str) -> str:
 class Config:
   """Which job this host works for, and how."""
 
-  coordinator: Annotated[str, 'host:port of launch/coordinator.py.'] = ''
-  job: Annotated[str, 'Name of the job there.'] = 'job'
+  coordinator: Annotated[str, 'Address of the coordinator, host:port.'] = ''
+  job: Annotated[str, 'Name of the job at the coordinator.'] = 'job'
   name: Annotated[
     str,
-    'Name of this host in the job, its own there; ranks follow the names.'
-    " Empty: the machine's name.",
+    'Name of this host, unique in the job. Ranks follow the order of names.'
+    ' Empty: the hostname.',
   ] = ''
   min_hosts: Annotated[
     int,
-    'The job starts with so many hosts, the same flag on each of them; 0: as'
-    ' launch/coordinator.py says for all jobs.',
+    'Number of hosts needed to start the job; pass the same value on every'
+    " host. 0: the coordinator's setting.",
   ] = 0
   max_hosts: Annotated[
-    int, 'With --min_hosts: the job takes no more; 0: no limit.'
+    int, 'With --min_hosts: maximum number of hosts of the job. 0: no limit.'
   ] = 0
   devices_per_host: Annotated[
-    int, 'Virtual CPU devices of the worker; 0 leaves the devices to JAX.'
+    int, 'Virtual CPU devices of the worker. 0: JAX chooses the devices.'
   ] = 0
   platform: Annotated[
-    str, 'JAX platform of the worker; empty: leave it to JAX.'
+    str, 'JAX platform of the worker. Empty: JAX chooses.'
   ] = ''
   token_file: Annotated[
     str,
-    'File with the lines `agent <token> [job]` and `worker <token> [job]`; its'
-    ' workers get the second one only. Empty: the coordinator wants none.',
+    'File with lines `agent <token> [job]` and `worker <token> [job]`. Workers'
+    ' receive only the second token. Empty: no tokens.',
   ] = ''
   tls_dir: Annotated[
-    str, 'Folder with ca.pem, cert.pem and key.pem; empty: no TLS.'
+    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: no TLS.'
   ] = ''
   address: Annotated[
     str,
-    'Where the other hosts reach this one; empty: its address on the way to the'
-    ' coordinator.',
+    'Address at which other hosts reach this host. Empty: its address on the'
+    ' route to the coordinator.',
   ] = ''
   compilation_cache: Annotated[
     str,
-    "Folder of compiled programs, for quick restarts; best one that all hosts'"
-    ' share, since JAX writes it on rank 0. Empty: JAX_COMPILATION_CACHE_DIR,'
-    ' or a folder of this agent.',
+    'Folder of compiled programs, for fast restarts. Share it between all'
+    ' hosts, because JAX writes it only on rank 0. Empty:'
+    ' JAX_COMPILATION_CACHE_DIR, or a folder of this agent.',
   ] = ''
   give_up_s: Annotated[
     float,
-    'Seconds that this host and its worker wait for a coordinator that is away;'
-    ' then this exits with 75. 0: as long as it takes, with a warning.',
+    'Seconds that this host and its worker wait for an unreachable coordinator'
+    ' before the agent exits with code 75. 0: wait forever, with a warning.',
   ] = 0.0
   alive_file: Annotated[
-    str, 'File that is touched every few seconds, for a probe; empty: none.'
+    str, 'File to touch every few seconds, for a liveness probe. Empty: none.'
   ] = ''
   check_folder: Annotated[
     str,
-    'Folder whose disk is measured where launch/coordinator.py has hosts'
-    " checked (--node_check); empty: the worker's --run_dir, if it has one.",
+    'Folder whose disk is measured if the coordinator checks hosts'
+    " (--node_check). Empty: the worker's --run_dir, if it has one.",
   ] = ''
   preemption: Annotated[
     str,
-    'gce or ec2: ask the metadata of that cloud for notices of preemption; the'
-    ' worker saves then, as after a SIGTERM. Empty: only signals tell.',
+    'Cloud whose metadata server announces preemptions, gce or ec2. The worker'
+    ' then saves as after SIGTERM. Empty: react to signals only.',
   ] = ''
   metadata_address: Annotated[
-    str, 'With --preemption: host:port to ask; empty: 169.254.169.254:80.'
+    str, 'With --preemption: host:port of it. Empty: 169.254.169.254:80.'
   ] = ''
   grace_s: Annotated[
     float,
-    'Seconds that the worker has to save after a SIGTERM or a notice, before'
-    ' SIGKILL.',
+    'Seconds that the worker has to save after SIGTERM or a preemption notice,'
+    ' before SIGKILL.',
   ] = 30.0
 
   def __post_init__(self) -> None:

@@ -56,36 +56,36 @@ class Config(plan_models.StepConfig):
 
   topology: Annotated[
     str,
-    f'Kind of device, {", ".join(pod_target.NAMES)}, and how many: chips of a'
-    ' TPU slice, as v5e:4x4, or hosts x GPUs, as h100:4x8.',
+    f'Device type, {", ".join(pod_target.NAMES)}, and count: chips of a TPU'
+    ' slice, as in v5e:4x4, or hosts x GPUs, as in h100:4x8.',
   ] = 'v5e:4x4'
   num_slices: Annotated[
     int | None,
-    'TPU slices, joined by the slow network; of gb200 racks. none: 2 slices, a'
-    ' rack.',
+    'Number of TPU slices connected by the slow network, or of gb200 racks.'
+    ' none: 2 slices or 1 rack.',
   ] = None
   intra: Annotated[
     int | None,
-    'Devices in a PaRO group. none: those of a slice, of a host with GPUs.',
+    'Number of devices in a PaRO group. none: those of a slice or a GPU host.',
   ] = None
   paro: Annotated[
-    str, 'PaRO code: levels of parameters, gradients, optimizer state.'
+    str, 'PaRO code: levels of parameters, gradients and optimizer state.'
   ] = 'IIG'
   model: Annotated[
     str,
-    f'One of {", ".join(plan_models.PRESETS)}; a job,'
-    f' {", ".join(pod_models.JOBS)}, at its defaults; or'
-    ' package.module:function; see antjax/jobs/plan_models.py.',
+    f'Model: one of {", ".join(plan_models.PRESETS)}; a job,'
+    f' {", ".join(pod_models.JOBS)}, with its defaults; or'
+    ' package.module:function, see antjax/jobs/plan_models.py.',
   ] = 'smollm2-135m'
-  num_micro_batches: Annotated[int, 'Micro-batches of a step.'] = 4
+  num_micro_batches: Annotated[int, 'Number of micro-batches per step.'] = 4
   overlap: Annotated[
-    bool, 'Gather stacked layers one ahead, as `Trainer` does there.'
+    bool, 'Gather stacked layers one ahead, as `Trainer` does on such devices.'
   ] = True
   early_sums: Annotated[
-    bool, 'Sums of layers leave beside the last micro-batch, as `Trainer` says.'
+    bool, 'Send gradient sums of layers during the last micro-batch.'
   ] = False
   out: Annotated[
-    str, 'Folder for report.json and the compiled text. Empty: neither.'
+    str, 'Folder for report.json and the compiled text. Empty: none.'
   ] = ''
 
   def __post_init__(self) -> None:

@@ -64,9 +64,9 @@ class Config:
 
   model: Annotated[Literal['minilm', 'smollm2'], 'The model.'] = 'minilm'
   pretrained: Annotated[
-    str, 'org/name of the Hugging Face Hub, in place of --model.'
+    str, 'Model org/name on the Hugging Face Hub, instead of --model.'
   ] = ''
-  out: Annotated[str, 'Folder to make; empty: data/ and the name.'] = ''
+  out: Annotated[str, 'Folder to create. Empty: data/ and the name.'] = ''
 
 
 def fetch(model: str, out: str | os.PathLike[str]) -> bool:

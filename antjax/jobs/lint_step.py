@@ -24,13 +24,13 @@ class Config:
 
   step: Annotated[
     str,
-    'package.module:function; it takes nothing and returns the LintReport of'
-    ' antjax.plan.lint.lint(step, ...).',
+    'Function as package.module:function. It takes no arguments and returns'
+    ' the LintReport of antjax.plan.lint.lint(step, ...).',
   ] = ''
   golden: Annotated[
     str,
-    'JSON file of the bytes that a step may send; made if it is not there.'
-    ' Empty: any finding is an error.',
+    'JSON file of the bytes that a step may send; created if missing. Empty:'
+    ' any finding is an error.',
   ] = ''
 
 

@@ -231,42 +231,41 @@ class _Cluster:
 class Config:
   """Hosts to play, and with --elastic how the job survives them."""
 
-  hosts: Annotated[int, 'Processes to start.'] = 2
+  hosts: Annotated[int, 'Number of processes to start.'] = 2
   devices_per_host: Annotated[int, 'Virtual CPU devices of each.'] = 4
   platform: Annotated[
-    str, 'JAX platform of the hosts; empty: leave it to JAX.'
+    str, 'JAX platform of the processes. Empty: JAX chooses.'
   ] = 'cpu'
   grace_s: Annotated[
-    float,
-    'Seconds that the hosts have to stop after a SIGTERM, before SIGKILL.',
+    float, 'Seconds to stop after a SIGTERM, before SIGKILL.'
   ] = 30.0
   elastic: Annotated[
     bool,
-    'Run the hosts under launch/coordinator.py and launch/agent.py. The flags'
-    ' below are for this.',
+    'Run the processes under launch/coordinator.py and launch/agent.py. The'
+    ' flags below need this.',
   ] = False
   min_hosts: Annotated[
-    int, 'Elastic: the job continues with this many hosts; 0: only with all.'
+    int, 'Elastic: hosts with which the job continues. 0: all of them.'
   ] = 0
   max_restarts: Annotated[
-    int, 'Elastic: restarts after faults before the job is given up.'
+    int, 'Elastic: maximum number of restarts after faults.'
   ] = 3
   lease_timeout_s: Annotated[
-    float, 'Elastic: a worker that is silent for so long is given up.'
+    float, 'Elastic: seconds of silence until a worker counts as lost.'
   ] = 30.0
   progress_timeout_s: Annotated[
-    float, 'Elastic: so is one that lives, but makes no step for so long.'
+    float, 'Elastic: seconds without a step until it counts as lost.'
   ] = 600.0
   policy: Annotated[
-    str, 'Elastic: what is done about slow workers; see launch/coordinator.py.'
+    str, 'Elastic: policy for slow workers, see launch/coordinator.py.'
   ] = 'antdt_nd'
   status_port: Annotated[
-    int, 'Elastic: loopback port of the status page; 0: a free one.'
+    int, 'Elastic: loopback port of the status page. 0: a free port.'
   ] = 0
   journal: Annotated[
     str,
-    "Elastic: the coordinator's journal; with the same one a job resumes."
-    ' Empty: a temporary one.',
+    'Elastic: journal of the coordinator. A job with an existing journal'
+    ' resumes. Empty: a temporary journal.',
     paths.LOCKED,
   ] = ''
 

@@ -50,49 +50,49 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
     paths.Takes(),
   ] = 'runs/plan'
   inter: Annotated[
-    int | None, 'Groups. none: as many as the devices at hand make.'
+    int | None, 'Number of groups. none: as many as the available devices form.'
   ] = None
   model: Annotated[
     str,
-    f'One of {", ".join(plan_models.PRESETS)}, or package.module:function; see'
+    f'Model: {", ".join(plan_models.PRESETS)}, or package.module:function, see'
     ' antjax/jobs/plan_models.py. Empty: only measure.',
   ] = 'llama-7b'
   lora_rank: Annotated[
-    int, 'Train only adapters of this rank, the rest is frozen; 0: all.'
+    int, 'Rank of adapters, if only these are trained. 0: train all.'
   ] = 0
   optimizer: Annotated[
-    Literal['adamw', 'sgd', 'momentum'], 'Its state counts.'
+    Literal['adamw', 'sgd', 'momentum'], 'Optimizer whose state is counted.'
   ] = 'adamw'
   measure: Annotated[
-    bool, 'Time the links of the devices at hand; use them for nothing else.'
+    bool, 'Measure the links of the devices; use them for nothing else.'
   ] = False
   links: Annotated[
-    str, 'File of an earlier --measure. Empty: what the flags below say.'
+    str, 'File written by an earlier --measure. Empty: use the flags below.'
   ] = ''
   intra_gbps: Annotated[
-    float, "A device's link inside its group, Gbit/s one way."
+    float, 'Bandwidth of a device inside its group, in Gbit/s one way.'
   ] = 2000.0
   uplink_gbps: Annotated[
-    float, 'All devices of a group together to other groups, Gbit/s one way.'
+    float, 'Total bandwidth from a group to other groups, in Gbit/s one way.'
   ] = 100.0
   device_inter_gbps: Annotated[
-    float, 'Most that one device sends to other groups, Gbit/s; 0: no cap.'
+    float, 'Maximum from one device to other groups, Gbit/s. 0: no cap.'
   ] = 0.0
-  intra_latency_us: Annotated[float, 'Latency of a step inside a group.'] = 5.0
-  inter_latency_us: Annotated[float, 'Latency of a step between groups.'] = 20.0
+  intra_latency_us: Annotated[float, 'Latency inside a group, in us.'] = 5.0
+  inter_latency_us: Annotated[float, 'Latency between groups, in us.'] = 20.0
   compute_s: Annotated[
     float | None,
-    'Seconds a device computes on a micro-batch. none: from the two below.',
+    'Compute seconds per micro-batch. none: from the two flags below.',
   ] = None
-  device_tflops: Annotated[float, 'Peak of a device in the step.'] = 312.0
+  device_tflops: Annotated[float, 'Peak TFLOP/s of a device.'] = 312.0
   efficiency: Annotated[
-    float, 'Share of the peak that computation reaches by itself.'
+    float, 'Share of the peak that computation reaches without communication.'
   ] = 0.5
-  device_gb: Annotated[float, 'Memory of a device, GB (1e9); 0: no bound.'] = (
-    80.0
-  )
+  device_gb: Annotated[
+    float, 'Memory of a device in GB (1e9 bytes). 0: no limit.'
+  ] = 80.0
   activation_gb: Annotated[
-    float | None, 'Peak activations of a micro-batch. none: an estimate.'
+    float | None, 'Peak activations of a micro-batch, GB. none: an estimate.'
   ] = None
   device: Annotated[
     str,
@@ -100,13 +100,13 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
     f' hides: {", ".join(pod_target.NAMES)} or cpu. Others count as h100.',
   ] = 'h100'
   overlap: Annotated[
-    bool, 'Communication beside computation; XLA on CPU has none.'
+    bool, 'Overlap communication with computation. XLA on CPU does not.'
   ] = True
   early_sums: Annotated[
     bool, 'Sums of layers leave beside the last micro-batch, as `Trainer` says.'
   ] = False
   elastic_only: Annotated[
-    bool, 'Only codes whose groups may do unequal numbers of micro-batches.'
+    bool, 'Only codes whose groups may run unequal micro-batches.'
   ] = False
 
   def __post_init__(self) -> None:

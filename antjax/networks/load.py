@@ -220,15 +220,15 @@ class NetworkConfig(_Union):
 
   norm: Annotated[
     mlp.Norm,
-    'Norm before the activations of MLPs: none, batch (statistics of the batch'
-    ' in training, running averages in scoring), or layer.',
+    'Norm before the activations of MLPs: none, batch (batch statistics in'
+    ' training, running averages in scoring), or layer.',
   ] = 'none'
   activation: Annotated[mlp.Activation, 'Activation of MLPs and experts.'] = (
     'relu'
   )
   own: Annotated[
     tuple[str, ...],
-    'Settings of a network of your own that are not named here, as name=value;'
+    'Settings of your own network that have no flag here, as name=value;'
     ' widths as 64+32.',
   ] = ()
 

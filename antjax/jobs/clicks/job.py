@@ -25,7 +25,7 @@ folder for each training.
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import data as antm2c_data
-from antjax.jobs.clicks import rates
+from antjax.jobs.clicks import follow, rates
 from antjax.jobs.clicks import report as antm2c_report
 from antjax.jobs.clicks import table as antm2c_table
 from antjax.jobs.clicks.config import Config
@@ -38,8 +38,11 @@ def main(config: Config) -> None:
   job = job_lib.start(config)
   if config.table:
     antm2c_table.fill(config, job)
-  else:
+    return
+  if not config.follow or not follow.is_trained(config, job):
     train(config, job)
+  if config.follow:
+    follow.run(config, job)
 
 
 def train(config: Config, job: job_lib.Job) -> list[SeedResult]:

@@ -42,16 +42,18 @@ _OF_IDS, _OF_PAIRS, _OF_NUMBERS, _BIAS = 0.7, 0.6, 0.4, -1.5
 class Config:
   """Synthetic files."""
 
-  out: Annotated[str, 'Folder to make.'] = 'data/criteo-synthetic'
+  out: Annotated[str, 'Folder to create.'] = 'data/criteo-synthetic'
   form: Annotated[
     Literal['multihot', 'tsv'],
-    "MLPerf's .npz files of 26 lists, or Criteo's of 26 texts.",
+    "Format: MLPerf's .npz files of 26 lists, or Criteo's TSV.",
   ] = 'multihot'
-  num_rows: Annotated[int, 'Clicks, of which 8 of 10 are for training.'] = (
-    100_000
-  )
-  max_ids: Annotated[int, "Largest table; smaller ones are MLPerf's."] = 10_000
-  max_values: Annotated[int, "Longest list; shorter ones are MLPerf's."] = 8
+  num_rows: Annotated[int, 'Number of clicks, 8 of 10 for training.'] = 100_000
+  max_ids: Annotated[
+    int, "Maximum rows per table; smaller ones are MLPerf's."
+  ] = 10_000
+  max_values: Annotated[
+    int, "Maximum list length; shorter ones are MLPerf's."
+  ] = 8
   seed: Annotated[int, 'Seed.'] = 0
 
   def __post_init__(self) -> None:

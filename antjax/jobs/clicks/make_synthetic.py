@@ -22,9 +22,9 @@ from antjax.jobs import script
 class Config:
   """What to make."""
 
-  out: Annotated[str, 'Folder to make.'] = 'data/antm2c-synthetic'
+  out: Annotated[str, 'Folder to create.'] = 'data/antm2c-synthetic'
   image_size: Annotated[
-    int, 'Pixels of an image each way, a multiple of 8; 0: no images.'
+    int, 'Height and width of images in pixels, a multiple of 8. 0: no images.'
   ] = 32
   synthetic: antm2c_synthetic.SyntheticConfig = (
     antm2c_synthetic.SyntheticConfig()

@@ -48,22 +48,22 @@ class Config:
   run_dir: Annotated[
     str, 'Run folder of train_gmeta.', paths.CHECKPOINT_URL
   ] = 'runs/gmeta'
-  out: Annotated[str, 'Folder to make; must not exist.', paths.URL] = (
+  out: Annotated[str, 'Folder to create; must not exist.', paths.URL] = (
     'models/gmeta'
   )
-  step: Annotated[int | None, 'Checkpoint to export; none: the newest one.'] = (
-    None
-  )
+  step: Annotated[
+    int | None, 'Step of the checkpoint to export. none: the newest one.'
+  ] = None
   quantize: Annotated[
     exporter.Quantize,
-    'How tables are stored: none is float32; int8 has one scale a row.',
+    'Format of the tables. none: float32. int8: one scale per row.',
   ] = 'none'
   base: Annotated[
-    str, 'An earlier full export: write only what differs from it.', paths.URL
+    str, 'Earlier full export: write only the changes from it.', paths.URL
   ] = ''
   since: Annotated[
     int | None,
-    'An earlier checkpoint of the run: write only what differs since then.',
+    'Earlier checkpoint of the run: write only the changes since then.',
   ] = None
 
   def __post_init__(self) -> None:

@@ -43,16 +43,16 @@ class Config:
   """What to score, and with what."""
 
   model: Annotated[
-    str, 'Folder that launch/export_gmeta.py wrote.', paths.URL
+    str, 'Folder written by launch/export_gmeta.py.', paths.URL
   ] = 'models/gmeta'
   input: Annotated[
-    str, 'Record file in a folder that launch/prepare_data.py wrote.', paths.URL
+    str, 'Record file in a folder written by launch/prepare_data.py.', paths.URL
   ] = ''
   out: Annotated[
-    str, 'Parquet file to write: a line for each query row.', paths.URL
+    str, 'Parquet file to write, with one row per query row.', paths.URL
   ] = 'scores.parquet'
-  user: Annotated[str, 'JSON file of one user, instead of input.'] = ''
-  batch_size: Annotated[int, 'Users scored together; a power of two.'] = 64
+  user: Annotated[str, 'JSON file of one user, instead of --input.'] = ''
+  batch_size: Annotated[int, 'Users scored together, a power of 2.'] = 64
 
   def __post_init__(self) -> None:
     if self.batch_size < 1:

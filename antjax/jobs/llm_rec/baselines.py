@@ -256,7 +256,7 @@ class Baselines:
         _KINDS[method], self.vectors, config.max_history, encode
       )
     if method in _TRAINED_OF_TEXTS:
-      return self._trained(method, texts=next_item.whiten(self.vectors))
+      return self._trained(method, texts=untrained.whiten(self.vectors))
     return self._trained(method)
 
   def _item_knn(self, *, with_titles: bool) -> item_knn.LinearModel:

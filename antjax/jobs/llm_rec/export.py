@@ -131,10 +131,12 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
   head: dict[str, Any] = {}
   if (folder / _HEAD).is_file():
     with np.load(folder / _HEAD) as arrays:
-      for key in arrays.files:  # Older files hold a projection's names alone.
+      for key in arrays.files:
         *parts, name = key.split('.')
+        if key in ('kernel', 'bias'):  # Older files hold a projection alone.
+          parts = ['projection']
         at = head
-        for part in parts or ['projection']:
+        for part in parts:
           at = at.setdefault(part, {})
         at[name] = arrays[key]
   marks = Marks(

@@ -38,19 +38,19 @@ class Config:
   folder: Annotated[
     str, 'Folder export of a run of launch/train_llm_rec.', paths.URL
   ] = 'runs/llm_rec/export'
-  num: Annotated[int, 'Items to recommend.'] = 20
+  num: Annotated[int, 'Number of items to recommend.'] = 20
   items: Annotated[
     str,
-    'CSV of new items: a column title, perhaps domain and key. Empty: none.',
+    'CSV of new items: a column title, optionally domain and key. Empty: none.',
     paths.URL,
   ] = ''
   with_hybrid: Annotated[
-    bool, "Rank by the run's hybrid if it has one, not by its model alone."
+    bool, "Rank by the run's hybrid, if any, instead of the model alone."
   ] = True
   repeats: Annotated[
-    int, 'Times that the first history is timed, when all is compiled.'
+    int, 'Number of times to time the first history after compilation.'
   ] = 20
-  json: Annotated[bool, 'Print JSON lines, not tables.'] = False
+  json: Annotated[bool, 'Print JSON lines instead of tables.'] = False
 
   def __post_init__(self) -> None:
     if self.num < 1 or self.repeats < 1:
