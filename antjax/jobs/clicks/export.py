@@ -32,7 +32,7 @@ from antjax.networks.network import ScenarioMoments
 from antjax.serving import click_functions, exporter
 
 FOLDER = 'export'
-_FEW_ROWS = (64, 256, 1024)  # Functions for few rows.
+_FEW_ROWS = (64, 128, 256, 512, 1024, 2048)  # Functions for few rows.
 
 
 class Trained(NamedTuple):
