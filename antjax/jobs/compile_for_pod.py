@@ -1,17 +1,17 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Compiles a training step for TPUs or GPUs that are not there.
+r"""Compiles a training step for TPUs or GPUs without having any.
 
   python -m launch.compile_for_pod --topology=v5e:4x4 --num_slices=4 \
     --paro=IIG --model=llama-7b
   python -m launch.compile_for_pod --topology=h100:4x8 --paro=NIG --model=gmeta
 
-runs on any machine with the compiler (`pip install antjax[pod]`, of GPUs
-`antjax[pod_gpu]`) and prints what it says before a pod is rented: the memory of
-a device, each kind of collective with its place (every micro-batch or once a
-step) and its network (ICI or NVLink inside a group, DCN or a fabric between
-groups), and whether that is what the PaRO code should move. Ends with exit code
-1 where it is not, or does not fit.
+Runs on any machine with the compiler (`pip install antjax[pod]`, or
+`antjax[pod_gpu]` for GPUs), before you rent a pod. It prints the memory per
+device, each kind of collective with its frequency (per micro-batch or per step)
+and network (ICI or NVLink inside a group, DCN or a fabric between groups), and
+whether it matches the PaRO code. The exit code is 1 if it does not match, or
+the step does not fit into memory.
 """
 
 from collections.abc import Mapping

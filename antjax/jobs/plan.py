@@ -1,15 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Says which PaRO code suits a model and a cluster, from shapes alone.
+r"""Predicts the best PaRO code for a model and a cluster, from shapes alone.
 
   python -m launch.plan --model=llama-65b --inter=4 --intra=8 \
     --intra_gbps=2000 --uplink_gbps=640 --device_gb=80 --device_tflops=312
 
-prints all 14 codes with memory, bytes moved and predicted step time, marks what
-does not fit, picks one and says why. `--measure` times the links of the devices
-at hand, under launch/local_cluster.py those of all processes, and stores them
-where `--links` finds them. The run folder gets plan.json, frontier.png and
-report.html.
+Prints all 14 codes with memory, bytes moved and predicted step time, marks
+those that do not fit, picks one and gives the reason. `--measure` measures the
+links of the available devices (under launch/local_cluster.py, of all processes)
+and stores them for `--links`. Writes plan.json, frontier.png and report.html to
+the run folder.
 """
 
 import dataclasses

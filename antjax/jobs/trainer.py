@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer that a job's flags ask for: --paro=auto, links, memory."""
+"""Creates the trainer from a job's flags: --paro=auto, links, memory."""
 
 from collections.abc import Callable
 import functools
