@@ -63,7 +63,8 @@ class Config:
   real_hosts: Annotated[int, 'Hosts of the real job; 0: none.'] = 4
   real_gap_s: Annotated[float, 'Seconds of a row of the trace there.'] = 20.0
   real_rows: Annotated[int, 'Rows of the stretch.'] = 9
-  real_ways: Annotated[tuple[str, ...], 'Ways to run it; empty: all.'] = ()
+  trace: Annotated[tuple[str, ...], 'Traces; empty: all in the folder.'] = ()
+  way: Annotated[tuple[str, ...], 'Ways to run a job; empty: all.'] = ()
   text: Annotated[str, 'Prepared text; made if absent.'] = text_job.DATA
 
 
@@ -270,9 +271,13 @@ def stretch(
   return scaled[first : first + num_rows]
 
 
-def _run_real(config: Config, facts: dict[str, Any]) -> None:
+def _run_real(
+  config: Config,
+  paths: list[pathlib.Path],
+  ways: list[str],
+  facts: dict[str, Any],
+) -> None:
   hosts = config.real_hosts
-  paths = sorted(pathlib.Path(config.traces).glob('spot_*.json'))
   with tempfile.TemporaryDirectory(prefix='spot-') as folder:
     for number, path in enumerate(paths):
       rows = stretch(load(path)[0], config.real_rows, config.asked, hosts)
@@ -280,7 +285,7 @@ def _run_real(config: Config, facts: dict[str, Any]) -> None:
         pathlib.Path(folder) / f'{number}.all',
         [hosts] * 3, config.real_gap_s, hosts, hosts, False, config.text,
       )  # fmt: skip
-      for name in config.real_ways or tuple(WAYS):
+      for name in ways:
         began = time.monotonic()
         found = spot_hosts.run(
           pathlib.Path(folder) / f'{number}.{name}',
@@ -313,11 +318,13 @@ def main(config: Config) -> int:
   if not paths:
     print(f'spot_bench: no spot_*.json in {config.traces}', file=sys.stderr)
     return 1
+  paths = harness.choose('trace', config.trace, {p.stem: p for p in paths})
+  ways = harness.choose('way', config.way, {name: name for name in WAYS})
   facts = harness.start()
   for path in paths:
     held, gap_s = load(path)
     for start_s in config.start_s:
-      for name, way in WAYS.items():
+      for name in ways:
         times = {
           'asked': config.asked,
           'start_s': start_s,
@@ -325,11 +332,11 @@ def main(config: Config) -> int:
           'notice_s': config.notice_s,
         }
         case = {'kind': 'simulated', 'trace': path.stem, 'way': name}
-        line = simulated(held, gap_s, way, **times)
+        line = simulated(held, gap_s, WAYS[name], **times)
         harness.emit(case | line | times | facts)
   if config.real_hosts:
     with contextlib.suppress(KeyboardInterrupt):
-      _run_real(config, facts)
+      _run_real(config, paths, ways, facts)
   return 0
 
 
