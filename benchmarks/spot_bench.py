@@ -43,7 +43,8 @@ from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from benchmarks import harness, spot_hosts, text_job
 
-_TICK_S = 5.0
+_TICK_S, _LONG_TICK_S = 5.0, 60.0
+_HOLD_SHARE = 0.2  # Of a save holds training up: it goes on beside the steps.
 _JOB = 'spot'
 _Beat = pb.AgentBeatRequest
 _Reply = pb.AgentBeatReply
@@ -133,10 +134,14 @@ class Simulation:
     """Takes a trace, a way and the times of a job."""
     self._held, self._gap_s, self._way = held, gap_s, way
     self._start_s, self._save_s, self._notice_s = start_s, save_s, notice_s
+    self._num_hosts_wanted = (
+      max(1, round(asked * way.least)),
+      round(asked * way.most),
+    )
     self._rendezvous = Rendezvous(
       RendezvousConfig(
-        min_hosts=max(1, round(asked * way.least)),
-        max_hosts=round(asked * way.most),
+        min_hosts=self._num_hosts_wanted[0],
+        max_hosts=self._num_hosts_wanted[1],
         max_restarts=1_000_000,
         agent_timeout_s=3 * _TICK_S,
         stop_grace_s=60.0 + save_s,
@@ -154,7 +159,8 @@ class Simulation:
     end_s = len(self._held) * self._gap_s
     now = 0.0
     while now < end_s:
-      now += _TICK_S
+      tick_s = self._tick_s(now)
+      now += tick_s
       self._come_and_go(now)
       job = self._jobs.job(_JOB)
       for host in self._hosts:
@@ -165,8 +171,29 @@ class Simulation:
         self._jobs.apply(message, now)
         if isinstance(message, pb.StartGeneration):
           self.num_generations += 1
-      self._work(now)
+      self._work(now, tick_s)
     return self._committed
+
+  def _tick_s(self, now: float) -> float:
+    """Seconds to the next look: more while nothing can happen."""
+    soon = now + self._notice_s + _LONG_TICK_S
+    rows = {min(len(self._held) - 1, int(t / self._gap_s)) for t in (now, soon)}
+    if len({self._held[row] for row in range(min(rows), max(rows) + 1)}) > 1:
+      return _TICK_S
+    if any(host.is_leaving for host in self._hosts):
+      return _TICK_S
+    members = self._members()
+    least, most = self._num_hosts_wanted
+    if members:
+      is_up = all(
+        now - one.since >= self._start_s and one.exit_at == math.inf
+        for one in members
+      )
+      is_steady = is_up and len(members) in (most, len(self._hosts))
+    else:
+      is_idle = all(host.status == _Beat.IDLE for host in self._hosts)
+      is_steady = is_idle and len(self._hosts) < least
+    return _LONG_TICK_S if is_steady else _TICK_S
 
   def _come_and_go(self, now: float) -> None:
     rows = len(self._held)
@@ -207,7 +234,7 @@ class Simulation:
     elif reply.command == _Reply.STOP and host.exit_at == math.inf:
       host.exit_at = now + self._save_s
 
-  def _work(self, now: float) -> None:
+  def _work(self, now: float, tick_s: float) -> None:
     """Does a tick of work, and saves where it is time."""
     members = self._members()
     if any(one.is_leaving for one in members):
@@ -228,14 +255,15 @@ class Simulation:
     if not is_up:
       self._saved_at = now
       return
-    self._done += len(members) * _TICK_S
+    self._done += len(members) * tick_s
+    hold_s = _HOLD_SHARE * self._save_s
     mtbf_s = self._jobs.job(_JOB).mtbf_s or 6 * 3600.0
     # As antjax/elastic/pulse.py has it.
-    every_s = max(20.0, math.sqrt(2 * self._save_s * mtbf_s))
-    if now - self._saved_at >= every_s:
-      self._saved_at = now
-      self._committed = self._done
-      self._done -= len(members) * min(self._save_s, _TICK_S) / 2
+    every_s = max(20.0, math.sqrt(2 * hold_s * mtbf_s))
+    while now - self._saved_at >= every_s:
+      self._saved_at += every_s
+      self._done -= len(members) * hold_s
+      self._committed = self._done - len(members) * (now - self._saved_at)
 
   def _end(self) -> None:
     self.repeated += max(0.0, self._done - self._committed)
