@@ -3,11 +3,11 @@
 """Steps of the jobs, as launch/compile_for_pod.py compiles them.
 
 Each is the job's own model, loss and tables at its default settings, over data
-of made-up sizes and with batches of made-up values, which
+of made-up sizes (of `dlrm`, MLPerf's) and with batches of made-up values, which
 launch/accelerator_check.py runs. `lm` is a preset of `plan_models`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -34,6 +34,8 @@ from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.embedding.exchange import Exchange
 from antjax.jobs import plan_models
 from antjax.jobs import trainer as trainer_lib
+from antjax.jobs.clicks import dlrm as click_dlrm
+from antjax.jobs.clicks.make_criteo import NUM_ROWS, NUM_VALUES
 from antjax.jobs.plan_models import PlanModel
 from antjax.layers import functional
 from antjax.lm.split import HighEncoder
@@ -58,7 +60,7 @@ class MadeUpData:
   rows: int = 1  # Rows in a device's micro-batch of the batches' values.
 
 
-_SIZES = MadeUpData()
+_SIZES, _MLPERF = MadeUpData(), MadeUpData(max(NUM_ROWS))
 
 
 def _ids(num_ids: int, *shape: int) -> np.ndarray:
@@ -115,21 +117,60 @@ def clicks(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
     histories=(_HISTORY,),
   )
   model = ScenarioModel('dcnv2', FieldConfig(), NetworkConfig(), sizes)
-  tables = model.tables(mesh, 1e-3, of.num_rows)
+  tops = (of.num_rows, *[of.num_rows // 10] * 2, 5, 400, 2000)
+  return _of_clicks(
+    *(model, mesh, tops),
+    lambda rows: {'history': _ids(of.num_rows // 10, rows, 1, _HISTORY)},
+  )
+
+
+def dlrm(mesh: Mesh, of: MadeUpData = _MLPERF) -> PlanModel:
+  """MLPerf's DLRM v2 whole: 204 million rows x 128, 214 values an example."""
+  config = click_dlrm.Config()
+  tables = {
+    f'C{i}': (min(size, of.num_rows), most)
+    for i, (size, most) in enumerate(zip(NUM_ROWS, NUM_VALUES, strict=True))
+  }
+  columns = {n: size for n, (size, most) in tables.items() if most == 1}
+  bags = {n: found for n, found in tables.items() if n not in columns}
+  sizes = DataSizes(
+    num_users=1,
+    num_items=1,
+    num_behaviors=1,
+    num_scenarios=1,
+    columns=columns,
+    numbers={f'I{i}': 'dense' for i in range(13)},
+    bags={n: (size, 'sum') for n, (size, _) in bags.items()},
+  )
+  model = ScenarioModel(config.model, config.fields, config.network, sizes)
+  return _of_clicks(
+    *(model, mesh, (1, 1, 1, 1, *columns.values())),
+    lambda rows: {f'bag_{n}': _ids(x[0], rows, x[1]) for n, x in bags.items()},
+  )
+
+
+def _of_clicks(
+  model: ScenarioModel,
+  mesh: Mesh,
+  tops: Sequence[int],
+  more: Callable[[int], Mapping[str, np.ndarray]],
+) -> PlanModel:
+  """A click model whose id columns have so many ids, and what they are with."""
+  tables = model.tables(mesh, 1e-3, num_examples=1)
 
   def loss(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
     return model.loss(params, tables.lookup(rows, batch['ids']), batch, rng)
 
   def batch(rows: int, length: int) -> Any:
     del length
-    tops = (of.num_rows, *[of.num_rows // 10] * 2, 5, 400, 2000)
+    numbers = np.zeros((rows, len(model.data.numbers)), np.float32)
     return model.prepare(
       {
         'label': np.arange(rows, dtype=np.float32) % 2,
         'weight': np.ones(rows, np.float32),
-        'numeric': np.zeros((rows, 2), np.float32),
+        'numeric': numbers,
         'ids': np.stack([_ids(n, rows) for n in tops], axis=1),
-        'history': _ids(of.num_rows // 10, rows, 1, _HISTORY),
+        **more(rows),
       }
     )
 
@@ -282,6 +323,7 @@ def _wide(numbers: np.ndarray, width: int) -> np.ndarray:
 JOBS: Mapping[str, Callable[..., PlanModel]] = {
   'gmeta': gmeta,
   'clicks': clicks,
+  'dlrm': dlrm,
   'bahe': bahe,
   'llm_rec': llm_rec,
 }

@@ -6,17 +6,17 @@ r"""Serves an exported model over HTTP.
   curl -s localhost:8080/v1/score -H 'Content-Type: application/json' \
     -d '{"rows": {"user": "u1", "item": ["i7", "i9"]}}'
 
-The folder is one of launch/train_clicks.py, launch/export_gmeta.py or
-launch/train_llm_rec.py; docs/delivery.md says what each is asked. Requests that
-arrive together are scored together, in sizes that were compiled before the
-first. SIGTERM ends it when all that came is answered.
+The folder comes from launch/train_clicks.py, launch/export_gmeta.py or
+launch/train_llm_rec.py; docs/delivery.md describes their requests. Requests
+that arrive together are scored together, in batch sizes that are compiled at
+the start. After SIGTERM, it answers all open requests and exits.
 """
 
 import asyncio
 import dataclasses
 import signal
 import sys
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import uvloop
 
@@ -30,6 +30,9 @@ from antjax.jobs.serve_http import Front, Metrics
 from antjax.serving import exporter, loader
 from antjax.serving.batcher import Batcher, Served
 from antjax.serving.click_loader import ClickScorer
+from antjax.serving.feed import DeltaFeed
+from antjax.serving.follower import Follower
+from antjax.serving.live import Live
 from antjax.serving.served import ServedClicks, ServedUsers
 
 _INSIDE = ('', 'export', 'seed_0/export')  # Where a run folder has its model.
@@ -42,26 +45,32 @@ class Config:
   model: Annotated[
     str, 'Folder of an exported model, or a run folder with one.', paths.URL
   ] = ''
-  address: Annotated[str, 'Where to listen.'] = '127.0.0.1'
-  port: Annotated[int, 'Port; 0: pick a free one and say which.'] = 8080
+  address: Annotated[str, 'Address to listen on.'] = '127.0.0.1'
+  port: Annotated[int, 'Port. 0: a free port, which is printed.'] = 8080
   token_file: Annotated[
-    str, 'Lines `role token`, as of the coordinator. Empty: no tokens.'
+    str, 'File of lines `role token`, as for the coordinator. Empty: no tokens.'
   ] = ''
   tls_dir: Annotated[
-    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: none.'
+    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: no TLS.'
   ] = ''
   insecure: Annotated[
-    bool, 'Listen for other machines without tokens or TLS.'
+    bool, 'Allow listening for other machines without tokens or TLS.'
   ] = False
-  max_rows: Annotated[int, 'Rows of a request, at most.'] = 1_000
-  batch_rows: Annotated[int, 'Rows scored at once, at most.'] = 2_048
+  max_rows: Annotated[int, 'Maximum number of rows per request.'] = 1_000
+  batch_rows: Annotated[int, 'Maximum number of rows scored at once.'] = 2_048
   max_waiting_rows: Annotated[
-    int, 'Rows that may wait; a request that comes then is answered 503.'
+    int, 'Maximum number of rows in the queue. Further requests get status 503.'
   ] = 16_384
-  max_body_bytes: Annotated[int, 'Bytes of a request, at most.'] = 1 << 20
-  max_connections: Annotated[int, 'Connections at once, at most.'] = 1_000
+  max_body_bytes: Annotated[int, 'Maximum bytes per request.'] = 1 << 20
+  max_connections: Annotated[int, 'Maximum number of connections.'] = 1_000
+  deltas: Annotated[
+    str,
+    'Folder of incoming deltas, applied in order while serving. Empty: none.',
+    paths.URL,
+  ] = ''
+  poll_s: Annotated[float, 'Seconds between checks for a delta.'] = 0.5
   stop_timeout_s: Annotated[
-    float, 'After SIGTERM, wait so long for what is being answered.'
+    float, 'Seconds to wait for open requests after SIGTERM.'
   ] = 30.0
 
   def __post_init__(self) -> None:
@@ -89,9 +98,10 @@ def main(config: Config) -> None:
 
 
 class Opened(NamedTuple):
-  """A model, and the digest of the file that names its others."""
+  """A model, what deltas change of it, and the digest of its base."""
 
   served: Served
+  live: Live | None
   digest: str
 
 
@@ -102,14 +112,23 @@ def load(config: Config) -> Opened:
     path = folder / inside
     served: Served
     if (path / llm_rec_export.FILE).is_file():
+      if config.deltas:
+        raise ValueError('deltas: none are written for an LLM-Rec; leave it.')
       served = ServedTitles(str(path))
-      return Opened(served, exporter.sha256(path / llm_rec_export.FILE))
+      return Opened(served, None, exporter.sha256(path / llm_rec_export.FILE))
     if (path / loader.MANIFEST).is_file():
+      digest, is_live = (
+        exporter.sha256(path / loader.MANIFEST),
+        bool(config.deltas),
+      )
+      model: loader.Model
       if 'clicks' in loader.read_manifest(path):
-        served = ServedClicks(ClickScorer(path), config.max_rows)
+        model = clicks = ClickScorer(path, is_live)
+        served = ServedClicks(clicks, config.max_rows)
       else:
-        served = ServedUsers(loader.Model(path), config.max_rows)
-      return Opened(served, exporter.sha256(path / loader.MANIFEST))
+        model = loader.Model(path, is_live)
+        served = ServedUsers(model, config.max_rows)
+      return Opened(served, Live(model, digest) if is_live else None, digest)
   raise FileNotFoundError(
     f'{config.model} holds no exported model; launch/train_clicks.py,'
     ' launch/export_gmeta.py and launch/train_llm_rec.py write one.'
@@ -127,13 +146,28 @@ async def _serve(config: Config) -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     loop.add_signal_handler(number, ask, number)
   metrics = Metrics()
-  served, digest = await asyncio.to_thread(load, config)
+  served, live, digest = await asyncio.to_thread(load, config)
   version = {'sequence': 0, 'digest': digest}
+  follower = None
+  if live is not None:
+    follower = Follower(
+      DeltaFeed(config.deltas, digest),
+      live,
+      config.poll_s,
+      lambda: metrics.see(follower) if follower else None,
+    )
+
+  def state() -> dict[str, Any]:
+    if follower is None:
+      return {'version': version}
+    return {'version': follower.live.version, 'deltas': follower.state}
+
   batcher = Batcher(
     served,
     batch_rows=config.batch_rows,
     max_waiting_rows=config.max_waiting_rows,
-    version=lambda: version,
+    between=follower.between if follower else lambda: None,
+    version=lambda: follower.live.version if follower else version,
     observe=metrics.batch_rows.observe,
   )
   front = Front(
@@ -151,18 +185,29 @@ async def _serve(config: Config) -> None:
     if config.tls_dir
     else None,
     is_insecure=config.insecure,
-    state=lambda: {'version': version},
+    state=state,
   )
   await front.start()
   print(f'serve: {front.url}', flush=True)
-  warm = asyncio.create_task(asyncio.to_thread(served.warm))
+  warm = asyncio.create_task(asyncio.to_thread(_prepare, served, follower))
   stopped = asyncio.create_task(stop.wait())
   await asyncio.wait([warm, stopped], return_when=asyncio.FIRST_COMPLETED)
   if not stop.is_set():
     await warm
     batcher.start()
+    if follower is not None:
+      follower.start()
     front.trouble = ''
     print('ready', flush=True)
     await stopped
+  if follower is not None:
+    follower.stop()
   await front.close(config.stop_timeout_s)
   batcher.close()
+
+
+def _prepare(served: Served, follower: Follower | None) -> None:
+  """All that comes before the first request."""
+  served.warm()
+  if follower is not None:
+    follower.catch_up()

@@ -6,11 +6,11 @@
 |---|---|
 | `POST /v1/score` | JSON to JSON; the reply names the version of the model |
 | `/healthz` | `ok` while the process lives |
-| `/readyz` | 200 where requests are answered, and why not |
+| `/readyz` | 200 if requests are answered, or why not |
 | `/metrics` | for Prometheus |
 
-The first needs a token where there are tokens, as `/metrics` does. All is
-bounded: connections, the size of a request and what waits.
+If there are tokens, `/v1/score` and `/metrics` need one. Connections, request
+sizes and the queue are bounded.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ import prometheus_client
 from antjax.elastic import metrics_export, status_page
 from antjax.elastic.security import RoleTokens
 from antjax.serving.batcher import Batcher, Full, Served
+from antjax.serving.follower import Follower
 
 _BODY_TIMEOUT_S = 10.0
 _IDLE_TIMEOUT_S = 75.0
@@ -59,6 +60,24 @@ class Metrics:
     self.waiting = prometheus_client.Gauge(
       'antjax_serve_waiting_rows', 'Rows that wait.', registry=all_of
     )
+    self.sequence = prometheus_client.Gauge(
+      'antjax_serve_delta_sequence', 'Number of the state.', registry=all_of
+    )
+    self.event_age = prometheus_client.Gauge(
+      'antjax_serve_event_age_seconds',
+      'Age of the newest event of the last delta, when it was applied.',
+      registry=all_of,
+    )
+    self.refused = prometheus_client.Gauge(
+      'antjax_serve_deltas_refused', 'By kind.', ['kind'], registry=all_of
+    )
+
+  def see(self, follower: Follower) -> None:
+    """Takes the figures of deltas."""
+    self.sequence.set(follower.live.version['sequence'])
+    self.event_age.set(follower.age_s)
+    for kind, count in follower.state['refused'].items():
+      self.refused.labels(kind).set(count)
 
 
 class Front:

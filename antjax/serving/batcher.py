@@ -83,7 +83,9 @@ class Batcher:
     self._queue: collections.deque[_Waiting] = collections.deque()
     self._changed = threading.Condition()
     self._is_closed = False
-    self._thread = threading.Thread(target=self._run, name='scores')
+    self._thread = threading.Thread(
+      target=self._run, name='scores', daemon=True
+    )
     self.waiting_rows = 0
 
   def start(self) -> None:

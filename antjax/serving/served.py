@@ -6,7 +6,7 @@ Errors name field, row, what was got and what is needed.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -185,6 +185,14 @@ def _length(value: Any) -> int:
   return len(value) if type(value) is str else 0
 
 
+class _User(NamedTuple):
+  group: tuple[int, int]  # Support rows and query rows that are computed.
+  record: dict[str, Any]
+  num_query: int
+  fields: Any  # As they were asked: ids are of a revision.
+  revision: int
+
+
 class ServedUsers:
   """A meta-learned model: {"query": {feature: values}}, scored unadapted.
 
@@ -202,6 +210,7 @@ class ServedUsers:
 
   def read(self, fields: Any) -> Request:
     """See `Served`."""
+    revision = self.model.revision
     is_adapting = isinstance(fields, dict) and (
       'support' in fields or 'labels' in fields
     )
@@ -225,7 +234,8 @@ class ServedUsers:
         record[name] = np.concatenate([values, padded[name]])
     sizes = self.model.manifest['support_sizes']
     group = next(n for n in (0, *sizes) if n >= num_support), size
-    return Request((group, record, num_query), num_query)
+    user = _User(group, record, num_query, fields, revision)
+    return Request(user, num_query)
 
   def _part(self, what: str, values: Any) -> tuple[dict[str, np.ndarray], int]:
     """Ids of one part, and its rows."""
@@ -266,23 +276,27 @@ class ServedUsers:
 
   def score(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
     """See `Served`: columns of the model, such as 'prediction'."""
+    users: list[_User] = [
+      request.content
+      if request.content.revision == self.model.revision
+      else self.read(request.content.fields).content
+      for request in requests
+    ]
     groups: dict[tuple[int, int], list[int]] = {}
-    for i, request in enumerate(requests):
-      groups.setdefault(request.content[0], []).append(i)
+    for i, user in enumerate(users):
+      groups.setdefault(user.group, []).append(i)
     answers: list[dict[str, Any]] = [{} for _ in requests]
     for places in groups.values():
       tasks = _TASKS[0] if len(places) == 1 else _TASKS[-1]
-      records = ({'task': i, **requests[i].content[1]} for i in places)
+      records = ({'task': i, **users[i].record} for i in places)
       for found in scorer.score(
         self.model, records, label='labels', batch_size=tasks
       ):
         task = found.pop('task')
         found.pop('row')
         for i in np.unique(task):
-          num_query = requests[i].content[2]
-          answers[i] = {
-            n: x[task == i][:num_query].tolist() for n, x in found.items()
-          }
+          rows = np.flatnonzero(task == i)[: users[i].num_query]
+          answers[i] = {n: x[rows].tolist() for n, x in found.items()}
     return answers
 
   def warm(self) -> None:
@@ -299,8 +313,9 @@ class ServedUsers:
           record[name] = np.zeros(shape, np.int32)
         for name in manifest['numeric']:
           record[name] = np.zeros(count, np.float32)
+        user = _User((support, size), record, size, {}, self.model.revision)
         for tasks in _TASKS:
-          self.score([Request(((support, size), record, size), size)] * tasks)
+          self.score([Request(user, size)] * tasks)
 
 
 def _edged(

@@ -135,7 +135,9 @@ class KeyedModel:
   ids = loader.Model.ids
 
   def __init__(self):
-    self._vocabularies = {'user': {'keys': self.keys, 'ids': np.arange(1, 4)}}
+    ids = np.arange(1, 4)
+    self.vocabularies = {'user': {'keys': self.keys, 'ids': ids}}
+    self.unknown, self._added = {'user': 0}, {}
 
 
 def test_integer_keys_stay_exact():

@@ -246,22 +246,6 @@ def _user_vectors(model, params, vectors, inputs_BT, last_B):
   return model._scaled(h_BD)
 
 
-def whiten(vectors: np.ndarray) -> np.ndarray:
-  """Text vectors of mean 0 and covariance 1, float32 [N, X].
-
-  Source: Su et al. 2021, https://arxiv.org/abs/2103.15316. Row 0, the padding,
-  counts for nothing and becomes 0. Directions in which the vectors hardly
-  differ are left as they are.
-  """
-  rest = np.asarray(vectors[1:], np.float64)
-  centred = rest - rest.mean(axis=0)
-  values, axes = np.linalg.eigh(centred.T @ centred / max(len(rest), 1))
-  scale = np.where(values > 1e-6 * values.max(), values, np.inf) ** -0.5
-  found = np.zeros(vectors.shape, np.float32)
-  found[1:] = centred @ (axes * scale)
-  return found
-
-
 def _unit(x: jax.Array) -> jax.Array:
   """Vectors of length 1; the gradient at 0 is finite."""
   return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)

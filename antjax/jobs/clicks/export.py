@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A trained click model in files: what launch/score_clicks.py reads.
+"""Export of a trained click model, as read by launch/score_clicks.py.
 
-The folder `export` of a training holds functions, parameters, tables and
-vocabularies as `antjax.serving.exporter` writes them, and `arrays.npz`: which
-values have rows of their own, how numbers are read, what is known of items, and
+The folder `export` of a run contains functions, parameters, tables and
+vocabularies as written by `antjax.serving.exporter`, and `arrays.npz`: the
+values with their own rows, the scaling of numbers, the features of items, and
 the newest clicks of each user of the log.
 """
 
@@ -32,7 +32,7 @@ from antjax.networks.network import ScenarioMoments
 from antjax.serving import click_functions, exporter
 
 FOLDER = 'export'
-_FEW_ROWS = (64, 256, 1024)  # Functions for few rows.
+_FEW_ROWS = (64, 128, 256, 512, 1024, 2048)  # Functions for few rows.
 
 
 class Trained(NamedTuple):
@@ -124,7 +124,7 @@ def _lacking(config: Config, data: ScenarioData) -> str:
   if config.text_sequences:
     return f'text_sequences={",".join(config.text_sequences)} are not exported'
   texts = data.schema['texts']
-  if bags := [n for n in config.fields.ways_of_bags() if n in texts]:
+  if bags := [n for n in data.bags if n in texts]:
     return f'fields.bags={",".join(bags)} are texts, which are not exported'
   return ''
 
