@@ -89,15 +89,15 @@ _OVER_BUDGET = {
   'antjax/data': 11_912,  # See docs/design/house.md.
   'antjax/elastic': 10_885,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 16_600,  # See docs/design/house.md.
+  'antjax/jobs': 16_680,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
   'antjax/shards': 2_968,
   'antjax/train': 5_970,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 12_850,
-  'tests': 62_330,  # See docs/design/house.md.
+  'benchmarks': 12_870,
+  'tests': 62_510,  # See docs/design/house.md.
   'antjax/networks': 2_742,  # See docs/design/house.md.
 }
 _CIRCLES = {}

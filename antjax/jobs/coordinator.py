@@ -6,8 +6,8 @@
   python -m launch.coordinator --port=7070 --status
   python -m launch.coordinator --port=7070 --operate=restart --job=ctr
 
-Killed at any instant and started again with the same journal, it resumes;
-workers and agents wait for it. It needs no accelerator and imports no jax.
+If it is killed, start it again with the same journal to resume; workers and
+agents wait for it. It needs no accelerator and does not import jax.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A trained click model in files: what launch/score_clicks.py reads.
+"""Export of a trained click model, as read by launch/score_clicks.py.
 
-The folder `export` of a training holds functions, parameters, tables and
-vocabularies as `antjax.serving.exporter` writes them, and `arrays.npz`: which
-values have rows of their own, how numbers are read, what is known of items, and
+The folder `export` of a run contains functions, parameters, tables and
+vocabularies as written by `antjax.serving.exporter`, and `arrays.npz`: the
+values with their own rows, the scaling of numbers, the features of items, and
 the newest clicks of each user of the log.
 """
 

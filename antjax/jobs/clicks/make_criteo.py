@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Writes synthetic clicks in the forms of Criteo's and MLPerf's files.
+r"""Writes synthetic clicks in the formats of Criteo and MLPerf.
 
   python -m launch.make_criteo_synthetic --out=data/criteo-synthetic
 
-Nothing in them was ever shown or clicked: ids are drawn by Zipf's law, and
-clicks from a sum of weights of ids and numbers and of products of ids' vectors.
-The file `synthetic.json` has the AUC of the true probabilities, which no model
-exceeds but by chance. With --form=multihot the files are
+The data are made up: ids are sampled by Zipf's law, and clicks from a sum of
+weights of ids and numbers and of products of id vectors. The file
+`synthetic.json` has the AUC of the true probabilities, which a model can exceed
+only by chance. With --form=multihot the files are
 synthetic_train_sparse_multi_hot.npz and so on, as launch/schemas/
 criteo_multihot.yaml reads them; with --form=tsv tables as Criteo released.
 """

@@ -5,12 +5,12 @@ r"""Scores new rows with a model of launch/train_clicks.py.
   python -m launch.score_clicks --model=runs/clicks --input=new.csv \
     --out=scores.csv
 
-`--input` is a file or a folder of files as of the training log, CSV or Parquet,
-or JSON: an object, a list of objects, or one a line (.jsonl). Columns go by
-their names; others than the model needs are not looked at, the label is not
-needed. `--out` gets a line for each good row: its place in the input from 0,
-user and item, the score (a probability) and its logit. Rows that cannot be read
-are listed beside it with line, column and reason.
+`--input` is a file or a folder of files in the format of the training log, CSV
+or Parquet, or JSON: an object, a list of objects, or one per line (.jsonl).
+Columns are matched by name; the model ignores others, and the label is not
+needed. `--out` has one line per valid row: its index in the input from 0, user
+and item, the score (a probability) and its logit. Unreadable rows are listed
+next to it with line, column and reason.
 """
 
 from collections.abc import Iterator, Mapping
