@@ -15,6 +15,7 @@ import pathlib
 from typing import Any
 import urllib.parse
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -296,7 +297,8 @@ def _check_label(table: pa.Table, path: pathlib.Path, name: str) -> None:
 
 def _parquet(path: pathlib.Path) -> pq.ParquetFile:
   try:
-    return pq.ParquetFile(path)
+    # Read from front to back: buffering ahead would hold all of it.
+    return pq.ParquetFile(path, pre_buffer=False)
   except (pa.ArrowInvalid, OSError) as error:
     raise ValueError(f'{path} is no Parquet file ({error}).') from error
 
@@ -342,7 +344,7 @@ def _source(
       )
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from e
-    rows = pa.array(range(first, first + batch.num_rows), pa.int64())
+    rows = pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64))
     table = faults.without(table.append_column(ROW, rows))
     bad = [
       BadRow(first + row + 1, *fault)

@@ -147,7 +147,7 @@ def _tables(
     columns = _layout(model, next(iter(files)))
     table_source.read(files, columns, folder, rejects)  # type: ignore[arg-type]
     for path in sorted(folder.glob('*.parquet')):
-      for batch in pq.ParquetFile(path).iter_batches(_BLOCK):
+      for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BLOCK):
         yield pa.Table.from_batches([batch])
 
 
