@@ -5,6 +5,8 @@
 #                    PART=oldest is the fast tests on Python 3.11
 # make docs          the documentation site, in build/site
 # make bench         antjax beside its peers, which `make peers` sets up
+# make accelerator-check   equivalence, rates and a step of each job on the
+#                    devices at hand; CHECK='--intra=4' adds flags
 #
 # The newest supported Python that is here runs all of it, in .venv. PYTHON chooses
 # another, with an environment of its own, .venv-3.11: make test PYTHON=python3.11.
@@ -34,11 +36,11 @@ PYTEST_FLAGS ?=
 # Files of tests side by side; PARALLEL= turns it off.
 PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
-.PHONY: help quickstart test test-fast test-slow lint docs bench peers peers-dlrover clean
+.PHONY: help quickstart test test-fast test-slow lint docs bench accelerator-check peers peers-dlrover clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,10p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,12p
 
 quickstart: $(VENV)/.run-stamp
 	$(VENV)/bin/python -m launch.prepare_data
@@ -99,6 +101,11 @@ docs: .venv-docs/.stamp
 
 bench: $(VENV)/.run-stamp peers
 	$(VENV)/bin/python -m benchmarks.meta_bench
+
+# Installs nothing, as the JAX of an accelerator is yours: in .venv if that is made,
+# else in the python3 at hand.
+accelerator-check:
+	$(or $(wildcard $(VENV)/bin/python),python3) -m launch.accelerator_check $(CHECK)
 
 # PyTorch and the other peers of the benchmarks, away from antjax's own packages.
 peers: .venv-peers/.stamp

@@ -39,6 +39,7 @@ _COORDINATOR_FLAGS = (
   '--join_wait_s=1',
   '--restart_backoff_s=0',
   '--grow_after_s=1',
+  '--node_check=off',
 )
 
 

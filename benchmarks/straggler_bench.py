@@ -158,6 +158,7 @@ def _start_coordinator(
     HOSTS,
     [
       *(sys.executable, '-m', 'launch.coordinator', '--insecure'),
+      '--node_check=off',
       *(f'--address={address}', f'--port={port}', f'--token_file={tokens}'),
       *(f'--journal={out}/journal.db', f'--policy={policy}'),
       *(f'--min_hosts={HOSTS}', f'--max_hosts={HOSTS}', *flags),

@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 from antjax.elastic.worker import Agent
-from antjax.jobs import distributed
+from antjax.jobs import distributed, script
 from antjax.jobs import job as job_lib
 from antjax.layers.functional import Functional
 from antjax.lm import Config, Transformer
@@ -258,7 +258,8 @@ def train(job: Job, agent: Agent, generation: int) -> None:
     add(step=step)
     tell(step, values)
 
-  with agent:
+  script.stop_request.install()  # Asked to, it saves.
+  with script.stop_request.deferred(), agent:
     agent.describe(
       device_kind=jax.devices()[0].device_kind,
       num_devices=jax.local_device_count(),
@@ -278,6 +279,7 @@ def train(job: Job, agent: Agent, generation: int) -> None:
       merge_input_states=position.merge_states,
       on_step=on_step,
       elastic=_Noting(agent, add, job),
+      should_stop=script.stop_request,
     )
     if job.has_witness:
       write_final(job, trainer, state, generation, agent.worker)
@@ -302,6 +304,8 @@ def main() -> None:
 if __name__ == '__main__':
   try:
     main()
+  except KeyboardInterrupt:
+    sys.exit(143)  # Stopped as asked, and saved.
   except Exception:
     traceback.print_exc()
     sys.stderr.flush()

@@ -63,7 +63,7 @@ _BUDGETS = {
   'antjax/collectives': 2_280,  # The loop that fetches layers ahead.
   'antjax/ctr': 4_000,
   'antjax/data': 6_000,
-  'antjax/elastic': 8_500,
+  'antjax/elastic': 8_500,  # 770 of them checks of hosts and notices.
   'antjax/embedding': 3_000,
   'antjax/jobs': 5_500,
   'antjax/layers': 1_200,
@@ -74,7 +74,7 @@ _BUDGETS = {
   'antjax/networks': 2_600,
   'antjax/plan': 3_200,
   'antjax/report': 1_500,
-  'antjax/serving': 2_200,
+  'antjax/serving': 3_240,  # 490 of them a server.
   'antjax/shards': 2_400,
   'antjax/train': 4_200,
   'benchmarks': 8_500,
@@ -85,20 +85,20 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 7_700,  # See docs/design/house.md.
-  'antjax/data': 11_795,  # See docs/design/house.md.
-  'antjax/elastic': 9_946,
+  'antjax/ctr': 7_845,  # See docs/design/house.md.
+  'antjax/data': 11_912,  # See docs/design/house.md.
+  'antjax/elastic': 10_885,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 14_140,  # See docs/design/house.md.
+  'antjax/jobs': 16_680,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
   'antjax/shards': 2_968,
   'antjax/train': 5_970,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 11_920,
-  'tests': 60_400,  # See docs/design/house.md.
-  'antjax/networks': 2_660,  # See docs/design/house.md.
+  'benchmarks': 12_870,
+  'tests': 62_510,  # See docs/design/house.md.
+  'antjax/networks': 2_742,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

@@ -1,12 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the files of a table, text or Parquet, as its schema says.
+"""Reads the files of a table, text, Parquet or NumPy, as its schema says.
 
 Parquet goes the way of text: what is empty, or no value of the type that the
 schema gives, is set aside by its row, and nothing is rounded.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import functools
 import glob
 import math
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from antjax.data import csv_blocks, row_writer, text_reader
+from antjax.data import csv_blocks, numpy_table, row_writer, text_reader
 from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import Parsed, ROW, RowCounts, RowSource
@@ -30,7 +31,8 @@ from antjax.data.table_columns import ItemTable
 from antjax.data.text_reader import TextLayout
 
 _TEXT = ('.csv', '.tsv', '.txt')
-_DATA = (*_TEXT, '.parquet')
+_COLUMNS = ('.parquet', numpy_table.SUFFIX)
+_DATA = (*_TEXT, *_COLUMNS)
 _PACKED = (*csv_blocks.PACKED, '.zip', '.lz4', '.br', '.snappy')
 _HIVE_NULL = '__HIVE_DEFAULT_PARTITION__'
 _BATCH_ROWS = 1 << 16
@@ -44,8 +46,8 @@ def find_files(
   """Returns the files of a source, and the split of each if it is given.
 
   Args:
-    source: A text file or Parquet file, a pattern of such files, or a folder
-      with files of one kind, perhaps in folders named column=value.
+    source: A text file, Parquet file or .npz file, a pattern of such files, or
+      a folder with files of one kind, perhaps in folders named column=value.
     by_split: Split -> names or patterns of its files in the folder.
 
   Returns:
@@ -98,12 +100,12 @@ def find_files(
         f'source={source} holds no file that ends in {", ".join(_TEXT)} or'
         ' .parquet.'
       )
-  if len({*map(_is_parquet, files)}) > 1:
+  if len({*map(_kind, files)}) > 1:
     raise ValueError(f'source={source} holds both text and Parquet files.')
   if matched and (other := [p for p in matched if p not in files]):
     raise ValueError(
       f'source={source} is also the pattern of {other[0]}; needed: files that'
-      f' end in {", ".join(_TEXT)} or .parquet.'
+      f' end in {", ".join(_DATA)}.'
     )
   if source.is_file() and not (_is_bare(source) or _suffix(source) in _DATA):
     raise ValueError(
@@ -177,14 +179,15 @@ def _is_text(path: pathlib.Path) -> bool:
   return path.suffix.lower() in _TEXT
 
 
-def _is_parquet(path: pathlib.Path) -> bool:
-  return _suffix(path) == '.parquet'
+def _kind(path: pathlib.Path) -> str:
+  """Suffix of a file in columns; '' for text."""
+  return found if (found := _suffix(path)) in _COLUMNS else ''
 
 
 def first_line(path: pathlib.Path) -> str:
   """Returns the first line of a text file, without its end."""
-  if _is_parquet(path):
-    return ','.join(_parquet(path).schema_arrow.names)
+  if _kind(path):
+    return ','.join(_opened(path)[1])
   with csv_blocks.opened(path) as file:
     line = file.read(_LINE_BYTES).split(b'\n')[0]
   return line.decode('utf-8', 'replace').rstrip('\r\n').lstrip('\ufeff')
@@ -249,7 +252,7 @@ def read(
     'threads': threads,
     'progress': progress,
   }
-  if _is_parquet(next(iter(files))):
+  if _kind(next(iter(files))):
     used = {n: layout.columns[n] for n in columns.used if n not in in_path}
     counts = row_writer.write(
       (_source(path, used, columns.nulls) for path in files),
@@ -295,12 +298,17 @@ def _check_label(table: pa.Table, path: pathlib.Path, name: str) -> None:
     )
 
 
-def _parquet(path: pathlib.Path) -> pq.ParquetFile:
+def _opened(path: pathlib.Path) -> tuple[Any, list[str], int]:
+  """A file in columns, their names, and its rows."""
+  if _kind(path) == numpy_table.SUFFIX:
+    table = numpy_table.NumpyTable(path)
+    return table, table.names, table.num_rows
   try:
     # Read from front to back: buffering ahead would hold all of it.
-    return pq.ParquetFile(path, pre_buffer=False)
+    file = pq.ParquetFile(path, pre_buffer=False)
   except (pa.ArrowInvalid, OSError) as error:
     raise ValueError(f'{path} is no Parquet file ({error}).') from error
+  return file, file.schema_arrow.names, file.metadata.num_rows
 
 
 def _typed_of_path(
@@ -322,8 +330,7 @@ def _typed_of_path(
 def _source(
   path: pathlib.Path, columns: Mapping[str, Column], nulls: Sequence[str]
 ) -> RowSource:
-  file = _parquet(path)
-  there = file.schema_arrow.names
+  file, there, num_rows = _opened(path)
   if missing := [name for name in columns if name not in there]:
     raise ValueError(
       f'{path} has no column {", ".join(missing)}; it has {", ".join(there)}.'
@@ -331,7 +338,7 @@ def _source(
 
   def pieces() -> Iterator[Callable[[], Parsed]]:
     first = 0
-    with file:
+    with contextlib.closing(file):
       for batch in file.iter_batches(_BATCH_ROWS, columns=[*columns]):
         yield functools.partial(parse, first, batch)
         first += batch.num_rows
@@ -352,5 +359,4 @@ def _source(
     ]
     return Parsed(table, bad, filled, batch.num_rows)
 
-  num_rows = file.metadata.num_rows
   return RowSource(path, pieces(), num_rows, unit='rows')

@@ -29,6 +29,7 @@ import psutil
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import host_sockets
 from antjax.elastic.client import CoordinatorClient, CoordinatorGoneError
+from antjax.elastic.host_check import HostCheck
 from antjax.elastic.process_group import (
   describe_exit,
   describe_signal,
@@ -36,7 +37,9 @@ from antjax.elastic.process_group import (
   Output,
   ProcessGroup,
 )
-from antjax.elastic.rendezvous import EXIT_REPLACED
+from antjax.elastic.pulse import EXIT_STALE
+from antjax.elastic.rendezvous import EXIT_PREEMPTED, EXIT_REPLACED
+from antjax.elastic.rendezvous_room import EXIT_WRONG_USAGE
 
 _POLL_S = 0.1
 # One beat is tried for so long; then a newer one says what is true by then.
@@ -47,6 +50,8 @@ _STACKS_S = 3.0  # That a hung worker has to show its stacks.
 _FLUSH_S = 1.0
 _RESOURCES_S = 2.0
 _MAX_TAIL = 4000
+# Codes of a worker that say nothing about its host.
+_NO_FAULT = {0, EXIT_STALE, EXIT_WRONG_USAGE, 130, 143}
 _Beat = pb.AgentBeatRequest
 
 
@@ -70,6 +75,7 @@ class Supervisor:
   max_hosts: int = 0  # 0: no limit.
   give_up_s: float = math.inf  # Without the coordinator; then it exits.
   alive_file: str = ''  # Touched every few seconds, for a probe.
+  check: HostCheck | None = None  # Of this host, before its worker starts.
 
   def __post_init__(self) -> None:
     # What the main thread has to do; a signal handler may put something in.
@@ -78,7 +84,7 @@ class Supervisor:
     self._exit_code: int | None = None
     self._stop_signal: int | None = None
     self._kill_at = float('inf')
-    self._is_asked_to_stop = False
+    self._is_asked_to_stop = self._is_preempted = False
     # What the next beat says; the lock also guards the two versions.
     self._changed = threading.Condition()
     self._version = 1
@@ -100,11 +106,23 @@ class Supervisor:
     """
     self._events.put(functools.partial(self._on_signal, number))
 
+  def preempt(self, reason: str) -> None:
+    """Has the worker save and this process exit: the host will be gone."""
+
+    def leave() -> None:
+      if self._stop_signal is None:
+        self.say(f'this host is preempted: {reason}.')
+        self._is_preempted = True
+        self._on_signal(signal.SIGTERM)
+
+    self._events.put(leave)
+
   def run(self) -> int:
     """Runs until the job is over or this host leaves; returns an exit code.
 
     0: the job succeeded; 1: it failed; 75: this host is to be replaced, or the
-    coordinator was away for `give_up_s`; 128 + signal: it was stopped.
+    coordinator was away for `give_up_s`; 76: it is preempted; 128 + signal: it
+    was stopped.
     """
     beats = threading.Thread(target=self._beat, daemon=True)
     beats.start()
@@ -124,6 +142,8 @@ class Supervisor:
           self._kill_at = float('inf')
     finally:
       self._kill()
+      if self.check is not None:
+        self.check.close()
       with self._changed:
         self._is_over = True
         self._changed.notify_all()
@@ -161,6 +181,8 @@ class Supervisor:
   def _start(self, assignment: pb.Assignment) -> None:
     is_direct = self.is_direct and assignment.rank == 0
     self._is_asked_to_stop = False
+    if self.check is not None:
+      self.check.cancel()  # It has taken too long.
     self._worker = worker = ProcessGroup(
       [sys.executable, *self.command],
       self.worker_env(assignment),
@@ -187,6 +209,8 @@ class Supervisor:
     self._worker = None
     if code:
       self.say(f'the worker {describe_exit(code)}.')
+    if self.check is not None and code not in _NO_FAULT:
+      self.check.forget()  # Its host may be why.
     tail = worker.tail[-_MAX_TAIL:]
     self._note(status=_Beat.EXITED, exit_code=code, log_tail=tail)
     if self._stop_signal is not None:
@@ -244,9 +268,9 @@ class Supervisor:
     if self._stop_signal is None:
       self._stop_signal = signal.SIGTERM
     self._flush(flush_s)  # How the worker ended.
-    self._note(status=_Beat.IDLE)
+    self._note(status=_Beat.IDLE, exit_code=self._said.exit_code)
     self._flush(flush_s)
-    self._exit_code = code
+    self._exit_code = EXIT_PREEMPTED if self._is_preempted else code
 
   def _note(self, **fields: Any) -> None:
     """Sets what the next beat says, and sends it now."""
@@ -282,6 +306,8 @@ class Supervisor:
           max_hosts=self.max_hosts,
         )
         request.MergeFrom(self._said)
+      if self.check is not None:
+        request.check.CopyFrom(self.check.message())
       try:
         if request.status == _Beat.IDLE or not port:
           port = host_sockets.free_port(self.address)
@@ -306,6 +332,8 @@ class Supervisor:
       if next_s > _QUIET_S:
         self.say('the coordinator is there again.')
       answered, next_s = time.monotonic(), _QUIET_S
+      if self.check is not None:
+        self.check.obey(reply)
       self._events.put(functools.partial(self._on_reply, request, reply))
       with self._changed:
         self._reported = version

@@ -33,7 +33,7 @@ from antjax.elastic.protocol import (
 )
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import RendezvousConfig
-from antjax.elastic.rotation import Rotating, rotating_tls
+from antjax.elastic.rotation import Rotating, rotating_page_tls, rotating_tls
 from antjax.elastic.service import make_server, max_connections, Service
 from antjax.elastic.status_page import StatusPage
 from antjax.elastic.unheard import Unheard
@@ -163,7 +163,7 @@ def _status_page(
     address=config.address,
     port=config.status_port,
     tokens=lambda: tokens().page_tokens(),
-    tls=security.page_tls(config.tls_dir) if config.tls_dir else None,
+    tls=rotating_page_tls(config.tls_dir) if config.tls_dir else None,
     is_insecure=config.is_insecure,
   )
 

@@ -202,7 +202,7 @@ class Resources(_message.Message):
     def __init__(self, cpu_share: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("head", "step", "num_samples", "batch_times", "resources", "device_kind", "num_devices", "max_micro_batches", "plan_version", "is_last")
+    __slots__ = ("head", "step", "num_samples", "batch_times", "resources", "device_kind", "num_devices", "max_micro_batches", "plan_version", "is_last", "loss")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +213,7 @@ class HeartbeatRequest(_message.Message):
     MAX_MICRO_BATCHES_FIELD_NUMBER: _ClassVar[int]
     PLAN_VERSION_FIELD_NUMBER: _ClassVar[int]
     IS_LAST_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
     head: Head
     step: int
     num_samples: int
@@ -223,7 +224,8 @@ class HeartbeatRequest(_message.Message):
     max_micro_batches: int
     plan_version: int
     is_last: bool
-    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., step: _Optional[int] = ..., num_samples: _Optional[int] = ..., batch_times: _Optional[_Iterable[_Union[BatchTime, _Mapping]]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., device_kind: _Optional[str] = ..., num_devices: _Optional[int] = ..., max_micro_batches: _Optional[int] = ..., plan_version: _Optional[int] = ..., is_last: _Optional[bool] = ...) -> None: ...
+    loss: float
+    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., step: _Optional[int] = ..., num_samples: _Optional[int] = ..., batch_times: _Optional[_Iterable[_Union[BatchTime, _Mapping]]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., device_kind: _Optional[str] = ..., num_devices: _Optional[int] = ..., max_micro_batches: _Optional[int] = ..., plan_version: _Optional[int] = ..., is_last: _Optional[bool] = ..., loss: _Optional[float] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("version", "num_micro_batches", "lr_scale", "deadline_s", "reason")
@@ -260,8 +262,66 @@ class HeartbeatReply(_message.Message):
     mtbf_s: float
     def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., is_stopping: _Optional[bool] = ..., revision: _Optional[int] = ..., beat_s: _Optional[float] = ..., mtbf_s: _Optional[float] = ...) -> None: ...
 
+class NodeCheck(_message.Message):
+    __slots__ = ("state", "error", "is_wrong", "platform", "device_kind", "num_devices", "matmul_flops", "memory_bytes", "disk_bytes", "link_port", "link_key", "links")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        NONE: _ClassVar[NodeCheck.State]
+        RUNNING: _ClassVar[NodeCheck.State]
+        DONE: _ClassVar[NodeCheck.State]
+        FAILED: _ClassVar[NodeCheck.State]
+    NONE: NodeCheck.State
+    RUNNING: NodeCheck.State
+    DONE: NodeCheck.State
+    FAILED: NodeCheck.State
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    IS_WRONG_FIELD_NUMBER: _ClassVar[int]
+    PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
+    NUM_DEVICES_FIELD_NUMBER: _ClassVar[int]
+    MATMUL_FLOPS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LINK_PORT_FIELD_NUMBER: _ClassVar[int]
+    LINK_KEY_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    state: NodeCheck.State
+    error: str
+    is_wrong: bool
+    platform: str
+    device_kind: str
+    num_devices: int
+    matmul_flops: float
+    memory_bytes: float
+    disk_bytes: float
+    link_port: int
+    link_key: int
+    links: _containers.RepeatedCompositeFieldContainer[Link]
+    def __init__(self, state: _Optional[_Union[NodeCheck.State, str]] = ..., error: _Optional[str] = ..., is_wrong: _Optional[bool] = ..., platform: _Optional[str] = ..., device_kind: _Optional[str] = ..., num_devices: _Optional[int] = ..., matmul_flops: _Optional[float] = ..., memory_bytes: _Optional[float] = ..., disk_bytes: _Optional[float] = ..., link_port: _Optional[int] = ..., link_key: _Optional[int] = ..., links: _Optional[_Iterable[_Union[Link, _Mapping]]] = ...) -> None: ...
+
+class Link(_message.Message):
+    __slots__ = ("peer", "bytes")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    bytes: float
+    def __init__(self, peer: _Optional[str] = ..., bytes: _Optional[float] = ...) -> None: ...
+
+class LinkTask(_message.Message):
+    __slots__ = ("peer", "address", "port", "key")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    address: str
+    port: int
+    key: int
+    def __init__(self, peer: _Optional[str] = ..., address: _Optional[str] = ..., port: _Optional[int] = ..., key: _Optional[int] = ...) -> None: ...
+
 class AgentBeatRequest(_message.Message):
-    __slots__ = ("head", "address", "free_port", "status", "generation", "exit_code", "log_tail", "resources", "device_kind", "min_hosts", "max_hosts")
+    __slots__ = ("head", "address", "free_port", "status", "generation", "exit_code", "log_tail", "resources", "device_kind", "min_hosts", "max_hosts", "check")
     class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         IDLE: _ClassVar[AgentBeatRequest.Status]
@@ -281,6 +341,7 @@ class AgentBeatRequest(_message.Message):
     DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
     MIN_HOSTS_FIELD_NUMBER: _ClassVar[int]
     MAX_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     head: Head
     address: str
     free_port: int
@@ -292,7 +353,8 @@ class AgentBeatRequest(_message.Message):
     device_kind: str
     min_hosts: int
     max_hosts: int
-    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., address: _Optional[str] = ..., free_port: _Optional[int] = ..., status: _Optional[_Union[AgentBeatRequest.Status, str]] = ..., generation: _Optional[int] = ..., exit_code: _Optional[int] = ..., log_tail: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., device_kind: _Optional[str] = ..., min_hosts: _Optional[int] = ..., max_hosts: _Optional[int] = ...) -> None: ...
+    check: NodeCheck
+    def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., address: _Optional[str] = ..., free_port: _Optional[int] = ..., status: _Optional[_Union[AgentBeatRequest.Status, str]] = ..., generation: _Optional[int] = ..., exit_code: _Optional[int] = ..., log_tail: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., device_kind: _Optional[str] = ..., min_hosts: _Optional[int] = ..., max_hosts: _Optional[int] = ..., check: _Optional[_Union[NodeCheck, _Mapping]] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("generation", "rank", "num_hosts", "jax_coordinator")
@@ -307,7 +369,7 @@ class Assignment(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., num_hosts: _Optional[int] = ..., jax_coordinator: _Optional[str] = ...) -> None: ...
 
 class AgentBeatReply(_message.Message):
-    __slots__ = ("command", "assignment", "exit_code", "reason", "revision", "beat_s", "is_hung")
+    __slots__ = ("command", "assignment", "exit_code", "reason", "revision", "beat_s", "is_hung", "is_to_check", "link")
     class Command(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NONE: _ClassVar[AgentBeatReply.Command]
@@ -327,6 +389,8 @@ class AgentBeatReply(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     BEAT_S_FIELD_NUMBER: _ClassVar[int]
     IS_HUNG_FIELD_NUMBER: _ClassVar[int]
+    IS_TO_CHECK_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
     command: AgentBeatReply.Command
     assignment: Assignment
     exit_code: int
@@ -334,7 +398,9 @@ class AgentBeatReply(_message.Message):
     revision: int
     beat_s: float
     is_hung: bool
-    def __init__(self, command: _Optional[_Union[AgentBeatReply.Command, str]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., exit_code: _Optional[int] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., beat_s: _Optional[float] = ..., is_hung: _Optional[bool] = ...) -> None: ...
+    is_to_check: bool
+    link: LinkTask
+    def __init__(self, command: _Optional[_Union[AgentBeatReply.Command, str]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., exit_code: _Optional[int] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., beat_s: _Optional[float] = ..., is_hung: _Optional[bool] = ..., is_to_check: _Optional[bool] = ..., link: _Optional[_Union[LinkTask, _Mapping]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("head",)

@@ -111,6 +111,22 @@ class JobState:
     faults = sum(record.counts for record in self.history)
     return max(1.0, sum(ran) / faults) if faults else 0.0
 
+  def quick_faults(self, healthy_s: float) -> int:
+    """Number of the last faults in a row, the generations between them short.
+
+    Args:
+      healthy_s: Seconds after which a generation is not short.
+    """
+    in_a_row = 0
+    for record in reversed(self.history):
+      ended = record.ended_unix_s
+      if not record.counts or ended is None:
+        break
+      in_a_row += 1
+      if ended - record.started_unix_s >= healthy_s:
+        break
+    return min(in_a_row, self.restarts_used)  # Not before a new start.
+
   @property
   def data_sets(self) -> dict[str, Ledger]:
     """The ledgers by name."""

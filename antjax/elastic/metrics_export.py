@@ -23,6 +23,7 @@ _Sample = tuple[str, dict[str, str], float | None]
 _JOB = {
   'generation': 'antjax_job_generation',
   'step': 'antjax_job_step',
+  'loss': 'antjax_job_loss',
   'committed_step': 'antjax_job_committed_step',
   'committed_unix_s': 'antjax_job_committed_timestamp_seconds',
   'samples_per_s': 'antjax_job_samples_per_second',
@@ -31,6 +32,7 @@ _JOB = {
   'policy_restarts_left': 'antjax_job_policy_restarts_left',
   'pending_s': 'antjax_job_pending_seconds',
   'restarts_used': 'antjax_job_restarts',
+  'num_bad_hosts': 'antjax_job_bad_hosts',
 }
 _PLAN = {
   'version': 'antjax_plan_version',
@@ -45,6 +47,12 @@ _WORKER = {
   'last_beat_age_s': 'antjax_worker_heartbeat_age_seconds',
   'cpu_share': 'antjax_worker_cpu_ratio',
   'rss_bytes': 'antjax_worker_memory_bytes',
+}
+_CHECK = {
+  'matmul_flops': 'antjax_agent_matmul_flops',
+  'memory_bytes': 'antjax_agent_memory_bytes_per_second',
+  'disk_bytes': 'antjax_agent_disk_bytes_per_second',
+  'link_bytes': 'antjax_agent_link_bytes_per_second',
 }
 _TIME = {
   'goodput': 'antjax_job_goodput_ratio',
@@ -98,6 +106,13 @@ _GAUGES = {
   'antjax_job_phase': 'Whether the job is in the phase.',
   'antjax_job_workers': 'Workers by state.',
   'antjax_job_agents': 'Agents by state.',
+  'antjax_job_loss': 'Loss of the newest step.',
+  'antjax_job_bad_hosts': 'Hosts that their check has named.',
+  'antjax_agent_matmul_flops': 'Of products of matrices, of the slowest device'
+  ' of the host, when it was checked.',
+  'antjax_agent_memory_bytes_per_second': 'Of its memory, then.',
+  'antjax_agent_disk_bytes_per_second': 'Written to its disk, then.',
+  'antjax_agent_link_bytes_per_second': 'Of its best link, then.',
   'antjax_plan_version': 'Version of the plan in force.',
   'antjax_plan_lr_scale_ratio': 'What the plan multiplies the updates by.',
   'antjax_plan_deadline_seconds': "Deadline of a step's micro-batches; 0:"
@@ -151,6 +166,10 @@ def _samples(snapshot: _Json) -> Iterator[_Sample]:
           {**labels, 'window': window},
           worker[f'seconds_per_sample_{window}'],
         )
+    for agent in job['agents']:
+      if check := agent.get('check'):
+        labels = {**of_job, 'agent': agent['name']}
+        yield from _plain(_CHECK, check, labels)
     for data_set in job['data_sets']:
       labels = {**of_job, 'data_set': data_set['name']}
       yield from _plain(_DATA, data_set, labels)

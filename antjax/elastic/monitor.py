@@ -176,9 +176,11 @@ class Monitor:
       for at, seconds in known.pending
       if now - at <= self._config.pending_memory_s
     ]
+    losses = [w.loss for w in members.values() if w.loss is not None]
     return ClusterView(
       job=job,
       generation=known.generation,
+      loss=max(losses)[1] if losses else None,
       workers=tuple(views[name] for name in sorted(views)),
       global_micro_batches=known.global_micro_batches,
       lr_scale=known.lr_scale,
@@ -274,12 +276,13 @@ class Monitor:
     kinds: dict[str, list[float]] = {}
     for v in known:
       kinds.setdefault(v.device_kind, []).append(shorts[v.worker])
+    medians = {kind: statistics.median_low(of) for kind, of in kinds.items()}
     for v in known:
       worker = members[v.worker]
       short = shorts[v.worker] / short_median if short_median else 1.0
       long = longs[v.worker] / long_median if long_median else 1.0
       if not v.is_idle:
-        own = statistics.median_low(kinds[v.device_kind])
+        own = medians[v.device_kind]
         self._move(
           worker,
           short,

@@ -27,6 +27,7 @@ EXIT_STALE = 75  # Exit code of a process that is fenced off.
 _GOODBYE_S = 5.0
 _MTBF_S = 6 * 3600.0  # Between faults, until one was seen.
 _LEAST_CHECKPOINT_S = 20.0
+_MAX_LOSS = 1e30  # That the coordinator takes.
 _MAX_BATCH_TIMES = 1000  # Kept while the coordinator is away.
 
 
@@ -96,6 +97,7 @@ class Pulse:
     self._thread: threading.Thread | None = None
     self._fatal: Exception | None = None
     self._step, self._num_samples = 0, 0
+    self._loss: float | None = None
     self._asked_s = 0.0  # Between heartbeats, as the coordinator wants it.
     self._batch_times: deque[pb.BatchTime] = deque(maxlen=_MAX_BATCH_TIMES)
     self._commit: pb.CommitRequest | None = None
@@ -121,6 +123,10 @@ class Pulse:
       self._step = max(self._step, times.step)
       self._num_samples += times.num_samples
       self._batch_times.append(times)
+
+  def note_loss(self, loss: float) -> None:
+    """Takes the newest loss; one that is not finite is none."""
+    self._loss = loss if abs(loss) <= _MAX_LOSS else None
 
   def checkpoint_every_s(self, save_s: float) -> float:
     """Seconds between checkpoints that lose least, after Young and Daly.
@@ -213,6 +219,7 @@ class Pulse:
         ),
         plan_version=self.plan.version,
         is_last=is_last,
+        loss=self._loss,
         **self.description,
       ),
       give_up_s=give_up_s,

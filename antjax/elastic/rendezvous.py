@@ -30,6 +30,7 @@ from google.protobuf.message import Message
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_control
 from antjax.elastic.job_state import JobState
+from antjax.elastic.node_check import NodeChecks
 from antjax.elastic.rendezvous_room import (
   AgentRecord,
   error_of,
@@ -44,6 +45,7 @@ from antjax.elastic.rendezvous_room import (
 # Exit codes of an agent's process, for what started it.
 EXIT_FAILED = 1
 EXIT_REPLACED = 75  # Start another one, elsewhere if possible.
+EXIT_PREEMPTED = 76  # The same: its host is gone soon.
 
 _MAX_SAME_ERRORS = 3  # An error that repeats so often ends the job.
 _MAX_CAUSES = 3  # Hosts named beside the one whose worker died first.
@@ -56,6 +58,7 @@ class Rendezvous:
   def __init__(self, config: RendezvousConfig | None = None) -> None:
     self._config = config or RendezvousConfig()
     self._rooms: dict[str, Room] = {}
+    self._checks: dict[str, NodeChecks] = {}
 
   def agents(self, job: str, now: float) -> list[AgentRecord]:
     """The agents of a job that are not lost, by name; for the status page."""
@@ -66,6 +69,11 @@ class Rendezvous:
       agent for agent in room.agents() if self._is_living(agent, room, now)
     ]
     return sorted(living, key=lambda agent: natural_order(agent.name))
+
+  def checks(self, job: str, now: float) -> NodeChecks:
+    """What is known of the hosts of a job."""
+    room = self._room(job, now)
+    return self._checks.setdefault(job, NodeChecks(job, room, self._config))
 
   def restarts_left(self, job: JobState) -> int:
     """Faults after which the job still starts again."""
@@ -101,7 +109,9 @@ class Rendezvous:
     if agent.name in job.replaced and has_run:  # A new one may take part.
       reason = job.history[-1].reason if job.history else ''
       return _exit(EXIT_REPLACED, f'this host is replaced: {reason}')
-    return pb.AgentBeatReply() if agent.is_idle else _kill(agent, room)
+    if not agent.is_idle:
+      return _kill(agent, room)
+    return self.checks(job.name, now).ask(agent, now)
 
   def beat_s(self, job: str) -> float:
     """Seconds between two beats of an agent of a job; 0: as it is set up."""
@@ -243,6 +253,7 @@ class Rendezvous:
         for agent in self._candidates(job, room, now)
         if agent.name not in job.members
         and now - agent.changed_at >= config.grow_after_s
+        and self.checks(job.name, now).may_grow_by(agent)
       ]
       if waiting:
         return f'taking in {", ".join(waiting)}'
@@ -304,6 +315,7 @@ class Rendezvous:
     self, job: JobState, room: Room, now: float
   ) -> list[AgentRecord]:
     """Agents that could run a worker now, by name."""
+    checks = self.checks(job.name, now)
     return sorted(
       (
         agent
@@ -312,6 +324,7 @@ class Rendezvous:
         and not agent.is_leaving
         and now - agent.last_seen <= self._fresh_s(room)
         and not (agent.name in job.replaced and agent.beat.generation)
+        and checks.is_ready(agent, now)
       ),
       key=lambda agent: natural_order(agent.name),
     )
@@ -340,15 +353,17 @@ class Rendezvous:
     is_full = 0 < max_hosts <= len(candidates)
     # After a fault those that ran before need not wait for others.
     is_as_before = bool(last) and last <= {one.name for one in candidates}
-    if not (is_full or is_as_before) and (
-      now - room.enough_since < config.join_wait_s
+    is_late = now - room.enough_since >= config.join_wait_s
+    checks = self.checks(job.name, now)
+    if not is_full and (
+      checks.are_awaited(now) or not (is_as_before or is_late)
     ):
       return []
     if over_s < self._backoff_s(job):
       return []
     room.enough_since = None
     room.started = job.generation + 1
-    chosen = candidates[: max_hosts or None]
+    chosen = checks.admitted(candidates, min_hosts)[: max_hosts or None]
     first = chosen[0]
     address = first.beat.address
     host = f'[{address}]' if ':' in address else address
@@ -362,15 +377,7 @@ class Rendezvous:
 
   def _backoff_s(self, job: JobState) -> float:
     """The wait before the next start; it grows with quick faults in a row."""
-    in_a_row = 0
-    for record in reversed(job.history):
-      ended = record.ended_unix_s
-      if not record.counts or ended is None:
-        break
-      in_a_row += 1
-      if ended - record.started_unix_s >= self._config.healthy_s:
-        break
-    in_a_row = min(in_a_row, job.restarts_used)  # Not before a new start.
+    in_a_row = job.quick_faults(self._config.healthy_s)
     if in_a_row < 2:
       return 0.0
     return min(

@@ -52,14 +52,29 @@ class RendezvousConfig:
   # Hosts that wait for so long beside a job with room for them are taken in: it
   # saves and starts again. 0: never.
   grow_after_s: float = 60.0
+  # Hosts are checked first, see `node_check`: 'warn' names those that are below
+  # a fraction of the others' median, 'exclude' keeps them out too, 'off': none.
+  node_check: str = 'off'
+  node_check_fraction: float = 0.5
+  node_check_s: float = 90.0  # A host whose check takes longer is admitted.
 
   def __post_init__(self) -> None:
+    if self.node_check not in ('off', 'warn', 'exclude'):
+      raise ValueError(
+        f'node_check={self.node_check} must be off, warn or exclude.'
+      )
+    if not self.node_check_fraction <= 1:
+      raise ValueError(
+        f'node_check_fraction={self.node_check_fraction} must be from 0 to 1.'
+      )
     if not self.agent_timeout_s > 0:
       raise ValueError(
         f'agent_timeout_s must be positive; got {self.agent_timeout_s}.'
       )
     for field in dataclasses.fields(self):
       least, value = int(field.name == 'min_hosts'), getattr(self, field.name)
+      if isinstance(value, str):
+        continue
       if not value >= least:  # Nor nan.
         raise ValueError(f'{field.name} must be at least {least}; got {value}.')
     if self.max_hosts and self.max_hosts < self.min_hosts:
@@ -90,6 +105,7 @@ class AgentRecord:
   first_seen: float = 0.0
   last_seen: float = 0.0
   changed_at: float = 0.0  # Last change of its status.
+  check_since: float = 0.0  # Last change of the state of its host's check.
   is_told_to_run: bool = False  # With no heartbeat since.
   # The generation of the job when it took its name from another agent, whose
   # worker is gone; -1: it did not.
@@ -145,6 +161,8 @@ class AgentRecord:
       self.is_leaving,
     ):
       self.changed_at = now
+    if request.check.state != old.check.state:
+      self.check_since = now
     # A new message without the long tail: one that is changed keeps the memory
     # of all that was ever in it.
     fields = {field.name: value for field, value in request.ListFields()}
@@ -229,7 +247,8 @@ class Room:
       return None
     if agent is None or agent.incarnation != incarnation:
       before = agent
-      agent = AgentRecord(name, incarnation, first_seen=now, changed_at=now)
+      agent = AgentRecord(name, incarnation)
+      agent.first_seen = agent.changed_at = agent.check_since = now
       self._current[name] = agent
       if before is not None:
         fenced.append(before.incarnation)
@@ -285,8 +304,10 @@ class GenerationProblem:
   is_final: bool = False  # It would recur, so that the job ends.
 
 
-def _left(name: str, at: float) -> GenerationProblem:
-  return GenerationProblem(at, False, f'{name}: its host left', counts=False)
+def _left(name: str, at: float, code: int = 0) -> GenerationProblem:
+  # One that a signal has killed has not stopped with the others, who wait.
+  reason = f'{name}: its host left'
+  return GenerationProblem(at, code < 0, reason, counts=False)
 
 
 def problems_of(
@@ -320,7 +341,7 @@ def problems_of(
           reason = f'{name}: no beat of its agent for {now - since:.0f} s'
           yield GenerationProblem(since, True, reason)
     elif agent.has_left:
-      yield _left(name, agent.changed_at)
+      yield _left(name, agent.changed_at, agent.beat.exit_code)
     elif agent.took_over == job.generation:
       if agent.is_after_leaver:
         yield _left(name, agent.first_seen)
@@ -332,7 +353,7 @@ def problems_of(
       yield GenerationProblem(agent.first_seen, True, reason, counts=False)
     elif agent.has_exited_from(job.generation):
       if agent.is_leaving:
-        yield _left(name, agent.changed_at)
+        yield _left(name, agent.changed_at, agent.beat.exit_code)
       elif agent.beat.exit_code:
         was_stopped = agent.beat.exit_code in _STOPPED
         yield GenerationProblem(

@@ -28,6 +28,9 @@ MAX_ITEMS = 10_000  # Per kind, in an Exchange.
 MAX_WANTED = 1000
 _MAX_LOG = 64 << 10
 _MAX_TEXT = 4096
+_MAX_CHECK_TEXT = 500
+_MAX_LINKS = 8
+_MAX_LOSS = 1e30
 _NAME = re.compile(r'[\w.:@/+\-]{1,128}', re.ASCII)
 _MAX_INT = 1 << 53
 STATE_MESSAGES = (pb.BeginRequest, pb.CommitRequest)
@@ -103,6 +106,11 @@ def _key(field: str, value: str) -> None:
 def _number(field: str, value: float) -> None:
   if not (math.isfinite(value) and value >= 0):
     raise _refused(field, value, 'a number >= 0')
+
+
+def _finite(field: str, value: float) -> None:
+  if not abs(value) <= _MAX_LOSS:
+    raise _refused(field, value, f'a number from -{_MAX_LOSS} to {_MAX_LOSS}')
 
 
 def _text(limit: int) -> _Check:
@@ -203,6 +211,7 @@ _SPECIAL: dict[type[Message], dict[str, _Check]] = {
   pb.HeartbeatRequest: {
     'num_devices': _between(0, 1 << 20),
     'batch_times': _each(_message, _MAX_INT),
+    'loss': _finite,
   },
   pb.AgentBeatRequest: {
     'address': _name_if_any,
@@ -212,6 +221,15 @@ _SPECIAL: dict[type[Message], dict[str, _Check]] = {
     'exit_code': _anything,
     'log_tail': _text(_MAX_LOG),
   },
+  pb.NodeCheck: {
+    'error': _text(_MAX_CHECK_TEXT),
+    'platform': _text(_MAX_CHECK_TEXT),
+    'device_kind': _text(_MAX_CHECK_TEXT),
+    'num_devices': _between(0, 1 << 20),
+    'link_port': _between(0, 65535),
+    'links': _each(_message, _MAX_LINKS),
+  },
+  pb.Link: {'peer': _name},
   pb.OperateRequest: {'target': _name_if_any},
   pb.Plan: {'num_micro_batches': _micro_batches},
 }

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Sequence
 import os
+import ssl
 import threading
 import time
 from typing import Generic, TypeVar
@@ -77,6 +78,28 @@ def rotating_tls(folder: str) -> Rotating[security.Tls]:
     lambda: security.read_tls(folder),
     [os.path.join(folder, name) for name in security.TLS_FILES],
   )
+
+
+def rotating_page_tls(folder: str) -> ssl.SSLContext:
+  """Returns `security.page_tls`; each new connection gets what is there then.
+
+  Raises:
+    ValueError: cert.pem or key.pem is wrong at the start.
+  """
+  context = security.page_tls(folder)
+  newest = Rotating(
+    lambda: security.page_tls(folder),
+    [os.path.join(folder, name) for name in ('cert.pem', 'key.pem')],
+  )
+
+  def choose(
+    connection: ssl.SSLSocket | ssl.SSLObject, name: str, of: ssl.SSLContext
+  ) -> None:
+    del name, of
+    connection.context = newest()
+
+  context.sni_callback = choose  # Called whether or not a name is given.
+  return context
 
 
 def rotating_token(path: str, role: str, job: str) -> Rotating[str]:

@@ -196,8 +196,12 @@ def server_credentials(tls: Callable[[], Tls]) -> grpc.ServerCredentials:
   return grpc.dynamic_ssl_server_credentials(configuration(), fetch, True)
 
 
-def page_tls(folder: str | os.PathLike[str]) -> ssl.SSLContext:
+def page_tls(
+  folder: str | os.PathLike[str], *, is_mutual: bool = False
+) -> ssl.SSLContext:
   """For a status page: a browser needs the token, and no certificate.
+
+  Where it is mutual, a client needs a certificate of the CA too.
 
   Raises:
     ValueError: cert.pem or key.pem is wrong.
@@ -207,21 +211,30 @@ def page_tls(folder: str | os.PathLike[str]) -> ssl.SSLContext:
     context.load_cert_chain(
       pathlib.Path(folder) / 'cert.pem', pathlib.Path(folder) / 'key.pem'
     )
+    if is_mutual:
+      context.load_verify_locations(pathlib.Path(folder) / 'ca.pem')
+      context.verify_mode = ssl.CERT_REQUIRED
   except (OSError, ssl.SSLError) as error:
     raise ValueError(f'tls_dir={folder}: {error}.') from error
   return context
 
 
 def check_address(
-  address: str, *, has_tokens: bool, has_tls: bool, is_insecure: bool
+  address: str,
+  *,
+  has_tokens: bool,
+  has_tls: bool,
+  is_insecure: bool,
+  risk: str = 'change or stop jobs',
 ) -> None:
-  """Raises ValueError where a coordinator must not listen there so openly.
+  """Raises ValueError where a service must not listen there so openly.
 
   Args:
     address: IP address or host name to listen on.
     has_tokens: Whether callers need a token.
     has_tls: Whether callers need a certificate.
     is_insecure: Whether the user has taken the risk.
+    risk: What others could do.
   """
   if is_loopback(address) or (has_tokens and has_tls) or is_insecure:
     return
@@ -232,8 +245,8 @@ def check_address(
   ]
   raise ValueError(
     f'address={address} can be reached from other machines: anyone there could'
-    f' change or stop jobs. Give {" and ".join(missing)} too, listen on'
-    ' 127.0.0.1, or, in a network where you trust every machine, --insecure.'
+    f' {risk}. Give {" and ".join(missing)} too, listen on 127.0.0.1, or, in a'
+    ' network where you trust every machine, --insecure.'
   )
 
 

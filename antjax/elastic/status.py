@@ -6,7 +6,7 @@ A snapshot is bounded however many shards, epochs, generations, workers and
 jobs there are: lists are cut, and say how many they leave out.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import math
@@ -18,6 +18,8 @@ from antjax.elastic.decisions import ActionLog
 from antjax.elastic.job_state import JobState
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.monitor import Monitor
+from antjax.elastic.node_check import as_json, NodeChecks
+from antjax.elastic.rates import Rates
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.rendezvous_room import AgentRecord
 from antjax.elastic.view import ClusterView, WorkerView
@@ -39,31 +41,7 @@ _FEW = 8
 _MAX_NAME = 80
 _MAX_TEXT = 400
 _MAX_LOG = 800
-_MAX_RATES = 256
-_RATE_WINDOW_S = 60.0
 _T = TypeVar('_T')
-
-
-class Rates:
-  """How fast counters grow, over the last minute of snapshots."""
-
-  def __init__(self) -> None:
-    self._points: dict[tuple[str, str], deque[tuple[float, float]]] = {}
-
-  def note(
-    self, job: str, data_set: str, value: float, now: float
-  ) -> float | None:
-    """Notes a value; returns its growth a second, None: not known yet."""
-    if len(self._points) > _MAX_RATES:  # Some belong to jobs long over.
-      self._points.clear()
-    points = self._points.setdefault((job, data_set), deque(maxlen=128))
-    if points and (value < points[-1][1] or now < points[-1][0]):
-      points.clear()  # A checkpoint was restored.
-    points.append((now, value))
-    while len(points) > 2 and points[1][0] <= now - _RATE_WINDOW_S:
-      points.popleft()
-    first_s, first = points[0]
-    return (value - first) / (now - first_s) if now > first_s else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +118,7 @@ class Snapshots:
       'restarts_left': self.rendezvous.restarts_left(job),
       'policy_restarts_left': self.policy_restarts_left_fn(job),
       'step': max((w.step for w in view.workers), default=None),
+      'loss': _round(view.loss, 6),
       'committed_step': job.last_step if job.last_step >= 0 else None,
       'committed_unix_s': job.committed_unix_s or None,
       **_fields(view, 'samples_per_s remaining_s restart_cost_s pending_s'),
@@ -161,7 +140,13 @@ class Snapshots:
       'action_counts': dict(self.log.counts(job.name)),
       'idle_reason': _text(self.idle_reason_fn(job.name)),
       **_generations(job, share(MAX_GENERATIONS)),
-      **_agents(job, agents, steady_s, share(MAX_AGENTS)),
+      **_agents(
+        job,
+        agents,
+        self.rendezvous.checks(job.name, steady_s),
+        steady_s,
+        share(MAX_AGENTS),
+      ),
     }
 
   def _workers(
@@ -297,16 +282,28 @@ def _generations(job: JobState, limit: int) -> dict[str, Any]:
 
 
 def _agents(
-  job: JobState, agents: Iterable[AgentRecord], steady_s: float, limit: int
+  job: JobState,
+  agents: Iterable[AgentRecord],
+  checks: NodeChecks,
+  steady_s: float,
+  limit: int,
 ) -> dict[str, Any]:
   members = set(job.members)
-  states = [(_agent_state(agent, members), agent) for agent in agents]
+  states = [(_agent_state(agent, members, checks), agent) for agent in agents]
   # Those that wait are what an operator looks for.
-  states.sort(key=lambda one: one[0] == 'running')
+  found = checks.findings
+  states.sort(key=lambda one: (one[0] == 'running', one[1].name not in found))
   return {
     **_listed(
-      'agents', states, limit, lambda one: _agent(one[1], one[0], steady_s)
+      'agents',
+      states,
+      limit,
+      lambda one: {
+        **_agent(one[1], one[0], steady_s),
+        'check': as_json(one[1].beat.check, found.get(one[1].name)),
+      },
     ),
+    'num_bad_hosts': len(found),
     'agent_states': dict(Counter(state for state, _ in states)),
   }
 
@@ -351,11 +348,17 @@ def _worker(
   }
 
 
-def _agent_state(agent: AgentRecord, members: Collection[str]) -> str:
+def _agent_state(
+  agent: AgentRecord, members: Collection[str], checks: NodeChecks
+) -> str:
   if not agent.is_idle:
     return pb.AgentBeatRequest.Status.Name(agent.beat.status).lower()
   if agent.is_leaving:
     return 'leaving'
+  if agent.name in checks.kept_out:
+    return 'kept out'
+  if agent.beat.check.state == pb.NodeCheck.RUNNING:
+    return 'checking'
   return 'starting' if agent.name in members else 'waiting'
 
 

@@ -74,7 +74,7 @@ function clock(unix) {
   return day + date.toLocaleTimeString('en-GB');
 }
 const BAD = new Set(['persistent', 'deterministic', 'exited']);
-const WARN = new Set(['transient', 'silent', 'leaving']);
+const WARN = new Set(['transient', 'silent', 'leaving', 'kept out']);
 const GOOD = new Set(['normal', 'running', 'leader']);
 const pill = text => el('span', {class: 'pill' + (
   BAD.has(text) ? ' bad' : WARN.has(text) ? ' warn'
@@ -218,6 +218,9 @@ function agents(job) {
     {title: 'for', kind: 'number', show: a => seconds(a.state_age_s)},
     {title: 'exit code', kind: 'number', show: a =>
       a.exit_code ? String(a.exit_code) : null},
+    {title: 'check of the host', show: a => a.check && (a.check.finding ?
+      el('span', {class: 'bad'}, a.check.finding)
+      : a.check.state === 'done' ? 'well' : a.check.state)},
     {title: 'last words', kind: 'full', show: a => a.log_tail &&
       el('details', {}, el('summary', {}, 'log'), el('pre', {}, a.log_tail))},
   ], job.agents), leftOut(job.num_agents_left_out, 'agent'));
@@ -229,6 +232,8 @@ function summary(job) {
     .filter(([state]) => BAD.has(state) || WARN.has(state))
     .map(([state, n]) => `${plural(n, 'worker')} ${state}`);
   const aside = job.data_sets.reduce((n, d) => n + d.num_set_aside, 0);
+  if (job.num_bad_hosts)
+    words.push(`${plural(job.num_bad_hosts, 'host')} named by a check`);
   if (aside) words.push(`${plural(aside, 'shard')} set aside`);
   if (job.phase === 'waiting')
     return ['Waiting for agents.'].concat(words).join(' ');
@@ -243,6 +248,7 @@ function cards(job) {
   return el('section', {},
     el('div', {class: 'cards'},
       card(count(job.step), 'step'),
+      known(job.loss) && card(String(Number(job.loss.toPrecision(4))), 'loss'),
       card(short(job.samples_per_s), 'samples/s'),
       known(job.remaining_s) && card(seconds(job.remaining_s), 'left'),
       job.time && card(`${Math.round(100 * job.time.goodput)} %`, 'goodput',

@@ -178,7 +178,7 @@ class StatusPage:
     if self._tokens():
       refused = self._check_token(request)
     elif not self.is_insecure:
-      refused = _check_host(request)
+      refused = check_host(request)
     return refused or self._show(request.path)
 
   def _show(self, path: str) -> web.Response:
@@ -259,7 +259,7 @@ def _equal(shown: str, secret: str) -> bool:
   )
 
 
-def _check_host(request: web.BaseRequest) -> web.Response | None:
+def check_host(request: web.BaseRequest) -> web.Response | None:
   """Refuses names that a foreign web page gave this machine's address."""
   host = request.headers.get('host')
   if host is None:  # No browser.

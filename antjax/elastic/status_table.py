@@ -100,6 +100,8 @@ def _head(job: _Json) -> rich.text.Text:
     facts.append(f'{duration(job["remaining_s"])} left')
   if time := job.get('time'):
     facts.append(f'goodput {time["goodput"]:.0%}')
+  if job.get('loss') is not None:
+    facts.append(f'loss {job["loss"]:.4g}')
   if plan['version']:
     facts.append(f'plan {plan["version"]}, lr x {plan["lr_scale"]:g}')
   return rich.text.Text.assemble(

@@ -136,6 +136,7 @@ class ClusterView:
   # exchange and the update; 0: unknown.
   exchange_s: float = 0.0
   usual_exchange_s: float | None = None  # While no worker was slow.
+  loss: float | None = None  # Of the newest step that is known; None: none is.
   exit_codes: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
   @property

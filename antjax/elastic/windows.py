@@ -179,7 +179,14 @@ class WorkerRecord:
       resources=beat.resources,
       num_devices=beat.num_devices,
       max_micro_batches=beat.max_micro_batches,
+      loss=beat.loss if beat.HasField('loss') else None,
     )
+
+  @property
+  def loss(self) -> tuple[int, float] | None:
+    """The step of the newest loss, and that; None: it has told none."""
+    beat = self._beat
+    return (beat.step, beat.loss) if beat.HasField('loss') else None
 
   def record(self, time: pb.BatchTime, now: float, usual: Usual) -> bool:
     """Takes in a step; False: it was known, or no clock can say it.

@@ -1,24 +1,25 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Supervises one host of an elastic job: runs its worker, and runs it again.
+r"""Supervises one host of an elastic job: starts and restarts its worker.
 
   python -m launch.agent --coordinator=10.0.0.1:8476 --job=ctr -- \
     launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
 
-Start it once on each host, beside one `launch/coordinator.py`. After `--` comes
-what follows `python` on a command line. When a worker dies or hangs, or a host
-goes away, the coordinator ends the generation: all agents kill their workers
-and start the next one, on the hosts that are there, from the last committed
+Start one agent on each host, and one `launch/coordinator.py` per job. `--` is
+followed by the arguments of `python`. When a worker fails or hangs, or a host
+leaves, the coordinator ends the generation: all agents kill their workers and
+start the next generation on the available hosts, from the last committed
 checkpoint.
 
-SIGTERM means that this host goes away: the worker may save for --grace_s
-seconds. Ctrl-C does the same without a limit; a second one kills. Whatever ends
-the agent, `kill -9` included, ends its worker.
+SIGTERM means that this host leaves: the worker has --grace_s seconds to save.
+Ctrl-C does the same without a limit; a second one kills. Whatever ends the
+agent, including `kill -9`, also ends its worker.
 
 Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced, or
-no coordinator came back within --give_up_s; 128 + signal after a signal.
+no coordinator came back within --give_up_s; 76 it is preempted, by a notice of
+its cloud (--preemption), and another is welcome; 128 + signal after a signal.
 
-Needs no JAX itself: it only minds processes.
+The agent only supervises processes and does not need JAX.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,8 +36,9 @@ from absl import flags
 
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import host_sockets, rotation, security
+from antjax.elastic import host_sockets, preemption, rotation, security
 from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.host_check import HostCheck
 from antjax.elastic.process_group import Guard, Output
 from antjax.jobs import script, worker_env
 
@@ -68,60 +70,78 @@ def own_address(coordinator: str) -> str:
 class Config:
   """Which job this host works for, and how."""
 
-  coordinator: Annotated[str, 'host:port of launch/coordinator.py.'] = ''
-  job: Annotated[str, 'Name of the job there.'] = 'job'
+  coordinator: Annotated[str, 'Address of the coordinator, host:port.'] = ''
+  job: Annotated[str, 'Name of the job at the coordinator.'] = 'job'
   name: Annotated[
     str,
-    'Name of this host in the job, its own there; ranks follow the names.'
-    " Empty: the machine's name.",
+    'Name of this host, unique in the job. Ranks follow the order of names.'
+    ' Empty: the hostname.',
   ] = ''
   min_hosts: Annotated[
     int,
-    'The job starts with so many hosts, the same flag on each of them; 0: as'
-    ' launch/coordinator.py says for all jobs.',
+    'Number of hosts needed to start the job; pass the same value on every'
+    " host. 0: the coordinator's setting.",
   ] = 0
   max_hosts: Annotated[
-    int, 'With --min_hosts: the job takes no more; 0: no limit.'
+    int, 'With --min_hosts: maximum number of hosts of the job. 0: no limit.'
   ] = 0
   devices_per_host: Annotated[
-    int, 'Virtual CPU devices of the worker; 0 leaves the devices to JAX.'
+    int, 'Virtual CPU devices of the worker. 0: JAX chooses the devices.'
   ] = 0
   platform: Annotated[
-    str, 'JAX platform of the worker; empty: leave it to JAX.'
+    str, 'JAX platform of the worker. Empty: JAX chooses.'
   ] = ''
   token_file: Annotated[
     str,
-    'File with the lines `agent <token> [job]` and `worker <token> [job]`; its'
-    ' workers get the second one only. Empty: the coordinator wants none.',
+    'File with lines `agent <token> [job]` and `worker <token> [job]`. Workers'
+    ' receive only the second token. Empty: no tokens.',
   ] = ''
   tls_dir: Annotated[
-    str, 'Folder with ca.pem, cert.pem and key.pem; empty: no TLS.'
+    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: no TLS.'
   ] = ''
   address: Annotated[
     str,
-    'Where the other hosts reach this one; empty: its address on the way to the'
-    ' coordinator.',
+    'Address at which other hosts reach this host. Empty: its address on the'
+    ' route to the coordinator.',
   ] = ''
   compilation_cache: Annotated[
     str,
-    "Folder of compiled programs, for quick restarts; best one that all hosts'"
-    ' share, since JAX writes it on rank 0. Empty: JAX_COMPILATION_CACHE_DIR,'
-    ' or a folder of this agent.',
+    'Folder of compiled programs, for fast restarts. Share it between all'
+    ' hosts, because JAX writes it only on rank 0. Empty:'
+    ' JAX_COMPILATION_CACHE_DIR, or a folder of this agent.',
   ] = ''
   give_up_s: Annotated[
     float,
-    'Seconds that this host and its worker wait for a coordinator that is away;'
-    ' then this exits with 75. 0: as long as it takes, with a warning.',
+    'Seconds that this host and its worker wait for an unreachable coordinator'
+    ' before the agent exits with code 75. 0: wait forever, with a warning.',
   ] = 0.0
   alive_file: Annotated[
-    str, 'File that is touched every few seconds, for a probe; empty: none.'
+    str, 'File to touch every few seconds, for a liveness probe. Empty: none.'
+  ] = ''
+  check_folder: Annotated[
+    str,
+    'Folder whose disk is measured if the coordinator checks hosts'
+    " (--node_check). Empty: the worker's --run_dir, if it has one.",
+  ] = ''
+  preemption: Annotated[
+    str,
+    'Cloud whose metadata server announces preemptions, gce or ec2. The worker'
+    ' then saves as after SIGTERM. Empty: react to signals only.',
+  ] = ''
+  metadata_address: Annotated[
+    str, 'With --preemption: host:port of it. Empty: 169.254.169.254:80.'
   ] = ''
   grace_s: Annotated[
     float,
-    'Seconds that the worker has to save after a SIGTERM, before SIGKILL.',
+    'Seconds that the worker has to save after SIGTERM or a preemption notice,'
+    ' before SIGKILL.',
   ] = 30.0
 
   def __post_init__(self) -> None:
+    if self.preemption and self.preemption not in preemption.KINDS:
+      raise ValueError(
+        f'preemption={self.preemption} must be gce, ec2 or empty.'
+      )
     for name in (
       'min_hosts',
       'max_hosts',
@@ -167,6 +187,32 @@ def worker_environment(
     platform=config.platform,
     base={**base, **own},
   )
+
+
+def check_program(
+  config: Config, command: Sequence[str], compilation_cache: str
+) -> tuple[list[str], dict[str, str]]:
+  """The program that checks this host before `command` runs, with its env."""
+  folders = [config.check_folder] + [
+    one.removeprefix('--run_dir=')
+    for one in command
+    if one.startswith('--run_dir=')
+  ]
+  folder = next(filter(None, folders), '')
+  env = worker_env.worker_env(
+    0,
+    hosts=1,
+    devices_per_host=config.devices_per_host,
+    coordinator='',
+    platform=config.platform,
+    base={
+      **os.environ,
+      'JAX_COMPILATION_CACHE_DIR': compilation_cache,
+      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+    },
+  )
+  program = [sys.executable, '-m', 'antjax.jobs.node_check']
+  return [*program, f'--folder={folder}'], env
 
 
 class _Tokens:
@@ -229,6 +275,7 @@ def main(config: Config, command: Sequence[str]) -> int:
     or os.environ.get('JAX_COMPILATION_CACHE_DIR')
     or folder
   )
+  program, check_env = check_program(config, command, cache)
   with client:
     supervisor = agent_lib.Supervisor(
       client,
@@ -248,12 +295,17 @@ def main(config: Config, command: Sequence[str]) -> int:
       grace_s=config.grace_s,
       give_up_s=config.give_up_s or float('inf'),
       alive_file=config.alive_file,
+      check=HostCheck(program, check_env, guard, address, say=say),
       is_direct=sys.stderr.isatty(),
       min_hosts=config.min_hosts,
       max_hosts=config.max_hosts,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
       signal.signal(number, lambda number, _: supervisor.signal(number))
+    if config.preemption:
+      preemption.PreemptionWatch(
+        config.preemption, config.metadata_address, supervisor.preempt, say
+      )
     code = supervisor.run()
   guard.close()
   held.close()

@@ -3,8 +3,8 @@
 """The console commands of an installed antjax: antjax-train-lm and the others.
 
 Each command is the script of launch/ with the same name. `python -m
-antjax.jobs.console train-lm` runs it too, which is the form that
-antjax-local-cluster and antjax-agent take behind `--`.
+antjax.jobs.console train-lm` also runs it. antjax-local-cluster and
+antjax-agent accept this form after `--`.
 """
 
 import importlib
@@ -23,15 +23,18 @@ _JOBS = {
   'train-bahe': 'bahe.job',
   'train-llm-rec': 'llm_rec.job',
   'train-clicks': 'clicks.job',
+  'train-dlrm': 'clicks.dlrm',
   'llm-rec-baselines': 'llm_rec.baselines',
   'plan': 'plan',
   'compile-for-pod': 'compile_for_pod',
+  'accelerator-check': 'accelerator_check',
 }
 # Those that do not: they start without JAX.
 _SCRIPTS = {
   'prepare-data': 'prepare_data',
   'prepare-text': 'lm.prepare_text',
   'make-antm2c-synthetic': 'clicks.make_synthetic',
+  'make-criteo-synthetic': 'clicks.make_criteo',
   'encode-images': 'clicks.encode_images',
   'build-behavior-store': 'bahe.build_store',
   'fetch-model': 'fetch_model',
@@ -41,6 +44,7 @@ _SCRIPTS = {
   'score-gmeta': 'gmeta.score',
   'score-clicks': 'clicks.score',
   'apply-delta': 'apply_delta',
+  'serve': 'serve',
   'recommend': 'llm_rec.recommend',
   'coordinator': 'coordinator',
   'agent': 'agent',

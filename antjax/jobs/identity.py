@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a run was trained with, so that it resumes with the same.
+"""Fingerprints of a run's inputs, so that it resumes with the same ones.
 
-Shapes tell much apart and not all. Vectors of another model, of another cut or
-of other texts have the same width, and tables of other data perhaps as many
-rows: the model would only become worse.
+Shapes do not identify inputs. Vectors of another model, another cut or other
+texts have the same width, and tables of other data may have as many rows. The
+model would silently become worse.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -32,6 +32,7 @@ _MAY_CHANGE = re.compile(
   r'|patience|best_metric|intra|paro|links|collectives|min_shard_size'
   r'|num_micro_batches|shard_size|compute_dtype|(.*\.)?remat|peak_tflops'
   r'|model\.(layers_per_step|attention)|device_gib|regather|check_memory'
+  r'|overlap|early_sums'
   r'|token_cache|data|init_from|model|store|table|table_dtype|max_distinct'
   r'|num_(chunks|shapes)|(user|text|image)_(embeddings|vectors)'
   r'|eval_(examples|batch_size)|validation_tasks|num_resamples|prompts'

@@ -3,11 +3,12 @@
 """Steps of the jobs, as launch/compile_for_pod.py compiles them.
 
 Each is the job's own model, loss and tables at its default settings, over data
-of made-up sizes and with batches of their shapes. `lm` is a preset of
-`plan_models`.
+of made-up sizes (of `dlrm`, MLPerf's) and with batches of made-up values, which
+launch/accelerator_check.py runs. `lm` is a preset of `plan_models`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import Any
 
 from flax import nnx
@@ -33,6 +34,8 @@ from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.embedding.exchange import Exchange
 from antjax.jobs import plan_models
 from antjax.jobs import trainer as trainer_lib
+from antjax.jobs.clicks import dlrm as click_dlrm
+from antjax.jobs.clicks.make_criteo import NUM_ROWS, NUM_VALUES
 from antjax.jobs.plan_models import PlanModel
 from antjax.layers import functional
 from antjax.lm.split import HighEncoder
@@ -42,15 +45,22 @@ from antjax.meta import algorithms, episodes
 from antjax.meta import recommender as recommender_lib
 from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.networks.load import NetworkConfig
+from antjax.plan import lm_cost
 
-_NUM_ROWS = 1_000_000  # Users; items and titles are a tenth.
 _HISTORY = 32  # Places of a history.
 _NUM_LOW = 2  # Layers of the language model below BAHE's cut.
 _LM = plan_models.PRESETS['tiny']
 
 
-def _shape(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(shape, dtype)
+@dataclasses.dataclass(frozen=True)
+class MadeUpData:
+  """Sizes of the made-up data."""
+
+  num_rows: int = 1_000_000  # Users, or behaviors; items are a tenth.
+  rows: int = 1  # Rows in a device's micro-batch of the batches' values.
+
+
+_SIZES, _MLPERF = MadeUpData(), MadeUpData(max(NUM_ROWS))
 
 
 def _ids(num_ids: int, *shape: int) -> np.ndarray:
@@ -59,9 +69,9 @@ def _ids(num_ids: int, *shape: int) -> np.ndarray:
   return rng.integers(0, num_ids, shape, np.int32)
 
 
-def gmeta(mesh: Mesh) -> PlanModel:
+def gmeta(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
   """G-Meta's default algorithm, and the exchange of the tasks' rows."""
-  sizes = {'user': _NUM_ROWS, 'item': _NUM_ROWS // 10, 'genres': 1000}
+  sizes = {'user': of.num_rows, 'item': of.num_rows // 10, 'genres': 1000}
   features = {
     name: {'num_ids': n, 'max_values': 3 if name == 'genres' else 1}
     for name, n in sizes.items()
@@ -79,49 +89,94 @@ def gmeta(mesh: Mesh) -> PlanModel:
     ids = jax.tree.map_with_path(
       lambda path, x: _ids(sizes[path[-1].key], *x.shape), empty['ids']
     )
-    return empty | {'ids': ids}
+    # Every place of a slot is taken, where an empty one has weight 0.
+    full = jax.tree.map(
+      lambda x: np.ones_like(x) if x.dtype == np.float32 else x, empty
+    )
+    return full | {'ids': ids}
 
   init = made.init_params(inner)
   return PlanModel(
     jax.eval_shape(init, jax.random.key(0)),
+    init_fn=init,
     loss_fn=algorithm.loss_fn(made.task_model, inner),
     batch_fn=batch,
     tables=made.tables,
   )
 
 
-def clicks(mesh: Mesh) -> PlanModel:
+def clicks(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
   """A click model of ids, numbers and a history, with tables over the pod."""
   sizes = DataSizes(
-    num_users=_NUM_ROWS,
-    num_items=_NUM_ROWS // 10,
-    num_behaviors=_NUM_ROWS // 10,
+    num_users=of.num_rows,
+    num_items=of.num_rows // 10,
+    num_behaviors=of.num_rows // 10,
     num_scenarios=5,
     columns={'city': 400, 'device': 2000},
     numbers={'age': 'linear', 'price': 'autodis'},
     histories=(_HISTORY,),
   )
   model = ScenarioModel('dcnv2', FieldConfig(), NetworkConfig(), sizes)
-  tables = model.tables(mesh, 1e-3, _NUM_ROWS)
+  tops = (of.num_rows, *[of.num_rows // 10] * 2, 5, 400, 2000)
+  return _of_clicks(
+    *(model, mesh, tops),
+    lambda rows: {'history': _ids(of.num_rows // 10, rows, 1, _HISTORY)},
+  )
+
+
+def dlrm(mesh: Mesh, of: MadeUpData = _MLPERF) -> PlanModel:
+  """MLPerf's DLRM v2 whole: 204 million rows x 128, 214 values an example."""
+  config = click_dlrm.Config()
+  tables = {
+    f'C{i}': (min(size, of.num_rows), most)
+    for i, (size, most) in enumerate(zip(NUM_ROWS, NUM_VALUES, strict=True))
+  }
+  columns = {n: size for n, (size, most) in tables.items() if most == 1}
+  bags = {n: found for n, found in tables.items() if n not in columns}
+  sizes = DataSizes(
+    num_users=1,
+    num_items=1,
+    num_behaviors=1,
+    num_scenarios=1,
+    columns=columns,
+    numbers={f'I{i}': 'dense' for i in range(13)},
+    bags={n: (size, 'sum') for n, (size, _) in bags.items()},
+  )
+  model = ScenarioModel(config.model, config.fields, config.network, sizes)
+  return _of_clicks(
+    *(model, mesh, (1, 1, 1, 1, *columns.values())),
+    lambda rows: {f'bag_{n}': _ids(x[0], rows, x[1]) for n, x in bags.items()},
+  )
+
+
+def _of_clicks(
+  model: ScenarioModel,
+  mesh: Mesh,
+  tops: Sequence[int],
+  more: Callable[[int], Mapping[str, np.ndarray]],
+) -> PlanModel:
+  """A click model whose id columns have so many ids, and what they are with."""
+  tables = model.tables(mesh, 1e-3, num_examples=1)
 
   def loss(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
     return model.loss(params, tables.lookup(rows, batch['ids']), batch, rng)
 
   def batch(rows: int, length: int) -> Any:
     del length
-    tops = (_NUM_ROWS, *[_NUM_ROWS // 10] * 2, 5, 400, 2000)
+    numbers = np.zeros((rows, len(model.data.numbers)), np.float32)
     return model.prepare(
       {
-        'label': np.zeros(rows, np.float32),
+        'label': np.arange(rows, dtype=np.float32) % 2,
         'weight': np.ones(rows, np.float32),
-        'numeric': np.zeros((rows, 2), np.float32),
+        'numeric': numbers,
         'ids': np.stack([_ids(n, rows) for n in tops], axis=1),
-        'history': _ids(_NUM_ROWS // 10, rows, 1, _HISTORY),
+        **more(rows),
       }
     )
 
   return PlanModel(
     jax.eval_shape(model.init_params, jax.random.key(0)),
+    init_fn=model.init_params,
     loss_fn=loss,
     batch_fn=batch,
     tables=tables,
@@ -129,13 +184,13 @@ def clicks(mesh: Mesh) -> PlanModel:
   )
 
 
-def bahe(mesh: Mesh) -> PlanModel:
+def bahe(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
   """BAHE over a store of behaviors that is split over a group's devices."""
-  num, owners = _NUM_ROWS, group_size(mesh)
+  num, owners = of.num_rows, group_size(mesh)
   sizes = BehaviorSizes(
     history_lengths=(_HISTORY,),
-    num_users=_NUM_ROWS,
-    num_items=_NUM_ROWS // 10,
+    num_users=num,
+    num_items=num // 10,
     num_behaviors=num,
   )
   rows_per_device = -(-num // owners)
@@ -145,15 +200,14 @@ def bahe(mesh: Mesh) -> PlanModel:
     sharding=NamedSharding(mesh, P(INTRA)),
   )
 
+  def home(max_distinct: int) -> table_lib.SplitTable:
+    capacity = -(-5 * max_distinct // (4 * owners))  # As `table.place`.
+    ex = Exchange((INTRA,), owners, rows_per_device, max(1, capacity))
+    return table_lib.SplitTable({'behavior_rows': table}, ex, max_distinct)
+
   def model(rngs: nnx.Rngs, max_distinct: int = 1) -> ClickModel:
     lm = Transformer(_LM, rngs=rngs)
-    capacity = -(-5 * max_distinct // (4 * owners))  # As `table.place`.
-    home = table_lib.SplitTable(
-      {'behavior_rows': table},
-      Exchange((INTRA,), owners, rows_per_device, max(1, capacity)),
-      max_distinct,
-    )
-    tower = StoreTower(HighEncoder(lm, _NUM_LOW, 0), 1, home)
+    tower = StoreTower(HighEncoder(lm, _NUM_LOW, 0), 1, home(max_distinct))
     return ClickModel(tower, HeadConfig(), IdConfig(), sizes, rngs=rngs)
 
   shapes = nnx.eval_shape(lambda: model(nnx.Rngs(0)))
@@ -169,29 +223,27 @@ def bahe(mesh: Mesh) -> PlanModel:
 
   def batch(rows: int, length: int) -> Any:
     del length
-    # As of micro-batches of one row, whose distinct behaviors never exceed it.
-    most = table_lib.most_distinct(1, sizes.history_lengths)
-    history = _ids(num, rows, 1, _HISTORY)
-    title = _ids(num, rows)
-    positions = _shape(rows * most, dtype=jnp.int32)
-    return {
-      'label': _shape(rows),
-      'weight': _shape(rows),
-      'behaviors': _shape(rows, 1, _HISTORY, dtype=jnp.int32),
-      'title': _shape(rows, dtype=jnp.int32),
-      'is_there': _shape(rows, 1, _HISTORY, dtype=jnp.bool_),
-      'behavior_positions': positions,
-      'behavior_halvings': _shape(rows, dtype=jnp.int32),
+    most = table_lib.most_distinct(of.rows, sizes.history_lengths)
+    history, title = _ids(num, rows, 1, _HISTORY), _ids(num, rows)
+    found = {
+      'label': np.arange(rows, dtype=np.float32) % 2,
+      'weight': np.ones(rows, np.float32),
+      'behaviors': history,
+      'title': title,
+      'is_there': np.ones((rows, 1, _HISTORY), np.bool_),
+    }
+    return home(most).prepare(found, rows // of.rows) | {
       'ids': {
-        'user': _ids(_NUM_ROWS, rows),
-        'item': _ids(_NUM_ROWS // 10, rows),
+        'user': _ids(num, rows),
+        'item': _ids(num // 10, rows),
         'title': title,
         'history': history,
-      },
+      }
     }
 
   return PlanModel(
     functional.params_of(shapes),
+    init_fn=functional.Functional(model).init,
     scanned=trainer_lib.is_stack,
     trainable=tuning.trainable('full'),
     loss_fn=loss,
@@ -202,7 +254,7 @@ def bahe(mesh: Mesh) -> PlanModel:
   )
 
 
-def llm_rec(mesh: Mesh) -> PlanModel:
+def llm_rec(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
   """LLM-Rec: packed texts of users and of distinct items."""
   del mesh
   loss_config = LossConfig()
@@ -216,32 +268,62 @@ def llm_rec(mesh: Mesh) -> PlanModel:
 
   def batch(rows: int, length: int) -> Any:
     # A user's texts fill a row, the items' titles fit into one of 64 tokens.
-    texts = rows * (2 + num_drawn)
-
-    def lane(width: int) -> Any:
-      return [_shape(rows, width, dtype=jnp.int32)] * 2
-
-    return {
-      'lanes': [lane(length), lane(64)],
-      'starts': _shape(texts, dtype=jnp.int32),
-      'lengths': _shape(texts, dtype=jnp.int32),
-      'target': _shape(rows, dtype=jnp.int32),
-      'negatives': _shape(rows, num_drawn, dtype=jnp.int32),
-      'weight': _shape(rows),
+    num, num_items = of.rows, 1 + num_drawn  # Of a micro-batch; of a user.
+    title, places = 64 // num_items, np.arange(num)
+    texts = np.arange(num * num_items)
+    starts = (
+      num * length + 64 * (texts // num_items) + texts % num_items * title
+    )
+    row = np.arange(64)[None] // title
+    parts: dict[str, Any] = {
+      'lanes': [
+        [_ids(_LM.vocab_size, num, length), _wide(1 + places, length)],
+        [
+          _ids(_LM.vocab_size, num, 64),
+          np.where(
+            row < num_items, 1 + num + places[:, None] * num_items + row, 0
+          ),
+        ],
+      ],
+      'starts': np.append(places * length, starts),
+      'lengths': np.append(np.full(num, length), np.full(len(texts), title)),
+      'target': places * num_items,
+      'negatives': places[:, None] * num_items + np.arange(1, num_items),
+      'weight': np.ones(num, np.float32),
     }
+
+    def repeated(x: np.ndarray) -> np.ndarray:
+      x = x.astype(np.int32) if x.dtype == np.int64 else x
+      return np.tile(x, (rows // num, *[1] * (x.ndim - 1)))
+
+    return jax.tree.map(repeated, parts)
 
   return PlanModel(
     jax.eval_shape(made.init, jax.random.key(0)),
+    init_fn=made.init,
     scanned=trainer_lib.is_stack,
     trainable=tuning.trainable('full'),
     loss_fn=lambda params, batch, rng: made.merge(params).loss(batch),
     batch_fn=batch,
+    # Layers are computed again; no token's logits are.
+    flops_fn=lambda rows, length: (
+      (4 / 3 * rows * (length + 64))
+      * (
+        lm_cost.flops_per_token(_LM, length)
+        - 6.0 * _LM.embed_dim * _LM.vocab_size
+      )
+    ),
   )
 
 
-JOBS: Mapping[str, Callable[[Mesh], PlanModel]] = {
+def _wide(numbers: np.ndarray, width: int) -> np.ndarray:
+  return np.repeat(numbers[:, None], width, axis=1)
+
+
+JOBS: Mapping[str, Callable[..., PlanModel]] = {
   'gmeta': gmeta,
   'clicks': clicks,
+  'dlrm': dlrm,
   'bahe': bahe,
   'llm_rec': llm_rec,
 }

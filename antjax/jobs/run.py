@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One training in its folder: fit, progress, log, early stopping, resume."""
+"""One training run: fit, progress, logs, early stopping, resume."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 import contextlib
@@ -9,7 +9,7 @@ import math
 import pathlib
 import shlex
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 from absl import logging
 import jax
@@ -24,6 +24,19 @@ from antjax.shards import dataset
 from antjax.train import checkpoint
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
+
+
+class RunConfig(Protocol):
+  """What every run reads of its settings."""
+
+  @property
+  def checkpoint_every(self) -> int: ...
+
+  @property
+  def checkpoint_every_s(self) -> float: ...
+
+  @property
+  def steps_per_call(self) -> int: ...
 
 
 def num_examples(batch: Mapping[str, Any]) -> int:
@@ -89,7 +102,7 @@ class Run:
   def __init__(
     self,
     name: str,
-    config: Any,
+    config: RunConfig,
     job: job_lib.Job,
     made_of: Mapping[str, Any],
     *,
@@ -105,8 +118,8 @@ class Run:
 
     Args:
       name: Name on the progress bar.
-      config: Dataclass with checkpoint_every; a run that validates reads
-        evaluate_every, patience and best_metric too.
+      config: Dataclass; a run that validates reads evaluate_every, patience and
+        best_metric too.
       job: The job; its run folder gets the settings and `made_of`.
       made_of: Fingerprints of the run's inputs, see `identity`.
       num_steps: Steps of the run, if it does not stop early.
@@ -121,7 +134,8 @@ class Run:
       ValueError: The run in the folder was made of something else, or with
         other settings.
     """
-    self._name, self._config, self._job = name, config, job
+    self._name, self._job = name, job
+    self._config: Any = config
     self._made_of, self.num_steps = made_of, num_steps
     self._best_mode = best_mode
     self._unit = unit

@@ -5,7 +5,7 @@
 from collections.abc import Sequence
 import dataclasses
 import itertools
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from flax import nnx
 import jax
@@ -20,6 +20,30 @@ from antjax.networks.network import (
   Sized,
   Sizes,
 )
+
+
+def cross_layers(
+  width: int, num_layers: int, rank: int, *, rngs: nnx.Rngs
+) -> nnx.List[nnx.Module]:
+  """Maps W_l x + b_l of `crossed`; of low rank, W_l is a product of two."""
+
+  def product() -> nnx.Module:
+    if not rank:
+      return nnx.Linear(width, width, rngs=rngs)
+    return nnx.Sequential(
+      nnx.Linear(width, rank, use_bias=False, rngs=rngs),
+      nnx.Linear(rank, width, rngs=rngs),
+    )
+
+  return nnx.List(product() for _ in range(num_layers))
+
+
+def crossed(layers: nnx.List[Any], x0: jax.Array) -> jax.Array:
+  """x_L of x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, [..., I]."""
+  x = x0
+  for layer in layers:
+    x = x0 * layer(x) + x
+  return x
 
 
 class DCNv2(ClickNetwork):
@@ -37,32 +61,22 @@ class DCNv2(ClickNetwork):
 
     may_be_zero: ClassVar[tuple[str, ...]] = ('cross_rank',)
 
-    cross_layers: Annotated[int, 'Cross layers.'] = 3
+    cross_layers: Annotated[int, 'Number of cross layers.'] = 3
     cross_rank: Annotated[
-      int, 'Rank of the matrices of cross layers; 0: full rank.'
+      int, 'Rank of the matrices of cross layers. 0: full rank.'
     ] = 0
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     width = sizes.flat_width
-
-    def product():
-      if not config.cross_rank:
-        return nnx.Linear(width, width, rngs=rngs)
-      return nnx.Sequential(
-        nnx.Linear(width, config.cross_rank, use_bias=False, rngs=rngs),
-        nnx.Linear(config.cross_rank, width, rngs=rngs),
-      )
-
-    self.cross = nnx.List(product() for _ in range(config.cross_layers))
+    self.cross = cross_layers(
+      width, config.cross_layers, config.cross_rank, rngs=rngs
+    )
     self.mlp = MLP(width, config.widths, rngs=rngs)
     self.out = nnx.Linear(width + self.mlp.out_features, 1, rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
-    x0 = crossed = x.flat
-    for layer in self.cross:
-      crossed = x0 * layer(crossed) + crossed
-    both = jnp.concatenate([crossed, self.mlp(x0)], axis=-1)
-    return self.out(both)[:, 0]
+    both = [crossed(self.cross, x.flat), self.mlp(x.flat)]
+    return self.out(jnp.concatenate(both, axis=-1))[:, 0]
 
 
 class GDCN(ClickNetwork):
@@ -81,9 +95,9 @@ class GDCN(ClickNetwork):
     """Sizes of the network."""
 
     parallel: Annotated[
-      bool, 'An MLP beside the cross layers (GDCN-P), or behind (GDCN-S).'
+      bool, 'MLP in parallel with the cross layers (GDCN-P), or after (GDCN-S).'
     ] = True
-    cross_layers: Annotated[int, 'Cross layers.'] = 3
+    cross_layers: Annotated[int, 'Number of cross layers.'] = 3
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     width, self.parallel = sizes.flat_width, config.parallel
@@ -100,13 +114,13 @@ class GDCN(ClickNetwork):
     self.out = nnx.Linear(both, 1, rngs=rngs)
 
   def __call__(self, x: Inputs) -> jax.Array:
-    x0 = crossed = x.flat
+    x0 = gated = x.flat
     for layer, gate in zip(self.cross, self.gates, strict=True):
-      share = jax.nn.sigmoid(gate(crossed))
-      crossed = x0 * layer(crossed) * share + crossed
+      share = jax.nn.sigmoid(gate(gated))
+      gated = x0 * layer(gated) * share + gated
     if not self.parallel:
-      return self.out(self.mlp(crossed))[:, 0]
-    both = jnp.concatenate([crossed, self.mlp(x0)], axis=-1)
+      return self.out(self.mlp(gated))[:, 0]
+    both = jnp.concatenate([gated, self.mlp(x0)], axis=-1)
     return self.out(both)[:, 0]
 
 
@@ -215,8 +229,8 @@ class AutoInt(ClickNetwork):
   class Config(Sized):
     """Sizes of the network."""
 
-    num_layers: Annotated[int, 'Layers.'] = 2
-    num_heads: Annotated[int, 'Heads.'] = 2
+    num_layers: Annotated[int, 'Number of layers.'] = 2
+    num_heads: Annotated[int, 'Number of attention heads.'] = 2
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     self.layers = nnx.List(
@@ -274,7 +288,7 @@ class FinalMLP(ClickNetwork):
   class Config(DeepConfig):
     """Sizes of the network."""
 
-    num_heads: Annotated[int, 'Heads.'] = 2
+    num_heads: Annotated[int, 'Number of attention heads.'] = 2
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     width, heads = config.widths[-1], config.num_heads

@@ -17,13 +17,14 @@ from antjax.layers import mlp
 from antjax.networks import network
 from antjax.networks.crosses import AutoInt, DCNv2, FinalMLP, GDCN, XDeepFM
 from antjax.networks.deep import DeepFM, FM, LR, MLPModel, WideDeep
+from antjax.networks.dlrm import DLRM, DLRMDCN
 from antjax.networks.experts import MMoE, PLE, SharedBottom
 from antjax.networks.gates import PEPNet
 from antjax.networks.hstu import HSTU
 from antjax.networks.masknet import MaskNet
 from antjax.networks.sequences import BST, DIN
 from antjax.networks.star import STAR
-from antjax.networks.tasks import AITM, CBML, DLRM, ESMM, MeLU
+from antjax.networks.tasks import AITM, CBML, ESMM, MeLU
 from antjax.networks.wukong import Wukong
 
 SINGLE_SCENARIO: dict[str, type[Any]] = {
@@ -39,6 +40,8 @@ SINGLE_SCENARIO: dict[str, type[Any]] = {
   'masknet': MaskNet,
   'gdcn': GDCN,
   'wukong': Wukong,
+  'dlrm': DLRM,
+  'dlrm_dcn': DLRMDCN,
   'din': DIN,
   'bst': BST,
   'hstu': HSTU,
@@ -51,7 +54,7 @@ MULTI_SCENARIO: dict[str, type[Any]] = {
   'pepnet': PEPNet,
 }
 MULTI_TASK: dict[str, type[Any]] = {'esmm': ESMM, 'aitm': AITM}
-META: dict[str, type[Any]] = {'dlrm': DLRM, 'melu': MeLU, 'cbml': CBML}
+META: dict[str, type[Any]] = {'melu': MeLU, 'cbml': CBML}
 CLICK: dict[str, type[Any]] = SINGLE_SCENARIO | MULTI_SCENARIO | MULTI_TASK
 NETWORKS: dict[str, type[Any]] = CLICK | META
 
@@ -217,15 +220,15 @@ class NetworkConfig(_Union):
 
   norm: Annotated[
     mlp.Norm,
-    'Norm before the activations of MLPs: none, batch (statistics of the batch'
-    ' in training, running averages in scoring), or layer.',
+    'Norm before the activations of MLPs: none, batch (batch statistics in'
+    ' training, running averages in scoring), or layer.',
   ] = 'none'
   activation: Annotated[mlp.Activation, 'Activation of MLPs and experts.'] = (
     'relu'
   )
   own: Annotated[
     tuple[str, ...],
-    'Settings of a network of your own that are not named here, as name=value;'
+    'Settings of your own network that have no flag here, as name=value;'
     ' widths as 64+32.',
   ] = ()
 

@@ -14,81 +14,18 @@ from typing import Annotated, Any, NamedTuple
 from flax import nnx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from antjax.layers import mlp
 from antjax.metrics import by_slice
 from antjax.networks.deep import Deep
+from antjax.networks.dlrm import logits
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 from antjax.networks.towers import TowerConfig
 
 # Shape suffixes: B = rows, S = support rows, F = fields, or width of a row, D =
 # embedding width, C = clusters, E = width of a task's encoding, H = hidden
 # width, O = outputs, T = labels, U = 2.
-
-
-def logits(y_BO: jax.Array) -> jax.Array:
-  """[B], or [B, O] of several."""
-  return y_BO[:, 0] if y_BO.shape[1] == 1 else y_BO
-
-
-class DLRM(ClickNetwork):
-  """DLRM: y = MLP([v, <v_i, v_j> for all i > j]), with one v of all numbers.
-
-  Source: Naumov et al. 2019, https://arxiv.org/abs/1906.00091.
-  """
-
-  @dataclasses.dataclass(frozen=True, kw_only=True)
-  class Config(DeepConfig):
-    """Sizes of the network."""
-
-    widths: Annotated[tuple[int, ...], 'Hidden widths of the top MLP.'] = (
-      64,
-      64,
-    )
-    bottom_widths: Annotated[
-      tuple[int, ...], 'Hidden widths of the MLP that makes a field of numbers.'
-    ] = (64,)
-
-  def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
-    num_vectors = sizes.num_fields + bool(sizes.dense_width)
-    if num_vectors < 2:
-      raise ValueError(
-        f'dlrm: the interaction needs two vectors, and there is {num_vectors};'
-        ' add a feature or use another model.'
-      )
-    widths = *config.bottom_widths, sizes.dim
-    self.bottom = (
-      mlp.MLP(sizes.dense_width, widths, rngs=rngs)
-      if sizes.dense_width
-      else None
-    )
-    width = num_vectors * sizes.dim + num_vectors * (num_vectors - 1) // 2
-    self.top = mlp.MLP(width, config.widths, rngs=rngs)
-    self.head = nnx.Linear(self.top.out_features, sizes.num_outputs, rngs=rngs)
-
-  def __call__(self, x: Inputs) -> jax.Array:
-    vectors_BFD = x.fields_BFD
-    if self.bottom is not None and x.dense_BX is not None:
-      numbers_B1D = self.bottom(x.dense_BX)[:, None]
-      vectors_BFD = jnp.concatenate([vectors_BFD, numbers_B1D], axis=1)
-    pairs = dot_pairs(vectors_BFD)
-    flat = vectors_BFD.reshape(vectors_BFD.shape[0], -1)
-    seen = jnp.concatenate([flat, pairs], axis=-1)
-    return logits(self.head(self.top(seen)))
-
-
-def dot_pairs(vectors_BFD: jax.Array) -> jax.Array:
-  """[..., F (F - 1) / 2]: products of pairs (i, j), i > j, row by row."""
-  num_features = vectors_BFD.shape[-2]
-  products_BFF = jnp.einsum('...fd,...gd->...fg', vectors_BFD, vectors_BFD)
-  rows, columns = np.tril_indices(num_features, k=-1)
-  flat = products_BFF.reshape(*products_BFF.shape[:-2], -1)
-  # One gather with static indices: its transpose is a scatter without
-  # collisions, which is cheap on every backend.
-  index = rows * num_features + columns
-  return flat.at[..., index].get(unique_indices=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,8 +59,8 @@ class MeLU(ClickNetwork):
 class CBMLConfig(DecisionConfig):
   """Sizes of the network."""
 
-  num_clusters: Annotated[int, 'Clusters of tasks.'] = 4
-  encoding_dim: Annotated[int, "Width of a task's encoding."] = 16
+  num_clusters: Annotated[int, 'Number of task clusters.'] = 4
+  encoding_dim: Annotated[int, 'Width of the encoding of a task.'] = 16
 
 
 class SoftClusters(nnx.Module):
@@ -288,7 +225,7 @@ class AITM(ClickNetwork):
     """Sizes of the network."""
 
     order_penalty: Annotated[
-      float, 'Weight of probabilities above those of the task before.'
+      float, 'Weight of probabilities above that of the task before.'
     ] = 0.6
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):

@@ -25,6 +25,7 @@ from antjax.serving import loader
 ARRAYS = 'arrays.npz'
 PREDICTION, SCORE = 'prediction', 'score'
 _UNK = 1  # Id of titles that are not known.
+_UNSEEN, _MOST_KEPT = -2, 1 << 18  # Ids of values that are kept, at most.
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]+')
 _FIRST = ('user', 'item', 'title', 'scenario')
 
@@ -38,24 +39,26 @@ class ClickScorer(loader.Model):
 
   Attributes:
     clicks: What the manifest says of rows: columns, fields, sizes.
+    arrays: What is known of users, items and columns, by name.
   """
 
-  def __init__(self, folder: str | os.PathLike[str]):
+  def __init__(self, folder: str | os.PathLike[str], is_live: bool = False):
     """Opens the folder `export` of a run of launch/train_clicks.py.
 
     Raises:
       FileNotFoundError: It holds no model.
       ValueError: The model is not whole, or is no click model.
     """
-    super().__init__(folder)
+    super().__init__(folder, is_live)
     if 'clicks' not in self.manifest:
       raise ValueError(
         f'{folder} holds a model of the kind {self.manifest.get("kind")}, and'
         ' none of clicks; launch/score_gmeta.py scores with it.'
       )
     self.clicks: dict[str, Any] = self.manifest['clicks']
+    self._kept: dict[str, dict[str | int, int]] = {}
     with np.load(pathlib.Path(folder) / ARRAYS) as arrays:
-      self._arrays = dict(arrays)
+      self.arrays = dict(arrays)
     options = self.clicks['compiler_options'].get(jax.default_backend())
     if options:  # The kernels that training has: the same bits.
       for name, path in self.manifest['functions'].items():
@@ -92,7 +95,7 @@ class ClickScorer(loader.Model):
       part['weight'] = (np.arange(size) < len(index)).astype(np.float32)
       vectors = {n: self._vectors(n, ids) for n, ids in part['ids'].items()}
       run = self._functions[f'scores_{size}']
-      found = run(self._params, vectors, part)
+      found = run(self.params, vectors, part)
       back = np.argsort(index)
       pieces.append(
         {n: np.asarray(x)[: len(index)][back] for n, x in found.items()}
@@ -107,20 +110,20 @@ class ClickScorer(loader.Model):
     """Vectors [..., D] of a feature's ids, of one table or one each."""
     tables = self.clicks['features'][feature]
     if len(tables) == 1:
-      return self._tables[tables[0]].read(ids)
-    read = [self._tables[t].read(ids[:, i]) for i, t in enumerate(tables)]
+      return self.tables[tables[0]].read(ids)
+    read = [self.tables[t].read(ids[:, i]) for i, t in enumerate(tables)]
     return np.stack(read, axis=1)
 
   # Rows to what the functions read.
 
   def batch(self, rows: Rows) -> tuple[dict[str, Any], dict[str, int]]:
     """What the functions read of rows, and unseen values by column."""
-    about, arrays = self.clicks, self._arrays
+    about, arrays = self.clicks, self.arrays
     self._check(rows)
     unseen: dict[str, int] = {}
 
     def ids(vocabulary: str, column: str) -> np.ndarray:
-      found = self.ids(vocabulary, self._texts(rows[column], column))
+      found = self._ids_of(vocabulary, column, rows[column])
       unseen[column] = int(np.count_nonzero(found == 0))
       return found
 
@@ -185,7 +188,32 @@ class ClickScorer(loader.Model):
     if len({*sizes.values()}) > 1:
       raise ValueError(f'ClickScorer: columns of unequal lengths: {sizes}.')
 
-  def _texts(self, values: Sequence[Any], column: str) -> np.ndarray:
+  def _ids_of(
+    self, vocabulary: str, column: str, values: Sequence[Any]
+  ) -> np.ndarray:
+    """Ids of a column; those of lists are kept, since values come again."""
+    kinds = {*map(type, values)} if type(values) is list else {object}
+    if kinds not in ({str}, {int}):
+      return self.ids(vocabulary, self.texts(values, column))
+    kept = self._kept.setdefault(vocabulary, {})
+    found = [kept.get(x, _UNSEEN) for x in values]
+    if _UNSEEN in found:
+      new = {x for x, i in zip(values, found, strict=True) if i == _UNSEEN}
+      if len(kept) + len(new) > _MOST_KEPT:
+        kept.clear()
+        new = {*values}
+      asked = [*new]
+      ids = self.ids(vocabulary, self.texts(asked, column))
+      kept.update(zip(asked, ids.tolist(), strict=True))
+      found = [kept[x] for x in values]
+    return np.array(found, np.int32)
+
+  def forget(self) -> None:
+    """See the base class."""
+    super().forget()
+    self._kept.clear()
+
+  def texts(self, values: Sequence[Any], column: str) -> np.ndarray:
     """Values as the vocabularies have them."""
     kind = self.clicks['columns'][column]['type']
     if kind != 'string':
@@ -207,7 +235,7 @@ class ClickScorer(loader.Model):
   def _numbers(self, name: str, rows: Rows, item_N: np.ndarray) -> np.ndarray:
     """float32 [N], NaN where it is missing."""
     if name not in rows:
-      return self._arrays[f'item:number:{name}'][item_N]
+      return self.arrays[f'item:number:{name}'][item_N]
     column = self.clicks['columns'][name]
     empty = column.get('empty')
     if empty is None:
@@ -229,7 +257,7 @@ class ClickScorer(loader.Model):
     self, data: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray]
   ) -> dict[str, np.ndarray]:
     """Column -> ids of the model, as `ClickFeatures` makes them."""
-    arrays, made = self._arrays, {}
+    arrays, made = self.arrays, {}
     for cross in self.clicks['crosses']:
       left, right = data[cross['left']], data[cross['right']]
       codes_V = arrays[f'cross:{cross["name"]}']
@@ -263,15 +291,15 @@ class ClickScorer(loader.Model):
       if way != 'bins':
         is_log = way == 'log'
         columns.append(np.sign(x) * np.log1p(np.abs(x)) if is_log else x)
-    deviation = self._arrays['deviation']
+    deviation = self.arrays['deviation']
     scale = np.where(deviation > 0, deviation, np.inf)
-    scaled = (np.stack(columns, axis=1) - self._arrays['mean']) / scale
+    scaled = (np.stack(columns, axis=1) - self.arrays['mean']) / scale
     clip = self.clicks['clip']
     return np.clip(scaled, -clip, clip).astype(np.float32)
 
   def _histories(self, rows: Rows, user_N: np.ndarray) -> dict[str, np.ndarray]:
     """'history' and 'history_...' int32 [N, H, M], -1 behind the newest."""
-    arrays, names = self._arrays, self.clicks['histories']
+    arrays, names = self.arrays, self.clicks['histories']
     if not names:
       return {}
     found = []
@@ -305,7 +333,7 @@ class ClickScorer(loader.Model):
         kept = [text for text in texts if text]
         lists.append(self._titles(kept) if kept else [])
       pieces = _newest(lists, bag['max_pieces']).reshape(count, -1)
-      found[f'bag_{name}'] = self._arrays[f'bag:{name}'][pieces]
+      found[f'bag_{name}'] = self.arrays[f'bag:{name}'][pieces]
     # Those of linear terms are the same.
     weights = {f'{n}:weight': x for n, x in found.items()}
     return found | {

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax import export
@@ -24,6 +24,8 @@ MANIFEST = 'manifest.json'
 FORMAT = 'antjax.serving'
 FORMAT_VERSION = 1
 PARAMS = 'params.npz'
+# What a label may be, by the kind in a manifest; older exports name none.
+LABELS = {'click': (0, 1), 'rating': (1, 2, 3, 4, 5)}
 _MAX_KEY = np.iinfo(np.int64).max
 
 # Shape suffixes: T = tasks (users), R = rows, support or query, K = values of a
@@ -37,10 +39,17 @@ class Model:
 
   Attributes:
     manifest: what manifest.json says: features, tables, sizes, step.
+    params: Dense parameters by name.
+    tables: Tables by name.
+    vocabularies: Feature -> 'values', rising, and their 'ids'.
+    unknown: Feature -> id of what its vocabulary does not have.
+    revision: Changes that a live model has had.
   """
 
-  def __init__(self, folder: str | os.PathLike[str]):
+  def __init__(self, folder: str | os.PathLike[str], is_live: bool = False):
     """Opens a folder that launch/export_gmeta.py wrote.
+
+    A live model's memory may be changed; its files stay as they are.
 
     Raises:
       FileNotFoundError: It holds no model.
@@ -53,15 +62,21 @@ class Model:
       for name, path in self.manifest['functions'].items()
     }
     with np.load(folder / PARAMS) as arrays:
-      self._params = jax.device_put(dict(arrays))
-    self._tables = {
-      name: Table(folder, table)
+      self.params = jax.device_put(dict(arrays))
+    self.tables = {
+      name: Table(folder, table, 'c' if is_live else 'r')
       for name, table in self.manifest['tables'].items()
     }
-    self._vocabularies = {
+    self.vocabularies = {
       name: {part: np.load(folder / path) for part, path in files.items()}
       for name, files in self.manifest['vocabularies'].items()
     }
+    self.unknown = {
+      name: 0 if files['ids'].min(initial=1) > 0 else -1
+      for name, files in self.vocabularies.items()
+    }
+    self._added: dict[str, dict[Any, int]] = {}  # Keys that came later.
+    self.revision = 0
 
   def ids(self, feature: str, values: Any) -> np.ndarray:
     """Ids int32 of a feature's values, texts or integers.
@@ -71,16 +86,16 @@ class Model:
     Raises:
       ValueError: The feature has no vocabulary, or values of another type.
     """
-    if feature not in self._vocabularies:
+    if feature not in self.vocabularies:
       raise ValueError(
         f'Model.ids: there is no vocabulary of {feature!r}, only of'
-        f' {sorted(self._vocabularies)}.'
+        f' {sorted(self.vocabularies)}.'
       )
-    keys, ids = self._vocabularies[feature].values()
+    keys, ids = self.vocabularies[feature].values()
     values = np.asarray(values)
     if values.dtype.kind == 'U':
       values = np.strings.encode(values, 'utf-8')
-    unknown = 0 if ids.min(initial=1) > 0 else -1
+    unknown = self.unknown[feature]
     if not len(keys) or not values.size:
       return np.full(values.shape, unknown, np.int32)
     # Numpy would compare numbers with texts, digit by digit, and integers with
@@ -99,7 +114,25 @@ class Model:
     if kind == 'i':
       values = values.astype(np.int64)
     at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
-    return np.where(keys[at] == values, ids[at], unknown).astype(np.int32)
+    found = np.where(keys[at] == values, ids[at], unknown).astype(np.int32)
+    if added := self._added.get(feature):
+      for place in zip(*np.nonzero(found == unknown), strict=True):
+        found[place] = added.get(values[place].item(), unknown)
+    return found
+
+  def set_ids(self, feature: str, values: np.ndarray, ids: np.ndarray) -> None:
+    """Gives values of a live model other ids, or `unknown` to delete them."""
+    keys, own = self.vocabularies[feature].values()
+    at = np.minimum(np.searchsorted(keys, values), max(len(keys) - 1, 0))
+    is_old = keys[at] == values if len(keys) else np.zeros(len(values), bool)
+    own[at[is_old]] = ids[is_old]
+    added = self._added.setdefault(feature, {})
+    for value, new in zip(values[~is_old].tolist(), ids[~is_old].tolist()):
+      added[value] = new
+
+  def forget(self) -> None:
+    """Drops what was made of an earlier state."""
+    self.revision += 1
 
   def predict(self, query: Features) -> dict[str, np.ndarray]:
     """Scores rows of many users, unadapted.
@@ -114,7 +147,7 @@ class Model:
     """
     rows, shape = self._rows('query', query)
     arguments = self._arguments(rows, self._padded(shape))
-    return _cut(self._functions['predict'](self._params, arguments), shape)
+    return _cut(self._functions['predict'](self.params, arguments), shape)
 
   def adapt_and_predict(
     self,
@@ -169,7 +202,7 @@ class Model:
     }
     queries = self._arguments(query_rows, (num_tasks, num_rows))
     run = self._functions[f'adapt_{size}']
-    return _cut(run(self._params, arguments, queries), query_shape)
+    return _cut(run(self.params, arguments, queries), query_shape)
 
   def adapt_user(
     self, support: Features, labels: Any, query: Features
@@ -187,8 +220,7 @@ class Model:
 
   def _check_labels(self, labels: np.ndarray) -> None:
     """Refuses labels that training cannot have had."""
-    kinds = {'click': (0, 1), 'rating': (1, 2, 3, 4, 5)}
-    needed = kinds.get(self.manifest.get('kind', ''), ())
+    needed = LABELS.get(self.manifest.get('kind', ''), ())
     is_bad = ~(np.isin(labels, needed) if needed else np.isfinite(labels))
     if is_bad.any():
       known = ', '.join(map(str, needed)) or 'numbers'
@@ -252,7 +284,7 @@ class Model:
     ids, vectors = {}, {}
     for name, feature in self.manifest['features'].items():
       ids[name] = _pad(rows[name].astype(np.int32), shape, -1)
-      vectors[name] = self._tables[feature['table']].read(ids[name])
+      vectors[name] = self.tables[feature['table']].read(ids[name])
     parts: dict[str, Any] = {'ids': ids, 'vectors': vectors}
     if numeric := [rows[name] for name in self.manifest['numeric']]:
       columns = np.stack(numeric, axis=-1).astype(np.float32)
@@ -264,21 +296,30 @@ class Table:
   """A table in a model's folder, float32 or int8 with a scale a row."""
 
   def __init__(
-    self, folder: pathlib.Path, description: Mapping[str, Any]
+    self,
+    folder: pathlib.Path,
+    description: Mapping[str, Any],
+    mode: Literal['r', 'c'] = 'r',
   ) -> None:
-    """Maps its files into memory, read-only."""
-    self._values = np.load(folder / description['values'], mmap_mode='r')
-    self._scale: np.ndarray | None = None
+    """Maps its files into memory, read-only or copied on write."""
+    # As an array: a memmap's own indexing takes longer.
+    self.values = np.asarray(
+      np.load(folder / description['values'], mmap_mode=mode)
+    )
+    self.scale: np.ndarray | None = None
     if description['scale']:
-      self._scale = np.load(folder / description['scale'], mmap_mode='r')
+      self.scale = np.load(folder / description['scale'], mmap_mode=mode)
 
   def read(self, ids: np.ndarray) -> np.ndarray:
     """Vectors float32 [..., D] of ids; zero where an id is negative."""
-    at = np.maximum(ids, 0)
-    vectors = self._values[at].astype(np.float32, copy=False)
-    if self._scale is not None:
-      vectors *= self._scale[at][..., None]
-    vectors[ids < 0] = 0
+    is_there = ids >= 0
+    if not is_there.all():  # Most of a history may be padding.
+      vectors = np.zeros((*ids.shape, self.values.shape[1]), np.float32)
+      vectors[is_there] = self.read(ids[is_there])
+      return vectors
+    vectors = self.values[ids].astype(np.float32, copy=False)
+    if self.scale is not None:
+      vectors *= self.scale[ids][..., None]
     return vectors
 
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The gradient of a step, piece by piece; both forms of the step share it.
+"""The parts of a step's gradient, shared by both forms of the step.
 
 `add_micro_batch` is the body of the micro-batch loop and moves nothing between
-groups under the elastic codes; `sync` is what a step exchanges once. Both run
-in `shard_map`, the first one also on the devices of one process alone.
+groups under the elastic codes. `sync` is the exchange at the end of a step.
+Both run in `shard_map`, the first also on the devices of a single process.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -188,18 +188,13 @@ def open_leaves(
 
 
 def crosses_early(layout: Layout, leaf: Leaf) -> bool:
-  """Whether a leaf's sums can leave for other groups layer by layer.
-
-  They do where a group holds its sum in pieces and the optimizer's are finer:
-  all that a device sends then is a reduce-scatter of the layer's.
-  """
+  """Whether a leaf's sums can leave for other groups layer by layer."""
   return (
     leaf.is_stack
     and leaf.is_trained
     and leaf.spec.dim is not None
     and leaf.spec.shape[0] >= _LEAST_LAYERS
-    and layout.paro.grads is Level.INTRA
-    and layout.paro.opt_state is Level.GLOBAL
+    and layout.paro.sums_cross_early
   )
 
 

@@ -19,34 +19,38 @@ PyTree = Any
 class OptimizerConfig:
   """AdamW with clipping, warm-up and decay; a language model has its rate."""
 
-  learning_rate: Annotated[float, 'Peak rate.'] = 1e-3
+  kind: Annotated[
+    Literal['adamw', 'adagrad'],
+    'Optimizer: adamw, or adagrad without momentum and weight decay.',
+  ] = 'adamw'
+  learning_rate: Annotated[float, 'Peak learning rate.'] = 1e-3
   lm_learning_rate: Annotated[
     float | None,
-    'Peak rate of the layers of a language model inside a recommender; none:'
-    ' learning_rate.',
+    'Peak learning rate of the layers of a language model inside a'
+    ' recommender. none: learning_rate.',
   ] = None
-  warmup_steps: Annotated[int, 'Steps of linear warm-up.'] = 100
+  warmup_steps: Annotated[int, 'Number of linear warm-up steps.'] = 100
   first_share: Annotated[
     float | None,
-    'Rate at the start of the warm-up, as a share of the peak; none: that of'
-    ' one step of the warm-up.',
+    'Learning rate at the start of the warm-up, as a share of the peak. none:'
+    ' that of one warm-up step.',
   ] = None
   decay: Annotated[
     Literal['none', 'cosine'],
-    'Decay of the rate from the end of warm-up to the last step.',
+    'Decay of the learning rate from the end of the warm-up to the last step.',
   ] = 'cosine'
   final_share: Annotated[
-    float, 'Rate at the end of the cosine, as a share of the peak.'
+    float, 'Learning rate at the end of cosine, as a share of the peak.'
   ] = 0.1
-  b1: Annotated[float, "Adam's decay of the mean."] = 0.9
-  b2: Annotated[float, "Adam's decay of the squares."] = 0.999
-  eps: Annotated[float, "Added to Adam's root mean square."] = 1e-8
-  weight_decay: Annotated[float, 'Decoupled decay a step, times the rate.'] = (
-    0.01
-  )
-  decay_norms: Annotated[bool, 'Whether norms and biases decay too.'] = False
+  b1: Annotated[float, "Adam's decay rate of the first moment."] = 0.9
+  b2: Annotated[float, "Adam's decay rate of the second moment."] = 0.999
+  eps: Annotated[float, "Constant added to Adam's root mean square."] = 1e-8
+  weight_decay: Annotated[
+    float, 'Decoupled weight decay per step, multiplied by the learning rate.'
+  ] = 0.01
+  decay_norms: Annotated[bool, 'Also decay norms and biases.'] = False
   clip_norm: Annotated[
-    float, 'Largest global norm of the gradient; 0: any.'
+    float, 'Maximum global norm of the gradient. 0: no clipping.'
   ] = 1.0
 
   def __post_init__(self) -> None:
@@ -109,6 +113,8 @@ class OptimizerConfig:
   def _adamw(
     self, rate: float | optax.Schedule
   ) -> optax.GradientTransformation:
+    if self.kind == 'adagrad':
+      return optax.adagrad(rate, initial_accumulator_value=0.0, eps=self.eps)
     return optax.adamw(
       rate,
       b1=self.b1,

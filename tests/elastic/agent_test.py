@@ -283,6 +283,19 @@ def test_an_idle_host_that_goes_away_just_leaves(start):
   assert coordinator.beats[-1].free_port == 0
 
 
+def test_a_preempted_host_saves_and_another_one_is_welcome(start, tmp_path):
+  coordinator = _Coordinator(max_hosts=1)
+  (agent,) = start(coordinator, _SAVES)
+  _read(tmp_path, 'up.0.1')
+  agent.supervisor.preempt('of the price')
+  agent.supervisor.signal(signal.SIGTERM)  # The machine shuts down, too.
+  assert agent.end() == rendezvous_lib.EXIT_PREEMPTED
+  assert (tmp_path / 'saved.0.1').exists()
+  assert 'this host is preempted: of the price.' in agent.said
+  _poke(coordinator)
+  assert coordinator.job.restarts_used == 0
+
+
 def test_a_worker_that_does_not_save_in_time_is_killed(start, tmp_path):
   coordinator = _Coordinator(max_hosts=1)
   code = (

@@ -587,6 +587,21 @@ def test_peers_that_do_not_save_are_killed_after_the_grace():
   assert world.job.restarts_used == 1
 
 
+@pytest.mark.parametrize('code, is_at_once', [(-15, True), (143, False)])
+def test_a_leaver_that_has_not_saved_leaves_nobody_waiting(code, is_at_once):
+  world = _running('a', 'b', 'c', min_hosts=2, max_hosts=3, stop_grace_s=60)
+  leaver = world.hosts['c']
+  leaver.port = 0
+  world.tick()
+  leaver.die(code)
+  world.tick()
+  leaver.status = _Beat.IDLE  # In its last beat.
+  world.tick(2)
+  assert (world.job.phase == 'waiting') == is_at_once
+  world.run(2)
+  assert world.job.members == ['a', 'b'] and world.job.restarts_used == 0
+
+
 def test_what_breaks_because_a_host_left_does_not_count():
   world = _running('a', 'b', min_hosts=1)
   world.hosts['a'].port = 0

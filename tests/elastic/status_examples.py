@@ -3,7 +3,7 @@
 """Jobs as the coordinator knows them, for the tests of what people see."""
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import decisions, status
+from antjax.elastic import decisions, node_check, rendezvous_room, status
 from antjax.elastic.job_state import (
   DataSetState,
   GenerationRecord,
@@ -67,6 +67,11 @@ class Known:
   def agents(self, job, now):
     self.times.add(now)
     return self._agents
+
+  def checks(self, job, now):
+    return node_check.NodeChecks(
+      job, rendezvous_room.Room(now), rendezvous_room.RendezvousConfig()
+    )
 
   def restarts_left(self, job):
     return 3 - job.restarts_used
@@ -168,6 +173,7 @@ def lively(now=NOW):
     workers,
     remaining_samples=180_000,
     samples_per_s=1500.0,
+    loss=0.6125,
     exit_codes={-9: 2},
   )
   slices = {
@@ -183,6 +189,15 @@ def lively(now=NOW):
     agent('w0', '10.0.0.1', now - 590, now - 1, pb.AgentBeatRequest.RUNNING),
     agent('spare', '10.0.0.9', now - 77, now - 1),
   ]
+  figures = {'matmul_flops': 4e14, 'memory_bytes': 2e10, 'disk_bytes': 1e9}
+  for one in agents:
+    one.beat.check.MergeFrom(
+      pb.NodeCheck(
+        state=pb.NodeCheck.DONE,
+        links=[pb.Link(peer='w1', bytes=3e9)],
+        **figures,
+      )
+    )
   log = [
     ('ctr', now - 300, 'KILL_RESTART', 'w2 was slow for 5 min'),
     ('ctr', now - 20, 'ADJUST_BS', 'w3 is 1.8 times slower'),

@@ -8,11 +8,12 @@ import gzip
 import json
 import logging
 import re
+import shutil
 import ssl
 
 import pytest
 
-from antjax.elastic import security, status_page
+from antjax.elastic import rotation, security, status_page
 from tests.elastic import certificates, status_examples
 
 
@@ -240,6 +241,29 @@ def test_tls(tmp_path):
     assert b'HTTP' not in await _send(page, request)
 
   _run(body, token='s3cret', tls=security.page_tls(tmp_path / 'server'))
+
+
+@certificates.needs_openssl
+def test_its_certificate_changes_without_a_restart(tmp_path, monkeypatch):
+  monkeypatch.setattr(rotation, '_LOOK_S', 0.0)
+  certificates.make(tmp_path, 'server', 'next')
+  tls = ssl.create_default_context(cafile=tmp_path / 'ca.pem')
+  folder = tmp_path / 'server'
+
+  async def body(page):
+    async def name():
+      _, writer = await asyncio.open_connection('127.0.0.1', page.port, ssl=tls)
+      certificate = writer.get_extra_info('peercert')
+      writer.close()
+      return certificate['subject'][0][0][1]
+
+    assert await name() == 'server'
+    shutil.copy(tmp_path / 'next' / 'key.pem', folder / 'key.pem')
+    assert await name() == 'server'  # The pair does not fit yet.
+    shutil.copy(tmp_path / 'next' / 'cert.pem', folder / 'cert.pem')
+    assert await name() == 'next'
+
+  _run(body, token='s3cret', tls=rotation.rotating_page_tls(str(folder)))
 
 
 # --- What does no harm. ------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import decisions, status
+from antjax.elastic import rates as rates_lib
 from antjax.elastic.job_state import (
   JobState,
 )
@@ -25,6 +26,7 @@ def test_snapshot_says_what_there_is():
   assert (job['name'], job['phase'], job['generation']) == ('ctr', 'running', 3)
   assert (job['step'], job['committed_step']) == (412, 400)
   assert (job['samples_per_s'], job['remaining_s']) == (1500.0, 120.0)
+  assert job['loss'] == 0.6125
   assert job['plan']['version'] == 7
   assert job['exit_codes'] == {'-9': 2}
   assert job['action_counts'] == {'KILL_RESTART': 1, 'ADJUST_BS': 1}
@@ -99,7 +101,7 @@ def test_numbers_that_json_cannot_say_are_unknown():
 
 
 def test_rates_of_records():
-  rates = status.Rates()
+  rates = rates_lib.Rates()
   assert rates.note('a', 'd', 100, 10.0) is None
   assert rates.note('a', 'd', 300, 12.0) == 100.0
   # A checkpoint is restored: the rate begins anew, and is never negative.
@@ -108,21 +110,21 @@ def test_rates_of_records():
 
 
 def test_rates_forget_what_is_old():
-  rates = status.Rates()
+  rates = rates_lib.Rates()
   for second in range(200):
     rate = rates.note('a', 'd', 5 * min(second, 100), float(second))
   assert rate == 0.0
 
 
 def test_rates_of_polls_that_are_far_apart():
-  rates = status.Rates()
+  rates = rates_lib.Rates()
   rates.note('a', 'd', 0, 0.0)
   rates.note('a', 'd', 300, 300.0)
   assert rates.note('a', 'd', 900, 600.0) == 2.0
 
 
 def test_memory_is_bounded():
-  log, rates = decisions.ActionLog(), status.Rates()
+  log, rates = decisions.ActionLog(), rates_lib.Rates()
   for n in range(5000):
     rates.note(f'job {n}', 'd', 1.0, 1.0)
     log.record(f'job {n}', 0.0, 'NONE', '')

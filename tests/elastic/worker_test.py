@@ -52,6 +52,16 @@ def test_a_heartbeat_says_what_the_worker_is_and_does(server):
   assert (times[0].num_micro_batches, times[0].num_samples) == (4, 128)
 
 
+def test_a_heartbeat_carries_a_loss_that_is_finite(server):
+  with agent_of(server) as agent:
+    eventually(lambda: heartbeats(server))
+    assert not heartbeats(server)[-1].HasField('loss')
+    agent.on_loss(-0.5)
+    eventually(lambda: heartbeats(server)[-1].loss == -0.5)
+    agent.on_loss(float('nan'))
+    eventually(lambda: not heartbeats(server)[-1].HasField('loss'))
+
+
 def test_times_are_kept_while_the_coordinator_is_away_but_not_all(server):
   server.break_call = lambda name, message: grpc.StatusCode.UNAVAILABLE
   with agent_of(server) as agent:

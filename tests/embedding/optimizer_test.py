@@ -70,6 +70,28 @@ def test_a_row_takes_one_step_with_its_whole_gradient(optimizer, num_lists):
   assert 0 < touched.sum() < NUM_ROWS
 
 
+def test_rowwise_adagrad_is_that_of_its_equation():
+  """a_i += mean(g_i^2), x_i -= rate g_i / (sqrt(a_i) + eps), row by row."""
+  optimizer = optimizer_lib.RowWiseAdagrad(0.1, eps=1e-3)
+  rng = np.random.default_rng(2)
+  table = jnp.asarray(rng.normal(size=(NUM_ROWS, 4)), jnp.float32)
+  expected, sums = np.asarray(table, np.float64), np.zeros(NUM_ROWS)
+  slots = optimizer.init(NUM_ROWS, 4)
+  for step in range(4):
+    ids = rising_lists(3, 9, seed=step)
+    grads = rng.normal(size=(ids.size, 4)).astype(np.float32)
+    table, slots = optimizer_lib.apply_to_rows(
+      optimizer, table, slots, ids, grads, jnp.int32(step)
+    )
+    for row in range(NUM_ROWS):
+      g = grads[ids.reshape(-1) == row].sum(axis=0, dtype=np.float64)
+      sums[row] += np.mean(g**2)
+      expected[row] -= 0.1 * g / (np.sqrt(sums[row]) + 1e-3)
+  # Sums of float32 gradients.
+  np.testing.assert_allclose(table, expected, atol=1e-6)
+  np.testing.assert_allclose(slots['accumulator'], sums, rtol=1e-5)
+
+
 def test_a_row_pays_its_penalty_for_the_steps_since_it_was_touched():
   """To first order that of a penalty on the whole table in each step."""
   rate, weight = 1e-3, 0.5

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of launch.agent: one host of a job, under a real coordinator."""
 
+import json
 import os
 import pathlib
 import re
@@ -9,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.jobs import agent, worker_env
+from tests.elastic.preemption_test import Ec2, metadata
 from tests.jobs.processes import is_alive
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -310,3 +313,64 @@ def test_sigterm_saves_and_leaves(start, script, tmp_path):
   assert code == 143
   assert out == '[0] saved\n'
   assert re.search(r'passing signal 15 \(SIGTERM\) on', err)
+
+
+@pytest.mark.slow
+def test_a_notice_of_preemption_saves_and_leaves(start, script, tmp_path):
+  port = worker_env.free_port()
+  _coordinator(start, tmp_path / 'journal', port)
+  path = script(
+    'def save(number, frame):\n'
+    "  print('saved', flush=True)\n"
+    '  sys.exit(143)\n'
+    'signal.signal(signal.SIGTERM, save)\n'
+    "note('up')\n"
+    'while True: time.sleep(0.02)\n'
+  )
+  cloud = Ec2()
+  with metadata(cloud) as address:
+    running = start(
+      'agent',
+      f'--coordinator=127.0.0.1:{port}',
+      '--name=a',
+      '--preemption=ec2',
+      f'--metadata_address={address}',
+      *('--', path),
+    )
+    _read_pid(tmp_path / 'up.1')
+    cloud.action = '{"action": "stop", "time": "2026-12-02T03:00:00Z"}'
+    code, out, err = _end(running)
+  assert (code, out) == (76, '[0] saved\n')
+  assert 'this host is preempted: EC2: stop at 2026-12-02T03:00:00Z.' in err
+
+
+@pytest.mark.slow
+def test_hosts_are_checked_before_their_workers_start(start, script, tmp_path):
+  port, status = worker_env.free_port(), worker_env.free_port()
+  start(
+    'coordinator',
+    *(f'--port={port}', f'--status_port={status}', '--min_hosts=2'),
+    *(f'--journal={tmp_path}/journal', '--node_check=exclude'),
+    '--node_check_fraction=0',
+  )
+  path = script("note('up.' + os.environ['ANTJAX_WORKER'])\ntime.sleep(3)\n")
+  agents = [
+    start(
+      'agent',
+      *(f'--coordinator=127.0.0.1:{port}', f'--name={name}'),
+      *('--platform=cpu', f'--check_folder={tmp_path}', '--', path),
+    )
+    for name in 'ab'
+  ]
+  _read_pid(tmp_path / 'up.a.1')
+  url = f'http://127.0.0.1:{status}/status.json'
+  with urllib.request.urlopen(url, timeout=30) as reply:
+    (job,) = json.load(reply)['jobs']
+  for agent_json in job['agents']:
+    check = agent_json['check']
+    assert (check['state'], check['finding']) == ('done', '')
+    assert check['matmul_flops'] > 1e8 and check['disk_bytes'] > 1e5
+    assert check['memory_bytes'] > 1e7 and check['link_bytes'] > 1e6
+  for one in agents:
+    code, _, err = _end(one)
+    assert code == 0 and 'checked 1 cpu' in err, err

@@ -139,6 +139,7 @@ def test_all_methods_rank_the_same_examples(
   food = {m: s['domain/Food']['recall@1'] for m, s in found.items()}
   assert food['sasrec'] > 0.8 and food['gru4rec'] > 0.8
   assert food['sasrec_single'] > 0.8
+  assert food['unisrec'] > 0.8 and food['unisrec_ids'] > 0.8
   assert food['popularity'] < 0.4
   # What is done is not done again: no method is left to run.
   llm_rec_baselines.train(config, job)

@@ -139,6 +139,22 @@ def test_auto_takes_an_elastic_code_under_agents(make, monkeypatch, agent):
   assert asked['device_bytes'] is None
 
 
+@pytest.mark.parametrize('code', ['IIG', 'III'])
+def test_flags_send_sums_early_or_say_that_nothing_can(make, caplog, code):
+  model = dataclasses.replace(_MODEL, num_layers=4, remat='layer')
+  options = {'overlap': 'yes', 'early_sums': True, 'min_shard_size': 64}
+  texts, make_trainer = make(model=model, paro=code, **options)
+  trainer = make_trainer()
+  trainer.init(Functional(Transformer, texts.model).init)
+  assert trainer.step_spec().crosses_early is (code == 'IIG')
+  assert ('early_sums changes nothing' in caplog.text) == (code == 'III')
+
+
+def test_early_sums_without_overlap_are_refused(make):
+  with pytest.raises(ValueError, match='early_sums needs overlap'):
+    make(overlap='no', early_sums=True)
+
+
 @pytest.fixture
 def folder(data, tmp_path):
   """A pretrained model and the tokenizer of the texts."""

@@ -115,7 +115,9 @@ _LAYOUTS['criteo_x1'] = _LAYOUTS['criteo']
 
 
 def test_every_schema_has_its_lines():
-  assert {path.stem for path in _SCHEMAS.iterdir()} == {*_LAYOUTS}
+  # That of NumPy files is in train_dlrm_test.py.
+  every = {path.stem for path in _SCHEMAS.iterdir()} - {'criteo_multihot'}
+  assert every == {*_LAYOUTS}
 
 
 @pytest.mark.parametrize('name', _LAYOUTS)

@@ -21,6 +21,7 @@ from antjax.metrics.by_slice import ScoreConfig
 from antjax.networks import load
 from antjax.networks.load import NetworkConfig
 from antjax.serving.click_loader import ClickScorer
+from antjax.serving.served import ServedClicks
 from tests.jobs.processes import job_of
 
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
@@ -227,3 +228,48 @@ def test_models_of_tasks_give_each(tmp_path, name):
     assert {*found} == {*wanted.files} - {'logit'} and found
     for column, logits in found.items():
       np.testing.assert_array_equal(logits, wanted[column])
+
+
+def test_requests_get_what_rows_get(trained):
+  _, rows, run_dir = trained
+  model = ClickScorer(run_dir / 'export')
+  served = ServedClicks(model, max_rows=50)
+  served.warm()
+  compiled = [f._cache_size() for f in model._functions.values()]
+  good = columns(rows[:5])
+  good['price'] = [None if x == '' else x for x in good['price']]
+  good['stars'] = [None if x == '' else x for x in good['stars']]
+  by_row = [dict(zip(good, row)) for row in zip(*good.values(), strict=True)]
+  one = dict.fromkeys(good, 0) | {'user': 'u1', 'cat': 'c1', 'item': [3, 4]}
+  fields = [{'rows': good}, {'rows': by_row}, {'rows': one}]
+  answers = served.score([served.read(x) for x in fields])
+  want, _ = model.score(columns(rows[:5]))
+  np.testing.assert_array_equal(answers[0]['score_logit'], want['prediction'])
+  assert answers[1] == answers[0]
+  assert answers[2]['score'][0] != answers[2]['score'][1]
+  assert compiled == [f._cache_size() for f in model._functions.values()]
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (
+      {'user': [{}]},
+      r'rows.user, row 0: got \{\}; needed is a text of at most',
+    ),
+    ({'user': ['u' * 2001]}, 'rows.user, row 0'),
+    ({'item': [1.5]}, r'rows.item, row 0: got 1.5; needed is an integer'),
+    ({'item': [True]}, 'rows.item, row 0: got True'),
+    ({'item': [2**63]}, 'rows.item, row 0: got 9223372036854775808'),
+    ({'price': ['x']}, "rows.price, row 0: got 'x'; needed is a number, or"),
+    ({'price': [1, 2]}, 'got 1 values; needed is 2, as other columns have'),
+    ({'user': ['u'] * 51}, 'rows: got 51 rows; needed is 1 to 50 rows'),
+  ],
+)
+def test_requests_that_are_refused(trained, change, message):
+  _, rows, run_dir = trained
+  served = ServedClicks(ClickScorer(run_dir / 'export'), max_rows=50)
+  good = columns(rows[1:2]) | {'price': [1], 'stars': [2]}
+  assert served.read({'rows': good}).num_rows == 1
+  with pytest.raises(ValueError, match=message):
+    served.read({'rows': good | change})

@@ -24,11 +24,20 @@ EXAMPLES = {
 }
 
 
-def made(name, num_outputs=1, num_scenarios=SIZES.num_scenarios, **settings):
+def made(
+  name,
+  num_outputs=1,
+  num_scenarios=SIZES.num_scenarios,
+  dense_width=0,
+  **settings,
+):
   """A model whose parameters are all random, and they as float64."""
   config = dataclasses.replace(CONFIG, **settings)
   sizes = dataclasses.replace(
-    SIZES, num_outputs=num_outputs, num_scenarios=num_scenarios
+    SIZES,
+    num_outputs=num_outputs,
+    num_scenarios=num_scenarios,
+    dense_width=dense_width,
   )
   model = load.make(EXAMPLES.get(name, name), sizes, config, rngs=nnx.Rngs(0))
   graphdef, state = nnx.split(model)
@@ -165,9 +174,19 @@ def fm(p, row):
   return p['bias'] + row.first + pairs
 
 
-def dlrm(p, row):
-  pairs = [row.v[i] @ row.v[j] for i in range(len(row.v)) for j in range(i)]
-  return linear(p['head'], mlp(p['top'], np.append(row.flat, pairs)))[0]
+def dlrm(p, row, number=None, top_vectors=True):
+  v = row.v if number is None else np.stack([*row.v, number])
+  pairs = [v[i] @ v[j] for i in range(len(v)) for j in range(i)]
+  seen = v if top_vectors else v[len(row.v) :]
+  return linear(p['head'], mlp(p['top'], np.append(seen, pairs)))[0]
+
+
+def dlrm_dcn(p, row, number=()):
+  x = x0 = np.append(row.flat, number)
+  for i in range(CONFIG.cross_layers):
+    low = x @ p['cross'][i]['layers'][0]['kernel']
+    x = x0 * linear(p['cross'][i]['layers'][1], low) + x
+  return linear(p['head'], mlp(p['top'], x))[0]
 
 
 def dcnv2(p, row):
@@ -427,6 +446,7 @@ def pepnet(p, row, v_of_gates=None):
   [
     fm,
     dlrm,
+    dlrm_dcn,
     dcnv2,
     xdeepfm,
     autoint,
@@ -452,9 +472,26 @@ def pepnet(p, row, v_of_gates=None):
 )
 def test_a_logit_is_that_of_the_paper(equation):
   name = equation.__name__.removesuffix('_serial')
-  model, p = made(name, parallel=name == equation.__name__)
+  rank = 3 if name == 'dlrm_dcn' else None
+  model, p = made(name, parallel=name == equation.__name__, cross_rank=rank)
   x = inputs(8)
   expected = [equation(p, row) for row in rows(x)]
+  np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('kind', ['dlrm', 'published', 'dlrm_dcn'])
+def test_numbers_make_a_vector_of_a_dlrm(kind):
+  name, top_vectors = kind.replace('published', 'dlrm'), kind == 'dlrm'
+  sizes = {'dense_width': 3, 'bottom_widths': (6,)}
+  model, p = made(name, top_vectors=top_vectors, **sizes)
+  dense = np.random.default_rng(7).normal(size=(8, 3)).astype(np.float32)
+  x = inputs(8)._replace(dense_BX=jnp.asarray(dense))
+  more = {} if name == 'dlrm_dcn' else {'top_vectors': top_vectors}
+  equation = {'dlrm': dlrm, 'dlrm_dcn': dlrm_dcn}[name]
+  expected = [
+    equation(p, row, mlp(p['bottom'], numbers), **more)
+    for row, numbers in zip(rows(x._replace(dense_BX=None)), dense)
+  ]
   np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -4,8 +4,8 @@
 
 Runs in the peers' environment. IN has parameters as 'name/path' and inputs as
 'inputs/...'; OUT gets the logits of each network whose code is there:
-torch-rechub, or FuxiCTR, whose package has some models and whose repository,
-on PYTHONPATH, has all.
+torch-rechub, TorchRec, or FuxiCTR, whose package has some models and whose
+repository, on PYTHONPATH, has all.
 
 Where a publication's code differs by what weights can say, they say it: norms
 of batches are the identity, gates have no bias, scales are in the weights.
@@ -465,6 +465,58 @@ def aitm(w, x):
   for layer, part in zip(layers, parts, strict=True):
     layer.weight.copy_(part.T)
   return logit(model(ids))
+
+
+def interaction(w: Weights, x: Any, kind: str, **sizes: Any) -> torch.Tensor:
+  """A DLRM of TorchRec behind its tables: theirs has the numbers first."""
+  arch = importlib.import_module('torchrec.models.dlrm')
+  fields = x['fields']
+  bottom = plain(arch.DenseArch(x['dense'].shape[1], [6, DIM]))
+  w.mlp(bottom, 'bottom')
+  inner = plain(
+    getattr(arch, kind)(num_sparse_features=fields.shape[1], **sizes)
+  )
+  order = torch.arange(0)
+  if kind == 'InteractionArch':
+    # (i, j), i > j, row by row, where theirs are (i, j), i < j.
+    last = fields.shape[1]
+    theirs = [last, *range(last)]
+    pairs = [(i, j) for i in range(last + 1) for j in range(i)]
+    place = {pair: DIM + n for n, pair in enumerate(pairs)}
+    order = [*range(DIM)] + [
+      place[max(a, b), min(a, b)]
+      for n, a in enumerate(theirs)
+      for b in theirs[n + 1 :]
+    ]
+  else:
+    width = (fields.shape[1] + 1) * DIM
+    order = [*range(width - DIM, width), *range(width - DIM)]
+    cross = inner.crossnet
+    for i in range(2):
+      into, out = (
+        w(f'cross/{i}/layers/0/kernel'),
+        w(f'cross/{i}/layers/1/kernel'),
+      )
+      cross.V_kernels[i].copy_(into[order].T)
+      cross.W_kernels[i].copy_(out[:, order].T)
+      cross.bias[i].copy_(w(f'cross/{i}/layers/1/bias')[order])
+  over = plain(arch.OverArch(len(order), [16, 8, 1]))
+  w.found['top/layers/0/kernel'] = w('top/layers/0/kernel')[order]
+  w.mlp(over, 'top', 'head')
+  return over(inner(bottom(x['dense']), fields))[:, 0]
+
+
+@reference
+def dlrm(w, x):
+  return interaction(w, x, 'InteractionArch')
+
+
+@reference
+def dlrm_dcn(w, x):
+  arch = importlib.import_module('torchrec.modules.crossnet')
+  width = (x['fields'].shape[1] + 1) * DIM
+  cross = plain(arch.LowRankCrossNet(width, num_layers=2, low_rank=3))
+  return interaction(w, x, 'InteractionDCNArch', crossnet=cross)
 
 
 def main(path_in: str, path_out: str) -> None:

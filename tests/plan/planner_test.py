@@ -152,6 +152,13 @@ def test_bytes_moved_are_those_of_the_compiled_step(code, case):
     for c in census.collectives(text, trainer.mesh.shape)
     if c.num_elements > SCALARS and not is_moved_edge(c)
   ]
+  # A padded leaf is updated in its true shape, of which devices hold unequal
+  # parts at the optimizer's level I: neighbors hand on edges.
+  edges = [c for c in found if c.kind == census.PERMUTE]
+  padding = 13 * (40 - 33)
+  assert all(not c.in_loop and c.num_elements <= padding for c in edges)
+  assert not edges or code.endswith('I')
+  found = [c for c in found if c not in edges]
   row = plan_of(**kwargs).row(code)
   # The whole leaf may share its all-reduce with the scalars.
   slack = 4 * SCALARS * 2

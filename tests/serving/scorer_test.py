@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.serving import exporter, loader, scorer
+from antjax.serving.served import ServedUsers
 from tests.serving import serving_case
 
 # Users in a batch of another size are summed in another order; 1 to 5.
@@ -134,7 +135,9 @@ class KeyedModel:
   ids = loader.Model.ids
 
   def __init__(self):
-    self._vocabularies = {'user': {'keys': self.keys, 'ids': np.arange(1, 4)}}
+    ids = np.arange(1, 4)
+    self.vocabularies = {'user': {'keys': self.keys, 'ids': ids}}
+    self.unknown, self._added = {'user': 0}, {}
 
 
 def test_integer_keys_stay_exact():
@@ -197,3 +200,65 @@ def test_a_record_that_lacks_a_column_is_named(model):
   del one['item']
   with pytest.raises(ValueError, match='a record has no item; it has gender,'):
     list(scorer.score(model, [one]))
+
+
+def by_values(num, **more):
+  """A request's part: `num` rows of a user."""
+  rows = range(num)
+  items = {'item': [f'Amélie {1 + 3 * i}' for i in rows]}
+  return {'gender': 1, **items, 'genres': [[i % 9] for i in rows], **more}
+
+
+def test_requests_get_what_a_user_gets(model):
+  served = ServedUsers(model, max_rows=4)
+  served.warm()
+  compiled = [f._cache_size() for f in model._functions.values()]
+  cases = [(0, 3), (3, 2), (4, 4), (2, 2), (8, 1)]
+  requests = []
+  for support, query in cases:
+    fields = {'query': by_values(query)}
+    if support:
+      fields |= {'support': by_values(support), 'labels': [4] * support}
+    requests.append(served.read(fields))
+  answers = served.score(requests)
+  done = [f._cache_size() for f in model._functions.values()]
+  for (support, query), answer in zip(cases, answers, strict=True):
+    asked = scorer.user_ids(model, by_values(query))
+    if support:
+      rated = scorer.user_ids(model, by_values(support))
+      want = model.adapt_user(rated, [4] * support, asked)
+    else:
+      want = model.predict({n: x[None] for n, x in asked.items()})
+      want = {n: x[0] for n, x in want.items()}
+    for name, values in want.items():
+      np.testing.assert_allclose(
+        answer[name], values, rtol=0, atol=ROUNDING_ATOL
+      )
+  assert compiled == done  # Nothing was compiled for them.
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ([], 'request: got .*; needed is an object: query'),
+    ({}, 'query: got only nothing'),
+    ({'query': GOOD, 'more': 1}, 'more: got an unknown field'),
+    ({'query': 3}, 'query: got 3; needed is an object'),
+    ({'query': by_values(9)}, 'query: got 9 rows; needed is 1 to 8 rows'),
+    ({'query': by_values(2, item=['a', None])}, 'query.item, row 1: got None'),
+    ({'query': by_values(2, genres=[[1]])}, 'query: got unequal lengths'),
+    ({'query': by_values(1, item=[7])}, "query: .*'item' are texts; got .*7"),
+    ({'query': GOOD, 'support': GOOD}, 'labels: got only query, support'),
+    (
+      {'query': GOOD, 'support': GOOD, 'labels': [1, 2]},
+      'labels: got 2 values; needed is a list of 1, one a support row',
+    ),
+    (
+      {'query': GOOD, 'support': GOOD, 'labels': ['5']},
+      "labels, row 0: got '5'; needed is a number",
+    ),
+  ],
+)
+def test_requests_that_are_refused(model, fields, message):
+  with pytest.raises(ValueError, match=message):
+    ServedUsers(model, max_rows=8).read(fields)

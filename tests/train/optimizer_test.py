@@ -51,6 +51,20 @@ def test_schedule_warms_up_and_falls():
   config.schedule(1)  # Shorter than the warm-up.
 
 
+def test_adagrad_is_that_of_its_equation():
+  config = optimizer.OptimizerConfig(
+    kind='adagrad', decay='none', warmup_steps=0, learning_rate=0.1, clip_norm=0
+  )
+  made, x = config.build(9), jnp.array([1.0, -2.0, 3.0])
+  state, expected, total = made.init(x), np.asarray(x), np.zeros(3)
+  for step in range(3):
+    g = np.array([0.5, -1.0, 2.0]) * (step + 1)
+    updates, state = made.update(jnp.asarray(g), state, x)
+    x, total = x + updates, total + g**2
+    expected = expected - 0.1 * g / np.sqrt(total)
+  np.testing.assert_allclose(x, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   'options',
   [

@@ -41,7 +41,7 @@ class FieldNetwork(nnx.Module):
       sizes: Sizes of its inputs but for the vectors of texts and images.
       config: Its settings.
       fields: Settings of the fields.
-      numbers: Way of each number, linear or autodis.
+      numbers: Way of each number, linear, autodis or dense.
       modal: Text or image -> its width.
       narrow: Table -> width of its rows, if less than D.
       rngs: Source of the initial weights.
@@ -76,11 +76,7 @@ class FieldNetwork(nnx.Module):
     """The inputs with what a batch has besides ids."""
     dtype = x.fields_BFD.dtype
     if self.numbers is not None:
-      found_BKD, linear_B = self.numbers(batch['numeric'].astype(dtype))
-      x = x._replace(
-        fields_BFD=jnp.concatenate([x.fields_BFD, found_BKD], axis=1),
-        first_order_B=x.first_order_B + linear_B,
-      )
+      x = self.numbers(batch['numeric'].astype(dtype), x)
     if 'moments' in batch:
       moments = ScenarioMoments(*(m[0] for m in batch['moments']))
       x = x._replace(moments=moments)

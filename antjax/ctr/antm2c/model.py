@@ -53,7 +53,7 @@ class DataSizes:
     num_scenarios: Scenarios.
     columns: Id column -> its ids.
     binned: Those of the id columns that are bins of numbers.
-    numbers: Other numeric column -> linear or autodis.
+    numbers: Other numeric column -> linear, autodis or dense.
     histories: Places of each history.
     history_columns: Id columns whose ids of past clicks are known.
     bags: Bag -> (its ids, its pooling).
@@ -93,6 +93,7 @@ class ScenarioModel:
     """
     self.name, self.fields, self.data = name, fields, sizes
     self._needs = load.load(name).needs
+    is_asked = 'scenario' in self._needs or fields.fusion == 'per_scenario'
     use = set(fields.use)
     columns = [f'column_{n}' for n in sizes.columns]
     self._num_ids = {
@@ -113,7 +114,10 @@ class ScenarioModel:
           f'fields.use={fields.use}: there are no vectors of kind {kind}; name'
           f' their folder with --{kind}_vectors.'
         )
-    chosen = [n for n in ('user', 'item', 'title') if n in use] + ['scenario']
+    chosen: list[str] = [n for n in ('user', 'item', 'title') if n in use]
+    # What never differs and is not to be known needs no field.
+    if fields.knows_scenario or sizes.num_scenarios > 1 or is_asked:
+      chosen.append('scenario')
     binned = {f'column_{n}' for n in sizes.binned}
     chosen += [
       n for n in columns if ('numeric' if n in binned else 'columns') in use
@@ -168,14 +172,15 @@ class ScenarioModel:
       end = f'_{h}' if self._num_histories > 1 else ''
       order += [f'{name}{end}' for name in self._in_history]
     order += self._bags
-    order += self._numbers
+    order += [n for n, way in self._numbers.items() if way != 'dense']
     self.field_names = tuple(order)
     self._is_linear = 'linear' in self._needs
     self.sizes = Sizes(
       num_fields=len(order),
       dim=fields.embedding_dim,
+      dense_width=[*self._numbers.values()].count('dense'),
       num_scenarios=sizes.num_scenarios,
-      scenario_field=order.index('scenario'),
+      scenario_field=order.index('scenario') if 'scenario' in order else None,
       user_fields=tuple(i for i, n in enumerate(order) if n == 'user'),
       item_fields=tuple(
         i for i, n in enumerate(order) if n in ('item', 'title')
@@ -278,15 +283,16 @@ class ScenarioModel:
   ) -> tuple[FieldNetwork, Inputs]:
     dtype = jax.tree.leaves(params)[0].dtype
     network = self._network.merge(params)
-    rows = []
+    count, dim = len(batch['weight']), self.sizes.dim
+    rows = [jnp.zeros((count, 0, dim), dtype)] * (not self._groups)
     for group, members in self._groups.items():
       row_BFd = vectors[group].astype(dtype)
       if members[0] in self._narrow:
         each = [network.wide(n, row_BFd[:, f]) for f, n in enumerate(members)]
         row_BFd = jnp.stack(each, axis=1)
       rows.append(row_BFd)
-    first_order_B = jnp.zeros(len(batch['weight']), dtype)
-    if self._is_linear:
+    first_order_B = jnp.zeros(count, dtype)
+    if self._is_linear and self._groups:
       weights = [vectors[group + _WEIGHT] for group in self._groups]
       weights_BF = jnp.concatenate(weights, axis=1)[..., 0]
       first_order_B = weights_BF.astype(dtype).sum(axis=1)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Numeric columns, each a field of its own.
+"""Numeric columns, each a field of its own, or all as they are.
 
   bins     the row of the quantile bin of x; bins are an id column
   linear   v x, x the standardized value: AutoInt, Song et al. 2019,
@@ -9,8 +9,11 @@
   autodis  sum_h softmax(W l + a l)_h m_h with l = leaky_relu(w x), a mixture of
            H meta-embeddings: AutoDis, Guo et al. 2021,
            https://arxiv.org/abs/2012.08986, section 3.2
+  dense    no field: the standardized values side by side, for the bottom MLP of
+           a DLRM, say
 
-A missing value, NaN, has a vector of its own, and bin 0.
+A missing value, NaN, has a vector of its own, and bin 0; among dense ones it is
+the mean.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,11 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from antjax.ctr.bahe.batches import Standardizer
+from antjax.networks.network import Inputs
 
-# Shape suffixes: N = clicks, K = numbers, B = rows of a batch, D = embedding
-# width, H = meta-embeddings of a number.
+# Shape suffixes: N = clicks, K = numbers, F = those that are fields, B = rows
+# of a batch, D = embedding width, H = meta-embeddings of a number.
 
-Way = Literal['bins', 'linear', 'log', 'autodis']
+Way = Literal['bins', 'linear', 'log', 'autodis', 'dense']
 WAYS = get_args(Way)
 _NUM_META = 20
 _NUM_SORTED = 1 << 20  # Clicks that quantiles use, evenly spread.
@@ -129,7 +133,7 @@ class Numbers:
 
   @property
   def smooth(self) -> dict[str, str]:
-    """Column -> its way in `NumberFields`: linear or autodis."""
+    """Column -> its way in `NumberFields`: linear, autodis or dense."""
     is_log = {'log': 'linear'}
     return {
       name: is_log.get(way, way)
@@ -178,37 +182,50 @@ class NumberFields(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    """Makes the parameters of columns, each linear or autodis."""
+    """Makes the parameters of columns, each linear, autodis or dense."""
 
     def normal(scale: float, *shape: int) -> nnx.Param[jax.Array]:
       return nnx.Param(scale * jax.random.normal(rngs.params(), shape))
 
-    self.soft = tuple(k for k, way in enumerate(ways) if way == 'autodis')
-    K, S, H = len(ways), len(self.soft), _NUM_META
-    self.missing = nnx.Param(jnp.zeros((K, dim)))
+    fields = [way for way in ways if way != 'dense']
+    self.dense = tuple(k for k, way in enumerate(ways) if way == 'dense')
+    self.fields = tuple(k for k, way in enumerate(ways) if way != 'dense')
+    self.soft = tuple(f for f, way in enumerate(fields) if way == 'autodis')
+    K, F, S, H = len(ways), len(fields), len(self.soft), _NUM_META
     self.weight = nnx.Param(jnp.zeros(K))
     self.missing_weight = nnx.Param(jnp.zeros(K))
-    self.vectors = normal(init_scale, K, dim)
+    if F:
+      self.missing = nnx.Param(jnp.zeros((F, dim)))
+      self.vectors = normal(init_scale, F, dim)
     if S:
       self.up = normal(1.0, S, H)
       self.mix = normal(H**-0.5, S, H, H)
       self.meta = normal(init_scale, S, H, dim)
 
-  def __call__(self, x_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(vectors [B, K, D], sums of linear terms [B])."""
+  def __call__(self, x_BK: jax.Array, x: Inputs) -> Inputs:
+    """The inputs with vectors [B, F, D], linear terms and dense numbers."""
     is_missing_BK = jnp.isnan(x_BK)
     x_BK = jnp.where(is_missing_BK, 0, x_BK)
     linear_BK = jnp.where(
       is_missing_BK, self.missing_weight[None], x_BK * self.weight[None]
     )
-    found_BKD = x_BK[..., None] * self.vectors[None]
+    x = x._replace(first_order_B=x.first_order_B + linear_BK.sum(axis=1))
+    if self.dense:
+      x = x._replace(dense_BX=x_BK[:, np.array(self.dense)])
+    if not self.fields:
+      return x
+    if self.dense:
+      fields = np.array(self.fields)
+      x_BK, is_missing_BK = x_BK[:, fields], is_missing_BK[:, fields]
+    found_BFD = x_BK[..., None] * self.vectors[None]
     if self.soft:
       soft = np.array(self.soft)
       l_BSH = jax.nn.leaky_relu(x_BK[:, soft, None] * self.up[None])
       score_BSH = jnp.einsum('bsh,shj->bsj', l_BSH, self.mix[...])
       share_BSH = jax.nn.softmax(score_BSH + _SKIP * l_BSH, axis=-1)
       mixed = jnp.einsum('bsh,shd->bsd', share_BSH, self.meta[...])
-      found_BKD = found_BKD.at[:, soft].set(mixed, unique_indices=True)
+      found_BFD = found_BFD.at[:, soft].set(mixed, unique_indices=True)
     missing = is_missing_BK[..., None]
-    found_BKD = jnp.where(missing, self.missing[None], found_BKD)
-    return found_BKD, linear_BK.sum(axis=1)
+    found_BFD = jnp.where(missing, self.missing[None], found_BFD)
+    fields_BFD = jnp.concatenate([x.fields_BFD, found_BFD], axis=1)
+    return x._replace(fields_BFD=fields_BFD)

@@ -2,10 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of item ids that say at each place which item comes next.
 
-SASRec and GRU4Rec are encoders of them. Items have a row each in a table of
-`antjax.embedding`, or, with frozen text vectors t(i), e(i) = A t'(i) with A
-trained and t' whitened: a SASRec on texts, like UniSRec's (Hou et al. 2022,
-https://arxiv.org/abs/2206.05941; there several A are mixed by a gate).
+SASRec and GRU4Rec are encoders of them. Item i has a row r(i) in a table of
+`antjax.embedding`, or a frozen text vector x(i), or both:
+
+  e(i) = r(i)        e(i) = v(i) / |v(i)|        e(i) = (v(i) + r(i)) / |..|
+  v(i) = sum_k g_k(i) (x(i) - b_k) W_k           parametric whitening by k
+  g(i) = softmax(x(i) G + noise)                 noise in training only
+
+as in UniSRec (Hou et al. 2022, https://arxiv.org/abs/2206.05941, sections 2.1
+and 2.4). There x is what the language model says; here it has been whitened
+once, so that training starts from there. r begins at 0 beside texts: an item
+that training never saw is its text alone.
 
 The loss is softmax cross-entropy of the next item over drawn ones, at every
 place:
@@ -38,11 +45,12 @@ from antjax.layers.functional import Functional
 
 # Shape suffixes: B = sequences, T = places, D = width of item vectors, N =
 # items with the padding, J = drawn items a sequence, M = all drawn items, X =
-# width of text vectors.
+# width of text vectors, K = experts.
 
 PyTree = Any
 TEMPERATURE = 0.07  # For texts, as in UniSRec.
 _MASKED = -1e30
+_LEAST_NOISE = 0.01  # Of the gate, as in the authors' code.
 # Standard deviation of initial elements: small, so that few steps change it.
 _INIT_SCALE = 0.03
 
@@ -56,23 +64,27 @@ class NextItemModel:
     num_items: N.
     text_dim: X, width of frozen text vectors; 0: items are ids.
     learning_rate: Learning rate of the table rows.
+    num_experts: K, whitenings that are mixed.
+    has_ids: Whether items have rows beside their texts too.
   """
 
   encoder: EncoderConfig
   num_items: int
   text_dim: int = 0
   learning_rate: float = 1e-3
+  num_experts: int = 1
+  has_ids: bool = False
 
   def tables(self, mesh: Mesh) -> EmbeddingTables | None:
-    """The table of the ids; None for texts."""
-    if self.text_dim:
+    """The table of the ids; None for texts alone."""
+    if self.text_dim and not self.has_ids:
       return None
     spec = TableSpec(
       'item',
       self.num_items,
       self.encoder.dim,
       optimizer=Adam(self.learning_rate),
-      init_scale=_INIT_SCALE,
+      init_scale=0.0 if self.text_dim else _INIT_SCALE,
     )
     features = {'sequence': 'item', 'negatives': 'item'}
     return EmbeddingTables([spec], features, mesh=mesh)
@@ -86,8 +98,10 @@ class NextItemModel:
     return params
 
   @functools.cached_property
-  def _adapter(self) -> Functional[nnx.Linear]:
-    return Functional(nnx.Linear, self.text_dim, self.encoder.dim)
+  def _adapter(self) -> 'Functional[TextAdapter]':
+    return Functional(
+      TextAdapter, self.text_dim, self.encoder.dim, self.num_experts
+    )
 
   def prepare(
     self, sequence_BT: np.ndarray, negatives_BJ: np.ndarray
@@ -101,13 +115,15 @@ class NextItemModel:
     """
     padded = np.where(sequence_BT > 0, sequence_BT, -1).astype(np.int32)
     ids = {'sequence': padded, 'negatives': negatives_BJ.astype(np.int32)}
-    return ids if self.text_dim else {'ids': ids}
+    found: dict[str, Any] = dict(ids) if self.text_dim else {}
+    return found if self.text_dim and not self.has_ids else found | {'ids': ids}
 
   def loss(
     self,
     params: PyTree,
     ids: PyTree,
-    vectors: PyTree,
+    rows: PyTree | None,
+    texts: PyTree | None = None,
     rng: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """(mean over the targets of each sequence [B], their number [B]).
@@ -116,10 +132,20 @@ class NextItemModel:
       params: Parameters from `init_params`.
       ids: 'sequence' int32 [B, T + 1], -1 for padding; 'negatives' int32
         [B, J]; of one numbering.
-      vectors: Vector of each of them: item vectors or text vectors.
-      rng: For dropout; None: none.
+      rows: Row of each of them in the table; None for texts alone.
+      texts: Text vector of each of them; None for ids alone.
+      rng: For dropout and the gate's noise; None: none.
     """
-    items = {name: self._items(params, x) for name, x in vectors.items()}
+    noise = None if rng is None else jax.random.fold_in(rng, 1)
+    items = {
+      name: self.items(
+        params,
+        None if rows is None else rows[name],
+        None if texts is None else texts[name],
+        noise,
+      )
+      for name in ('sequence', 'negatives')
+    }
     h_BTD = self.encoder(params['encoder'], items['sequence'][:, :-1], rng)
     h_BTD = self._scaled(h_BTD)
     targets_BT = ids['sequence'][:, 1:]
@@ -137,15 +163,50 @@ class NextItemModel:
     sums_B = ((log_z_BT - positive_BT) * counts_BT).sum(axis=1)
     return sums_B / jnp.maximum(weights_B, 1), weights_B
 
-  def _items(self, params: PyTree, vectors: jax.Array) -> jax.Array:
-    """Item vectors [..., D]."""
-    if not self.text_dim:
-      return vectors
-    return _unit(self._adapter.merge(params['adapter'])(vectors))
+  def items(
+    self,
+    params: PyTree,
+    rows: jax.Array | None,
+    texts: jax.Array | None = None,
+    rng: jax.Array | None = None,
+  ) -> jax.Array:
+    """Item vectors [..., D] of rows [..., D], text vectors [..., X] or both."""
+    if texts is None:
+      assert rows is not None
+      return rows
+    vectors = self._adapter.merge(params['adapter'])(texts, rng)
+    return _unit(vectors if rows is None else vectors + rows)
 
   def _scaled(self, h: jax.Array) -> jax.Array:
     """What is multiplied with item vectors."""
     return _unit(h) / TEMPERATURE if self.text_dim else h
+
+
+class TextAdapter(nnx.Module):
+  """v(x): whitenings with parameters, mixed by a gate."""
+
+  def __init__(
+    self, text_dim: int, dim: int, num_experts: int, *, rngs: nnx.Rngs
+  ):
+    shape = num_experts, text_dim, dim
+    scale = text_dim**-0.5
+    self.maps = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
+    self.offsets = nnx.Param(jnp.zeros(shape[:2]))
+    self.gate = nnx.Param(jnp.zeros((text_dim, num_experts)))
+    self.noise = nnx.Param(jnp.zeros((text_dim, num_experts)))
+
+  def __call__(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+    """[..., D] of [..., X]; without a key the gate has no noise."""
+    maps_KXD = self.maps[...]
+    found = jnp.einsum('...x,kxd->...kd', x, maps_KXD)
+    logits = x @ self.gate[...]
+    if rng is not None:
+      deviation = jax.nn.softplus(x @ self.noise[...]) + _LEAST_NOISE
+      logits += deviation * jax.random.normal(rng, logits.shape)
+    shares = jax.nn.softmax(logits)
+    of_offsets_KD = jnp.einsum('kx,kxd->kd', self.offsets[...], maps_KXD)
+    found = jnp.einsum('...k,...kd->...d', shares, found)
+    return found - shares @ of_offsets_KD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +216,7 @@ class TrainedNextItem:
   Attributes:
     model: The model.
     params: Its parameters, whole.
-    vectors: [N, D] rows of the table, or [N, X] whitened text vectors.
+    vectors: float32 [N, D], from `NextItemModel.items`.
   """
 
   model: NextItemModel
@@ -164,7 +225,7 @@ class TrainedNextItem:
 
   def item_vectors(self) -> np.ndarray:
     """float32 [N, D]."""
-    return np.asarray(self.model._items(self.params, jnp.asarray(self.vectors)))
+    return np.asarray(self.vectors)
 
   def user_vectors(self, history_BL: np.ndarray) -> np.ndarray:
     """float32 [B, D]; that of an empty history means nothing."""
@@ -180,25 +241,9 @@ class TrainedNextItem:
 def _user_vectors(model, params, vectors, inputs_BT, last_B):
   is_there_BT1 = (inputs_BT > 0)[..., None]
   x_BTD = jnp.where(is_there_BT1, vectors[inputs_BT], 0)
-  h_BTD = model.encoder(params['encoder'], model._items(params, x_BTD))
+  h_BTD = model.encoder(params['encoder'], x_BTD)
   h_BD = jnp.take_along_axis(h_BTD, last_B[:, None, None], axis=1)[:, 0]
   return model._scaled(h_BD)
-
-
-def whiten(vectors: np.ndarray) -> np.ndarray:
-  """Text vectors of mean 0 and covariance 1, float32 [N, X].
-
-  Source: Su et al. 2021, https://arxiv.org/abs/2103.15316. Row 0, the padding,
-  counts for nothing and becomes 0. Directions in which the vectors hardly
-  differ are left as they are.
-  """
-  rest = np.asarray(vectors[1:], np.float64)
-  centred = rest - rest.mean(axis=0)
-  values, axes = np.linalg.eigh(centred.T @ centred / max(len(rest), 1))
-  scale = np.where(values > 1e-6 * values.max(), values, np.inf) ** -0.5
-  found = np.zeros(vectors.shape, np.float32)
-  found[1:] = centred @ (axes * scale)
-  return found
 
 
 def _unit(x: jax.Array) -> jax.Array:

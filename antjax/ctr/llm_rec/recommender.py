@@ -194,7 +194,8 @@ class Recommender:
       [i for title in titles for i in self._by_title.get(title, [])]
       for titles in users
     ]
-    most = num + max(map(len, had)) + 1  # Perhaps the padding.
+    # With the padding, perhaps; rounded up: few numbers, so few compilations.
+    most = 1 << (num + max(map(len, had))).bit_length()
     if not 0 < num < len(self.item_vectors):
       raise ValueError(
         f'recommend: {num} items of a catalogue of'

@@ -50,6 +50,7 @@ class ScenarioData:
     splits: Split -> its clicks.
     scenario_counts: Split -> its clicks by scenario.
     features: Features of the clicks, as training has them.
+    bags: Sequence that is a bag -> its pooling.
     schema: Entries of the schema of the log.
     scenario_column: Id column of the scenario; '' for none.
     scenario_of: Id of that column -> scenario; of others the largest one.
@@ -100,9 +101,11 @@ class ScenarioData:
         ' names of fields that the model makes itself; rename them in the log,'
         ' or leave them out of the ids of its schema.'
       )
+    many = [s['name'] for s in described['sequences'] if s.get('is_bag')]
+    self.bags = fields.ways_of_bags(many)
     bags = {
       scenarios.place('fields.bags', name, 'sequences', names): name
-      for name in fields.ways_of_bags()
+      for name in self.bags
     }
     self.maker = maker = rows_lib.ClickMaker(
       *(self.schema, config.ids, id_names, fields.time, groups, at, at_label)
@@ -156,12 +159,13 @@ class ScenarioData:
     self.features = features = ClickFeatures.fit(
       fields, num_ids, chunks, len(train), described['numeric']
     )
+    most = rows_lib.longest(rows.values()) if bags else []
     of_bags = {
       name: Bag.fit(
         *(n, events[n], uses[n]),
         num_behaviors=num_behaviors,
         min_count=fields.min_count,
-        max_pieces=config.max_pieces,
+        max_pieces=max(1, min(config.max_pieces, most[n])),
       )
       for n, name in bags.items()
     }
@@ -196,9 +200,12 @@ class ScenarioData:
       else:
         clicks = maker(found.read(0, len(found)), split)
         self.splits[split] = dataclasses.replace(clicks, scored=scored[split])
+    spare = {
+      n: config.spare_ids * bool(self.schema[n]) for n in ('user', 'item')
+    }
     self.sizes = DataSizes(
-      num_users=features.num_ids['user'],
-      num_items=features.num_ids['item'],
+      num_users=features.num_ids['user'] + spare['user'],
+      num_items=features.num_ids['item'] + spare['item'],
       num_behaviors=features.num_ids['title'],
       num_scenarios=len(self.scenarios),
       columns=features.columns,
@@ -207,8 +214,7 @@ class ScenarioData:
       histories=(config.max_history,) * len(histories),
       history_columns=tuple(of_titles),
       bags={
-        name: (of_bags[name].num_ids, how)
-        for name, how in fields.ways_of_bags().items()
+        name: (of_bags[name].num_ids, how) for name, how in self.bags.items()
       },
       modal=_modal(text, images),
       labels=labels,

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A trained click model in files: what launch/score_clicks.py reads.
+"""Export of a trained click model, as read by launch/score_clicks.py.
 
-The folder `export` of a training holds functions, parameters, tables and
-vocabularies as `antjax.serving.exporter` writes them, and `arrays.npz`: which
-values have rows of their own, how numbers are read, what is known of items, and
+The folder `export` of a run contains functions, parameters, tables and
+vocabularies as written by `antjax.serving.exporter`, and `arrays.npz`: the
+values with their own rows, the scaling of numbers, the features of items, and
 the newest clicks of each user of the log.
 """
 
@@ -32,7 +32,7 @@ from antjax.networks.network import ScenarioMoments
 from antjax.serving import click_functions, exporter
 
 FOLDER = 'export'
-_LATENCY_ROWS = 64  # A function for few rows.
+_FEW_ROWS = (64, 128, 256, 512, 1024, 2048)  # Functions for few rows.
 
 
 class Trained(NamedTuple):
@@ -65,7 +65,7 @@ def write(
   shutil.rmtree(staged, ignore_errors=True)
   clicks, _ = data.splits['train'].part(0, 1)
   per_device = -(-config.eval_batch_size // jax.device_count())
-  sizes = sorted({min(_LATENCY_ROWS, per_device), per_device})
+  sizes = sorted({*(n for n in _FEW_ROWS if n < per_device), per_device})
   batch = trained.model.prepare(clicks.batch(np.zeros(1, np.int64), 1))
   functions, params, outputs = click_functions.exported(
     *(trained.model, trained.tables, trained.params, trained.moments),
@@ -124,7 +124,7 @@ def _lacking(config: Config, data: ScenarioData) -> str:
   if config.text_sequences:
     return f'text_sequences={",".join(config.text_sequences)} are not exported'
   texts = data.schema['texts']
-  if bags := [n for n in config.fields.ways_of_bags() if n in texts]:
+  if bags := [n for n in data.bags if n in texts]:
     return f'fields.bags={",".join(bags)} are texts, which are not exported'
   return ''
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a prepared folder, in memory or read when asked for, as clicks."""
+"""Rows of a prepared folder as clicks, in memory or read on demand."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import os
 from typing import Any
@@ -241,6 +241,13 @@ class StreamedClicks:
   def every_label(self, names: Sequence[str]) -> dict[str, np.ndarray]:
     """See `ScenarioClicks.every_label`."""
     return dict(zip(names, self.labels_NT.T, strict=True))
+
+
+def longest(splits: Iterable[SplitRows]) -> list[int]:
+  """Events of the longest part of each sequence that some row has."""
+  parts = (part for rows in splits for part in rows.chunks(('starts', 'stops')))
+  most = [(part['stops'] - part['starts']).max(axis=0) for part in parts]
+  return np.max(most, axis=0).tolist()
 
 
 def trained_titles(

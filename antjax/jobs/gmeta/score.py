@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Scores with an exported model: a file of task records, or one new user.
+r"""Scores a file of task records, or one new user, with an exported model.
 
   python -m launch.score_gmeta --model=models/day1 \
     --input=data/ml-1m/tasks/user_cold.arrow --out=scores.parquet
 
-adapts to the support of each record and scores its query. Ids of the input are
-those of its own folder; they become the model's by their values. For one user
+Adapts to the support of each record and scores its query. Input ids are mapped
+to those of the model by value. For one user
 
   python -m launch.score_gmeta --model=models/day1 --user=user.json
 
@@ -31,14 +31,11 @@ import pyarrow.parquet as pq
 from antjax import paths
 from antjax.data import output_folder, records
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
-from antjax.meta.task_network import RatingLevels
 from antjax.report import progress
 from antjax.serving import scorer
-from antjax.serving.loader import Model
+from antjax.serving.loader import LABELS, Model
 
 _BLOCK = 512  # Records read at once.
-# What a label may be, by the kind in a manifest; older exports name none.
-_LABELS = {'rating': RatingLevels.levels, 'click': (0.0, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,16 +43,16 @@ class Config:
   """What to score, and with what."""
 
   model: Annotated[
-    str, 'Folder that launch/export_gmeta.py wrote.', paths.URL
+    str, 'Folder written by launch/export_gmeta.py.', paths.URL
   ] = 'models/gmeta'
   input: Annotated[
-    str, 'Record file in a folder that launch/prepare_data.py wrote.', paths.URL
+    str, 'Record file in a folder written by launch/prepare_data.py.', paths.URL
   ] = ''
   out: Annotated[
-    str, 'Parquet file to write: a line for each query row.', paths.URL
+    str, 'Parquet file to write, with one row per query row.', paths.URL
   ] = 'scores.parquet'
-  user: Annotated[str, 'JSON file of one user, instead of input.'] = ''
-  batch_size: Annotated[int, 'Users scored together; a power of two.'] = 64
+  user: Annotated[str, 'JSON file of one user, instead of --input.'] = ''
+  batch_size: Annotated[int, 'Users scored together, a power of 2.'] = 64
 
   def __post_init__(self) -> None:
     if self.batch_size < 1:
@@ -103,7 +100,7 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
     isinstance(x, (int, float)) and math.isfinite(x) for x in user['labels']
   ):
     raise ValueError(f'user={path}: labels must be finite numbers.')
-  known = _LABELS.get(label_kind)
+  known = LABELS.get(label_kind)
   for label in user['labels']:
     if known and label not in known:
       needed = ', '.join(f'{x:g}' for x in known)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""What LLM-Rec is compared with, on the same held-out examples.
+r"""Runs baselines of LLM-Rec on the same held-out examples.
 
   python -m launch.prepare_data --views=sequences
   python -m launch.fetch_model
@@ -12,9 +12,9 @@ item_knn, item_knn_text also by way of the nearest titles; ease; hybrid of all
 these, hybrid_lm with a language model's vectors too; last_title, mean_titles,
 one_text: cosine of a language model's vectors, untrained; sasrec and gru4rec on
 ids over all domains, sasrec_single and gru4rec_single with a model for each
-domain; sasrec_text on frozen text vectors. The run folder gets METHOD.json and
-METHOD.npz (ranks), and table.md; a method that is done is not done again
-(docs/llm_rec.md).
+domain; sasrec_text on frozen text vectors, unisrec with several whitenings of
+them, unisrec_ids with ids too. The run folder contains METHOD.json, METHOD.npz
+(ranks) and table.md. Finished methods are not run again (docs/llm_rec.md).
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,8 @@ _KINDS: dict[str, untrained.Kind] = {
   'mean_titles': 'mean',
   'one_text': 'concatenated',
 }
-_OF_TEXTS = (*_KINDS, 'sasrec_text', 'hybrid_lm')
+_TRAINED_OF_TEXTS = ('sasrec_text', 'unisrec', 'unisrec_ids')
+_OF_TEXTS = (*_KINDS, *_TRAINED_OF_TEXTS, 'hybrid_lm')
 # Chosen on validation users of food-kitchen.
 _MAX_HISTORY, _HALF_LIFE = 50, 5.0  # Of bm25_recency.
 _WINDOW, _POWER, _KNN_HALF_LIFE = 50, 0.3, 20.0  # Of item_knn.
@@ -229,8 +230,7 @@ class Baselines:
   def _model(self, method: str) -> Any:
     config, data = self._config, self.data
     if method == 'popularity':
-      events = self._events()
-      return untrained.Popularity(events.count_items(data.num_items))
+      return untrained.Popularity(self._events().count_items(data.num_items))
     if method == 'bm25':
       return untrained.BM25(data.titles, max_history=config.max_history)
     if method == 'bm25_recency':
@@ -255,10 +255,9 @@ class Baselines:
       return untrained.TextCosine(
         _KINDS[method], self.vectors, config.max_history, encode
       )
-    is_of_texts = method == 'sasrec_text'
-    return self._trained(
-      method, texts=next_item.whiten(self.vectors) if is_of_texts else None
-    )
+    if method in _TRAINED_OF_TEXTS:
+      return self._trained(method, texts=untrained.whiten(self.vectors))
+    return self._trained(method)
 
   def _item_knn(self, *, with_titles: bool) -> item_knn.LinearModel:
     size = self.data.num_items
@@ -288,7 +287,7 @@ class Baselines:
   def _trained(
     self, method: str, *, only: str = '', texts: np.ndarray | None = None
   ) -> next_item.TrainedNextItem:
-    """Trains SASRec or GRU4Rec, on one domain or all."""
+    """Trains SASRec, GRU4Rec or UniSRec, on one domain or all."""
     config, examples = self._config, self.validation.examples
     if only:
       examples = self._in_domain(self.validation, only)[1]
@@ -312,6 +311,8 @@ class Baselines:
       ndcg,
       made_of=self._data_made_of(only) | {'language model': model},
       texts=texts,
+      num_experts=config.training.num_experts if 'unisrec' in method else 1,
+      has_ids=method == 'unisrec_ids',
       paro=config.paro,
       seed=config.seed,
     )

@@ -37,14 +37,17 @@ def train(
   *,
   made_of: Mapping[str, Any],
   texts: np.ndarray | None = None,
+  num_experts: int = 1,
+  has_ids: bool = False,
   paro: str = 'NNN',
   seed: int = 0,
 ) -> TrainedNextItem:
   """Trains or resumes; returns the model with the best validation score.
 
   The run's folder inside the job's and its data set have its name. `num_items`
-  counts the padding, `texts` are whitened vectors [N, X] in place of ids, and
-  `made_of` the data's fingerprints. The larger `validate`, the better; it is
+  counts the padding, `texts` are whitened vectors [N, X] in place of ids, or
+  beside them with `has_ids`, which `num_experts` adapt, and `made_of` the
+  data's fingerprints. The larger `validate`, the better; it is
   the same on all processes.
 
   Raises:
@@ -52,19 +55,28 @@ def train(
   """
   job_lib.check_batch_size(config.batch_size, 1)
   text_dim = 0 if texts is None else texts.shape[1]
-  model = NextItemModel(encoder, num_items, text_dim, config.row_learning_rate)
+  model = NextItemModel(
+    encoder,
+    num_items,
+    text_dim,
+    config.row_learning_rate,
+    num_experts,
+    has_ids,
+  )
   tables = model.tables(job.mesh)
   whole = NamedSharding(job.mesh, PartitionSpec())
 
   def loss(params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:
     *rows, batch, rng = rest
+    of_texts = of_rows = None
     if tables is not None:
       ids = batch['ids']
-      return model.loss(params, ids, tables.lookup(rows[0], ids), rng)
-    ids = {name: batch[name] for name in ('sequence', 'negatives')}
-    every = batch['constants']['texts']
-    vectors = {name: every[jnp.maximum(x, 0)] for name, x in ids.items()}
-    return model.loss(params, ids, vectors, rng)
+      of_rows = tables.lookup(rows[0], ids)
+    if texts is not None:
+      ids = {name: batch[name] for name in ('sequence', 'negatives')}
+      every = batch['constants']['texts']
+      of_texts = {name: every[jnp.maximum(x, 0)] for name, x in ids.items()}
+    return model.loss(params, ids, of_rows, of_texts, rng)
 
   constants = None
   if texts is not None:
@@ -90,14 +102,15 @@ def train(
     return tables.to_canonical(state)['item']['table']
 
   rows_fn = jax.jit(item_rows, out_shardings=whole)
+  items_fn = jax.jit(model.items)
 
   def trained(state: TrainState) -> TrainedNextItem:
     """The model as it is now, on the host."""
     params = jax.tree.map(np.asarray, trainer.params(state))
-    vectors = texts
-    if vectors is None:
-      vectors = np.asarray(rows_fn(state.tables))[:num_items]
-    return TrainedNextItem(model, params, vectors)
+    rows = None
+    if tables is not None:
+      rows = np.asarray(rows_fn(state.tables))[:num_items]
+    return TrainedNextItem(model, params, items_fn(params, rows, texts))
 
   batches = _batches(name, config, job, model, events, seed)
   run_dir = job.run_dir / name

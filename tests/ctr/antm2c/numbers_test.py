@@ -8,6 +8,7 @@ import pytest
 
 from antjax.ctr.antm2c import numbers
 from antjax.ctr.antm2c.numbers import Numbers, WAYS
+from antjax.networks.network import Inputs
 
 NAN = np.nan
 
@@ -49,13 +50,17 @@ def test_bins_hold_as_many_clicks_each():
 
 
 def test_fields_and_linear_terms_are_those_of_the_papers():
-  fields = numbers.NumberFields(('linear', 'autodis'), 3, 0.1, rngs=nnx.Rngs(0))
-  fields.weight[...] = np.array([2.0, 3.0])
-  fields.missing_weight[...] = np.array([5.0, 7.0])
+  ways = ('dense', 'linear', 'autodis')
+  fields = numbers.NumberFields(ways, 3, 0.1, rngs=nnx.Rngs(0))
+  fields.weight[...] = np.array([10.0, 2.0, 3.0])
+  fields.missing_weight[...] = np.array([100.0, 5.0, 7.0])
   fields.missing[...] = np.ones((2, 3)) * np.array([[0.5], [0.25]])
-  x = np.array([[1.5, -2.0], [NAN, 0.5], [1.0, NAN]], np.float32)
-  vectors, linear = fields(x)
-  np.testing.assert_allclose(linear, [3 - 6, 5 + 1.5, 2 + 7], rtol=1e-6)
+  x = np.array([[1, 1.5, -2], [2, NAN, 0.5], [NAN, 1, NAN]], np.float32)
+  found = fields(x, Inputs(np.ones((3, 1, 3), np.float32), 1.0, None))
+  linear = np.array([10 + 3 - 6, 20 + 5 + 1.5, 100 + 2 + 7])
+  np.testing.assert_allclose(found.first_order_B, 1 + linear, rtol=1e-6)
+  np.testing.assert_array_equal(found.dense_BX, [[1], [2], [0]])
+  x, vectors = x[:, 1:], found.fields_BFD[:, 1:]
   v = np.asarray(fields.vectors[...])
   np.testing.assert_allclose(vectors[0, 0], 1.5 * v[0], rtol=1e-6)
   np.testing.assert_array_equal(vectors[1, 0], [0.5] * 3)

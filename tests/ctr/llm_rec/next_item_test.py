@@ -4,6 +4,7 @@
 
 import dataclasses
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +12,10 @@ import optax
 import pytest
 
 import antjax
-from antjax.ctr.llm_rec import next_item
+from antjax.ctr.llm_rec import next_item, untrained
 from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
 from antjax.ctr.llm_rec.next_item import NextItemModel, TrainedNextItem
+from antjax.layers import functional
 
 SASREC = SASRecConfig(dim=16, num_heads=2, max_length=6, dropout=0.0)
 GRU = GRU4RecConfig(dim=16, state_dim=12, max_length=6, dropout=0.0)
@@ -117,13 +119,50 @@ def test_the_loss_is_the_formula():
     assert losses[b] == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_adapter_is_its_equations():
+  adapter = next_item.TextAdapter(10, 16, 3, rngs=nnx.Rngs(0))
+  merge, params = functional.split(adapter)
+  params = shaken(params)
+  x = np.asarray(vectors(4, 10), float)
+  maps, offsets, gate = (
+    np.asarray(params[name], float) for name in ('maps', 'offsets', 'gate')
+  )
+  weights = np.exp(x @ gate)
+  weights /= weights.sum(axis=1, keepdims=True)
+  expected = sum(
+    weights[:, [k]] * ((x - offsets[k]) @ maps[k]) for k in range(3)
+  )
+  found = merge(params)(jnp.asarray(x, jnp.float32))
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  # Noise mixes the same whitenings otherwise.
+  noisy = merge(params)(jnp.asarray(x, jnp.float32), jax.random.key(0))
+  assert np.abs(noisy - found).max() > 1e-2
+
+
+def test_ids_beside_texts_begin_as_nothing():
+  mesh = antjax.make_mesh(devices=jax.devices()[:1])
+  model = NextItemModel(SASREC, NUM_ITEMS, 10, num_experts=2, has_ids=True)
+  tables = model.tables(mesh)
+  rows = tables.to_canonical(tables.init(jax.random.key(0)))['item']['table']
+  params = shaken(model.init_params(jax.random.key(0)))
+  texts = vectors(NUM_ITEMS, 10, seed=4)
+  alone = model.items(params, None, texts)
+  both = model.items(params, rows[:NUM_ITEMS], texts)
+  np.testing.assert_array_equal(both, alone)
+  moved = model.items(params, rows[:NUM_ITEMS].at[3].set(1.0), texts)
+  assert np.flatnonzero(np.any(moved != alone, axis=1)).tolist() == [3]
+  batch = model.prepare(np.array([[3, 4, 0]]), np.array([[5]]))
+  assert batch['ids']['sequence'].tolist() == batch['sequence'].tolist()
+
+
 @ENCODERS
 @pytest.mark.parametrize('text_dim', [0, 10])
 def test_padding_and_older_items_change_nothing(encoder, text_dim):
   model = NextItemModel(encoder, NUM_ITEMS, text_dim)
   params = shaken(model.init_params(jax.random.key(0)))
-  rows = np.asarray(vectors(NUM_ITEMS, text_dim or 16, seed=4))
-  trained = TrainedNextItem(model, params, rows)
+  rows = vectors(NUM_ITEMS, text_dim or 16, seed=4)
+  both = (None, rows) if text_dim else (rows, None)
+  trained = TrainedNextItem(model, params, model.items(params, *both))
   short = np.array([[1, 2, 3], [4, 5, 0]])
   base = trained.user_vectors(short)
   wide = np.pad(short, [(0, 0), (0, 5)])
@@ -150,31 +189,41 @@ def cycles(num, rng):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'encoder, text_dim, paro, num_devices',
+  'encoder, text_dim, has_ids, paro, num_devices',
   [
-    (SASREC, 0, 'NNN', 1),
-    (GRU, 0, 'NNN', 1),
-    (SASREC, 0, 'IIG', 8),
-    (SASREC, 12, 'GGG', 8),
+    (SASREC, 0, False, 'NNN', 1),
+    (GRU, 0, False, 'NNN', 1),
+    (SASREC, 0, False, 'IIG', 8),
+    (SASREC, 12, False, 'GGG', 8),
+    (SASREC, 12, True, 'IIG', 8),
   ],
 )
-def test_learns_what_follows(encoder, text_dim, paro, num_devices):
+def test_learns_what_follows(encoder, text_dim, has_ids, paro, num_devices):
   mesh = antjax.make_mesh(
     intra=min(num_devices, 4), devices=jax.devices()[:num_devices]
   )
-  model = NextItemModel(encoder, NUM_ITEMS, text_dim, learning_rate=0.02)
-  texts = next_item.whiten(np.asarray(vectors(NUM_ITEMS, 12, seed=9)))
+  model = NextItemModel(
+    encoder,
+    NUM_ITEMS,
+    text_dim,
+    learning_rate=0.02,
+    num_experts=2,
+    has_ids=has_ids,
+  )
+  texts = untrained.whiten(np.asarray(vectors(NUM_ITEMS, 12, seed=9)))
   tables = model.tables(mesh)
 
   def loss_fn(params, *rest):
     *rows, batch, rng = rest
+    of_rows = of_texts = None
     if rows:
       ids = batch['ids']
-      return model.loss(params, ids, tables.lookup(rows[0], ids), rng)
-    ids = {name: batch[name] for name in ('sequence', 'negatives')}
-    table = jnp.asarray(texts)
-    found = {name: table[jnp.maximum(x, 0)] for name, x in ids.items()}
-    return model.loss(params, ids, found, rng)
+      of_rows = tables.lookup(rows[0], ids)
+    if text_dim:
+      ids = {name: batch[name] for name in ('sequence', 'negatives')}
+      table = jnp.asarray(texts)
+      of_texts = {name: table[jnp.maximum(x, 0)] for name, x in ids.items()}
+    return model.loss(params, ids, of_rows, of_texts, rng)
 
   trainer = antjax.Trainer(
     loss_fn,
@@ -191,13 +240,13 @@ def test_learns_what_follows(encoder, text_dim, paro, num_devices):
     drawn = rng.integers(1, NUM_ITEMS, (32, 4))
     batch = model.prepare(cycles(32, rng), drawn)
     state, _ = trainer.step(state, batch)
-  rows = texts
+  rows = None
   if tables is not None:
-    rows = np.asarray(tables.to_canonical(state.tables)['item']['table'])[
-      :NUM_ITEMS
-    ]
+    rows = np.asarray(tables.to_canonical(state.tables)['item']['table'])
+    rows = rows[:NUM_ITEMS]
   params = jax.tree.map(np.asarray, trainer.params(state))
-  trained = TrainedNextItem(model, params, rows)
+  items = model.items(params, rows, texts if text_dim else None)
+  trained = TrainedNextItem(model, params, items)
   history = cycles(64, rng)
   scores = trained.user_vectors(history) @ trained.item_vectors().T
   last = history[np.arange(64), (history > 0).sum(axis=1) - 1]
@@ -209,7 +258,7 @@ def test_whitened_vectors():
   rng = np.random.default_rng(0)
   given = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)) + 3
   given = np.concatenate([given, given[:, :1]], axis=1)  # One direction less.
-  found = next_item.whiten(given.astype(np.float32))
+  found = untrained.whiten(given.astype(np.float32))
   assert not found[0].any()
   np.testing.assert_allclose(found[1:].mean(axis=0), 0, atol=1e-4)
   values = np.linalg.eigvalsh(np.cov(found[1:].T, bias=True))

@@ -1,0 +1,213 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""Serves an exported model over HTTP.
+
+  python -m launch.serve --model=runs/clicks --port=8080
+  curl -s localhost:8080/v1/score -H 'Content-Type: application/json' \
+    -d '{"rows": {"user": "u1", "item": ["i7", "i9"]}}'
+
+The folder comes from launch/train_clicks.py, launch/export_gmeta.py or
+launch/train_llm_rec.py; docs/delivery.md describes their requests. Requests
+that arrive together are scored together, in batch sizes that are compiled at
+the start. After SIGTERM, it answers all open requests and exits.
+"""
+
+import asyncio
+import dataclasses
+import signal
+import sys
+from typing import Annotated, Any, NamedTuple
+
+import uvloop
+
+from antjax import paths
+from antjax.elastic import security
+from antjax.elastic.rotation import Rotating
+from antjax.jobs import script
+from antjax.jobs.llm_rec import export as llm_rec_export
+from antjax.jobs.llm_rec.served import ServedTitles
+from antjax.jobs.serve_http import Front, Metrics
+from antjax.serving import exporter, loader
+from antjax.serving.batcher import Batcher, Served
+from antjax.serving.click_loader import ClickScorer
+from antjax.serving.feed import DeltaFeed
+from antjax.serving.follower import Follower
+from antjax.serving.live import Live
+from antjax.serving.served import ServedClicks, ServedUsers
+
+_INSIDE = ('', 'export', 'seed_0/export')  # Where a run folder has its model.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """What is served, where, and to whom."""
+
+  model: Annotated[
+    str, 'Folder of an exported model, or a run folder with one.', paths.URL
+  ] = ''
+  address: Annotated[str, 'Address to listen on.'] = '127.0.0.1'
+  port: Annotated[int, 'Port. 0: a free port, which is printed.'] = 8080
+  token_file: Annotated[
+    str, 'File of lines `role token`, as for the coordinator. Empty: no tokens.'
+  ] = ''
+  tls_dir: Annotated[
+    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: no TLS.'
+  ] = ''
+  insecure: Annotated[
+    bool, 'Allow listening for other machines without tokens or TLS.'
+  ] = False
+  max_rows: Annotated[int, 'Maximum number of rows per request.'] = 1_000
+  batch_rows: Annotated[int, 'Maximum number of rows scored at once.'] = 2_048
+  max_waiting_rows: Annotated[
+    int, 'Maximum number of rows in the queue. Further requests get status 503.'
+  ] = 16_384
+  max_body_bytes: Annotated[int, 'Maximum bytes per request.'] = 1 << 20
+  max_connections: Annotated[int, 'Maximum number of connections.'] = 1_000
+  deltas: Annotated[
+    str,
+    'Folder of incoming deltas, applied in order while serving. Empty: none.',
+    paths.URL,
+  ] = ''
+  poll_s: Annotated[float, 'Seconds between checks for a delta.'] = 0.5
+  stop_timeout_s: Annotated[
+    float, 'Seconds to wait for open requests after SIGTERM.'
+  ] = 30.0
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.port <= 65535:
+      raise ValueError(f'port must be 0 to 65535; got {self.port}.')
+    for name in ('max_rows', 'batch_rows', 'max_waiting_rows'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
+    security.check_address(
+      self.address,
+      has_tokens=bool(self.token_file),
+      has_tls=bool(self.tls_dir),
+      is_insecure=self.insecure,
+      risk='read what the model knows',
+    )
+
+
+def main(config: Config) -> None:
+  """Serves until SIGINT or SIGTERM."""
+  if not config.model:
+    raise ValueError('serve: name the folder of the model with --model.')
+  # The thread that answers must not wait long for its turn.
+  sys.setswitchinterval(5e-4)
+  uvloop.run(_serve(config))
+
+
+class Opened(NamedTuple):
+  """A model, what deltas change of it, and the digest of its base."""
+
+  served: Served
+  live: Live | None
+  digest: str
+
+
+def load(config: Config) -> Opened:
+  """Opens a folder; its own files say of what kind it is."""
+  folder = paths.fetched(config.model, 'model')
+  for inside in _INSIDE:
+    path = folder / inside
+    served: Served
+    if (path / llm_rec_export.FILE).is_file():
+      if config.deltas:
+        raise ValueError('deltas: none are written for an LLM-Rec; leave it.')
+      served = ServedTitles(str(path))
+      return Opened(served, None, exporter.sha256(path / llm_rec_export.FILE))
+    if (path / loader.MANIFEST).is_file():
+      digest, is_live = (
+        exporter.sha256(path / loader.MANIFEST),
+        bool(config.deltas),
+      )
+      model: loader.Model
+      if 'clicks' in loader.read_manifest(path):
+        model = clicks = ClickScorer(path, is_live)
+        served = ServedClicks(clicks, config.max_rows)
+      else:
+        model = loader.Model(path, is_live)
+        served = ServedUsers(model, config.max_rows)
+      return Opened(served, Live(model, digest) if is_live else None, digest)
+  raise FileNotFoundError(
+    f'{config.model} holds no exported model; launch/train_clicks.py,'
+    ' launch/export_gmeta.py and launch/train_llm_rec.py write one.'
+  )
+
+
+async def _serve(config: Config) -> None:
+  stop = asyncio.Event()
+  loop = asyncio.get_running_loop()
+
+  def ask(number: signal.Signals) -> None:
+    script.stop_request.signal = number
+    stop.set()
+
+  for number in (signal.SIGINT, signal.SIGTERM):
+    loop.add_signal_handler(number, ask, number)
+  metrics = Metrics()
+  served, live, digest = await asyncio.to_thread(load, config)
+  version = {'sequence': 0, 'digest': digest}
+  follower = None
+  if live is not None:
+    follower = Follower(
+      DeltaFeed(config.deltas, digest),
+      live,
+      config.poll_s,
+      lambda: metrics.see(follower) if follower else None,
+    )
+
+  def state() -> dict[str, Any]:
+    if follower is None:
+      return {'version': version}
+    return {'version': follower.live.version, 'deltas': follower.state}
+
+  batcher = Batcher(
+    served,
+    batch_rows=config.batch_rows,
+    max_waiting_rows=config.max_waiting_rows,
+    between=follower.between if follower else lambda: None,
+    version=lambda: follower.live.version if follower else version,
+    observe=metrics.batch_rows.observe,
+  )
+  front = Front(
+    served,
+    batcher,
+    metrics,
+    address=config.address,
+    port=config.port,
+    max_body_bytes=config.max_body_bytes,
+    max_connections=config.max_connections,
+    tokens=Rotating(lambda: security.read_tokens(file), [file])
+    if (file := config.token_file)
+    else security.RoleTokens,
+    tls=security.page_tls(config.tls_dir, is_mutual=True)
+    if config.tls_dir
+    else None,
+    is_insecure=config.insecure,
+    state=state,
+  )
+  await front.start()
+  print(f'serve: {front.url}', flush=True)
+  warm = asyncio.create_task(asyncio.to_thread(_prepare, served, follower))
+  stopped = asyncio.create_task(stop.wait())
+  await asyncio.wait([warm, stopped], return_when=asyncio.FIRST_COMPLETED)
+  if not stop.is_set():
+    await warm
+    batcher.start()
+    if follower is not None:
+      follower.start()
+    front.trouble = ''
+    print('ready', flush=True)
+    await stopped
+  if follower is not None:
+    follower.stop()
+  await front.close(config.stop_timeout_s)
+  batcher.close()
+
+
+def _prepare(served: Served, follower: Follower | None) -> None:
+  """All that comes before the first request."""
+  served.warm()
+  if follower is not None:
+    follower.catch_up()

@@ -1,0 +1,218 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Ordered deltas in a folder: one file each, numbered, chained by digests.
+
+A file `0000000012.delta` is a line of JSON and an .npz without pickles. The
+line holds its number, the digest of the state that it follows, and size and
+SHA-256 of the rest. The digest of a state is that of the line which made it, or
+of the base's manifest: equal digests mean equal deltas on an equal base. What
+arrays it has is said in `live.py`.
+"""
+
+from collections.abc import Mapping
+import hashlib
+import io
+import json
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+import zipfile
+
+from absl import logging
+from etils import epath
+import numpy as np
+
+from antjax import paths
+
+FORMAT = 'antjax.serving.feed'
+FORMAT_VERSION = 1
+SUFFIX = '.delta'
+_MAX_LINE = 1 << 20
+_MAX_BYTES = 4 << 30
+
+
+class Delta(NamedTuple):
+  """A delta that was read whole.
+
+  Attributes:
+    sequence: Its number, from 1.
+    digest: Digest of the state after it.
+    info: What its writer says: JSON.
+    arrays: Its arrays by name.
+  """
+
+  sequence: int
+  digest: str
+  info: Mapping[str, Any]
+  arrays: Mapping[str, np.ndarray]
+
+
+class RefusedDelta(Exception):
+  """A delta that cannot follow.
+
+  Attributes:
+    kind: 'gap', 'torn', 'base' or 'content'.
+  """
+
+  def __init__(self, kind: str, text: str):
+    super().__init__(text)
+    self.kind = kind
+
+
+def name_of(sequence: int) -> str:
+  """Name of a delta's file."""
+  return f'{sequence:010d}{SUFFIX}'
+
+
+def write(
+  folder: str | os.PathLike[str],
+  sequence: int,
+  base: str,
+  arrays: Mapping[str, np.ndarray],
+  info: Mapping[str, Any] | None = None,
+) -> Delta:
+  """Writes a delta; the file appears whole. The same arrays give its bytes.
+
+  Args:
+    folder: Folder of the deltas.
+    sequence: Number of this one.
+    base: Digest of the state that it follows.
+    arrays: Its arrays.
+    info: JSON-able, for whoever reads it.
+  """
+  payload = io.BytesIO()
+  np.savez(payload, **arrays)  # type: ignore[arg-type]
+  content = payload.getvalue()
+  head: dict[str, Any] = {
+    'format': FORMAT,
+    'format_version': FORMAT_VERSION,
+    'sequence': sequence,
+    'base': base,
+    'bytes': len(content),
+    'sha256': hashlib.sha256(content).hexdigest(),
+    'info': dict(info or {}),
+  }
+  line = json.dumps(head, sort_keys=True).encode() + b'\n'
+  place = epath.Path(folder) / name_of(sequence)
+  paths.check(folder, 'deltas')
+  if paths.is_url(os.fspath(folder)):  # Objects appear whole.
+    place.write_bytes(line + content)
+  else:
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    unfinished = pathlib.Path(folder) / f'.{place.name}.new'
+    with unfinished.open('wb') as file:
+      file.write(line + content)
+      file.flush()
+      os.fsync(file.fileno())
+    unfinished.replace(place)
+  digest = hashlib.sha256(line).hexdigest()
+  return Delta(sequence, digest, head['info'], dict(arrays))
+
+
+def parse(data: bytes, sequence: int, base: str) -> Delta:
+  """Reads a delta's bytes.
+
+  Raises:
+    RefusedDelta: It is torn, or does not follow the state.
+  """
+  name = name_of(sequence)
+  line, end, content = data[:_MAX_LINE].partition(b'\n')
+  content = data[len(line) + 1 :]
+  try:
+    head = json.loads(line) if end else None
+    if not isinstance(head, dict):
+      raise ValueError('its first line is no JSON')
+    version = head.get('format'), head.get('format_version')
+    if version != (FORMAT, FORMAT_VERSION):
+      raise ValueError(f'its format is {version}')
+    if len(content) != head['bytes']:
+      raise ValueError(f'{len(content)} bytes of {head["bytes"]} are there')
+    if hashlib.sha256(content).hexdigest() != head['sha256']:
+      raise ValueError('its SHA-256 is another')
+  except (ValueError, KeyError, RecursionError) as error:
+    raise RefusedDelta('torn', f'{name} is not whole: {error}.') from error
+  if head['sequence'] != sequence or head['base'] != base:
+    raise RefusedDelta(
+      'base',
+      f'{name} is number {head["sequence"]} on the state'
+      f' {str(head["base"])[:12]}; needed is number {sequence} on'
+      f' {base[:12]}: it is of another base or trainer.',
+    )
+  try:
+    with np.load(io.BytesIO(content), allow_pickle=False) as found:
+      arrays = {n: found[n] for n in found.files}
+  except (ValueError, OSError, zipfile.BadZipFile) as error:
+    raise RefusedDelta(
+      'content', f'{name} holds no arrays: {error}.'
+    ) from error
+  digest = hashlib.sha256(line + b'\n').hexdigest()
+  return Delta(sequence, digest, head['info'], arrays)
+
+
+class DeltaFeed:
+  """The deltas of a folder, in order, each once.
+
+  Attributes:
+    sequence: Number of the newest one taken.
+    digest: Digest of the state after it.
+    trouble: Why the next one cannot be taken; empty: it can, or is not there.
+    refused: Kind of trouble -> times that it began.
+  """
+
+  def __init__(
+    self, folder: str | os.PathLike[str], digest: str, sequence: int = 0
+  ):
+    """Reads nothing yet; `digest` is that of the base."""
+    paths.check(folder, 'deltas')
+    self._folder = epath.Path(folder)
+    self.sequence, self.digest = sequence, digest
+    self.trouble = ''
+    self.refused = dict.fromkeys(('gap', 'torn', 'base', 'content'), 0)
+
+  def next(self) -> Delta | None:
+    """The next delta, or None: see `trouble`. Take it by `took`."""
+    wanted = self.sequence + 1
+    place = self._folder / name_of(wanted)
+    try:
+      if place.stat().length > _MAX_BYTES:
+        raise RefusedDelta(
+          'torn', f'{place.name} has more than {_MAX_BYTES} bytes.'
+        )
+      delta = parse(place.read_bytes(), wanted, self.digest)
+    except FileNotFoundError:
+      if later := self._later(place.name):
+        self.refuse('gap', f'{place.name} is missing; {later} is there.')
+      else:
+        self.trouble = ''
+      return None
+    except RefusedDelta as error:
+      self.refuse(error.kind, str(error))
+      return None
+    return delta
+
+  def took(self, delta: Delta) -> None:
+    """Goes on to the one behind a delta."""
+    self.sequence, self.digest, self.trouble = delta.sequence, delta.digest, ''
+
+  def refuse(self, kind: str, text: str) -> None:
+    """Notes why there is no next one."""
+    if text != self.trouble:
+      self.refused[kind] += 1
+      self.trouble = text
+      logging.warning('deltas=%s: %s', self._folder, text)
+
+  def _later(self, name: str) -> str:
+    """Name of a delta behind a missing one, if there is any."""
+    try:
+      found = [p.name for p in self._folder.iterdir()]
+    except FileNotFoundError:
+      return ''
+    later = [n for n in found if n.endswith(SUFFIX) and n[0] != '.']
+    return min((n for n in later if n > name), default='')
+
+
+def age_s(delta: Delta) -> float:
+  """Seconds since the newest event that a delta was trained on; 0: unknown."""
+  made = delta.info.get('event_s')
+  return max(0.0, time.time() - made) if isinstance(made, int | float) else 0.0

@@ -1,0 +1,265 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A model in memory that deltas change, and the deltas between two states.
+
+Arrays of a delta, by name:
+
+| name | content |
+|---|---|
+| `rows/T`, `values/T`, `scale/T` | ids of changed or added rows of table T |
+| `params/P` | a dense parameter |
+| `arrays/A` | another array, whole |
+| `at/A`, `to/A` | rows of it; behind its end they are added |
+| `keys/V`, `ids/V` | keys added to a vocabulary, or moved to another id |
+| `gone/V` | keys deleted from it: they are unknown |
+
+Files are mapped copy-on-write: they stay as they are.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from antjax.serving import feed, loader
+from antjax.serving.exporter import quantize_rows
+
+_Array = np.ndarray
+_BLOCK = 1 << 16  # Rows compared at once.
+
+
+class LiveTable:
+  """A table whose rows change, and which grows."""
+
+  def __init__(self, table: loader.Table):
+    """Takes the memory of a table that was opened for it."""
+    self._values, self._scale = table.values, table.scale
+    dim = self._values.shape[1]
+    self._more = np.zeros((0, dim), self._values.dtype)
+    self._more_scale = np.zeros(0, np.float32)
+    self.num_rows = len(self._values)
+
+  @property
+  def is_int8(self) -> bool:
+    """Whether rows have a scale."""
+    return self._scale is not None
+
+  @property
+  def width(self) -> int:
+    """Numbers of a row."""
+    return self._values.shape[1]
+
+  def stored(self, ids: _Array) -> tuple[_Array, _Array | None]:
+    """Values and scales of rows, as they are stored."""
+    first = len(self._values)
+    at = np.minimum(ids, first - 1)
+    values = np.asarray(self._values[at])
+    scale = None if self._scale is None else np.asarray(self._scale[at])
+    if first < self.num_rows and (is_new := ids >= first).any():
+      values[is_new] = self._more[ids[is_new] - first]
+      if scale is not None:
+        scale[is_new] = self._more_scale[ids[is_new] - first]
+    return values, scale
+
+  def read(self, ids: _Array) -> _Array:
+    """See `loader.Table`."""
+    is_there = ids >= 0
+    if not is_there.all():
+      vectors = np.zeros((*ids.shape, self.width), np.float32)
+      vectors[is_there] = self.read(ids[is_there])
+      return vectors
+    values, scale = self.stored(ids)
+    vectors = values.astype(np.float32, copy=False)
+    if scale is not None:
+      vectors *= scale[..., None]
+    return vectors
+
+  def write(self, ids: _Array, values: _Array, scale: _Array | None) -> None:
+    """Sets rows; those behind the end are added."""
+    first = len(self._values)
+    num_rows = max(self.num_rows, int(ids.max(initial=-1)) + 1)
+    if num_rows - first > len(self._more):
+      room = np.zeros((2 * (num_rows - first), self.width), self._values.dtype)
+      room[: len(self._more)] = self._more
+      scales = np.zeros(len(room), np.float32)
+      scales[: len(self._more)] = self._more_scale
+      self._more, self._more_scale = room, scales
+    old = ids < first
+    self._values[ids[old]] = values[old]
+    self._more[ids[~old] - first] = values[~old]
+    if self._scale is not None and scale is not None:
+      self._scale[ids[old]] = scale[old]
+      self._more_scale[ids[~old] - first] = scale[~old]
+    self.num_rows = num_rows
+
+
+class Live:
+  """A model that deltas change; not while it scores.
+
+  Attributes:
+    version: Number and digest of its state, JSON-able.
+  """
+
+  def __init__(self, model: loader.Model, digest: str):
+    """Takes a model over that was opened with `is_live`."""
+    self._model = model
+    self._tables = {n: LiveTable(t) for n, t in model.tables.items()}
+    model.tables = dict[str, Any](self._tables)
+    self._arrays: dict[str, _Array] = getattr(model, 'arrays', {})
+    self.version: dict[str, Any] = {'sequence': 0, 'digest': digest}
+
+  def apply(self, delta: feed.Delta) -> None:
+    """Makes the state after a delta; all of it or, if it is refused, nothing.
+
+    Raises:
+      feed.RefusedDelta: It is not of this model.
+    """
+    try:
+      changes = self._planned(delta.arrays)
+    except (KeyError, ValueError) as error:
+      name = feed.name_of(delta.sequence)
+      raise feed.RefusedDelta('content', f'{name}: {error}') from error
+    self._do(changes)
+    self.version = {'sequence': delta.sequence, 'digest': delta.digest}
+
+  def take(self, arrays: Mapping[str, _Array]) -> None:
+    """Takes arrays of a delta that is not written yet; see `apply`."""
+    self._do(self._planned(arrays))
+
+  def _do(self, changes: list[Callable[[], None]]) -> None:
+    for change in changes:
+      change()
+    for feature in self._model.manifest['features'].values():
+      feature['num_ids'] = self._tables[feature['table']].num_rows
+    self._model.forget()
+
+  def _planned(self, arrays: Mapping[str, _Array]) -> list[Callable[[], None]]:
+    """Checks all of a delta; what is to be done then."""
+    changes: list[Callable[[], None]] = []
+    params = dict(self._model.params)
+    for full, array in arrays.items():
+      kind, _, name = full.partition('/')
+      if kind == 'rows':
+        table = self._tables[name]
+        values, scale = arrays[f'values/{name}'], arrays.get(f'scale/{name}')
+        _need(full, values.shape == (len(array), table.width), values.shape)
+        _need(full, values.dtype == table.stored(array[:0])[0].dtype, values)
+        _need(full, (scale is not None) == table.is_int8, 'another storage')
+        _check_rows(full, array, table.num_rows)
+        changes.append(_later(table.write, array, values, scale))
+      elif kind == 'params':
+        old = params[name]
+        _need(full, (array.shape, array.dtype) == (old.shape, old.dtype), array)
+        params[name] = jax.device_put(array)
+      elif kind == 'arrays':
+        old = self._arrays[name]
+        same = array.dtype == old.dtype and array.shape[1:] == old.shape[1:]
+        _need(full, same, array.shape)
+        changes.append(_later(self._arrays.__setitem__, name, array))
+      elif kind == 'at':
+        old, to = self._arrays[name], arrays[f'to/{name}']
+        same = to.dtype == old.dtype and to.shape[1:] == old.shape[1:]
+        _need(full, same and len(to) == len(array), to.shape)
+        _check_rows(full, array, len(old))
+        changes.append(_later(self._set_rows, name, array, to))
+      elif kind == 'keys':
+        ids = arrays[f'ids/{name}']
+        same = self._model.vocabularies[name]['values'].dtype.kind
+        _need(full, array.dtype.kind == same, array.dtype)
+        _need(full, len(ids) == len(array), ids.shape)
+        changes.append(_later(self._model.set_ids, name, array, ids))
+      elif kind == 'gone':
+        gone = np.full(len(array), self._model.unknown[name], np.int32)
+        changes.append(_later(self._model.set_ids, name, array, gone))
+      else:
+        _need(full, kind in ('values', 'scale', 'to', 'ids'), 'no such part')
+    changes.append(_later(setattr, self._model, 'params', params))
+    return changes
+
+  def _set_rows(self, name: str, at: _Array, to: _Array) -> None:
+    old = self._arrays[name]
+    num_rows = max(len(old), int(at.max(initial=-1)) + 1)
+    if num_rows > len(old):
+      new = np.zeros((num_rows, *old.shape[1:]), old.dtype)
+      new[: len(old)] = old
+      self._arrays[name] = old = new
+    old[at] = to
+
+  # --- What a trainer asks. ---------------------------------------------------
+
+  def changes(
+    self,
+    params: Mapping[str, _Array],
+    tables: Mapping[str, _Array],
+    touched: Mapping[str, _Array] | None = None,
+  ) -> dict[str, _Array]:
+    """Arrays of the delta from this state to another one's.
+
+    Args:
+      params: Dense parameters by name.
+      tables: Name -> float32 [V, D], rows by id.
+      touched: Name -> ids of rows that may differ; None: all may.
+    """
+    found: dict[str, _Array] = {}
+    for name, array in params.items():
+      if not _same(np.asarray(self._model.params[name]), array):
+        found[f'params/{name}'] = np.asarray(array)
+    for name, table in self._tables.items():
+      ids = np.arange(len(tables[name]))
+      if touched is not None:
+        ids = np.unique(touched[name])
+      parts = [
+        self._changed(table, ids[i : i + _BLOCK], tables[name])
+        for i in range(0, len(ids), _BLOCK)
+      ]
+      if any(len(part[0]) for part in parts):
+        rows, values, scales = zip(*parts, strict=True)
+        found[f'rows/{name}'] = np.concatenate(rows)
+        found[f'values/{name}'] = np.concatenate(values)
+        if table.is_int8:
+          found[f'scale/{name}'] = np.concatenate(scales)
+    return found
+
+  def _changed(
+    self, table: LiveTable, ids: _Array, new: _Array
+  ) -> tuple[_Array, _Array, _Array]:
+    values = np.ascontiguousarray(new[ids], np.float32)
+    scale = np.zeros(len(ids), np.float32)
+    if table.is_int8:
+      values, scale = quantize_rows(values)
+    old, old_scale = table.stored(np.minimum(ids, table.num_rows - 1))
+    differs = ~(_bits(values) == _bits(old)).all(axis=1)
+    if old_scale is not None:
+      differs |= scale != old_scale
+    differs |= ids >= table.num_rows
+    return ids[differs], values[differs], scale[differs]
+
+
+def _later(call: Callable[..., None], *arguments: Any) -> Callable[[], None]:
+  return lambda: call(*arguments)
+
+
+def _need(name: str, is_good: bool, got: Any) -> None:
+  if not is_good:
+    raise ValueError(f'{name} does not fit this model: {got}')
+
+
+def _check_rows(name: str, ids: _Array, num_rows: int) -> None:
+  """Ids are distinct, and those behind the end follow it."""
+  _need(name, ids.dtype.kind == 'i' and ids.ndim == 1, ids.dtype)
+  if len(ids):
+    new = np.unique(ids)
+    _need(name, len(new) == len(ids) and new[0] >= 0, 'ids twice or below 0')
+    added = new[new >= num_rows]
+    ends = not len(added) or added[-1] - num_rows + 1 == len(added)
+    _need(name, ends, f'a row behind the end, {num_rows}, is left out')
+
+
+def _bits(array: _Array) -> _Array:
+  array = np.ascontiguousarray(array)
+  return array.view(np.uint8).reshape(len(array), -1)
+
+
+def _same(one: _Array, other: _Array) -> bool:
+  return one.tobytes() == np.asarray(other).tobytes()

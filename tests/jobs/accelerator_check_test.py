@@ -1,0 +1,83 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The check of devices, on CPU cores that play them."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from antjax.jobs import accelerator_check
+from antjax.jobs.accelerator import equivalence
+from antjax.mesh.mesh import make_mesh
+
+
+def test_a_part_that_fails_ends_alone():
+  said = []
+  wrong = equivalence.Check('sums', 'float32', error=0.5, tolerance=0.1)
+  right = equivalence.Check('rows', 'float32', error=0.0, tolerance=0.0)
+  nan = equivalence.Check('loss', 'float32', error=float('nan'), tolerance=1.0)
+
+  def fails():
+    raise MemoryError('no room')
+
+  lines = accelerator_check.run_parts(
+    ['lm', 'tables', 'links'],
+    {
+      'lm': fails,
+      'tables': lambda: accelerator_check.check_lines([wrong, right, nan]),
+    },
+    said.append,
+  )
+  assert lines[0] == {'part': 'lm', 'error': 'MemoryError: no room'}
+  is_bad = [accelerator_check.is_bad(line) for line in lines]
+  assert is_bad == [True, True, False, True, False]
+  assert len(said) == 3 and '1 of 1 NOT ok' in said[0]
+  assert '2 of 3 NOT ok' in said[1]
+  about = {'device': 'x', 'num_devices': 1, 'date': '', 'flags': ''}
+  page = accelerator_check.page(about, lines)
+  assert '| tables | sums | float32 | 0.5 | 0.1 | NO |' in page
+  assert '3 of 5 lines are NOT ok' in page
+  assert '- lm: MemoryError: no room' in page
+  assert '- links: there is one device.' in page
+
+
+def test_attention_of_the_devices_is_plain_attention():
+  mesh = make_mesh(intra=1, devices=jax.devices()[:1])
+  found = list(equivalence.fused_attention(mesh))
+  assert [x.dtype for x in found] == ['float32', 'bfloat16']
+  assert all(x.is_ok and x.error > 0 for x in found)
+
+
+def test_an_unknown_part_is_refused():
+  with pytest.raises(ValueError, match='parts=lmm: known are attention, '):
+    accelerator_check.Config(parts=('lmm',))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('num_devices', [1, 8])
+def test_all_of_it_on_cores(num_devices, tmp_path):
+  more = ['--intra=4'] if num_devices == 8 else []
+  command = [
+    *(sys.executable, '-m', 'launch.accelerator_check', *more),
+    *(f'--run_dir={tmp_path}', '--num_steps=1', '--codes=IIG,GGG'),
+    f'--jax_num_cpu_devices={num_devices}',
+  ]
+  done = subprocess.run(
+    command, capture_output=True, text=True, timeout=900, check=False
+  )
+  assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+  lines = (tmp_path / 'results.jsonl').read_text().splitlines()
+  about, *lines = map(json.loads, lines)
+  assert about['num_devices'] == num_devices and about['versions']['jax']
+  assert [x['job'] for x in lines if 'step_s' in x] == [
+    *('lm', 'gmeta', 'clicks', 'bahe', 'llm_rec')
+  ]
+  assert {x['part'] for x in lines} == set(accelerator_check.PARTS)
+  lm = next(x for x in lines if x.get('job') == 'lm')
+  assert lm['measured_over_predicted'] > 0 and lm['compile_s'] > 0
+  page = (tmp_path / 'results.md').read_text()
+  assert 'all ok.' in page and '## A step of each job' in page
+  assert ('Gbit/s a device inside a group' in page) == (num_devices > 1)

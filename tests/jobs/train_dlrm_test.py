@@ -1,0 +1,130 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""launch/train_dlrm: from files in MLPerf's form to scores."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from antjax.data.behavior_examples import ExampleConfig
+from antjax.jobs import prepare_data
+from antjax.jobs.clicks import dlrm, make_criteo
+from antjax.jobs.clicks.data import ScenarioData
+from antjax.jobs.clicks.training import ClickJob
+from antjax.serving.click_loader import ClickScorer
+from tests.jobs.processes import job_of
+
+_SCHEMAS = pathlib.Path(__file__).parents[2] / 'launch' / 'schemas'
+_FILES = """files:
+  train: synthetic_train*.npz
+  valid: synthetic_valid*.npz
+  test: synthetic_test*.npz
+columns:"""
+
+
+def _prepared(tmp_path, num_rows):
+  made = make_criteo.Config(
+    out=str(tmp_path / 'synthetic'), num_rows=num_rows, max_ids=60, max_values=3
+  )
+  make_criteo.main(made)
+  schema = (_SCHEMAS / 'criteo_multihot.yaml').read_text()
+  path = tmp_path / 'schema.yaml'
+  path.write_text(schema.replace('columns:', _FILES))
+  out = str(tmp_path / 'data')
+  prepare_data.main(
+    prepare_data.Config(
+      views=('examples',), source=made.out, schema=str(path), out=out
+    )
+  )
+  return made, out
+
+
+def _config(tmp_path, data, **changes):
+  default = dlrm.Config()
+  fields = {'embedding_dim': 8, 'learning_rate': 0.05}
+  sizes = {'bottom_widths': (16,), 'widths': (16,), 'cross_rank': 8}
+  return dlrm.Config(
+    data=data,
+    run_dir=str(tmp_path / 'run'),
+    batch_size=64,
+    fields=dataclasses.replace(default.fields, **fields),
+    network=dataclasses.replace(default.network, **sizes),
+    **changes,
+  )
+
+
+@pytest.mark.slow
+def test_multi_hot_files_are_trained_on_and_scored_alike(tmp_path):
+  made, data_folder = _prepared(tmp_path, 4000)
+  config = _config(tmp_path, data_folder, num_epochs=3)
+  job = job_of(config)
+  data = ScenarioData(config, job)
+  arrays = np.load(f'{made.out}/synthetic_train_sparse_multi_hot.npz')
+  sizes = dict(enumerate(make_criteo.NUM_VALUES))
+  many = {str(i) for i, most in sizes.items() if most > 1}
+  assert {*data.sizes.bags} == many and {*data.sizes.columns} == {
+    str(i) for i, most in sizes.items() if most == 1
+  }
+  assert {how for _, how in data.sizes.bags.values()} == {'sum'}
+  batch = data.splits['train'].batch(np.arange(9), 9)
+  for name in many:
+    found = batch[f'bag_{name}']
+    assert found.shape == arrays[name][:9].shape and (found >= 0).all()
+    # Ids of the model are those of the files by another name.
+    assert len({*zip(found.ravel(), arrays[name][:9].ravel())}) == len(
+      {*found.ravel()}
+    )
+  one = ClickJob(config, job, data, seed=0, is_exported=True)
+  assert one.model.sizes.num_fields == 26
+  assert one.model.sizes.dense_width == 13
+  result = one.run()
+  true = json.loads((tmp_path / 'synthetic' / 'synthetic.json').read_text())
+  assert true['synthetic'] and true['true_auc']['test'] > 0.7
+  assert 0.58 < result.test['all'].metrics['AUC'].value
+  # What is exported gives the logits of the training.
+  scorer = ClickScorer(pathlib.Path(result.folder) / 'export')
+  held = np.load(f'{made.out}/synthetic_test_sparse_multi_hot.npz')
+  numbers = np.load(f'{made.out}/synthetic_test_dense.npy')
+  rows = {n: [[str(i) for i in x] for x in held[n]] for n in many}
+  rows |= {n: held[n][:, 0].astype(str) for n in held.files if n not in many}
+  rows |= {f'dense_{k}': x for k, x in enumerate(numbers.T)}
+  logits, _ = scorer.score(rows)
+  trained = np.load(pathlib.Path(result.folder) / 'predictions.npz')['logit']
+  np.testing.assert_allclose(logits['prediction'], trained, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_files_as_criteo_released_them(tmp_path):
+  made = make_criteo.Config(
+    out=str(tmp_path / 'tsv'), form='tsv', num_rows=1000, max_ids=50
+  )
+  make_criteo.main(made)
+  out = str(tmp_path / 'data')
+  prepare_data.main(
+    prepare_data.Config(
+      views=('examples',),
+      dataset='criteo',
+      source=f'{made.out}/synthetic_*.tsv',
+      out=out,
+      examples=ExampleConfig(split='random'),
+    )
+  )
+  config = _config(tmp_path, out, num_steps=3)
+  job = job_of(config)
+  data = ScenarioData(config, job)
+  assert not data.sizes.bags and len(data.sizes.columns) == 26
+  assert np.isfinite(
+    ClickJob(config, job, data, seed=0).run().test['all'].metrics['AUC'].value
+  )
+
+
+def test_the_defaults_are_those_of_mlperf():
+  config = dlrm.Config()
+  assert sum(make_criteo.NUM_ROWS) == 204_184_588
+  assert len(make_criteo.NUM_VALUES) == len(make_criteo.NUM_ROWS) == 26
+  assert sum(make_criteo.NUM_VALUES) == 214
+  assert config.fields.optimizer == 'rowwise_adagrad'
+  assert config.network.cross_rank == 512 and config.batch_size == 65_536
