@@ -96,7 +96,7 @@ _OVER_BUDGET = {
   'antjax/train': 5_970,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 12_870,
+  'benchmarks': 13_010,
   'tests': 62_510,  # See docs/design/house.md.
   'antjax/networks': 2_742,  # See docs/design/house.md.
 }
