@@ -27,8 +27,8 @@ def is_moved_edge(c):
   """Whether XLA evens out pieces for an optimizer that sees true shapes.
 
   Where its state is split inside groups, the 33 columns of `odd` are four
-  pieces of 10, padded; in their true shape they are pieces of 9, and up to three
-  columns cross to the neighbour. The plan leaves it out.
+  pieces of 10, padded; in their true shape they are pieces of 9, and up to
+  three columns cross to the neighbour. The plan leaves it out.
   """
   is_of_odd = c.kind == 'collective-permute' and c.shapes == ((13, 3),)
   return is_of_odd and c.axis == 'intra' and not c.in_loop
