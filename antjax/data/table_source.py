@@ -16,6 +16,7 @@ import pathlib
 from typing import Any
 import urllib.parse
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -303,7 +304,8 @@ def _opened(path: pathlib.Path) -> tuple[Any, list[str], int]:
     table = numpy_table.NumpyTable(path)
     return table, table.names, table.num_rows
   try:
-    file = pq.ParquetFile(path)
+    # Read from front to back: buffering ahead would hold all of it.
+    file = pq.ParquetFile(path, pre_buffer=False)
   except (pa.ArrowInvalid, OSError) as error:
     raise ValueError(f'{path} is no Parquet file ({error}).') from error
   return file, file.schema_arrow.names, file.metadata.num_rows
@@ -349,7 +351,7 @@ def _source(
       )
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from e
-    rows = pa.array(range(first, first + batch.num_rows), pa.int64())
+    rows = pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64))
     table = faults.without(table.append_column(ROW, rows))
     bad = [
       BadRow(first + row + 1, *fault)

@@ -150,7 +150,7 @@ def tables(
     layout = _layout(model, next(iter(files)), labels)
     table_source.read(files, layout, folder, rejects)  # type: ignore[arg-type]
     for path in sorted(folder.glob('*.parquet')):
-      for batch in pq.ParquetFile(path).iter_batches(_BLOCK):
+      for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BLOCK):
         yield pa.Table.from_batches([batch])
 
 
