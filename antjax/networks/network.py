@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of a click network: what it declares, what it reads.
+"""The interface of a click network: its declarations and inputs.
 
 A click network is a Flax NNX module that turns `Inputs` into one logit a row.
 The click job, BAHE's head and the meta-learner take any of them, by name or as
