@@ -177,6 +177,18 @@ class Inputs(NamedTuple):
     return jnp.concatenate(chosen or [none_B0], axis=1)
 
 
+class InputsWithoutLinear(Inputs):
+  """Inputs of a network that declares no linear terms, and so gets none."""
+
+  @property
+  def first_order_B(self) -> jax.Array:  # type: ignore[override]
+    """Refused: it would be 0."""
+    raise ValueError(
+      "the network reads Inputs.first_order_B, which it gets with 'linear' in"
+      " its needs: needs = frozenset({'linear'})."
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sized:
   """A network's Config whose widths and counts are checked."""
