@@ -184,13 +184,23 @@ def _kind(path: pathlib.Path) -> str:
   return found if (found := _suffix(path)) in _COLUMNS else ''
 
 
-def first_line(path: pathlib.Path) -> str:
+def names(path: pathlib.Path, dialect: Dialect) -> list[str]:
+  """Returns the columns of a file with a header, and those of its folders."""
+  if _kind(path):
+    found = [*_opened(path)[1]]
+  else:
+    line = first_line(path, dialect.encoding)
+    found = text_reader.header_names(line, dialect)
+  return [*found, *(n for n in _of_path(path) if n not in found)]
+
+
+def first_line(path: pathlib.Path, encoding: str = 'utf-8') -> str:
   """Returns the first line of a text file, without its end."""
   if _kind(path):
     return ','.join(_opened(path)[1])
   with csv_blocks.opened(path) as file:
     line = file.read(_LINE_BYTES).split(b'\n')[0]
-  return line.decode('utf-8', 'replace').rstrip('\r\n').lstrip('\ufeff')
+  return line.decode(encoding, 'replace').rstrip('\r\n').lstrip('\ufeff')
 
 
 def read(
