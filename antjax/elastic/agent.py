@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor of one host: runs its worker as the coordinator says.
+"""The supervisor of one host: runs its worker for the coordinator.
 
 It reports the state of its worker twice a second and obeys the coordinator's
 answer: run this generation, kill, ask to save, or leave. Without an answer it
-continues with what it has: an absent coordinator stops nobody.
+continues unchanged: an absent coordinator stops no worker.
 
   supervisor = Supervisor(client, ['train.py'], worker_env=..., address=...)
   signal.signal(signal.SIGTERM, lambda number, _: supervisor.signal(number))
