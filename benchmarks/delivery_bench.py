@@ -17,6 +17,8 @@ makes a log of clicks, trains a factorization machine on it whose tables have
   again once they are answered, for `--candidates` items, all on this machine.
 - `in_process_per_s`: the same requests read, scored and written without HTTP
   and without clients, on one thread: a bound of a process.
+- `server_cpu_ms`, `in_process_cpu_ms`: processor time of a request in both,
+  which a busy machine changes less.
 """
 
 import asyncio
@@ -32,6 +34,7 @@ import time
 from typing import Annotated, Any
 
 import numpy as np
+import psutil
 
 from antjax.serving.click_loader import ClickScorer
 from antjax.serving.served import ServedClicks
@@ -199,7 +202,7 @@ async def _client(
   writer.close()
 
 
-def _load(config: Config) -> dict[str, float]:
+def _load(config: Config, server: psutil.Process) -> dict[str, float]:
   bodies = [_asked(config, f'u{i}', i) for i in range(500)]
 
   async def all_clients(seconds: float) -> list[float]:
@@ -213,27 +216,40 @@ def _load(config: Config) -> dict[str, float]:
     )
     return waits
 
+  def cpu_s() -> float:
+    times = server.cpu_times()
+    return times.user + times.system
+
   asyncio.run(all_clients(2))  # Warm.
-  start = time.perf_counter()
+  start, cpu = time.perf_counter(), cpu_s()
   waits = asyncio.run(all_clients(config.seconds))
   p50, p99 = np.percentile(waits, [50, 99]) * 1e3
   rate = len(waits) / (time.perf_counter() - start)
-  return {'requests_per_s': rate, 'p50_ms': float(p50), 'p99_ms': float(p99)}
+  cpu_ms = 1e3 * (cpu_s() - cpu) / len(waits)
+  return {
+    'requests_per_s': rate,
+    'server_cpu_ms': cpu_ms,
+    'p50_ms': float(p50),
+    'p99_ms': float(p99),
+  }
 
 
-def _in_process(folder: pathlib.Path, config: Config) -> float:
+def _in_process(folder: pathlib.Path, config: Config) -> dict[str, float]:
   served = ServedClicks(ClickScorer(folder), 1_000)
   served.warm()
   bodies = [_asked(config, f'u{i}', i) for i in range(500)]
   together, done = 20, 0
-  start = time.perf_counter()
+  start, cpu = time.perf_counter(), time.process_time()
   while time.perf_counter() - start < config.seconds / 2:
     some = [bodies[(done + i) % len(bodies)] for i in range(together)]
     answers = served.score([served.read(json.loads(body)) for body in some])
     for answer in answers:
       json.dumps(answer).encode()
     done += together
-  return done / (time.perf_counter() - start)
+  return {
+    'in_process_per_s': done / (time.perf_counter() - start),
+    'in_process_cpu_ms': 1e3 * (time.process_time() - cpu) / done,
+  }
 
 
 def main(config: Config) -> None:
@@ -265,14 +281,14 @@ def main(config: Config) -> None:
     waits = _events(work, config)
     processes[0].terminate()
     processes[0].wait(60)
-    found |= _load(config)
+    found |= _load(config, psutil.Process(processes[1].pid))
   finally:
     for one in processes:
       one.terminate()
       one.wait(60)
   median, p99 = np.percentile(waits, [50, 99])
   found |= {
-    'in_process_per_s': _in_process(export, config),
+    **_in_process(export, config),
     'event_s': {'p50': float(median), 'p99': float(p99), 'max': max(waits)},
     'times_faster': found['retrain_s'] / float(p99),
     'num_events': config.files * config.file_rows,

@@ -1,25 +1,25 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Supervises one host of an elastic job: runs its worker, and runs it again.
+r"""Supervises one host of an elastic job: starts and restarts its worker.
 
   python -m launch.agent --coordinator=10.0.0.1:8476 --job=ctr -- \
     launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
 
-Start it once on each host, beside one `launch/coordinator.py`. After `--` comes
-what follows `python` on a command line. When a worker dies or hangs, or a host
-goes away, the coordinator ends the generation: all agents kill their workers
-and start the next one, on the hosts that are there, from the last committed
+Start one agent on each host, and one `launch/coordinator.py` per job. `--` is
+followed by the arguments of `python`. When a worker fails or hangs, or a host
+leaves, the coordinator ends the generation: all agents kill their workers and
+start the next generation on the available hosts, from the last committed
 checkpoint.
 
-SIGTERM means that this host goes away: the worker may save for --grace_s
-seconds. Ctrl-C does the same without a limit; a second one kills. Whatever ends
-the agent, `kill -9` included, ends its worker.
+SIGTERM means that this host leaves: the worker has --grace_s seconds to save.
+Ctrl-C does the same without a limit; a second one kills. Whatever ends the
+agent, including `kill -9`, also ends its worker.
 
 Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced, or
 no coordinator came back within --give_up_s; 76 it is preempted, by a notice of
 its cloud (--preemption), and another is welcome; 128 + signal after a signal.
 
-Needs no JAX itself: it only minds processes.
+The agent only supervises processes and does not need JAX.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Makes a new export of an old one and what has changed since.
+r"""Makes a new export from an old one and a delta.
 
   python -m launch.apply_delta --base=models/day1 --delta=deltas/day2 \
     --out=models/day2

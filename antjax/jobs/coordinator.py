@@ -6,8 +6,8 @@
   python -m launch.coordinator --port=7070 --status
   python -m launch.coordinator --port=7070 --operate=restart --job=ctr
 
-Killed at any instant and started again with the same journal, it resumes;
-workers and agents wait for it. It needs no accelerator and imports no jax.
+If it is killed, start it again with the same journal to resume; workers and
+agents wait for it. It needs no accelerator and does not import jax.
 """
 
 import asyncio
@@ -123,9 +123,9 @@ class Config:
   ] = 1.0
   node_check: Annotated[
     str,
-    'What is done about hosts whose devices, memory, disk or links are far'
-    " below the others' before workers start: warn names them, exclude also"
-    ' keeps them out while there are min_hosts others, off: no checks.',
+    'Action on hosts whose devices, memory, disk or links are much slower than'
+    " the others', before workers start. warn logs them, exclude also keeps"
+    ' them out if min_hosts others remain, off skips the checks.',
   ] = 'warn'
   node_check_fraction: Annotated[
     float, "Share of the others' median below which a host is bad."

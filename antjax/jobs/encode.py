@@ -5,15 +5,13 @@ r"""Encodes texts with a sentence encoder, on one host or several.
   python -m launch.encode --model=data/minilm --texts=titles.parquet \
     --column=title --out=data/title-vectors
 
-writes a vector a text: to vectors/part-*.parquet (row, the column of
---id_column if asked for, vector) or, by --format=tensorstore, to vectors.zarr,
-a zarr3 array [texts, D]. Pooling, linear maps, normalization, prompts and the
-longest text are those of the model's files for sentence-transformers.
+Writes one vector per text to vectors/part-*.parquet (columns: row, that of
+--id_column if given, vector) or, with --format=tensorstore, to vectors.zarr, a
+zarr3 array [texts, D]. All else is as the model's own files say.
 
-Texts go in parts of --part_rows rows, each written whole or not at all: a run
-that was killed goes on with the parts that are missing. Process i of n does
-every n-th part; --out is then on a disk that all of them see. See
-docs/encode.md.
+Texts are encoded in parts of --part_rows rows, each written atomically. A
+killed run resumes with the missing parts. Several processes share the parts,
+and --out must be on a shared disk. See docs/encode.md.
 """
 
 from collections.abc import Callable, Container, Iterator, Sequence

@@ -1,11 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What every job does before and around its own work.
+"""Start-up and shutdown that all jobs share.
 
-`run(main, Config())` starts a script, `job = start(config)` in `main` its job.
-The order is fixed: flags, then `jax.distributed` (before anything touches a
-device), then the mesh, then the run folder (so that a wrong flag leaves nothing
-behind), then logging and signals. A script without devices uses `script.run`.
+`run(main, Config())` starts a script, and `job = start(config)` in `main`
+starts its job. The order is fixed: flags, then `jax.distributed` (before
+anything touches a device), then the mesh, then the run folder (so that a wrong
+flag leaves nothing behind), then logging and signals. A script without devices
+uses `script.run`.
 """
 
 from collections.abc import Callable, Mapping

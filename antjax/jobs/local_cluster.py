@@ -1,27 +1,27 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Runs a job on this machine as if on several hosts: one process a host.
+r"""Runs a job on this machine as if on several hosts, one process per host.
 
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
       launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
 
-After `--` comes what follows `python` on a command line: a script, or `-m` and
-a module, and its flags. Each host gets the address of the coordinator, its
-index and its number of devices by environment variables (`worker_env`).
+`--` is followed by the arguments of `python`: a script, or `-m` and a module,
+and its flags. Each host gets the address of the coordinator, its index and its
+number of devices in environment variables (`worker_env`).
 
-Lines of output carry their host's index, `[0] ...`. On a terminal, host 0's
-carry none and its stderr is the terminal, so that a progress bar works. When a
-host dies the others are stopped, and the exit code is that of the first one
-that failed. The first Ctrl-C is passed on, so that the job can save; a second
-one kills. Whatever ends this program, `kill -9` included, ends the hosts and
-what they started.
+Lines of output are prefixed with the index of their host, `[0] ...`. On a
+terminal, those of host 0 have no prefix and its stderr is the terminal, so that
+a progress bar works. When a host fails, the others are stopped, and the exit
+code is that of the first failed host. The first Ctrl-C is passed on, so that
+the job can save; a second one kills. Whatever ends this program, including
+`kill -9`, also ends the hosts and their children.
 
-With --elastic the job survives its hosts: launch/coordinator.py and one
-launch/agent.py a host run here too, a dead worker starts all of them again from
-the last checkpoint, and a dead agent or coordinator is started again. Lines
-carry their worker's rank. See docs/elastic_jobs.md.
+With --elastic the job survives host failures: launch/coordinator.py and one
+launch/agent.py per host also run here. If a worker fails, all workers restart
+from the last checkpoint; a failed agent or coordinator is restarted. Lines are
+prefixed with the rank of the worker. See docs/elastic_jobs.md.
 
-Start-up needs no JAX here: this program only minds processes.
+This program only supervises processes and does not need JAX.
 """
 
 from collections.abc import Mapping, Sequence

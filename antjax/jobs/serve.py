@@ -6,10 +6,10 @@ r"""Serves an exported model over HTTP.
   curl -s localhost:8080/v1/score -H 'Content-Type: application/json' \
     -d '{"rows": {"user": "u1", "item": ["i7", "i9"]}}'
 
-The folder is one of launch/train_clicks.py, launch/export_gmeta.py or
-launch/train_llm_rec.py; docs/delivery.md says what each is asked. Requests that
-arrive together are scored together, in sizes that were compiled before the
-first. SIGTERM ends it when all that came is answered.
+The folder comes from launch/train_clicks.py, launch/export_gmeta.py or
+launch/train_llm_rec.py; docs/delivery.md describes their requests. Requests
+that arrive together are scored together, in batch sizes that are compiled at
+the start. After SIGTERM, it answers all open requests and exits.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that training jobs have in common, with the same words."""
+"""Settings that training jobs share."""
 
 import dataclasses
 from typing import Annotated, Any, Literal

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What reads a training state: predictions, and the parameters themselves."""
+"""Reads a training state: predictions and parameters."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -22,13 +22,10 @@ from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.metrics.merge import merge_across_processes
 from antjax.metrics.metric import Metric
-from antjax.train.batches import BatchPlacer, Feed, local_rows
-from antjax.train.gradient import (
-  device_key,
-  open_leaves,
-  reading_constants,
-  StepSpec,
-)
+from antjax.train.batches import BatchPlacer, local_rows
+from antjax.train.feed import Feed
+from antjax.train.gradient import device_key, reading_constants, StepSpec
+from antjax.train.open_leaves import open_leaves
 from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.step import input_specs, StepInput
 

@@ -1,18 +1,18 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Encodes all distinct behaviours with the low half of a language model.
+r"""Encodes all distinct behaviors with the low half of a language model.
 
   python -m launch.build_behavior_store --vocabulary=data/ml-1m \
       --model=data/minilm --num_low=3 --out=data/ml-1m-minilm-k3
 
-Encodes what the store lacks, and only that: a second run after a new day adds
-the new texts, one after a crash resumes. Readers see the rows of before until
-all are written.
+Encodes only texts that are not in the store: a second run adds the texts of a
+new day or resumes after a crash. Readers see the previous rows until all new
+rows are written.
 
-Several hosts share the work under one coordinator, in either of two ways:
-started alike with --coordinator, each on its own, so that a killed one costs
-the rows it was at and the others continue; or under launch/agent.py, as elastic
-jobs are. The store must be on a disk that all of them share. See docs/bahe.md.
+Several hosts can share the work under one coordinator in two ways. With
+--coordinator each process is independent: if one is killed, only its current
+rows are encoded again, and the others continue. Or run it under launch/agent.py
+like an elastic job. The store must be on a shared disk. See docs/bahe.md.
 """
 
 from collections.abc import Iterator
@@ -88,8 +88,8 @@ class Config:
   ] = 8192
   known_store: Annotated[
     str,
-    'Store of the same model and cut: rows of equal texts are taken from it and'
-    ' not encoded again. Empty: none.',
+    'Store of the same model and cut, from which rows of equal texts are'
+    ' copied instead of encoded again. Empty: none.',
     paths.MAPPED,
   ] = ''
   known_vocabulary: Annotated[

@@ -1,10 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of another store for texts that its vocabulary has too.
+"""Reuses rows of another store for texts in both vocabularies.
 
-So the stores of several data sets, or of vocabularies that were begun apart,
-share what was encoded: a new store takes the rows of equal texts and encodes
-the rest.
+Stores of several data sets or separate vocabularies can thus share encoded
+texts: a new store copies the rows of equal texts and encodes the rest.
 """
 
 from collections.abc import Callable, Sequence

@@ -5,11 +5,11 @@ r"""Encodes the images of items once, for models that take them as vectors.
   python -m launch.encode_images --data=data/antm2c \
     --images=AntM2C_image.tar.gz --out=data/antm2c-images
 
-streams an archive of ITEM.png and writes `vectors.npy`, float16 [items, X] in
-the order of the data's item ids (row 0 stands for what is unknown), and
-`has_image.npy`, bool [items]. `--encoder=module:function` names a function
-uint8 [B, H, W, 3] -> float [B, X] of your own, such as one with a pretrained
-network; the built-in one takes mean colours. A second run does nothing.
+Streams an archive of ITEM.png and writes `vectors.npy`, float16 [items, X] in
+the order of the data's item ids (row 0 is the unknown item), and
+`has_image.npy`, bool [items]. `--encoder=module:function` names your own
+function uint8 [B, H, W, 3] -> float [B, X], such as a pretrained network; the
+built-in one computes mean colors. A second run does nothing.
 """
 
 from collections.abc import Mapping

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A trained click model that keeps training on files that arrive.
+"""Continuous training of a click model on files as they arrive.
 
-Each file of a folder is trained on once, in the order of names, a round being
-what has arrived. After a round the state is saved with the names of its files,
-and only then is the delta from the last one written: killed at any instant, the
-trainer continues from the checkpoint, writes the delta that is missing, the
-same bytes, and takes no file twice.
+Each file of a folder is trained on once, in the order of names. A round covers
+all files that have arrived. After a round the state is saved with the names of
+its files, and only then is the delta since the last round written. A trainer
+that is killed at any time resumes from the checkpoint, writes the missing delta
+with the same bytes, and reads no file twice.
 """
 
 from collections.abc import Iterator, Mapping

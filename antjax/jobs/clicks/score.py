@@ -5,16 +5,15 @@ r"""Scores new rows with a model of launch/train_clicks.py.
   python -m launch.score_clicks --model=runs/clicks --input=new.csv \
     --out=scores.csv
 
-`--input` is a file or a folder of files as of the training log, CSV or Parquet,
-or JSON: an object, a list of objects, or one a line (.jsonl). Columns go by
-their names; others than the model needs are not looked at, the label is not
-needed. `--out` gets a line for each good row: its place in the input from 0,
-user and item, the score (a probability) and its logit. Rows that cannot be read
-are listed beside it with line, column and reason.
+`--input` is a file or a folder of files in the format of the training log, CSV
+or Parquet, or JSON: an object, a list of objects, or one per line (.jsonl).
+Columns are matched by name; the model ignores others, and the label is not
+needed. `--out` has one line per valid row: its index in the input from 0, user
+and item, the score (a probability) and its logit. Unreadable rows are listed
+next to it with line, column and reason.
 """
 
 from collections.abc import Iterator, Mapping
-import csv
 import dataclasses
 import json
 import pathlib
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 
 from antjax import paths
 from antjax.data import table_source
+from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import Rejects
 from antjax.data.row_writer import ROW
 from antjax.data.table_columns import TableColumns
@@ -89,7 +89,7 @@ def main(config: Config) -> None:
   unfinished = out.with_name(f'.{out.name}.new')
   writer: Any = None
   for table in tables(model, config.input, rejects):
-    rows = table.dropcolumns(ROW)
+    rows = table.drop_columns(ROW)
     scores, new = model.score(columns(rows))
     for name, count in new.items():
       unseen[name] = unseen.get(name, 0) + count
@@ -150,7 +150,7 @@ def tables(
     layout = _layout(model, next(iter(files)), labels)
     table_source.read(files, layout, folder, rejects)  # type: ignore[arg-type]
     for path in sorted(folder.glob('*.parquet')):
-      for batch in pq.ParquetFile(path).iter_batches(_BLOCK):
+      for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BLOCK):
         yield pa.Table.from_batches([batch])
 
 
@@ -164,14 +164,14 @@ def _layout(
   """
   about = model.clicks
   log = about['log']
+  dialect = Dialect(
+    '\t' if '.tsv' in path.suffixes else log['delimiter'],
+    log['quote'],
+    log.get('encoding', 'utf-8'),
+  )
   there = [*log['columns']]
-  delimiter = '\t' if path.suffix == '.tsv' else log['delimiter']
-  if path.suffix == '.parquet':
-    there = pq.read_schema(path).names
-  elif log['header']:
-    line = [table_source.first_line(path)]
-    quote = {'quotechar': log['quote']} if log['quote'] else {'quoting': 3}
-    (there,) = csv.reader(line, delimiter=delimiter, **quote)
+  if path.suffix == '.parquet' or log['header']:
+    there = table_source.names(path, dialect)
   needed = [*about['needed'], *labels]
   if missing := [n for n in needed if n not in there]:
     raise ValueError(
@@ -195,8 +195,10 @@ def _layout(
     empty=empty,
     separator=bags,
     numeric=tuple(numbers),
-    delimiter=delimiter,
-    quote=log['quote'],
+    delimiter=dialect.delimiter,
+    quote=dialect.quote,
+    encoding=dialect.encoding,
+    nulls=tuple(log.get('nulls', ())),
     header=log['header'],
     known=(*used, *labels),
     labels=labels,

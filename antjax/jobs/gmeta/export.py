@@ -1,19 +1,19 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Exports a model of train_gmeta: to be served, or what has changed of it.
+r"""Exports a model of train_gmeta for serving, or its changes as a delta.
 
   python -m launch.export_gmeta --run_dir=runs/day1 --out=models/day1
 
-writes functions with and without adaptation, tables and vocabularies; any
-process with numpy and jax scores with it (antjax/serving/loader.py).
-`--quantize=int8` makes the tables a quarter as large.
+Writes functions with and without adaptation, tables and vocabularies. Any
+process with numpy and jax can score with them (antjax/serving/loader.py).
+`--quantize=int8` reduces the tables to a quarter of their size.
 
   python -m launch.export_gmeta --run_dir=runs/day2 --out=deltas/day2 \
     --base=models/day1
 
-writes only what differs from an earlier export, `--since=400` what differs from
-an earlier checkpoint of the run; launch/apply_delta.py makes the new export of
-them.
+With `--base`, only the differences from an earlier export are written, and with
+`--since=400` those from an earlier checkpoint of the run. launch/apply_delta.py
+applies them to make the new export.
 """
 
 import dataclasses

