@@ -89,7 +89,7 @@ def main(config: Config) -> None:
   unfinished = out.with_name(f'.{out.name}.new')
   writer: Any = None
   for table in tables(model, config.input, rejects):
-    rows = table.dropcolumns(ROW)
+    rows = table.drop_columns(ROW)
     scores, new = model.score(columns(rows))
     for name, count in new.items():
       unseen[name] = unseen.get(name, 0) + count
