@@ -224,6 +224,8 @@ class _Rows:
       batch = next(self._batches)
       held.append(self._with_lists(pa.Table.from_batches([batch])))
       end += batch.num_rows
+      if end <= start:  # Rows of no span.
+        held, self._start = [], end
     table = pa.concat_tables(held).slice(start - self._start)
     # In one piece, and so without the rows before it.
     self._held, self._start = table.combine_chunks(), start

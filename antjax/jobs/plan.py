@@ -96,14 +96,14 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
   ] = None
   device: Annotated[
     str,
-    'Kind of device, of which it depends how much communication computation'
-    f' hides: {", ".join(pod_target.NAMES)} or cpu. Others count as h100.',
+    'Device type, which sets how much communication is hidden by computation:'
+    f' {", ".join(pod_target.NAMES)} or cpu. Others count as h100.',
   ] = 'h100'
   overlap: Annotated[
     bool, 'Overlap communication with computation. XLA on CPU does not.'
   ] = True
   early_sums: Annotated[
-    bool, 'Sums of layers leave beside the last micro-batch, as `Trainer` says.'
+    bool, 'Send gradient sums of layers during the last micro-batch.'
   ] = False
   elastic_only: Annotated[
     bool, 'Only codes whose groups may run unequal micro-batches.'

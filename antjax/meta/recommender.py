@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A meta-learned model whole, for data sets whose description names features.
+"""A complete meta-learned model for data sets with described features.
 
 It puts the parts of `antjax.meta`, `antjax.embedding` and `antjax.train`
 together; see docs/data.md.

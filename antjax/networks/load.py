@@ -173,8 +173,10 @@ def scores(
   """What a network says of its inputs, [B] or, of several outputs, [B, ...].
 
   Raises:
-    ValueError: It has another shape.
+    ValueError: It has another shape, or reads what it does not declare.
   """
+  if 'linear' not in getattr(model, 'needs', ('linear',)):
+    x = network.InputsWithoutLinear(*x)
   found = model(x)
   size = x.fields_BFD.shape[0]
   shapes = {(size,), (size, num_outputs) if num_outputs > 1 else (size,)}

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that each scenario has of its own, of which a row takes one.
+"""Layers with separate weights per scenario, of which a row uses one.
 
 Where rows lie sorted by scenario such a layer costs little more than one that
 all rows share, see `antjax.layers.grouped`; in any other order S times as much.

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Every collective that a step does for its parameters, told from its layout.
+"""All collectives of a step for its parameters, derived from its layout.
 
 The plan's counterpart of the census, which reads the same from compiled text.
 """

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pods of TPUs or GPUs that need not be there: their devices and networks."""
+"""Pods of TPUs or GPUs, without access to one: devices and networks."""
 
 import dataclasses
 import importlib.resources

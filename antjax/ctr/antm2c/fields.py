@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What of the data a click model sees, and how its rows are trained."""
+"""Settings of the fields of a click model and of their embedding rows."""
 
 from collections.abc import Sequence
 import dataclasses

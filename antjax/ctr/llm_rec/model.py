@@ -80,7 +80,7 @@ class VectorConfig:
   whiten: Annotated[
     bool,
     'With --store of all layers: whiten titles first, so that no direction'
-    ' hides the others; the linear map behind begins as the identity.',
+    ' dominates. The linear projection starts as the identity.',
   ] = False
   word_weight: Annotated[
     float, 'Weight of the word cosine relative to that of the language model.'

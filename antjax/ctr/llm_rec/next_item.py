@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Models of item ids that say at each place which item comes next.
+"""Models of item ids that predict the next item at each position.
 
 SASRec and GRU4Rec are encoders of them. Item i has a row r(i) in a table of
 `antjax.embedding`, or a frozen text vector x(i), or both:

@@ -88,8 +88,8 @@ class Config:
   ] = 8192
   known_store: Annotated[
     str,
-    'Store of the same model and cut: rows of equal texts are taken from it and'
-    ' not encoded again. Empty: none.',
+    'Store of the same model and cut, from which rows of equal texts are'
+    ' copied instead of encoded again. Empty: none.',
     paths.MAPPED,
   ] = ''
   known_vocabulary: Annotated[

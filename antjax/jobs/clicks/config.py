@@ -144,15 +144,15 @@ class Config(ExamplesConfig):
   ] = ('id',)
   follow: Annotated[
     str,
-    'Folder where files of new rows arrive: after the training, each is trained'
-    ' on once, and --deltas tells a server. Empty: none.',
+    'Folder of incoming files of new rows. After training, each file is'
+    ' trained on once, and --deltas receives the changes. Empty: none.',
   ] = ''
-  follow_poll_s: Annotated[float, 'Seconds between two looks into it.'] = 1.0
+  follow_poll_s: Annotated[float, 'Seconds between checks for files.'] = 1.0
   deltas: Annotated[
-    str, 'Folder for deltas, see launch/serve.py.', paths.URL
+    str, 'Folder for deltas; see launch/serve.py.', paths.URL
   ] = ''
   spare_ids: Annotated[
-    int, 'Rows of tables for users, and for items, that come with --follow.'
+    int, 'Table rows reserved for new users, and for items, of --follow.'
   ] = 0
   best_metric: str = 'validation_auc'
   paro: str = 'NNN'

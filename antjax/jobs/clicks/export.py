@@ -32,6 +32,8 @@ from antjax.networks.network import ScenarioMoments
 from antjax.serving import click_functions, exporter
 
 FOLDER = 'export'
+# Of the schema: how the log's files are written.
+_LOG = ('columns', 'delimiter', 'quote', 'header', 'encoding', 'nulls')
 _FEW_ROWS = (64, 128, 256, 512, 1024, 2048)  # Functions for few rows.
 
 
@@ -183,7 +185,7 @@ def _described(
       for n in dict.fromkeys([*used, schema['text']])
       if n in both
     },
-    'log': {n: schema[n] for n in ('columns', 'delimiter', 'quote', 'header')},
+    'log': {n: schema[n] for n in _LOG if n in schema},
     'needed': needed,
     'ids': ids,
     'fields': fields,

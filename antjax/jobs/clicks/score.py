@@ -14,7 +14,6 @@ next to it with line, column and reason.
 """
 
 from collections.abc import Iterator, Mapping
-import csv
 import dataclasses
 import json
 import pathlib
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 
 from antjax import paths
 from antjax.data import table_source
+from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import Rejects
 from antjax.data.row_writer import ROW
 from antjax.data.table_columns import TableColumns
@@ -150,7 +150,7 @@ def tables(
     layout = _layout(model, next(iter(files)), labels)
     table_source.read(files, layout, folder, rejects)  # type: ignore[arg-type]
     for path in sorted(folder.glob('*.parquet')):
-      for batch in pq.ParquetFile(path).iter_batches(_BLOCK):
+      for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BLOCK):
         yield pa.Table.from_batches([batch])
 
 
@@ -164,14 +164,14 @@ def _layout(
   """
   about = model.clicks
   log = about['log']
+  dialect = Dialect(
+    '\t' if '.tsv' in path.suffixes else log['delimiter'],
+    log['quote'],
+    log.get('encoding', 'utf-8'),
+  )
   there = [*log['columns']]
-  delimiter = '\t' if path.suffix == '.tsv' else log['delimiter']
-  if path.suffix == '.parquet':
-    there = pq.read_schema(path).names
-  elif log['header']:
-    line = [table_source.first_line(path)]
-    quote = {'quotechar': log['quote']} if log['quote'] else {'quoting': 3}
-    (there,) = csv.reader(line, delimiter=delimiter, **quote)
+  if path.suffix == '.parquet' or log['header']:
+    there = table_source.names(path, dialect)
   needed = [*about['needed'], *labels]
   if missing := [n for n in needed if n not in there]:
     raise ValueError(
@@ -195,8 +195,10 @@ def _layout(
     empty=empty,
     separator=bags,
     numeric=tuple(numbers),
-    delimiter=delimiter,
-    quote=log['quote'],
+    delimiter=dialect.delimiter,
+    quote=dialect.quote,
+    encoding=dialect.encoding,
+    nulls=tuple(log.get('nulls', ())),
     header=log['header'],
     known=(*used, *labels),
     labels=labels,

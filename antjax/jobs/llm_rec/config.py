@@ -288,9 +288,7 @@ class Config(LanguageConfig, SequencesConfig):
     ' store, or all layers for a new store.',
   ] = None
   stage1_steps: Annotated[
-    int,
-    'With --store: steps before the others in which a title alone predicts the'
-    ' next one of its history.',
+    int, 'With --store: first steps in which a title alone predicts the next.'
   ] = 0
   published_marks: Annotated[
     bool, 'For OPT: omit the token that its texts begin with, as in the paper.'
