@@ -78,6 +78,10 @@ class FieldConfig:
     Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
   ] = 'adam'
   learning_rate: Annotated[float, 'Learning rate of the rows.'] = 1e-3
+  row_dtype: Annotated[
+    Literal['float32', 'bfloat16'],
+    'Type of the rows; bfloat16 takes half the memory, rounded at random.',
+  ] = 'float32'
   level: Annotated[
     Literal['auto', 'none', 'intra', 'global'],
     'Where rows live: a copy on every device, or spread over the devices of a'
