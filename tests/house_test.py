@@ -85,7 +85,7 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 7_785,  # See docs/design/house.md.
+  'antjax/ctr': 7_790,  # See docs/design/house.md.
   'antjax/data': 11_912,  # See docs/design/house.md.
   'antjax/elastic': 10_885,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_360,  # See docs/design/house.md.
@@ -97,7 +97,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 12_550,
-  'tests': 61_895,  # See docs/design/house.md.
+  'tests': 62_012,  # See docs/design/house.md.
   'antjax/networks': 2_742,  # See docs/design/house.md.
 }
 _CIRCLES = {}
