@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""antjax: a JAX training system for recommenders and their language models.
+"""antjax: a JAX library to train recommenders and their language models.
 
-The names below are the public ones. They are imported when first used, so that
-a host without JAX can run the coordinator.
+The names below are public. They are imported on first use, so that a host
+without JAX can run the coordinator.
 """
 
 import importlib

@@ -136,8 +136,8 @@ def define_flags(
   flags.DEFINE_string(
     'config',
     None,
-    f'A {FILE_NAME} of an earlier run (or its folder): repeats that run. Other'
-    ' flags given beside it win.',
+    f'{FILE_NAME} of an earlier run, or its folder, to repeat. Other flags'
+    ' override its values.',
     flag_values=flag_values,
   )
   for field in _leaves(default_config):

@@ -8,9 +8,11 @@ Hosts (virtual ones, see `benchmarks.cluster`, where this machine can; else
 processes on loopback) train a small language model on real text, with async
 checkpoints every few steps, under launch/agent.py and launch/coordinator.py.
 A seeded schedule (`chaos_events`) kills and stops workers, agents, whole hosts
-and the coordinator, also in the midst of saves, and loses replies. Killed
-agents and coordinators are started again, as a cluster would; all else is up to
-antjax. Data last for some steps more than all that needs.
+and the coordinator, also in the midst of saves, loses replies, cuts the
+network, fills disks, damages the journal's log and sets the clock. It is shown
+first, and `--events` repeats it. Killed agents and coordinators are started
+again, as a cluster would; all else is up to antjax. Data last for some steps
+more than all that needs.
 
 Afterwards it checks, from the workers' own notes (`chaos_lineage`) and from the
 final model, which has counted for itself (`chaos_witness`): each record of each
@@ -19,11 +21,11 @@ which step last; the coordinator's books say so too; the parameters are
 bit-equal on all workers; and a job without any fault that is fed the same
 micro-batches in the same order ends with the same parameters.
 
-The last line is JSON. `kills` counts SIGKILLs, SIGSTOPs and exceptions in a
-worker; `dropped_replies` come on top. `recovery_s_median` is from the blow to
-the end of the first step of a later generation, of blows that end one and were
-not followed by another first; hangs and frozen hosts have to be found out. Exit
-code 1: a check failed.
+The last line is JSON. `kills` counts all blows but lost replies, which are
+`dropped_replies`. `recovery_s_median` is from the blow to the end of the first
+step of a later generation, of blows that end one and were not followed by
+another first; hangs and frozen hosts have to be found out. Exit code 1: a check
+failed.
 """
 
 from collections import Counter
@@ -61,10 +63,13 @@ _TOLERANCE = 1e-3
 class Config:
   """Flags."""
 
-  kills: Annotated[int, 'Kills and stops.'] = 200
+  kills: Annotated[int, 'Blows, lost replies not counted.'] = 200
   hosts: Annotated[int, 'Hosts of the job, at least 2.'] = 3
   spares: Annotated[int, 'Hosts beside them; 0: there may be one less.'] = 1
   seed: Annotated[int, 'Seed of the schedule.'] = 0
+  events: Annotated[
+    str, 'events.json of an earlier run, to repeat it; empty: by the seed.'
+  ] = ''
   steps_per_kill: Annotated[int, 'New steps before a blow, on average.'] = 8
   steps: Annotated[int, 'Steps of data; 0: what the kills need.'] = 0
   virtual_hosts: Annotated[bool | None, 'none: where possible.'] = None
@@ -226,6 +231,14 @@ def run(config: Config, out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
   events = chaos_events.schedule(
     config.seed, config.kills, config.hosts, config.steps_per_kill
   )
+  if config.events:
+    noted = json.loads(pathlib.Path(config.events).read_text())
+    events = [chaos_events.Event(**one) for one in noted]
+  noted = [vars(event) for event in events]
+  (out / 'events.json').write_text(json.dumps(noted, indent=0))
+  say(f'seed {config.seed}; the events, in {out}/events.json for --events:')
+  for event in events:
+    say(f'  {event}')
   num_steps = config.steps or chaos_events.num_steps(events)
   job = make_job(config, out, num_steps)
   is_virtual = config.virtual_hosts
@@ -268,7 +281,8 @@ def run(config: Config, out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
     'paro': config.paro,
     'run_s': round(ran_s, 1),
   }
-  return line, failures(line, config.kills)
+  num_kills = sum(event.kind != 'drop' for event in events)
+  return line, failures(line, num_kills)
 
 
 def _median(values: list[float]) -> float | None:

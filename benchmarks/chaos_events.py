@@ -16,7 +16,18 @@ from antjax.elastic.actions import Action, AdjustBatch
 from antjax.elastic.view import ClusterView
 
 Kind = Literal[
-  'worker', 'save', 'error', 'agent', 'coordinator', 'hang', 'freeze', 'drop'
+  'worker',
+  'save',
+  'error',
+  'agent',
+  'coordinator',
+  'hang',
+  'freeze',
+  'drop',
+  'cut',
+  'disk',
+  'wal',
+  'clock',
 ]
 # What each kind is:
 #   worker       SIGKILL of a worker
@@ -30,6 +41,14 @@ Kind = Literal[
 #                it, and when it wakes up, its worker first, nobody must listen.
 #                Every second time it is the host of rank 0 in the midst of a
 #                save, and it wakes up when its successors write the same one
+#   cut          the network between the coordinator and all others stands still
+#                for up to ten seconds: longer than their patience, at times
+#   disk         the worker's disk is full in the midst of its next saves, until
+#                it has died of it
+#   wal          SIGKILL of the coordinator; the newest part of its journal is
+#                cut, flipped or removed before it starts again
+#   clock        SIGKILL of the coordinator; it starts again on a machine whose
+#                clock is off by up to a day
 #   drop         replies of the coordinator that are lost; kills nobody
 _WEIGHTS: dict[Kind, int] = {
   'worker': 6,
@@ -39,10 +58,14 @@ _WEIGHTS: dict[Kind, int] = {
   'agent': 3,
   'hang': 2,
   'freeze': 2,
+  'cut': 3,
+  'disk': 2,
+  'wal': 3,
+  'clock': 2,
 }
 KILLS = tuple(_WEIGHTS)
 # Those after which all workers start again.
-ENDING = tuple(kind for kind in KILLS if kind != 'coordinator')
+ENDING = ('worker', 'save', 'error', 'agent', 'hang', 'freeze', 'disk')
 _DROP_SHARE = 0.5  # Share of kills with dropped replies before.
 _CHAIN_SHARE = 0.2  # Share that strikes while the job is down.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import chaos_proxy, text_job
+from benchmarks import chaos_blows, chaos_proxy, text_job
 from benchmarks import cluster as cluster_lib
 from benchmarks.chaos_events import Event
 from benchmarks.chaos_hosts import Hosts, Saves, step_of
@@ -24,6 +24,7 @@ _POLL_S = 0.01
 _STALL_S = 240.0  # Without a step; then something is wrong.
 _MAX_IN_VAIN = 25  # Generations.
 _FROZEN_S = 60.0  # At most.
+_CUT_S = 10.0  # At most.
 _HEAD_START_S = 1.0  # A worker wakes up before its agent.
 _PROGRESS_TIMEOUT_S = 45.0
 # A test takes minutes, not days: silence is found out soon, and the restart
@@ -94,6 +95,8 @@ class Storm:
     self._offset = 0
     self._last_step = 0
     self._killed_at = 0.0  # The coordinator.
+    self._clock_s = 0.0  # By which its clock is off.
+    self._cut_until = 0.0  # The proxy stands still.
     self.struck: list[dict[str, Any]] = []
     self.num_dropped = self.num_torn = 0
     self.coordinator_back_s: list[float] = []
@@ -113,6 +116,7 @@ class Storm:
       self._watch()
     finally:
       self._thaw(everything=True)
+      self._mend_cut(float('inf'))
       for process in self._running:
         process.kill()
         process.join()
@@ -130,7 +134,8 @@ class Storm:
     least = self._num_workers - (not self._num_spares)
     self._coordinator = self._start(
       self._num_hosts,
-      *('-m', 'launch.coordinator', f'--address={address}', f'--port={port}'),
+      *('-m', 'benchmarks.chaos_blows', f'{self._clock_s}'),
+      *('launch.coordinator', f'--address={address}', f'--port={port}'),
       *(f'--journal={self._out}/journal.db', f'--min_hosts={max(1, least)}'),
       *(f'--max_hosts={self._num_workers}', *_COORDINATOR_FLAGS),
     )
@@ -226,6 +231,7 @@ class Storm:
         del self._dead_until[host]
         self._start_agent(host)
     self._thaw()
+    self._mend_cut(now)
     for at, process in list(self._hung):
       if not process.is_running():
         self._hung.remove((at, process))
@@ -253,9 +259,11 @@ class Storm:
       for _ in range(event.count):
         os.kill(self._proxy.pid, number)
         time.sleep(_POLL_S)  # Signals of a kind do not queue up.
-    elif event.kind == 'coordinator':
-      self._killed_at = time.monotonic()
-      os.kill(self._coordinator.pid, signal.SIGKILL)
+    elif event.kind == 'cut':
+      os.kill(self._proxy.pid, signal.SIGSTOP)
+      self._cut_until = time.monotonic() + _CUT_S * event.share
+    elif event.kind in ('coordinator', 'wal', 'clock'):
+      self._kill_coordinator(event)
     else:
       try:
         host = self._strike_host(event)
@@ -271,6 +279,28 @@ class Storm:
       f' {self._last_step}, generation {self._generation}'
     )
     return True
+
+  def _kill_coordinator(self, event: Event) -> None:
+    """Kills it, and changes what it finds when it starts again."""
+    assert self._coordinator is not None
+    self._killed_at = time.monotonic()
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(self._coordinator.pid, signal.SIGKILL)
+    if event.kind == 'clock':
+      self._clock_s = chaos_blows.clock_offset_s(event.share)
+      self._say(f'its clock is off by {self._clock_s:.0f} s.')
+    elif event.kind == 'wal':
+      while self._coordinator.poll() is None:
+        time.sleep(_POLL_S)
+      done = chaos_blows.damage_wal(self._out / 'journal.db', event.share)
+      self._say(f'the log of the journal: {done}.')
+
+  def _mend_cut(self, now: float) -> None:
+    """Ends a cut of the network whose time is over."""
+    if self._proxy is not None and 0 < self._cut_until < now:
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(self._proxy.pid, signal.SIGCONT)
+      self._cut_until = 0.0
 
   def _strike_host(self, event: Event) -> int | None:
     """Strikes a host that works; returns which one, or None."""
@@ -297,6 +327,8 @@ class Storm:
     if event.kind == 'agent':
       os.kill(self._agents[host].pid, signal.SIGKILL)
       self._dead_until[host] = now + event.share / 2
+    elif event.kind == 'disk':
+      chaos_blows.fill_disk(workers[host])
     elif event.kind == 'error':
       (self._out / f'{text_job.RAISE}.host{host}').touch()
     elif event.kind == 'hang':

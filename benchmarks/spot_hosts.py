@@ -19,12 +19,15 @@ from benchmarks import chaos_hosts, text_job
 from benchmarks.cluster import Process
 
 _JOB = 'spot'
+_STEP_S = 0.3  # All hosts share this machine: most of a step is a wait.
 _NOTICE_S = 8.0  # As the two minutes of a trace of 300 s a row.
 _FLAGS = (
   *('--policy=static', '--node_check=off', '--max_restarts=1000000'),
   *('--agent_timeout_s=4', '--lease_timeout_s=6', '--restart_backoff_s=0'),
   *('--join_wait_s=1', '--grow_after_s=4', '--progress_timeout_s=60'),
 )
+# What a host can do: its micro-batches of so many rows a step.
+RECORDS_A_HOST_S = text_job.Job.num_micro_batches * text_job.Job.rows / _STEP_S
 
 
 class _Metadata(http.server.ThreadingHTTPServer):
@@ -85,7 +88,7 @@ def run(
     num_epochs=50,
     has_witness=False,
     checkpoint_every=100,  # Half a minute: Young and Daly's, as quick.
-    step_s=0.3,  # All hosts share this machine: most of a step is a wait.
+    step_s=_STEP_S,
   )
   cache = out.parent / 'cache'
   held: list[_Host] = []

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checks antjax on the devices at hand, and times it beside predictions."""
+"""Checks antjax on these devices and compares its times with predictions."""
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.accelerator_check import Config, main

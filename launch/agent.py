@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Supervises one host of an elastic job: runs its worker, and runs it again."""
+"""Supervises one host of an elastic job: starts and restarts its worker."""
 
 from antjax.jobs import agent
 

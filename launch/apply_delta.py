@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a new export of an old one and what has changed since."""
+"""Makes a new export from an old one and a delta."""
 
 from antjax.jobs import script
 from antjax.jobs.apply_delta import Config, main

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes all distinct behaviours with the low half of a language model."""
+"""Encodes all distinct behaviors with the low half of a language model."""
 
 from antjax.jobs import script
 from antjax.jobs.bahe.build_store import Config, main

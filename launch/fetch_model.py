@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches a small pretrained model by package name."""
+"""Downloads a small pretrained model by package name."""
 
 from antjax.jobs import script
 from antjax.jobs.fetch_model import Config, main

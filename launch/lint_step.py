@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Finds what a training step moves over slow links without need."""
+"""Finds unnecessary traffic of a training step over slow links."""
 
 from antjax.jobs import script
 from antjax.jobs.lint_step import Config, main

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What LLM-Rec is compared with, on the same held-out examples."""
+"""Runs baselines of LLM-Rec on the same held-out examples."""
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.llm_rec.baselines import main

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Says which PaRO code suits a model and a cluster, from shapes alone."""
+"""Predicts the best PaRO code for a model and a cluster, from shapes alone."""
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.plan import Config, main

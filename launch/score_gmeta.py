@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores with an exported model: a file of task records, or one new user."""
+"""Scores a file of task records, or one new user, with an exported model."""
 
 from antjax.jobs import script
 from antjax.jobs.gmeta.score import Config, main

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a click model on long textual behaviour (BAHE), and its baselines."""
+"""Trains a click model on long textual behavior (BAHE), and its baselines."""
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.bahe.config import Config

@@ -74,7 +74,7 @@ _BUDGETS = {
   'antjax/networks': 2_600,
   'antjax/plan': 3_200,
   'antjax/report': 1_500,
-  'antjax/serving': 3_200,  # 490 of them a server.
+  'antjax/serving': 3_240,  # 490 of them a server.
   'antjax/shards': 2_400,
   'antjax/train': 4_200,
   'benchmarks': 8_500,
@@ -85,20 +85,20 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 7_790,  # See docs/design/house.md.
-  'antjax/data': 11_912,  # See docs/design/house.md.
-  'antjax/elastic': 10_885,  # 770 of them checks of hosts and notices.
+  'antjax/ctr': 7_900,  # See docs/design/house.md.
+  'antjax/data': 12_200,  # See docs/design/house.md.
+  'antjax/elastic': 10_950,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 16_075,  # See docs/design/house.md.
+  'antjax/jobs': 16_900,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
-  'antjax/shards': 2_968,
-  'antjax/train': 5_970,  # See docs/design/house.md.
+  'antjax/shards': 3_000,
+  'antjax/train': 6_050,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 12_550,
-  'tests': 62_012,  # See docs/design/house.md.
-  'antjax/networks': 2_742,  # See docs/design/house.md.
+  'benchmarks': 13_400,
+  'tests': 63_600,  # See docs/design/house.md.
+  'antjax/networks': 2_780,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()

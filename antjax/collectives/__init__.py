@@ -1,3 +1,3 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How things move: pure functions called inside `shard_map`."""
+"""Collectives: pure functions to call inside `shard_map`."""

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays as rows of equal blocks, and what one device hands to another.
+"""Arrays as rows of equal blocks, and transfers between devices.
 
 The rings work on a matrix [num_blocks, block_size]; block j n + i belongs to
 device (group i, lane j) of n groups of m lanes, as everywhere in antjax.

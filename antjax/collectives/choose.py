@@ -34,16 +34,17 @@ _RINGS: dict[str, Any] = {'ring': ring, 'ho_ring': ho_ring}
 
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-  """How arrays move over both axes at once; call its methods in `shard_map`.
+  """Collectives over both mesh axes; call its methods in `shard_map`.
 
   Attributes:
     algorithm: 'xla' (XLA's own), 'ring', 'hierarchical', 'ho_ring', or 'auto':
       for each message the one that `cost_model` predicts to be fastest.
     links: Speeds of the links, for 'auto'.
-    payload_dtype: Wider floating-point arrays are rounded to it to be sent,
-      such as 'bfloat16'; sums are formed in at least fp32. None: no rounding.
-    bucket_bytes: Leaves of a tree travel in messages of at most so many bytes,
-      counted over the whole mesh; 0: each leaf by itself.
+    payload_dtype: Dtype that wider floating-point arrays are rounded to when
+      sent, such as 'bfloat16'. Sums are computed in at least fp32. None: no
+      rounding.
+    bucket_bytes: Maximum bytes of a message that combines leaves of a tree,
+      counted over the whole mesh. 0: one message per leaf.
   """
 
   algorithm: str = 'xla'
@@ -84,7 +85,7 @@ class Collectives:
 
   @property
   def is_typed(self) -> bool:
-    """Whether `shard_map` can see which results are equal on all devices.
+    """Whether `shard_map` can tell which results are equal on all devices.
 
     A result of `ppermute` counts as differing, so that `check_vma` must be off.
     """
@@ -108,7 +109,7 @@ class Collectives:
   # `GLOBAL_AXES`, tiled; the order of sums differs from XLA's.
 
   def all_gather(self, x: jax.Array, dim: int = 0) -> jax.Array:
-    """Gathers the pieces of all devices along `dim`."""
+    """Gathers the shards of all devices along `dim`."""
     dim = blocks.dim_of(x, dim, 'all_gather')
     n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
     picked = self.pick('all_gather', _bytes(x) * n * m, n, m)
@@ -123,9 +124,9 @@ class Collectives:
     return blocks.join(whole, x.shape, dim)
 
   def reduce_scatter(self, x: jax.Array, dim: int = 0) -> jax.Array:
-    """Sums whole addends over all devices; each keeps its piece of `dim`.
+    """Sums whole arrays over all devices; each keeps its shard of `dim`.
 
-    All devices together must divide that dim.
+    The number of devices must divide that dim.
     """
     dim = blocks.dim_of(x, dim, 'reduce_scatter')
     n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
@@ -171,10 +172,11 @@ XLA = Collectives()
 def for_mesh(
   algorithm: str, mesh: jax.sharding.Mesh, **options: Any
 ) -> Collectives:
-  """The algorithm, and other fields of `Collectives`, with what suits a mesh.
+  """Creates `Collectives` for an algorithm, with defaults that suit a mesh.
 
   XLA combines small messages on GPU and TPU, but not on CPU, where each message
-  waits for the slowest host several times: there leaves share messages.
+  waits for the slowest host several times. On CPU, leaves therefore share
+  messages.
   """
   if mesh.devices.flat[0].platform == 'cpu':
     options = {'bucket_bytes': _CPU_BUCKET_BYTES, **options}
@@ -186,10 +188,10 @@ def _bytes(x: jax.Array) -> int:
 
 
 def check_used(how: Collectives, paro: PaRO) -> None:
-  """Refuses an algorithm, or a narrow payload, that nothing would travel by.
+  """Rejects an algorithm or narrow payload that the code would not use.
 
   Raises:
-    ValueError: Under this code; with the codes that have a use for it.
+    ValueError: The code does not use it; names the codes that do.
   """
   if how.algorithm in ('xla', 'auto') and how.payload_dtype is None:
     return

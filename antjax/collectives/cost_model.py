@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Predicts how long collectives take on links of two speeds.
+"""Predicts the time of collectives on links of two speeds.
 
 An alpha-beta model: a step of a ring costs a latency (alpha) and its bytes at
 the speed of its link (beta). With n groups of m devices, N = n m, an array of

@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A loop over layers that fetches the next one while this one computes.
+"""A loop over layers that gathers the next layer while one computes.
 
 `scan_layers` gathers a layer when its turn comes, so the fast links and the
 products take turns. Here the loop's carry holds the next layer whole, in the
 forward pass and in the backward pass, where the gradient of the layer before is
-reduced beside the products of this one. Where a step's sums can leave for the
-other groups, they do so another layer later. Two layers are held whole instead
-of one, and the gradient of one. What is computed, and what moves, is the same.
+reduced beside the products of this one. If a step's sums can be sent to other
+groups, this happens one layer later. Two layers are in memory instead of one,
+and the gradient of one. The computation and the traffic are the same.
 """
 
 from collections.abc import Callable, Sequence

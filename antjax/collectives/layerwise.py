@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A stack of layers, gathered a layer at a time.
+"""Stacked layers, gathered one at a time.
 
-A model that runs its layers by `scan_layers` never holds more than one of them
-whole: under PaRO levels I and G a layer is gathered when its turn comes, and
-once more in the backward pass, where its gradient is reduced before the next
-layer's begins.
+A model that runs its layers with `scan_layers` holds at most one gathered
+layer: under PaRO levels I and G a layer is gathered just before it runs, and
+again in the backward pass, where its gradient is reduced before that of the
+next layer starts.
 """
 
 from collections.abc import Callable
@@ -162,20 +162,21 @@ def scan_layers(
   """Runs `carry = body(carry, layer)` over a stack of layers.
 
   Args:
-    body: One layer of the model, `(carry, layer) -> carry`.
-    carry: What goes through the layers, such as activations. Over a single step
+    body: Function that runs one layer, `(carry, layer) -> carry`.
+    carry: Input of the first layer, such as activations. With a single layer
       its shape may change.
-    layers: A tree whose leaves are stacks [L, ...]: arrays, or what the Trainer
-      puts in their place where `scanned` names them.
-    remat: Whether to compute a layer again in the backward pass instead of
-      keeping what it computed. Without it gathered layers are kept too.
-    policy: What to keep all the same, from `jax.checkpoint_policies`.
-    layers_per_step: Layers gathered at once. 2 lets the compiler gather a layer
-      beside the computation of the one before it, and holds two of them.
+    layers: Tree whose leaves are stacks [L, ...]: arrays, or what the Trainer
+      substitutes for leaves that `scanned` selects.
+    remat: Whether to recompute a layer in the backward pass instead of keeping
+      its intermediate results. Without it gathered layers are kept too.
+    policy: Policy of `jax.checkpoint_policies` for results to keep
+      nevertheless.
+    layers_per_step: Number of layers gathered at once. 2 lets the compiler
+      gather a layer while the previous one computes, and holds two of them.
 
   Raises:
-    ValueError: Stacks of unequal length, or not a multiple of
-      `layers_per_step`.
+    ValueError: The stacks have unequal lengths, or a length that is not a
+      multiple of `layers_per_step`.
   """
   sizes = {x.shape[0] for x in jax.tree.leaves(layers)}
   if len(sizes) != 1 or min(sizes) % layers_per_step:

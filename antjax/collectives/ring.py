@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One flat ring over all devices, as most libraries do collectives.
+"""One flat ring over all devices, as in most collective libraries.
 
 Devices are ordered in the ring group by group, so that one hop of each group
 crosses to the next group. Every one of the N - 1 steps waits for those hops,
 and a group's uplink carries (N - 1) / N of an array of N blocks. HO-Ring
-(`antjax.collectives.ho_ring`) does better on both counts; this is what it is
-measured against. Both functions take N - 1 permutes and are called by
-`Collectives`, in `shard_map`.
+(`antjax.collectives.ho_ring`) is better in both respects; this is its baseline.
+Both functions take N - 1 permutes and are called by `Collectives`, in
+`shard_map`.
 """
 
 from typing import Any

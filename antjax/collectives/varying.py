@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Over which mesh axes a value differs, as far as `shard_map` tracks it."""
+"""Mesh axes over which a value differs, as tracked by `shard_map`."""
 
 import jax
 from jax import lax

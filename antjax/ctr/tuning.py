@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What of a language model inside a recommender is trained.
+"""Selects the trained parameters of a language model in a recommender.
 
 Its leaves are named 'lm. ...', or, in a BAHE tower, 'tower.lm. ...' or
 'tower.low. ...' and 'tower.high. ...'; all others are the head's, which is

@@ -69,21 +69,21 @@ TOPICS = {
 class SyntheticConfig:
   """How much is made up, and what is planted in it."""
 
-  num_rows: Annotated[int, 'Rows of all parts.'] = 1_000_000
-  num_users: Annotated[int, 'Users.'] = 20_000
-  num_items: Annotated[int, 'Items.'] = 8_000
-  num_parts: Annotated[int, 'Files.'] = 3
-  shared_items: Annotated[float, 'Share of items shown in all scenarios.'] = 0.3
-  new_items: Annotated[float, 'Share of items that come after day one.'] = 0.3
-  new_users: Annotated[float, 'Share of users who come after day one.'] = 0.2
-  scale: Annotated[float, 'Weight of tastes shared by the scenarios.'] = 1.6
-  twist: Annotated[float, "Weight of the scenarios' own tastes."] = 1.2
-  profile: Annotated[float, "Weight of the profile's effect."] = 0.8
+  num_rows: Annotated[int, 'Number of rows in all parts.'] = 1_000_000
+  num_users: Annotated[int, 'Number of users.'] = 20_000
+  num_items: Annotated[int, 'Number of items.'] = 8_000
+  num_parts: Annotated[int, 'Number of files.'] = 3
+  shared_items: Annotated[float, 'Share of items in all scenarios.'] = 0.3
+  new_items: Annotated[float, 'Share of items new after day one.'] = 0.3
+  new_users: Annotated[float, 'Share of users new after day one.'] = 0.2
+  scale: Annotated[float, 'Weight of tastes in all scenarios.'] = 1.6
+  twist: Annotated[float, 'Weight of the tastes specific to a scenario.'] = 1.2
+  profile: Annotated[float, "Weight of the user's profile."] = 0.8
   color: Annotated[float, 'Weight of the color of the image.'] = 1.2
-  position: Annotated[float, 'Weight of deep_features_19, 0 to 1.'] = -0.8
-  drift: Annotated[float, 'Change of a topic over the whole time.'] = 0.8
-  empty_text: Annotated[float, 'Share of empty texts of a user.'] = 0.2
-  seed: Annotated[int, 'Seed of everything.'] = 0
+  position: Annotated[float, 'Weight of deep_features_19.'] = -0.8
+  drift: Annotated[float, 'Change of a topic over the period.'] = 0.8
+  empty_text: Annotated[float, 'Share of user texts that are empty.'] = 0.2
+  seed: Annotated[int, 'Seed of all random numbers.'] = 0
 
   def __post_init__(self) -> None:
     least = (self.num_rows, self.num_users, self.num_items, self.num_parts)

@@ -31,40 +31,38 @@ class ExampleConfig:
 
   split: Annotated[
     Literal['auto', 'given', 'time', 'last', 'random'],
-    'given: the schema names a column or the files of each split; without times'
-    ' histories hold events of train alone. auto: given where it does, else'
-    ' time. time: the newest rows of all are validation and test. last: of each'
-    ' user the last row is test, the one before it validation. random: rows'
-    ' drawn by the seed, for data without times; histories then tell outcomes'
-    ' of held-out rows.',
+    'How rows are split. given: by a column or files that the schema names;'
+    ' without times, histories contain events of train only. time: the newest'
+    ' rows overall are validation and test. last: the last row of each user is'
+    ' test, the one before validation. random: by the seed, for data without'
+    ' times; histories may then reveal held-out rows. auto: given if the'
+    ' schema has splits, else time.',
   ] = 'auto'
   validation_from: Annotated[
-    float,
-    'For split=time and random: share of the rows that come before validation.',
+    float, 'For split=time and random: share of rows before validation begins.'
   ] = 0.8
   test_from: Annotated[
-    float,
-    'For split=time and random: share of the rows that come before test.',
+    float, 'For split=time and random: share of rows before test begins.'
   ] = 0.9
   train_until: Annotated[
     str,
-    'For split=time, instead of shares: the last moment of train, itself'
-    " included, UTC: '2023-08-03 00:00:00', or seconds since 1970.",
+    'For split=time, instead of shares: last moment of train, inclusive, as'
+    " '2023-08-03 00:00:00' in UTC or seconds since 1970. Empty: shares.",
   ] = ''
   validation_until: Annotated[
-    str, 'For split=time: the last moment of validation, as train_until.'
+    str, 'For split=time: last moment of validation, as train_until.'
   ] = ''
   negatives: Annotated[
     int,
-    'Without labels: items drawn for each event as examples of label 0, among'
-    ' those of its domain that the user never has.',
+    'For data without labels: number of negatives sampled per event, among'
+    ' items of the same domain that the user never has.',
   ] = 1
   user_share: Annotated[
-    float, 'Share of the users to keep, drawn by the seed, with all they did.'
+    float, 'Share of users to keep, with all their events, sampled by the seed.'
   ] = 1.0
-  seed: Annotated[int, 'Seed of the drawn items and users.'] = 0
+  seed: Annotated[int, 'Seed of the sampled items and users.'] = 0
   min_history: Annotated[
-    int, 'Fewest past events of an example; others are left out.'
+    int, 'Minimum number of past events; other examples are excluded.'
   ] = 0
 
   def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ class Normalizer:
   blank, and none is left at the ends. Applying it twice changes nothing.
   """
 
-  lower: Annotated[bool, 'Whether to make all letters small.'] = False
+  lower: Annotated[bool, 'Convert all letters to lower case.'] = False
 
   @property
   def name(self) -> str:
@@ -61,20 +61,21 @@ class Splitter:
   """Cuts a long text into atomic behaviors."""
 
   separators: Annotated[
-    str, 'Characters that part behaviours; see pattern for more.'
+    str, 'Characters that separate behaviors. See pattern for other rules.'
   ] = ';\n\t|'
   pattern: Annotated[
-    str, "Python's regular expression that parts them, instead of separators."
+    str, 'Python regular expression to use instead of separators.'
   ] = ''
   max_behaviors: Annotated[
-    int, 'Most behaviours of a text that are kept; 0: all.'
+    int, 'Maximum number of behaviors per text. 0: no limit.'
   ] = 0
   keep: Annotated[
     Literal['last', 'first'],
-    'Which are kept where there are more; last: the newest of a log in time.',
+    'Behaviors to keep if a text has more than max_behaviors. last: the'
+    ' newest, if the text is in time order.',
   ] = 'last'
   max_chars: Annotated[
-    int, 'Most characters of a behaviour; the rest is cut off. 0: no limit.'
+    int, 'Maximum characters per behavior; the rest is cut. 0: no limit.'
   ] = 512
 
   def __post_init__(self) -> None:

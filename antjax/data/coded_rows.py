@@ -63,7 +63,9 @@ def vocabularies(
   for of_name in counts.values():
     of_name.merge()
   leave_out()
-  return {n: found.ids(n, min_count) for n, found in counts.items()}
+  found = {n: of_name.ids(n, min_count) for n, of_name in counts.items()}
+  pa.default_memory_pool().release_unused()
+  return found
 
 
 def write(
@@ -167,4 +169,5 @@ def _read(
     schema = pq.read_schema(part)
     texts = [n for n in names if pa.types.is_string(schema.field(n).type)]
     with pq.ParquetFile(part, read_dictionary=texts, pre_buffer=False) as file:
-      yield from file.iter_batches(size, columns=names)
+      # Arrow's own threads would keep memory of theirs.
+      yield from file.iter_batches(size, columns=names, use_threads=False)

@@ -73,6 +73,8 @@ def duckdb(work: pathlib.Path, engine: Engine) -> Iterator[ibis.BaseBackend]:
     path, temp_directory=str(work / 'spill'), **engine.duckdb_options()
   )
   con.raw_sql('SET enable_progress_bar = false')
+  # The system keeps files that are read again anyway.
+  con.raw_sql('SET enable_external_file_cache = false')
   try:
     yield con
   finally:

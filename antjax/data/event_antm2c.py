@@ -63,16 +63,16 @@ class Antm2cConfig:
 
   numeric: Annotated[
     tuple[int, ...],
-    'Which deep_features are numbers; the others are categories. The files do'
-    ' not say: these are the choice of a public reader.',
+    'Indices of the deep_features that are numbers; the others are categories.'
+    ' The files do not say which; the default follows a public reader.',
   ] = (14, 19, 20, 21, 22, 23, 24, 25, 26)
   scenes: Annotated[
-    tuple[str, ...], 'The values of scene; a row with another one is bad.'
+    tuple[str, ...], 'Valid values of scene. Other rows are rejected.'
   ] = ('0', '1', '2', '3', '4')
   fill_bad_time: Annotated[
     str,
-    'What stands for a log_time that is none, such as 2023-08-01 12:00:00; such'
-    ' rows are counted. Empty: they are bad rows.',
+    'Time that replaces an invalid log_time, such as 2023-08-01 12:00:00. Such'
+    ' rows are counted. Empty: they are rejected.',
   ] = ''
 
   def __post_init__(self) -> None:

@@ -156,6 +156,7 @@ def write(
       total += counts
     if not total.good:
       parts.write(finish(no_rows(), path))
+  pa.default_memory_pool().release_unused()  # The engine's limit is small.
   return total
 
 

@@ -16,6 +16,7 @@ import pathlib
 from typing import Any
 import urllib.parse
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -183,13 +184,23 @@ def _kind(path: pathlib.Path) -> str:
   return found if (found := _suffix(path)) in _COLUMNS else ''
 
 
-def first_line(path: pathlib.Path) -> str:
+def names(path: pathlib.Path, dialect: Dialect) -> list[str]:
+  """Returns the columns of a file with a header, and those of its folders."""
+  if _kind(path):
+    found = [*_opened(path)[1]]
+  else:
+    line = first_line(path, dialect.encoding)
+    found = text_reader.header_names(line, dialect)
+  return [*found, *(n for n in _of_path(path) if n not in found)]
+
+
+def first_line(path: pathlib.Path, encoding: str = 'utf-8') -> str:
   """Returns the first line of a text file, without its end."""
   if _kind(path):
     return ','.join(_opened(path)[1])
   with csv_blocks.opened(path) as file:
     line = file.read(_LINE_BYTES).split(b'\n')[0]
-  return line.decode('utf-8', 'replace').rstrip('\r\n').lstrip('\ufeff')
+  return line.decode(encoding, 'replace').rstrip('\r\n').lstrip('\ufeff')
 
 
 def read(
@@ -303,7 +314,8 @@ def _opened(path: pathlib.Path) -> tuple[Any, list[str], int]:
     table = numpy_table.NumpyTable(path)
     return table, table.names, table.num_rows
   try:
-    file = pq.ParquetFile(path)
+    # Read from front to back: buffering ahead would hold all of it.
+    file = pq.ParquetFile(path, pre_buffer=False)
   except (pa.ArrowInvalid, OSError) as error:
     raise ValueError(f'{path} is no Parquet file ({error}).') from error
   return file, file.schema_arrow.names, file.metadata.num_rows
@@ -349,7 +361,7 @@ def _source(
       )
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from e
-    rows = pa.array(range(first, first + batch.num_rows), pa.int64())
+    rows = pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64))
     table = faults.without(table.append_column(ROW, rows))
     bad = [
       BadRow(first + row + 1, *fault)

@@ -24,44 +24,43 @@ _SPANS = 256  # Records that are built at a time.
 class TaskConfig:
   """How rows become tasks."""
 
-  seed: Annotated[int, 'Seed of the choice of cold tasks and of orders.'] = 0
+  seed: Annotated[int, 'Seed of cold tasks and random orders.'] = 0
   order: Annotated[
     Literal['time', 'random'],
-    "Order of a task's rows; queries are the last ones.",
+    'Order of the rows of a task. The last rows are its queries.',
   ] = 'time'
   cold_share: Annotated[
     float,
-    'Share of the tasks that are never trained on; not for a schema that gives'
-    ' splits.',
+    'Share of tasks that are never trained on. Not for a schema with splits.',
   ] = 0.1
   cold_item_share: Annotated[
     float,
-    'Share of the items that are never trained on; above 0, the rows are'
-    ' evaluated as warm, user_cold, item_cold and both_cold.',
+    'Share of items that are never trained on. Above 0, evaluation reports'
+    ' warm, user_cold, item_cold and both_cold.',
   ] = 0.0
-  query_size: Annotated[int, 'Rows of a query of an evaluation record.'] = 10
-  max_support: Annotated[int, 'Most support rows of an evaluation record.'] = (
-    128
-  )
-  min_rows: Annotated[int, 'Fewest rows of a task that is evaluated.'] = 13
+  query_size: Annotated[int, 'Query rows of an evaluation record.'] = 10
+  max_support: Annotated[
+    int, 'Maximum number of support rows of an evaluation record.'
+  ] = 128
+  min_rows: Annotated[int, 'Minimum rows of an evaluated task.'] = 13
   max_eval_rows: Annotated[
-    int | None, 'Most rows of a task that is evaluated; none: any number.'
+    int | None, 'Maximum rows of an evaluated task. none: no limit.'
   ] = None
   test_share: Annotated[
     float,
-    "Share of a task's rows, its last ones, that are queries; at least"
+    'Share of the rows of a task, the last ones, that are queries; at least'
     ' query_size rows.',
   ] = 0.2
   max_rows: Annotated[
-    int, 'Most rows of a training record; longer tasks are cut.'
+    int, 'Maximum rows of a training record. Longer tasks are divided.'
   ] = 512
   min_count: Annotated[
-    int, 'Training rows that a value needs for an id of its own; 0 is the rest.'
+    int, 'Minimum training rows of a value with its own id. Others get 0.'
   ] = 1
   max_values: Annotated[
     int,
-    'Most values in a row of a feature that has many; of longer lists the first'
-    ' ones stay. Records are as wide as the longest list.',
+    'Maximum number of values per row of a multi-valued feature; the first'
+    ' ones are kept. Records are as wide as the longest list.',
   ] = 50
 
   def __post_init__(self) -> None:
@@ -225,6 +224,8 @@ class _Rows:
       batch = next(self._batches)
       held.append(self._with_lists(pa.Table.from_batches([batch])))
       end += batch.num_rows
+      if end <= start:  # Rows of no span.
+        held, self._start = [], end
     table = pa.concat_tables(held).slice(start - self._start)
     # In one piece, and so without the rows before it.
     self._held, self._start = table.combine_chunks(), start

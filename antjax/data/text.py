@@ -128,7 +128,7 @@ class DocumentReader:
 
   def _rows(self, path: pathlib.Path) -> Iterator[tuple[int, str]]:
     try:
-      file = pq.ParquetFile(path)
+      file = pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
       self._reject(path, None, f'no whole Parquet file: {error}')
       return

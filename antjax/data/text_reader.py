@@ -126,15 +126,15 @@ def _after_header(
     raise ValueError(
       f'{path} has {fault}; needed are LF or CRLF, the same in the whole file.'
     )
-  found = _fields(line, layout.dialect)
-  if line:  # As pandas calls what it wrote without a name.
-    found = [name or f'Unnamed: {i}' for i, name in enumerate(found)]
+  found = header_names(line, layout.dialect)
   if found != [*layout.header]:
     shown = ', '.join(found)[:500]
     lacking = [name for name in layout.header if name not in found]
     extra = [name for name in found if name not in layout.header]
     told = f' It lacks {", ".join(lacking)}.' * bool(lacking)
     told += f' Not needed: {", ".join(extra)[:500]}.' * bool(extra)
+    if {name.strip() for name in extra} & {*lacking}:
+      told += ' Names have blanks around them: remove those.'
     raise ValueError(
       f'{path} has the columns {shown}; needed: {", ".join(layout.header)}.'
       f'{told or " The order is another one."}'
@@ -145,6 +145,12 @@ def _after_header(
   )
   for block in blocks:
     yield dataclasses.replace(block, first_record=block.first_record - 1)
+
+
+def header_names(line: str, dialect: Dialect) -> list[str]:
+  """Returns the names of a header; pandas writes its index without one."""
+  found = _fields(line, dialect) if line else []
+  return [name or f'Unnamed: {i}' for i, name in enumerate(found)]
 
 
 def _fields(line: str, dialect: Dialect) -> list[str]:

@@ -74,26 +74,26 @@ class SplitConfig:
   ] = 0
   order: Annotated[
     Literal['random', 'time'],
-    "Order of a user's ratings in a state: random by seed, or in time, so that"
-    ' the queries of evaluation tasks come after their supports.',
+    "Order of a user's ratings in a state: random by the seed, or by time, so"
+    ' that queries of evaluation tasks follow their supports.',
   ] = 'random'
-  warm_share: Annotated[float, 'Share of the users that are warm.'] = 0.8
+  warm_share: Annotated[float, 'Share of users that are warm.'] = 0.8
   last_old_year: Annotated[
-    int, 'Items released up to this year are old, later ones new.'
+    int, 'Last release year of old items; later items are new.'
   ] = 1997
   query_size: Annotated[
-    int, 'Ratings of an evaluation task that are its query.'
+    int, 'Number of query ratings of an evaluation task.'
   ] = 10
   min_ratings: Annotated[
-    int, 'Fewest ratings of an evaluation task in its state.'
+    int, 'Minimum number of ratings of an evaluation task in its state.'
   ] = 13
   max_ratings: Annotated[
-    int, 'Most ratings of an evaluation task in its state.'
+    int, 'Maximum number of ratings of an evaluation task in its state.'
   ] = 100
   lists: Annotated[
     str,
-    'Folder with the states as released with MeLU, warm_state.json and three'
-    ' more, and the movies.dat that numbers their films; empty: by the rule.',
+    'Folder with the states released with MeLU (warm_state.json and three'
+    ' more) and its movies.dat. Empty: split by the settings above.',
     paths.URL,
   ] = ''
 

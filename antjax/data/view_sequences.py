@@ -61,19 +61,19 @@ class SequenceConfig:
 
   k_core: Annotated[
     int | None,
-    'Fewest events of each user and of each item, over all domains; 0: any'
-    ' number. none: 5 for amazon-2018, 0 for the others.',
+    'Minimum number of events per user and per item, over all domains. 0: no'
+    ' minimum. none: 5 for amazon-2018, 0 for other data sets.',
   ] = None
   untitled: Annotated[
-    Literal['drop', 'keep'], 'What becomes of items without a title.'
+    Literal['drop', 'keep'], 'Drop or keep items without a title.'
   ] = 'drop'
   without_events: Annotated[
     Literal['drop', 'keep'],
-    'What becomes of titled items without an event that is kept; kept ones are'
-    ' candidates and can be recommended.',
+    'Drop or keep titled items without events. Kept items are candidates and'
+    ' can be recommended.',
   ] = 'drop'
   drop_repeats: Annotated[
-    bool, 'Keep only the first of events of one item in a row.'
+    bool, 'Keep only the first of consecutive events of the same item.'
   ] = True
 
   def __post_init__(self) -> None:

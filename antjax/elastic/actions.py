@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What can be done about slow workers (AntDT's actions).
+"""Actions against slow workers (AntDT's actions).
 
-Each says in one sentence, with the figures, why.
+Each gives its reason in one sentence, with figures.
 """
 
 from collections.abc import Mapping

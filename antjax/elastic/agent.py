@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor of one host: runs its worker as the coordinator says.
+"""The supervisor of one host: runs its worker for the coordinator.
 
 It reports the state of its worker twice a second and obeys the coordinator's
 answer: run this generation, kill, ask to save, or leave. Without an answer it
-continues with what it has: an absent coordinator stops nobody.
+continues unchanged: an absent coordinator stops no worker.
 
   supervisor = Supervisor(client, ['train.py'], worker_env=..., address=...)
   signal.signal(signal.SIGTERM, lambda number, _: supervisor.signal(number))
@@ -91,6 +91,7 @@ class Supervisor:
     self._reported = 0
     self._is_over = False
     self._said = _Beat(status=_Beat.IDLE)
+    self._told = ''  # By the coordinator, last.
 
   @property
   def worker_pid(self) -> int | None:
@@ -161,6 +162,10 @@ class Supervisor:
         f'leaving: {reply.reason or "the job is over"}'.rstrip('.') + '.'
       )
       return
+    if reply.reason != self._told and command == pb.AgentBeatReply.NONE:
+      self._told = reply.reason
+      if reply.reason:  # Such as why no worker runs here.
+        self.say(f'{reply.reason}.')
     said = self._said
     if (request.status, request.generation) != (said.status, said.generation):
       return  # An answer to what is no longer so.

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Work of a request that takes long, in a thread before it is applied.
+"""Long computations of a request, in a thread before it is applied.
 
 Only what is pure: to read the positions of checkpoints, and to compute the
 order of a large epoch. The event loop serves others meanwhile, and `Jobs.apply`

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How much work each worker gets in a step, so that all end together.
+"""Divides the work of a step so that all workers finish together.
 
 Pure functions on counts and costs. Every worker computes alone and one exchange
 ends the step, so a step takes as long as its slowest worker. A micro-batch is a

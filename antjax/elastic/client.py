@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How workers, agents and operators call the coordinator.
+"""Client of the coordinator, for workers, agents and operators.
 
 A request that changes the coordinator's state has a sequence number and is
 repeated with the same one until it is answered, so that it takes effect once:

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""When to act: holds a policy back until acting is worth it.
+"""Decides when to act on a policy: only if the action is worth it.
 
-A policy says what is best now. The Controller asks it once a period, waits for
-enough steps, ignores changes too small to matter, and spends restarts from a
-budget with a cooldown.
+A policy proposes the best action now. The Controller asks it once per period,
+waits for enough steps, ignores changes too small to matter, and spends restarts
+from a budget with a cooldown.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The coordinator process: durable jobs, soft views of them, one event loop.
+"""The coordinator process: durable jobs, transient views, one event loop.
 
 Requests that change a job go through `writer.Writer`; heartbeats and agents'
 beats only to what is soft and comes again after a restart: Monitor, Rendezvous

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the coordinator decides by itself, asked twice a second.
+"""The coordinator's own decisions, made twice a second.
 
-Rendezvous says which generation starts or ends, Liveness who is given up, and
-the Controller what is done about slow workers; all of it becomes messages that
-are applied and stored like requests.
+Rendezvous decides which generation starts or ends, Liveness which workers are
+lost, and the Controller what to do about slow workers. All decisions become
+messages that are applied and stored like requests.
 """
 
 from collections import Counter, deque

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which share of its time a job spends in steps that it had not done before.
+"""Goodput: the share of time that a job spends in steps not done before.
 
-The rest is steps done again after a restart, and all that is no step: starts,
-compilation, checkpoints, evaluations, waits for hosts. One worker of each
-generation is followed, for all are in lock step.
+The rest is steps repeated after a restart, and everything else: starts,
+compilation, checkpoints, evaluations, waiting for hosts. One worker per
+generation is tracked, because all run in lock step.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A process that kills process groups once the one that started it is gone.
+"""A process that kills process groups when its parent has ended.
 
 It reads lines `+<group>` and `-<group>` from a pipe whose other end only its
 parent holds: the kernel closes that end however the parent dies. Then it

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes a second between two hosts, over a socket.
+"""Measures the bandwidth between two hosts over a socket.
 
 Each host listens while its agent runs. Who connects shows the host's key, which
 the coordinator hands to the job's agents, and sends and gets a fixed number of

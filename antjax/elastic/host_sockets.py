@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Ports and names of a host, which one process has at a time."""
+"""Exclusive ports and names on a host."""
 
 import socket
 import time

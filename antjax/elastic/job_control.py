@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What decisions and operators do to a job: generations, plans, fences.
+"""Changes of a job by decisions and operators: generations, plans, fences.
 
 Each function returns whether it has changed something.
 """

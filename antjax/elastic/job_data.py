@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What requests of workers do to the data sets of a job.
+"""Changes of a job's data sets by requests of workers.
 
 Each function checks all of a request before it changes anything, and returns
 whether it has changed something.

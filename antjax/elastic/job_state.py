@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the coordinator knows for certain of one job: members, plan, data."""
+"""The durable state of one job: members, plan, data."""
 
 import base64
 from collections import deque

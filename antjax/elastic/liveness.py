@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which workers are silent, or live and make no progress. Soft and pure.
+"""Detects workers that are silent or make no progress. Transient and pure.
 
 A worker is known from its first word in the coordinator's life, so that one
 that restarts gives all workers their full time again.

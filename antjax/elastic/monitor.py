@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Who is slow, how, and since when: windows over workers' batch times.
+"""Detects slow workers, by windows over their batch times.
 
 Memory is bounded whatever the length of the job (`windows.py`). All is soft:
 after a restart of the coordinator the windows fill again within seconds.

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which hosts are worse than the others of their job, before workers join.
+"""Finds hosts that are worse than the others of their job.
 
 Agents measure their hosts when they are asked to (`host_check`): the devices,
 memory, the disk, and the links to two other hosts, so that a good host beside a

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""AntDT-ND: what is done about slow workers where hosts are shared.
+"""AntDT-ND: mitigation of slow workers on shared hosts.
 
 Slow for long: a new host, where that pays. Slow now, and for longer than a
 decision takes: less work. Bursts: a deadline. Which of the last two is left to

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What to do about slow workers: pure functions from a view to actions.
+"""Policies for slow workers: pure functions from a view to actions.
 
   static        an equal split (BSP).
   drop_slowest  a deadline that the slowest workers miss (backup workers).

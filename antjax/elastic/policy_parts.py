@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What policies share: counts of a step, and actions that bring them about."""
+"""Shared parts of policies: counts of a step, and actions to reach them."""
 
 from collections.abc import Mapping, Sequence
 import math

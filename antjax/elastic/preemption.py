@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Notices that a host is about to be taken away, as clouds give them.
+"""Preemption notices of clouds.
 
 A thread asks the metadata service of the machine, over plain HTTP:
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that end with this process, together with all that they start.
+"""Programs that end with this process, together with their children.
 
 Each program leads a process group of its own. A guard process kills the groups
 when the one that started them vanishes, `kill -9` included.

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The coordinator's service: methods, roles, refusals, shards as messages."""
+"""The coordinator's service: methods, roles, errors, shard messages."""
 
 from collections.abc import Iterator
 import contextlib

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A worker's heartbeat: a thread that says how it is, and hears what to do."""
+"""A worker's heartbeat: a thread that reports state and receives commands."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How fast the counters of snapshots grow."""
+"""Growth rates of the counters in snapshots."""
 
 from collections import deque
 

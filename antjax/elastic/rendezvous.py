@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which hosts make the next generation of a job, and when one is over.
+"""Chooses the hosts of each generation of a job, and when it ends.
 
 Agents beat; `Rendezvous.beat` answers each what to do, and `decide`, asked a
 few times a second, says which generation starts or ends. What it decides is

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings and memory of `rendezvous`: what agents said, and what is wrong."""
+"""Settings and state of `rendezvous`: reports of agents, and problems."""
 
 from collections.abc import Collection, Iterable
 import dataclasses

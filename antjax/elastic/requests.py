@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of requests as they come from the network, field by field.
+"""Validates requests from the network, field by field.
 
 What passes has bounded sizes and values in range; whether it fits the state of
 its job is for `jobs.Jobs` to say.

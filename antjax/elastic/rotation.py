@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files of secrets that are changed while they are in use."""
+"""Secret files that may change while they are in use."""
 
 from collections.abc import Callable, Sequence
 import os

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Who may call what: roles, tokens, TLS, and where a coordinator may listen."""
+"""Access control: roles, tokens, TLS, and allowed listening addresses."""
 
 from collections.abc import Callable, Iterable
 import dataclasses

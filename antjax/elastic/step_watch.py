@@ -25,19 +25,19 @@ def watch(
   prometheus_port: int | None = None,
   prometheus_host: str = '127.0.0.1',
 ) -> 'WatchedStep':
-  """Wraps the step of a training loop; its results stay the same.
+  """Wraps the step of a training loop without changing its results.
 
-  A thread waits for each step's results and reports, after the first one, how
-  long the step took, and for how much of it the devices had nothing to do since
-  the host was late. It never ends the process, whatever becomes of the
-  coordinator, and costs a step the dispatch of one tiny program.
+  A thread waits for the results of each step and reports, after the first one,
+  how long the step took and how long the devices were idle because the host was
+  late. It never ends the process, even if the coordinator fails. The overhead
+  per step is the dispatch of one tiny program.
 
   Args:
-    step_fn: The step, jitted or not; it may donate its arguments.
-    num_samples: Examples of a step in this process, for rates.
-    agent: Entered agent of this process; by default one is made in the first
-      call by `Agent.from_env`, and none without a coordinator.
-    prometheus_port: Port on which this process serves its own times; 0: any.
+    step_fn: Step function, jitted or not. It may donate its arguments.
+    num_samples: Number of examples per step in this process, for rates.
+    agent: Entered agent of this process. By default the first call creates one
+      with `Agent.from_env`, or none without a coordinator.
+    prometheus_port: Port at which this process serves its times. 0: a free one.
     prometheus_host: Address of that port.
   """
   return WatchedStep(
@@ -46,7 +46,7 @@ def watch(
 
 
 class WatchedStep:
-  """A step that is timed; see `watch`. Attributes are those of the step."""
+  """A timed step; see `watch`. Its attributes are those of the step."""
 
   def __init__(
     self,
@@ -106,7 +106,7 @@ class WatchedStep:
     return getattr(self.__wrapped__, name)
 
   def close(self) -> None:
-    """Reports what is left; also called when the process ends."""
+    """Reports the remaining times; also called when the process ends."""
     if self._thread is not None and self._thread.is_alive():
       self._calls.put(None)
       self._thread.join(10.0)

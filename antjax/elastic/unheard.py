@@ -1,9 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Who has not spoken yet since the coordinator came back.
+"""Workers that have not reported since the coordinator restarted.
 
-Its journal may have lost its end, and who knows of it may speak last. Until all
-have spoken that worked then, nothing is leased, begun or committed.
+The journal may have lost its end, and the worker that knows may report last.
+Until all workers of that time have reported, nothing is leased, begun or
+committed.
 """
 
 from antjax.elastic import coordinator_pb2 as pb

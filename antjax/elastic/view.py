@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The Monitor's view of a job at one instant: all that a policy may see.
+"""The Monitor's view of a job at one instant: the input of a policy.
 
 Plain frozen values, so that a policy is a pure function of them and a test
 writes them by hand.

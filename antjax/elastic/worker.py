@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A training process's side of an elastic job: data, plan and pulse."""
+"""The training process's side of an elastic job: data, plan, heartbeat."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -31,10 +31,10 @@ class Agent:
       batches = agent.dataset(source, shard_size=4096).map(parse).batch(1024)
       state = trainer.fit(state, batches, elastic=agent, ...)
 
-  A thread sends a heartbeat a second. Once the coordinator fences this process
-  off (its generation is over), the next call raises StaleError; if it is still
-  there `grace_s` later, as in a collective, it exits with code 75. Nothing is
-  sent before the context is entered.
+  A thread sends one heartbeat per second. When the coordinator fences this
+  process off (its generation has ended), the next call raises StaleError. If
+  the process is still running `grace_s` later, e.g. inside a collective, it
+  exits with code 75. Nothing is sent before the context is entered.
   """
 
   address: str  # host:port of the coordinator.
@@ -94,13 +94,13 @@ class Agent:
   def from_env(
     cls, run_dir: str | os.PathLike[str] | None = None, **options: Any
   ) -> 'Agent':
-    """The agent of this process, by the ANTJAX_* variables of launch/agent.py.
+    """Creates the agent from the ANTJAX_* variables of launch/agent.py.
 
-    Call it after `jax.distributed.initialize`, which says the rank.
+    Call it after `jax.distributed.initialize`, which sets the rank.
 
     Args:
-      run_dir: Folder that gets the timeline of steps; None: none is kept.
-      **options: Further fields of the agent.
+      run_dir: Folder for the timeline of steps. None: no timeline.
+      **options: Other fields of the agent.
 
     Raises:
       RuntimeError: The variables are not set.
@@ -145,13 +145,13 @@ class Agent:
     self.close()
 
   def close(self) -> None:
-    """Delivers the last commit, gives leases back and says good-bye.
+    """Delivers the last commit, returns leases and signs off.
 
-    What the process does afterwards, such as an evaluation, may take any time.
+    Work after that, such as an evaluation, may take any time.
 
     Raises:
       CoordinatorGoneError: The commit of the last checkpoint could not be
-        delivered; the checkpoint is there, and a restart resumes from it.
+        delivered. The checkpoint exists, and a restart resumes from it.
     """
     if self._pulse.is_ending:
       return
@@ -180,24 +180,24 @@ class Agent:
     read_ahead: int = 2,
     block_size: int = 0,
   ) -> 'LeasedDataset':
-    """The records of a source, leased shard by shard from the coordinator.
+    """Returns the records of a source, leased shard by shard.
 
-    Every worker of the job calls it alike. A plain `grain.IterDataset`, see
-    `LeasedDataset`; its epochs follow each other without a barrier.
+    Every worker must call it with the same arguments. The result is a plain
+    `LeasedDataset`, whose epochs follow each other without a barrier.
 
     Args:
-      source: The same records on every worker. One with `poll() -> (number of
-        records, is closed)` is a stream that grows, such as
-        `antjax.data.stream.FileStream`: read once, in order.
+      source: Source with the same records on every worker. A source with
+        `poll() -> (number of records, is closed)` is a growing stream, such as
+        `antjax.data.stream.FileStream`, and is read once, in order.
       name: Name of the data set in the job.
       shard_size: Number of records in a lease.
       seed: Seed of the order.
-      num_epochs: Number of passes over the data; None for no end.
+      num_epochs: Number of passes over the data. None: no end.
       key_field: See `LeasedDataset`.
-      at_most_once: Whether to lose records rather than read them twice: what
-        was ever leased is not leased again, whatever dies.
-      max_data_errors: Failed reads after which a shard is set aside.
-      read_ahead: Number of leases to hold beside the one in use.
+      at_most_once: Whether to lose records rather than read them twice: leased
+        shards are never leased again, even after a failure.
+      max_data_errors: Number of failed reads after which a shard is set aside.
+      read_ahead: Number of leases to hold in addition to the one in use.
       block_size: See `LeasedDataset`.
 
     Raises:
@@ -245,16 +245,16 @@ class Agent:
   def work(
     self, num_items: int, *, name: str, shard_size: int
   ) -> Iterator[DataShard]:
-    """Ranges of items to do, for work without steps and checkpoints.
+    """Yields ranges of items to process, for jobs without steps.
 
-    A range is done when the loop asks for the next one: what was made of it
-    must be durable by then. The range of a worker that dies is leased to
-    another one once it was silent for the coordinator's lease_timeout_s. Under
-    agents a death ends the generation, and the next one gets all ranges again:
-    skip those whose results are there.
+    A range is done when the loop asks for the next one; its results must be
+    durable by then. The range of a failed worker is leased to another one after
+    the coordinator's lease_timeout_s of silence. Under agents a failure ends
+    the generation, and the next one gets all ranges again: skip those whose
+    results exist.
 
-    Every worker of the job calls it alike, and the loop of each ends when all
-    ranges are done, by whomever.
+    Every worker of the job must call it with the same arguments. All loops end
+    when all ranges are done.
 
     Args:
       num_items: Number of items of all workers together.
@@ -310,17 +310,17 @@ class Agent:
   # --- What the training loop asks and says: train/elastic.py. ---------------
 
   def plan(self) -> pb.Plan:
-    """The newest plan that is known here; do not change it."""
+    """Returns the newest known plan; do not change it."""
     self._pulse.check()
     return self._pulse.plan
 
   def is_stopping(self) -> bool:
-    """Whether the coordinator wants the run to save and end."""
+    """Whether the coordinator has asked the run to save and end."""
     self._pulse.check()
     return self._pulse.is_stopping
 
   def may_get_more(self) -> bool:
-    """Whether data may still come from the iterator that has just ended."""
+    """Whether the iterator that has just ended may still yield data later."""
     self._pulse.check()
     ended = [ledger for ledger in self._ledgers.values() if ledger.ended_s]
     return bool(ended) and max(ended, key=lambda one: one.ended_s).is_waiting
@@ -334,7 +334,7 @@ class Agent:
     num_samples: int,
     device_s: float = 0.0,
   ) -> None:
-    """Notes the times of a step, for the next heartbeat."""
+    """Records the times of a step for the next heartbeat."""
     self._pulse.check()
     self._pulse.note(
       pb.BatchTime(
@@ -372,12 +372,12 @@ class Agent:
   def describe(
     self, *, device_kind: str, num_devices: int, max_micro_batches: int = 0
   ) -> None:
-    """Says what this worker is, for the monitor and the policies.
+    """Describes this worker to the monitor and the policies.
 
     Args:
-      device_kind: Such as 'cpu' or 'TPU v5e'.
+      device_kind: Kind of device, such as 'cpu' or 'TPU v5e'.
       num_devices: Number of devices of this process.
-      max_micro_batches: Most that it can do in a step; 0: not known.
+      max_micro_batches: Maximum number of micro-batches per step. 0: unknown.
     """
     self._pulse.description = {
       'device_kind': device_kind,

@@ -1,3 +1,3 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Embedding tables split by rows over devices, with true row gradients."""
+"""Embedding tables sharded by rows over devices, with exact row gradients."""

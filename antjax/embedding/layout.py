@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How tables are laid out: stacks, owners, and the order of ids.
+"""Layout of embedding tables: stacks, owners, and the order of ids.
 
 Tables of one width, level and optimizer are stacked into one array, so that a
 batch needs one exchange for all of them. Row `id` of a table belongs to owner
@@ -51,14 +51,14 @@ class TableSpec:
     name: Unique name; the key in checkpoints.
     num_embeddings: Number of rows.
     embedding_dim: Width of a row.
-    level: 'global' (rows over all devices), 'intra' (rows over a group's
-      devices, a copy in each group, touched rows synchronised once a step),
-      'none' (a dense copy on every device), or 'auto': 'none' for tables of
-      up to 16,384 rows, else 'global'.
-    optimizer: Steps the touched rows.
-    init_scale: Standard deviation of a new row's elements.
-    dtype: Type of the rows; bfloat16 is rounded at random, see `rounding`.
-      Gradients, slots and the rows of a step are float32.
+    level: 'global' (rows sharded over all devices), 'intra' (rows sharded over
+      the devices of a group, with a copy per group and touched rows
+      synchronized once per step), 'none' (a dense copy on every device), or
+      'auto': 'none' for tables of up to 16,384 rows, else 'global'.
+    optimizer: Optimizer of the touched rows.
+    init_scale: Standard deviation of the elements of new rows.
+    dtype: Dtype of the rows; updates of bfloat16 are rounded stochastically, see
+      `rounding`. Gradients, slots and fetched rows are float32.
   """
 
   name: str
@@ -229,7 +229,7 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
 
 
 def log(stacks: Iterable[Stack]) -> None:
-  """Says which tables are together, and how many rows a device has."""
+  """Logs which tables share a stack, and the number of rows per device."""
   for stack in stacks:
     tables = ', '.join(f'{s.name} [{s.num_embeddings}]' for s in stack.specs)
     level, size = stack.level.name.lower(), (stack.rows_per_device, stack.dim)
@@ -238,10 +238,10 @@ def log(stacks: Iterable[Stack]) -> None:
 
 
 def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
-  """A table's rows `ids` [...] as they are born, float32 [..., D].
+  """Initial values of the rows `ids` [...] of a table, float32 [..., D].
 
-  A row depends on the key of all tables, the table's name and its id only; one
-  beyond the table is zero.
+  A row depends only on the key of all tables, the name of the table and the id.
+  Rows beyond the table are zero.
   """
   table_key = jax.random.fold_in(key, zlib.crc32(spec.name.encode()))
 
@@ -260,8 +260,8 @@ def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
 def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
   """A stack's new rows [W * rows_per_device, D], owner-major; in `jit`.
 
-  Each owner makes its own, one block after another: the memory needed
-  beside the rows does not depend on their number.
+  Each owner creates its own rows, one block after another, so the memory needed
+  in addition to the rows does not depend on their number.
   """
 
   def local(key):
@@ -289,7 +289,7 @@ def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
 def reorder(
   mesh: Mesh, stack: Stack, spec: TableSpec, x: jax.Array, to_canonical: bool
 ) -> jax.Array:
-  """Between owner-major order and the order of ids, by one all-to-all.
+  """Converts between owner-major order and id order by one all-to-all.
 
   Owner w has ids w, w + W, ...; in the order of ids, device b has the b-th
   block. With local rows a multiple of W both are a transpose of blocks.
@@ -330,10 +330,11 @@ def reset_rows(
   ids: np.ndarray,
   key: jax.Array,
 ) -> dict[str, Any]:
-  """A stack's table and slots with rows `ids` [n] of a table born again.
+  """Resets rows `ids` [n] of a table in its stack's table and slots.
 
-  O(n D), in place: `old`, the stack's 'table' and 'slots', is donated. `ids`
-  are the same on every process, `key` is that with which the tables were made.
+  Takes O(n D), in place: `old`, the stack's 'table' and 'slots', is donated.
+  `ids` are the same on every process, and `key` is the one that initialized the
+  tables.
   """
   # Padded to a power of two: few shapes, so few compilations.
   padded = np.full(1 << max(len(ids) - 1, 0).bit_length(), -1, np.int32)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers that change only the rows of a table that a step has touched."""
+"""Optimizers that update only the rows of a table that a step touches."""
 
 from collections.abc import Callable
 import dataclasses
@@ -69,7 +69,8 @@ class Adagrad:
 class RowWiseAdagrad:
   """Adagrad with one accumulator per row, the mean square of its gradient.
 
-  4 bytes of state per row, whatever its width; FBGEMM's EXACT_ROWWISE_ADAGRAD.
+  The state takes 4 bytes per row, whatever its width. It is FBGEMM's
+  EXACT_ROWWISE_ADAGRAD.
   """
 
   learning_rate: LearningRate = 0.01
@@ -89,9 +90,10 @@ class RowWiseAdagrad:
 class Adam:
   """Lazy Adam: moments of a row change only in steps that touch it.
 
-  The bias correction counts all steps of the job, not the row's own, as lazy
-  Adam does elsewhere. A row first touched late in a job therefore starts with
-  steps of up to (1 - b1) / sqrt(1 - b2) times the rate: 3.2 by default.
+  The bias correction counts all steps of the job instead of those of the row,
+  as in other implementations of lazy Adam. A row first touched late in a job
+  therefore starts with updates of up to (1 - b1) / sqrt(1 - b2) times the rate:
+  3.2 by default.
   """
 
   learning_rate: LearningRate = 0.001
@@ -119,10 +121,10 @@ class Adam:
 class L2:
   """Another optimizer, with an L2 penalty on all rows in each step.
 
-  The penalty adds `weight * row` to the gradient of a step. A row pays for the
-  steps since it was last touched when it is touched again, so a step costs what
-  it touches, and a rare row is drawn to zero as strongly as a frequent one:
-  what a Gaussian prior of the rows asks for.
+  The penalty adds `weight * row` to the gradient of a step. When a row is
+  touched, the penalty of all steps since it was last touched is applied, so the
+  cost of a step depends only on the touched rows, and rare rows are drawn to
+  zero as strongly as frequent ones, as under a Gaussian prior of the rows.
   """
 
   optimizer: RowOptimizer
@@ -153,20 +155,21 @@ def apply_to_rows(
 ) -> tuple[jax.Array, Slots]:
   """One optimizer step on each distinct row named in `ids`.
 
-  Gradients of a row that several lists name are summed first. Costs O(n D),
-  whatever the number of rows of the table; with donated arguments the table is
+  Gradients of a row that is in several lists are summed first. Costs O(n D),
+  whatever the number of rows of the table. With donated arguments the table is
   changed in place.
 
   Args:
     optimizer: Row optimizer.
     table: [V, D].
     slots: Slots of the optimizer, [V] or [V, D] each.
-    ids: int32 [L, C], n = L C: L lists, each rising and without repetition but
-      for its end, where V means no row.
+    ids: int32 [L, C], n = L C: L lists, each strictly increasing except for
+      padding with V, no row, at its end.
     grads: [n, D].
-    step: int32 scalar, steps done so far.
-    lr_scale: Factor of the rows' changes; None is 1.
-    seed: uint32 [n], what rows of bfloat16 are rounded by; None for float32.
+    step: int32 scalar, number of steps done.
+    lr_scale: Scale of the updates. None: 1.
+    seed: uint32 [n], seeds of stochastic rounding of bfloat16 rows; None for
+      float32.
   """
   num_rows = table.shape[0]
   order = jnp.arange(ids.size, dtype=jnp.int32)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Decides for each table where its rows live, from bytes and traffic.
+"""Chooses the sharding level of each table, from bytes and traffic.
 
 Our own derivation, for n groups of m devices, a table of V rows of width D and
 u distinct rows that a device looks up in a step (floats and ids of 4 bytes):

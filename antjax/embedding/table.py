@@ -28,15 +28,15 @@ _LARGE_BYTES = 1 << 26
 
 
 class EmbeddingTables:
-  """All embedding tables of a model, split over a mesh.
+  """All embedding tables of a model, sharded over a mesh.
 
-  The life of a batch: `prepare` (host) finds the distinct rows each device
-  needs and turns ids into indices into them; `fetch` brings the rows; the
-  model reads them through `lookup` and is differentiated with respect to the
-  rows; `push` steps each touched row once at its owner. `fetch` and `push` run
-  in `shard_map`; together they take three all-to-alls a stack, and no
-  gradient of a table's size ever exists. Tables at level none are small: they
-  are at hand on every device, and have a dense, all-reduced gradient.
+  The stages of a batch: `prepare` (on the host) finds the distinct rows that
+  each device needs and maps ids to indices into them. `fetch` brings the rows.
+  The model reads them through `lookup` and is differentiated with respect to
+  the rows. `push` updates each touched row once at its owner. `fetch` and
+  `push` run in `shard_map`. Together they take three all-to-alls per stack, and
+  no gradient has the size of a table. Tables at level none are small: every
+  device has a copy, and their gradient is dense and all-reduced.
   """
 
   def __init__(
@@ -56,28 +56,28 @@ class EmbeddingTables:
 
     Args:
       specs: The tables.
-      features: Feature name to the name of the table that it looks up, or to
-        several names: then the feature is an array of ids [..., F] whose
-        columns look up a table each, all of one stack. Many one-id features
-        are far cheaper as the columns of one.
+      features: Feature name -> name of the table to look up, or several names:
+        then the feature is an array of ids [..., F], with one table of the same
+        stack per column. Many one-id features are far cheaper as the columns of
+        one feature.
       mesh: Mesh from `make_mesh`, or your own with two axes named `inter` and
-        `intra`, as in `Trainer`; tables have a copy along all others.
-      inter: Name of its axis between groups.
-      intra: Name of its axis inside a group.
-      max_unique: Most distinct rows of one stack that a device may need in a
-        step; the number of its ids by default, which is always enough. A
-        smaller one saves memory and messages; a batch with more is refused.
+        `intra`, as in `Trainer`. Tables are replicated along all other axes.
+      inter: Name of the axis between groups.
+      intra: Name of the axis inside a group.
+      max_unique: Maximum number of distinct rows of one stack per device and
+        step. The default, the number of ids, is always enough. A smaller number
+        saves memory and communication; batches with more rows are rejected.
       capacity_factor: Size of a message to one owner, relative to an even
-        spread. Skewed batches take more rounds, never lose rows.
-      payload_dtype: Rows and their gradients are rounded to it, e.g. bfloat16,
-        while they travel; tables, sums and slots stay float32. None rounds
-        nothing.
-      exchange_levels: 1 sends ids and rows to their owners at once; 2 inside
-        groups first, and between groups without repeats; auto takes 2 where it
-        sends clearly less between four groups or more.
+        distribution. Skewed batches take more rounds but never lose rows.
+      payload_dtype: Dtype that rows and their gradients are rounded to when
+        sent, e.g. bfloat16. Tables, sums and slots stay float32. None: no
+        rounding.
+      exchange_levels: 1 sends ids and rows directly to their owners. 2 sends
+        them inside groups first, and then between groups without duplicates.
+        auto uses 2 if it sends clearly less between four groups or more.
 
     Raises:
-      ValueError: Duplicate names, a feature of an unknown table, or one of
+      ValueError: Names are duplicate, or a feature has an unknown table or
         tables of several stacks.
     """
     mesh = own_mesh(mesh, inter, intra, 'EmbeddingTables')
@@ -110,10 +110,10 @@ class EmbeddingTables:
   # State.
 
   def init(self, key: jax.Array) -> dict[str, Any]:
-    """New tables; in `jit` with `shardings()` each row is made at its owner.
+    """Creates tables; in `jit` with `shardings()`, each row at its owner.
 
-    A row's value depends on the key, the table's name and the row only, not
-    on the mesh.
+    The value of a row depends only on the key, the name of the table and the
+    id, not on the mesh.
     """
     return {
       name: {'table': layout.init_rows(self.mesh, stack, key)}
@@ -154,21 +154,21 @@ class EmbeddingTables:
   # The host's part.
 
   def prepare(self, ids: Any, num_devices: int) -> tuple[Any, dict[str, Any]]:
-    """Finds each device's distinct rows and turns ids into indices into them.
+    """Finds each device's distinct rows and maps ids to indices into them.
 
     Args:
-      ids: Nested dict; innermost keys are feature names, leaves integer arrays
-        [B, ...] of this process, B a multiple of `num_devices`; device i
-        takes the i-th of equal parts. Negative ids mean padding.
-      num_devices: This process's devices.
+      ids: Nested dict whose innermost keys are feature names, with integer
+        arrays [B, ...] of this process, where B is a multiple of `num_devices`.
+        Device i gets the i-th of equal parts. Negative ids mean padding.
+      num_devices: Number of devices of this process.
 
     Returns:
       (indices, routing): `indices` like `ids`, int32; `routing[stack]` holds
       `positions` int32 [num_devices * U] and `shift` int32 [num_devices].
 
     Raises:
-      ValueError: An unknown feature, an id beyond its table, or more distinct
-        rows than `max_unique`.
+      ValueError: There is an unknown feature, an id beyond its table, or more
+        distinct rows than `max_unique`.
     """
     by_path, treedef = jax.tree.flatten_with_path(ids)
     for path, leaf in by_path:
@@ -212,8 +212,8 @@ class EmbeddingTables:
     """Brings this device's rows.
 
     Returns:
-      (rows, rounds): rows[stack] float32 [U, D] (level none: the whole
-      table); `rounds` is to be handed to `push`.
+      (rows, rounds): rows[stack] float32 [U, D] (level none: the whole table),
+        and an argument of `push`.
     """
     rows, rounds = {}, {}
     for name, route in routing.items():
@@ -237,16 +237,16 @@ class EmbeddingTables:
     is_active: jax.Array,
     lr_scale: jax.Array | None = None,
   ) -> Any:
-    """Steps every touched row once, with the sum of all devices' gradients.
+    """Updates every touched row once, with the sum of all devices' gradients.
 
     Args:
       state: State of the tables.
-      routing: This device's part of that of `prepare`.
+      routing: This device's part of the routing of `prepare`.
       rounds: Second result of `fetch`.
       grads: Gradients of the fetched rows.
-      step: int32 scalar, steps done so far.
+      step: int32 scalar, number of steps done.
       is_active: bool scalar, the same on all devices; False changes nothing.
-      lr_scale: Factor of the rows' changes; None is 1.
+      lr_scale: Scale of the updates. None: 1.
     """
     state = dict(state)
     for name, route in routing.items():
@@ -293,8 +293,8 @@ class EmbeddingTables:
   def lookup(self, rows: Mapping[str, jax.Array], ids: Any) -> Any:
     """Vectors [..., D] of prepared ids; differentiable with respect to `rows`.
 
-    `rows[stack]` [U, D] are those of the step; `ids` are a nested dict of
-    indices [...] made by `prepare`, where padding becomes zeros.
+    `rows[stack]` [U, D] are the rows of the step. `ids` is a nested dict of
+    indices [...] from `prepare`. Padding becomes zeros.
     """
     by_path, treedef = jax.tree.flatten_with_path(ids)
     stacks = [self.features[path[-1].key].stack.name for path, _ in by_path]
@@ -316,7 +316,8 @@ class EmbeddingTables:
   def to_canonical(self, state: Any) -> dict[str, Any]:
     """State by table, rows ordered by id (padded at the end).
 
-    Large ones one after another, which needs memory for one beside the result.
+    Large tables are converted one by one, which needs memory for one of them in
+    addition to the result.
     """
     if sum(self.bytes_per_device().values()) < _LARGE_BYTES:
       return self._by_table(state)

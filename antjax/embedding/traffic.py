@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What an exchange of rows sends, by count: for meshes that are not at hand."""
+"""Predicts the traffic of a row exchange, without needing the mesh."""
 
 from collections.abc import Sequence
 import dataclasses

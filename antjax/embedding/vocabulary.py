@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Growing vocabularies: keys become rows of a table of fixed size.
 
-A `Vocabulary` is part of the input pipeline: it admits a key once it was seen
-often enough, gives it a row (a slot), and takes the row from a key that no
-longer deserves one. A reassigned row must be reset on the
-devices: `antjax.train.state.reset_rows`. `hash_ids` is the alternative without
-any state, in which keys share rows.
+A `Vocabulary` is part of the input pipeline: it admits a key that was seen
+often enough, assigns it a row (a slot), and evicts keys that are no longer
+used. A reassigned row must be reset on the devices:
+`antjax.train.state.reset_rows`. `hash_ids` is the alternative without any
+state, in which keys share rows.
 """
 
 from collections.abc import Mapping

@@ -1,3 +1,3 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The jobs: what the scripts in launch/ and the console commands run."""
+"""The jobs that the scripts in launch/ and the console commands run."""

@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Checks antjax on the devices at hand, and times it beside its predictions.
+r"""Checks antjax on these devices and compares its times with predictions.
 
   python -m launch.accelerator_check
   make accelerator-check
 
-runs on one GPU, several, a TPU slice or a pod, as any job does; without any of
-them on CPU cores, with --jax_num_cpu_devices=8 on so many. It needs neither
-data nor a network. Parts:
+Runs on one or several GPUs, a TPU slice or a pod, like any job. Without them it
+runs on CPU; --jax_num_cpu_devices=8 sets the number of devices. It needs
+neither data nor a network. Parts:
 
   attention    the platform's kernel beside plain attention
   tables       look-ups, sums of rows and a step of split tables
@@ -17,10 +17,9 @@ data nor a network. Parts:
   lm, gmeta, clicks, bahe, llm_rec
                a timed step of each job: speed, memory, the planner's time
 
-A part that fails is reported and the rest goes on. The run folder gets
-results.md and results.jsonl, with the card, the driver and the versions. Ends
-with exit code 1 if anything differs by more than its tolerance, or a part
-fails.
+A part that fails is reported, and the others still run. results.md and
+results.jsonl in the run folder include the card, the driver and the versions.
+The exit code is 1 if a result exceeds its tolerance or a part fails.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,9 +66,9 @@ class Config(job_lib.JobConfig):
   paro: Annotated[str, 'PaRO code of the timed steps.'] = 'IIG'
   size: Annotated[
     Literal['auto', 'real', 'tiny'],
-    'How much a timed step works off. auto: tiny on CPUs, else real.',
+    'Size of the timed steps. auto: tiny on CPUs, real elsewhere.',
   ] = 'auto'
-  num_steps: Annotated[int, 'Timed steps of each job.'] = 5
+  num_steps: Annotated[int, 'Number of timed steps per job.'] = 5
 
   def __post_init__(self) -> None:
     super().__post_init__()

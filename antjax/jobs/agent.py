@@ -1,25 +1,25 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Supervises one host of an elastic job: runs its worker, and runs it again.
+r"""Supervises one host of an elastic job: starts and restarts its worker.
 
   python -m launch.agent --coordinator=10.0.0.1:8476 --job=ctr -- \
     launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
 
-Start it once on each host, beside one `launch/coordinator.py`. After `--` comes
-what follows `python` on a command line. When a worker dies or hangs, or a host
-goes away, the coordinator ends the generation: all agents kill their workers
-and start the next one, on the hosts that are there, from the last committed
+Start one agent on each host, and one `launch/coordinator.py` per job. `--` is
+followed by the arguments of `python`. When a worker fails or hangs, or a host
+leaves, the coordinator ends the generation: all agents kill their workers and
+start the next generation on the available hosts, from the last committed
 checkpoint.
 
-SIGTERM means that this host goes away: the worker may save for --grace_s
-seconds. Ctrl-C does the same without a limit; a second one kills. Whatever ends
-the agent, `kill -9` included, ends its worker.
+SIGTERM means that this host leaves: the worker has --grace_s seconds to save.
+Ctrl-C does the same without a limit; a second one kills. Whatever ends the
+agent, including `kill -9`, also ends its worker.
 
 Exit codes: 0 the job succeeded; 1 it failed; 75 this host is to be replaced, or
 no coordinator came back within --give_up_s; 76 it is preempted, by a notice of
 its cloud (--preemption), and another is welcome; 128 + signal after a signal.
 
-Needs no JAX itself: it only minds processes.
+The agent only supervises processes and does not need JAX.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,71 +70,71 @@ def own_address(coordinator: str) -> str:
 class Config:
   """Which job this host works for, and how."""
 
-  coordinator: Annotated[str, 'host:port of launch/coordinator.py.'] = ''
-  job: Annotated[str, 'Name of the job there.'] = 'job'
+  coordinator: Annotated[str, 'Address of the coordinator, host:port.'] = ''
+  job: Annotated[str, 'Name of the job at the coordinator.'] = 'job'
   name: Annotated[
     str,
-    'Name of this host in the job, its own there; ranks follow the names.'
-    " Empty: the machine's name.",
+    'Name of this host, unique in the job. Ranks follow the order of names.'
+    ' Empty: the hostname.',
   ] = ''
   min_hosts: Annotated[
     int,
-    'The job starts with so many hosts, the same flag on each of them; 0: as'
-    ' launch/coordinator.py says for all jobs.',
+    'Number of hosts needed to start the job; pass the same value on every'
+    " host. 0: the coordinator's setting.",
   ] = 0
   max_hosts: Annotated[
-    int, 'With --min_hosts: the job takes no more; 0: no limit.'
+    int, 'With --min_hosts: maximum number of hosts of the job. 0: no limit.'
   ] = 0
   devices_per_host: Annotated[
-    int, 'Virtual CPU devices of the worker; 0 leaves the devices to JAX.'
+    int, 'Virtual CPU devices of the worker. 0: JAX chooses the devices.'
   ] = 0
   platform: Annotated[
-    str, 'JAX platform of the worker; empty: leave it to JAX.'
+    str, 'JAX platform of the worker. Empty: JAX chooses.'
   ] = ''
   token_file: Annotated[
     str,
-    'File with the lines `agent <token> [job]` and `worker <token> [job]`; its'
-    ' workers get the second one only. Empty: the coordinator wants none.',
+    'File with lines `agent <token> [job]` and `worker <token> [job]`. Workers'
+    ' receive only the second token. Empty: no tokens.',
   ] = ''
   tls_dir: Annotated[
-    str, 'Folder with ca.pem, cert.pem and key.pem; empty: no TLS.'
+    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: no TLS.'
   ] = ''
   address: Annotated[
     str,
-    'Where the other hosts reach this one; empty: its address on the way to the'
-    ' coordinator.',
+    'Address at which other hosts reach this host. Empty: its address on the'
+    ' route to the coordinator.',
   ] = ''
   compilation_cache: Annotated[
     str,
-    "Folder of compiled programs, for quick restarts; best one that all hosts'"
-    ' share, since JAX writes it on rank 0. Empty: JAX_COMPILATION_CACHE_DIR,'
-    ' or a folder of this agent.',
+    'Folder of compiled programs, for fast restarts. Share it between all'
+    ' hosts, because JAX writes it only on rank 0. Empty:'
+    ' JAX_COMPILATION_CACHE_DIR, or a folder of this agent.',
   ] = ''
   give_up_s: Annotated[
     float,
-    'Seconds that this host and its worker wait for a coordinator that is away;'
-    ' then this exits with 75. 0: as long as it takes, with a warning.',
+    'Seconds that this host and its worker wait for an unreachable coordinator'
+    ' before the agent exits with code 75. 0: wait forever, with a warning.',
   ] = 0.0
   alive_file: Annotated[
-    str, 'File that is touched every few seconds, for a probe; empty: none.'
+    str, 'File to touch every few seconds, for a liveness probe. Empty: none.'
   ] = ''
   check_folder: Annotated[
     str,
-    'Folder whose disk is measured where launch/coordinator.py has hosts'
-    " checked (--node_check); empty: the worker's --run_dir, if it has one.",
+    'Folder whose disk is measured if the coordinator checks hosts'
+    " (--node_check). Empty: the worker's --run_dir, if it has one.",
   ] = ''
   preemption: Annotated[
     str,
-    'gce or ec2: ask the metadata of that cloud for notices of preemption; the'
-    ' worker saves then, as after a SIGTERM. Empty: only signals tell.',
+    'Cloud whose metadata server announces preemptions, gce or ec2. The worker'
+    ' then saves as after SIGTERM. Empty: react to signals only.',
   ] = ''
   metadata_address: Annotated[
-    str, 'With --preemption: host:port to ask; empty: 169.254.169.254:80.'
+    str, 'With --preemption: host:port of it. Empty: 169.254.169.254:80.'
   ] = ''
   grace_s: Annotated[
     float,
-    'Seconds that the worker has to save after a SIGTERM or a notice, before'
-    ' SIGKILL.',
+    'Seconds that the worker has to save after SIGTERM or a preemption notice,'
+    ' before SIGKILL.',
   ] = 30.0
 
   def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Makes a new export of an old one and what has changed since.
+r"""Makes a new export from an old one and a delta.
 
   python -m launch.apply_delta --base=models/day1 --delta=deltas/day2 \
     --out=models/day2
@@ -19,11 +19,11 @@ from antjax.serving import delta
 class Config:
   """What to make of what."""
 
-  base: Annotated[str, 'The export that the delta follows.', paths.URL] = ''
+  base: Annotated[str, 'Export that the delta is based on.', paths.URL] = ''
   delta: Annotated[
-    str, 'Folder that launch/export_gmeta.py wrote.', paths.URL
+    str, 'Folder of the delta, written by launch/export_gmeta.py.', paths.URL
   ] = ''
-  out: Annotated[str, 'Folder to make; must not exist.', paths.URL] = ''
+  out: Annotated[str, 'Folder to create; must not exist.', paths.URL] = ''
 
   def __post_init__(self) -> None:
     # The defaults stand for flags that were not given yet.

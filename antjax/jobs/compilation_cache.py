@@ -1,16 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lets every process keep what it has compiled, not only process 0.
+"""Lets every process cache compiled programs, not only process 0.
 
-JAX writes its persistent cache on process 0 alone. That does for programs of
+JAX writes its persistent cache only on process 0. That suffices for programs of
 all processes, which have one key. A program of a process's own devices, such as
-the micro-batches of an elastic step, has another key on each process: all but
-process 0 would compile theirs again at each restart, and hosts that share no
-folder would keep nothing at all. With three processes on two cores that is most
-of the time that a restart takes.
+the micro-batches of an elastic step, has a different key on each process: all
+but process 0 would compile theirs again at each restart, and hosts without a
+shared folder would cache nothing at all. With three processes on two cores that
+is most of the time of a restart.
 
-This replaces two private functions of JAX. Where they are not as expected, JAX
-continues as it is.
+This replaces two private functions of JAX. If they differ from what is
+expected, JAX is left unchanged.
 """
 
 import os

@@ -1,19 +1,20 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Compiles a training step for TPUs or GPUs that are not there.
+r"""Compiles a training step for TPUs or GPUs without having any.
 
   python -m launch.compile_for_pod --topology=v5e:4x4 --num_slices=4 \
     --paro=IIG --model=llama-7b
   python -m launch.compile_for_pod --topology=h100:4x8 --paro=NIG --model=gmeta
 
-runs on any machine with the compiler (`pip install antjax[pod]`, of GPUs
-`antjax[pod_gpu]`) and prints what it says before a pod is rented: the memory of
-a device, each kind of collective with its place (every micro-batch or once a
-step) and its network (ICI or NVLink inside a group, DCN or a fabric between
-groups), and whether that is what the PaRO code should move. Ends with exit code
-1 where it is not, or does not fit.
+Runs on any machine with the compiler (`pip install antjax[pod]`, or
+`antjax[pod_gpu]` for GPUs), before you rent a pod. It prints the memory per
+device, each kind of collective with its frequency (per micro-batch or per step)
+and network (ICI or NVLink inside a group, DCN or a fabric between groups), and
+whether it matches the PaRO code. The exit code is 1 if it does not match, or
+the step does not fit into memory.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import os
@@ -29,13 +30,24 @@ import optax
 import rich.console
 import rich.table
 
+from antjax.collectives.cost_model import Cluster
 from antjax.jobs import plan_models, pod_models
 from antjax.lm import attention as attention_lib
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import PaRO
-from antjax.plan import ahead, census, plan_check, planner, pod_target
+from antjax.plan import (
+  ahead,
+  census,
+  plan_check,
+  planner,
+  pod_target,
+  step_time,
+)
+from antjax.plan.moves import moves
 from antjax.plan.pod_target import Target
 from antjax.train.state import Layout
+
+_EFFICIENCY = 0.5  # Share of the published peak that computation reaches.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,36 +56,36 @@ class Config(plan_models.StepConfig):
 
   topology: Annotated[
     str,
-    f'Kind of device, {", ".join(pod_target.NAMES)}, and how many: chips of a'
-    ' TPU slice, as v5e:4x4, or hosts x GPUs, as h100:4x8.',
+    f'Device type, {", ".join(pod_target.NAMES)}, and count: chips of a TPU'
+    ' slice, as in v5e:4x4, or hosts x GPUs, as in h100:4x8.',
   ] = 'v5e:4x4'
   num_slices: Annotated[
     int | None,
-    'TPU slices, joined by the slow network; of gb200 racks. none: 2 slices, a'
-    ' rack.',
+    'Number of TPU slices connected by the slow network, or of gb200 racks.'
+    ' none: 2 slices or 1 rack.',
   ] = None
   intra: Annotated[
     int | None,
-    'Devices in a PaRO group. none: those of a slice, of a host with GPUs.',
+    'Number of devices in a PaRO group. none: those of a slice or a GPU host.',
   ] = None
   paro: Annotated[
-    str, 'PaRO code: levels of parameters, gradients, optimizer state.'
+    str, 'PaRO code: levels of parameters, gradients and optimizer state.'
   ] = 'IIG'
   model: Annotated[
     str,
-    f'One of {", ".join(plan_models.PRESETS)}; a job,'
-    f' {", ".join(pod_models.JOBS)}, at its defaults; or'
-    ' package.module:function; see antjax/jobs/plan_models.py.',
+    f'Model: one of {", ".join(plan_models.PRESETS)}; a job,'
+    f' {", ".join(pod_models.JOBS)}, with its defaults; or'
+    ' package.module:function, see antjax/jobs/plan_models.py.',
   ] = 'smollm2-135m'
-  num_micro_batches: Annotated[int, 'Micro-batches of a step.'] = 4
+  num_micro_batches: Annotated[int, 'Number of micro-batches per step.'] = 4
   overlap: Annotated[
-    bool, 'Gather stacked layers one ahead, as `Trainer` does there.'
+    bool, 'Gather stacked layers one ahead, as `Trainer` does on such devices.'
   ] = True
   early_sums: Annotated[
-    bool, 'Sums of layers leave beside the last micro-batch, as `Trainer` says.'
+    bool, 'Send gradient sums of layers during the last micro-batch.'
   ] = False
   out: Annotated[
-    str, 'Folder for report.json and the compiled text. Empty: neither.'
+    str, 'Folder for report.json and the compiled text. Empty: none.'
   ] = ''
 
   def __post_init__(self) -> None:
@@ -232,6 +244,7 @@ def report(config: Config) -> dict[str, Any]:
     activations = model.activation_fn(
       config.sequences, config.seq_len, config.compute_dtype
     )
+  exposed = plan_check.exposure(found)
   result = {
     'paro': config.paro,
     'target': target.name,
@@ -251,8 +264,9 @@ def report(config: Config) -> dict[str, Any]:
     'fits': memory['total'] <= target.device_bytes,
     'exposure': {
       axis: dataclasses.asdict(x) | {'share': x.share}
-      for axis, x in plan_check.exposure(found).items()
+      for axis, x in exposed.items()
     },
+    'predicted': _predicted(config, model, layout, exposed),
     'lines': [dataclasses.asdict(line) for line in lines],
     'is_elastic': layout.paro.is_elastic,
     'crosses_groups_in_loop': plan_check.crosses_groups_in_loop(lines),
@@ -266,6 +280,33 @@ def report(config: Config) -> dict[str, Any]:
     (folder / 'report.json').write_text(json.dumps(result, indent=2) + '\n')
     (folder / f'step_{config.paro}.hlo.txt').write_text(text)
   return result
+
+
+def _predicted(
+  config: Config,
+  model: plan_models.PlanModel,
+  layout: Layout,
+  exposed: Mapping[str, plan_check.Exposure],
+) -> dict[str, float] | None:
+  """Seconds of a step by its own schedule; None where operations are unknown.
+
+  From published rates: see `Target`; computation at half of the peak.
+  """
+  if model.flops_fn is None:
+    return None
+  target, mesh = config.target, layout.mesh
+  size = mesh_lib.group_size(mesh)
+  flops = model.flops_fn(config.sequences, config.seq_len)
+  time = step_time.predict(
+    moves(layout, regather=config.regather, stack_runs=model.stack_runs),
+    Cluster(target.links(size), mesh_lib.num_groups(mesh), size),
+    num_micro_batches=config.num_micro_batches,
+    compute_s=config.num_micro_batches
+    * flops
+    / (_EFFICIENCY * target.flops_per_s),
+    hiding=step_time.Scheduled({k: x.share for k, x in exposed.items()}),
+  )
+  return dataclasses.asdict(time) | {'step_s': time.step_s}
 
 
 def show(result: dict[str, Any], console: rich.console.Console) -> None:
@@ -315,6 +356,14 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
     'Waited for with no product in flight, by the schedule of a step:'
     f' {", ".join(exposed)}.'
   )
+  if time := result['predicted']:
+    console.print(
+      'Predicted from published rates, half the peak of products and this'
+      f' schedule, not measured: {time["step_s"]:.3g} s a step, exposed'
+      f' communication {time["exposed_s"]:.3g} s + max(computation'
+      f' {time["compute_s"]:.3g} s, the rest'
+      f' {time["comm_s"] - time["exposed_s"]:.3g} s).'
+    )
   if not result['is_comparable']:
     console.print(
       'Groups are smaller than slices: the compiler splits collectives between'

@@ -3,8 +3,8 @@
 """The console commands of an installed antjax: antjax-train-lm and the others.
 
 Each command is the script of launch/ with the same name. `python -m
-antjax.jobs.console train-lm` runs it too, which is the form that
-antjax-local-cluster and antjax-agent take behind `--`.
+antjax.jobs.console train-lm` also runs it. antjax-local-cluster and
+antjax-agent accept this form after `--`.
 """
 
 import importlib

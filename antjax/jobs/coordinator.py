@@ -6,8 +6,8 @@
   python -m launch.coordinator --port=7070 --status
   python -m launch.coordinator --port=7070 --operate=restart --job=ctr
 
-Killed at any instant and started again with the same journal, it resumes;
-workers and agents wait for it. It needs no accelerator and imports no jax.
+If it is killed, start it again with the same journal to resume; workers and
+agents wait for it. It needs no accelerator and does not import jax.
 """
 
 import asyncio
@@ -44,110 +44,109 @@ class Config:
   """Where the coordinator listens, and when it acts."""
 
   journal: Annotated[
-    str, 'File that holds all state; made if it is not there.', paths.LOCKED
+    str, 'File that stores all state; created if missing.', paths.LOCKED
   ] = ''
   address: Annotated[
-    str, 'Where to listen, or with --status or --operate: whom to ask.'
+    str, 'Address to listen on, or to contact with --status or --operate.'
   ] = '127.0.0.1'
-  port: Annotated[int, 'Port; 0: pick a free one and say which.'] = 0
+  port: Annotated[int, 'Port. 0: a free port, which is printed.'] = 0
   status_port: Annotated[
-    int | None, 'Port of the status page; 0: pick one. none: no page.'
+    int | None, 'Port of the status page. 0: a free port. none: no page.'
   ] = None
   token_file: Annotated[
     str,
-    'Lines `role token [job]`, roles worker, agent, operator, viewer; read'
-    ' again when it changes. Empty: no tokens.',
+    'File of lines `role token [job]` with the roles worker, agent, operator'
+    ' and viewer; reread when it changes. Empty: no tokens.',
   ] = ''
   tls_dir: Annotated[
-    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: none.'
+    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: no TLS.'
   ] = ''
   insecure: Annotated[
     bool,
-    'Listen for other machines without tokens or TLS: anyone there can change'
-    ' and stop jobs.',
+    'Allow listening for other machines without tokens or TLS. Anyone on the'
+    ' network can then change and stop jobs.',
   ] = False
   policy: Annotated[
     str,
-    'What is done about slow workers: a policy of antjax.elastic.policy, or'
+    'Policy for slow workers: a name from antjax.elastic.policy, or'
     ' module:function.',
   ] = 'antdt_nd'
   lease_timeout_s: Annotated[
-    float, 'A worker that is silent for so long is given up.'
+    float, 'Seconds of silence after which a worker counts as lost.'
   ] = 30.0
   progress_timeout_s: Annotated[
     float,
-    'So is one that lives, but makes no step for so long: more than the longest'
-    ' compilation or evaluation takes.',
+    'Seconds without a step after which a live worker is considered lost. Must'
+    ' exceed the longest compilation and evaluation.',
   ] = 600.0
   short_window_s: Annotated[
-    float, 'A worker slow for so long is slow now: a transient straggler.'
+    float, 'Seconds of slowness that make a transient straggler.'
   ] = 30.0
   long_window_s: Annotated[
-    float, 'One slow for most of so long is a persistent one.'
+    float, 'Seconds of mostly slow steps that make a persistent straggler.'
   ] = 300.0
   decide_every_s: Annotated[float, 'Seconds between decisions on a job.'] = 10.0
   min_steps: Annotated[
-    int, 'Steps of each worker before the first decision, after two of warm-up.'
+    int, 'Steps of each worker before the first decision, after 2 of warm-up.'
   ] = 5
   restart_cooldown_s: Annotated[
-    float, 'After a restart for a slow worker no other for so long.'
+    float, 'Minimum seconds between restarts because of slow workers.'
   ] = 300.0
   max_policy_restarts: Annotated[
-    int,
-    'Restarts of slow workers that a job may have; max_restarts: faults.',
+    int, 'Maximum restarts of a job for slow workers. For faults: max_restarts.'
   ] = 3
   restart_cost_s: Annotated[
-    float, 'What a restart is taken to cost before one was seen.'
+    float, 'Assumed seconds of a restart, until one has been measured.'
   ] = 60.0
   settle_s: Annotated[
     float,
-    'After a change of micro-batches no small one for so long: small gains are'
-    ' mostly noise.',
+    'Seconds after a change of micro-batches without another small change.'
+    ' Small gains are mostly noise.',
   ] = 60.0
-  min_hosts: Annotated[int, 'A job waits for so many hosts.'] = 1
-  max_hosts: Annotated[int, 'It takes no more; 0: no limit.'] = 0
+  min_hosts: Annotated[int, 'Number of hosts needed to start a job.'] = 1
+  max_hosts: Annotated[int, 'Maximum hosts of a job. 0: no limit.'] = 0
   max_restarts: Annotated[
-    int, 'After so many failures a further one ends the job.'
+    int, 'Number of failures after which the next one ends the job.'
   ] = 10
   agent_timeout_s: Annotated[
-    float, 'A host whose agent is silent for so long is given up.'
+    float, "Seconds of silence after which a host's agent counts as lost."
   ] = 10.0
   join_wait_s: Annotated[
-    float, 'With min_hosts there, wait so long for max_hosts.'
+    float, 'Seconds to wait for max_hosts when min_hosts are present.'
   ] = 2.0
   grow_after_s: Annotated[
     float,
-    'Take in a host that has waited for so long where there is room; 0: never.',
+    'Seconds that a new host waits before a job with room admits it. 0: never.',
   ] = 60.0
   restart_backoff_s: Annotated[
-    float, 'Wait before the second restart in a row; doubles each time.'
+    float, 'Seconds before the second consecutive restart; doubles each time.'
   ] = 1.0
   node_check: Annotated[
     str,
-    'What is done about hosts whose devices, memory, disk or links are far'
-    " below the others' before workers start: warn names them, exclude also"
-    ' keeps them out while there are min_hosts others, off: no checks.',
+    'Action on hosts whose devices, memory, disk or links are much slower than'
+    " the others', before workers start. warn logs them, exclude also keeps"
+    ' them out if min_hosts others remain, off skips the checks.',
   ] = 'warn'
   node_check_fraction: Annotated[
     float, "Share of the others' median below which a host is bad."
   ] = 0.5
   restart_ended: Annotated[
-    bool, 'Jobs of the journal that have ended resume, with a new budget.'
+    bool, 'Resume ended jobs of the journal, with a new restart budget.'
   ] = False
   status: Annotated[
-    bool, 'Show the status of a running coordinator instead.'
+    bool, 'Show the status of a running coordinator instead of starting one.'
   ] = False
-  once: Annotated[bool, 'With --status: show it once.'] = False
+  once: Annotated[bool, 'With --status: show it once and exit.'] = False
   operate: Annotated[
     str,
-    'Ask a running coordinator to stop, restart, replace or retry_set_aside a'
-    ' --job instead.',
+    'Command for --job to send to a running coordinator, instead of starting'
+    ' one: stop, restart, replace or retry_set_aside.',
   ] = ''
-  job: Annotated[str, 'With --operate: the job.'] = ''
+  job: Annotated[str, 'With --operate: name of the job.'] = ''
   target: Annotated[
     str,
-    'With --operate=replace: the worker; with retry_set_aside: the data set;'
-    ' empty: all.',
+    'With --operate=replace: worker to replace. With retry_set_aside: data'
+    ' set; empty: all data sets.',
   ] = ''
 
   def __post_init__(self) -> None:

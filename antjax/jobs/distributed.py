@@ -27,7 +27,7 @@ def define_flags() -> None:
     ' launch/local_cluster.py and on clusters that JAX knows (Cloud TPU, Slurm,'
     ' Open MPI, Kubernetes).',
   )
-  flags.DEFINE_integer('num_processes', None, 'Processes in the job.')
+  flags.DEFINE_integer('num_processes', None, 'Number of processes in the job.')
   flags.DEFINE_integer('process_id', None, 'Index of this process, from 0.')
 
 

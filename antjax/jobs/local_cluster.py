@@ -1,27 +1,27 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Runs a job on this machine as if on several hosts: one process a host.
+r"""Runs a job on this machine as if on several hosts, one process per host.
 
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
       launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
 
-After `--` comes what follows `python` on a command line: a script, or `-m` and
-a module, and its flags. Each host gets the address of the coordinator, its
-index and its number of devices by environment variables (`worker_env`).
+`--` is followed by the arguments of `python`: a script, or `-m` and a module,
+and its flags. Each host gets the address of the coordinator, its index and its
+number of devices in environment variables (`worker_env`).
 
-Lines of output carry their host's index, `[0] ...`. On a terminal, host 0's
-carry none and its stderr is the terminal, so that a progress bar works. When a
-host dies the others are stopped, and the exit code is that of the first one
-that failed. The first Ctrl-C is passed on, so that the job can save; a second
-one kills. Whatever ends this program, `kill -9` included, ends the hosts and
-what they started.
+Lines of output are prefixed with the index of their host, `[0] ...`. On a
+terminal, those of host 0 have no prefix and its stderr is the terminal, so that
+a progress bar works. When a host fails, the others are stopped, and the exit
+code is that of the first failed host. The first Ctrl-C is passed on, so that
+the job can save; a second one kills. Whatever ends this program, including
+`kill -9`, also ends the hosts and their children.
 
-With --elastic the job survives its hosts: launch/coordinator.py and one
-launch/agent.py a host run here too, a dead worker starts all of them again from
-the last checkpoint, and a dead agent or coordinator is started again. Lines
-carry their worker's rank. See docs/elastic_jobs.md.
+With --elastic the job survives host failures: launch/coordinator.py and one
+launch/agent.py per host also run here. If a worker fails, all workers restart
+from the last checkpoint; a failed agent or coordinator is restarted. Lines are
+prefixed with the rank of the worker. See docs/elastic_jobs.md.
 
-Start-up needs no JAX here: this program only minds processes.
+This program only supervises processes and does not need JAX.
 """
 
 from collections.abc import Mapping, Sequence
@@ -231,42 +231,41 @@ class _Cluster:
 class Config:
   """Hosts to play, and with --elastic how the job survives them."""
 
-  hosts: Annotated[int, 'Processes to start.'] = 2
+  hosts: Annotated[int, 'Number of processes to start.'] = 2
   devices_per_host: Annotated[int, 'Virtual CPU devices of each.'] = 4
   platform: Annotated[
-    str, 'JAX platform of the hosts; empty: leave it to JAX.'
+    str, 'JAX platform of the processes. Empty: JAX chooses.'
   ] = 'cpu'
   grace_s: Annotated[
-    float,
-    'Seconds that the hosts have to stop after a SIGTERM, before SIGKILL.',
+    float, 'Seconds to stop after a SIGTERM, before SIGKILL.'
   ] = 30.0
   elastic: Annotated[
     bool,
-    'Run the hosts under launch/coordinator.py and launch/agent.py. The flags'
-    ' below are for this.',
+    'Run the processes under launch/coordinator.py and launch/agent.py. The'
+    ' flags below need this.',
   ] = False
   min_hosts: Annotated[
-    int, 'Elastic: the job continues with this many hosts; 0: only with all.'
+    int, 'Elastic: hosts with which the job continues. 0: all of them.'
   ] = 0
   max_restarts: Annotated[
-    int, 'Elastic: restarts after faults before the job is given up.'
+    int, 'Elastic: maximum number of restarts after faults.'
   ] = 3
   lease_timeout_s: Annotated[
-    float, 'Elastic: a worker that is silent for so long is given up.'
+    float, 'Elastic: seconds of silence until a worker counts as lost.'
   ] = 30.0
   progress_timeout_s: Annotated[
-    float, 'Elastic: so is one that lives, but makes no step for so long.'
+    float, 'Elastic: seconds without a step until it counts as lost.'
   ] = 600.0
   policy: Annotated[
-    str, 'Elastic: what is done about slow workers; see launch/coordinator.py.'
+    str, 'Elastic: policy for slow workers, see launch/coordinator.py.'
   ] = 'antdt_nd'
   status_port: Annotated[
-    int, 'Elastic: loopback port of the status page; 0: a free one.'
+    int, 'Elastic: loopback port of the status page. 0: a free port.'
   ] = 0
   journal: Annotated[
     str,
-    "Elastic: the coordinator's journal; with the same one a job resumes."
-    ' Empty: a temporary one.',
+    'Elastic: journal of the coordinator. A job with an existing journal'
+    ' resumes. Empty: a temporary journal.',
     paths.LOCKED,
   ] = ''
 

@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Measures this host, for its agent: a few seconds on an idle one.
+"""Measures this host for its agent, in a few seconds on an idle host.
 
   python -m antjax.jobs.node_check --folder=runs
 
-The products of matrices on each local device, whose results are compared with
-the host's bit by bit; the host's memory; writes to the disk of a folder. Each
-part is announced before it begins, so that whoever kills this program knows
-where it hung. The last line is JSON.
+Measures matrix products on each local device, whose results are compared with
+the host's bit by bit; the host's memory; and writes to the disk of a folder.
+Each part is announced before it begins, so that it is known where a killed
+check hung. The last line of output is JSON.
 """
 
 from collections.abc import Callable, Sequence

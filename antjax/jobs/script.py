@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How every script starts and ends: flags, errors as sentences, signals.
+"""Start and end of every script: flags, readable errors, signals.
 
 `antjax.jobs.job` adds what jobs on devices need; this imports no jax.
 """

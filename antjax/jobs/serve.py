@@ -6,10 +6,10 @@ r"""Serves an exported model over HTTP.
   curl -s localhost:8080/v1/score -H 'Content-Type: application/json' \
     -d '{"rows": {"user": "u1", "item": ["i7", "i9"]}}'
 
-The folder is one of launch/train_clicks.py, launch/export_gmeta.py or
-launch/train_llm_rec.py; docs/delivery.md says what each is asked. Requests that
-arrive together are scored together, in sizes that were compiled before the
-first. SIGTERM ends it when all that came is answered.
+The folder comes from launch/train_clicks.py, launch/export_gmeta.py or
+launch/train_llm_rec.py; docs/delivery.md describes their requests. Requests
+that arrive together are scored together, in batch sizes that are compiled at
+the start. After SIGTERM, it answers all open requests and exits.
 """
 
 import asyncio
@@ -45,33 +45,32 @@ class Config:
   model: Annotated[
     str, 'Folder of an exported model, or a run folder with one.', paths.URL
   ] = ''
-  address: Annotated[str, 'Where to listen.'] = '127.0.0.1'
-  port: Annotated[int, 'Port; 0: pick a free one and say which.'] = 8080
+  address: Annotated[str, 'Address to listen on.'] = '127.0.0.1'
+  port: Annotated[int, 'Port. 0: a free port, which is printed.'] = 8080
   token_file: Annotated[
-    str, 'Lines `role token`, as of the coordinator. Empty: no tokens.'
+    str, 'File of lines `role token`, as for the coordinator. Empty: no tokens.'
   ] = ''
   tls_dir: Annotated[
-    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: none.'
+    str, 'Folder with ca.pem, cert.pem, key.pem: mutual TLS. Empty: no TLS.'
   ] = ''
   insecure: Annotated[
-    bool, 'Listen for other machines without tokens or TLS.'
+    bool, 'Allow listening for other machines without tokens or TLS.'
   ] = False
-  max_rows: Annotated[int, 'Rows of a request, at most.'] = 1_000
-  batch_rows: Annotated[int, 'Rows scored at once, at most.'] = 2_048
+  max_rows: Annotated[int, 'Maximum number of rows per request.'] = 1_000
+  batch_rows: Annotated[int, 'Maximum number of rows scored at once.'] = 2_048
   max_waiting_rows: Annotated[
-    int, 'Rows that may wait; a request that comes then is answered 503.'
+    int, 'Maximum number of rows in the queue. Further requests get status 503.'
   ] = 16_384
-  max_body_bytes: Annotated[int, 'Bytes of a request, at most.'] = 1 << 20
-  max_connections: Annotated[int, 'Connections at once, at most.'] = 1_000
+  max_body_bytes: Annotated[int, 'Maximum bytes per request.'] = 1 << 20
+  max_connections: Annotated[int, 'Maximum number of connections.'] = 1_000
   deltas: Annotated[
     str,
-    'Folder where deltas arrive, which are applied in order while it serves.'
-    ' Empty: none.',
+    'Folder of incoming deltas, applied in order while serving. Empty: none.',
     paths.URL,
   ] = ''
-  poll_s: Annotated[float, 'Seconds between two looks for a delta.'] = 0.5
+  poll_s: Annotated[float, 'Seconds between checks for a delta.'] = 0.5
   stop_timeout_s: Annotated[
-    float, 'After SIGTERM, wait so long for what is being answered.'
+    float, 'Seconds to wait for open requests after SIGTERM.'
   ] = 30.0
 
   def __post_init__(self) -> None:

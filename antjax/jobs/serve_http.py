@@ -6,11 +6,11 @@
 |---|---|
 | `POST /v1/score` | JSON to JSON; the reply names the version of the model |
 | `/healthz` | `ok` while the process lives |
-| `/readyz` | 200 where requests are answered, and why not |
+| `/readyz` | 200 if requests are answered, or why not |
 | `/metrics` | for Prometheus |
 
-The first needs a token where there are tokens, as `/metrics` does. All is
-bounded: connections, the size of a request and what waits.
+If there are tokens, `/v1/score` and `/metrics` need one. Connections, request
+sizes and the queue are bounded.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer that a job's flags ask for: --paro=auto, links, memory."""
+"""Creates the trainer from a job's flags: --paro=auto, links, memory."""
 
 from collections.abc import Callable
 import functools
@@ -24,6 +24,7 @@ from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.gather import gather_json
 from antjax.mesh.paro import PaRO
 from antjax.plan import planner
+from antjax.plan.step_time import Hiding
 from antjax.report import job_report, report
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
@@ -69,6 +70,18 @@ def links_of(mesh: Mesh, links_file: str = '') -> cost_model.Links:
   return cost_model.Links(1e9, 1e9)  # Nothing moves.
 
 
+def hiding_of(
+  mesh: Mesh, *, overlap: bool | None = None, early_sums: bool = False
+) -> Hiding:
+  """What the compiler of a mesh's devices hides of communication.
+
+  The options are those of `Trainer`.
+  """
+  device = mesh.devices.flat[0]
+  kind = 'gpu' if device.platform == 'gpu' else device.device_kind
+  return Hiding.of(kind, overlap=overlap is not False, early_sums=early_sums)
+
+
 def memory_of_device() -> int | None:
   """Bytes of memory of a device; None if it does not say."""
   return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
@@ -82,6 +95,8 @@ def choose_paro(
   *,
   links_file: str = '',
   device_bytes: int | None = None,
+  overlap: bool | None = None,
+  early_sums: bool = False,
   **options: Any,
 ) -> PaRO:
   """A code as given, or the planner's for 'auto'; the same on all processes.
@@ -102,7 +117,7 @@ def choose_paro(
     group_size=mesh_lib.group_size(mesh),
     links=links_of(mesh, links_file),
     device_bytes=memory_of_device() if device_bytes is None else device_bytes,
-    overlap=jax.default_backend() != 'cpu',
+    hiding=hiding_of(mesh, overlap=overlap, early_sums=early_sums),
     **options,
   )
   # Devices may state a little more or less memory: process 0 decides for all.
@@ -169,6 +184,8 @@ def make_trainer(
     compute_s=compute_s,
     # Under agents groups do unequal numbers of micro-batches.
     elastic_only=job.agent is not None,
+    overlap=options.get('overlap'),
+    early_sums=options.get('early_sums', False),
     **shared,
   )
   if options.get('early_sums') and not paro.sums_cross_early:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that training jobs have in common, with the same words."""
+"""Settings that training jobs share."""
 
 import dataclasses
 from typing import Annotated, Any, Literal
@@ -25,40 +25,40 @@ class TrainingConfig(JobConfig):
 
   paro: Annotated[
     str,
-    'PaRO code: levels of parameters, gradients, optimizer state; auto takes'
-    ' the one that the planner finds best.',
+    'PaRO code: sharding levels of parameters, gradients and optimizer state.'
+    ' auto: the code that the planner predicts to be fastest.',
   ] = 'IIG'
   links: Annotated[
     str,
-    'For --paro=auto and --collectives=auto: link speeds that launch/plan.py'
-    ' --measure wrote. Empty: measured at the start.',
+    'For --paro=auto and --collectives=auto: file of link speeds written by'
+    ' launch/plan.py --measure. Empty: measure them at the start.',
     paths.URL,
   ] = ''
   collectives: Annotated[
     Literal['xla', 'ring', 'hierarchical', 'ho_ring', 'auto'],
-    'How arrays move over all devices at once; auto takes the fastest for each'
-    ' message, by the speeds of --links.',
+    'Algorithm of collectives over all devices. auto: the fastest for each'
+    ' message according to --links.',
   ] = 'xla'
   min_shard_size: Annotated[
-    int, 'Dense leaves with fewer elements stay whole on every device.'
+    int, 'Dense leaves with fewer elements are not sharded.'
   ] = 1024
-  num_steps: Annotated[int, 'Optimizer steps.'] = 600
+  num_steps: Annotated[int, 'Number of optimizer steps.'] = 600
   num_micro_batches: Annotated[
     int,
-    "Parts that a device's share of a step is worked off in. Under agents a"
-    ' slow worker does fewer of them and a fast one more.',
+    'Number of micro-batches into which a device divides its share of a step.'
+    ' Under agents, slow workers run fewer and fast workers more.',
   ] = 1
-  shard_size: Annotated[int, 'Examples in a DataShard.'] = 256
-  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 500
+  shard_size: Annotated[int, 'Number of examples in a DataShard.'] = 256
+  checkpoint_every: Annotated[int, 'Number of steps between checkpoints.'] = 500
   checkpoint_every_s: Annotated[
     float,
-    'Seconds between checkpoints, beside those by steps. 0: under agents by how'
-    ' often workers have failed and how long a save takes, otherwise none.',
+    'Seconds between checkpoints, in addition to those by steps. 0: none, or'
+    ' under agents chosen by the failure rate and the time to save.',
   ] = 0.0
   steps_per_call: Annotated[
     int,
-    'Steps that one call of the devices does, between saves and validations:'
-    ' faster where a step takes less than some milliseconds.',
+    'Number of steps that run as one program, between saves and validations.'
+    ' More are faster if a step takes only a few milliseconds.',
   ] = 1
   seed: Annotated[int, 'Seed of parameters, shuffles and samples.'] = 0
 
@@ -75,21 +75,21 @@ class ExamplesConfig(TrainingConfig):
   """Settings of jobs that train on examples, validate and stop early."""
 
   num_epochs: Annotated[float, 'Passes over the training examples.'] = 1.0
-  num_steps: Annotated[int, 'Optimizer steps; 0: those of num_epochs.'] = 0
-  batch_size: Annotated[int, 'Examples of a step, all devices together.'] = 256
+  num_steps: Annotated[int, 'Optimizer steps. 0: by num_epochs.'] = 0
+  batch_size: Annotated[int, 'Examples per step, over all devices.'] = 256
   compute_dtype: Annotated[
     Literal['float32', 'bfloat16'],
     'Dtype of activations and of the compute copy of the parameters.',
   ] = 'float32'
   evaluate_every: Annotated[
-    int, 'Steps between validations; 0: at the end only.'
+    int, 'Number of steps between validations. 0: only at the end.'
   ] = 0
   patience: Annotated[
     int,
-    'Stop after so many validations without a better one, and take the best;'
-    ' 0: train all steps and take the last.',
+    'Number of validations without improvement after which training stops and'
+    ' the best checkpoint is used. 0: train all steps and use the last.',
   ] = 0
-  best_metric: Annotated[str, 'What better means.']
+  best_metric: Annotated[str, 'Metric that selects the best checkpoint.']
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -128,12 +128,12 @@ class LayersConfig(ExamplesConfig):
 
   overlap: Annotated[
     Literal['auto', 'yes', 'no'],
-    'Whether layers of levels I and G are gathered one ahead, and the gradient'
-    ' of the layer before reduced, while a layer computes; auto: not on CPUs.',
+    'While a layer computes, gather the next layer of levels I and G and'
+    ' reduce the gradient of the previous one. auto: yes, except on CPUs.',
   ] = 'auto'
   early_sums: Annotated[
     bool,
-    "Layers' gradients leave for other groups one by one beside the last"
+    'Send the gradients of layers to other groups one by one during the last'
     ' micro-batch (codes IIG, NIG and GIG, with overlap and remat).',
   ] = False
 
@@ -154,23 +154,23 @@ class LanguageConfig(LayersConfig):
 
   model: Annotated[
     str,
-    'Language model: Hugging Face folder or GGUF file; or hf://org/name, of the'
+    'Language model: Hugging Face folder or GGUF file, or hf://org/name on the'
     ' Hugging Face Hub.',
     paths.MODEL_URL,
   ] = 'data/minilm'
   pretrained: Annotated[
-    str, 'org/name of the Hugging Face Hub, short for --model=hf://org/name.'
+    str, 'org/name on the Hugging Face Hub; short for --model=hf://org/name.'
   ] = ''
   tuning: Annotated[
-    Tuning, 'What of its trained layers: all, adapters, or nothing.'
+    Tuning, 'What to train of its unfrozen layers: all, adapters, or nothing.'
   ] = 'full'
-  lora_rank: Annotated[int, 'Width of the adapters.'] = 8
-  lora_alpha: Annotated[float, 'Their scale is alpha / rank.'] = 16.0
+  lora_rank: Annotated[int, 'Rank of the adapters.'] = 8
+  lora_alpha: Annotated[float, 'Adapters are scaled by alpha / rank.'] = 16.0
   lora_rank_stabilized: Annotated[
-    bool, 'Their scale is alpha / sqrt(rank) instead (rsLoRA).'
+    bool, 'Scale adapters by alpha / sqrt(rank) instead (rsLoRA).'
   ] = False
   lora_dora: Annotated[
-    bool, "DoRA: train the length of each matrix's columns too."
+    bool, 'Use DoRA, which also trains the norms of matrix columns.'
   ] = False
   lora_targets: Annotated[tuple[str, ...], 'Matrices with adapters.'] = (
     'query',
@@ -178,17 +178,17 @@ class LanguageConfig(LayersConfig):
   )
   adapter: Annotated[
     str,
-    'With tuning=lora: folder of adapters in the format of PEFT to begin with,'
-    ' or hf://org/name; in place of the settings above.',
+    'With tuning=lora: PEFT adapters to start from, a folder or hf://org/name,'
+    ' instead of the lora settings above. Empty: new adapters.',
     paths.MODEL_URL,
   ] = ''
   quantize: Annotated[
     Literal['none', 'int8', 'int4'],
-    'How matrices of frozen layers are held; see docs/pretrained.md.',
+    'Storage format of the matrices of frozen layers; see docs/pretrained.md.',
   ] = 'none'
   remat: Annotated[
     Literal['none', 'layer', 'dots'],
-    "What the layers' backward pass recomputes.",
+    'What the backward pass of the layers recomputes.',
   ] = 'none'
   check_memory: Annotated[
     bool, 'Compile the step before training to compare its memory.'

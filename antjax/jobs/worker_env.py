@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of the processes of a job; for whatever starts them."""
+"""Environment variables of the processes of a job, for their launcher."""
 
 from collections.abc import Mapping, Sequence
 import os

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Language models: one transformer, pretrained weights, and generation.
 
-The names below are imported when first used.
+The names below are imported on first use.
 """
 
 import importlib

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A layer of a transformer, and what it shares with the rest of the model.
 
-A model of your own is a `Block` of your own: see docs/pretrained.md.
+To change the model, subclass `Block`: see docs/pretrained.md.
 
 Sources: Zhang and Sennrich 2019 (https://arxiv.org/abs/1910.07467) for RMSNorm,
 Shazeer 2020 (https://arxiv.org/abs/2002.05202) for the gated MLP, Hu et al.
@@ -71,7 +71,7 @@ def lookup(table_VD: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 class ModelPart(nnx.Module):
-  """Parameters under flat names, and what a model does with one of them.
+  """Parameters under flat names, and the operations on them.
 
   Attributes:
     config: Configuration of the model.
@@ -84,7 +84,7 @@ class ModelPart(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    """Makes fresh fp32 parameters.
+    """Creates fp32 parameters.
 
     Matrices are normal with deviation 0.02, the two that write to the residual
     stream with 0.02 / sqrt(2 L) (Radford et al. 2019, GPT-2); biases are 0.
@@ -137,7 +137,7 @@ class ModelPart(nnx.Module):
     return self.matrix(name).astype(jnp.float32) + change
 
   def dense(self, name: str, x: jax.Array) -> jax.Array:
-    """The product x W, plus LoRA adapter and bias where there are such."""
+    """The product x W, plus LoRA adapter and bias if there are any."""
     y = x @ self.matrix(name)
     if hasattr(self, f'{name}_lora_a'):
       low = x @ getattr(self, f'{name}_lora_a')[...]
@@ -154,13 +154,13 @@ class ModelPart(nnx.Module):
 class Block(ModelPart):
   """One layer: attention and MLP. A subclass may override any of it.
 
-  Full passes, packed texts and generation all run a layer by calling it.
+  Full passes, packed texts and generation all call it to run a layer.
   """
 
   place: nnx.Variable[jax.Array]  # Number of the layer, where layers differ.
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
-    """Makes fresh fp32 parameters of one layer."""
+    """Creates fp32 parameters of one layer."""
     super().__init__(config, layer_shapes(config), rngs=rngs)
 
   def __call__(
@@ -211,7 +211,7 @@ class Block(ModelPart):
     return positions.rotate(q, angles), positions.rotate(k, angles), v
 
   def pick(self, values: Sequence[int]) -> jax.Array:
-    """This layer's of the values of all layers."""
+    """Selects the value of this layer from those of all layers."""
     return jnp.asarray(values)[self.place[...]]
 
   def attend(
@@ -253,7 +253,7 @@ class Block(ModelPart):
     return self.add('mlp', x_BTD, self.mlp(self.entry('mlp', x_BTD)))
 
   def entry(self, name: str, x_BTD: jax.Array) -> jax.Array:
-    """What goes into attention or MLP."""
+    """The input of attention or MLP."""
     is_normed = self.config.norm_place in ('pre', 'both')
     return self.norm(f'{name}_norm', x_BTD) if is_normed else x_BTD
 

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 class Config:
   """Shape of the model, and how it is computed. The defaults are Llama's."""
 
-  vocab_size: Annotated[int, "Number of tokens; 0 takes the tokenizer's."]
-  num_layers: Annotated[int, 'Blocks of attention and MLP.'] = 4
+  vocab_size: Annotated[int, 'Vocabulary size. 0: that of the tokenizer.']
+  num_layers: Annotated[int, 'Number of transformer layers.'] = 4
   embed_dim: Annotated[int, 'Width of the residual stream.'] = 256
-  num_heads: Annotated[int, 'Query heads.'] = 4
+  num_heads: Annotated[int, 'Number of query heads.'] = 4
   num_kv_heads: Annotated[
     int, 'Key/value heads; divides num_heads. Fewer make a smaller cache.'
   ] = 2
@@ -22,98 +22,99 @@ class Config:
     int | None, 'Width of a head. none: embed_dim / num_heads.'
   ] = None
   causal: Annotated[
-    bool, 'A token sees itself and those before it only; else it sees all.'
+    bool, 'Causal attention; otherwise every token attends to all tokens.'
   ] = True
   positions: Annotated[
     Literal['rope', 'learned', 'relative', 'none'],
-    'How a layer knows places: by rotated queries and keys, an embedding added'
-    " to the tokens', a bias of the scores by distance (T5), or not at all.",
+    'Position encoding: rotary (rope), a learned embedding added to the'
+    ' tokens, relative biases of the scores (T5), or none.',
   ] = 'rope'
   pattern: Annotated[
     str,
-    'A letter a layer, repeated to the last one: g sees all, w sees a window,'
-    ' n sees all without rotation.',
+    'One letter per layer, repeated to the last layer. g: global attention. w:'
+    ' a sliding window. n: global attention without rotation.',
   ] = 'g'
-  window: Annotated[int, 'Letter w sees tokens less far than this.'] = 0
+  window: Annotated[int, 'Window of letter w, in tokens.'] = 0
   rope_theta: Annotated[float, 'Base of the rotary wavelengths.'] = 10_000.0
   rope_local_theta: Annotated[
-    float, 'That of letter w, which is not scaled then; 0: as the others.'
+    float, 'Unscaled base of letter w. 0: the same as other layers.'
   ] = 0.0
   rope_scaling: Annotated[
-    str, 'JSON: rope_scaling of a config.json, and its max_position_embeddings.'
+    str, 'JSON of rope_scaling from config.json, with max_position_embeddings.'
   ] = ''
-  rope_fraction: Annotated[float, 'Part of a head that is rotated.'] = 1.0
-  max_positions: Annotated[int, 'Places with a learned embedding.'] = 0
+  rope_fraction: Annotated[float, 'Share of each head that is rotated.'] = 1.0
+  max_positions: Annotated[int, 'Number of learned positions.'] = 0
   position_offset: Annotated[
-    int, 'Rows of the learned positions before that of the first place.'
+    int, 'Number of rows before the first learned position.'
   ] = 0
-  relative_buckets: Annotated[int, 'Classes of distances, for relative.'] = 32
+  relative_buckets: Annotated[int, 'Distance buckets, for relative.'] = 32
   relative_max_distance: Annotated[
-    int, 'Distance from which on all are one class, for relative.'
+    int, 'For relative: distance from which all are in one bucket.'
   ] = 128
-  also_relative: Annotated[bool, 'relative beside learned (MPNet).'] = False
+  also_relative: Annotated[bool, 'Also use relative (MPNet).'] = False
   token_types: Annotated[
-    int, 'Types of tokens that have an embedding (BERT: 2); 0: none.'
+    int, 'Number of token types with an embedding (BERT: 2). 0: none.'
   ] = 0
-  norm: Annotated[
-    Literal['rms', 'layer'],
-    'Norms: by the root mean square, or by mean and deviation with a bias.',
-  ] = 'rms'
+  norm: Annotated[Literal['rms', 'layer'], 'RMSNorm, or LayerNorm.'] = 'rms'
   norm_place: Annotated[
     Literal['pre', 'post', 'both', 'branch'],
-    'Norms before attention and MLP, after each sum, before and after attention'
-    ' and MLP, or after them only. All but post have one at the end.',
+    'Norms before attention and MLP, after each residual sum, before and after'
+    ' attention and MLP, or only after them. All but post have a final norm.',
   ] = 'pre'
-  norm_bias: Annotated[bool, 'Norms by mean and deviation have a bias.'] = True
+  norm_bias: Annotated[bool, 'LayerNorms have a bias.'] = True
   norm_plus_one: Annotated[bool, 'Norms multiply by 1 + weight.'] = False
-  first_norm: Annotated[bool, 'A norm before the first attention.'] = True
+  first_norm: Annotated[bool, 'Apply a norm before the first attention.'] = True
   qk_norm: Annotated[
     Literal['none', 'head', 'width'],
-    'Norms of queries and keys: of each head, or of all heads together.',
+    'Norms of queries and keys: per head, or over all heads together.',
   ] = 'none'
   norm_eps: Annotated[float, 'Added to the mean square in a norm.'] = 1e-5
-  embed_norm: Annotated[bool, 'A norm of the embeddings too.'] = False
-  embed_scale: Annotated[float, 'Factor of the embeddings.'] = 1.0
-  residual_scale: Annotated[float, 'Factor of what a layer adds.'] = 1.0
+  embed_norm: Annotated[bool, 'Apply a norm to the embeddings.'] = False
+  embed_scale: Annotated[float, 'Scale of the embeddings.'] = 1.0
+  residual_scale: Annotated[float, "Scale of a layer's output."] = 1.0
   attention_scale: Annotated[
-    float | None, 'Factor of scores. none: 1 / root of the width of a head.'
+    float | None, 'Scale of the attention scores. none: 1 / sqrt(head width).'
   ] = None
-  score_cap: Annotated[float, 'Scores s are cap * tanh(s / cap); 0: s.'] = 0.0
-  logit_cap: Annotated[float, 'The same of logits.'] = 0.0
-  logit_divisor: Annotated[float, 'Divides logits.'] = 1.0
-  qkv_bias: Annotated[bool, 'Biases of queries, keys and values.'] = False
-  out_bias: Annotated[bool, "A bias of attention's output."] = False
-  mlp_bias: Annotated[bool, 'Biases in the MLP.'] = False
+  score_cap: Annotated[float, 'Scores s become cap * tanh(s / cap). 0: s.'] = (
+    0.0
+  )
+  logit_cap: Annotated[float, 'The same for logits. 0: no cap.'] = 0.0
+  logit_divisor: Annotated[float, 'Divisor of the logits.'] = 1.0
+  qkv_bias: Annotated[bool, 'Queries, keys and values have biases.'] = False
+  out_bias: Annotated[bool, 'Bias of the attention output.'] = False
+  mlp_bias: Annotated[bool, 'The MLP has biases.'] = False
   gated_mlp: Annotated[
-    bool, 'Multiply what is activated by a second product.'
+    bool, 'Multiply the activations of the MLP by a second projection (GLU).'
   ] = True
   activation: Annotated[
-    Literal['silu', 'gelu', 'gelu_tanh', 'relu'], "The MLP's."
+    Literal['silu', 'gelu', 'gelu_tanh', 'relu'], 'Activation of the MLP.'
   ] = 'silu'
   num_experts: Annotated[
-    int, 'MLPs of width mlp_dim beside each other; 0: one for all tokens.'
+    int, 'Number of expert MLPs of width mlp_dim. 0: a single MLP.'
   ] = 0
-  experts_per_token: Annotated[int, 'Experts that a token goes through.'] = 1
-  normalize_experts: Annotated[bool, "A token's weights sum up to 1."] = True
-  tie_embeddings: Annotated[bool, 'Use the embedding as output layer too.'] = (
+  experts_per_token: Annotated[int, 'Number of experts per token.'] = 1
+  normalize_experts: Annotated[bool, 'Expert weights of a token sum to 1.'] = (
     True
   )
+  tie_embeddings: Annotated[
+    bool, 'Share the embedding with the output layer.'
+  ] = True
   lora_scale: Annotated[
-    float, 'Factor of LoRA adapters, where the layers have them: alpha / rank.'
+    float, 'Scale of LoRA adapters, if the layers have them: alpha / rank.'
   ] = 1.0
   remat: Annotated[
     Literal['none', 'layer', 'dots'],
-    'What the backward pass recomputes: nothing, each layer, or each layer but'
-    ' for its matrix products.',
+    'What the backward pass recomputes: nothing, each layer, or each layer'
+    ' except its matrix products (dots).',
   ] = 'layer'
   layers_per_step: Annotated[
     int,
-    'Layers in a turn of the loop; divides num_layers. With 2 a split layer can'
-    ' be gathered beside the computation of the other; both are then whole.',
+    'Layers per iteration of the layer loop; divides num_layers. With 2, one'
+    ' layer is gathered while another computes, and both are in memory.',
   ] = 1
   attention: Annotated[
     Literal['auto', 'plain', 'blocked', 'cudnn', 'splash'],
-    'How attention is computed; see antjax/lm/attention.py.',
+    'Attention implementation; see antjax/lm/attention.py.',
   ] = 'auto'
 
   def __post_init__(self) -> None:

@@ -24,12 +24,11 @@ class Sampling:
   """How the next token is drawn."""
 
   temperature: Annotated[
-    float, 'Divides the logits; 0 takes the likeliest token.'
+    float, 'Divisor of the logits. 0: always the most likely token.'
   ] = 0.8
-  top_k: Annotated[int, 'Draw from the k likeliest tokens; 0: from all.'] = 0
+  top_k: Annotated[int, 'Sample from the k likeliest tokens. 0: all.'] = 0
   top_p: Annotated[
-    float,
-    'Draw from the fewest tokens that have this probability together.',
+    float, 'Sample from the fewest tokens with this total probability.'
   ] = 0.95
 
   def __post_init__(self) -> None:

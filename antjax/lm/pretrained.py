@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrained weights: Hugging Face folders and GGUF files, in and out."""
+"""Pretrained weights: reads and writes Hugging Face folders, reads GGUF."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
@@ -49,26 +49,26 @@ def load_pretrained(
   dtype: jax.typing.DTypeLike | None = jnp.float32,
   shardings: PyTree | Sharding | None = None,
 ) -> tuple[Config, PyTree]:
-  """Reads a model piece by piece, straight to its devices.
+  """Reads a model shard by shard, directly to its devices.
 
-  The host holds one device's piece of one leaf at once (of all layers, which
+  The host holds one device's shard of one leaf at a time (of all layers, which
   are stacked), and reads nothing of what other hosts hold.
 
   Args:
-    path: A folder with config.json and model.safetensors (or its index), or a
-      .gguf file, or a folder with one; or hf://org/name, see `hub`. Families:
-      those of `family_tables`; as GGUF Llama and Qwen2.
-    dtype: Dtype of the parameters; None: as stored (quantized ones as fp32).
-    shardings: One for all leaves, or a tree like the parameters'; None: the
-      default device.
+    path: Folder with config.json and model.safetensors (or its index), a .gguf
+      file or a folder with one, or hf://org/name, see `hub`. Families are those
+      of `family_tables`; in GGUF, Llama and Qwen2.
+    dtype: Dtype of the parameters. None: as stored (quantized ones as fp32).
+    shardings: One sharding for all leaves, or a tree of the same structure as
+      the parameters. None: the default device.
 
   Returns:
     (config, params), for `Transformer.of`.
 
   Raises:
-    FileNotFoundError: A file is not there.
-    ValueError: A family or setting that is not supported, a damaged file,
-      tensors that are missing, left over or of a wrong shape.
+    FileNotFoundError: A file does not exist.
+    ValueError: The family or a setting is not supported, a file is damaged, or
+      tensors are missing, left over or of a wrong shape.
   """
   path = hub.local(path)
   file, fields, source = _open(path)
@@ -104,16 +104,17 @@ def load(
   shardings: PyTree | Sharding | None = None,
   block: Callable[..., Block] = Block,
 ) -> Transformer:
-  """The model at a path; see `load_pretrained`.
+  """Loads the model at a path; see `load_pretrained`.
 
   Args:
     path: Folder, file, or hf://org/name.
-    dtype: Dtype of the parameters; None: as stored.
-    shardings: One for all leaves, or a tree like the parameters'.
+    dtype: Dtype of the parameters. None: as stored.
+    shardings: One sharding for all leaves, or a tree of the same structure as
+      the parameters.
     block: (config, rngs=...) -> one layer, with the parameters of a `Block`.
 
   Raises:
-    ValueError: The block has others; or as for `load_pretrained`.
+    ValueError: The block has other parameters; or as for `load_pretrained`.
   """
   config, params = load_pretrained(path, dtype=dtype, shardings=shardings)
   if transformer.shapes(config, block) != transformer.shapes(config):
@@ -126,23 +127,23 @@ def load(
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
-  """The config of the model at a path; reads no weights.
+  """Reads the config of the model at a path, without weights.
 
   Raises:
     FileNotFoundError: It is not there.
-    ValueError: It is damaged, or of a kind that is not supported.
+    ValueError: It is damaged, or not supported.
   """
   file, fields, _ = _open(hub.local(path))
   return config_json.read_config(fields, file)
 
 
 def check_there(path: str | os.PathLike[str]) -> None:
-  """Looks for a model, fetches it if it is on the Hub; reads no weights.
+  """Checks that a model exists, and downloads it from the Hub if needed.
 
   Raises:
     FileNotFoundError: It is not there.
     ValueError: It is damaged.
-    RuntimeError: It cannot be fetched.
+    RuntimeError: It cannot be downloaded.
   """
   _open(hub.local(path))
 
@@ -156,19 +157,19 @@ def save_pretrained(
 ) -> None:
   """Writes a model as a Hugging Face folder, which `transformers` reads.
 
-  `load_pretrained(path, dtype=None)` gives the same bits back. The tokenizer is
-  not written. The host holds one file's tensors at once.
+  `load_pretrained(path, dtype=None)` returns the same bits. The tokenizer is
+  not written. The host holds the tensors of one file at a time.
 
   Args:
-    path: Folder to make; it must not hold a model.
+    path: Folder to create; must not contain a model.
     config: Configuration of the model.
-    params: Parameters, each whole or in pieces on this host's devices.
-    max_file_bytes: Files are no longer than this, unless one tensor is.
+    params: Parameters, each whole or sharded over this host's devices.
+    max_file_bytes: Maximum size of a file, unless a single tensor is larger.
 
   Raises:
-    FileExistsError: The folder holds a model.
-    ValueError: The model is of no family that Hugging Face knows, or params are
-      not those of the config (LoRA's adapters must be merged first).
+    FileExistsError: The folder contains a model.
+    ValueError: No family of Hugging Face matches the model, or the parameters
+      do not match the config (LoRA adapters must be merged first).
   """
   folder = paths.local(path, 'save_pretrained: path')
   if (folder / CONFIG_NAME).exists():

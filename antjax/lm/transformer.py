@@ -1,12 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One transformer for the families of families.toml.
+"""One transformer for all families of families.toml.
 
 Its 'layers' are one `Block` whose leaves are stacked, [L, ...], so that one
-compiled layer runs in a loop and a sharded layer is gathered when it is needed.
-The dtype of the parameters is the dtype of the computation; norms, softmax and
-loss are in fp32 whatever it is. Source: Vaswani et al. 2017
-(https://arxiv.org/abs/1706.03762); `Config` says what families change.
+compiled layer runs in a loop and a sharded layer is gathered when needed. The
+computation uses the dtype of the parameters, except that norms, softmax and
+loss are always in fp32. Source: Vaswani et al. 2017
+(https://arxiv.org/abs/1706.03762); `Config` has the settings by which families
+differ.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,15 +33,15 @@ PyTree = Any
 
 
 class Transformer(blocks.ModelPart):
-  """The model.
+  """The transformer model.
 
   The tree of its parameters (`layers.functional.params_of`) is that of
   checkpoints: 'embed', 'layers.query' and so on.
 
   Attributes:
     config: Configuration of the model.
-    layers: A Block whose leaves are [L, ...]. Parts of a model may lack it.
-    first: Number of the first of these layers.
+    layers: Block whose leaves are [L, ...]. Parts of a model may lack it.
+    first: Index of the first of these layers in the whole model.
   """
 
   # Those of the parameters that the config asks for.
@@ -55,7 +56,7 @@ class Transformer(blocks.ModelPart):
   def __init__(
     self, config: Config, *, rngs: nnx.Rngs, block: Callable[..., Block] = Block
   ):
-    """Makes fresh fp32 parameters; works in `jit`.
+    """Creates fp32 parameters; works in `jit`.
 
     Args:
       config: Configuration; it needs vocab_size > 0.
@@ -81,10 +82,10 @@ class Transformer(blocks.ModelPart):
     *,
     block: Callable[..., Block] = Block,
   ) -> 'Transformer':
-    """The model that has these parameters.
+    """Creates the model that has these parameters.
 
-    They may lack some of a whole model's, and have LoRA's besides; then what
-    needs those that lack cannot be called.
+    Some parameters may be missing, and there may be LoRA adapters. Methods that
+    need a missing parameter cannot be called.
     """
     model = nnx.merge(*_abstract(config, block))
     _hold(model, params)
@@ -96,7 +97,7 @@ class Transformer(blocks.ModelPart):
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
   ) -> jax.Array:
-    """Scores of every next token, fp32 [B, T, V]; the arguments are `hidden`'s.
+    """Scores of every next token, fp32 [B, T, V]; arguments as for `hidden`.
 
     Raises:
       ValueError: The model is an encoder, or as for `hidden`.
@@ -115,17 +116,17 @@ class Transformer(blocks.ModelPart):
 
     Args:
       tokens: int32 [B, T].
-      segment_ids: [B, T], the document of each token; a mask, 0 where there is
-        padding, will do. None: one document a sequence. What comes out for
-        padding means nothing.
-      positions: int32 [B, T], the place of each token in its document, or None
-        to count from each document's first token.
-      token_types: int32 [B, T], for models that have them; None: all 0.
+      segment_ids: [B, T], the document of each token, or a mask that is 0 for
+        padding. None: one document per sequence. Outputs for padding are
+        meaningless.
+      positions: int32 [B, T], the position of each token in its document. None:
+        counted from the first token of each document.
+      token_types: int32 [B, T], for models with token types. None: all 0.
       at: Option of `run_layers`.
 
     Raises:
-      ValueError: More tokens than learned positions, or types where the model
-        has none.
+      ValueError: There are more tokens than learned positions, or token types
+        for a model without them.
     """
     if segment_ids is not None:
       segment_ids = segment_ids.astype(jnp.int32)
@@ -299,11 +300,12 @@ class Transformer(blocks.ModelPart):
     """Cross-entropy of the next token, for Trainer's loss_fn.
 
     Args:
-      batch: 'tokens' int32 [B, T], and as wanted 'segment_ids' and 'positions'
-        (see `hidden`) and 'loss_mask' [B, T], 0 where a token is no target.
-      max_logits: Largest number of logits held at once; where there are more,
-        the loss goes by chunks of tokens and the backward pass computes their
-        logits again.
+      batch: 'tokens' int32 [B, T], and optionally 'segment_ids' and 'positions'
+        (see `hidden`) and 'loss_mask' [B, T], 0 for tokens that are not
+        targets.
+      max_logits: Maximum number of logits in memory. If there are more, the
+        loss is computed in chunks of tokens, and the backward pass recomputes
+        their logits.
 
     Returns:
       (losses [B], weights [B]) in fp32: the mean over the target tokens of each

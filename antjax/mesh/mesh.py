@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The two-axis device mesh: groups of devices joined by fast links."""
+"""The two-axis device mesh: groups of devices connected by fast links."""
 
 from collections.abc import Sequence
 
@@ -29,16 +29,17 @@ def make_mesh(
 ) -> Mesh:
   """Arranges devices as `inter` groups of `intra` devices each.
 
-  GPUs and CPUs are grouped in the order of their processes, so that a group is
-  a host, a part of one, or several whole ones. TPUs are laid out by
-  `mesh_utils`, a group inside a slice, so that `inter` crosses slices: whole
-  physical axes where a group fills them, else a box of neighboring chips.
+  GPUs and CPUs are grouped in the order of their processes, so a group is a
+  host, part of a host, or several whole hosts. TPUs are arranged by
+  `mesh_utils` with each group inside a slice, so that `inter` crosses slices. A
+  TPU group consists of whole physical axes if it fills them, else of a box of
+  neighboring chips.
 
   Args:
-    intra: Devices in a group; the axis of the fast links. None: the devices of
-      a process.
-    inter: Number of groups; -1 takes as many as the devices give.
-    devices: The devices to use; all of the job's by default.
+    intra: Number of devices in a group, the axis of the fast links. None: the
+      devices of a process.
+    inter: Number of groups. -1: as many as the devices form.
+    devices: Devices to use. The default is all devices of the job.
 
   Raises:
     ValueError: The devices do not form such groups.
@@ -134,7 +135,7 @@ def group_size(mesh: Mesh) -> int:
 
 
 def positions(mesh: Mesh) -> np.ndarray:
-  """Devices [inter, intra, ...]: those of one position hold the same rows."""
+  """Devices [inter, intra, ...]; those of one position hold the same rows."""
   order = [mesh.axis_names.index(axis) for axis in BATCH_AXES]
   by_axis = np.moveaxis(mesh.devices, order, (0, 1))
   return by_axis.reshape(*by_axis.shape[:2], -1)
@@ -146,13 +147,13 @@ def num_positions(mesh: Mesh) -> int:
 
 
 def local_positions(mesh: Mesh) -> list[int]:
-  """Numbers of the parts of a batch that this process gives."""
+  """Indices of the parts of a batch that this process supplies."""
   first, me = positions(mesh)[..., 0].ravel(), jax.process_index()
   return [i for i, device in enumerate(first) if device.process_index == me]
 
 
 def other_axes(mesh: Mesh) -> tuple[str, ...]:
-  """Axes beside `inter` and `intra`; the compiler decides what they split."""
+  """Axes other than `inter` and `intra`, which the compiler shards over."""
   return tuple(a for a in mesh.axis_names if a not in BATCH_AXES)
 
 
@@ -170,12 +171,12 @@ def own_mesh(mesh: Mesh, inter: str, intra: str, where: str) -> Mesh:
 
   Args:
     mesh: The user's mesh: these two axes and any others, in any order.
-    inter: Its axis between groups, of the slow links.
-    intra: Its axis inside a group, of the fast links.
-    where: Who was given it, for errors.
+    inter: Name of the axis between groups, with slow links.
+    intra: Name of the axis inside a group, with fast links.
+    where: Name of the caller, for errors.
 
   Raises:
-    ValueError: There are no such two axes, an axis is explicit, or an index
+    ValueError: The mesh lacks these axes, an axis is explicit, or a position
       along both has devices of several processes.
   """
   names = tuple(mesh.axis_names)
@@ -212,7 +213,7 @@ def on_own_mesh(x: jax.Array, mesh: Mesh) -> jax.Array:
   """An array on a user's mesh, on what `own_mesh` made of it.
 
   Raises:
-    ValueError: It is split over other axes than `inter` and `intra`.
+    ValueError: It is sharded over axes other than `inter` and `intra`.
   """
   there = x.sharding
   if not isinstance(there, NamedSharding) or there.mesh == mesh:

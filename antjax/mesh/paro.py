@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""PaRO levels and codes: how redundantly each part of the state is kept.
+"""PaRO levels and codes: how each part of the state is sharded.
 
 Source: "Rethinking Memory and Communication Costs for Efficient Data Parallel
 Training of Large Language Models" (arXiv 2310.06003), section 3.1.
@@ -12,18 +12,18 @@ import itertools
 
 
 class Level(enum.IntEnum):
-  """How far an array is split; a higher level is finer."""
+  """How finely an array is sharded; a higher level is finer."""
 
   NONE = 0  # A full copy on every device.
-  INTRA = 1  # Split inside a group; every group holds one full copy.
-  GLOBAL = 2  # Split over all devices.
+  INTRA = 1  # Sharded inside a group; every group holds one full copy.
+  GLOBAL = 2  # Sharded over all devices.
 
   @property
   def letter(self) -> str:
     return 'NIG'[self]
 
   def num_pieces(self, num_groups: int, group_size: int) -> int:
-    """Number of distinct pieces an array is split into."""
+    """Number of distinct shards of an array."""
     return (1, group_size, num_groups * group_size)[self]
 
 
@@ -31,10 +31,10 @@ class Level(enum.IntEnum):
 class PaRO:
   """Levels of the parameters, the gradients and the optimizer state.
 
-  The optimizer state must be split at least as finely as both others: a
-  coarser one costs memory and saves no communication. That leaves 14 of the 27
-  combinations; the best known are NNN (data parallel), NNG, NGG and GGG (ZeRO
-  1, 2, 3) and III (MiCS, hybrid FSDP).
+  The optimizer state must be sharded at least as finely as the other two: a
+  coarser level costs memory and saves no communication. That leaves 14 of the
+  27 combinations. The best known are NNN (data parallel), NNG, NGG and GGG
+  (ZeRO 1, 2, 3) and III (MiCS, hybrid FSDP).
   """
 
   params: Level
@@ -73,25 +73,25 @@ class PaRO:
 
   @property
   def sums_cross_early(self) -> bool:
-    """Whether a layer's sums may leave for other groups as soon as made.
+    """Whether a layer's sums may be sent to other groups immediately.
 
-    They do where a group holds its sum in pieces and the optimizer's are finer:
-    all that a device sends then is a reduce-scatter of the layer's.
+    They may if a group shards its sum and the optimizer shards it more finely:
+    a device then sends only a reduce-scatter of the layer's sums.
     """
     return self.grads is Level.INTRA and self.opt_state is Level.GLOBAL
 
   @property
   def is_elastic(self) -> bool:
-    """Whether groups may do different numbers of micro-batches in a step.
+    """Whether groups may run different numbers of micro-batches in a step.
 
-    True when nothing inside the micro-batch loop crosses groups, that is when
-    neither parameters nor gradients are split globally.
+    True if nothing inside the micro-batch loop crosses groups, that is, if
+    neither parameters nor gradients are sharded globally.
     """
     return max(self.params, self.grads) < Level.GLOBAL
 
   @property
   def global_moves(self) -> tuple[str, ...]:
-    """What moves over both mesh axes at once, as `Collectives` moves it.
+    """What moves over both mesh axes at once, by `Collectives`.
 
     The rest moves along one axis at a time, by XLA's own collectives.
     """
@@ -112,7 +112,7 @@ def _valid_codes() -> tuple[str, ...]:
 
 
 class NotElasticError(ValueError):
-  """The code does not let groups do unequal numbers of micro-batches."""
+  """The code does not allow unequal numbers of micro-batches per group."""
 
 
 VALID_CODES: tuple[str, ...] = _valid_codes()

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Meta-learning algorithms by name: presets of what the parts can do."""
+"""Meta-learning algorithms by name, as presets of settings."""
 
 from collections.abc import Callable, Mapping
 import dataclasses

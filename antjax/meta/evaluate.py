@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a meta-learner on cold-start tasks, beside plain baselines.
+"""Scores of a meta-learner and plain baselines on cold-start tasks.
 
 Protocol of MeLU (Lee et al. 2019): the last rows of a user are the query, the
 others the support. The four scenarios differ in what training has seen: 'warm'

@@ -27,9 +27,9 @@ class InnerLoop:
   """How a task adapts.
 
   Attributes:
-    num_steps: Gradient steps on the support rows; 0 adapts nothing.
-    learning_rate: Rate of an inner step; the initial one if rates are learned.
-    order: 2 differentiates through the inner steps, 1 takes their gradients for
+    num_steps: Number of gradient steps on the support rows. 0: no adaptation.
+    learning_rate: Inner learning rate; the initial value if rates are learned.
+    order: 2 differentiates through the inner steps, 1 treats their gradients as
       constants (FOMAML).
     adapt: Leaves that adapt. 'all' (MAML: every parameter and the embedding
       rows of the task), 'mlp' (every parameter, no rows), 'decision' (MeLU:
@@ -38,18 +38,18 @@ class InnerLoop:
       `lambda name: name.endswith('bias')`; rows are named 'rows/<feature>'.
     learn_rates: Whether inner rates are learned with the outer loop (Meta-SGD);
       see `init_rates`.
-    rates: What has a learned rate of its own: each 'leaf', each leaf at each
-      'step' (MAML++), or each 'element' of a leaf (Meta-SGD as published; the
-      rows of a feature share one). Kernels with a rate an element adapt as
-      copies: their change has no low rank.
+    rates: Granularity of learned rates: one per 'leaf', per leaf and 'step'
+      (MAML++), or per 'element' of a leaf (Meta-SGD as published; the rows of a
+      feature share one). Kernels with one rate per element adapt as copies,
+      because their change does not have low rank.
     step_weights: Weights of the query loss after each of the `num_steps` steps
-      (MAML++); () counts the last one only.
-    derivative: How order 2 differentiates an inner gradient: 'reverse' over
-      reverse, or 'mixed', forward over reverse, which uses the plain form (see
-      `maml.mixed_mode_grad`).
+      (MAML++). (): only the last one.
+    derivative: Mode in which order 2 differentiates an inner gradient:
+      'reverse' over reverse, or 'mixed', forward over reverse, which uses the
+      plain form (see `maml.mixed_mode_grad`).
     remat: Whether the backward pass recomputes each inner step, so that memory
       no longer grows with the width of the model times `num_steps`.
-    map_size: Number of tasks that adapt at once; 0 takes all of them.
+    map_size: Number of tasks that adapt at once. 0: all tasks.
   """
 
   num_steps: int = 1

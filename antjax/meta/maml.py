@@ -4,13 +4,14 @@
 
 Sources: Finn et al. 2017 (MAML), Raghu et al. 2020 (ANIL), Lee et al. 2019
 (MeLU), Li et al. 2017 (Meta-SGD, the learned rates), Antoniou et al. 2019
-(MAML++: a rate a step, weighted losses of all steps, order annealing), Nichol
-et al. 2018 (Reptile). The row buffer that support and query share is described
-in docs/design/gmeta.md.
+(MAML++: one rate per step, weighted losses of all steps, order annealing),
+Nichol et al. 2018 (Reptile). docs/design/gmeta.md describes the row buffer that
+support and query share.
 
-Two forms compute the same numbers: `Copies`, the plain one, takes any loss over
-any pytree; `Pairs`, the low-rank one (`antjax.layers.fast_weights`), takes Flax
-NNX modules and is faster. The tests hold the second one to the first.
+Two implementations compute the same values: `Copies`, the plain one, accepts
+any loss over any pytree. `Pairs`, the low-rank one
+(`antjax.layers.fast_weights`), accepts Flax NNX modules and is faster. Tests
+compare the second with the first.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,15 +36,16 @@ MAX_UNROLLED = inner_loop.MAX_UNROLLED
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-  """What a task adapts, and by what.
+  """What a task adapts, and how.
 
   Attributes:
     loss_fn: (model, rows, support) -> scalar.
-    params: Parameters of the model before any step.
-    support: Data of the task that `loss_fn` takes.
-    inner: The loop.
-    rows: Feature -> embedding rows of the task. Those that `inner` names adapt;
-      a row that the support does not use has a zero gradient and stays.
+    params: Parameters of the model before the first step.
+    support: Support data of the task, passed to `loss_fn`.
+    inner: Settings of the inner loop.
+    rows: Feature -> embedding rows of the task. Those that `inner` selects
+      adapt. A row that the support does not use has a zero gradient and does
+      not change.
     merge_fn: params -> a fresh `nnx.Module`, e.g. `partial(nnx.merge,
       graphdef)`, for the low-rank form. None: the plain form, in which
       `loss_fn` takes the parameters themselves as its model.
@@ -92,7 +94,7 @@ class Problem:
 def adapt_task(problem: Problem) -> State:
   """Adapts a model, and the embedding rows of the task, to one task.
 
-  May be called inside `vmap`, `grad`, `jit` and `shard_map`; what it returns is
+  It may be called inside `vmap`, `grad`, `jit` and `shard_map`. The result is
   differentiable with respect to parameters, rows and learned rates.
 
   Returns:
@@ -100,7 +102,7 @@ def adapt_task(problem: Problem) -> State:
     without a `merge_fn`. Use a module in the same trace only.
 
   Raises:
-    ValueError: If no leaf adapts, or `merge_fn` does not return a module.
+    ValueError: No leaf adapts, or `merge_fn` does not return a module.
   """
   if not problem.inner.num_steps:
     return problem.merge(problem.params), dict(problem.rows)
@@ -120,14 +122,14 @@ def adapt_by_step(problem: Problem) -> list[State]:
 
 
 def reptile_pull(problem: Problem) -> tuple[jax.Array, State]:
-  """Reptile's outer gradient, as the gradient of a number.
+  """Reptile's outer gradient, as the gradient of a scalar.
 
   The loop has at least one step; its order does not matter.
 
   Returns:
-    (pull [], (model, rows) after the steps). The gradient of `pull` in the
-    parameters and rows is what they were minus what they are; that of a leaf
-    that does not adapt is zero.
+    (pull [], (model, rows) after the steps). The gradient of `pull` with
+      respect to parameters and rows is their value before minus after the
+      steps, and zero for leaves that do not adapt.
   """
   inner = dataclasses.replace(problem.inner, order=1)
   form, fast = dataclasses.replace(problem, inner=inner).start()
@@ -150,7 +152,7 @@ def _all_steps(form: 'Copies | Pairs', fast: Any, inner: InnerLoop) -> Any:
 
 
 class Copies:
-  """Every leaf that adapts is a copy of the task: the plain form."""
+  """The plain form: each task has copies of all leaves that adapt."""
 
   def __init__(self, problem: Problem):
     self._problem = problem

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From a batch of episodes to losses and predictions, one a task.
+"""Losses and predictions of a batch of episodes, one per task.
 
-The functions made here are what `antjax.Trainer` takes: pure, local to a
-device, without any communication (the rows come in, their gradients go out).
+The functions made here are those that `antjax.Trainer` needs: pure, local to a
+device, without communication (rows are inputs, and their gradients outputs).
 All are (params, rows, batch, rng) -> ..., without `rows` if the model has no
-tables. With `learn_rates` the parameters are those of `maml.init_rates`. The
-layout of a batch is in `antjax.meta.episodes`.
+tables. With `learn_rates` the parameters are those of `maml.init_rates`.
+`antjax.meta.episodes` describes the layout of a batch.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,12 @@ LossFn = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 def meta_loss_fn(model: TaskModel, inner: maml.InnerLoop) -> LossFn:
-  """Makes the outer loss: what the query rows cost after the inner steps.
+  """Makes the outer loss: that of the query rows after the inner steps.
 
   Returns:
-    A function to (losses [T], weights [T]). A task's loss is the mean over its
-    query rows; its weight is the batch's, or 0 if it has no query row.
+    A function that returns (losses [T], weights [T]). The loss of a task is the
+      mean over its query rows. Its weight is that in the batch, or 0 without
+      query rows.
   """
 
   def task(params, log_rates, data):
@@ -52,17 +53,16 @@ def meta_loss_fn(model: TaskModel, inner: maml.InnerLoop) -> LossFn:
 def reptile_loss_fn(model: TaskModel, inner: maml.InnerLoop) -> LossFn:
   """Makes the outer loss of Reptile (Nichol et al. 2018).
 
-  A task adapts on its support and query rows together, and its outer gradient
-  is what the parameters and rows were minus what they are after the steps. That
-  of a leaf that does not adapt is zero: use `adapt='all'` where the rows are to
-  learn.
+  A task adapts to its support and query rows together. Its outer gradient is
+  the parameters and rows before the steps minus those after, and zero for
+  leaves that do not adapt: use `adapt='all'` to train the rows.
 
   Returns:
-    As `meta_loss_fn`. The value of a task's loss is the mean over its rows
-    after the steps; its gradient is Reptile's.
+    A function as of `meta_loss_fn`. The loss of a task is the mean over its
+      rows after the steps, but its gradient is Reptile's.
 
   Raises:
-    ValueError: The loop has no step, or learns its rates.
+    ValueError: The inner loop has no steps, or learns its rates.
   """
   if not inner.num_steps or inner.learn_rates:
     raise ValueError(
@@ -84,11 +84,11 @@ def reptile_loss_fn(model: TaskModel, inner: maml.InnerLoop) -> LossFn:
 
 
 def joint_loss_fn(model: TaskModel) -> LossFn:
-  """Makes the loss of joint training: all rows alike, nothing adapts.
+  """Makes the loss of joint training: on all rows, without adaptation.
 
   Returns:
-    As `meta_loss_fn`; a task's weight is its number of support and query rows,
-    so that every row of the batch counts the same.
+    A function as of `meta_loss_fn`. The weight of a task is its number of
+      support and query rows, so every row of the batch has the same weight.
   """
   still = maml.InnerLoop(num_steps=0)
 
@@ -110,12 +110,12 @@ def joint_loss_fn(model: TaskModel) -> LossFn:
 def predict_fn(
   model: TaskModel, inner: maml.InnerLoop
 ) -> Callable[..., dict[str, jax.Array]]:
-  """Makes what predicts the query rows after the inner steps.
+  """Makes the function that predicts the query rows after the inner steps.
 
   Returns:
-    A function to {'prediction', 'label', 'weight', 'group', and what else
-    `output_fn` gives}, each [query rows of the batch]. The group is the task;
-    padded rows have weight 0.
+    A function that returns {'prediction', 'label', 'weight', 'group', and other
+      outputs of `output_fn`}, each [query rows of the batch]. The group is the
+      task. Padded rows have weight 0.
   """
 
   def task(params, log_rates, data):

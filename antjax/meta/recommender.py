@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A meta-learned model whole, for data sets whose description names features.
+"""A complete meta-learned model for data sets with described features.
 
 It puts the parts of `antjax.meta`, `antjax.embedding` and `antjax.train`
 together; see docs/data.md.
@@ -38,55 +38,54 @@ class ModelConfig(load.NetworkConfig):
 
   kind: Annotated[
     str,
-    'dlrm: pairwise dot products and a top MLP; melu: decision layers on the'
-    ' concatenated vectors; cbml: these, gated by soft clusters of tasks; any'
-    f' other click network: {", ".join(load.CLICK)}; or one of your own, as'
-    ' package.module:Class.',
+    'Network. dlrm: pairwise dot products and a top MLP. melu: decision layers'
+    ' on the concatenated vectors. cbml: decision layers gated by soft'
+    f' clusters of tasks. Other click networks: {", ".join(load.CLICK)}. Your'
+    ' own: package.module:Class.',
   ] = 'dlrm'
   features: Annotated[
-    tuple[str, ...], 'Features to use; none named: all of the data set.'
+    tuple[str, ...], 'Features to use. Empty: all features of the data set.'
   ] = ()
   embedding_dim: Annotated[int, 'Width of an embedding.'] = 16
   embedding_dims: Annotated[
     tuple[str, ...],
-    'Other widths, e.g. gender=4,age=4; they are mapped to embedding_dim.',
+    'Other widths, e.g. gender=4,age=4; projected to embedding_dim.',
   ] = ()
   pooling: Annotated[
     tuple[str, ...],
-    'How the values of a multi-hot feature are pooled where it is not their'
-    ' mean, e.g. genres=sum.',
+    'Pooling of multi-hot features, e.g. genres=sum. The default is the mean.',
   ] = ()
   table_level: Annotated[
     Literal['auto', 'plan', 'none', 'intra', 'global'],
-    'Where rows live: a copy on every device (none), rows over the devices of a'
-    ' group (intra) or of the job (global). auto decides by size; plan weighs'
-    ' the distinct rows of a few batches against the speeds of the links.',
+    'Sharding of the tables: a copy on every device (none), or rows sharded'
+    ' over a group (intra) or all devices (global). auto decides by size. plan'
+    ' compares the distinct rows of a few batches with the link speeds.',
   ] = 'auto'
   table_payload: Annotated[
     Literal['float32', 'bfloat16'],
-    'What rows and their gradients are rounded to while they travel between'
-    ' devices.',
+    'Dtype in which rows and their gradients are sent between devices.',
   ] = 'float32'
   table_optimizer: Annotated[
-    Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
+    Literal['adam', 'rowwise_adagrad'],
+    'Optimizer of the touched embedding rows.',
   ] = 'adam'
   table_learning_rate: Annotated[
-    float, 'Peak rate of the touched rows; follows the dense schedule.'
+    float, 'Peak rate of the embedding rows; follows the dense schedule.'
   ] = 0.006
   id_dropout: Annotated[
     float,
-    'Share of training rows whose id of each of dropout_features is replaced by'
-    ' the unknown id, so that the model learns to do without it.',
+    'Share of training rows whose id of each of dropout_features is replaced'
+    ' by the unknown id, so that the model learns to do without.',
   ] = 0.1
   task_id_dropout: Annotated[
     float,
-    'Share of training tasks that lose all their ids of dropout_features, as in'
-    ' a task of new items only.',
+    'Share of training tasks that lose all ids of dropout_features, like a'
+    ' task with only new items.',
   ] = 0.3
   dropout_features: Annotated[
     tuple[str, ...],
-    'Features that id_dropout and task_id_dropout are for; none named: the'
-    ' item, as the data set calls it.',
+    'Features for id_dropout and task_id_dropout. Empty: the item, as named by'
+    ' the data set.',
   ] = ()
 
   def __post_init__(self) -> None:
@@ -149,36 +148,37 @@ class InnerConfig:
   What is None is as the algorithm has it.
   """
 
-  num_steps: Annotated[int | None, 'Gradient steps on the support rows.'] = None
+  num_steps: Annotated[int | None, 'Gradient steps on the support.'] = None
   learning_rate: Annotated[
-    float | None, 'Inner rate; the first, if learned.'
+    float | None, 'Inner learning rate; the initial value if rates are learned.'
   ] = None
   learn_rates: Annotated[
-    bool | None, 'Learn the inner rates with the outer loop (Meta-SGD).'
+    bool | None, 'Learn the inner rates in the outer loop (Meta-SGD).'
   ] = None
   rates: Annotated[
     Literal['leaf', 'step', 'element'] | None,
-    'What has a learned rate of its own: a leaf, a leaf at each step (MAML++),'
-    ' or an element of a leaf (Meta-SGD as published).',
+    'Granularity of learned rates: one per leaf, per leaf and step (MAML++),'
+    ' or per element of a leaf (Meta-SGD as published).',
   ] = None
   order: Annotated[
     int | None, '2 differentiates through the inner steps; 1 does not (FOMAML).'
   ] = None
   adapt: Annotated[
     Literal['all', 'mlp', 'decision', 'head'] | None,
-    'Leaves that adapt: all with the embedding rows (MAML), all but the rows,'
-    ' the decision layers (MeLU), the head (ANIL).',
+    'Parameters that adapt: all with the embedding rows (MAML), all but the'
+    ' rows (mlp), the decision layers (MeLU), or the head (ANIL).',
   ] = None
   derivative: Annotated[
     Literal['reverse', 'mixed'] | None,
-    'How order 2 differentiates an inner gradient: reverse over reverse, or'
-    ' mixed, forward over reverse, with a copy of the weights a task.',
+    'For order 2: differentiate inner gradients reverse over reverse, or'
+    ' mixed, forward over reverse, with a copy of the weights per task.',
   ] = None
   remat: Annotated[bool, 'Recompute inner steps in the backward pass.'] = False
   task_axis: Annotated[
     Literal['auto', 'vmap', 'map', 'blocks'],
-    'Tasks of a bucket at once (vmap), one after another (map), or block_size'
-    ' at once; auto takes what was measured best on the backend.',
+    'How the tasks of a bucket run: all at once (vmap), one by one (map), or'
+    ' block_size at once (blocks). auto: the fastest as measured on the'
+    ' backend.',
   ] = 'auto'
   block_size: Annotated[int, 'Tasks at once with task_axis=blocks.'] = 8
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Random numbers of many tasks at once, each fixed by what names the task.
+"""Random numbers of many tasks at once, each determined by its task.
 
 A generator a task, as numpy has them, costs more than all else that is done to
 a task. Here number i of a task is the i-th of SplitMix64 (Steele et al., 2014,

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What every loss and prediction does with the tasks of a batch.
+"""Shared parts of losses and predictions of a batch of tasks.
 
 The layout of a batch is in `antjax.meta.episodes`; `antjax.meta.meta_loss` and
 `antjax.meta.evaluate` are made of these parts.

@@ -1,3 +1,3 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics, each once, with their intervals."""
+"""Metrics and their confidence intervals."""

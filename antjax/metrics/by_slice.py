@@ -41,15 +41,15 @@ class ScoreConfig:
   """How predictions are scored."""
 
   num_resamples: Annotated[
-    int, 'Draws of the users for intervals; 0 gives none.'
+    int, 'Resamples of the users for intervals. 0: no intervals.'
   ] = 100
-  seed: Annotated[int, 'Seed of the resampling.'] = 0
-  num_bins: Annotated[int, 'Bins of the calibration error.'] = 15
+  seed: Annotated[int, 'Seed of the resamples.'] = 0
+  num_bins: Annotated[int, 'Number of bins of the calibration error.'] = 15
   few_users: Annotated[
-    int, 'Users with 1 to this many training rows are few, with more warm.'
+    int, 'Maximum training rows of users in slice few. Others are warm.'
   ] = 10
   few_items: Annotated[
-    int, 'Items with 1 to this many training rows are few, with more warm.'
+    int, 'Maximum training rows of items in slice few. Others are warm.'
   ] = 10
 
   def __post_init__(self) -> None:

@@ -61,9 +61,9 @@ class DCNv2(ClickNetwork):
 
     may_be_zero: ClassVar[tuple[str, ...]] = ('cross_rank',)
 
-    cross_layers: Annotated[int, 'Cross layers.'] = 3
+    cross_layers: Annotated[int, 'Number of cross layers.'] = 3
     cross_rank: Annotated[
-      int, 'Rank of the matrices of cross layers; 0: full rank.'
+      int, 'Rank of the matrices of cross layers. 0: full rank.'
     ] = 0
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
@@ -95,9 +95,9 @@ class GDCN(ClickNetwork):
     """Sizes of the network."""
 
     parallel: Annotated[
-      bool, 'An MLP beside the cross layers (GDCN-P), or behind (GDCN-S).'
+      bool, 'MLP in parallel with the cross layers (GDCN-P), or after (GDCN-S).'
     ] = True
-    cross_layers: Annotated[int, 'Cross layers.'] = 3
+    cross_layers: Annotated[int, 'Number of cross layers.'] = 3
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     width, self.parallel = sizes.flat_width, config.parallel
@@ -229,8 +229,8 @@ class AutoInt(ClickNetwork):
   class Config(Sized):
     """Sizes of the network."""
 
-    num_layers: Annotated[int, 'Layers.'] = 2
-    num_heads: Annotated[int, 'Heads.'] = 2
+    num_layers: Annotated[int, 'Number of layers.'] = 2
+    num_heads: Annotated[int, 'Number of attention heads.'] = 2
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     self.layers = nnx.List(
@@ -288,7 +288,7 @@ class FinalMLP(ClickNetwork):
   class Config(DeepConfig):
     """Sizes of the network."""
 
-    num_heads: Annotated[int, 'Heads.'] = 2
+    num_heads: Annotated[int, 'Number of attention heads.'] = 2
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     width, heads = config.widths[-1], config.num_heads

@@ -24,7 +24,7 @@ class DLRMConfig(DeepConfig):
 
   widths: Annotated[tuple[int, ...], 'Hidden widths of the top MLP.'] = (64, 64)
   bottom_widths: Annotated[
-    tuple[int, ...], 'Hidden widths of the MLP that makes a field of numbers.'
+    tuple[int, ...], 'Hidden widths of the MLP that embeds numbers.'
   ] = (64,)
 
 
@@ -43,8 +43,8 @@ class DLRM(ClickNetwork):
 
     top_vectors: Annotated[
       bool,
-      'The top MLP sees all vectors beside their products; false: that of the'
-      ' numbers alone.',
+      'The top MLP sees all vectors and their products, not only the vector of'
+      ' the numbers and the products.',
     ] = True
 
   def __init__(self, sizes: Sizes, config: DLRMConfig, *, rngs: nnx.Rngs):
@@ -104,9 +104,9 @@ class DLRMDCN(DLRM):
 
     may_be_zero: ClassVar[tuple[str, ...]] = ('cross_rank',)
 
-    cross_layers: Annotated[int, 'Cross layers.'] = 3
+    cross_layers: Annotated[int, 'Number of cross layers.'] = 3
     cross_rank: Annotated[
-      int, 'Rank of the matrices of cross layers; 0: full rank.'
+      int, 'Rank of the matrices of cross layers. 0: full rank.'
     ] = 32
 
   def _interaction(

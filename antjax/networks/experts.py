@@ -88,7 +88,7 @@ class MMoE(ClickNetwork):
 class OwnExpertConfig(ExpertConfig):
   """Sizes of a network with experts of each scenario and task besides."""
 
-  num_specific: Annotated[int, 'Experts of each scenario and task.'] = 1
+  num_specific: Annotated[int, 'Experts per scenario and task.'] = 1
 
 
 class OwnMixture(nnx.Module):
@@ -212,7 +212,7 @@ class PLE(ClickNetwork):
   class Config(OwnExpertConfig):
     """Sizes of the network."""
 
-    num_levels: Annotated[int, 'Levels of experts.'] = 1
+    num_levels: Annotated[int, 'Number of levels of experts.'] = 1
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     width = config.expert_widths[-1]

@@ -20,7 +20,7 @@ class GateConfig(DeepConfig):
   """Sizes of a network with gates or weights that another one makes."""
 
   gate_width: Annotated[
-    int, 'Hidden width of the network that makes gates or weights.'
+    int, 'Hidden width of the network that computes gates or weights.'
   ] = 64
 
 

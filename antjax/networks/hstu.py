@@ -174,5 +174,5 @@ class HSTU(SequenceNetwork):
   class Config(DeepConfig):
     """Sizes of the network."""
 
-    num_layers: Annotated[int, 'Layers.'] = 2
-    num_heads: Annotated[int, 'Heads.'] = 2
+    num_layers: Annotated[int, 'Number of layers.'] = 2
+    num_heads: Annotated[int, 'Number of attention heads.'] = 2

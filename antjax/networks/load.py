@@ -173,8 +173,10 @@ def scores(
   """What a network says of its inputs, [B] or, of several outputs, [B, ...].
 
   Raises:
-    ValueError: It has another shape.
+    ValueError: It has another shape, or reads what it does not declare.
   """
+  if 'linear' not in getattr(model, 'needs', ('linear',)):
+    x = network.InputsWithoutLinear(*x)
   found = model(x)
   size = x.fields_BFD.shape[0]
   shapes = {(size,), (size, num_outputs) if num_outputs > 1 else (size,)}
@@ -220,15 +222,15 @@ class NetworkConfig(_Union):
 
   norm: Annotated[
     mlp.Norm,
-    'Norm before the activations of MLPs: none, batch (statistics of the batch'
-    ' in training, running averages in scoring), or layer.',
+    'Norm before the activations of MLPs: none, batch (batch statistics in'
+    ' training, running averages in scoring), or layer.',
   ] = 'none'
   activation: Annotated[mlp.Activation, 'Activation of MLPs and experts.'] = (
     'relu'
   )
   own: Annotated[
     tuple[str, ...],
-    'Settings of a network of your own that are not named here, as name=value;'
+    'Settings of your own network that have no flag here, as name=value;'
     ' widths as 64+32.',
   ] = ()
 

@@ -63,12 +63,12 @@ class MaskNet(ClickNetwork):
     """Sizes of the network."""
 
     parallel: Annotated[
-      bool, 'Blocks beside each other and an MLP, or blocks of --widths.'
+      bool, 'Parallel blocks and an MLP, or a stack of blocks of --widths.'
     ] = True
-    num_blocks: Annotated[int, 'Blocks beside each other.'] = 3
-    block_width: Annotated[int, 'Width of their outputs.'] = 64
+    num_blocks: Annotated[int, 'Number of parallel blocks.'] = 3
+    block_width: Annotated[int, 'Output width of a parallel block.'] = 64
     mask_ratio: Annotated[
-      float, "Hidden width of a mask's network, of that of the mask."
+      float, "Hidden width of the mask network, as a multiple of the mask's."
     ] = 2.0
 
     def __post_init__(self) -> None:

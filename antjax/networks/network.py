@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of a click network: what it declares, what it reads.
+"""The interface of a click network: its declarations and inputs.
 
 A click network is a Flax NNX module that turns `Inputs` into one logit a row.
 The click job, BAHE's head and the meta-learner take any of them, by name or as
@@ -175,6 +175,18 @@ class Inputs(NamedTuple):
     none_B0 = self.fields_BFD[:, :0].reshape(self.fields_BFD.shape[0], 0)
     chosen = [self.fields_BFD[:, field] for field in fields]
     return jnp.concatenate(chosen or [none_B0], axis=1)
+
+
+class InputsWithoutLinear(Inputs):
+  """Inputs of a network that declares no linear terms, and so gets none."""
+
+  @property
+  def first_order_B(self) -> jax.Array:  # type: ignore[override]
+    """Refused: it would be 0."""
+    raise ValueError(
+      "the network reads Inputs.first_order_B, which it gets with 'linear' in"
+      " its needs: needs = frozenset({'linear'})."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

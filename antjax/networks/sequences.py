@@ -62,7 +62,7 @@ class DIN(ClickNetwork):
     """Sizes of the network."""
 
     attention_widths: Annotated[
-      tuple[int, ...], 'Hidden widths of the attention.'
+      tuple[int, ...], 'Hidden widths of the attention network.'
     ] = (64, 32)
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
@@ -186,5 +186,5 @@ class BST(SequenceNetwork):
   class Config(DeepConfig):
     """Sizes of the network."""
 
-    num_layers: Annotated[int, 'Layers.'] = 2
-    num_heads: Annotated[int, 'Heads.'] = 2
+    num_layers: Annotated[int, 'Number of layers.'] = 2
+    num_heads: Annotated[int, 'Number of attention heads.'] = 2

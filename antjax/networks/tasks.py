@@ -59,8 +59,8 @@ class MeLU(ClickNetwork):
 class CBMLConfig(DecisionConfig):
   """Sizes of the network."""
 
-  num_clusters: Annotated[int, 'Clusters of tasks.'] = 4
-  encoding_dim: Annotated[int, "Width of a task's encoding."] = 16
+  num_clusters: Annotated[int, 'Number of task clusters.'] = 4
+  encoding_dim: Annotated[int, 'Width of the encoding of a task.'] = 16
 
 
 class SoftClusters(nnx.Module):
@@ -225,7 +225,7 @@ class AITM(ClickNetwork):
     """Sizes of the network."""
 
     order_penalty: Annotated[
-      float, 'Weight of probabilities above those of the task before.'
+      float, 'Weight of probabilities above that of the task before.'
     ] = 0.6
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):

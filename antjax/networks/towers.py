@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that each scenario has of its own, of which a row takes one.
+"""Layers with separate weights per scenario, of which a row uses one.
 
 Where rows lie sorted by scenario such a layer costs little more than one that
 all rows share, see `antjax.layers.grouped`; in any other order S times as much.
@@ -29,7 +29,7 @@ class TowerConfig(Sized):
   """Sizes of a network with towers."""
 
   tower_widths: Annotated[
-    tuple[int, ...], "Hidden widths of each scenario's or task's tower."
+    tuple[int, ...], 'Hidden widths of the tower of each scenario or task.'
   ] = (64,)
 
 
@@ -40,7 +40,7 @@ class ExpertConfig(TowerConfig):
   expert_widths: Annotated[tuple[int, ...], 'Hidden widths of an expert.'] = (
     128,
   )
-  num_experts: Annotated[int, 'Experts that all scenarios share.'] = 4
+  num_experts: Annotated[int, 'Number of experts shared by all scenarios.'] = 4
 
 
 def row_of_scenario(table_SO: jax.Array, scenario_B: jax.Array) -> jax.Array:

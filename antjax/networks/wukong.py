@@ -83,13 +83,13 @@ class Wukong(ClickNetwork):
   class Config(DeepConfig):
     """Sizes of the network."""
 
-    num_layers: Annotated[int, 'Layers.'] = 2
-    num_pairs: Annotated[int, 'Vectors of pairs that a layer makes.'] = 8
-    num_linear: Annotated[int, 'Linear vectors that a layer makes.'] = 8
-    rank: Annotated[int, 'Products of each vector that an FM keeps.'] = 8
-    pair_widths: Annotated[tuple[int, ...], 'Hidden widths behind an FM.'] = (
-      128,
-    )
+    num_layers: Annotated[int, 'Number of layers.'] = 2
+    num_pairs: Annotated[int, 'Pair vectors (FM) per layer.'] = 8
+    num_linear: Annotated[int, 'Number of linear vectors per layer.'] = 8
+    rank: Annotated[int, 'Number of products per vector that an FM keeps.'] = 8
+    pair_widths: Annotated[
+      tuple[int, ...], 'Hidden widths of the MLP after an FM.'
+    ] = (128,)
 
   def __init__(self, sizes: Sizes, config: Config, *, rngs: nnx.Rngs):
     num_new = config.num_pairs + config.num_linear

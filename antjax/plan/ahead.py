@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lowers a training step for devices that are not there, from shapes alone."""
+"""Lowers a training step for absent devices, from shapes alone."""
 
 from collections.abc import Callable
 from typing import Any

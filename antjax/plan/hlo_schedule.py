@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which collectives of a scheduled program have products beside them.
+"""Finds collectives of a scheduled program that overlap with products.
 
 The text of a compiled program is in the order in which a device issues its
 instructions. A collective is hidden where a matrix product stands between its

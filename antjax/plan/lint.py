@@ -1,23 +1,22 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Finds what any jitted training step moves over slow links without need.
+r"""Finds unnecessary traffic of a jitted training step over slow links.
 
   report = lint(step, state, batch, mesh=mesh, slow='data', params=state.params)
   print(report)
   report.check('step_lint.json')
 
 Links between groups of devices (DCN, Ethernet) are ten times slower than those
-inside. What crosses them in the loop over micro-batches is paid for each of
-them, and XLA puts it there without a word: a sharding constraint that was
-forgotten costs no error, only time. `lint` reads the compiled program, tells
-which parameter each collective serves, and compares the bytes with the least
-that would do.
+inside. Traffic over them in the loop over micro-batches is repeated in each
+iteration, and XLA puts it there silently: a forgotten sharding constraint
+causes no error, only lost time. `lint` reads the compiled program, finds the
+parameter of each collective, and compares the bytes with the necessary minimum.
 
-Splitting over the slow axis is the author's choice, and takes its price: a
-parameter that is stored so may be gathered twice a micro-batch, for the forward
-and the backward pass, and a gradient may be reduce-scattered in each. Such
-lines are shown and are no findings; nor are activations that the program itself
-sends (`all_to_all` of an embedding, negatives of other devices).
+Sharding over the slow axis is the author's choice and has its cost: such a
+parameter may be gathered twice per micro-batch, for the forward and the
+backward pass, and its gradient reduce-scattered once. Such lines are shown but
+are not findings. Neither are activations that the program sends explicitly
+(`all_to_all` of an embedding, negatives from other devices).
 """
 
 from collections import Counter
@@ -117,17 +116,17 @@ def lint(
 
   Args:
     step: A jitted function, e.g. `jax.jit(train_step)`.
-    *args: Its arguments: arrays or ShapeDtypeStructs that have a sharding.
-    mesh: Mesh that the step was written for.
-    slow: Axis of the mesh that crosses slow links; or several.
-    params: The tree of parameters as the step takes it, for names, sizes and
-      shardings; a part of `args`.
-    num_micro_batches: Micro-batches of a step. Needed where a stack has as many
-      layers as a step has micro-batches, to tell their loops apart; also the
-      turns of a loop that computes their number, which count as 2 without it.
+    *args: Arguments of the step: arrays or ShapeDtypeStructs with shardings.
+    mesh: Mesh of the step.
+    slow: Mesh axis, or several, that crosses slow links.
+    params: Parameter tree of the step, part of `args`, for names, sizes and
+      shardings.
+    num_micro_batches: Number of micro-batches per step. Needed if a stack has
+      as many layers as a step has micro-batches, to distinguish their loops. It
+      also sets the iterations of loops with a computed count, 2 without it.
 
   Raises:
-    ValueError: `slow` is no axis of the mesh, or `step` was not jitted.
+    ValueError: `slow` is not an axis of the mesh, or `step` is not jitted.
   """
   axes = (slow,) if isinstance(slow, str) else tuple(slow)
   if not axes or not set(axes) <= set(mesh.axis_names):

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the lint of a step found, and whether a golden file allows it."""
+"""Findings of the lint of a step, and their check against a golden file."""
 
 import dataclasses
 import json

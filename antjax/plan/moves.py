@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Every collective that a step does for its parameters, told from its layout.
+"""All collectives of a step for its parameters, derived from its layout.
 
 The plan's counterpart of the census, which reads the same from compiled text.
 """
@@ -41,6 +41,7 @@ class Move:
   name: str  # Name of the leaf.
   # Collectives it takes: one a layer for a stack in the loop.
   num_messages: int = 1
+  num_layers: int = 0  # Layers of the stack that moves; 0 for other leaves.
 
   @property
   def op(self) -> Op:
@@ -111,6 +112,7 @@ def moves(
           _grad_dtype(spec) if is_grad else layout.compute_type(spec),
           leaf.name,
           repeats * (num_layers if in_loop else 1),
+          num_layers if leaf.is_stack else 0,
         )
       )
   return found

@@ -146,6 +146,14 @@ def compare(
       note = 'losses, norms, leaves kept whole'
     elif not want:
       note = 'not planned'
+    elif (
+      stack_runs > 1
+      and in_loop
+      and kind == census.ALL_GATHER
+      and want / stack_runs <= num < want
+    ):
+      # Short loops are taken apart, and then equal gathers are one.
+      is_equal, note = True, 'runs of a stack share gathers'
     elif not is_equal:
       note = 'planned, but not found' if not num else 'another amount'
     elif num > want and any(c.is_dcn for c in group):
@@ -207,7 +215,7 @@ def _pair_scatters(lines: list[Line]) -> list[Line]:
       continue
     want, got = result[scatter].planned, result[scatter].found
     total = got + result[reduce].found
-    if got < 0.99 * want <= total <= want * _PADDING + _SMALL:
+    if got < want <= total <= want * _PADDING + _SMALL:
       note = 'the compiler takes an all-reduce and keeps a piece'
       for i in (scatter, reduce):
         result[i] = dataclasses.replace(result[i], is_equal=True, note=note)

@@ -130,7 +130,7 @@ def html(plan: ParoPlan, facts: Mapping[str, Any]) -> str:
   """The report on one page without other files: pick, table, plot, facts."""
   head = (
     *('code', 'known as', 'state', 'peak', 'inside groups', 'between groups'),
-    *('communication', 'step', 'elastic'),
+    *('communication', 'exposed', 'predicted step', 'elastic'),
   )
   rows = []
   for row in plan.rows:
@@ -142,6 +142,7 @@ def html(plan: ParoPlan, facts: Mapping[str, Any]) -> str:
       f'{row.intra_bytes_per_step / 1e9:,.2f} GB',
       f'{row.inter_bytes_per_step / 1e9:,.2f} GB',
       f'{row.comm_s:,.3f} s',
+      f'{row.exposed_s:,.3f} s',
       f'{row.step_s:,.3f} s',
       'yes' if row.is_elastic else '',
     )

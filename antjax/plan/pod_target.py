@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pods of TPUs or GPUs that need not be there: their devices and networks."""
+"""Pods of TPUs or GPUs, without access to one: devices and networks."""
 
 import dataclasses
 import importlib.resources
@@ -11,8 +11,24 @@ from typing import Any
 from jax.experimental import topologies
 import numpy as np
 
+from antjax.collectives.cost_model import Links
 from antjax.mesh.mesh import INTER, INTRA
 
+# GB/s one way of a device along one axis of its fast network, GB/s of it to
+# other groups, bf16 TFLOP/s: as the makers state them, two links a TPU's axis.
+_RATES = {
+  'v4': (90, 6.25, 275),
+  'v5e': (90, 3.125, 197),
+  'v5p': (180, 6.25, 459),
+  'v6e': (180, 12.5, 918),
+  'tpu7x': (180, 12.5, 2307),
+  'h100': (450, 50, 989),
+  'h200': (450, 50, 989),
+  'b200': (900, 50, 2250),
+  'gb200': (900, 50, 2500),
+}
+# Seconds that a step of a ring takes without bytes: a guess.
+_LATENCIES_S = (5e-6, 20e-6)
 # Memory of a device, as the makers state it, and a usual slice.
 _TPUS = {
   'v4': (32, '2x2x2'),
@@ -86,6 +102,16 @@ class Target:
     found = re.search(r'device_memory_size: (\d+)', _card(self.kind))
     assert found
     return int(found[1])
+
+  def links(self, group_size: int) -> Links:
+    """Speeds of its links, as published, for groups of a size."""
+    fast, slow, _ = _RATES[self.kind]
+    return Links(fast * 1e9, slow * 1e9 * group_size, *_LATENCIES_S)
+
+  @property
+  def flops_per_s(self) -> float:
+    """Published peak of a device, of bf16 products."""
+    return _RATES[self.kind][2] * 1e12
 
   def devices(self) -> list[Any]:
     """Its devices, on no machine.

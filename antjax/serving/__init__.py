@@ -1,3 +1,3 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trained models as files that score without the code that trained them."""
+"""Exports of trained models that score without the training code."""

@@ -25,6 +25,7 @@ from antjax.serving import loader
 ARRAYS = 'arrays.npz'
 PREDICTION, SCORE = 'prediction', 'score'
 _UNK = 1  # Id of titles that are not known.
+_UNSEEN, _MOST_KEPT = -2, 1 << 18  # Ids of values that are kept, at most.
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]+')
 _FIRST = ('user', 'item', 'title', 'scenario')
 
@@ -55,6 +56,7 @@ class ClickScorer(loader.Model):
         ' none of clicks; launch/score_gmeta.py scores with it.'
       )
     self.clicks: dict[str, Any] = self.manifest['clicks']
+    self._kept: dict[str, dict[str | int, int]] = {}
     with np.load(pathlib.Path(folder) / ARRAYS) as arrays:
       self.arrays = dict(arrays)
     options = self.clicks['compiler_options'].get(jax.default_backend())
@@ -121,7 +123,7 @@ class ClickScorer(loader.Model):
     unseen: dict[str, int] = {}
 
     def ids(vocabulary: str, column: str) -> np.ndarray:
-      found = self.ids(vocabulary, self.texts(rows[column], column))
+      found = self._ids_of(vocabulary, column, rows[column])
       unseen[column] = int(np.count_nonzero(found == 0))
       return found
 
@@ -185,6 +187,31 @@ class ClickScorer(loader.Model):
     sizes = {n: len(x) for n, x in rows.items()}
     if len({*sizes.values()}) > 1:
       raise ValueError(f'ClickScorer: columns of unequal lengths: {sizes}.')
+
+  def _ids_of(
+    self, vocabulary: str, column: str, values: Sequence[Any]
+  ) -> np.ndarray:
+    """Ids of a column; those of lists are kept, since values come again."""
+    kinds = {*map(type, values)} if type(values) is list else {object}
+    if kinds not in ({str}, {int}):
+      return self.ids(vocabulary, self.texts(values, column))
+    kept = self._kept.setdefault(vocabulary, {})
+    found = [kept.get(x, _UNSEEN) for x in values]
+    if _UNSEEN in found:
+      new = {x for x, i in zip(values, found, strict=True) if i == _UNSEEN}
+      if len(kept) + len(new) > _MOST_KEPT:
+        kept.clear()
+        new = {*values}
+      asked = [*new]
+      ids = self.ids(vocabulary, self.texts(asked, column))
+      kept.update(zip(asked, ids.tolist(), strict=True))
+      found = [kept[x] for x in values]
+    return np.array(found, np.int32)
+
+  def forget(self) -> None:
+    """See the base class."""
+    super().forget()
+    self._kept.clear()
 
   def texts(self, values: Sequence[Any], column: str) -> np.ndarray:
     """Values as the vocabularies have them."""

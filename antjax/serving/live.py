@@ -64,11 +64,15 @@ class LiveTable:
 
   def read(self, ids: _Array) -> _Array:
     """See `loader.Table`."""
-    values, scale = self.stored(np.maximum(ids, 0))
+    is_there = ids >= 0
+    if not is_there.all():
+      vectors = np.zeros((*ids.shape, self.width), np.float32)
+      vectors[is_there] = self.read(ids[is_there])
+      return vectors
+    values, scale = self.stored(ids)
     vectors = values.astype(np.float32, copy=False)
     if scale is not None:
       vectors *= scale[..., None]
-    vectors[ids < 0] = 0
     return vectors
 
   def write(self, ids: _Array, values: _Array, scale: _Array | None) -> None:

@@ -302,18 +302,24 @@ class Table:
     mode: Literal['r', 'c'] = 'r',
   ) -> None:
     """Maps its files into memory, read-only or copied on write."""
-    self.values = np.load(folder / description['values'], mmap_mode=mode)
+    # As an array: a memmap's own indexing takes longer.
+    self.values = np.asarray(
+      np.load(folder / description['values'], mmap_mode=mode)
+    )
     self.scale: np.ndarray | None = None
     if description['scale']:
       self.scale = np.load(folder / description['scale'], mmap_mode=mode)
 
   def read(self, ids: np.ndarray) -> np.ndarray:
     """Vectors float32 [..., D] of ids; zero where an id is negative."""
-    at = np.maximum(ids, 0)
-    vectors = self.values[at].astype(np.float32, copy=False)
+    is_there = ids >= 0
+    if not is_there.all():  # Most of a history may be padding.
+      vectors = np.zeros((*ids.shape, self.values.shape[1]), np.float32)
+      vectors[is_there] = self.read(ids[is_there])
+      return vectors
+    vectors = self.values[ids].astype(np.float32, copy=False)
     if self.scale is not None:
-      vectors *= self.scale[at][..., None]
-    vectors[ids < 0] = 0
+      vectors *= self.scale[ids][..., None]
     return vectors
 
 

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards of a data set, and the seeded order of shards and of their records.
 
-A data set of N records is cut into shards, contiguous ranges of records, that a
-ledger leases to workers one by one (AntDT's stateful dynamic data sharding,
-https://arxiv.org/abs/2404.09679). Orders are a hash's: the same on every
-version and machine.
+A data set of N records is divided into shards, contiguous ranges of records,
+that a ledger leases to workers one by one (AntDT's stateful dynamic data
+sharding, https://arxiv.org/abs/2404.09679). Orders come from a hash, so they
+are the same on every version and machine.
 """
 
 import dataclasses

@@ -29,31 +29,31 @@ _beginning = threading.Lock()
 class LeasedDataset(grain.IterDataset):
   """The records of the shards that a ledger client leases.
 
-  A plain `grain.IterDataset`: put `.map`, `.filter`, `.batch`, `.mp_prefetch`,
-  `grain.experimental.ThreadPrefetchIterDataset` and `grain.IterDataset.mix` on
-  it. Every record is read once an epoch, in the ledger's seeded order, and a
-  shard is read from the source as one block.
+  It is a plain `grain.IterDataset`: apply `.map`, `.filter`, `.batch`,
+  `.mp_prefetch`, `grain.experimental.ThreadPrefetchIterDataset` and
+  `grain.IterDataset.mix` to it. Every record is read once per epoch, in the
+  ledger's seeded order, and a shard is read from the source as one block.
 
   `get_state` and `set_state` of the iterator, and of any of these transforms,
-  save and restore the position exactly: what was yielded, including all of a
-  batch, is consumed; what was only prefetched is not. The state is a JSON-able
-  dict that holds the ledger's state at 'ledger'. To continue with another
-  number of processes, merge the states of all of them with `merge_states`.
+  save and restore the exact position: records that were yielded, alone or in a
+  batch, are consumed; records that were only prefetched are not. The state is a
+  JSON-serializable dict with the ledger's state at 'ledger'. To resume with
+  another number of processes, merge all states with `merge_states`.
 
-  With a coordinator's ledger, each process of `.mp_prefetch` leases shards of
-  its own; source and transforms must be picklable. A shard that cannot be read
-  is reported, and the next one is read.
+  With a coordinator's ledger, each process of `.mp_prefetch` leases its own
+  shards; source and transforms must be picklable. A shard that cannot be read
+  is reported, and reading continues with the next one.
 
-  A source that reads blocks (`records.open_source(..., as_blocks=True)`) makes
-  each element a block: {'rows': columns of rows, 'tasks': columns of records},
-  with all records of a shard that are still to be read, in its shuffled order,
-  or with at most `block_size` of them.
+  With a source that reads blocks (`records.open_source(..., as_blocks=True)`),
+  each element is a block: {'rows': columns of rows, 'tasks': columns of
+  records}, with all unread records of a shard in shuffled order, or at most
+  `block_size` of them.
 
-  What does not work: `mp_prefetch` with a `LocalLedgerClient` (TypeError); two
-  live iterators on one data set or client (RuntimeError in the older one);
+  Not supported are `mp_prefetch` with a `LocalLedgerClient` (TypeError), two
+  live iterators on one data set or client (RuntimeError in the older one), and
   `set_state` under `mp_prefetch` after the first element. Records that a
-  transform holds back unsaved, as grain's window shuffle does, count as
-  consumed; `batch(drop_remainder=True)` drops the last records of this process.
+  transform buffers unsaved, as grain's window shuffle does, count as consumed.
+  `batch(drop_remainder=True)` drops this process's last records.
   """
 
   def __init__(
@@ -64,14 +64,14 @@ class LeasedDataset(grain.IterDataset):
     key_field: str | None = None,
     block_size: int = 0,
   ):
-    """Reads nothing yet.
+    """Creates the data set; reads nothing yet.
 
     Args:
       source: Source of the ledger's records.
-      client: Access to the ledger. A new iterator begins with `client.start()`.
-      key_field: Name of a field to add to each record, np.int64: epoch *
-        num_records + index, for `unmark_state`.
-      block_size: Most records of a block; 0: all of a shard.
+      client: Access to the ledger. A new iterator calls `client.start()`.
+      key_field: Name of a field to add to each record, with the np.int64 key
+        epoch * num_records + index, for `unmark_state`.
+      block_size: Maximum number of records per block. 0: a whole shard.
 
     Raises:
       ValueError: Source and ledger have different numbers of records.
@@ -93,7 +93,7 @@ class LeasedDataset(grain.IterDataset):
     return _LeasedIterator(self)
 
   def close(self) -> None:
-    """Gives back the rest of the shard in use; no iterator resumes after it."""
+    """Returns the rest of the shard in use; iterators cannot continue after."""
     iterator = None if self._newest is None else self._newest()
     if iterator is not None:
       iterator.give_back()
@@ -102,9 +102,9 @@ class LeasedDataset(grain.IterDataset):
     return {**self.__dict__, '_newest': None}
 
   def set_slice(self, sl: slice, sequential_slice: bool = False) -> None:
-    """Takes part `sl` of grain's prefetch processes, in one of them.
+    """Selects slice `sl` in one of grain's prefetch processes.
 
-    Which records that means is up to the ledger: each process leases its own.
+    The ledger decides which records these are: each process leases its own.
     """
     del sequential_slice
     set_slice = getattr(self._client, 'set_slice', None)

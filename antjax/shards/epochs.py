@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The epochs of a ledger: open ones, and those that are over.
+"""The open and finished epochs of a ledger.
 
 Only an open epoch has an array. Epochs that are over, so that nothing in them
 is to do or leased, are kept compressed, those that are alike once; of those

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Exact states of transforms that hold records back, such as packing."""
+"""Exact states of transforms that buffer records, such as packing."""
 
 from collections.abc import Callable
 from typing import Any

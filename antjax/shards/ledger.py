@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of a data set: which records are still to do, and who has them.
+"""The ledger of a data set: remaining records, and the workers that have them.
 
 In every epoch a shard goes
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How a worker talks to the ledger of its data set.
+"""A worker's interface to the ledger of its data set.
 
-`LedgerClient` is the seam between a data set and whoever keeps its ledger: a
-ledger in this process (`LocalLedgerClient`), or the coordinator
+`LedgerClient` is the interface between a data set and its ledger, which is in
+this process (`LocalLedgerClient`) or in the coordinator
 (`antjax.elastic.service_ledger.ServiceLedgerClient`). Neither jax nor grain is
 imported here.
 """
@@ -28,54 +28,54 @@ class LedgerClient(Protocol):
 
   @property
   def num_records(self) -> int:
-    """Number of records of the data set; of a stream: so far."""
+    """Number of records of the data set; for a stream, so far."""
 
   @property
   def is_stream(self) -> bool:
     """Whether the data set grows while it is read."""
 
   def start(self) -> None:
-    """Begins a pass: gives back what is held, see the implementation."""
+    """Begins a pass: returns held leases, see the implementation."""
 
   def lease(self) -> DataShard | None:
-    """Returns the next shard; None: there is and will be none for this worker.
+    """Returns the next shard, or None if no more will come for this worker.
 
-    Where the ledger is shared, waits while another worker's shard may come
-    back, or, in a lockstep job, returns None then too.
+    If the ledger is shared and another worker's shard may be requeued, it
+    waits, or in a lockstep job returns None.
     """
 
   def unconsumed(self, shard: DataShard) -> np.ndarray:
     """Returns the records of a leased shard to consume, in order."""
 
   def mark(self, shard: DataShard, records: np.ndarray) -> None:
-    """Notes that some records of a leased shard are consumed."""
+    """Marks some records of a leased shard as consumed."""
 
   def ack(self, shard: DataShard) -> None:
-    """Notes that all records of a leased shard are consumed."""
+    """Acknowledges that all records of a leased shard are consumed."""
 
   def requeue(self, shard: DataShard) -> None:
-    """Gives a leased shard back; its unmarked records are still to do."""
+    """Returns a leased shard, whose unmarked records are leased again."""
 
   def fail(self, shard: DataShard, error: Exception) -> None:
-    """Gives a shard back that could not be read.
+    """Returns a shard that could not be read.
 
     Raises:
-      Exception: `error`, where moving to the next shard does not help.
+      Exception: `error`, if moving to the next shard does not help.
     """
 
   def state(self) -> State:
     """Returns the progress of this worker, as plain JSON types."""
 
   def load(self, state: State) -> None:
-    """Continues from `state`, of this worker or from `merge`."""
+    """Resumes from `state`, of this worker or from `merge`."""
 
 
 class LocalLedgerClient:
   """A ledger in this process, for one process or P that do not communicate.
 
-  Process p of P serves every P-th shard that is to do, so that together they
-  read each record once an epoch. No process helps a slow one: that takes a
-  coordinator. Any number of processes continues from the P merged states.
+  Process p of P reads every P-th remaining shard, so together they read each
+  record once per epoch. Helping slow processes needs a coordinator. Any number
+  of processes can resume from the P merged states.
 
   It cannot be pickled or copied, as grain's `mp_prefetch` does: two copies
   would lease the same shards.
@@ -87,7 +87,7 @@ class LocalLedgerClient:
   def __init__(
     self, spec: LedgerSpec, *, worker: int = 0, num_workers: int = 1
   ):
-    """Takes a worker's share of all shards of a data set.
+    """Creates the ledger of a worker's share of a data set.
 
     Args:
       spec: Spec of the data set.
@@ -95,14 +95,14 @@ class LocalLedgerClient:
       num_workers: Number of processes P.
 
     Raises:
-      ValueError: `spec` is of a stream, or has too few shards.
+      ValueError: `spec` describes a stream, or has too few shards.
     """
     self.num_records = spec.num_records
     self._name = f'{worker}/{num_workers}'
     self._ledger = Ledger(spec, share=(worker, num_workers))
 
   def start(self) -> None:
-    """Begins again with nothing consumed."""
+    """Starts again with nothing consumed."""
     self._ledger.begin(None)
 
   def lease(self) -> DataShard | None:
@@ -133,7 +133,7 @@ class LocalLedgerClient:
     self._ledger.give_back(self._name, shard)
 
   def fail(self, shard: DataShard, error: Exception) -> None:
-    """Gives the shard back and raises `error`: nobody else could read it."""
+    """Returns the shard and raises `error`: no other worker could read it."""
     self.requeue(shard)
     raise error
 
@@ -141,7 +141,7 @@ class LocalLedgerClient:
     return self._ledger.state()
 
   def load(self, state: State) -> None:
-    """Continues from a state; ValueError: it is not of this ledger."""
+    """Resumes from a state; ValueError: it is not of this ledger."""
     self._ledger.begin(state)
 
   def __reduce__(self) -> NoReturn:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a ledger leases, and whether a state is of it."""
+"""What a ledger leases, and validation of its states."""
 
 import dataclasses
 
@@ -50,12 +50,12 @@ class LedgerSpec:
 
   @property
   def is_growing(self) -> bool:
-    """Whether it is a stream that has not ended."""
+    """Whether the data set is a stream that has not ended."""
     return self.is_stream and not self.is_closed
 
   @property
   def num_shards(self) -> int:
-    """Shards that can be leased: of a growing stream only whole ones."""
+    """Number of shards to lease; of a growing stream, only whole ones."""
     if self.is_growing:
       return self.num_records // self.shard_size
     return data_shard.num_shards(self.num_records, self.shard_size)
@@ -96,7 +96,7 @@ class LedgerSpec:
     """Returns a stream that has grown, or has ended.
 
     Raises:
-      ValueError: It is no stream, shrinks, or grows after its end.
+      ValueError: It is not a stream, shrinks, or grows after its end.
     """
     known = self.num_records
     if not self.is_stream:

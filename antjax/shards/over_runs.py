@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Epochs that are over, and other sets of epochs, in little time each.
+"""Fast operations on finished epochs and other sets of epochs.
 
 A request may end thousands of epochs, and a checkpoint have as many.
 """

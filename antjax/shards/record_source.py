@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a ledger hands out ranges of: a source of records.
+"""Sources of records, whose ranges a ledger leases.
 
 A record is a dict of numpy values and texts. Neither jax nor grain is imported
 here.

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From an iterator on the host to a step's global arrays, and back."""
+"""Converts host batches to the global arrays of a step, and back."""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A state as a checkpoint has it: free of PaRO code, mesh and processes.
+"""Checkpoint form of a state, independent of PaRO code, mesh and processes.
 
 Arrays by name in their true shapes (padding is cut on writing and added on
 reading) and tables in the order of their ids. In files parameters and optimizer

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of state, configuration and input position, together.
 
-What is written does not depend on the PaRO code, the mesh or the number of
-processes, see `canonical`.
+Checkpoints do not depend on the PaRO code, the mesh or the number of processes,
+see `canonical`.
 """
 
 import base64
@@ -49,11 +49,11 @@ def steps(directory: str | os.PathLike[str]) -> list[int]:
 
 
 def encode_position(position: Any) -> Any:
-  """An input position as JSON: Grain's iterators give bytes and tuples too.
+  """Encodes an input position as JSON; Grain's may have bytes and tuples.
 
   Raises:
-    TypeError: It holds something else than dicts with texts as keys, lists,
-      tuples, numbers, texts, bytes.
+    TypeError: It contains anything but dicts with string keys, lists, tuples,
+      numbers, strings and bytes.
   """
   if isinstance(position, bytes):
     return {_BYTES: base64.b64encode(position).decode()}
@@ -99,7 +99,7 @@ class Checkpointer:
       directory: A path or a gs:// URL.
       layout: Layout of the model to save or to restore into.
       keep: Number of newest checkpoints to keep.
-      best_metric: Also keep the best one by this metric, if given.
+      best_metric: Metric by which the best checkpoint is also kept, if given.
       best_mode: 'min' or 'max'.
     """
     if keep < 1 or best_mode not in ('min', 'max'):
@@ -154,7 +154,7 @@ class Checkpointer:
     self._manager.close()
 
   def latest_step(self) -> int | None:
-    """Step of the newest checkpoint, perhaps still being written; or None."""
+    """Step of the newest checkpoint, which may be unfinished, or None."""
     return self._manager.latest_step()
 
   def newest(self) -> int | None:
@@ -163,12 +163,12 @@ class Checkpointer:
     return gather_json(self._manager.latest_step())[0]
 
   def is_committed(self, step: int) -> bool:
-    """Whether the checkpoint that `save` began is whole; returns at once.
+    """Whether the checkpoint that `save` began is complete; does not wait.
 
-    Only process 0 looks at the folder: the others may see it late.
+    Only process 0 reads the folder, because the others may see changes late.
 
     Raises:
-      RuntimeError: It could not be written, as far as this process knows.
+      RuntimeError: This process knows that it could not be written.
     """
     self._check()
     if self._manager.is_saving_in_progress():
@@ -196,8 +196,8 @@ class Checkpointer:
     """Blocks until the last `save` is committed.
 
     Raises:
-      RuntimeError: This process could not write its part. It then waits for no
-        other one, as they wait for it.
+      RuntimeError: This process could not write its part. It then does not wait
+        for the others, which wait for it.
     """
     while self._manager.is_saving_in_progress():
       self._check()
@@ -214,15 +214,15 @@ class Checkpointer:
     metrics: Mapping[str, float] | None = None,
     keys: Mapping[str, np.ndarray] | None = None,
   ) -> list[Any]:
-    """Starts a write and returns once the state may change again.
+    """Starts to write and returns once the state may change again.
 
     Call it on all processes at the same step.
 
     Args:
-      step: Number of the step that `state` is after.
+      step: Number of steps that led to `state`.
       state: Training state.
-      input_state: This process's input position, see `encode_position`; None
-        without one.
+      input_state: Input position of this process, see `encode_position`, or
+        None.
       config: JSON-able configuration of the run.
       metrics: Metrics, for `best_metric`.
       keys: Vocabularies (`Keys.state`), the same on all processes.
@@ -289,7 +289,7 @@ class Checkpointer:
       the processes that saved it).
 
     Raises:
-      ValueError: No checkpoint, or one of another model, or a damaged one.
+      ValueError: There is no checkpoint, or it is damaged or of another model.
     """
     step = self.newest() if step is None else step
     if step is None:
@@ -344,7 +344,7 @@ class Checkpointer:
     return canonical.with_empty(found['state'], target)
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
-    """The vocabularies of a checkpoint; none where it was saved without."""
+    """Returns the vocabularies of a checkpoint; empty if it has none."""
     if 'keys' not in self.read_item(step, 'meta', ocp.args.JsonRestore()):
       return {}
     return self.read_item(step, 'keys', ocp.args.PyTreeRestore())

@@ -1,17 +1,17 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Whose checkpoints go into a folder, and how they are written.
+"""Ownership of a checkpoint folder, and atomic writes to it.
 
-They are those of the run that saves there last.
+A folder belongs to the run that last saved there.
 
-A process that everybody took for dead (a virtual machine that stood still, a
-network that was cut) may wake up in the midst of a save, while its successors
-have gone on from an older checkpoint and write the same step. Orbax gives an
-unfinished checkpoint a fixed name, so that such a process would publish its
-successors' half-written one: the job could never start again. Here the
-unfinished folders of each run have a name of their own, and the first save of a
-run takes the folder over: what others have not finished can then be finished no
-more, and nothing that they begin later is published.
+A process that was considered dead (a suspended virtual machine, a network
+partition) may wake up in the middle of a save, while its successors have
+resumed from an older checkpoint and write the same step. Orbax gives an
+unfinished checkpoint a fixed name, so such a process would publish its
+successors' half-written one, and the job could never start again. Here the
+unfinished folders of each run have unique names, and the first save of a run
+takes over the folder: unfinished saves of other runs can no longer finish, and
+later ones are not published.
 """
 
 from collections.abc import Collection

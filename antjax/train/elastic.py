@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What an elastic training loop asks of whoever controls the job.
+"""Interface between an elastic training loop and the controller of its job.
 
-`Trainer.fit(elastic=...)` knows only these; `antjax.Agent` fills them in for a
-job under a coordinator, and a test by ten lines. Nothing else of antjax is
-imported, so that neither side needs the other.
+`Trainer.fit(elastic=...)` uses only these protocols. `antjax.Agent` implements
+them for a job under a coordinator; a test needs ten lines. Nothing else of
+antjax is imported, so neither side depends on the other.
 """
 
 from collections.abc import Mapping

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop behind `Trainer.fit(elastic=...)`: the host-loop form of the step.
 
-A step is: micro-batches of this process, as many as the plan says and the input
-gives, then one exchange with all others. The first micro-batch of a step is
-pulled and dispatched while the exchange of the step before is still under way;
-only then are that step's metrics fetched, so that the devices never wait for
-the host. At most two micro-batches are dispatched ahead.
+A step consists of micro-batches of this process, as many as the plan sets and
+the input supplies, and one exchange with all other processes. The first
+micro-batch of a step is read and dispatched while the exchange of the previous
+step is still running. Only then are the metrics of that step fetched, so the
+devices never wait for the host. At most two micro-batches are dispatched ahead.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host-loop form of the PaRO step, for the elastic codes.
 
-A process runs as many micro-batches as it likes, one program call each
-(`micro_steps`); one global program ends the step. In between the host is free
-to look at the clock, at the input, or at a plan.
+A process runs any number of micro-batches, one program call each
+(`micro_steps`), and one global program ends the step. In between, the host can
+check the clock, the input or a plan.
 """
 
 from collections.abc import Callable, Mapping, Sequence

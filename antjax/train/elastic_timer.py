@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How long a process computed in a step, seen from the host.
+"""Measures the compute time of a process in a step, from the host.
 
-Micro-batches run behind the host's back: it pulls and dispatches one while the
-one before still runs. Here it waits until no more than that one is left, looks
-at the clock, and takes out the time in which the devices had nothing to do
-because the input was late.
+Micro-batches run asynchronously: the host reads and dispatches one while the
+previous one is still running. The timer waits until only that one is left,
+reads the clock, and subtracts the time in which the devices were idle because
+the input was late.
 """
 
 from collections.abc import Callable

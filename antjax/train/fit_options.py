@@ -21,36 +21,41 @@ class FitOptions:
   Attributes:
     checkpoint_dir: Folder of checkpoints; None saves nothing.
     checkpoint_every: Steps between checkpoints; the last step is saved too.
-    checkpoint_every_s: Seconds between checkpoints, beside those by steps; 0:
-      as `elastic` says by the failures that it has seen, or none without it.
+    checkpoint_every_s: Seconds between checkpoints, in addition to those by
+      steps. 0: chosen by `elastic` from the failures it has seen, or none
+      without it.
     keep: Number of newest checkpoints to keep.
-    best_metric: Metric of `evaluate_fn` whose best checkpoint is kept too.
-    best_mode: 'min' or 'max', what better means.
-    evaluate_fn: Called on all processes every `evaluate_every` steps and at the
-      end; its metrics go to `on_step` and into the checkpoint.
+    best_metric: Metric of `evaluate_fn` by which the best checkpoint is also
+      kept.
+    best_mode: 'min' or 'max', the direction of improvement.
+    evaluate_fn: Function called on all processes every `evaluate_every` steps
+      and at the end. Its metrics are passed to `on_step` and saved in the
+      checkpoint.
     evaluate_every: Steps between evaluations; 0: only at the end.
     config: JSON-able settings, stored in each checkpoint.
-    merge_input_states: Makes one input position of those of several processes,
-      so that another number of processes can resume.
-    steps_per_call: Steps that the devices do in one call, K, where no save or
-      evaluation comes between and their batches have one shape; others are
-      done one by one. Saves what a call costs, which counts where a step takes
-      less than some milliseconds. `on_step` is called K times in a row, and
-      `should_stop` has its effect after the call.
-    num_micro_batches_fn: Step -> micro-batches of each group. Rows that it
-      leaves out are read but not trained on: best let them be padding.
-    before_save: Called before a checkpoint is written.
-    count_examples: Batch -> number of its examples; by default the sum of
+    merge_input_states: Function that merges the input positions of several
+      processes, so that another number of processes can resume.
+    steps_per_call: Number of steps K that run as one program if no save or
+      evaluation comes between them and their batches have equal shapes; other
+      steps run one by one. Reduces the overhead per call, which matters if a
+      step takes only a few milliseconds. `on_step` is called K times in a row,
+      and `should_stop` takes effect after the call.
+    num_micro_batches_fn: Step -> number of micro-batches of each group. Rows of
+      skipped micro-batches are read but not trained on, so they should be
+      padding.
+    before_save: Function called before a checkpoint is written.
+    count_examples: Batch -> number of examples. The default is the sum of
       weights.
-    on_step: Function of each step's number (from 1) and metrics: loss, weight,
-      grad_norm, num_examples, from the second step on examples_per_s (of this
-      step alone: take the median), and the results of `evaluate_fn` when there
-      are any.
-    should_stop: Asked before each step; e.g. whether a signal came.
-    elastic: The job's control, e.g. an `antjax.Agent`: then an element of
-      `batches` is ONE micro-batch of this process, [local devices x examples,
-      ...], and each process does its own number of them in a step, the
-      Trainer's where there is no plan (`elastic_loop`). Metrics have
+    on_step: Function called after each step with its number (from 1) and
+      metrics: loss, weight, grad_norm, num_examples, from the second step on
+      examples_per_s (of this step alone; use the median), and the results of
+      `evaluate_fn` if any.
+    should_stop: Function called before each step; returns whether to stop, e.g.
+      because of a signal.
+    elastic: Controller of an elastic job, e.g. an `antjax.Agent`. An element of
+      `batches` is then ONE micro-batch of this process, [local devices x
+      examples, ...], and each process runs its own number of them in a step, or
+      the Trainer's if there is no plan (`elastic_loop`). Metrics contain
       `num_micro_batches` of all processes.
   """
 

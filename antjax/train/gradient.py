@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The gradient of a step, piece by piece; both forms of the step share it.
+"""The parts of a step's gradient, shared by both forms of the step.
 
 `add_micro_batch` is the body of the micro-batch loop and moves nothing between
-groups under the elastic codes; `sync` is what a step exchanges once. Both run
-in `shard_map`, the first one also on the devices of one process alone.
+groups under the elastic codes. `sync` is the exchange at the end of a step.
+Both run in `shard_map`, the first also on the devices of a single process.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Keys in the batches of a job: vocabularies that all its processes share.
+"""Keys in batches: vocabularies that all processes of a job share.
 
-Each step the distinct keys of all processes are counted together, so that every
-process makes the same update and has the same vocabularies. On one process
-nothing is sent; on several it takes two small all-gathers of the hosts.
+In each step the distinct keys of all processes are counted together, so every
+process makes the same update and has the same vocabularies. A single process
+sends nothing; several need two small all-gathers between hosts.
 """
 
 from collections.abc import Mapping

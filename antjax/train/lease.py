@@ -1,11 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One living run for each run folder, on a disk or in a bucket.
+"""Ensures a single live run per run folder, on a disk or in a bucket.
 
-A run writes a small file there every few seconds. TensorStore writes it only
-if nobody else has written it since, on disks as in buckets, so that of two runs
-exactly one has the folder. Who finds the file asks whether its process lives
-where that can be known, and otherwise watches the file: no clocks are compared.
+A run writes a small file there every few seconds. TensorStore writes it only if
+no other process has written it since, on disks as in buckets, so that exactly
+one of two runs owns the folder. A run that finds the file checks whether its
+process is alive, if that can be known, and otherwise watches the file. Clocks
+are never compared.
 """
 
 from collections.abc import Iterator

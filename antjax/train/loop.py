@@ -5,9 +5,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import math
+import re
 import time
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -20,7 +22,7 @@ from antjax.train.batches import (
   set_position,
   stack,
 )
-from antjax.train.checkpoint import Checkpointer, encode_position
+from antjax.train.checkpoint import Checkpointer, encode_position, latest_step
 from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
@@ -58,7 +60,8 @@ def opened(
     yield None, state
     return
   try:
-    encode_position(get_position(iterator))
+    position = get_position(iterator)
+    encode_position(position)
   except TypeError as error:
     raise ValueError(
       'Trainer.fit(checkpoint_dir=...): get_state() of the iterator'
@@ -67,6 +70,13 @@ def opened(
       ' texts and bytes, or an iterator without get_state, whose position is'
       ' not saved.'
     ) from error
+  if address := re.search('[^"\']* object at 0x[0-9a-f]+', str(position)):
+    logging.warning(
+      'Trainer.fit(checkpoint_dir=...): the position of the data names %s,'
+      ' which is another one in each process: Grain will refuse to resume.'
+      ' Give the class a __repr__ that tells its data.',
+      address[0],
+    )
   # Of an `antjax.Agent`.
   incarnation = getattr(options.elastic, 'incarnation', ())
   with (
@@ -134,12 +144,14 @@ class Reporter:
     is_scaling = values.get('loss_scale', 0) > _LEAST_LOSS_SCALE
     norm = 0 if is_scaling else values['grad_norm']
     if not math.isfinite(values['loss'] + norm):
+      folder = self._options.checkpoint_dir
+      saved = latest_step(folder) if folder else None
+      told = f'Resume from step {saved} in {folder}' if saved else 'Begin again'
       raise RuntimeError(
         f'Trainer.fit: the loss of step {number} is {values["loss"]}, the'
         f' norm of its gradient {values["grad_norm"]}: the parameters are'
-        ' lost. Go on from the newest checkpoint'
-        f' ({self._options.checkpoint_dir}) with a smaller learning rate or'
-        ' gradient clipping, and look at the data of that step.'
+        f' lost. {told} with a smaller learning rate or gradient clipping, and'
+        ' look at the data of that step.'
       )
 
   def evaluate(self, number: int, state: TrainState) -> Metrics | None:

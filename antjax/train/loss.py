@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a user's loss returns, checked, and the sums that a step makes of it."""
+"""Checks the results of a user's loss and computes the sums of a step."""
 
 from collections.abc import Mapping
 import dataclasses

@@ -3,11 +3,10 @@
 """Dynamic loss scaling, for gradients in float16.
 
 The loss is multiplied by a scale before it is differentiated, and the gradient
-divided by it. A step whose gradient is not finite changes nothing but the
-scale, which is halved; after `PERIOD` good steps it is doubled. The scale is
-part of the optimizer's state, so that checkpoints have it. Whether a gradient
-is finite is decided over all devices: under every PaRO code the same steps are
-left out.
+divided by it. A step whose gradient is not finite only halves the scale; after
+`PERIOD` finite steps it is doubled. The scale is part of the optimizer state
+and so of checkpoints. Whether a gradient is finite is decided over all devices,
+so every PaRO code skips the same steps.
 """
 
 import math

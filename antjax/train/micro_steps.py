@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a host-loop step that a process does alone.
+"""The part of a host-loop step that a process runs alone.
 
-Micro-batches run on a mesh of the process's own devices, one program call each;
-nothing crosses groups and no other process need know. Arrays go from the global
-mesh to this one by their single-device pieces, without copies.
+Micro-batches run on a mesh of the process's own devices, one program call each.
+Nothing crosses groups, and no other process is involved. Arrays move from the
+global mesh to this one by their single-device shards, without copies.
 """
 
 from collections.abc import Callable, Sequence

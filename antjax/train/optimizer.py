@@ -21,36 +21,36 @@ class OptimizerConfig:
 
   kind: Annotated[
     Literal['adamw', 'adagrad'],
-    'adamw; or adagrad, without momentum and weight decay.',
+    'Optimizer: adamw, or adagrad without momentum and weight decay.',
   ] = 'adamw'
-  learning_rate: Annotated[float, 'Peak rate.'] = 1e-3
+  learning_rate: Annotated[float, 'Peak learning rate.'] = 1e-3
   lm_learning_rate: Annotated[
     float | None,
-    'Peak rate of the layers of a language model inside a recommender; none:'
-    ' learning_rate.',
+    'Peak learning rate of the layers of a language model inside a'
+    ' recommender. none: learning_rate.',
   ] = None
-  warmup_steps: Annotated[int, 'Steps of linear warm-up.'] = 100
+  warmup_steps: Annotated[int, 'Number of linear warm-up steps.'] = 100
   first_share: Annotated[
     float | None,
-    'Rate at the start of the warm-up, as a share of the peak; none: that of'
-    ' one step of the warm-up.',
+    'Learning rate at the start of the warm-up, as a share of the peak. none:'
+    ' that of one warm-up step.',
   ] = None
   decay: Annotated[
     Literal['none', 'cosine'],
-    'Decay of the rate from the end of warm-up to the last step.',
+    'Decay of the learning rate from the end of the warm-up to the last step.',
   ] = 'cosine'
   final_share: Annotated[
-    float, 'Rate at the end of the cosine, as a share of the peak.'
+    float, 'Learning rate at the end of cosine, as a share of the peak.'
   ] = 0.1
-  b1: Annotated[float, "Adam's decay of the mean."] = 0.9
-  b2: Annotated[float, "Adam's decay of the squares."] = 0.999
-  eps: Annotated[float, "Added to Adam's root mean square."] = 1e-8
-  weight_decay: Annotated[float, 'Decoupled decay a step, times the rate.'] = (
-    0.01
-  )
-  decay_norms: Annotated[bool, 'Whether norms and biases decay too.'] = False
+  b1: Annotated[float, "Adam's decay rate of the first moment."] = 0.9
+  b2: Annotated[float, "Adam's decay rate of the second moment."] = 0.999
+  eps: Annotated[float, "Constant added to Adam's root mean square."] = 1e-8
+  weight_decay: Annotated[
+    float, 'Decoupled weight decay per step, multiplied by the learning rate.'
+  ] = 0.01
+  decay_norms: Annotated[bool, 'Also decay norms and biases.'] = False
   clip_norm: Annotated[
-    float, 'Largest global norm of the gradient; 0: any.'
+    float, 'Maximum global norm of the gradient. 0: no clipping.'
   ] = 1.0
 
   def __post_init__(self) -> None:

@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The step with the rows of the next one fetched beside its computation.
+"""A step that fetches the rows of the next step while it computes.
 
-The exchange that brings rows then no longer separates two computations.
-What it brings lacks the updates of the step that it runs beside: rows are one
-step stale, as in TorchRec's semi-synchronous and jax-tpu-embedding's pipelined
-training. Dense parameters are not.
+The row exchange then no longer separates two computations. Its rows lack the
+updates of the concurrent step: rows are one step stale, as in TorchRec's
+semi-synchronous and jax-tpu-embedding's pipelined training. Dense parameters
+are not.
 """
 
 from typing import Any

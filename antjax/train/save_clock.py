@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints by time: at the same step on all processes.
 
-Process 0's clock counts. All agree from time to time at which step they look at
-it again, sooner the nearer the next checkpoint is, so that its steps may become
-slower meanwhile; between two looks nothing is asked.
+The clock of process 0 decides. From time to time all processes agree on the
+step at which to check it again, sooner as the next checkpoint approaches, in
+case steps become slower. Between two checks there is no communication.
 """
 
 from collections.abc import Callable, Iterator

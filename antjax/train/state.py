@@ -27,17 +27,17 @@ PyTree = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything a step changes; a pytree.
+  """Everything that a step changes, as a pytree.
 
   Attributes:
-    step: int32 scalar, steps done; those of weight 0 count too.
-    params: The user's tree at the parameters' level, in compute dtype. Leaves
-      split at that level are padded: read them through `Trainer.params`.
-    master: Copies of the trained leaves, at least fp32, at the optimizer's
-      level in mixed precision; else None. Frozen leaves have none.
-    opt_state: Optax state, each moment at the optimizer's level.
+    step: int32 scalar, number of steps done, including those of weight 0.
+    params: The user's tree at the level of the parameters, in compute dtype.
+      Sharded leaves are padded: read them with `Trainer.params`.
+    master: In mixed precision, copies of the trained leaves, at least fp32, at
+      the level of the optimizer; else None. Frozen leaves have none.
+    opt_state: Optax state, with moments at the level of the optimizer.
     tables: State of the embedding tables, or an empty dict.
-    rng: uint32 key data; a step folds `step` into it, and never changes it.
+    rng: uint32 key data. A step folds in `step` and never changes it.
   """
 
   step: jax.Array | Any  # Any: a tree of shardings has the same class.

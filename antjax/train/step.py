@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The PaRO training step, in one program; `elastic_step` is its other form.
+"""The PaRO training step as one program; `elastic_step` is its other form.
 
-Manual inside, automatic outside: `shard_map` holds what PaRO decides (gather,
-differentiate, accumulate, sync); the optax update runs in the same `jit` on
-global arrays, so that any transform, a global-norm clip say, sees the whole
-gradient. `optimization_barrier` keeps XLA from hoisting the gathers out of the
+`shard_map` contains what PaRO controls manually (gather, differentiate,
+accumulate, sync). The optax update runs in the same `jit` on global arrays, so
+that any transform, such as clipping by global norm, sees the whole gradient.
+`optimization_barrier` keeps XLA from hoisting the gathers out of the
 micro-batch loop or sinking the reductions out of it, which would silently turn
 one code into another.
 """

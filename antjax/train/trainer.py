@@ -33,7 +33,7 @@ from antjax.train.state import Layout, PyTree, SparseTables, TrainState
 class Trainer:
   """Trains a pytree of parameters under one PaRO code.
 
-  The model knows nothing of antjax: `loss_fn` sees whole parameters and one
+  The model does not depend on antjax: `loss_fn` sees whole parameters and one
   device's part of the batch.
   """
 
@@ -70,60 +70,63 @@ class Trainer:
     Args:
       loss_fn: `(params, batch, rng) -> losses [B]`, or a tuple: `(losses,
         metrics)`, `(losses, weights)`, `(losses, weights, metrics)` or
-        `(losses, weights, metrics, updates)`. The gradient is that of
-        sum(weights * losses) / sum(weights) over all devices; the weights are
-        constants. A metric, a number or one for each example, becomes its
-        weighted mean over all devices among the step's metrics. `updates` has
-        the new values of `mutable` leaves. With tables the arguments are
-        `(params, rows, batch, rng)`, where `tables.lookup(rows, batch['ids'])`
-        gives the vectors.
-      optimizer: Any optax transform; it sees gradients and parameters of all
-        devices, in their true shapes, and gets the loss as `value`.
-      mesh: Mesh from `make_mesh`, or your own: the loss may split arrays over
-        its other axes by `with_sharding_constraint`.
-      inter: Name of its axis between groups; in the loss always 'inter'.
-      intra: Name of its axis inside a group; in the loss always 'intra'.
-      auto_specs: Leaf name -> how the other axes split the leaf, in the state
-        and where a step gathers it. None: they do not.
-      paro: PaRO code: levels of parameters, gradients, optimizer state.
-      tables: Embedding tables; they have their own row optimizers.
-      collectives: How arrays move over both mesh axes at once: a `Collectives`,
-        or the name of its algorithm (`for_mesh`). Refused where the code moves
-        nothing so; see `PaRO.global_moves`.
-      num_micro_batches: Parts that a device's batch is worked off in.
-      compute_dtype: E.g. bfloat16: the step's copy of the parameters has it,
-        and an fp32 master is kept with the optimizer state.
+        `(losses, weights, metrics, updates)`. The step minimizes sum(weights *
+        losses) / sum(weights) over all devices; the weights are constants. The
+        step's metrics contain the weighted mean over all devices of each
+        metric, a scalar or one number per example. `updates` has the new values
+        of `mutable` leaves. With tables the arguments are `(params, rows,
+        batch, rng)`, and `tables.lookup(rows, batch['ids'])` returns the
+        vectors.
+      optimizer: Any optax transform. It sees whole gradients and parameters, in
+        their true shapes, and receives the loss as `value`.
+      mesh: Mesh from `make_mesh`, or your own. The loss may shard arrays over
+        its other axes with `with_sharding_constraint`.
+      inter: Name of the axis between groups; always 'inter' in the loss.
+      intra: Name of the axis inside a group; always 'intra' in the loss.
+      auto_specs: Leaf name -> sharding of the leaf over the other axes, in the
+        state and when a step gathers it. None: no sharding.
+      paro: PaRO code: levels of parameters, gradients and optimizer state.
+      tables: Embedding tables, which have their own row optimizers.
+      collectives: Collectives over both mesh axes: a `Collectives`, or the name
+        of its algorithm (`for_mesh`). Rejected if the code needs no such
+        collectives; see `PaRO.global_moves`.
+      num_micro_batches: Number of micro-batches that a device's batch is
+        divided into.
+      compute_dtype: Dtype of the step's copy of the parameters, e.g. bfloat16.
+        An fp32 master is kept with the optimizer state.
       trainable: Leaf name -> whether it is trained; all by default.
       scanned: Leaf name -> whether it is a stack of layers [L, ...] that the
-        model runs by `antjax.scan_layers`: split inside its layers, gathered a
-        layer at a time, never whole.
-      mutable: Leaf name -> whether the loss gives its new values: statistics of
-        a batch norm, an average of parameters, a count. These leaves are not
-        trained, stay whole and keep their dtype. All micro-batches of a step
-        read the same values; the new ones are the mean over micro-batches and
-        devices, by sums of weights, and of integers the greatest.
-      regather: Whether stacks are gathered again in the backward pass, or kept
-        whole from forward to backward: less communication, more memory.
-      overlap: Whether a stack's next layer is gathered, and the gradient of the
-        one before reduced, while a layer computes: one more layer in memory.
-        Where layers are computed again in full (`scan_layers`). None: on
-        devices whose compilers overlap, all but CPUs.
-      early_sums: Whether, with that, a stack's sums leave for other groups
-        layer by layer beside the last micro-batch, under IIG, NIG and GIG. The
-        loss must run each stack by one call of `scan_layers`, in no loop.
-      loss_scale: Factor of the loss that is differentiated, for gradients in
-        float16; 'dynamic' adapts it and leaves out steps that overflow.
-      remat_policy: True recomputes the whole loss in the backward pass; a
-        `jax.checkpoint_policies` policy saves what it names.
-      min_shard_size: Leaves with fewer elements stay whole everywhere.
-      row_staleness: 1 lets `fit` bring the next step's rows during this one:
-        they lack its updates, but not after a save or evaluation.
-      vocabularies: Table name -> vocabulary: features of these tables hold keys
-        (integers or texts), not ids. A step admits the keys of all processes
-        and makes rows new that have changed hands; checkpoints hold the
-        vocabularies as they are then, see `Trainer.vocabularies`.
-      constants: Arrays on `mesh` that no step changes: `loss_fn` and
-        `predict_fn` find each device's pieces in batch['constants']. They are
+        model runs with `antjax.scan_layers`. Stacks are sharded inside their
+        layers and gathered one layer at a time.
+      mutable: Leaf name -> whether the loss returns its new values: statistics
+        of a batch norm, an average of parameters, a count. These leaves are not
+        trained, are not sharded and keep their dtype. All micro-batches of a
+        step read the same values. The new value is the mean over micro-batches
+        and devices, weighted by sums of weights, or the maximum for integers.
+      regather: Whether to gather stacks again in the backward pass. False keeps
+        gathered layers: less communication, more memory.
+      overlap: Whether to gather the next layer of a stack, and reduce the
+        gradient of the previous one, while a layer computes. Needs memory for
+        one more layer and full rematerialization in `scan_layers`. None: on all
+        devices except CPUs, whose compiler does not overlap.
+      early_sums: Whether, with `overlap`, the gradient sums of a stack are sent
+        to other groups layer by layer during the last micro-batch, under IIG,
+        NIG and GIG. The loss must run each stack by one call of `scan_layers`
+        outside of loops.
+      loss_scale: Scale of the differentiated loss, for float16 gradients.
+        'dynamic' adapts it and skips steps that overflow.
+      remat_policy: True recomputes the whole loss in the backward pass. A
+        policy of `jax.checkpoint_policies` saves what it selects.
+      min_shard_size: Leaves with fewer elements are not sharded.
+      row_staleness: 1 lets `fit` fetch the rows of the next step during this
+        one. They miss its updates, except after a save or evaluation.
+      vocabularies: Table name -> vocabulary. Features of these tables hold keys
+        (integers or texts) instead of ids. A step admits the keys of all
+        processes and initializes rows that were given to another key.
+        Checkpoints contain the current vocabularies, see
+        `Trainer.vocabularies`.
+      constants: Arrays on `mesh` that no step changes. `loss_fn` and
+        `predict_fn` find each device's shards in batch['constants']. They are
         neither in the state nor in checkpoints.
       check_vma: False allows Pallas kernels in the loss, see `attention`; a
         `psum` there then has the gradient of an untyped `jax.shard_map`.
@@ -203,11 +206,11 @@ class Trainer:
     )
 
   def init(self, params: PyTree, seed: int = 0) -> TrainState:
-    """A new state, each leaf born at its own level.
+    """Creates a new state, with each leaf sharded at its own level.
 
     Args:
-      params: The parameters, or a function of a random key that makes them
-        (then no device ever holds all of them at once).
+      params: The parameters, or a function that creates them from a random key
+        (no device then ever holds all of them).
       seed: Seed of the run's randomness.
     """
     key = jax.random.key(seed)
@@ -237,15 +240,16 @@ class Trainer:
     return self._layout
 
   def params(self, state: TrainState, trained_only: bool = False) -> PyTree:
-    """The user's tree, whole on every device; trained leaves as masters.
+    """Returns the user's tree, whole on every device, with fp32 masters.
 
-    `trained_only`: None in place of the others, as optimizers see it.
+    With `trained_only`, leaves that are not trained are None, as optimizers see
+    them.
     """
     tree = self._once('params', predict_lib.make_params, self.layout)(state)
     return predict_lib.trained(self.layout, tree) if trained_only else tree
 
   def opt_state(self, state: TrainState) -> PyTree:
-    """The optimizer's state as if of whole parameters, on every device."""
+    """Returns the optimizer state of whole parameters, on every device."""
     make = predict_lib.make_opt_state
     return self._once('opt_state', make, self.layout)(state)
 
@@ -256,7 +260,7 @@ class Trainer:
 
   @property
   def vocabularies(self) -> dict[str, Vocabulary]:
-    """Table name -> its vocabulary as it is now."""
+    """Returns the current vocabulary of each table, by table name."""
     return {} if self.keys is None else self.keys.vocabularies
 
   def bytes_per_device(self) -> dict[str, int]:
@@ -272,21 +276,23 @@ class Trainer:
     batch: PyTree,
     num_micro_batches: Sequence[int] | None = None,
   ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimizer step; `state` is donated.
+    """Runs one optimizer step; `state` is donated.
 
     Args:
       state: State from `init` or an earlier step.
-      batch: Pytree of arrays, this process's rows; each leading dim a multiple
-        of local devices x micro-batches. With tables, batch['ids'] holds ids.
-      num_micro_batches: Micro-batches to do in each group, 0 to the
-        Trainer's; a group leaves out the last parts of its devices' batches.
-        The first use compiles once more; different counts never do.
+      batch: Pytree of arrays with this process's rows. Leading dims are
+        multiples of local devices x micro-batches. With tables, batch['ids']
+        holds ids.
+      num_micro_batches: Number of micro-batches to run in each group, from 0 to
+        the Trainer's. A group skips the last parts of its devices' batches. The
+        first use compiles once more; other counts do not.
 
     Returns:
-      (state, metrics): scalars on the devices; see `make_step`.
+      (state, metrics), where metrics are scalars on the devices; see
+        `make_step`.
 
     Raises:
-      ValueError: A batch that does not divide, or counts under another code.
+      ValueError: The batch does not divide, or the code does not allow counts.
     """
     inputs = self.placer.place(batch, counts=num_micro_batches)
     return self.compiled_step()(self.placer.with_new_rows(state), inputs)
@@ -300,7 +306,7 @@ class Trainer:
     return self._once('steps', step_lib.make_steps, self.step_spec())
 
   def step_spec(self) -> StepSpec:
-    """What the step is made of; known after `init`."""
+    """Returns the parts of the step; known after `init`."""
     return self._spec_of(self.layout)
 
   def elastic_step(self) -> ElasticStep:
@@ -311,7 +317,7 @@ class Trainer:
   def step_inputs(
     self, batch: PyTree, num_micro_batches: Sequence[int] | None = None
   ) -> step_lib.StepInput:
-    """A batch as the compiled step takes it; for `lower` and inspection."""
+    """Returns a batch as the compiled step takes it, e.g. to lower the step."""
     return self.placer.place(batch, counts=num_micro_batches)
 
   def fit(
@@ -321,25 +327,25 @@ class Trainer:
     num_steps: int,
     **options: Any,
   ) -> TrainState:
-    """Trains to step `num_steps`, or until no process has data left.
+    """Trains up to step `num_steps`, or until no process has data left.
 
-    If there is a checkpoint in `checkpoint_dir`, state and input position are
-    taken from the newest one. If `should_stop` says so on any process, all of
-    them end after the same step, save, and raise KeyboardInterrupt.
+    If `checkpoint_dir` has checkpoints, state and input position are restored
+    from the newest one. If `should_stop` returns True on any process, all
+    processes stop after the same step, save, and raise KeyboardInterrupt.
 
     Args:
       state: State from `init`.
-      batches: This process's batches. If its iterator has get_state and
-        set_state, as Grain's have, the position is saved and restored.
-      num_steps: Step to stop at, counted from the start of the run.
+      batches: Batches of this process. If the iterator has get_state and
+        set_state, as Grain's iterators do, its position is saved and restored.
+      num_steps: Total number of steps, counted from the start of the run.
       **options: The fields of `FitOptions`.
 
     Raises:
-      KeyboardInterrupt: Stopped by `should_stop`; what was done is saved.
-      RuntimeError: Loss or gradient became nan or infinite; nothing later is
-        saved.
-      ValueError: A checkpoint of another model, an input position that cannot
-        be restored here, or `elastic` with a code or mesh that is not.
+      KeyboardInterrupt: `should_stop` stopped training; the state is saved.
+      RuntimeError: The loss or gradient became nan or infinite; no later state
+        is saved.
+      ValueError: The checkpoint is of another model, the input position cannot
+        be restored here, or the code or mesh does not support `elastic`.
     """
     chosen = FitOptions(**options)
     if chosen.elastic is not None:
@@ -377,18 +383,18 @@ class Trainer:
     *,
     params: PyTree = None,
   ) -> Metrics:
-    """Values of metrics over batches of all processes, the same on each.
+    """Computes metrics over the batches of all processes, equal on each.
 
     Args:
-      state: Training state; it is not donated.
-      batches: This process's batches, each leading dim a multiple of its
-        devices (pad with weight 0).
-      predict_fn: `(params, batch, rng)` or, with tables, `(params, rows,
-        batch, rng)` -> arrays by name, 'prediction' and 'label' and perhaps
-        'weight' and 'group', equal in shape, leading dim split over devices.
-        Pass the same function each time: it is compiled once.
+      state: Training state, which is not donated.
+      batches: Batches of this process. Leading dims are multiples of its number
+        of devices (pad with weight 0).
+      predict_fn: `(params, batch, rng)` or, with tables, `(params, rows, batch,
+        rng)` -> arrays by name: 'prediction' and 'label', optionally 'weight'
+        and 'group', of equal shape, with the leading dim sharded over devices.
+        Pass the same function each time to compile it only once.
       metrics: Fresh metrics by name.
-      params: Parameters to take in place of the state's: averages, say.
+      params: Parameters to use instead of those of the state, such as averages.
     """
     outputs = self.outputs(state, batches, predict_fn, params=params)
     return predict_lib.evaluate(outputs, metrics)
@@ -401,11 +407,10 @@ class Trainer:
     *,
     params: PyTree = None,
   ) -> dict[str, np.ndarray]:
-    """Outputs [B, ...] of a `predict_fn` as `evaluate` takes it, on the host.
+    """Computes outputs [B, ...] of a `predict_fn` (see `evaluate`) on the host.
 
-    They are the rows of all processes, the same on each. Where there is a
-    'weight', rows whose weights are all 0 are left out, and so is a weight [B]
-    itself.
+    Every process gets the rows of all processes. If there is a 'weight', rows
+    whose weights are all 0 are omitted, and so is a weight [B] itself.
     """
     outputs = self.outputs(state, batches, predict_fn, params=params)
     return predict_lib.collect(outputs)
@@ -418,10 +423,10 @@ class Trainer:
     *,
     params: PyTree = None,
   ) -> Iterator[dict[str, np.ndarray]]:
-    """Outputs of `evaluate`'s `predict_fn` for each of this process's batches.
+    """Yields the outputs of a `predict_fn` for each batch of this process.
 
-    Arrays [B, ...] by name, on the host. All processes iterate until none has a
-    batch left.
+    They are arrays [B, ...] by name, on the host. All processes iterate until
+    none has a batch left.
     """
     if params is not None:
       state = predict_lib.with_params(self.layout, state, params)

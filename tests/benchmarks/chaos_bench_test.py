@@ -4,19 +4,25 @@
 
 import asyncio
 from collections import Counter
+import errno
 import json
+import subprocess
+import sys
+import time
 
 import grpc
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import psutil
 import pytest
 
 from antjax.elastic import view
 from antjax.elastic.actions import AdjustBatch
 from benchmarks import (
   chaos_bench,
+  chaos_blows,
   chaos_events,
   chaos_lineage,
   chaos_proxy,
@@ -35,7 +41,7 @@ def test_a_seed_gives_one_schedule():
   assert first != chaos_events.schedule(8, 200, 3, 8)
 
 
-@pytest.mark.parametrize('num_kills', [1, 7, 200])
+@pytest.mark.parametrize('num_kills', [1, 11, 200])
 def test_a_schedule_has_so_many_kills_of_all_kinds(num_kills):
   events = chaos_events.schedule(0, num_kills, 3, 8)
   kills = [event for event in events if event.kind != 'drop']
@@ -64,6 +70,55 @@ def test_the_policy_gives_each_worker_work():
   assert action.num_micro_batches.keys() == {'a', 'b'}
   assert min(action.num_micro_batches.values()) >= 1
   assert chaos_events.shuffle_work(seen) == [action]
+
+
+# --- Blows that are more than a signal. ---
+
+
+@pytest.mark.parametrize(
+  'share, done', [(0.1, 'cut'), (0.5, 'flipped'), (0.9, 'removed')]
+)
+def test_the_log_of_a_journal_is_damaged(tmp_path, share, done):
+  journal, wal = tmp_path / 'journal.db', tmp_path / 'journal.db-wal'
+  assert 'empty' in chaos_blows.damage_wal(journal, share)
+  wal.write_bytes(bytes(1000))
+  assert done in chaos_blows.damage_wal(journal, share)
+  assert not wal.exists() or wal.read_bytes() != bytes(1000)
+
+
+def test_writes_fail_as_on_a_full_disk(tmp_path):
+  code = (
+    'import sys\nsys.stdin.readline()\n'
+    'try: open(sys.argv[1], "wb", buffering=0).write(bytes(10_000)); print(1)\n'
+    'except OSError as error: print(error.errno)\n'
+    'try: open(sys.argv[1], "ab", buffering=0).write(bytes(10_000)); print(1)\n'
+    'except OSError as error: print(error.errno)\n'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-I', '-S', '-c', code, str(tmp_path / 'file')],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as worker:
+    chaos_blows.fill_disk(psutil.Process(worker.pid))
+    out, _ = worker.communicate('go\n')
+  assert f'{errno.EFBIG}' in out.split()
+
+
+def test_a_module_runs_with_another_clock(tmp_path, monkeypatch):
+  (tmp_path / 'what_time.py').write_text(
+    'import sys, time\nprint(time.time(), *sys.argv[1:])\n'
+  )
+  done = subprocess.run(
+    [sys.executable, chaos_blows.__file__, '-86400', 'what_time', '--x'],
+    env={'PYTHONPATH': f'{tmp_path}:{source_tree.ROOT}'},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  now, flag = done.stdout.split()
+  assert 0 < time.time() - 86_400 - float(now) < 60 and flag == '--x'
+  assert chaos_blows.clock_offset_s(0.0) == -86_400
 
 
 # --- The proxy. ---
@@ -289,7 +344,7 @@ def test_recovery_is_up_to_the_first_step_of_a_later_generation():
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_seven_kills_lose_nothing(tmp_path):
+def test_a_blow_of_each_kind_loses_nothing(tmp_path):
   """One of each kind, and lost replies; on loopback, with a text of ours."""
   text = tmp_path / 'text.txt'
   pages = sorted((source_tree.ROOT / 'docs').rglob('*.md'))
@@ -300,11 +355,11 @@ def test_seven_kills_lose_nothing(tmp_path):
   )
   assert prepared.returncode == 0, prepared.stdout + prepared.stderr
   (line,) = runs.lines(
-    *('chaos_bench', '--kills=7', '--seed=2', '--virtual_hosts=false'),
+    *('chaos_bench', '--kills=11', '--seed=2', '--virtual_hosts=false'),
     *(f'--text={tmp_path}/data', f'--out={tmp_path}/run'),
     XLA_FLAGS='',
   )
-  assert line['kills'] == 7
+  assert line['kills'] == 11
   assert line['records_lost'] == line['committed_twice'] == 0
   assert line['recovery_s_median'] > 0
   assert set(line['kills_by_kind']) == set(chaos_events.KILLS)

@@ -33,6 +33,22 @@ def test_kendall_tau_counts_pairs():
   assert paro_bench.kendall_tau([1], [2]) is None
 
 
+def test_the_fastest_code_is_one_that_fits():
+  lines = [
+    {'code': code, 'hosts': 3, 'predicted_s': predicted, 'step_s': step_s}
+    | {'state_bytes_per_device': mb * 10**6, 'temp_bytes_per_device': 10**6}
+    for code, predicted, step_s, mb in (
+      ('NNG', 1.0, 1.0, 50),
+      ('IIG', 1.0, 2.0, 20),
+      ('hsdp', None, 0.5, 10),
+    )
+  ]
+  for limit, code in ((0.0, 'NNG'), (51.0, 'NNG'), (21.0, 'IIG')):
+    config = paro_bench.Config(device_mb=limit)
+    assert paro_bench._fastest(config, lines, 3)['code'] == code
+  assert paro_bench._fastest(paro_bench.Config(device_mb=5.0), lines, 3) is None
+
+
 def test_losses_that_differ_are_named():
   def case(name, *losses, num_hosts=4):
     return {'name': name, 'num_hosts': num_hosts, 'losses': losses}
@@ -106,6 +122,8 @@ def test_a_line_for_each_code_and_peer_and_one_for_all():
     assert 0 <= line['inter_bytes_per_step'] - planned <= 256  # Scalars.
     assert line['predicted_s'] > 0
   assert lines[0]['speedup_vs_zero3'] == 1
+  fastest = [line['speedup_vs_fastest'] for line in lines[:2]]
+  assert max(fastest) == 1 and min(fastest) < 1
   assert summary['kendall_tau'] in (-1, 1)
   assert summary['best_code'] in ('GGG', 'NIG')
 

@@ -286,6 +286,27 @@ def test_what_does_not_fit_the_schema_is_refused(read, tmp_path):
     read(tmp_path / 'c.parquet', schema)
 
 
+def test_parquet_is_read_without_holding_all_of_it(tmp_path):
+  total, folder = 800_000, tmp_path / 'parts'
+  folder.mkdir()
+  names = [f'x{i}' for i in range(8)]
+  table = pa.table({name: np.arange(total) for name in names})
+  file = tmp_path / 'a.parquet'
+  pq.write_table(table, file, row_group_size=50_000, compression='none')
+  schema = columns(dict.fromkeys(names, 'int64'), label='')
+  before, held = pa.total_allocated_bytes(), []
+
+  class Watching(rejects.Rejects):
+    def add(self, *args):
+      held.append(pa.total_allocated_bytes() - before)
+      super().add(*args)
+
+  bad = Watching(folder / 'rejected.csv', 0)
+  counts = table_source.read({file: ''}, schema, folder, bad, threads=1)
+  assert counts.good == total
+  assert len(held) > 10 and max(held) < table.nbytes / 2
+
+
 def test_large_files_go_through_threads(read, tmp_path):
   num = 200_000
   values = {'user': np.arange(num) % 7, 'click': np.arange(num) % 2}

@@ -48,6 +48,25 @@ def test_spans_are_those_of_a_loop_over_tasks(tasks):
   assert as_tuples(task_spans.evaluation(*given)) == evaluated
 
 
+def test_rows_of_no_span_are_not_held(tmp_path, monkeypatch):
+  total = 100_000
+  path = tmp_path / 'rows.parquet'
+  table = pa.table({'a': np.arange(total)})
+  pq.write_table(table, path, row_group_size=20_000, compression='none')
+  spans = task_spans.Spans(*(np.array([x]) for x in (0, total - 5, total, 2)))
+  held = []
+  concat_tables = pa.concat_tables
+
+  def watched(tables):
+    held.append(sum(map(len, tables)))
+    return concat_tables(tables)
+
+  monkeypatch.setattr(task_spans.pa, 'concat_tables', watched)
+  (batch,) = task_spans.record_batches(path, spans, ['a'])
+  assert batch['a'].to_pylist() == [[*range(total - 5, total)]]
+  assert max(held) < 20_000
+
+
 @pytest.mark.parametrize('num_files', [1, 3])
 @pytest.mark.parametrize('config', [CONFIG])
 def test_records_hold_the_rows_of_their_spans(tmp_path, num_files, config):

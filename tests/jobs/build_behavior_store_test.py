@@ -107,6 +107,30 @@ def test_a_new_day_encodes_what_is_new(config, model, encoded, capsys):
   assert found.load()[1].any()  # Unknown: what '[UNK]' says to the model.
 
 
+def test_equal_texts_of_another_store_are_not_encoded_again(
+  config, model, encoded, tmp_path
+):
+  assert build(config) == 42
+  texts = small_vocabulary.texts(30, first=20)
+  vocabulary = add_texts(tmp_path / 'other' / 'behaviors', texts, 'd1')
+  other = dataclasses.replace(
+    config,
+    vocabulary=str(tmp_path / 'other'),
+    out=str(tmp_path / 'merged'),
+    known_store=config.out,
+    known_vocabulary=config.vocabulary,
+  )
+  assert build(other) == 32
+  assert encoded == [42, 10]  # 20 texts and both special rows are known.
+  expected = expected_rows(model, vocabulary.texts(0, 32))
+  found = BehaviorStore.open(other.out).load()
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+  with pytest.raises(ValueError, match='float16 rows, needed are int8'):
+    build(dataclasses.replace(other, out=str(tmp_path / 'b'), dtype='int8'))
+  with pytest.raises(ValueError, match='give both, or neither'):
+    dataclasses.replace(other, known_vocabulary='')
+
+
 def test_a_killed_build_goes_on(config, model, encoded, monkeypatch):
   folder = pathlib.Path(config.vocabulary) / 'behaviors'
   add_texts(folder, small_vocabulary.texts(2500, first=40), 'd2')

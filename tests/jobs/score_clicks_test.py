@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from antjax.ctr.antm2c.fields import FieldConfig
+from antjax.data.rejects import Rejects
 from antjax.jobs import prepare_data
 from antjax.jobs.clicks import score
 from antjax.jobs.clicks.config import Config
@@ -36,6 +37,7 @@ label: clicked
 split: part
 ids: [cat]
 numeric: [price, stars]
+nulls: [NA]
 """
 _FIELDS = FieldConfig(
   embedding_dim=4,
@@ -202,6 +204,33 @@ def test_bad_rows_are_set_aside_by_name(trained, capsys):
     score.main(score.Config(model=str(folder), input='x.csv'))
   with pytest.raises(ValueError, match=r'out=x.txt: must end in .csv or'):
     score.Config(out='x.txt')
+
+
+def test_rows_are_read_as_the_log_is(trained):
+  folder, rows, run_dir = trained
+  logits = np.load(run_dir / 'predictions.npz')['logit'].tolist()
+  names = ('user', 'item', 'cat', 'price', 'stars')
+  lines = [[row[n] for n in names] for row in rows]
+  with_nulls = [['NA' if x == '' else x for x in line] for line in lines]
+  indexed = [[i, *line] for i, line in enumerate(with_nulls)]
+  text = '\n'.join(','.join(map(str, x)) for x in [['', *names], *indexed])
+  (folder / 'pandas.csv').write_text(text)
+  table = scores(folder, 'of_pandas', folder / 'pandas.csv')
+  assert [np.float32(row['score_logit']) for row in table] == logits
+
+  model = ClickScorer(run_dir / 'export')
+  model.clicks['log'] |= {'delimiter': '::', 'encoding': 'latin-1'}
+  names = ('user', 'item', 'price', 'stars')
+  lines = [[f'\xe9{n}', *line[1:2], *line[3:]] for n, line in enumerate(lines)]
+  source = folder / 'days' / 'cat=c1'
+  source.mkdir(parents=True)
+  text = '\n'.join('::'.join(map(str, x)) for x in [names, *lines])
+  (source / 'new.csv').write_bytes(text.encode('latin-1'))
+  rejects = Rejects(folder / 'none.csv', 1.0)
+  (part,) = score.tables(model, str(folder / 'days'), rejects)
+  assert part['user'].to_pylist() == [f'\xe9{n}' for n in range(len(rows))]
+  assert part['cat'].unique().to_pylist() == ['c1']
+  assert not rejects.num_rows
 
 
 @pytest.mark.slow

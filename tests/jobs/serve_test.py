@@ -3,16 +3,19 @@
 """The HTTP service: answers, refusals, overload, and a clean end."""
 
 import asyncio
+import ssl
 import threading
 
 import aiohttp
 import pytest
 
+from antjax.elastic import security
 from antjax.elastic.security import Grant, RoleTokens
 from antjax.jobs import serve
 from antjax.jobs.serve_http import Front, Metrics
 from antjax.serving.batcher import Batcher, Full, Request
 from antjax.serving.served import BadField, need
+from tests.elastic import certificates
 
 TOKEN = 'a-token-of-a-test'
 
@@ -141,6 +144,28 @@ def test_tokens():
         assert reply.status == code
 
   run(body, tokens=lambda: tokens)
+
+
+@certificates.needs_openssl
+def test_clients_need_a_certificate(tmp_path):
+  certificates.make(tmp_path, 'server', 'client')
+
+  async def body(session, front, served):
+    tls = ssl.create_default_context(cafile=tmp_path / 'ca.pem')
+    for name in ('', 'client'):
+      if name:
+        own = tmp_path / name
+        tls.load_cert_chain(own / 'cert.pem', own / 'key.pem')
+      connector = aiohttp.TCPConnector(ssl=tls)
+      async with aiohttp.ClientSession(front.url, connector=connector) as one:
+        if name:
+          assert (await ask(one, {'x': 1}))[0] == 200
+        else:
+          with pytest.raises(aiohttp.ClientError):
+            await ask(one, {'x': 1})
+
+  server = security.page_tls(tmp_path / 'server', is_mutual=True)
+  run(body, tls=server)
 
 
 def test_what_came_is_answered_before_the_end():

@@ -96,6 +96,8 @@ def test_a_run_trains_scores_and_reports(folder, tmp_path):
   assert scores['test']['examples'] > 20
   results = json.loads((run_dir / 'results.json').read_text())
   assert results['results']['test']['auc'] == scores['test']['auc']
+  beside = results['results']['user mean']
+  assert beside['examples'] == scores['test']['examples']
   memory = results['memory']
   planned = sum(memory['state'].values()) - memory['state']['grads']
   planned += memory['table'] + memory['batch']

@@ -174,6 +174,11 @@ def test_a_run_over_a_store(folder, tmp_path, num_low):
   changes = {'store': store, 'num_low': num_low, 'check_memory': num_low == 1}
   if num_low == 1:
     changes |= {'tuning': 'lora', 'lora_rank': 2}
+  else:
+    vector = VectorConfig(
+      pooling='mean', normalize=True, whiten=True, token_vectors=True
+    )
+    changes |= {'vector': vector, 'stage1_steps': 2}
   train(folder, run_dir, num_steps=2, export=False, **changes)
   results = train(folder, run_dir, num_steps=4, with_hybrid=True, **changes)
   lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
@@ -184,7 +189,9 @@ def test_a_run_over_a_store(folder, tmp_path, num_low):
   recommender, catalogue = llm_rec_export.read(run_dir / 'export')
   vectors = np.load(run_dir / 'export' / 'item_vectors.npy')
   (user,) = recommender.user_vectors([catalogue.titles[1:2]])
-  np.testing.assert_allclose(user, vectors[1], atol=2e-3)
+  # Whitening enlarges the rounding of float16 rows, up to 60 times.
+  atol = 2e-3 if num_low == 1 else 2e-2
+  np.testing.assert_allclose(user, vectors[1], atol=atol)
   (found,) = recommender([['a title of none', catalogue.titles[4]]], 3)
   assert len(found) == 3 and 4 not in [x.item for x in found]
   # A new item has a text vector as the others do.
@@ -327,6 +334,7 @@ def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
     ({'only_domain': 'a', 'without_domain': 'a'}, 'nothing is left'),
     ({'num_chunks': 0}, 'num_chunks=0'),
     ({'num_low': 1}, 'give --store'),
+    ({'stage1_steps': 2}, 'give --store'),
     ({'store': 's', 'start': 'random'}, 'pretrained layers make of titles'),
     ({'store': 's', 'num_chunks': 2}, 'nothing to cut'),
     ({'store': 's', 'loss': LossConfig()}, 'shared or in_batch'),

@@ -48,6 +48,12 @@ class NoSizes(Net):
     pass
 
 
+class Hasty(Net):
+  """One that reads linear terms without declaring them."""
+
+  needs = frozenset()
+
+
 class NoContext(Net):
   """One that says it reads a support."""
 
@@ -92,6 +98,13 @@ def test_a_column_is_no_logit_a_row():
   config = load.NetworkConfig()
   model = load.make(f'{HERE}:NoVector', SIZES, config, rngs=nnx.Rngs(0))
   with pytest.raises(ValueError, match=r'NoVector gave \(8, 1\) for 8 rows'):
+    load.scores(model, inputs(8))
+
+
+def test_linear_terms_are_declared_before_they_are_read():
+  config = load.NetworkConfig()
+  model = load.make(f'{HERE}:Hasty', SIZES, config, rngs=nnx.Rngs(0))
+  with pytest.raises(ValueError, match="reads Inputs.first_order_B.*'linear'"):
     load.scores(model, inputs(8))
 
 

@@ -21,19 +21,38 @@ AT_END = [
 ]
 
 
-def compare(*in_loop):
+def compare(*in_loop, code='NIG', stack_runs=1):
+  shape = (4, 512, 512) if stack_runs > 1 else (512, 512)
   layout = Layout.of(
-    {'w': jax.ShapeDtypeStruct((512, 512), jnp.float32)},
+    {'w': jax.ShapeDtypeStruct(shape, jnp.float32)},
     AbstractMesh((3, 4), ('inter', 'intra')),
-    PaRO.from_code('NIG'),
+    PaRO.from_code(code),
     optax.adamw(1e-3),
+    scanned=lambda name: name == 'w' and stack_runs > 1,
   )
   found = [
     census.Collective(kind, axis, loops, 4 * num, num, 'f32', num, 0)
     for found, loops in ((in_loop, (2,)), (AT_END, ()))
     for kind, axis, num in found
   ]
-  return plan_check.compare(layout, found, num_micro_batches=2)
+  return plan_check.compare(
+    layout, found, num_micro_batches=2, stack_runs=stack_runs
+  )
+
+
+@pytest.mark.parametrize(
+  ('share', 'is_equal'), [(1.0, True), (0.75, True), (0.4, False)]
+)
+def test_runs_of_a_stack_may_share_gathers(share, is_equal):
+  whole = compare(code='IIG', stack_runs=2)
+  gather = (census.ALL_GATHER, 'intra')
+  (planned,) = (
+    x.planned for x in whole if x.in_loop and (x.kind, x.axis) == gather
+  )
+  lines = compare((*gather, int(share * planned)), code='IIG', stack_runs=2)
+  (line,) = (x for x in lines if x.in_loop and (x.kind, x.axis) == gather)
+  assert line.is_equal == is_equal
+  assert ('share gathers' in line.note) == (share == 0.75)
 
 
 def test_what_is_planned_is_equal():
@@ -45,6 +64,10 @@ def test_what_is_planned_is_equal():
 def test_an_all_reduce_may_stand_for_a_scatter_and_hand_on_edges():
   reduce = (census.ALL_REDUCE, 'intra', SIZE)
   assert all(line.is_equal for line in compare(reduce))
+  # Of a small leaf alone, whose share of all is less than a hundredth.
+  part = (census.ALL_REDUCE, 'intra', 2000)
+  lines = compare((census.REDUCE_SCATTER, 'intra', SIZE - 1000), part)
+  assert all(line.is_equal for line in lines)
   edges = (census.PERMUTE, 'intra', SIZE // 50)
   lines = compare(reduce, edges)
   assert all(line.is_equal for line in lines)

@@ -99,9 +99,9 @@ class _Records:
     return {'x': x, 'y': x.sum()}
 
 
-def _data_loader():
+def _data_loader(source=None):
   return grain.DataLoader(
-    data_source=_Records(),
+    data_source=source or _Records(),
     sampler=grain.IndexSampler(
       num_records=160,
       shuffle=True,
@@ -138,6 +138,15 @@ def test_input_of_grain_resumes_where_it_was(make, tmp_path):
     trainer.init(_params()), make(), 10, checkpoint_dir=folder
   )
   np.testing.assert_array_equal(whole.params['w'], resumed.params['w'])
+
+
+def test_a_source_known_by_its_address_is_told_at_the_start(tmp_path, caplog):
+  trainer = _trainer()
+  kind = type('Bare', (_Records,), {'__repr__': object.__repr__})
+  data = _data_loader(kind())
+  trainer.fit(trainer.init(_params()), data, 1, checkpoint_dir=str(tmp_path))
+  assert 'Bare object at 0x' in caplog.text
+  assert 'Give the class a __repr__' in caplog.text
 
 
 class _Unsaveable:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What of a click model is trained beside its tables."""
+"""The trained parameters of a click model other than its tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

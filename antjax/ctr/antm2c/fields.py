@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What of the data a click model sees, and how its rows are trained."""
+"""Settings of the fields of a click model and of their embedding rows."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -19,95 +19,97 @@ class FieldConfig:
 
   use: Annotated[
     tuple[str, ...],
-    'user, item, title (its id), columns (all id columns), numeric, history;'
-    ' text and image where vectors are given.',
+    'Fields that the model sees: user, item, title (by id), columns (all id'
+    ' columns), numeric, history; also text and image if vectors are given.',
   ] = _FIELDS
   columns: Annotated[
-    tuple[str, ...], 'Id columns that are fields; empty: all.'
+    tuple[str, ...], 'Id columns to use as fields. Empty: all.'
   ] = ()
   time: Annotated[
     tuple[str, ...],
-    f'Some of {", ".join(times.NUM_IDS)} (of day, UTC; of the week; since the'
-    " user's click before, by its logarithm): id columns, as time_hour.",
+    f'Any of {", ".join(times.NUM_IDS)}: hour of day (UTC), day of week,'
+    " logarithm of the time since the user's previous click. Id columns such"
+    ' as time_hour.',
   ] = ()
   bags: Annotated[
     tuple[str, ...],
-    'Sequences that are bags of ids, a field each: words of texts, values of'
-    ' columns with many. Their pooling is the mean, or as in'
+    'Sequences to use as bags of ids, one field each, such as words of texts'
+    ' or multi-valued columns. Pooling is the mean, or as in'
     ' tags,words=attention: mean, sum or attention (by the candidate). A'
-    ' pooling alone is that of all other columns with many values.',
+    ' pooling alone applies to all other multi-valued columns.',
   ] = ()
   history_columns: Annotated[
     tuple[str, ...],
-    "Id columns of the item, as category, that are beside a click's title in"
-    ' histories.',
+    'Id columns of the item, such as category, to add to the title of each'
+    ' click in histories.',
   ] = ()
   crosses: Annotated[
     tuple[str, ...],
-    'Pairs of user, item, title, scenario and id columns that make a field'
-    ' each, as user*scenario: each pair of values has a row.',
+    'Pairs of user, item, title, scenario and id columns, as in user*scenario.'
+    ' Each pair is a field with a row for every pair of values.',
   ] = ()
   numbers: Annotated[
     tuple[str, ...],
-    'How a number becomes a field: bins (a row each quantile bin), linear (a'
-    ' vector times it), log (times its logarithm) or autodis (a mixture of'
-    ' vectors); or dense, no field: as it is, for the bottom MLP of dlrm, say;'
-    ' of single columns another way, as bins,price=log.',
+    'How a number becomes a field: bins (one row per quantile bin), linear (a'
+    ' vector times it), log (a vector times its logarithm), autodis (a mixture'
+    ' of vectors), or dense (no field; an input of the bottom MLP of dlrm).'
+    ' Single columns can differ, as in bins,price=log.',
   ] = ('bins',)
-  num_bins: Annotated[int, 'Bins of a number.'] = 32
+  num_bins: Annotated[int, 'Number of bins per numeric column.'] = 32
   min_count: Annotated[
     int,
-    'Training clicks that an id, a pair or a value of a bag needs for a row of'
-    ' its own; the others share the unknown one.',
+    'Minimum number of training clicks for an id, a pair or a value of a bag'
+    ' to get its own row. Rarer ones share the unknown row.',
   ] = 1
   hash_buckets: Annotated[
     int,
-    'Rows of each table that ids with too few clicks share, instead of the'
-    ' unknown one.',
+    'Number of rows per table that rare ids are hashed to. 0: they share the'
+    ' unknown row.',
   ] = 0
   knows_scenario: Annotated[
-    bool, 'Whether the model is told the scenario; without, all are one to it.'
+    bool, 'Whether the model sees the scenario, or treats all as one.'
   ] = True
   embedding_dim: Annotated[int, 'Width of a field, D.'] = 16
   dim_rule: Annotated[
     Literal['same', 'auto'],
-    'same: rows of all tables are D wide. auto: those of n ids are 6 n^(1/4)'
-    ' wide, D at most, and a learned map widens them.',
+    'Width of the rows of a table. same: D. auto: 6 n^(1/4) for n ids, at most'
+    ' D, with a learned projection to D.',
   ] = 'same'
   optimizer: Annotated[
-    Literal['adam', 'rowwise_adagrad'], 'Steps the touched rows.'
+    Literal['adam', 'rowwise_adagrad'],
+    'Optimizer of the touched embedding rows.',
   ] = 'adam'
-  learning_rate: Annotated[float, 'Learning rate of the rows.'] = 1e-3
+  learning_rate: Annotated[float, 'Learning rate of the embedding rows.'] = 1e-3
   row_dtype: Annotated[
     Literal['float32', 'bfloat16'],
-    'Type of the rows; bfloat16 takes half the memory, rounded at random.',
+    'Dtype of the embedding rows. bfloat16 takes half the memory; updates are'
+    ' rounded stochastically.',
   ] = 'float32'
   level: Annotated[
     Literal['auto', 'none', 'intra', 'global'],
-    'Where rows live: a copy on every device, or spread over the devices of a'
-    ' group or of the job. auto: copies of small tables.',
+    'Sharding of the tables: a copy on every device (none), or rows sharded'
+    ' over a group (intra) or all devices (global). auto: copies of small'
+    ' tables.',
   ] = 'auto'
-  init_scale: Annotated[float, "Standard deviation of new rows' elements."] = (
-    0.01
-  )
+  init_scale: Annotated[
+    float, 'Standard deviation of the initial values of rows.'
+  ] = 0.01
   l2: Annotated[
     float,
     'L2 penalty of the rows: half of it times their squared norm is added to'
-    " the sum of the training examples' losses, as by a Gaussian prior of"
-    ' variance 1 / l2.',
+    ' the sum of the losses of all training examples, as for a Gaussian prior'
+    ' of variance 1 / l2.',
   ] = 0.0
-  dropout: Annotated[
-    float, 'Share of the outputs of hidden layers that training drops.'
-  ] = 0.0
+  dropout: Annotated[float, 'Dropout rate of the hidden layers.'] = 0.0
   id_dropout: Annotated[
     float,
-    'Share of training rows whose user, and whose item, is replaced by the'
-    ' unknown one, so that its vector means something for new ones.',
+    'Share of training rows whose user, and separately whose item, is replaced'
+    ' by the unknown id, so that its vector is trained for new ones.',
   ] = 0.0
   fusion: Annotated[
     Way,
-    'How texts and images come in: as fields (concat), weighed by the ids'
-    ' (gated), or by the scenario (per_scenario).',
+    'How text and image vectors enter the model: as fields (concat), weighted'
+    ' by the ids (gated), or weighted by the scenario (per_scenario).',
   ] = 'concat'
 
   def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The dear way that BAHE is compared with: all tokens through all layers.
+"""The expensive baseline of BAHE: all tokens through all layers.
 
 A user's history is one text, put together from cached token ids.
 """

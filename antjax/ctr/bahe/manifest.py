@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a store of behaviors holds, and what it goes with."""
+"""The contents of a behavior store, and the inputs that it matches."""
 
 import dataclasses
 import json

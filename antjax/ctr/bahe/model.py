@@ -47,13 +47,13 @@ class IdConfig:
 
   use: Annotated[
     tuple[str, ...],
-    'Which: user, item, behavior (history and title, a row each), columns (all'
-    ' id columns of the data). Empty: none.',
+    'Ids that the model sees: user, item, behavior (one row per text of'
+    ' history and title), columns (all id columns of the data). Empty: none.',
   ] = ('user', 'item', 'behavior', 'columns')
-  embedding_dim: Annotated[int, 'Width of a row.'] = 32
-  learning_rate: Annotated[float, "Learning rate of the rows' Adagrad."] = 0.05
+  embedding_dim: Annotated[int, 'Width of an embedding.'] = 32
+  learning_rate: Annotated[float, 'Learning rate of the rows (Adagrad).'] = 0.05
   level: Annotated[
-    str, 'Where rows live: none, intra, global, or auto (see TableSpec).'
+    str, 'Sharding of the tables: none, intra, global or auto (see TableSpec).'
   ] = 'auto'
 
   def __post_init__(self) -> None:
@@ -76,12 +76,12 @@ class HeadConfig(load.NetworkConfig):
 
   kind: Annotated[
     str,
-    'dnn: an MLP over all vectors; any other click network:'
-    f' {", ".join(load.CLICK)}; or one of your own, as package.module:Class.',
+    'Network that scores the vectors. dnn: an MLP. Other click networks:'
+    f' {", ".join(load.CLICK)}. Your own: package.module:Class.',
   ] = 'dnn'
-  cross_layers: Annotated[int, 'Cross layers of dcnv2.'] = 2
+  cross_layers: Annotated[int, 'For dcnv2: number of cross layers.'] = 2
   cross_rank: Annotated[
-    int, 'Rank of the matrices of cross layers; 0: full rank.'
+    int, 'For dcnv2: rank of the matrices of cross layers. 0: full rank.'
   ] = 64
 
   def __post_init__(self) -> None:

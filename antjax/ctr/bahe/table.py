@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where the vectors of all behaviors live, and how a step reads them.
+"""Placement of the behavior vectors, and how a step reads them.
 
 Homes that give the same vectors: memory of every device (`DeviceTable`); of the
 host, or the store's mapped files, where each batch carries the rows that it

@@ -31,8 +31,8 @@ class EncoderConfig:
   """Shape of an encoder."""
 
   dim: Annotated[int, 'Width of item vectors.'] = 64
-  max_length: Annotated[int, 'Newest items that are read.'] = 50
-  dropout: Annotated[float, 'Share of the input that is dropped.'] = 0.2
+  max_length: Annotated[int, 'Maximum number of items, the newest.'] = 50
+  dropout: Annotated[float, 'Dropout rate of the input.'] = 0.2
 
   def __post_init__(self) -> None:
     if not 0 <= self.dropout < 1:
@@ -78,8 +78,8 @@ class SASRecConfig(EncoderConfig):
   the layers too.
   """
 
-  num_layers: Annotated[int, 'Layers.'] = 2
-  num_heads: Annotated[int, 'Heads; divides dim.'] = 2
+  num_layers: Annotated[int, 'Number of layers.'] = 2
+  num_heads: Annotated[int, 'Number of attention heads; must divide dim.'] = 2
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -137,7 +137,7 @@ class GRU4RecConfig(EncoderConfig):
   with the unit as cuDNN has it (the reset gate after the product).
   """
 
-  state_dim: Annotated[int, 'Width of the state.'] = 128
+  state_dim: Annotated[int, 'Width of the recurrent state.'] = 128
 
   def __post_init__(self) -> None:
     if min(self.dim, self.state_dim, self.max_length) < 1:

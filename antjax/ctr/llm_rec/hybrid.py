@@ -83,6 +83,7 @@ class Features:
     parts: Part of each feature, F.
     counts: int [N], training events of each item; 0: a new one.
     vectors: Given text vectors, of length 1, [N, D].
+    whitening: Whitening that they have been through, or None.
   """
 
   def __init__(
@@ -93,6 +94,7 @@ class Features:
     items: np.ndarray,
     *,
     vectors: np.ndarray | None = None,
+    whitening: tuple[np.ndarray, np.ndarray] | None = None,
     model: Any = None,
     parts: Sequence[str] = PARTS,
   ):
@@ -104,10 +106,12 @@ class Features:
       users: int [E], the user of each training event; a user's are adjacent.
       items: int [E], each user's in time.
       vectors: float [N, D], one a title; None: no such part.
+      whitening: Whitening that they have been through, kept for new titles.
       model: Model of vectors, see `evaluation`; None: no such part.
       parts: Parts that are not left out.
     """
     self._domains, self._kept = domains, set(parts)
+    self.whitening = whitening
     self.counts = np.bincount(items, minlength=len(titles))
     self._log_counts = np.log1p(self.counts).astype(np.float32)
     self._words = untrained.BM25(titles, max_history=_NEWEST)

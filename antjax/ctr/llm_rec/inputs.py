@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From histories and targets to what a step reads: packed texts and indices.
+"""Converts histories and targets to packed texts and indices.
 
 Runs on the host, in the input's threads. Of a part of the batch, which one
 device works off at a time, each distinct item is encoded once, whatever

@@ -42,29 +42,31 @@ class LossConfig:
 
   negatives: Annotated[
     Literal['own', 'shared', 'in_batch'],
-    'own: some drawn for each example (the paper). in_batch: the targets of'
-    ' other examples. shared: these, and some drawn for a whole micro-batch.',
+    'Source of negatives. own: items sampled per example (as in the paper).'
+    ' in_batch: targets of other examples. shared: these and items sampled per'
+    ' micro-batch.',
   ] = 'own'
   num_negatives: Annotated[
-    int, 'Items drawn for an example (own), or a micro-batch (shared).'
+    int, 'Number of items sampled per example (own) or micro-batch (shared).'
   ] = 10
   exclude: Annotated[
     Literal['seen', 'target', 'nothing'],
-    'What is no negative. seen: the target and what the user has had. nothing:'
-    ' as the official code.',
+    "Items that are never negatives. seen: the target and items of the user's"
+    ' history. target: the target. nothing: none, as in the official code.',
   ] = 'seen'
   in_domain: Annotated[
-    bool, "Whether a pool's items of other domains are left out."
+    bool, 'Exclude items of other domains from the negatives of an example.'
   ] = True
   across: Annotated[
     Across,
-    'Whose items make a pool: of this device, its PaRO group, or all devices.',
+    'Devices that share in-batch and shared negatives: this device, its PaRO'
+    ' group, or all devices.',
   ] = 'device'
-  log_q: Annotated[bool, 'Correct pools for how often an item is in them.'] = (
-    True
-  )
-  temperature: Annotated[float, 'Scores are divided by it.'] = 1.0
-  learn_temperature: Annotated[bool, 'Train it; it stays above 0.01.'] = False
+  log_q: Annotated[
+    bool, 'Correct shared and in-batch scores for the frequency of items.'
+  ] = True
+  temperature: Annotated[float, 'Temperature that scores are divided by.'] = 1.0
+  learn_temperature: Annotated[bool, 'Train it. It stays above 0.01.'] = False
 
   def __post_init__(self) -> None:
     if self.num_negatives < 1 or not 0.01 <= self.temperature:

@@ -51,33 +51,39 @@ class VectorConfig:
 
   pooling: Annotated[
     Literal['family', 'first', 'last', 'mean'],
-    "Tokens whose output is the text's vector. family: as in the paper's code,"
-    ' [CLS] for BERT, the end for others.',
+    "Tokens whose outputs form the vector of a text. family: as in the paper's"
+    ' code, [CLS] for BERT and the last token for other models.',
   ] = 'family'
   projection_dim: Annotated[
-    int, 'Width of a linear map behind the language model; 0: none.'
+    int, 'Width of a linear projection after the language model. 0: none.'
   ] = 0
   normalize: Annotated[bool, 'Scale vectors to length 1.'] = False
   half_life: Annotated[
     float,
-    'pooling=mean and words: a token counts half for each so many behind it in'
-    " its text, so that a user's newest titles count most; 0: all alike.",
+    'For pooling=mean and word vectors: number of tokens after which the'
+    " weight of an earlier token halves, to favor a user's newest titles. 0:"
+    ' equal weights.',
   ] = 0.0
   word_dim: Annotated[
     int,
-    'Width of a part behind the language model, the sum of a trained vector for'
-    ' each token; 0: none, as in the paper. Needs normalize.',
+    'Width of an additional part of the vector: the sum of one trained vector'
+    ' per token. Needs normalize. 0: none, as in the paper.',
   ] = 0
   train_words: Annotated[
-    bool, 'Whether words are trained; else they stay as they begin.'
+    bool, 'Train the word vectors; otherwise they keep their initial values.'
   ] = True
   token_vectors: Annotated[
     bool,
-    'With --store: add a trained vector of each of its tokens to the language'
-    " model's part of a title, zeros at first.",
+    'With --store: add a trained vector per token, initially zero, to the'
+    ' stored vector of a title.',
+  ] = False
+  whiten: Annotated[
+    bool,
+    'With --store of all layers: whiten titles first, so that no direction'
+    ' dominates. The linear projection starts as the identity.',
   ] = False
   word_weight: Annotated[
-    float, "The words' cosine counts so often the language model's."
+    float, 'Weight of the word cosine relative to that of the language model.'
   ] = 1.0
 
   def __post_init__(self) -> None:
@@ -134,8 +140,12 @@ class VectorHead(nnx.Module):
     rarity_V: Any,
     rngs: nnx.Rngs,
   ):
+    if vector.whiten:  # Never trained.
+      self.whitening = nnx.Linear(embed_dim, embed_dim, rngs=rngs)
     if vector.projection_dim:
       self.projection = nnx.Linear(embed_dim, vector.projection_dim, rngs=rngs)
+      if vector.whiten:
+        self.projection.kernel[...] = jnp.eye(embed_dim, vector.projection_dim)
     if vector.word_dim:
       self.words = nnx.Embed(
         len(rarity_V),
@@ -194,9 +204,10 @@ class LLMRec(nnx.Module):
         f'vector.half_life={vector.half_life}: with pooling={pooling} one'
         ' token is read; use pooling=mean, or vector.word_dim.'
       )
-    if vector.token_vectors:
+    if vector.token_vectors or vector.whiten:
       raise ValueError(
-        'vector.token_vectors: they stand beside stored titles; give --store.'
+        f'vector.token_vectors={vector.token_vectors} and vector.whiten='
+        f'{vector.whiten} are of stored titles; give --store.'
       )
     self.lm, self.pooling, self.vector = lm.trunk(), pooling, vector
     self.loss_config = loss_config or LossConfig()

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Models of item ids that say at each place which item comes next.
+"""Models of item ids that predict the next item at each position.
 
 SASRec and GRU4Rec are encoders of them. Item i has a row r(i) in a table of
 `antjax.embedding`, or a frozen text vector x(i), or both:
@@ -244,22 +244,6 @@ def _user_vectors(model, params, vectors, inputs_BT, last_B):
   h_BTD = model.encoder(params['encoder'], x_BTD)
   h_BD = jnp.take_along_axis(h_BTD, last_B[:, None, None], axis=1)[:, 0]
   return model._scaled(h_BD)
-
-
-def whiten(vectors: np.ndarray) -> np.ndarray:
-  """Text vectors of mean 0 and covariance 1, float32 [N, X].
-
-  Source: Su et al. 2021, https://arxiv.org/abs/2103.15316. Row 0, the padding,
-  counts for nothing and becomes 0. Directions in which the vectors hardly
-  differ are left as they are.
-  """
-  rest = np.asarray(vectors[1:], np.float64)
-  centred = rest - rest.mean(axis=0)
-  values, axes = np.linalg.eigh(centred.T @ centred / max(len(rest), 1))
-  scale = np.where(values > 1e-6 * values.max(), values, np.inf) ** -0.5
-  found = np.zeros(vectors.shape, np.float32)
-  found[1:] = centred @ (axes * scale)
-  return found
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ import numpy as np
 
 from antjax.ctr.llm_rec import histories, losses
 from antjax.ctr.llm_rec.losses import LossConfig
-from antjax.ctr.llm_rec.model import VectorConfig, VectorHead
+from antjax.ctr.llm_rec.model import unit, VectorConfig, VectorHead
 from antjax.embedding.lookup import take_rows
 from antjax.layers import functional
 from antjax.lm import positions
@@ -68,6 +68,7 @@ class StoredRec(nnx.Module):
     *,
     max_history: int,
     rarity_V: Any = None,
+    whitening: tuple[Any, Any] | None = None,
     rngs: nnx.Rngs,
   ):
     """Copies a language model's high half, and makes the head.
@@ -80,9 +81,16 @@ class StoredRec(nnx.Module):
       loss_config: Configuration of the loss; None: the published one's.
       max_history: Longest sequence of titles.
       rarity_V: Rarity of each token, [V], for `vector.word_dim`.
+      whitening: From `untrained.whitening` of all titles, for `vector.whiten`;
+        None: the caller loads it.
       rngs: Source of the head's random numbers.
     """
     config = dataclasses.replace(lm.config, causal=True)
+    if vector is not None and vector.whiten and num_low < config.num_layers:
+      raise ValueError(
+        f'vector.whiten: the store has {num_low} of {config.num_layers} layers,'
+        ' and what those above say changes; use a store of all.'
+      )
     has_places = config.positions == 'learned' and num_low < config.num_layers
     self.lm = HighEncoder(
       Transformer.of(config, functional.params_of(lm)),
@@ -94,6 +102,9 @@ class StoredRec(nnx.Module):
     self.head = VectorHead(
       config.embed_dim, self.vector, self.loss_config, rarity_V, rngs
     )
+    if whitening is not None:
+      kernel, bias = map(jnp.asarray, whitening)
+      nnx.update(self.head.whitening, {'kernel': kernel, 'bias': bias})
 
   @property
   def dim(self) -> int:
@@ -104,7 +115,8 @@ class StoredRec(nnx.Module):
   def items(self, titles: Titles) -> jax.Array:
     """Vectors of titles, fp32 [U, D]."""
     outputs_U1X = self.lm(self._cast(titles[0])[:, None])
-    return self._finish(outputs_U1X[:, 0], *self._sums(titles))
+    outputs_UX = self._whitened(outputs_U1X[:, 0])
+    return self._finish(outputs_UX, *self._sums(titles))
 
   def users(
     self, titles: Titles, places_RW: jax.Array, segments_RW: jax.Array
@@ -121,7 +133,7 @@ class StoredRec(nnx.Module):
     if self.lm.max_behaviors:  # A run of padding may be longer.
       order_RW = jnp.minimum(order_RW, self.lm.max_behaviors - 1)
     rows_RWX = self._cast(take_rows(titles[0], places_RW))
-    outputs_RWX = self.lm(rows_RWX, segments_RW, order_RW)
+    outputs_RWX = self._whitened(self.lm(rows_RWX, segments_RW, order_RW))
     mixed_RWW = _weights(segments_RW, self.vector.half_life)
     if self.pooling == 'mean':
       outputs_RWX = mixed_RWW @ outputs_RWX.astype(jnp.float32)
@@ -135,6 +147,13 @@ class StoredRec(nnx.Module):
     """Stored rows in the dtype to compute in."""
     leaves = jax.tree.leaves(nnx.state(self.lm))
     return rows.astype(leaves[0].dtype if leaves else jnp.float32)
+
+  def _whitened(self, outputs: jax.Array) -> jax.Array:
+    """Outputs [..., X] as they are, or whitened and of length 1."""
+    if not self.vector.whiten:
+      return outputs
+    whitening = self.head.whitening
+    return unit(whitening(outputs.astype(whitening.kernel.dtype)))
 
   def _sums(self, titles: Titles) -> tuple[jax.Array | None, jax.Array | None]:
     """Sums over titles' tokens of their words and vectors, fp32 [U, ...]."""

@@ -8,6 +8,8 @@ store and their tokens. All of these are the pool: inputs, targets, and items
 that are drawn for the part.
 """
 
+import copy
+
 from absl import logging
 import numpy as np
 
@@ -71,6 +73,7 @@ class StoredInputs:
     self._counts, self._pool_parts = counts, pool_parts
     self._size, self._max_history = histories_per_part, max_history
     self._drawn = config.num_negatives * (config.negatives == 'shared')
+    self._is_alone = False
     self.num_left_out = 0
     self.shape: packing.Shape = ()
     self.num_titles = 0
@@ -102,6 +105,12 @@ class StoredInputs:
       rows,
       width,
     )
+
+  def of_pairs(self) -> 'StoredInputs':
+    """The same, but an event is predicted by the one before it alone."""
+    found = copy.copy(self)
+    found._is_alone = True
+    return found
 
   def __call__(
     self, events_BL: np.ndarray, keys_B: np.ndarray, num_parts: int
@@ -145,6 +154,8 @@ class StoredInputs:
     is_there = np.pad(ids > 0, (0, num_filled))
     ids = np.pad(ids, (0, num_filled))
 
+    segments = np.arange(len(user)) if self._is_alone else user
+
     def at_slots(values: np.ndarray, dtype: type = np.int32) -> np.ndarray:
       found = np.zeros((num_slots, *values.shape[1:]), dtype)
       found[slots] = values
@@ -154,7 +165,7 @@ class StoredInputs:
       'rows': np.asarray(self._rows_NX[ids]),
       'tokens': self._tokens_NT[ids],
       'places': at_slots(inputs).reshape(-1, width),
-      'segments': at_slots(user + 1).reshape(-1, width),
+      'segments': at_slots(segments + 1).reshape(-1, width),
       'items': ids,
       'item_domain': self._domains[ids],
       'in_pool': is_there.astype(np.float32),

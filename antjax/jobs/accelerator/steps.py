@@ -183,7 +183,7 @@ def _predicted_s(
       links=links,
       num_micro_batches=MICRO_BATCHES,
       compute_s=flops / (_EFFICIENCY * peak),
-      overlap=dtype != 'float32',
+      hiding=trainer_lib.hiding_of(mesh),
       **options,
     )
     .row(code)

@@ -1,18 +1,18 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Encodes all distinct behaviours with the low half of a language model.
+r"""Encodes all distinct behaviors with the low half of a language model.
 
   python -m launch.build_behavior_store --vocabulary=data/ml-1m \
       --model=data/minilm --num_low=3 --out=data/ml-1m-minilm-k3
 
-Encodes what the store lacks, and only that: a second run after a new day adds
-the new texts, one after a crash resumes. Readers see the rows of before until
-all are written.
+Encodes only texts that are not in the store: a second run adds the texts of a
+new day or resumes after a crash. Readers see the previous rows until all new
+rows are written.
 
-Several hosts share the work under one coordinator, in either of two ways:
-started alike with --coordinator, each on its own, so that a killed one costs
-the rows it was at and the others continue; or under launch/agent.py, as elastic
-jobs are. The store must be on a disk that all of them share. See docs/bahe.md.
+Several hosts can share the work under one coordinator in two ways. With
+--coordinator each process is independent: if one is killed, only its current
+rows are encoded again, and the others continue. Or run it under launch/agent.py
+like an elastic job. The store must be on a shared disk. See docs/bahe.md.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, TYPE_CHECKING
 from absl import logging
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from antjax import paths
 from antjax.ctr.bahe import manifest as manifest_lib
@@ -38,6 +39,7 @@ from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
+from antjax.jobs.bahe.known_rows import KnownRows
 from antjax.lm import fingerprint, pretrained, pretrained_tokenizer
 from antjax.lm.token_cache import RowTokenizer
 from antjax.report.progress import Progress
@@ -52,51 +54,60 @@ class Config:
 
   vocabulary: Annotated[
     str,
-    'Folder that launch/prepare_data.py made, or that of its vocabulary.',
+    'Folder written by launch/prepare_data.py, or that of its vocabulary.',
     paths.URL,
   ] = 'data/ml-1m'
   model: Annotated[
     str,
-    'Folder or GGUF file with a model and its tokenizer, see fetch_model; or'
-    ' hf://org/name, of the Hugging Face Hub.',
+    'Folder or GGUF file with a model and its tokenizer (see fetch_model), or'
+    ' hf://org/name on the Hugging Face Hub.',
     paths.MODEL_URL,
   ] = 'data/minilm'
   out: Annotated[
-    str, 'Folder of the store; made, or added to.', paths.LOCKED
+    str, 'Folder of the store; created, or extended.', paths.LOCKED
   ] = 'data/ml-1m-minilm-k3'
-  num_low: Annotated[int, 'k: layers below the cut. 0: embeddings only.'] = 3
+  num_low: Annotated[int, 'Layers below the cut (k). 0: embeddings only.'] = 3
   dtype: Annotated[
     manifest_lib.Dtype,
-    'Dtype of the stored numbers; int8 has an fp32 scale per row.',
+    'Dtype of the stored vectors. int8 has one fp32 scale per row.',
   ] = 'float16'
   max_tokens: Annotated[
-    int, 'Longer texts are cut to so many tokens, special ones included.'
+    int, 'Maximum tokens per text, with special ones; the rest is cut.'
   ] = 128
   compute_dtype: Annotated[
-    Literal['float32', 'bfloat16'], 'What the model computes in.'
+    Literal['float32', 'bfloat16'], 'Dtype of the computation.'
   ] = 'float32'
   tokens_per_batch: Annotated[
     int | None,
-    'Tokens that a device encodes at once. none: 2,048 on a CPU, else 32,768.',
+    'Tokens that a device encodes at once. none: 2,048 on CPU, else 32,768.',
   ] = None
   shard_rows: Annotated[
     int,
-    'Rows that are encoded, written and, with a coordinator, leased together.'
-    ' A killed process loses no more.',
+    'Number of rows that are encoded, written and (with a coordinator) leased'
+    ' as a unit. A killed process loses at most this many.',
   ] = 8192
+  known_store: Annotated[
+    str,
+    'Store of the same model and cut, from which rows of equal texts are'
+    ' copied instead of encoded again. Empty: none.',
+    paths.MAPPED,
+  ] = ''
+  known_vocabulary: Annotated[
+    str, 'Vocabulary of --known_store.', paths.URL
+  ] = ''
   coordinator: Annotated[
     str,
-    'host:port of a launch/coordinator.py, which shares the work out among all'
-    ' processes that are started so. Empty: this one does it, unless a'
+    'Address host:port of a coordinator that divides the work among all'
+    ' processes with this flag. Empty: this process does all, unless'
     ' launch/agent.py started it.',
   ] = ''
   job: Annotated[str, 'With --coordinator: name of the job.'] = 'store'
   token_file: Annotated[
-    str, "With --coordinator: file with the worker's token. Empty: none."
+    str, "With --coordinator: file with the worker's token. Empty: no token."
   ] = ''
   tls_dir: Annotated[
     str,
-    'With --coordinator: folder with ca.pem, cert.pem, key.pem. Empty: none.',
+    'With --coordinator: folder with ca.pem, cert.pem, key.pem. Empty: no TLS.',
   ] = ''
 
   def __post_init__(self) -> None:
@@ -108,6 +119,11 @@ class Config:
       raise ValueError(
         f'num_low={self.num_low} must not be negative, and tokens_per_batch='
         f'{tokens} must be at least 1.'
+      )
+    if bool(self.known_store) != bool(self.known_vocabulary):
+      raise ValueError(
+        f'known_store={self.known_store!r} and known_vocabulary='
+        f'{self.known_vocabulary!r}: give both, or neither.'
       )
     if self.shard_rows < 1:
       raise ValueError(f'shard_rows={self.shard_rows} must be at least 1.')
@@ -129,11 +145,7 @@ def build(
     OSError: The store cannot be written.
   """
   if vocabulary is None:
-    folder = output_folder.find_view(config.vocabulary, 'examples')
-    folder /= 'behaviors'
-    vocabulary = BehaviorVocabulary.open(
-      folder if folder.is_dir() else config.vocabulary
-    )
+    vocabulary = _vocabulary(config.vocabulary)
   total = len(vocabulary)
   identity: dict[str, Any] = {
     'model': fingerprint.of_model(config.model),
@@ -175,6 +187,11 @@ def build(
     ),
   )
   writer.manifest.check_vocabulary(vocabulary)
+  known = None
+  if config.known_store:
+    known = KnownRows(
+      config.known_store, _vocabulary(config.known_vocabulary), writer.manifest
+    )
   num_done, began = 0, time.monotonic()
   left = _num_rows(writer.missing(0, total))
   with Progress(
@@ -186,9 +203,14 @@ def build(
       progress.advance_to(total - now)
       left = now
       for start, stop in writer.missing(*shard):
-        tokens, offsets = tokenizer(vocabulary.texts(start, stop))
         show = functools.partial(progress.advance_to, start=total - left)
-        writer.write(start, encoder(tokens, offsets, show))
+
+        def encode(texts: list[str], show: Any = show) -> np.ndarray:
+          return encoder(*tokenizer(texts), show)
+
+        texts = vocabulary.texts(start, stop)
+        rows = encode(texts) if known is None else known.fill(texts, encode)
+        writer.write(start, rows)
         num_done += stop - start
         left -= stop - start
         progress.advance_to(total - left)  # Those without tokens too.
@@ -200,6 +222,10 @@ def build(
       tokenizer.num_cut,
       config.max_tokens,
     )
+  if known is not None:
+    logging.info(
+      '%d rows are those of %s.', known.num_taken, config.known_store
+    )
   writer.commit(total)
   took_s = time.monotonic() - began
   size = store.BehaviorStore.open(config.out).stored_bytes
@@ -209,6 +235,12 @@ def build(
     f' {num_done / took_s:,.0f} behaviours/s.'
   )
   return num_done
+
+
+def _vocabulary(folder: str) -> BehaviorVocabulary:
+  """The vocabulary in a data folder, or the folder itself."""
+  found = output_folder.find_view(folder, 'examples') / 'behaviors'
+  return BehaviorVocabulary.open(found if found.is_dir() else folder)
 
 
 def _encoder(config: Config) -> tuple[Encoder, RowTokenizer]:

@@ -23,73 +23,73 @@ class Config(LanguageConfig):
 
   run_dir: str = 'runs/bahe'
   data: Annotated[
-    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+    str, 'Folder written by launch/prepare_data.py.', paths.URL
   ] = 'data/ml-1m'
   store: Annotated[
-    str, 'Store that launch/build_behavior_store.py wrote of it.', paths.URL
+    str, 'Store that launch/build_behavior_store.py made of it.', paths.URL
   ] = 'data/ml-1m-minilm-k3'
   tower: Annotated[
     Literal['store', 'frozen', 'dedup', 'full_text', 'none'],
-    'How texts become vectors. store: BAHE. frozen: the whole model cached,'
-    ' nothing of it trained. dedup: as store, but each batch encodes its'
-    ' distinct behaviours. full_text: all tokens through all layers. none: ids'
-    ' only.',
+    'How texts become vectors. store: BAHE. frozen: a store of the whole'
+    ' model, of which nothing is trained. dedup: as store, but each batch'
+    ' encodes its distinct behaviors. full_text: all tokens through all'
+    ' layers. none: ids only.',
   ] = 'store'
   max_behaviors: Annotated[
     tuple[int, ...],
-    'Behaviours taken of each sequence, the newest; one number for all, or one'
-    ' each.',
+    'Maximum number of behaviors per sequence, the newest ones: one number for'
+    ' all sequences, or one per sequence.',
   ] = (32,)
   pooling: Annotated[
     Literal['mean', 'last'],
-    "A sequence's vector: the mean of its outputs, or the last one.",
+    'Vector of a sequence: the mean of its outputs, or the last output.',
   ] = 'mean'
   fusion: Annotated[
     Literal['late', 'early'],
-    'early puts the title behind each sequence, late keeps it apart until the'
-    ' head.',
+    'early appends the title to each sequence; late keeps it separate until'
+    ' the head.',
   ] = 'late'
   num_low: Annotated[
     int | None,
-    "Layers below the cut. none: the store's own, for --tower=dedup 3; another"
-    " number than the store's is refused.",
+    'Number of layers below the cut; must match the store. none: that of the'
+    ' store, or 3 for --tower=dedup.',
   ] = None
   max_tokens: Annotated[
     int,
-    "For full_text: tokens of a sequence's text, whose newest behaviours are"
-    ' kept. For dedup: tokens of a behaviour.',
+    'Maximum number of tokens: per sequence for full_text, which keeps the'
+    ' newest behaviors, and per behavior for dedup.',
   ] = 256
   token_cache: Annotated[
     str,
-    'Folder of token ids, for full_text and dedup; made if not there.',
+    'Folder of token ids, for full_text and dedup. Empty: in the data.',
     paths.MAPPED,
   ] = ''
   table: Annotated[
     Home,
-    'Home of the vectors of behaviours: every device, split over devices, the'
-    " host, or the store's files. auto: the first with room.",
+    'Location of the behavior vectors: every device, split over devices, host'
+    " memory, or the store's files (disk). auto: the first with enough room.",
   ] = 'auto'
   hot_mb: Annotated[
-    int, 'For table=disk: MiB of memory for rows that come again.'
+    int, 'For table=disk: MiB of memory for recently used rows.'
   ] = 256
   table_dtype: Annotated[
-    Literal['float32', 'float16', 'bfloat16'], 'Their dtype there.'
+    Literal['float32', 'float16', 'bfloat16'], 'Dtype of the vectors there.'
   ] = 'float32'
   max_distinct: Annotated[
     int,
-    "Most distinct behaviours of a device's micro-batch, for a table that is"
-    ' not on every device, and for dedup. 0: as many as there can be.',
+    "Maximum distinct behaviors of a device's micro-batch, for dedup and for"
+    ' tables that are not on every device. 0: the largest possible number.',
   ] = 0
   user_embeddings: Annotated[
-    str, 'Folder user_embeddings of another run: its user vectors as features.'
+    str, 'Folder user_embeddings of another run: user vectors as features.'
   ] = ''
   export_users: Annotated[
     bool, 'Write the user vectors of all examples at the end.'
   ] = False
   eval_examples: Annotated[
     int,
-    'Examples of validation and test that are scored, in evenly spread runs of'
-    ' 64; 0: all.',
+    'Number of validation and test examples to score, in evenly spaced runs of'
+    ' 64. 0: all.',
   ] = 0
   best_metric: str = 'validation_auc'
   head: HeadConfig = HeadConfig()

@@ -20,7 +20,6 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.bahe import users as bahe_users
 from antjax.jobs.bahe.config import Config
 from antjax.report import progress
-from antjax.shards import record_source
 
 # Marks a record with its number; see `LeasedDataset`.
 _KEY = 'record_key'
@@ -179,15 +178,21 @@ class Clicks:
       return None
     return batches.Standardizer.of(
       np.stack([record['numeric'] for record in block])
-      for block in _blocks(self._sources['train'])
+      for block in self.blocks('train')
     )
+
+  def blocks(self, split: str) -> Iterator[Any]:
+    """The records of a split, in order, many at a time."""
+    source = self._sources[split]
+    for start in range(0, len(source), _STATISTICS_BLOCK):
+      yield source.read(start, min(start + _STATISTICS_BLOCK, len(source)))
 
   def newest_examples(self) -> dict[int, tuple[str, int]]:
     """User -> (split, number) of the user's last example in time."""
     newest: dict[int, tuple[int, str, int]] = {}
     for split in bahe_users.SPLITS:
       number = 0
-      for block in _blocks(self._sources[split]):
+      for block in self.blocks(split):
         for record in block:
           found = int(record['time']), split, number
           user = int(record['user'])
@@ -195,11 +200,6 @@ class Clicks:
             newest[user] = found
           number += 1
     return {user: (split, i) for user, (_, split, i) in newest.items()}
-
-
-def _blocks(source: record_source.RecordSource) -> Iterator[Any]:
-  for start in range(0, len(source), _STATISTICS_BLOCK):
-    yield source.read(start, min(start + _STATISTICS_BLOCK, len(source)))
 
 
 def spread_examples(num_examples: int, limit: int) -> np.ndarray:

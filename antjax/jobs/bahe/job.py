@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
+r"""Trains a click model on long textual behavior (BAHE), and its baselines.
 
   python -m launch.prepare_data --views=examples
   python -m launch.fetch_model
@@ -8,11 +8,11 @@ r"""Trains a click model on long textual behaviour (BAHE), and its baselines.
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_bahe.py --flagfile=launch/recipes/bahe_ml1m.flags
 
-A behaviour's vector comes from the store; only the language model's high layers
-and the head are trained, under any PaRO code. --tower chooses what BAHE is
-compared with (docs/bahe.md). The run folder gets checkpoints, metrics.jsonl,
-TensorBoard events, results.json, report.html. The same command resumes a
-stopped run.
+The vector of a behavior comes from the store. Only the high layers of the
+language model and the head are trained, under any PaRO code. --tower selects
+BAHE or a baseline (docs/bahe.md). The run folder contains checkpoints,
+metrics.jsonl, TensorBoard events, results.json and report.html. The same
+command resumes a stopped run.
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,7 @@ from antjax.ctr import tuning
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
+from antjax.jobs.bahe import means as bahe_means
 from antjax.jobs.bahe import model as bahe_model
 from antjax.jobs.bahe import report as bahe_report
 from antjax.jobs.bahe import users as bahe_users
@@ -128,6 +129,9 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
       tuning.save_adapter(job.run_dir / 'adapter', trained, config.model)
   if config.export_users:
     bahe_users.export(job.run_dir, trainer, state, clicks, built)
+  means = bahe_means.scores(clicks, 'test')
   if job.is_main:
-    bahe_report.write(config, job, clicks.description, trainer, account, scores)
+    bahe_report.write(
+      config, job, clicks.description, trainer, account, scores, means
+    )
   return scores

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Shows and writes what launch/train_bahe.py reached."""
+"""Shows and writes the results of launch/train_bahe.py."""
 
 from collections.abc import Mapping
 import math
@@ -30,14 +30,24 @@ def write(
   trainer: Trainer,
   account: Mapping[str, Any],
   scores: Mapping[str, Mapping[str, float]],
+  means: Mapping[str, Mapping[str, float]],
 ) -> None:
-  """Prints the table; writes results.json and report.html. On process 0."""
-  rows = result_rows(scores, f'{config.tower}, {config.head.kind}')
+  """Prints the table; writes results.json and report.html. On process 0.
+
+  `means` are the test scores of `means`, by method.
+  """
+  own = result_rows(scores, f'{config.tower}, {config.head.kind}')
+  rows = own + [
+    row
+    for method, found in means.items()
+    for row in result_rows({'test': found}, method)
+  ]
   job_report.show_table(
     f'Clicks ({rows[0]["method"]})',
-    ('examples of', *_NAMES.values()),
+    ('examples of', 'method', *_NAMES.values()),
     [
-      (r['scenario'], *(_shown(k, r[k]) for k in _NAMES.values())) for r in rows
+      (r['scenario'], r['method'], *(_shown(k, r[k]) for k in _NAMES.values()))
+      for r in rows
     ],
   )
   lines = job_report.read_lines(job.run_dir)
@@ -51,7 +61,7 @@ def write(
     {
       'results': {
         split: {name: _plain(x) for name, x in found.items()}
-        for split, found in scores.items()
+        for split, found in {**scores, **means}.items()
       }
     },
     config=config,
@@ -73,7 +83,7 @@ def write(
     notes=[
       *(f'Scored: {text}.' for text in scored.values()),
       'GAUC weighs users by their examples; users of one class are left out'
-      f' ({rows[-1]["scenario"]}: {rows[-1]["one-class"]:,.0f}).',
+      f' ({own[-1]["scenario"]}: {own[-1]["one-class"]:,.0f}).',
       'NE is the log-loss over that of the share of clicks, a constant.',
     ],
     acknowledgement=description.get('acknowledgement'),

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""User vectors in files: what one run exports and another one reads.
+"""User vectors in files, exported by one run and read by another.
 
-A folder holds `<split>.npy` float16 [examples, F], the user of each example by
-the history that they had then, so that nothing of the future is in it; and for
-serving `users.npy` float32 [U, F] with `user_ids.npy` int64 [U], each user by
-their last example. `made_of.json` names the data and this export. The folder
-takes its name when all of it is written.
+A folder contains `<split>.npy` float16 [examples, F], the user of each example
+by their history at that time, without future events; and for serving
+`users.npy` float32 [U, F] with `user_ids.npy` int64 [U], each user by their
+last example. `made_of.json` identifies the data and this export. The folder
+gets its name when it is complete.
 """
 
 from collections.abc import Mapping

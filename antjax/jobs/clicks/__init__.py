@@ -1,3 +1,3 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Click models of one scenario and of many."""
+"""Click models for one or many scenarios."""

@@ -19,19 +19,19 @@ class SearchConfig:
   """What is tried before the trainings that count."""
 
   num_trials: Annotated[
-    int, 'Trainings to choose by; 0: the settings are taken as they are.'
+    int, 'Number of trials of the hyperparameter search. 0: no search.'
   ] = 0
   learning_rate: Annotated[
-    tuple[float, ...], 'Least and largest rate of the network.'
+    tuple[float, ...], 'Minimum and maximum learning rate of the network.'
   ] = (2e-4, 5e-3)
   row_learning_rate: Annotated[
-    tuple[float, ...], 'Least and largest rate of the rows.'
+    tuple[float, ...], 'Minimum and maximum learning rate of the rows.'
   ] = (2e-4, 2e-2)
   weight_decay: Annotated[
-    tuple[float, ...], 'Least and largest weight decay.'
+    tuple[float, ...], 'Minimum and maximum weight decay.'
   ] = (1e-6, 1e-2)
   widths: Annotated[
-    tuple[str, ...], 'Hidden widths of the deep part to choose from.'
+    tuple[str, ...], 'Choices for the hidden widths of the deep part.'
   ] = ('256+128', '512+256', '128+64')
 
   def __post_init__(self) -> None:
@@ -68,80 +68,92 @@ class Config(ExamplesConfig):
 
   run_dir: str = 'runs/clicks'
   data: Annotated[
-    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+    str, 'Folder written by launch/prepare_data.py.', paths.URL
   ] = 'data/antm2c'
   model: Annotated[
     str,
-    f'One of {", ".join(load.NETWORKS)}; or one of your own, as'
+    f'Network to train: one of {", ".join(load.NETWORKS)}, or your own as'
     ' package.module:Class.',
   ] = 'dcnv2'
   scenario: Annotated[
     str,
-    "Id column that says the scenario; empty: scene, or the schema's domain, or"
-    ' else all clicks are of one, as with none.',
+    'Id column with the scenario. none: all clicks have the same scenario.'
+    ' Empty: scene or the domain of the schema if there is one, else as none.',
   ] = ''
   scenario_groups: Annotated[
     tuple[str, ...],
-    'Values of that column that make a scenario each, e.g. 1+18,25,35+45.'
-    ' Empty: each value is one, and the column no feature besides.',
+    'Groups of values of that column that form a scenario each, e.g.'
+    ' 1+18,25,35+45. Empty: each value is one, and no other feature.',
   ] = ()
   ids: Annotated[
     Literal['train', 'global'],
-    'train: users and items that training has not seen are the unknown one.'
-    ' global: each has its row, which nothing has trained.',
+    'Ids of users and items that training has not seen. train: the unknown id.'
+    ' global: their own untrained rows.',
   ] = 'train'
   history: Annotated[
     tuple[str, ...],
-    'Sequences that are histories of clicks; empty: the first; or none.',
+    'Sequences to use as click histories, or none. Empty: the first sequence.',
   ] = ()
-  max_history: Annotated[int, 'Newest clicks taken of each.'] = 20
+  max_history: Annotated[int, 'Maximum clicks per history, the newest.'] = 20
   labels: Annotated[
     tuple[str, ...],
-    'Labels that are learned, a task each, the first being the one that is'
-    ' scored by scenario; empty: all that the schema names.',
+    'Labels to learn, one task each. The first one is scored by scenario.'
+    ' Empty: all labels of the schema.',
   ] = ()
   text_vectors: Annotated[
     str,
-    'Store that launch/build_behavior_store.py wrote of these texts: with all'
-    ' layers below the cut it has sentence vectors.',
+    'Store written by launch/build_behavior_store.py for these texts. With all'
+    ' layers below the cut it holds sentence vectors. Empty: no text vectors.',
     paths.URL,
   ] = ''
-  text_dim: Annotated[int, 'Their principal components; 0: all.'] = 64
+  text_dim: Annotated[int, 'Principal components to use of them. 0: all.'] = 64
   text_sequences: Annotated[
-    tuple[str, ...], 'Sequences that are texts, each a mean of its pieces.'
+    tuple[str, ...], 'Sequences used as texts, each the mean of its pieces.'
   ] = ()
   max_pieces: Annotated[
-    int, 'Newest pieces taken of such a text, and values of a bag.'
+    int, 'Maximum pieces per text, the newest ones, and values per bag.'
   ] = 16
   image_vectors: Annotated[
-    str, 'Folder that launch/encode_images.py wrote.', paths.URL
+    str, 'Folder written by launch/encode_images.py. Empty: none.', paths.URL
   ] = ''
   stream: Annotated[
     Literal['auto', 'yes', 'no'],
-    'yes: rows stay in the prepared files, and are read a window at a time.'
-    ' no: each host has all columns in memory, which is faster. auto: yes where'
-    ' these would be more than stream_above.',
+    'yes: read rows from the prepared files, one window at a time. no: keep'
+    ' all columns in memory on each host, which is faster. auto: yes if the'
+    ' columns take more than stream_above.',
   ] = 'auto'
   stream_above: Annotated[float, 'GB of columns, for stream=auto.'] = 4.0
   shuffle_rows: Annotated[
     int,
-    'Rows of a window: shuffled among each other, from blocks of 4,096 all over'
-    ' the files, and held in memory.',
+    'Rows of a streamed window, which is held in memory and shuffled. They'
+    ' come from blocks of 4,096 throughout the files.',
   ] = 1 << 18
-  eval_batch_size: Annotated[int, 'Clicks scored at once.'] = 8192
+  eval_batch_size: Annotated[int, 'Number of clicks scored at once.'] = 8192
   num_seeds: Annotated[int, 'Trainings, with seeds from --seed on.'] = 1
-  batch_size: Annotated[int, 'Clicks of a step, all devices together.'] = 2048
+  batch_size: Annotated[int, 'Clicks per step, over all devices.'] = 2048
   table: Annotated[
-    bool, 'Train many models into one table, instead of --model.'
+    bool, 'Train and compare several models in one table, instead of --model.'
   ] = False
   models: Annotated[
-    tuple[str, ...], 'Rows of the table; empty: all that the data allow.'
+    tuple[str, ...], 'Models of the table. Empty: all that the data allow.'
   ] = ()
   inputs: Annotated[
     tuple[str, ...],
-    f'Some of {", ".join(INPUTS)}: what models of the table see; pooled: ids,'
-    ' but not the scenario.',
+    f'Inputs of the models in the table, any of {", ".join(INPUTS)}. pooled:'
+    ' ids without the scenario.',
   ] = ('id',)
+  follow: Annotated[
+    str,
+    'Folder of incoming files of new rows. After training, each file is'
+    ' trained on once, and --deltas receives the changes. Empty: none.',
+  ] = ''
+  follow_poll_s: Annotated[float, 'Seconds between checks for files.'] = 1.0
+  deltas: Annotated[
+    str, 'Folder for deltas; see launch/serve.py.', paths.URL
+  ] = ''
+  spare_ids: Annotated[
+    int, 'Table rows reserved for new users, and for items, of --follow.'
+  ] = 0
   best_metric: str = 'validation_auc'
   paro: str = 'NNN'
   network: load.NetworkConfig = load.NetworkConfig()
@@ -155,8 +167,8 @@ class Config(ExamplesConfig):
   )
   rates: Annotated[
     bool,
-    'Score the click rates of ids, without a network, beside the models in the'
-    ' report.',
+    'Add a baseline to the report that scores by the click rates of ids,'
+    ' without a network.',
   ] = True
   score: ScoreConfig = ScoreConfig()
   search: SearchConfig = SearchConfig()
@@ -185,6 +197,9 @@ class Config(ExamplesConfig):
       'shuffle_rows',
     )
     self.check_least({**dict.fromkeys(counts, 1), 'text_dim': 0})
+    self.check_least({'spare_ids': 0})
+    if bool(self.follow) != bool(self.deltas):
+      raise ValueError('follow and deltas: give both, or none.')
 
   def _check_network(self, flag: str, name: str) -> None:
     network = load.load(name, flag)

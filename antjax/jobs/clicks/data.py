@@ -200,9 +200,12 @@ class ScenarioData:
       else:
         clicks = maker(found.read(0, len(found)), split)
         self.splits[split] = dataclasses.replace(clicks, scored=scored[split])
+    spare = {
+      n: config.spare_ids * bool(self.schema[n]) for n in ('user', 'item')
+    }
     self.sizes = DataSizes(
-      num_users=features.num_ids['user'],
-      num_items=features.num_ids['item'],
+      num_users=features.num_ids['user'] + spare['user'],
+      num_items=features.num_ids['item'] + spare['item'],
       num_behaviors=features.num_ids['title'],
       num_scenarios=len(self.scenarios),
       columns=features.columns,

@@ -5,11 +5,11 @@ r"""Encodes the images of items once, for models that take them as vectors.
   python -m launch.encode_images --data=data/antm2c \
     --images=AntM2C_image.tar.gz --out=data/antm2c-images
 
-streams an archive of ITEM.png and writes `vectors.npy`, float16 [items, X] in
-the order of the data's item ids (row 0 stands for what is unknown), and
-`has_image.npy`, bool [items]. `--encoder=module:function` names a function
-uint8 [B, H, W, 3] -> float [B, X] of your own, such as one with a pretrained
-network; the built-in one takes mean colours. A second run does nothing.
+Streams an archive of ITEM.png and writes `vectors.npy`, float16 [items, X] in
+the order of the data's item ids (row 0 is the unknown item), and
+`has_image.npy`, bool [items]. `--encoder=module:function` names your own
+function uint8 [B, H, W, 3] -> float [B, X], such as a pretrained network; the
+built-in one computes mean colors. A second run does nothing.
 """
 
 from collections.abc import Mapping
@@ -31,17 +31,17 @@ class Config:
   """What to encode, and how."""
 
   data: Annotated[str, 'Folder of launch/prepare_data.', paths.URL] = ''
-  images: Annotated[str, 'The tar archive, packed or not.', paths.URL] = ''
-  out: Annotated[str, 'Folder to make.', paths.URL] = ''
-  encoder: Annotated[str, 'module:function, see above.'] = (
+  images: Annotated[str, 'Tar archive, compressed or not.', paths.URL] = ''
+  out: Annotated[str, 'Folder to create.', paths.URL] = ''
+  encoder: Annotated[str, 'Encoder as module:function, see above.'] = (
     'antjax.data.image_tar:mean_colors'
   )
   image_size: Annotated[
-    int, 'Pixels each way of the images that the encoder gets.'
+    int, 'Height and width in pixels of the images passed to the encoder.'
   ] = 64
-  batch_size: Annotated[int, 'Images that the encoder gets at once.'] = 256
-  threads: Annotated[int, 'Threads that decode; 0: one a core.'] = 0
-  overwrite: Annotated[bool, 'Replace what was made otherwise.'] = False
+  batch_size: Annotated[int, 'Number of images encoded at once.'] = 256
+  threads: Annotated[int, 'Number of decoding threads. 0: one per core.'] = 0
+  overwrite: Annotated[bool, 'Replace output made with other settings.'] = False
 
   def __post_init__(self) -> None:
     if min(self.image_size, self.batch_size) < 1 or self.threads < 0:

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A trained click model in files: what launch/score_clicks.py reads.
+"""Export of a trained click model, as read by launch/score_clicks.py.
 
-The folder `export` of a training holds functions, parameters, tables and
-vocabularies as `antjax.serving.exporter` writes them, and `arrays.npz`: which
-values have rows of their own, how numbers are read, what is known of items, and
+The folder `export` of a run contains functions, parameters, tables and
+vocabularies as written by `antjax.serving.exporter`, and `arrays.npz`: the
+values with their own rows, the scaling of numbers, the features of items, and
 the newest clicks of each user of the log.
 """
 
@@ -32,7 +32,9 @@ from antjax.networks.network import ScenarioMoments
 from antjax.serving import click_functions, exporter
 
 FOLDER = 'export'
-_FEW_ROWS = (64, 256, 1024)  # Functions for few rows.
+# Of the schema: how the log's files are written.
+_LOG = ('columns', 'delimiter', 'quote', 'header', 'encoding', 'nulls')
+_FEW_ROWS = (64, 128, 256, 512, 1024, 2048)  # Functions for few rows.
 
 
 class Trained(NamedTuple):
@@ -183,7 +185,7 @@ def _described(
       for n in dict.fromkeys([*used, schema['text']])
       if n in both
     },
-    'log': {n: schema[n] for n in ('columns', 'delimiter', 'quote', 'header')},
+    'log': {n: schema[n] for n in _LOG if n in schema},
     'needed': needed,
     'ids': ids,
     'fields': fields,

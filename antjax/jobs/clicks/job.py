@@ -1,31 +1,31 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Trains a click model of several scenarios, and scores each of them.
+r"""Trains a click model for several scenarios and scores each of them.
 
   python -m launch.prepare_data --views=examples
   python -m launch.train_clicks --flagfile=launch/recipes/scenarios_ml1m.flags
 
-does it on MovieLens-1M, whose scenarios are three groups of ages; AntM2C's own
-files, and synthetic ones of the same form, go the same way (docs/antm2c.md).
---model chooses among models of one scenario and of many. --num_seeds trains
-several times; --search.num_trials looks for rates and widths first. The run
-folder gets checkpoints, metrics.jsonl, TensorBoard events, predictions,
-results.json, report.html. The same command resumes a stopped run.
+This trains on MovieLens-1M, whose scenarios are three age groups. AntM2C's
+files, and synthetic files in the same format, work the same way
+(docs/antm2c.md). --model selects a model for one or several scenarios.
+--num_seeds trains several times; --search.num_trials first searches for
+learning rates and widths. The run folder contains checkpoints, metrics.jsonl,
+TensorBoard events, predictions, results.json and report.html. The same command
+resumes a stopped run.
 
   python -m launch.train_clicks --table --data=data/antm2c --num_seeds=3 \
     --models=lr,deepfm,dcnv2,mmoe,star --run_dir=runs/table
 
-trains many models on one data set into one table. With --inputs they are also
-trained without texts and images and with them (the multi-modal task). Cells
-that are done are not done again, and a model that is added later joins the
-table. The run folder gets table.md, table.json, differences.md (AUC less that
-of the first model, and less its own on the first inputs, with intervals) and a
-folder for each training.
+This compares many models on one data set in one table. With --inputs they are
+trained both with and without texts and images (the multi-modal task). Finished
+cells are not repeated, and later models are added to the table. The run folder
+contains table.md, table.json, differences.md (AUC minus that of the first model
+and of the same model on the first inputs, with intervals) and a folder per run.
 """
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import data as antm2c_data
-from antjax.jobs.clicks import rates
+from antjax.jobs.clicks import follow, rates
 from antjax.jobs.clicks import report as antm2c_report
 from antjax.jobs.clicks import table as antm2c_table
 from antjax.jobs.clicks.config import Config
@@ -38,8 +38,11 @@ def main(config: Config) -> None:
   job = job_lib.start(config)
   if config.table:
     antm2c_table.fill(config, job)
-  else:
+    return
+  if not config.follow or not follow.is_trained(config, job):
     train(config, job)
+  if config.follow:
+    follow.run(config, job)
 
 
 def train(config: Config, job: job_lib.Job) -> list[SeedResult]:

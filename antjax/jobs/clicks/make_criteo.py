@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Writes synthetic clicks in the forms of Criteo's and MLPerf's files.
+r"""Writes synthetic clicks in the formats of Criteo and MLPerf.
 
   python -m launch.make_criteo_synthetic --out=data/criteo-synthetic
 
-Nothing in them was ever shown or clicked: ids are drawn by Zipf's law, and
-clicks from a sum of weights of ids and numbers and of products of ids' vectors.
-The file `synthetic.json` has the AUC of the true probabilities, which no model
-exceeds but by chance. With --form=multihot the files are
+The data are made up: ids are sampled by Zipf's law, and clicks from a sum of
+weights of ids and numbers and of products of id vectors. The file
+`synthetic.json` has the AUC of the true probabilities, which a model can exceed
+only by chance. With --form=multihot the files are
 synthetic_train_sparse_multi_hot.npz and so on, as launch/schemas/
 criteo_multihot.yaml reads them; with --form=tsv tables as Criteo released.
 """
@@ -42,16 +42,18 @@ _OF_IDS, _OF_PAIRS, _OF_NUMBERS, _BIAS = 0.7, 0.6, 0.4, -1.5
 class Config:
   """Synthetic files."""
 
-  out: Annotated[str, 'Folder to make.'] = 'data/criteo-synthetic'
+  out: Annotated[str, 'Folder to create.'] = 'data/criteo-synthetic'
   form: Annotated[
     Literal['multihot', 'tsv'],
-    "MLPerf's .npz files of 26 lists, or Criteo's of 26 texts.",
+    "Format: MLPerf's .npz files of 26 lists, or Criteo's TSV.",
   ] = 'multihot'
-  num_rows: Annotated[int, 'Clicks, of which 8 of 10 are for training.'] = (
-    100_000
-  )
-  max_ids: Annotated[int, "Largest table; smaller ones are MLPerf's."] = 10_000
-  max_values: Annotated[int, "Longest list; shorter ones are MLPerf's."] = 8
+  num_rows: Annotated[int, 'Number of clicks, 8 of 10 for training.'] = 100_000
+  max_ids: Annotated[
+    int, "Maximum rows per table; smaller ones are MLPerf's."
+  ] = 10_000
+  max_values: Annotated[
+    int, "Maximum list length; shorter ones are MLPerf's."
+  ] = 8
   seed: Annotated[int, 'Seed.'] = 0
 
   def __post_init__(self) -> None:

@@ -4,10 +4,10 @@ r"""Makes synthetic click logs in the format of AntM2C's files.
 
   python -m launch.make_antm2c_synthetic --out=data/antm2c-synthetic
 
-writes CSV parts of any size in bounded memory, an archive of small images, and
-a file with the true probabilities of the clicks. What is planted is described
-in docs/antm2c.md. The data are made up: no figure measured on them says
-anything about AntM2C itself, and reports have to say so.
+Writes CSV parts of any size in bounded memory, an archive of small images, and
+a file with the true probabilities of the clicks. docs/antm2c.md describes the
+effects in the data. The data are made up: no figure measured on them says
+anything about AntM2C itself, and reports must say so.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from antjax.jobs import script
 class Config:
   """What to make."""
 
-  out: Annotated[str, 'Folder to make.'] = 'data/antm2c-synthetic'
+  out: Annotated[str, 'Folder to create.'] = 'data/antm2c-synthetic'
   image_size: Annotated[
-    int, 'Pixels of an image each way, a multiple of 8; 0: no images.'
+    int, 'Height and width of images in pixels, a multiple of 8. 0: no images.'
   ] = 32
   synthetic: antm2c_synthetic.SyntheticConfig = (
     antm2c_synthetic.SyntheticConfig()

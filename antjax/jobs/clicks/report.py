@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Shows and writes what click models of several scenarios reached."""
+"""Shows and writes the results of click models for several scenarios."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import math

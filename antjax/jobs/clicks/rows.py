@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a prepared folder, in memory or read when asked for, as clicks."""
+"""Rows of a prepared folder as clicks, in memory or read on demand."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses

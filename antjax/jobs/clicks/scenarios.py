@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which column of the clicks is their scenario, and what it is of each."""
+"""The scenario column, and the scenario of each click."""
 
 from collections.abc import Mapping, Sequence
 import pathlib

@@ -5,16 +5,15 @@ r"""Scores new rows with a model of launch/train_clicks.py.
   python -m launch.score_clicks --model=runs/clicks --input=new.csv \
     --out=scores.csv
 
-`--input` is a file or a folder of files as of the training log, CSV or Parquet,
-or JSON: an object, a list of objects, or one a line (.jsonl). Columns go by
-their names; others than the model needs are not looked at, the label is not
-needed. `--out` gets a line for each good row: its place in the input from 0,
-user and item, the score (a probability) and its logit. Rows that cannot be read
-are listed beside it with line, column and reason.
+`--input` is a file or a folder of files in the format of the training log, CSV
+or Parquet, or JSON: an object, a list of objects, or one per line (.jsonl).
+Columns are matched by name; the model ignores others, and the label is not
+needed. `--out` has one line per valid row: its index in the input from 0, user
+and item, the score (a probability) and its logit. Unreadable rows are listed
+next to it with line, column and reason.
 """
 
 from collections.abc import Iterator, Mapping
-import csv
 import dataclasses
 import json
 import pathlib
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 
 from antjax import paths
 from antjax.data import table_source
+from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import Rejects
 from antjax.data.row_writer import ROW
 from antjax.data.table_columns import TableColumns
@@ -47,7 +47,7 @@ class Config:
 
   model: Annotated[
     str,
-    'Run folder of launch/train_clicks.py, or a folder export in it.',
+    'Run folder of launch/train_clicks.py, or its folder export.',
     paths.URL,
   ] = 'runs/clicks'
   input: Annotated[str, 'Rows: .csv, .tsv, .txt, .parquet, .json, .jsonl.'] = ''
@@ -66,7 +66,7 @@ class _Rows(TableColumns):
   limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
   known: tuple[str, ...] = ()
   label = split_column = ''
-  labels: ClassVar[tuple[str, ...]] = ()
+  labels: tuple[str, ...] = ()
   lists: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
   @property
@@ -88,9 +88,9 @@ def main(config: Config) -> None:
   out.parent.mkdir(parents=True, exist_ok=True)
   unfinished = out.with_name(f'.{out.name}.new')
   writer: Any = None
-  for table in _tables(model, config.input, rejects):
+  for table in tables(model, config.input, rejects):
     rows = table.drop_columns(ROW)
-    scores, new = model.score(_columns(rows))
+    scores, new = model.score(columns(rows))
     for name, count in new.items():
       unseen[name] = unseen.get(name, 0) + count
     found = {'row': table[ROW]}
@@ -131,10 +131,13 @@ def _folder(name: str) -> pathlib.Path:
   )
 
 
-def _tables(
-  model: ClickScorer, name: str, rejects: Rejects
+def tables(
+  model: ClickScorer,
+  name: str,
+  rejects: Rejects,
+  labels: tuple[str, ...] = (),
 ) -> Iterator[pa.Table]:
-  """The good rows of all files in pieces, with `ROW`."""
+  """The good rows of all files in pieces, with `ROW` and any labels."""
   with tempfile.TemporaryDirectory() as work:
     source = pathlib.Path(name)
     if source.suffix in _JSON:
@@ -144,14 +147,16 @@ def _tables(
     files = table_source.find_files(source)
     folder = pathlib.Path(work) / 'parts'
     folder.mkdir()
-    columns = _layout(model, next(iter(files)))
-    table_source.read(files, columns, folder, rejects)  # type: ignore[arg-type]
+    layout = _layout(model, next(iter(files)), labels)
+    table_source.read(files, layout, folder, rejects)  # type: ignore[arg-type]
     for path in sorted(folder.glob('*.parquet')):
-      for batch in pq.ParquetFile(path).iter_batches(_BLOCK):
+      for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BLOCK):
         yield pa.Table.from_batches([batch])
 
 
-def _layout(model: ClickScorer, path: pathlib.Path) -> _Rows:
+def _layout(
+  model: ClickScorer, path: pathlib.Path, labels: tuple[str, ...]
+) -> _Rows:
   """What the columns of a file must hold.
 
   Raises:
@@ -159,18 +164,19 @@ def _layout(model: ClickScorer, path: pathlib.Path) -> _Rows:
   """
   about = model.clicks
   log = about['log']
+  dialect = Dialect(
+    '\t' if '.tsv' in path.suffixes else log['delimiter'],
+    log['quote'],
+    log.get('encoding', 'utf-8'),
+  )
   there = [*log['columns']]
-  delimiter = '\t' if path.suffix == '.tsv' else log['delimiter']
-  if path.suffix == '.parquet':
-    there = pq.read_schema(path).names
-  elif log['header']:
-    line = [table_source.first_line(path)]
-    quote = {'quotechar': log['quote']} if log['quote'] else {'quoting': 3}
-    (there,) = csv.reader(line, delimiter=delimiter, **quote)
-  if missing := [n for n in about['needed'] if n not in there]:
+  if path.suffix == '.parquet' or log['header']:
+    there = table_source.names(path, dialect)
+  needed = [*about['needed'], *labels]
+  if missing := [n for n in needed if n not in there]:
     raise ValueError(
       f'{path}: the columns {", ".join(missing)} are missing; the model needs'
-      f' {", ".join(about["needed"])}, and the file has {", ".join(there)}.'
+      f' {", ".join(needed)}, and the file has {", ".join(there)}.'
     )
   known = about['columns']
   used = [n for n in there if n in known or n in about['histories']]
@@ -178,14 +184,24 @@ def _layout(model: ClickScorer, path: pathlib.Path) -> _Rows:
   numbers = [n for n in used if n in about['numbers']]
   empty = {n: known[n]['empty'] for n in numbers if known[n]['has_empty']}
   return _Rows(
-    columns={n: known[n]['type'] if n in known else 'string' for n in there},
+    columns={
+      n: 'int32'
+      if n in labels
+      else known[n]['type']
+      if n in known
+      else 'string'
+      for n in there
+    },
     empty=empty,
     separator=bags,
     numeric=tuple(numbers),
-    delimiter=delimiter,
-    quote=log['quote'],
+    delimiter=dialect.delimiter,
+    quote=dialect.quote,
+    encoding=dialect.encoding,
+    nulls=tuple(log.get('nulls', ())),
     header=log['header'],
-    known=tuple(used),
+    known=(*used, *labels),
+    labels=labels,
     needed=tuple(n for n in (about['user'], about['item']) if n),
   )
 
@@ -218,7 +234,7 @@ def _from_json(
   return out
 
 
-def _columns(table: pa.Table) -> dict[str, Any]:
+def columns(table: pa.Table) -> dict[str, Any]:
   """Columns as `ClickScorer.score` takes them."""
   found: dict[str, Any] = {}
   for name in table.column_names:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Search for rates and widths by Optuna; only the validation clicks decide."""
+"""Optuna search for learning rates and widths on validation clicks only."""
 
 import dataclasses
 from typing import Any, TYPE_CHECKING

@@ -34,7 +34,7 @@ _LOWER = ('log_loss', 'ece')
 # Settings of a job that trains several times, or of where it does.
 _NOT_OF_ONE_TRAINING = (
   *('run_dir', 'intra', 'seed', 'num_seeds', 'search', 'table'),
-  *('models', 'inputs', 'rates'),
+  *('models', 'inputs', 'rates', 'follow', 'deltas', 'follow_poll_s'),
 )
 _MOMENT_CLICKS = 1 << 20  # Training clicks that statistics use.
 
@@ -55,6 +55,7 @@ class ClickJob:
   Attributes:
     model: The model.
     trainer: Its trainer.
+    tables: Its tables.
     is_started: Whether the trainer knows its layout.
   """
 
@@ -90,7 +91,7 @@ class ClickJob:
     num_examples = len(data.splits['train'])
     self._num_steps = config.steps_for(num_examples)
     rate = config.fields.learning_rate
-    self._tables = tables = model.tables(
+    self.tables = tables = model.tables(
       job.mesh, config.optimizer.schedule(self._num_steps, rate), num_examples
     )
 
@@ -133,6 +134,19 @@ class ClickJob:
     self.is_started = True
     return self.trainer.init(self.model.init_params, seed=self._seed)
 
+  def checked(self) -> run_lib.Run:
+    """The run in the folder, if it is of these data and settings."""
+    metric = self._config.best_metric.removeprefix('validation_')
+    return run_lib.Run(
+      self._name,
+      self._config,
+      self._job,
+      self._data.made_of | {'model': self._config.model},
+      num_steps=self._num_steps,
+      best_mode='min' if metric in _LOWER else 'max',
+      free=_NOT_OF_ONE_TRAINING,
+    )
+
   def run(self) -> SeedResult:
     """Trains or resumes, and scores; does nothing if that is done."""
     config, data, folder = self._config, self._data, self._job.run_dir
@@ -143,16 +157,7 @@ class ClickJob:
       if done['made_of'] == made_of:
         test = scores.from_json(done['test'])
         return SeedResult(self._seed, done['validation'], test, str(folder))
-    metric = config.best_metric.removeprefix('validation_')
-    run = run_lib.Run(
-      self._name,
-      config,
-      self._job,
-      data.made_of | {'model': config.model},
-      num_steps=self._num_steps,
-      best_mode='min' if metric in _LOWER else 'max',
-      free=_NOT_OF_ONE_TRAINING,
-    )
+    run = self.checked()
     batches = data.training(self.model, self._seed, self._dataset)
     state = run.fit(
       self.trainer,
@@ -188,9 +193,9 @@ class ClickJob:
     """Writes the model; a collective call."""
     trained = export.Trained(
       self.model,
-      self._tables,
+      self.tables,
       self.trainer.params(state),
-      serving.table_rows(self._tables, state.tables),
+      serving.table_rows(self.tables, state.tables),
       self._moments(state),
       int(state.step),
     )

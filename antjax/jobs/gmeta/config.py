@@ -20,57 +20,56 @@ class Config(TrainingConfig):
 
   run_dir: str = 'runs/gmeta'
   data: Annotated[
-    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+    str, 'Folder written by launch/prepare_data.py.', paths.URL
   ] = 'data/ml-1m'
   init_from: Annotated[
     str,
-    'Run folder, or checkpoint, of the same model on other data to start from:'
-    ' values that both data know keep their rows, others begin anew.',
+    'Run folder or checkpoint of the same model, on any data, to start from.'
+    ' Ids of values in both data keep their rows; others are initialized.',
     paths.CHECKPOINT_URL,
   ] = ''
   min_shard_size: int = 256
   algorithm: Annotated[algorithms.Name, algorithms.HELP] = 'default'
-  num_steps: Annotated[int, 'Outer steps of the meta-learner.'] = 600
+  num_steps: Annotated[int, 'Number of outer steps of the meta-learner.'] = 600
   joint_steps: Annotated[
-    int, 'Steps of the joint baseline; 0 leaves it out.'
+    int, 'Number of steps of the joint baseline. 0: leave it out.'
   ] = 600
   per_task_steps: Annotated[
     int,
-    'Steps of the reference in which each task trains a new model; 0 leaves it'
-    ' out, or is 50 with --algorithm=per_task.',
+    'Number of steps of the baseline that trains a new model for each task. 0:'
+    ' leave it out, or 50 with --algorithm=per_task.',
   ] = 0
   eval_steps: Annotated[
-    int, 'Adaptation steps up to which the evaluation shows the metrics.'
+    int, 'Maximum number of adaptation steps in the evaluation.'
   ] = 3
   num_resamples: Annotated[
-    int, 'Draws of the tasks behind the 95% intervals; 0: no intervals.'
+    int, 'Resamples of the tasks for 95% intervals. 0: no intervals.'
   ] = 200
   support_sizes: Annotated[
-    tuple[int, ...], 'Support rows of the task slots, by rising size.'
+    tuple[int, ...], 'Support rows of the task slots, in increasing order.'
   ] = (16, 32, 96)
   slots_per_device: Annotated[
-    tuple[int, ...], 'Task slots of each size on a device, in a step.'
+    tuple[int, ...], 'Number of task slots of each size per device and step.'
   ] = (3, 3, 4)
   row_staleness: Annotated[
     Literal[0, 1],
-    '1 fetches the rows of the next step beside the computation of this one,'
-    ' whose updates they then lack; not under agents.',
+    '1 fetches the embedding rows of the next step during the current step,'
+    ' whose updates they then miss. Not supported under agents.',
   ] = 0
   split: Annotated[
     Literal['random', 'time'],
-    'Query rows of a training task: sampled each epoch, or its latest rows.',
+    'Query rows of a training task: sampled in each epoch, or its latest rows.',
   ] = 'random'
   shard_size: Annotated[
-    int,
-    'Tasks in a DataShard, read at once; more are faster, fewer shuffle finer.',
+    int, 'Tasks in a DataShard. More are faster to read, fewer shuffle finer.'
   ] = 64
   validation_tasks: Annotated[
     int | None,
-    'Training records held out to choose how the joint model is fine-tuned; a'
-    ' task of several records is held out whole. none: a tenth, at most 256;'
-    ' of a run that is resumed, as many as before.',
+    'Number of training records held out to choose how the joint model is'
+    ' fine-tuned. Tasks with several records are held out whole. none: a'
+    ' tenth, at most 256, or the number of the run that is resumed.',
   ] = None
-  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 200
+  checkpoint_every: Annotated[int, 'Number of steps between checkpoints.'] = 200
   model: ModelConfig = ModelConfig()
   inner: InnerConfig = InnerConfig()
   optimizer: OptimizerConfig = OptimizerConfig(

@@ -1,19 +1,19 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Exports a model of train_gmeta: to be served, or what has changed of it.
+r"""Exports a model of train_gmeta for serving, or its changes as a delta.
 
   python -m launch.export_gmeta --run_dir=runs/day1 --out=models/day1
 
-writes functions with and without adaptation, tables and vocabularies; any
-process with numpy and jax scores with it (antjax/serving/loader.py).
-`--quantize=int8` makes the tables a quarter as large.
+Writes functions with and without adaptation, tables and vocabularies. Any
+process with numpy and jax can score with them (antjax/serving/loader.py).
+`--quantize=int8` reduces the tables to a quarter of their size.
 
   python -m launch.export_gmeta --run_dir=runs/day2 --out=deltas/day2 \
     --base=models/day1
 
-writes only what differs from an earlier export, `--since=400` what differs from
-an earlier checkpoint of the run; launch/apply_delta.py makes the new export of
-them.
+With `--base`, only the differences from an earlier export are written, and with
+`--since=400` those from an earlier checkpoint of the run. launch/apply_delta.py
+applies them to make the new export.
 """
 
 import dataclasses
@@ -48,22 +48,22 @@ class Config:
   run_dir: Annotated[
     str, 'Run folder of train_gmeta.', paths.CHECKPOINT_URL
   ] = 'runs/gmeta'
-  out: Annotated[str, 'Folder to make; must not exist.', paths.URL] = (
+  out: Annotated[str, 'Folder to create; must not exist.', paths.URL] = (
     'models/gmeta'
   )
-  step: Annotated[int | None, 'Checkpoint to export; none: the newest one.'] = (
-    None
-  )
+  step: Annotated[
+    int | None, 'Step of the checkpoint to export. none: the newest one.'
+  ] = None
   quantize: Annotated[
     exporter.Quantize,
-    'How tables are stored: none is float32; int8 has one scale a row.',
+    'Format of the tables. none: float32. int8: one scale per row.',
   ] = 'none'
   base: Annotated[
-    str, 'An earlier full export: write only what differs from it.', paths.URL
+    str, 'Earlier full export: write only the changes from it.', paths.URL
   ] = ''
   since: Annotated[
     int | None,
-    'An earlier checkpoint of the run: write only what differs since then.',
+    'Earlier checkpoint of the run: write only the changes since then.',
   ] = None
 
   def __post_init__(self) -> None:

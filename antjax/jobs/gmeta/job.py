@@ -5,12 +5,12 @@ r"""Meta-learns a rating or click model and scores it on cold-start tasks.
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_gmeta.py --flagfile=launch/recipes/quickstart.flags
 
-trains on task records that launch/prepare_data.py wrote: embedding tables by
-rows over all devices, dense parameters under a PaRO code. --algorithm chooses
-how to learn (docs/gmeta.md). Beside it the same model is trained jointly, the
-baseline that a meta-learner has to beat. The run folder gets checkpoints,
-metrics.jsonl, TensorBoard events, results.json, report.html. The same command
-resumes a stopped run.
+Trains on task records written by launch/prepare_data.py, with embedding tables
+sharded by rows over all devices and dense parameters under a PaRO code.
+--algorithm selects the algorithm (docs/gmeta.md). The same model is also
+trained jointly, as the baseline that a meta-learner has to beat. The run folder
+contains checkpoints, metrics.jsonl, TensorBoard events, results.json and
+report.html. The same command resumes a stopped run.
 """
 
 from collections.abc import Sequence

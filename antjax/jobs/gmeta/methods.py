@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What launch/train_gmeta.py compares: the meta-learner and its references."""
+"""The methods that launch/train_gmeta.py compares."""
 
 from collections.abc import Callable, Sequence
 import functools

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Shows and writes what launch/train_gmeta.py reached."""
+"""Shows and writes the results of launch/train_gmeta.py."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import math

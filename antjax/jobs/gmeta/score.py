@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Scores with an exported model: a file of task records, or one new user.
+r"""Scores a file of task records, or one new user, with an exported model.
 
   python -m launch.score_gmeta --model=models/day1 \
     --input=data/ml-1m/tasks/user_cold.arrow --out=scores.parquet
 
-adapts to the support of each record and scores its query. Ids of the input are
-those of its own folder; they become the model's by their values. For one user
+Adapts to the support of each record and scores its query. Input ids are mapped
+to those of the model by value. For one user
 
   python -m launch.score_gmeta --model=models/day1 --user=user.json
 
@@ -43,16 +43,16 @@ class Config:
   """What to score, and with what."""
 
   model: Annotated[
-    str, 'Folder that launch/export_gmeta.py wrote.', paths.URL
+    str, 'Folder written by launch/export_gmeta.py.', paths.URL
   ] = 'models/gmeta'
   input: Annotated[
-    str, 'Record file in a folder that launch/prepare_data.py wrote.', paths.URL
+    str, 'Record file in a folder written by launch/prepare_data.py.', paths.URL
   ] = ''
   out: Annotated[
-    str, 'Parquet file to write: a line for each query row.', paths.URL
+    str, 'Parquet file to write, with one row per query row.', paths.URL
   ] = 'scores.parquet'
-  user: Annotated[str, 'JSON file of one user, instead of input.'] = ''
-  batch_size: Annotated[int, 'Users scored together; a power of two.'] = 64
+  user: Annotated[str, 'JSON file of one user, instead of --input.'] = ''
+  batch_size: Annotated[int, 'Users scored together, a power of 2.'] = 64
 
   def __post_init__(self) -> None:
     if self.batch_size < 1:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Ids of a prepared data set, and where a former run has the same ones."""
+"""Ids of a prepared data set, and their ids in an earlier run."""
 
 from collections.abc import Iterable, Mapping
 import json

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""What LLM-Rec is compared with, on the same held-out examples.
+r"""Runs baselines of LLM-Rec on the same held-out examples.
 
   python -m launch.prepare_data --views=sequences
   python -m launch.fetch_model
@@ -13,8 +13,8 @@ these, hybrid_lm with a language model's vectors too; last_title, mean_titles,
 one_text: cosine of a language model's vectors, untrained; sasrec and gru4rec on
 ids over all domains, sasrec_single and gru4rec_single with a model for each
 domain; sasrec_text on frozen text vectors, unisrec with several whitenings of
-them, unisrec_ids with ids too. The run folder gets METHOD.json, METHOD.npz
-(ranks) and table.md; what is done is not done again (docs/llm_rec.md).
+them, unisrec_ids with ids too. The run folder contains METHOD.json, METHOD.npz
+(ranks) and table.md. Finished methods are not run again (docs/llm_rec.md).
 """
 
 from collections.abc import Sequence
@@ -256,7 +256,7 @@ class Baselines:
         _KINDS[method], self.vectors, config.max_history, encode
       )
     if method in _TRAINED_OF_TEXTS:
-      return self._trained(method, texts=next_item.whiten(self.vectors))
+      return self._trained(method, texts=untrained.whiten(self.vectors))
     return self._trained(method)
 
   def _item_knn(self, *, with_titles: bool) -> item_knn.LinearModel:

@@ -38,22 +38,22 @@ class HeldOutConfig:
   """What is ranked, and against what."""
 
   num_examples: Annotated[
-    int, 'Examples of a split, drawn by seed; 0: all.'
+    int, 'Number of examples of a split, sampled by seed. 0: all.'
   ] = 0
   num_cold: Annotated[
     int,
-    'Examples drawn apart whose target training never saw: few of the others'
-    ' have such a one. 0: none.',
+    'Number of additional examples whose target training never saw, because'
+    ' few of the others have such a target. 0: none.',
   ] = 0
   num_negatives: Annotated[
-    int, "Items of the target's domain that it is ranked against."
+    int, "Items of the target's domain to rank the target against."
   ] = 1000
   exclude_seen: Annotated[
     bool,
-    'Draw neither the target nor items of the history. The official code of'
-    ' LLM-Rec does draw them.',
+    'Exclude the target and items of the history from the negatives. The'
+    ' official code of LLM-Rec does not.',
   ] = True
-  seed: Annotated[int, 'Seed of the samples; the same for every model.'] = 0
+  seed: Annotated[int, 'Seed of the samples, the same for every model.'] = 0
 
   def __post_init__(self) -> None:
     if min(self.num_examples, self.num_cold) < 0 or self.num_negatives < 1:
@@ -68,25 +68,23 @@ class HeldOutConfig:
 class HybridConfig:
   """The hybrid of texts, item-kNN and popularity, see ctr/llm_rec/hybrid.py."""
 
-  parts: Annotated[
-    tuple[str, ...], 'Parts of the score; the others are left out.'
-  ] = hybrid.PARTS
+  parts: Annotated[tuple[str, ...], 'Parts of the hybrid score.'] = hybrid.PARTS
   num_examples: Annotated[
-    int, 'Validation examples that it is fitted to; 0: all.'
+    int, 'Number of validation examples that the hybrid is fitted to. 0: all.'
   ] = 2000
   num_negatives: Annotated[
-    int, "Items drawn of each target's domain, and a quarter more of any."
+    int, "Items sampled from each target's domain, plus a quarter more of any."
   ] = 200
   new_share: Annotated[
-    float, 'Share of them that stand in for items without events.'
+    float, 'Share of the sampled items that stand in for items without events.'
   ] = 0.1
   loss_of_ndcg: Annotated[
     float,
-    'Share of NDCG@10 of all validation examples that may be given up so that'
-    ' items without events rank higher.',
+    'Share of NDCG@10 over all validation examples that may be lost to rank'
+    ' items without events higher.',
   ] = 0.02
-  ridge: Annotated[float, 'Weight of the squares of its weights.'] = 1e-4
-  seed: Annotated[int, 'Seed of examples and draws.'] = 0
+  ridge: Annotated[float, "L2 penalty of the hybrid's weights."] = 1e-4
+  seed: Annotated[int, 'Seed of the samples.'] = 0
 
   def __post_init__(self) -> None:
     wrong = sorted({*self.parts} - {*hybrid.PARTS})
@@ -113,23 +111,23 @@ class SequencesConfig(JobConfig):
   """What is learned from, and what is ranked."""
 
   data: Annotated[
-    str, 'Folder that launch/prepare_data.py wrote.', paths.URL
+    str, 'Folder written by launch/prepare_data.py.', paths.URL
   ] = 'data/ml-1m'
   split: Annotated[
     Literal['last', 'source'],
-    "last: each user's last event is the test target. source: the data's own"
-    ' split of users.',
+    'last: the last event of each user is the test target. source: the split'
+    ' of users in the data.',
   ] = 'last'
   without_domain: Annotated[
-    str, 'Domain that training does not see, for zero-shot scores.'
+    str, 'Domain to exclude from training, for zero-shot scores. Empty: none.'
   ] = ''
   train_users: Annotated[
-    int, 'Users to train on, drawn once for all seeds; 0: all.'
+    int, 'Users to train on, sampled once for all seeds. 0: all.'
   ] = 0
   train_users_seed: Annotated[int, 'Seed of that sample.'] = 0
-  max_history: Annotated[int, "Newest items that make a user's text."] = 10
+  max_history: Annotated[int, "Newest items in a user's text."] = 10
   validation_examples: Annotated[
-    int, 'Validation examples, drawn by seed; 0: all.'
+    int, 'Number of validation examples, sampled by seed. 0: all.'
   ] = 1000
   held_out: HeldOutConfig = HeldOutConfig()
   hybrid: HybridConfig = HybridConfig()
@@ -150,20 +148,19 @@ class SweepConfig:
   """What --sweep compares: all combinations."""
 
   models: Annotated[
-    tuple[str, ...], 'Language models; empty: that of --model.'
+    tuple[str, ...], 'Language models to compare. Empty: that of --model.'
   ] = ()
   starts: Annotated[
-    tuple[Start, ...],
-    'Where their weights begin; random: only the shape is theirs.',
+    tuple[Start, ...], 'Initial weights to compare. random: architecture only.'
   ] = ('pretrained', 'random')
   tunings: Annotated[
-    tuple[Tuning, ...], 'What is trained. none: a linear map behind the model.'
+    tuple[Tuning, ...], 'What to train. none: a linear projection only.'
   ] = ('full', 'lora', 'none')
   histories: Annotated[
-    tuple[int, ...], "Newest items that make a user's text."
+    tuple[int, ...], "Maximum numbers of items in a user's text to compare."
   ] = (1, 10)
   projection_dim: Annotated[
-    int, 'Width of the linear map where nothing else is trained.'
+    int, 'Width of the linear projection if nothing else is trained.'
   ] = 256
 
   def __post_init__(self) -> None:
@@ -182,29 +179,29 @@ class SweepConfig:
 class NextItemConfig:
   """Training of a model of items."""
 
-  num_steps: Annotated[int, 'Most optimizer steps.'] = 4000
-  batch_size: Annotated[int, 'Sequences of a step, all devices together.'] = 128
+  num_steps: Annotated[int, 'Maximum number of optimizer steps.'] = 4000
+  batch_size: Annotated[int, 'Sequences per step, over all devices.'] = 128
   num_negatives: Annotated[
-    int, 'Items drawn for each sequence, which share them on a device.'
+    int, 'Items sampled per sequence; those of a device share them.'
   ] = 8
-  learning_rate: Annotated[float, 'Learning rate of Adam for layers.'] = 2e-3
+  learning_rate: Annotated[float, 'Learning rate of the layers (Adam).'] = 2e-3
   row_learning_rate: Annotated[
-    float, 'Learning rate of Adam for items: most rows are in few steps.'
+    float, 'Learning rate of item embeddings (Adam).'
   ] = 2e-2
   num_experts: Annotated[
-    int, 'unisrec: whitenings of the text vectors, mixed by a gate.'
+    int, 'For unisrec: experts that whiten text vectors, with a gate.'
   ] = 8
-  evaluate_every: Annotated[int, 'Steps between validations.'] = 500
+  evaluate_every: Annotated[int, 'Number of steps between validations.'] = 500
   patience: Annotated[
     int,
-    'Stop after so many validations without a better one, and take the best; 0:'
-    ' train all steps and take the last.',
+    'Number of validations without improvement after which training stops and'
+    ' the best checkpoint is used. 0: train all steps and use the last.',
   ] = 3
   checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 1000
   checkpoint_every_s: Annotated[
-    float, 'Seconds between checkpoints, beside those by steps; 0: none.'
+    float, 'Seconds between checkpoints, beside those by steps. 0: none.'
   ] = 0.0
-  steps_per_call: Annotated[int, 'Steps that one call of the devices does.'] = 1
+  steps_per_call: Annotated[int, 'Number of steps that run as one program.'] = 1
 
   def __post_init__(self) -> None:
     positive = 'num_steps batch_size num_negatives num_experts evaluate_every'
@@ -232,23 +229,23 @@ class BaselinesConfig(SequencesConfig):
   """Which methods, on which examples."""
 
   run_dir: str = 'runs/llm_rec_baselines'
-  methods: Annotated[tuple[str, ...], 'Which, in this order.'] = METHODS
+  methods: Annotated[tuple[str, ...], 'Methods, in this order.'] = METHODS
   model: Annotated[
     str,
-    'Language model of the texts: Hugging Face folder or GGUF file; or'
-    ' hf://org/name, of the Hugging Face Hub.',
+    'Language model of the texts: Hugging Face folder or GGUF file, or'
+    ' hf://org/name on the Hugging Face Hub.',
     paths.MODEL_URL,
   ] = 'data/minilm'
   max_text_tokens: Annotated[
-    int, 'Tokens of a text at most; the newest are kept.'
+    int, 'Maximum number of tokens per text; the newest are kept.'
   ] = 256
   text_cache: Annotated[
     str,
-    'Folder that keeps the vectors of titles, for runs of the same data and'
-    ' model. Empty: the run folder.',
+    'Folder that caches title vectors, for runs with the same data and model.'
+    ' Empty: the run folder.',
   ] = ''
   paro: Annotated[
-    str, 'PaRO code: levels of parameters, gradients, optimizer state.'
+    str, 'PaRO code: levels of parameters, gradients and optimizer state.'
   ] = 'NNN'
   seed: Annotated[int, 'Seed of parameters and shuffles.'] = 0
   training: NextItemConfig = NextItemConfig()
@@ -272,61 +269,64 @@ class Config(LanguageConfig, SequencesConfig):
 
   run_dir: str = 'runs/llm_rec'
   only_domain: Annotated[
-    str, 'Train on the events of this domain alone; empty: all.'
+    str, 'Train only on events of this domain. Empty: all domains.'
   ] = ''
   start: Annotated[
     Literal['pretrained', 'random'],
-    "Where its weights begin; random: only its shape is the folder's.",
+    'Initial weights. random: only the architecture of the model.',
   ] = 'pretrained'
   store: Annotated[
     str,
-    'Folder of a store of titles, made if not there: a user is then the'
-    ' sequence of their stored titles, and all their histories one pass of the'
-    " layers above it. Then batch_size counts users' histories.",
+    'Folder of a store of title vectors, created if missing. A user is then'
+    ' the sequence of their stored titles, and one pass of the layers above'
+    ' the cut covers their history; batch_size counts such histories.',
     paths.LOCKED,
   ] = ''
   num_low: Annotated[
     int | None,
-    "With --store: layers below the cut, frozen; none: the store's, or all for"
-    ' a new one.',
+    'With --store: number of frozen layers below the cut. none: that of the'
+    ' store, or all layers for a new store.',
   ] = None
+  stage1_steps: Annotated[
+    int, 'With --store: first steps in which a title alone predicts the next.'
+  ] = 0
   published_marks: Annotated[
-    bool, 'OPT without the token that its texts begin with, as in the paper.'
+    bool, 'For OPT: omit the token that its texts begin with, as in the paper.'
   ] = False
-  max_title_tokens: Annotated[int, 'Tokens taken of a title.'] = 40
+  max_title_tokens: Annotated[int, 'Maximum number of tokens per title.'] = 40
   max_tokens: Annotated[
-    int, "Tokens of a user's text; the newest titles that fit are in it."
+    int, "Maximum tokens of a user's text; the newest titles are kept."
   ] = 402
   max_seen: Annotated[
-    int, 'Newest items of a user that are no negatives (loss.exclude=seen).'
+    int, 'Newest items of a user that are no negatives (exclude=seen).'
   ] = 100
   token_cache: Annotated[
     str,
-    "Folder of the titles' token ids; empty: tokens in the data folder.",
+    'Folder of the token ids of titles. Empty: tokens in the data folder.',
     paths.MAPPED,
   ] = ''
   lora_rank: int = 16
   num_chunks: Annotated[
     int,
-    'Parts that the texts of a micro-batch are encoded in: memory of a part,'
-    ' negatives of all (gradient caching).',
+    'Chunks in which the texts of a micro-batch are encoded (gradient'
+    ' caching): less memory, with the negatives of all chunks.',
   ] = 1
   num_shapes: Annotated[
-    int, 'Shapes of packed texts, each compiled once; several processes: 1.'
+    int, 'Shapes of packed texts, each compiled once; 1 for several processes.'
   ] = 3
   batch_size: int = 96
   best_metric: str = 'validation_ndcg@10'
-  export: Annotated[bool, 'Write the folder for launch/recommend.py.'] = True
+  export: Annotated[bool, 'Export the model for launch/recommend.py.'] = True
   baselines: Annotated[
     tuple[str, ...],
-    'Methods of launch/llm_rec_baselines.py to run too, or all. The default'
-    ' takes seconds; empty: none.',
+    'Methods of launch/llm_rec_baselines.py to run as well, or all. The'
+    ' default takes seconds. Empty: none.',
   ] = CHEAP
   with_hybrid: Annotated[
-    bool, 'Fit a hybrid with the trained model as its part lm too.'
+    bool, 'Also fit a hybrid that contains the trained model as its part lm.'
   ] = True
   sweep: Annotated[
-    bool, 'Compare settings, each in a run of its own, and train nothing else.'
+    bool, 'Compare settings in separate runs instead of training one model.'
   ] = False
   loss: LossConfig = LossConfig()
   vector: VectorConfig = VectorConfig()
@@ -343,6 +343,7 @@ class Config(LanguageConfig, SequencesConfig):
         f'best_metric={self.best_metric}: use one of {", ".join(known)}.'
       )
     tokens = ('max_title_tokens', 'max_tokens', 'max_seen')
+    self.check_least({'stage1_steps': 0})
     self.check_least(dict.fromkeys((*tokens, 'num_chunks', 'num_shapes'), 1))
     if self.only_domain and self.only_domain == self.without_domain:
       raise ValueError(
@@ -368,9 +369,10 @@ class Config(LanguageConfig, SequencesConfig):
   def _check_store(self) -> None:
     """Refuses settings that a store cannot serve."""
     if not self.store:
-      if self.num_low is not None:
+      if self.num_low is not None or self.stage1_steps:
         raise ValueError(
-          f'num_low={self.num_low} cuts the layers of a store: give --store.'
+          f'num_low={self.num_low} and stage1_steps={self.stage1_steps} are of'
+          ' a store: give --store.'
         )
       return
     problems = {

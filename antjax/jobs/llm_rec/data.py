@@ -3,6 +3,7 @@
 """Data of launch/train_llm_rec.py: sequences of users to batches of texts."""
 
 from collections.abc import Mapping
+import copy
 from typing import Any
 
 import grain
@@ -98,10 +99,11 @@ class TrainingSequences:
     assert self._inputs is not None
     return self._inputs
 
-  def training(self) -> grain.IterDataset:
+  def training(self, name: str = 'train') -> grain.IterDataset:
     """Endless batches of this process, ready for a step: a Grain data set."""
     data = self._job.dataset(
       self.source,
+      name=name,
       shard_size=self._config.shard_size,
       seed=self._config.seed,
       key_field=_KEY,
@@ -172,6 +174,12 @@ class StoredSequences(TrainingSequences):
       [self._events_of(x) for x in rng.integers(0, len(self.source), shape)]
     )
     return self._inputs
+
+  def of_pairs(self) -> 'StoredSequences':
+    """The same, but an event is predicted by the one before it alone."""
+    found = copy.copy(self)
+    found._inputs = self.inputs.of_pairs()
+    return found
 
   def _events_of(self, index: np.ndarray) -> np.ndarray:
     return sequence_events.newest(

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A trained LLM-Rec in files, and back: what launch/recommend.py reads.
+"""Export and import of a trained LLM-Rec, as read by launch/recommend.py.
 
-The folder holds the language model as a Hugging Face folder (adapters merged)
-with its tokenizer, `head.npz` and `hybrid.npz` where there are such,
+The folder contains the language model as a Hugging Face folder (adapters
+merged) with its tokenizer, `head.npz` and `hybrid.npz` if there are any,
 `recommender.json`, and the catalog for any vector index: `item_vectors.npy`
 float32 [items, D] and `items.parquet` with key, domain and title of each row.
-Row 0 is the padding. The folder takes its name when all of it is written.
+Row 0 is padding. The folder gets its name when it is complete.
 """
 
 import dataclasses
@@ -131,10 +131,12 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
   head: dict[str, Any] = {}
   if (folder / _HEAD).is_file():
     with np.load(folder / _HEAD) as arrays:
-      for key in arrays.files:  # Older files hold a projection's names alone.
+      for key in arrays.files:
         *parts, name = key.split('.')
+        if key in ('kernel', 'bias'):  # Older files hold a projection alone.
+          parts = ['projection']
         at = head
-        for part in parts or ['projection']:
+        for part in parts:
           at = at.setdefault(part, {})
         at[name] = arrays[key]
   marks = Marks(

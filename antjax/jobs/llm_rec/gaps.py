@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a method is behind: by parts of the examples, against the best other.
+"""Where a method falls behind the best other method, by parts of examples.
 
-The other one is chosen in each part by the same examples, so the comparison
-leans against the method.
+The other method is chosen in each part by the same examples, so the comparison
+is biased against the method.
 """
 
 from collections.abc import Collection, Mapping

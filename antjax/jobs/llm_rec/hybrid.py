@@ -42,14 +42,19 @@ def fit(
     config: Its settings.
     data: Items, and validation users.
     events: What training sees.
-    vectors: float [N, D], one a title, or None.
+    vectors: float [N, D], one a title, to be whitened; or None.
     model: Model of vectors, or None.
   """
+  whitening = None
+  if vectors is not None:
+    whitening = untrained.whitening(vectors)
+    vectors = untrained.whiten(vectors)
   features = hybrid.Features(
     data.titles,
     data.domains,
     *flat(events, data.num_items),
     vectors=vectors,
+    whitening=whitening,
     model=model,
     parts=config.parts,
   )
@@ -99,6 +104,9 @@ def fit(
 def save(path: pathlib.Path, mixed: hybrid.Hybrid, events: Events) -> None:
   """Writes weights, given text vectors and (user, item) of events, as .npz."""
   users, items = events
+  names = ('map', 'offset')
+  kept = mixed.features.whitening or ()
+  whitening: dict[str, Any] = dict(zip(names, kept, strict=False))
   np.savez(
     path,
     known=mixed.known_F,
@@ -108,6 +116,7 @@ def save(path: pathlib.Path, mixed: hybrid.Hybrid, events: Events) -> None:
     vectors=mixed.features.vectors.astype(np.float16),
     users=users.astype(np.int32),
     items=items.astype(np.int32),
+    **whitening,
   )
 
 
@@ -137,7 +146,10 @@ def load(
       vectors = arrays['vectors'].astype(np.float32)
       if new := titles[len(vectors) :]:
         assert vectors_fn is not None
-        vectors = np.concatenate([vectors, untrained.unit(vectors_fn(new))])
+        found = vectors_fn(new)
+        if 'map' in arrays.files:  # Exports of before have vectors as given.
+          found = found @ arrays['map'] + arrays['offset']
+        vectors = np.concatenate([vectors, untrained.unit(found)])
   features = hybrid.Features(
     titles, domains, *events, vectors=vectors, model=model, parts=parts
   )

@@ -7,12 +7,12 @@ r"""Trains LLM-Rec: one language model that recommends in all domains.
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_llm_rec.py --flagfile=launch/recipes/llm_rec_ml1m.flags
 
-A user is the titles of their last items, an item is its title; all layers,
-adapters or nothing but a head are trained, under any PaRO code. --baselines
-adds what it is compared with, on the same examples; --sweep compares language
-models, tunings and lengths of history (docs/llm_rec.md). The run folder gets
+A user is represented by the titles of their last items, an item by its title.
+All layers, adapters or only a head are trained, under any PaRO code.
+--baselines adds baselines on the same examples; --sweep compares language
+models, tunings and history lengths (docs/llm_rec.md). The run folder contains
 checkpoints, metrics.jsonl, TensorBoard events, results.json, report.html, and
-for launch/recommend.py the folder export. The same command resumes a stopped
+the folder export for launch/recommend.py. The same command resumes a stopped
 run.
 """
 
@@ -71,19 +71,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     )
   sequences, built, activations = _prepared(config, job)
   num_steps = config.steps_for(len(sequences.source))
-  is_trained = _trainable(config)
-  trainer = trainer_lib.make_trainer(
-    config,
-    job,
-    lambda params, batch, rng: built.merge(params).loss(batch),
-    config.optimizer.build(num_steps, tuning.is_lm),
-    built.params,
-    compute_dtype=config.compute_dtype,
-    trainable=is_trained,
-    scanned=trainer_lib.is_stack,
-    **config.layer_options(),
-    activation_bytes=activations,
-  )
+  trainer = _trainer(config, job, built, num_steps, activations)
   ranker = Ranker(config, trainer, sequences, built)
   run = run_lib.Run(
     'llm_rec',
@@ -93,13 +81,16 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
     num_steps=num_steps,
     best_mode='max',  # Recall and NDCG.
   )
-  state = trainer.init(built.params, seed=config.seed)
+  params = built.params
+  if config.stage1_steps and not run.start:
+    params = _of_pairs(config, job, sequences, built, activations)
+  state = trainer.init(params, seed=config.seed)
   account = trainer_lib.account(
     trainer,
     state,
     job,
     activations=activations,
-    frozen_share=tuning.frozen_share(built.params, is_trained),
+    frozen_share=tuning.frozen_share(built.params, _trainable(config)),
     batch_fn=sequences.example if config.check_memory else None,
   )
   state = run.fit(trainer, state, sequences.training(), ranker.validate)
@@ -189,12 +180,62 @@ def _prepared(
   )
 
 
+def _trainer(
+  config: Config,
+  job: job_lib.Job,
+  built: llm_rec_model.BuiltRecommender,
+  num_steps: int,
+  activations: int,
+) -> Trainer:
+  return trainer_lib.make_trainer(
+    config,
+    job,
+    lambda params, batch, rng: built.merge(params).loss(batch),
+    config.optimizer.build(num_steps, tuning.is_lm),
+    built.params,
+    compute_dtype=config.compute_dtype,
+    trainable=_trainable(config),
+    scanned=trainer_lib.is_stack,
+    **config.layer_options(),
+    activation_bytes=activations,
+  )
+
+
+def _of_pairs(
+  config: Config,
+  job: job_lib.Job,
+  sequences: TrainingSequences,
+  built: llm_rec_model.BuiltRecommender,
+  activations: int,
+) -> Any:
+  """Parameters after the first stage, in a folder of its own."""
+  assert isinstance(sequences, StoredSequences)
+  trainer = _trainer(config, job, built, config.stage1_steps, activations)
+  run = run_lib.Run(
+    'pairs',
+    config,
+    job,
+    built.made_of,
+    num_steps=config.stage1_steps,
+    folder=job.run_dir / 'stage1',
+  )
+  batches = sequences.of_pairs().training('pairs')
+  state = run.fit(trainer, trainer.init(built.params), batches)
+  return _whole(trainer, state)
+
+
+def _whole(trainer: Trainer, state: TrainState) -> Any:
+  """A state's parameters on this host."""
+  return jax.tree.map(
+    lambda x: np.asarray(x.addressable_data(0)), trainer.params(state)
+  )
+
+
 def _trainable(config: Config) -> Callable[[str], bool]:
   """Whether a leaf is trained, by name."""
   is_trained, words = tuning.trainable(config.tuning), config.vector.train_words
-  return lambda name: (
-    is_trained(name) and (words or not name.startswith('head.words.'))
-  )
+  frozen = ('head.whitening.', *(() if words else ('head.words.',)))
+  return lambda name: is_trained(name) and not name.startswith(frozen)
 
 
 def run_baselines(config: Config, job: job_lib.Job) -> dict[str, Any]:
@@ -249,10 +290,7 @@ class Ranker:
     """
     if self._model is not None and int(state.step) == self._step:
       return self._model
-    params = jax.tree.map(
-      lambda x: np.asarray(x.addressable_data(0)), self._trainer.params(state)
-    )
-    trained = self._built.merge(params)
+    trained = self._built.merge(_whole(self._trainer, state))
     if self._model is None:
       self._model = self._built.encoder(trained, self._config)
     else:

@@ -1,16 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recommends items by titles, with what launch/train_llm_rec.py exported.
+"""Recommends items for titles with an export of launch/train_llm_rec.py.
 
   python -m launch.recommend --folder=runs/llm_rec/export \
     --history='Organic green tea bags' --history='Glass tea pot with infuser'
 
-prints the best items, and how long it took; titles are given oldest first and
-need not be of the catalog. Without --history each line of stdin is a history:
-titles with tabs between them. --items=new.csv adds items that have a title and
-no event. Where the run fitted a hybrid, it ranks the items, and each has what
-the parts of the score add, less their mean over all items. --json prints a JSON
-line a history.
+Prints the best items and the time taken. Titles are given oldest first and need
+not be in the catalog. Without --history, each line of stdin is a history of
+tab-separated titles. --items=new.csv adds items with a title but no events. If
+the run fitted a hybrid, the hybrid ranks the items, and each item shows the
+contributions of the parts of the score, minus their mean over all items. --json
+prints one JSON line per history.
 """
 
 import csv
@@ -38,19 +38,19 @@ class Config:
   folder: Annotated[
     str, 'Folder export of a run of launch/train_llm_rec.', paths.URL
   ] = 'runs/llm_rec/export'
-  num: Annotated[int, 'Items to recommend.'] = 20
+  num: Annotated[int, 'Number of items to recommend.'] = 20
   items: Annotated[
     str,
-    'CSV of new items: a column title, perhaps domain and key. Empty: none.',
+    'CSV of new items: a column title, optionally domain and key. Empty: none.',
     paths.URL,
   ] = ''
   with_hybrid: Annotated[
-    bool, "Rank by the run's hybrid if it has one, not by its model alone."
+    bool, "Rank by the run's hybrid, if any, instead of the model alone."
   ] = True
   repeats: Annotated[
-    int, 'Times that the first history is timed, when all is compiled.'
+    int, 'Number of times to time the first history after compilation.'
   ] = 20
-  json: Annotated[bool, 'Print JSON lines, not tables.'] = False
+  json: Annotated[bool, 'Print JSON lines instead of tables.'] = False
 
   def __post_init__(self) -> None:
     if self.num < 1 or self.repeats < 1:

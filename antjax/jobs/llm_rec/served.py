@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""An exported LLM-Rec as requests use it: titles to items."""
+"""An exported LLM-Rec that answers requests: titles to items."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -12,7 +12,7 @@ import numpy as np
 from antjax.ctr import tuning
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore, read_manifest
-from antjax.ctr.llm_rec import packing, stored
+from antjax.ctr.llm_rec import packing, stored, untrained
 from antjax.ctr.llm_rec.stored_inputs import StoredInputs
 from antjax.ctr.llm_rec.texts import Titles
 from antjax.data.sequence_data import SequenceData
@@ -59,6 +59,7 @@ def build(
     config.loss,
     max_history=config.max_history,
     rarity_V=texts.rarity(lm.config.vocab_size) if has_words else None,
+    whitening=untrained.whitening(rows) if vector.whiten else None,
     rngs=rngs,
   )
   if config.tuning == 'lora':

@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Many settings of launch/train_llm_rec.py, into one table and plot.
+"""Compares settings of launch/train_llm_rec.py in one table and plot.
 
 Do advances in language models carry over to recommendation, as the paper asks?
-Each setting is a run in a process of its own, in a folder of its own; what is
-done is not done again. Then sweep.json, sweep.md and report.html are written
-into the run folder.
+Each setting is a run in a separate process and folder, and finished runs are
+not repeated. Then sweep.json, sweep.md and report.html are written to the run
+folder.
 """
 
 import dataclasses

@@ -23,53 +23,53 @@ class Config(LayersConfig):
 
   run_dir: str = 'runs/lm'
   data: Annotated[
-    str, 'Folder that launch/prepare_text.py wrote.', paths.URL
+    str, 'Folder written by launch/prepare_text.py.', paths.URL
   ] = 'data/shakespeare'
   init_from: Annotated[
     str,
-    'Run folder whose newest parameters to start from (fine-tuning). Prepare'
-    " the texts with that run's tokenizer.json.",
+    'Run folder whose newest parameters to fine-tune. Prepare the texts with'
+    ' its tokenizer.json. Empty: none.',
     paths.CHECKPOINT_URL,
   ] = ''
   pretrained: Annotated[
     str,
-    'Model to train on: Hugging Face folder or GGUF file, or hf://org/name. Its'
-    " shape is taken in place of --model's. Prepare the texts with its"
-    ' tokenizer.json.',
+    'Pretrained model to start from: Hugging Face folder or GGUF file, or'
+    ' hf://org/name. Its architecture replaces --model. Prepare the texts with'
+    ' its tokenizer.json. Empty: none.',
     paths.MODEL_URL,
   ] = ''
   train_on: Annotated[
     str,
-    'Regular expression: only parameters whose name it finds are trained, e.g.'
+    'Regular expression that selects the parameters to train by name, e.g.'
     " 'norm|layers.query'. Empty: all.",
   ] = ''
   device_gib: Annotated[
-    float, 'For --paro=auto: memory of a device; 0: what it says it has.'
+    float, 'For --paro=auto: GiB of a device. 0: what it reports.'
   ] = 0.0
   regather: Annotated[
     bool, 'Gather layers of levels I and G again in the backward pass.'
   ] = True
-  num_steps: Annotated[int, 'Optimizer steps; 0: those of num_epochs.'] = 200
-  batch_size: Annotated[int, 'Sequences of a step, all devices together.'] = 32
-  seq_len: Annotated[int, 'Tokens of a sequence.'] = 256
+  num_steps: Annotated[int, 'Optimizer steps. 0: by num_epochs.'] = 200
+  batch_size: Annotated[int, 'Sequences per step, over all devices.'] = 32
+  seq_len: Annotated[int, 'Number of tokens per sequence.'] = 256
   compute_dtype: Annotated[
     Literal['float32', 'bfloat16', 'float16'],
-    'Dtype of activations and of the compute copy of the parameters; masters,'
+    'Dtype of activations and of the compute copy of the parameters. Masters,'
     ' norms, softmax and loss are float32. float16 scales the loss.',
   ] = 'float32'  # type: ignore[assignment]
-  shard_size: Annotated[int, 'Sequences in a DataShard.'] = 16
-  evaluate_every: Annotated[int, 'Steps between validations.'] = 50
-  best_metric: Annotated[str, 'What better means.'] = 'validation_loss'
-  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 100
+  shard_size: Annotated[int, 'Number of sequences in a DataShard.'] = 16
+  evaluate_every: Annotated[int, 'Number of steps between validations.'] = 50
+  best_metric: Annotated[str, 'Metric of the best step.'] = 'validation_loss'
+  checkpoint_every: Annotated[int, 'Number of steps between checkpoints.'] = 100
   peak_tflops: Annotated[
     float,
-    'Peak of one device in compute_dtype, for MFU, in TFLOP/s. 0: the speed of'
-    ' a large matrix product here, which is measured at the start.',
+    'Peak TFLOP/s of a device in compute_dtype, for MFU. 0: the speed of a'
+    ' large matrix product, measured at the start.',
   ] = 0.0
   prompts: Annotated[
-    tuple[str, ...], 'Beginnings of the samples at the end.'
+    tuple[str, ...], 'Prompts of the texts generated at the end.'
   ] = ('ROMEO:', 'KING HENRY:')
-  sample_tokens: Annotated[int, 'Tokens of each sample; 0: none.'] = 120
+  sample_tokens: Annotated[int, 'Tokens of each sample. 0: none.'] = 120
   model: transformer.Config = transformer.Config(vocab_size=0, remat='dots')
   optimizer: OptimizerConfig = OptimizerConfig(
     learning_rate=2e-3, warmup_steps=30, b2=0.95, weight_decay=0.1

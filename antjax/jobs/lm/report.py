@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Shows and writes what launch/train_lm.py reached."""
+"""Shows and writes the results of launch/train_lm.py."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import antjax
-from antjax.ctr.llm_rec import next_item
+from antjax.ctr.llm_rec import next_item, untrained
 from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
 from antjax.ctr.llm_rec.next_item import NextItemModel, TrainedNextItem
 from antjax.layers import functional
@@ -210,7 +210,7 @@ def test_learns_what_follows(encoder, text_dim, has_ids, paro, num_devices):
     num_experts=2,
     has_ids=has_ids,
   )
-  texts = next_item.whiten(np.asarray(vectors(NUM_ITEMS, 12, seed=9)))
+  texts = untrained.whiten(np.asarray(vectors(NUM_ITEMS, 12, seed=9)))
   tables = model.tables(mesh)
 
   def loss_fn(params, *rest):
@@ -258,7 +258,7 @@ def test_whitened_vectors():
   rng = np.random.default_rng(0)
   given = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)) + 3
   given = np.concatenate([given, given[:, :1]], axis=1)  # One direction less.
-  found = next_item.whiten(given.astype(np.float32))
+  found = untrained.whiten(given.astype(np.float32))
   assert not found[0].any()
   np.testing.assert_allclose(found[1:].mean(axis=0), 0, atol=1e-4)
   values = np.linalg.eigvalsh(np.cov(found[1:].T, bias=True))

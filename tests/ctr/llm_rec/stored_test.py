@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr.bahe import encode
-from antjax.ctr.llm_rec import stored
+from antjax.ctr.llm_rec import stored, untrained
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec
@@ -123,6 +123,59 @@ def test_item_vectors_are_those_of_all_layers_over_the_titles():
     model, rows_of(lm, 2).astype(np.float16), TOKENS[:, :0], max_history=4
   ).item_vectors()
   np.testing.assert_allclose(half, direct, atol=4e-3)
+
+
+def test_whitened_titles_begin_as_whitened_rows():
+  lm, rows = language_model(), rows_of(language_model(), 2)
+  vector = VectorConfig(
+    pooling='mean', normalize=True, whiten=True, projection_dim=16
+  )
+
+  def model_of(num_low):
+    return StoredRec(
+      lm,
+      num_low,
+      'mean',
+      vector,
+      max_history=4,
+      whitening=untrained.whitening(rows),
+      rngs=nnx.Rngs(1),
+    )
+
+  encoder = StoredEncoder(model_of(2), rows, TOKENS[:, :0], max_history=4)
+  expected = untrained.unit(untrained.whiten(rows))
+  np.testing.assert_allclose(encoder.item_vectors(), expected, atol=1e-4)
+  # A user is the mean of such titles.
+  both = untrained.unit(expected[[1]] + expected[[3]])
+  found = encoder.user_vectors(np.array([[1, 3]]))
+  np.testing.assert_allclose(found, both, atol=1e-4)
+  with pytest.raises(ValueError, match='1 of 2 layers'):
+    model_of(1)
+
+
+def test_pairs_are_of_neighbors_alone():
+  lm = language_model()
+  model = model_of(lm, 2)
+  inputs = StoredInputs(
+    rows_of(lm, 2),
+    TOKENS,
+    model.loss_config,
+    DOMAINS,
+    np.ones(5, np.int64),
+    histories_per_part=1,
+    max_history=4,
+  )
+  events = np.array([[1, 2, 4, 3, 0]], np.int32)
+  inputs.fit([events])
+  batch = inputs.of_pairs()(events, np.array([5]), 1)
+  titles = batch['rows'], batch['tokens']
+  users = model.users(titles, batch['places'], batch['segments'])
+  told = batch['weight'] > 0
+  alone = model.items(titles)[batch['places'].ravel()]
+  np.testing.assert_allclose(
+    np.asarray(users).reshape(-1, model.dim)[told], alone[told], atol=1e-5
+  )
+  assert inputs(events, np.array([5]), 1)['segments'].max() == 1
 
 
 def test_a_batch_predicts_each_event_by_those_before():

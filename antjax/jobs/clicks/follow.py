@@ -1,0 +1,249 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Continuous training of a click model on files as they arrive.
+
+Each file of a folder is trained on once, in the order of names. A round covers
+all files that have arrived. After a round the state is saved with the names of
+its files, and only then is the delta since the last round written. A trainer
+that is killed at any time resumes from the checkpoint, writes the missing delta
+with the same bytes, and reads no file twice.
+"""
+
+from collections.abc import Iterator, Mapping
+import pathlib
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from antjax import paths
+from antjax.data.rejects import Rejects
+from antjax.data.row_writer import ROW
+from antjax.jobs import job as job_lib
+from antjax.jobs.clicks import export, score
+from antjax.jobs.clicks.config import Config
+from antjax.jobs.clicks.data import ScenarioData
+from antjax.jobs.clicks.training import ClickJob
+from antjax.report import terminal
+from antjax.serving import exporter, feed, loader
+from antjax.serving import functions as serving
+from antjax.serving.click_loader import ClickScorer
+from antjax.serving.live import Live
+from antjax.train import checkpoint
+from antjax.train.state import named_leaves
+
+FOLDER = 'follow'
+_SUFFIXES = ('.csv', '.tsv', '.parquet', '.json', '.jsonl')
+_OF_NEW = {'item:title': 1}  # The unknown title; 0 in other arrays.
+_Position = dict[str, Any]
+
+
+class FileTrainer:
+  """The trainer's state beside the one that deltas have told."""
+
+  def __init__(self, config: Config, job: job_lib.Job, click_job: ClickJob):
+    """Restores the newest state, and writes the delta of it if it is missing.
+
+    Raises:
+      ValueError: The model cannot be followed, or the deltas are of another
+        trainer.
+    """
+    if jax.process_count() > 1 or job.agent is not None:
+      raise ValueError('follow: one process trains; leave the launcher out.')
+    if click_job.model.is_by_scenario:
+      raise ValueError(
+        f'follow: model={config.model} needs rows in the order of scenarios;'
+        ' give another model.'
+      )
+    click_job.checked()
+    self._config, self._click_job = config, click_job
+    self._run = job.run_dir / f'seed_{config.seed}'
+    folder = self._run / export.FOLDER
+    self._model = ClickScorer(folder, is_live=True)
+    self._live = Live(self._model, exporter.sha256(folder / loader.MANIFEST))
+    self._size = job.batch_shape(config.batch_size, config.num_micro_batches)[0]
+    sizes = click_job.model.data
+    self._labels, room = sizes.labels, {}
+    for name, most in (('user', sizes.num_users), ('item', sizes.num_items)):
+      is_own = f'frequent:{name}' not in self._model.arrays
+      room[name] = most if is_own else 0
+    self._room = room
+    self.state = click_job.start()
+    trainer = click_job.trainer
+    with checkpoint.Checkpointer(
+      paths.origin(self._run / paths.CHECKPOINTS), trainer.layout
+    ) as saver:
+      self.state, _ = saver.restore(self._model.manifest['step'])
+    self.position: _Position = {
+      'sequence': 0,
+      'files': [],
+      'info': {},
+      'added': {},
+    }
+    self.saver = checkpoint.Checkpointer(
+      paths.origin(self._run / FOLDER), trainer.layout, keep=2
+    )
+    if self.saver.latest_step() is not None:
+      self.state, (self.position,) = self.saver.restore()
+    deltas = feed.DeltaFeed(config.deltas, self._live.version['digest'])
+    while (delta := deltas.next()) is not None:
+      self._live.apply(delta)
+      deltas.took(delta)
+    told, wanted = deltas.sequence, self.position['sequence']
+    if deltas.trouble or told not in (wanted, wanted - 1):
+      raise ValueError(
+        f'deltas={config.deltas} ends with number {told}, and {self._run} is at'
+        f' {wanted}. {deltas.trouble} Give the folder of this run, or train'
+        ' another run_dir.'
+      )
+    if told < wanted:
+      self._publish()
+
+  def new_files(self) -> list[pathlib.Path]:
+    """Files that were not trained on, by name."""
+    done = {*self.position['files']}
+    folder = pathlib.Path(self._config.follow)
+    return sorted(
+      path
+      for path in (folder.iterdir() if folder.is_dir() else ())
+      if path.suffix in _SUFFIXES
+      and path.name[0] not in '._'
+      and path.name not in done
+    )
+
+  def round(self, files: list[pathlib.Path]) -> None:
+    """Trains on files, saves, and tells."""
+    start, num_rows, losses = time.monotonic(), 0, list[Any]()
+    self.position['added'] = {}
+    for path in files:
+      for rows in self._read(path):
+        self._admit(rows)
+        for batch in self._batches(rows):
+          self.state, metrics = self._click_job.trainer.step(self.state, batch)
+          losses.append(metrics['loss'])
+        num_rows += len(rows[self._labels[0]])
+    there = {p.name for p in pathlib.Path(self._config.follow).iterdir()}
+    kept = [n for n in self.position['files'] if n in there]
+    self.position |= {
+      'files': [*kept, *(path.name for path in files)],
+      'sequence': self.position['sequence'] + 1,
+      'info': {
+        'files': [path.name for path in files],
+        'rows': num_rows,
+        'step': int(self.state.step),
+        'event_s': max(path.stat().st_mtime for path in files),
+      },
+    }
+    self.saver.save(int(self.state.step), self.state, input_state=self.position)
+    self.saver.wait()
+    self._publish()
+    mean = float(np.mean(losses)) if losses else np.nan
+    terminal.show(
+      f'Delta {self.position["sequence"]}: {num_rows:,} rows of'
+      f' {len(files)} files, loss {mean:.4f},'
+      f' {time.monotonic() - start:.1f} s'
+    )
+
+  def _read(self, path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Columns of a file's good rows; a file that cannot be read is left."""
+    rejects = Rejects(self._run / f'{FOLDER}.rejected.csv', 1.0)
+    try:
+      for table in score.tables(self._model, str(path), rejects, self._labels):
+        yield score.columns(table.drop_columns(ROW))
+    except (ValueError, OSError) as error:
+      logging.error('%s is in quarantine, not trained on: %s', path, error)
+
+  def _batches(self, rows: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Batches of a step; lacking rows repeat the last one with weight 0."""
+    found, _ = self._model.batch(rows)
+    labels = np.stack([rows[n] for n in self._labels], axis=1, dtype=np.float32)
+    found |= {'label': labels[:, 0]}
+    if labels.shape[1] > 1:
+      found['labels'] = labels[:, 1:]
+    for start in range(0, len(labels), self._size):
+      place = np.arange(start, start + self._size)
+      batch = jax.tree.map(
+        lambda x: x[np.minimum(place, len(labels) - 1)], found
+      )
+      yield batch | {'weight': (place < len(labels)).astype(np.float32)}
+
+  def _admit(self, rows: Mapping[str, Any]) -> None:
+    """Gives rows of tables to users and items that have none yet."""
+    model, every = self._model, self.position['added']
+    for name in ('user', 'item'):
+      if not (column := model.clicks[name]):
+        continue
+      known = model.arrays[f'known:{name}']
+      texts = np.unique(model.texts(rows[column], column))
+      ids = model.ids(name, texts)
+      room = self._room[name] - len(known)
+      added = every.setdefault(
+        name, {'first': len(known), 'old': [], 'new': []}
+      )
+      added['old'] += ids[(ids > 0) & (known[ids] == 0)].tolist()
+      added['new'] += texts[ids == 0][: max(0, room)].tolist()
+      self._live.take(self._vocabularies())
+
+  def _vocabularies(self) -> dict[str, np.ndarray]:
+    """Arrays of the delta that tell of users and items of this round."""
+    found: dict[str, np.ndarray] = {}
+    for name, added in self.position['added'].items():
+      count = len(added['new'])
+      ids = added['first'] + np.arange(count)
+      if count:
+        found[f'keys/{name}'] = np.strings.encode(
+          np.array(added['new']), 'utf-8'
+        )
+        found[f'ids/{name}'] = ids.astype(np.int32)
+      for full, array in self._model.arrays.items():
+        kind = full.partition(':')[0]
+        fill: float = _OF_NEW.get(full, 0)
+        if full.startswith('item:number:'):
+          fill = np.nan
+        if count and kind == ('item' if name == 'item' else 'history'):
+          shape = count, *array.shape[1:]
+          found[f'at/{full}'] = ids
+          found[f'to/{full}'] = np.full(shape, fill, array.dtype)
+      every = np.concatenate([np.array(added['old'], np.int64), ids])
+      if len(every):
+        found[f'at/known:{name}'] = every
+        found[f'to/known:{name}'] = every.astype(np.int32)
+    return found
+
+  def _publish(self) -> None:
+    """Writes the delta to the state, and takes it into the model."""
+    trainer, state = self._click_job.trainer, self.state
+    by_path, _ = jax.tree.flatten_with_path(trainer.params(state))
+    params = {n: np.asarray(x) for n, x in named_leaves(by_path)}
+    rows = serving.table_rows(self._click_job.tables, state.tables)
+    arrays = self._live.changes(params, rows)
+    delta = feed.write(
+      self._config.deltas,
+      self.position['sequence'],
+      self._live.version['digest'],
+      arrays | self._vocabularies(),
+      self.position['info'],
+    )
+    self._live.apply(delta)
+
+
+def is_trained(config: Config, job: job_lib.Job) -> bool:
+  """Whether the training that is followed has ended."""
+  folder = job.run_dir / f'seed_{config.seed}' / export.FOLDER
+  return (folder / loader.MANIFEST).is_file()
+
+
+def run(config: Config, job: job_lib.Job) -> None:
+  """Follows a folder until it is asked to stop."""
+  data = ScenarioData(config, job)
+  click_job = ClickJob(config, job, data, seed=config.seed)
+  trainer = FileTrainer(config, job, click_job)
+  terminal.show(f'Following {config.follow}; deltas go to {config.deltas}.')
+  with trainer.saver, job.should_stop.deferred():
+    while not job.should_stop():
+      if files := trainer.new_files():
+        trainer.round(files)
+      else:
+        time.sleep(config.follow_poll_s)

@@ -1,0 +1,170 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Seconds of a step: computation, and the communication that nothing hides.
+
+A step waits for collectives that have no matrix product beside them. Which
+these are was read from schedules that XLA's compilers made for twelve layers
+with eight micro-batches (benchmarks/results/pods_compiled_2026-12.md):
+
+- Inside the loop over micro-batches, a stack's pieces move a layer ahead, so
+  that two layers' worth of L has nothing beside it; of the rest a share that
+  the compiler gives no partner.
+- Leaves outside stacks, and what moves once a step, have nothing beside them.
+- With early sums, those that go to other groups at the step's end do.
+
+The step takes
+
+  exposed + max(computation, hidden)
+
+A model: collectives at the links' own rate, one after the other, and products
+none the slower for what travels beside them.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+from typing import Protocol
+
+from antjax.collectives.cost_model import Cluster
+from antjax.mesh.mesh import INTER, INTRA
+from antjax.mesh.paro import Level, PaRO
+from antjax.plan import census
+from antjax.plan.moves import Move
+
+# Layers of a stack that move with nothing beside them: the first and the last.
+_ALONE = 2
+
+
+class Exposes(Protocol):
+  """Says what of a move's time has no product beside it."""
+
+  def share(self, move: Move) -> float: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled:
+  """What a compiled schedule says, see `plan_check.exposure`."""
+
+  shares: Mapping[str, float]  # Axis -> exposed share of its bytes.
+
+  def share(self, move: Move) -> float:
+    """Exposed share of a move's time."""
+    if move.axis == 'both':
+      return max(self.shares[INTRA], self.shares[INTER])
+    return self.shares[move.axis]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hiding:
+  """What a compiler hides of a stack's collectives in the loop.
+
+  Attributes:
+    gathers: Share of the gathers inside a group that is exposed all the same.
+    reductions: Likewise, of the reductions.
+    between: Likewise, of what goes between groups.
+    sums: Share of the sums to other groups at the step's end that is exposed.
+  """
+
+  gathers: float = 1.0
+  reductions: float = 1.0
+  between: float = 1.0
+  sums: float = 1.0
+
+  @classmethod
+  def of(
+    cls, device: str, *, overlap: bool = True, early_sums: bool = False
+  ) -> 'Hiding':
+    """That of a kind of device, as `pod_target` and JAX name them.
+
+    Devices that nobody compiled for count as those with the least: a TPU as
+    v5e, a GPU as H100.
+    """
+    kind = device.lower()
+    is_cpu = kind == 'cpu'
+    if is_cpu or not overlap:
+      return NOTHING
+    name = 'gpu'
+    if 'tpu' in kind or kind.startswith('v'):
+      name = 'v6e' if kind.startswith(('v6', 'tpu v6')) else 'v5e'
+    found = _COMPILED[name]
+    sums = found.sums if early_sums else 1.0
+    return dataclasses.replace(found, sums=sums)
+
+  def under(self, paro: PaRO) -> 'Hiding':
+    """That of a code: early sums need gradients at I, and their sums at G."""
+    if paro.grads is Level.INTRA and paro.opt_state is Level.GLOBAL:
+      return self
+    return dataclasses.replace(self, sums=1.0)
+
+  def share(self, move: Move) -> float:
+    """Exposed share of a move's time."""
+    if not move.in_loop:
+      is_sum = move.axis == INTER and move.kind != census.ALL_GATHER
+      return self.sums if is_sum and move.num_layers else 1.0
+    if not move.num_layers:
+      return 1.0
+    alone = min(1.0, _ALONE / move.num_layers)
+    if move.axis == INTER:
+      steady = self.between
+    elif move.kind == census.ALL_GATHER:
+      steady = self.gathers
+    else:
+      steady = self.reductions
+    return alone + (1 - alone) * steady
+
+
+NOTHING = Hiding()  # XLA:CPU, and any step without overlap.
+_COMPILED = {
+  'gpu': Hiding(gathers=0.0, reductions=0.0, between=0.0, sums=0.25),
+  'v6e': Hiding(gathers=0.63, reductions=0.0, between=0.14, sums=0.0),
+  # Without SparseCores reductions are single instructions.
+  'v5e': Hiding(gathers=0.13, reductions=1.0, between=1.0, sums=1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTime:
+  """A predicted step."""
+
+  comm_s: float  # Communication, all of it added up.
+  exposed_s: float  # The part that has no product beside it.
+  compute_s: float
+
+  @property
+  def step_s(self) -> float:
+    return self.exposed_s + max(self.compute_s, self.comm_s - self.exposed_s)
+
+
+def predict(
+  moves: Iterable[Move],
+  cluster: Cluster,
+  *,
+  num_micro_batches: int,
+  compute_s: float,
+  hiding: Exposes,
+) -> StepTime:
+  """A step of these moves.
+
+  Args:
+    moves: From `moves.moves`.
+    cluster: Groups, and the speeds of their links.
+    num_micro_batches: Micro-batches of a step.
+    compute_s: Seconds that a device computes in a step.
+    hiding: What the compiler hides.
+  """
+  total = exposed = 0.0
+  for move in moves:
+    times = num_micro_batches if move.in_loop else 1
+    seconds = times * seconds_of(move, cluster)
+    total += seconds
+    exposed += seconds * hiding.share(move)
+  return StepTime(total, exposed, compute_s)
+
+
+def seconds_of(move: Move, cluster: Cluster) -> float:
+  """Time of a move's collectives one after the other, each for itself."""
+  size = move.num_bytes / move.num_messages
+  if move.axis == 'both':
+    once = cluster.seconds(move.op, 'hierarchical', size)
+  else:
+    once = cluster.axis_seconds(move.op, move.axis, size)
+  return once * move.num_messages

@@ -1,0 +1,302 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From an event to a prediction that knows of it, and requests a second.
+
+  python -m benchmarks.delivery_bench --work=/tmp/delivery
+
+makes a log of clicks, trains a factorization machine on it whose tables have
+`--spare_ids` rows more, each for users and items, and starts two processes:
+`antjax-train-clicks --follow` and `antjax-serve --deltas`. One JSON line:
+
+- `event_s`: median and 99th percentile of the seconds from a file's arrival
+  (events of its first and only users, all new) to the first reply for such a
+  user whose version has its delta. Each event counts.
+- `retrain_s`: the training from the beginning and its export, in a process of
+  its own: what delivery takes without deltas, preparing the data left out.
+- `requests_per_s`, `p50_ms`, `p99_ms`: of `--connections` clients that each ask
+  again once they are answered, for `--candidates` items, all on this machine.
+- `in_process_per_s`: the same requests read, scored and written without HTTP
+  and without clients, on one thread: a bound of a process.
+- `server_cpu_ms`, `in_process_cpu_ms`: processor time of a request in both,
+  which a busy machine changes less.
+"""
+
+import asyncio
+import csv
+import dataclasses
+import http.client
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Annotated, Any
+
+import numpy as np
+import psutil
+
+from antjax.serving.click_loader import ClickScorer
+from antjax.serving.served import ServedClicks
+from benchmarks import harness
+
+_SCHEMA = """
+columns: {user: string, item: string, price: float32, clicked: int32,
+  part: string}
+user: user
+item: item
+label: clicked
+split: part
+numeric: [price]
+"""
+_PYTHON = (sys.executable, '-m', 'antjax.jobs.console')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Flags."""
+
+  work: Annotated[str, 'Folder to work in; what is there is used again.'] = ''
+  rows: Annotated[int, 'Rows of the log.'] = 100_000
+  ids: Annotated[int, 'Users, and items, of it.'] = 20_000
+  spare_ids: Annotated[int, 'Rows of tables beside them, each.'] = 100_000
+  num_steps: Annotated[int, 'Steps of the training.'] = 200
+  files: Annotated[int, 'Files that arrive.'] = 20
+  file_rows: Annotated[int, 'Events of a file.'] = 500
+  every_s: Annotated[float, 'Seconds between two files.'] = 2.0
+  candidates: Annotated[int, 'Items of a request.'] = 100
+  connections: Annotated[int, 'Clients.'] = 32
+  seconds: Annotated[float, 'Time of the load.'] = 10.0
+  port: Annotated[int, 'Port of the server.'] = 18_181
+
+
+def _log(path: pathlib.Path, config: Config) -> None:
+  rng = np.random.default_rng(0)
+  users, items = rng.integers(0, config.ids, (2, config.rows))
+  with path.open('w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerow(['user', 'item', 'price', 'clicked', 'part'])
+    for i in range(config.rows):
+      part = 'train' if i % 20 else 'test'
+      row = f'u{users[i]}', f'i{items[i]}', i % 90 / 10
+      writer.writerow([*row, int((users[i] + items[i]) % 3 == 0), part])
+
+
+def _training(work: pathlib.Path, config: Config) -> list[str]:
+  flags = {
+    'data': work / 'data',
+    'run_dir': work / 'run',
+    'model': 'fm',
+    'num_steps': config.num_steps,
+    'spare_ids': config.spare_ids,
+    'batch_size': 512,
+    'fields.embedding_dim': 16,
+    'norates': '',
+    'checkpoint_every': config.num_steps,
+  }
+  return [*_PYTHON, 'train-clicks'] + [
+    f'--{n}={x}' if x != '' else f'--{n}' for n, x in flags.items()
+  ]
+
+
+def _prepare(work: pathlib.Path, config: Config) -> dict[str, float]:
+  """Data, model and export; what they took."""
+  took = work / 'took.json'
+  if took.exists():
+    return json.loads(took.read_text())
+  work.mkdir(parents=True, exist_ok=True)
+  _log(work / 'log.csv', config)
+  (work / 'clicks.yaml').write_text(_SCHEMA)
+  files = f'--schema={work / "clicks.yaml"}', f'--source={work / "log.csv"}'
+  command = [*_PYTHON, 'prepare-data', *files, f'--out={work / "data"}']
+  subprocess.run([*command, '--views=examples'], check=True, stdout=sys.stderr)
+  start = time.perf_counter()
+  subprocess.run(_training(work, config), check=True, stdout=sys.stderr)
+  found = {'retrain_s': time.perf_counter() - start}
+  took.write_text(json.dumps(found))
+  return found
+
+
+def _asked(config: Config, user: str, seed: int) -> bytes:
+  rng = np.random.default_rng(seed)
+  items = [f'i{i}' for i in rng.integers(0, config.ids, config.candidates)]
+  prices = (rng.integers(0, 90, config.candidates) / 10).tolist()
+  rows = {'user': user, 'item': items, 'price': prices}
+  return json.dumps({'rows': rows}).encode()
+
+
+def _ask(port: int, body: bytes) -> dict[str, Any] | None:
+  """A reply, or None while there is no server."""
+  try:
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=30)
+    headers = {'Content-Type': 'application/json'}
+    connection.request('POST', '/v1/score', body, headers)
+    reply = connection.getresponse()
+    content = json.loads(reply.read())
+    connection.close()
+    return content if reply.status == 200 else None
+  except OSError:
+    return None
+
+
+def _events(work: pathlib.Path, config: Config) -> list[float]:
+  """Seconds from each file's arrival to a reply that knows it."""
+  arrived: dict[int, float] = {}
+  waits, known = dict[int, float](), 0
+  (work / 'in').mkdir(exist_ok=True)
+  first = (_ask(config.port, _asked(config, 'u1', 0)) or {})['version']
+  base, start = first['sequence'], time.time()
+  told: dict[str, int] = {}  # File -> number of its delta.
+  deltas, seen = work / 'deltas', set[str]()
+  stamp = int(start)
+  while len(waits) < config.files:
+    now = time.time()
+    due = start + len(arrived) * config.every_s
+    if len(arrived) < config.files and now >= due:
+      number = len(arrived)
+      path = work / 'in' / f'.{stamp}_{number:05}.csv'
+      with path.open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['user', 'item', 'price', 'clicked'])
+        for i in range(config.file_rows):
+          user = f'new{stamp}_{number}'
+          writer.writerow([user, f'i{i}', i % 90 / 10, i % 2])
+      path.rename(path.with_name(path.name[1:]))
+      arrived[number] = time.time()
+    for path in sorted(deltas.glob('*.delta')) if deltas.is_dir() else ():
+      if path.name not in seen:
+        with path.open('rb') as lines:
+          head = json.loads(lines.readline())
+        told |= dict.fromkeys(head['info']['files'], head['sequence'])
+        seen.add(path.name)
+    reply = _ask(config.port, _asked(config, f'new{stamp}_0', 1))
+    known = max(
+      known, (reply or {'version': {'sequence': base}})['version']['sequence']
+    )
+    for number, at in arrived.items():
+      name = f'{stamp}_{number:05}.csv'
+      if number not in waits and told.get(name, known + 1) <= known:
+        waits[number] = time.time() - at
+    time.sleep(0.02)
+  return [waits[n] for n in sorted(waits)]
+
+
+async def _client(
+  port: int, bodies: list[bytes], until: float, waits: list[float], turn: int
+) -> None:
+  reader, writer = await asyncio.open_connection('127.0.0.1', port)
+  while time.perf_counter() < until:
+    body = bodies[turn % len(bodies)]
+    turn += 7
+    start = time.perf_counter()
+    writer.write(
+      b'POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application'
+      b'/json\r\nContent-Length: %d\r\n\r\n' % len(body) + body
+    )
+    head = await reader.readuntil(b'\r\n\r\n')
+    size = int(head.lower().partition(b'content-length: ')[2].split(b'\r')[0])
+    await reader.readexactly(size)
+    if not head.startswith(b'HTTP/1.1 200'):
+      raise RuntimeError(f'the server said {head!r}')
+    waits.append(time.perf_counter() - start)
+  writer.close()
+
+
+def _load(config: Config, server: psutil.Process) -> dict[str, float]:
+  bodies = [_asked(config, f'u{i}', i) for i in range(500)]
+
+  async def all_clients(seconds: float) -> list[float]:
+    waits: list[float] = []
+    until = time.perf_counter() + seconds
+    await asyncio.gather(
+      *(
+        _client(config.port, bodies, until, waits, i)
+        for i in range(config.connections)
+      )
+    )
+    return waits
+
+  def cpu_s() -> float:
+    times = server.cpu_times()
+    return times.user + times.system
+
+  asyncio.run(all_clients(2))  # Warm.
+  start, cpu = time.perf_counter(), cpu_s()
+  waits = asyncio.run(all_clients(config.seconds))
+  p50, p99 = np.percentile(waits, [50, 99]) * 1e3
+  rate = len(waits) / (time.perf_counter() - start)
+  cpu_ms = 1e3 * (cpu_s() - cpu) / len(waits)
+  return {
+    'requests_per_s': rate,
+    'server_cpu_ms': cpu_ms,
+    'p50_ms': float(p50),
+    'p99_ms': float(p99),
+  }
+
+
+def _in_process(folder: pathlib.Path, config: Config) -> dict[str, float]:
+  served = ServedClicks(ClickScorer(folder), 1_000)
+  served.warm()
+  bodies = [_asked(config, f'u{i}', i) for i in range(500)]
+  together, done = 20, 0
+  start, cpu = time.perf_counter(), time.process_time()
+  while time.perf_counter() - start < config.seconds / 2:
+    some = [bodies[(done + i) % len(bodies)] for i in range(together)]
+    answers = served.score([served.read(json.loads(body)) for body in some])
+    for answer in answers:
+      json.dumps(answer).encode()
+    done += together
+  return {
+    'in_process_per_s': done / (time.perf_counter() - start),
+    'in_process_cpu_ms': 1e3 * (time.process_time() - cpu) / done,
+  }
+
+
+def main(config: Config) -> None:
+  if not config.work:
+    sys.exit('delivery_bench: --work is needed.')
+  facts = harness.start()
+  work = pathlib.Path(config.work).absolute()
+  found: dict[str, Any] = _prepare(work, config)
+  export = work / 'run' / 'seed_0' / 'export'
+  deltas = f'--deltas={work / "deltas"}'
+  trainer = [*_training(work, config), f'--follow={work / "in"}', deltas]
+  serve = [*_PYTHON, 'serve', f'--model={export}', f'--port={config.port}']
+  (work / 'deltas').mkdir(exist_ok=True)
+  with (work / 'trainer.log').open('w') as out:
+    processes = [
+      subprocess.Popen(one, stdout=out, stderr=subprocess.STDOUT)
+      for one in (
+        [*trainer, '--follow_poll_s=.2'],
+        [*serve, deltas, '--poll_s=.2'],
+      )
+    ]
+  try:
+    while _ask(config.port, _asked(config, 'u1', 0)) is None:
+      if any(one.poll() is not None for one in processes):
+        sys.exit(f'delivery_bench: a process has ended; see {out.name}.')
+      time.sleep(0.2)
+    while 'Following' not in (work / 'trainer.log').read_text():
+      time.sleep(0.2)
+    waits = _events(work, config)
+    processes[0].terminate()
+    processes[0].wait(60)
+    found |= _load(config, psutil.Process(processes[1].pid))
+  finally:
+    for one in processes:
+      one.terminate()
+      one.wait(60)
+  median, p99 = np.percentile(waits, [50, 99])
+  found |= {
+    **_in_process(export, config),
+    'event_s': {'p50': float(median), 'p99': float(p99), 'max': max(waits)},
+    'times_faster': found['retrain_s'] / float(p99),
+    'num_events': config.files * config.file_rows,
+    'table_rows': 2 * (config.ids + config.spare_ids),
+    'cores': os.cpu_count(),
+  }
+  harness.emit(facts | {'bench': 'delivery'} | found)
+
+
+if __name__ == '__main__':
+  harness.run(main, Config())

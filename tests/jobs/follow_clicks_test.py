@@ -1,0 +1,259 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files that arrive are trained on once, and deltas tell a server."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+
+from antjax.jobs.clicks import follow
+from antjax.jobs.clicks.config import Config
+from antjax.jobs.clicks.data import ScenarioData
+from antjax.jobs.clicks.training import ClickJob
+from antjax.serving import exporter, feed, loader
+from antjax.serving.click_loader import ClickScorer
+from antjax.serving.follower import Follower
+from antjax.serving.live import Live
+from tests.jobs import score_clicks_test
+from tests.jobs.processes import DEADLINE_S, job_of, ROOT
+
+PORT = 18_237
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.filterwarnings('ignore:Sharding info not provided'),
+]
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('base')
+  rows = score_clicks_test.write_log(folder)
+  score_clicks_test.train(folder, 'fm', spare_ids=3)
+  return folder, rows
+
+
+@pytest.fixture
+def run(base, tmp_path):
+  """A run of its own, rows of new files, and what makes its trainer."""
+  folder, rows = base
+  shutil.copytree(folder / 'fm', tmp_path / 'fm')
+
+  def trainer():
+    config = Config(
+      data=str(folder / 'data'),
+      run_dir=str(tmp_path / 'fm'),
+      model='fm',
+      num_steps=2,
+      batch_size=16,
+      eval_batch_size=32,
+      max_history=3,
+      fields=score_clicks_test._FIELDS,
+      network=score_clicks_test.NetworkConfig(widths=(8,)),
+      spare_ids=3,
+      follow=str(tmp_path / 'in'),
+      deltas=str(tmp_path / 'deltas'),
+    )
+    job = job_of(config)
+    click_job = ClickJob(config, job, ScenarioData(config, job), seed=0)
+    return follow.FileTrainer(config, job, click_job)
+
+  (tmp_path / 'in').mkdir()
+  return tmp_path, rows, trainer
+
+
+def served(folder):
+  """A server's model at the newest delta."""
+  export = folder / 'fm' / 'seed_0' / 'export'
+  model = ClickScorer(export, is_live=True)
+  digest = exporter.sha256(export / loader.MANIFEST)
+  deltas = feed.DeltaFeed(folder / 'deltas', digest)
+  live = Follower(deltas, Live(model, digest), 1, lambda: None)
+  live.catch_up()
+  assert not live.state['trouble']
+  return model, live
+
+
+def arrive(folder, name, rows):
+  score_clicks_test.write(folder / 'in' / f'.{name}', rows)
+  (folder / 'in' / f'.{name}').rename(folder / 'in' / name)
+
+
+def test_events_reach_the_server(run):
+  folder, rows, make = run
+  one = make()
+  assert not one.new_files()
+  clicked = [row | {'user': 'a new one', 'clicked': 1} for row in rows[:10]]
+  arrive(folder, '1.csv', clicked + rows[10:])
+  (folder / 'in' / '.half.csv').write_text('user')
+  before, _ = served(folder)
+  one.round(one.new_files())
+  assert not one.new_files()
+  after, live = served(folder)
+  assert live.live.version['sequence'] == 1 and live.age_s < 600
+  columns = score_clicks_test.columns(clicked)
+  old, new = before.score(columns)[0], after.score(columns)[0]
+  assert np.all(new['prediction'] > old['prediction'])
+  assert before.score(columns)[1]['user'] == 10
+  assert after.score(columns)[1]['user'] == 0
+  # What is served is the trainer's own state.
+  rows_of = follow.serving.table_rows(one._click_job.tables, one.state.tables)
+  for name, values in rows_of.items():
+    np.testing.assert_array_equal(
+      after.tables[name].read(np.arange(len(values))), values
+    )
+  # More users than there are rows to spare are the unknown one.
+  many = [row | {'user': f'n{i}'} for i, row in enumerate(rows[:8])]
+  arrive(folder, '2.csv', many)
+  one.round(one.new_files())
+  after, _ = served(folder)
+  assert after.score(score_clicks_test.columns(many))[1]['user'] == 6
+  one.saver.__exit__()
+
+
+@pytest.mark.parametrize('instant', ['train', 'save', 'write', 'told'])
+def test_killed_at_any_instant_it_tells_the_same(run, monkeypatch, instant):
+  folder, rows, make = run
+  arrive(folder, '1.csv', rows[:9])
+  arrive(folder, '2.csv', [row | {'user': 'a new one'} for row in rows[9:]])
+  one = make()
+  for path in one.new_files():
+    one.round([path])
+  one.saver.__exit__()
+  want = sorted((folder / 'deltas').iterdir())
+  want = {path.name: path.read_bytes() for path in want}
+  shutil.rmtree(folder / 'deltas')
+  shutil.rmtree(folder / 'fm' / 'seed_0' / 'follow')
+
+  class Killed(Exception):
+    pass
+
+  def kill(*arguments, **options):
+    raise Killed
+
+  one = make()
+  one.round(one.new_files()[:1])
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    if instant == 'train':
+      patch.setattr(one, '_batches', kill)
+    elif instant == 'save':
+      patch.setattr(one.saver, 'save', kill)
+    elif instant == 'write':
+      patch.setattr(feed, 'write', kill)
+    else:
+      patch.setattr(one._live, 'apply', kill)
+    one.round(one.new_files())
+  one.saver.__exit__()
+  one = make()
+  if files := one.new_files():
+    one.round(files)
+  assert not one.new_files()
+  got = {p.name: p.read_bytes() for p in (folder / 'deltas').iterdir()}
+  assert got == want
+  one.saver.__exit__()
+
+
+def test_deltas_of_another_trainer_are_refused(run):
+  folder, rows, make = run
+  arrive(folder, '1.csv', rows)
+  one = make()
+  one.round(one.new_files())
+  one.saver.__exit__()
+  shutil.rmtree(folder / 'fm' / 'seed_0' / 'follow')
+  with pytest.raises(ValueError, match='ends with number 1, and .* is at 0'):
+    make()
+
+
+def _started(words, log):
+  command = [sys.executable, '-m', 'antjax.jobs.console', *words]
+  return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+
+
+def _version(port):
+  """The version that a server answers with, or None."""
+  rows = {'user': 'u1', 'item': 1, 'cat': 'c1', 'price': 1, 'stars': 1}
+  request = urllib.request.Request(
+    f'http://127.0.0.1:{port}/v1/score',
+    json.dumps({'rows': rows}).encode(),
+    {'Content-Type': 'application/json'},
+  )
+  try:
+    with urllib.request.urlopen(request, timeout=20) as reply:
+      return json.load(reply)['version']
+  except OSError:
+    return None
+
+
+def _words(data, folder):
+  """Commands of the trainer and of the server."""
+  deltas = f'--deltas={folder / "deltas"}'
+  return {
+    'trainer': [
+      *('train-clicks', f'--data={data}', f'--run_dir={folder / "fm"}'),
+      *('--model=fm', '--num_steps=2', '--batch_size=16', '--norates'),
+      *('--eval_batch_size=32', '--fields.embedding_dim=4', '--spare_ids=3'),
+      *(f'--follow={folder / "in"}', deltas, '--follow_poll_s=.1'),
+    ],
+    'server': [
+      *('serve', f'--model={folder / "fm"}', f'--port={PORT}'),
+      *(deltas, '--poll_s=.1'),
+    ],
+  }
+
+
+def _heads(folder):
+  """First lines of all deltas, in order."""
+  paths = sorted((folder / 'deltas').glob('*.delta'))
+  return [json.loads(p.read_bytes().partition(b'\n')[0]) for p in paths]
+
+
+def test_trainer_and_server_killed_at_random(base, tmp_path):
+  folder, rows = base
+  words, rng = _words(folder / 'data', tmp_path), random.Random(0)
+  (tmp_path / 'in').mkdir()
+  names, num_kills, kills = [f'{i:03}.csv' for i in range(12)], 5, []
+  deadline = time.monotonic() + 2 * DEADLINE_S
+  with (tmp_path / 'log').open('w') as log:
+    running = {'trainer': _started(words['trainer'], log)}
+    try:
+      while not (tmp_path / 'fm' / 'seed_0' / 'export').exists():
+        assert time.monotonic() < deadline, (tmp_path / 'log').read_text()
+        time.sleep(0.2)
+      running['server'] = _started(words['server'], log)
+      version = None
+      while not (version and version['sequence'] and len(kills) == num_kills):
+        assert time.monotonic() < deadline, (tmp_path / 'log').read_text()
+        heads = _heads(tmp_path)
+        told = [f for head in heads for f in head['info']['files']]
+        there = len([*(tmp_path / 'in').iterdir()])
+        if there < len(names) and len(told) == there:
+          arrive(tmp_path, names[there], rows)
+        if heads and len(kills) < num_kills and rng.random() < 0.1:
+          kills.append(rng.choice(['trainer', 'server']))
+          running[kills[-1]].kill()
+          running[kills[-1]].wait()
+          running[kills[-1]] = _started(words[kills[-1]], log)
+        version = _version(PORT)
+        if len(told) < len(names) or not version:
+          version = None
+        elif version['sequence'] < len(_heads(tmp_path)):
+          version = None
+        time.sleep(0.1)
+    finally:
+      for one in running.values():
+        one.kill()
+        one.wait()
+  assert {*kills} == {'trainer', 'server'}
+  heads = _heads(tmp_path)
+  # Each file once, no number left out, and the server at the end of the chain.
+  told = [f for head in heads for f in head['info']['files']]
+  assert sorted(told) == names
+  assert [h['sequence'] for h in heads] == [*range(1, len(heads) + 1)]
+  assert version == served(tmp_path)[1].live.version
