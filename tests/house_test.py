@@ -103,6 +103,9 @@ _OVER_BUDGET = {
 _CIRCLES = {}
 _TWICE = frozenset[str]()
 _MAX_SCRIPT_LINES = 60
+_MAX_FILE_LINES = 400
+# Most of it is what the arguments of its public calls mean.
+_LONG_FILES = {'antjax/train/trainer.py': 435}
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}
 
 
@@ -219,6 +222,17 @@ def budget_violations(root: pathlib.Path) -> list[str]:
   return found
 
 
+def length_violations(root: pathlib.Path) -> list[str]:
+  """Files of the library that are too long to be one concept."""
+  found = []
+  for path in sorted((root / 'antjax').rglob('*.py')):
+    name = str(path.relative_to(root))
+    lines = len(path.read_text().splitlines())
+    if lines > (most := _LONG_FILES.get(name, _MAX_FILE_LINES)):
+      found.append(f'{name}: {lines} lines; at most {most}')
+  return found
+
+
 def script_violations(root: pathlib.Path) -> list[str]:
   """Launch scripts that hold more than a `main`."""
   found = []
@@ -293,6 +307,7 @@ def name_violations(root: pathlib.Path) -> list[str]:
     environment_violations,
     jax_violations,
     budget_violations,
+    length_violations,
     script_violations,
     program_violations,
     circle_violations,
@@ -373,6 +388,12 @@ def test_the_rules_know_every_package():
       'antjax/mesh/a.py',
       721 * 'x = 1\n',
       'antjax/mesh: 721 lines; it may have 720',
+    ),
+    (
+      length_violations,
+      'antjax/mesh/a.py',
+      401 * 'x = 1\n',
+      'antjax/mesh/a.py: 401 lines; at most 400',
     ),
     (
       script_violations,

@@ -8,7 +8,6 @@ A value is never rounded, cut or replaced unseen: '2.5' is no integer, 'nan' and
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import datetime
 import math
 import re
 from typing import Any, Literal
@@ -17,17 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from antjax.data.times import seconds, seconds_of
+
 Kind = Literal['int8', 'int32', 'int64', 'float32', 'float64', 'string', 'time']
 
 _INTEGER = re.compile(r'[+-]?[0-9]+')
 _FLOAT = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
-_FIXED = re.compile(r'(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)', re.ASCII)
-# 'yyyy/M/d H:mm', as spreadsheet programs write a time.
-_SHORT = re.compile(r'(\d{4})/(\d{1,2})/(\d{1,2}) (\d{1,2}):(\d{2})', re.ASCII)
-_ISO = re.compile(
-  r'\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?)?',
-  re.ASCII,
-)
 # What tables write where there is no value.
 _MISSING = ('nan', 'NaN', 'NAN', '<NA>', 'null', 'NULL', 'None')
 _BLANK = ' \t'
@@ -42,8 +36,8 @@ class Column:
   """What a column has to hold.
 
   Attributes:
-    kind: Type; 'time' is a text as `_seconds_of` reads it, and becomes int64
-      seconds.
+    kind: Type; 'time' is a text as `seconds_of` reads it, and becomes
+      int64 seconds.
     empty: Number that an empty field means, or None where an empty number
       is malformed. For a 'time', seconds that replace unreadable times.
     values: The only texts that it may hold; () allows all.
@@ -298,7 +292,7 @@ def _cast_fault(
     'cast',
     lambda row: (
       f'Could not convert "{values[row]}" in "{name}" to {column.wanted}'
-      + '; the type time reads it' * (_seconds(str(values[row])) is not None)
+      + '; the type time reads it' * (seconds(f'{values[row]}') is not None)
     ),
   )
 
@@ -341,7 +335,7 @@ def _fits(numbers: np.ndarray, limit: float) -> np.ndarray:
 def _times(
   name: str, texts: pa.StringArray, column: Column, faults: Faults
 ) -> tuple[pa.Array, int]:
-  times, is_time = _seconds_of(texts)
+  found, is_time = seconds_of(texts)
   if column.empty is None:
     faults.add(
       ~is_time,
@@ -349,62 +343,9 @@ def _times(
       'time',
       lambda row: f'{texts[row].as_py()!r}; needed: ISO 8601 or yyyy/M/d H:mm',
     )
-    return pa.array(times), 0
-  times[~is_time] = int(column.empty)
-  return pa.array(times), int(np.count_nonzero(~is_time))
-
-
-def _seconds_of(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-  """Seconds since 1970 int64 [n], and whether a text is a time, bool [n].
-
-  Times are ISO 8601, 'yyyy-MM-dd HH:mm:ss' or 'yyyy/M/d H:mm', taken as UTC
-  where they name no offset.
-  """
-  # Arrow reads other ISO forms, too: all of the same length as the first one
-  # have no blank there.
-  is_fixed = pc.and_(
-    pc.equal(pc.binary_length(texts), len('2023-08-03 00:00:00')),
-    pc.equal(pc.utf8_slice_codeunits(texts, 10, 11), ' '),
-  )
-  if pc.all(is_fixed).as_py() is not False:
-    try:
-      found = texts.cast(pa.timestamp('s')).cast(pa.int64()).to_numpy()
-      return found, np.ones(len(texts), bool)
-    except pa.ArrowInvalid:
-      pass
-  # The same moments come again and again.
-  coded = texts.dictionary_encode()
-  values = [_seconds(text) for text in coded.dictionary.to_pylist()]
-  index = coded.indices.to_numpy()
-  found = np.array([x or 0 for x in values], np.int64)[index]
-  return found, np.array([x is not None for x in values], bool)[index]
-
-
-def _seconds(text: str) -> int | None:
-  match = _FIXED.fullmatch(text) or _SHORT.fullmatch(text)
-  if match is None:
-    return _iso_seconds(text)
-  year, month, day, hour, minute, *rest = map(int, match.groups())
-  second = rest[0] if rest else 0
-  try:
-    moment = datetime.datetime(
-      year, month, day, hour, minute, second, tzinfo=datetime.UTC
-    )
-  except ValueError:
-    return None
-  return int(moment.timestamp())
-
-
-def _iso_seconds(text: str) -> int | None:
-  if not _ISO.fullmatch(text):
-    return None
-  try:
-    moment = datetime.datetime.fromisoformat(text)
-  except ValueError:
-    return None
-  if moment.tzinfo is None:
-    moment = moment.replace(tzinfo=datetime.UTC)
-  return math.floor(moment.timestamp())
+    return pa.array(found), 0
+  found[~is_time] = int(column.empty)
+  return pa.array(found), int(np.count_nonzero(~is_time))
 
 
 def mask(values: pa.BooleanArray) -> np.ndarray:

@@ -16,29 +16,21 @@ back, which works out of core on both, and lets nothing be computed twice.
 from collections.abc import Mapping
 import dataclasses
 import os
-import pathlib
-import re
 from typing import Any, ClassVar
 
 from absl import logging
 import ibis
 from ibis.expr import types as ir
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from antjax.data import (
   coded_rows,
-  output_folder,
   prepare,
-  record_schema,
-  record_writer,
-  task_spans,
+  task_files,
   task_states,
   view,
 )
 from antjax.data.events import Events, ROW
-from antjax.data.record_schema import Field
 from antjax.data.schema import Schema
 from antjax.data.task_spans import TaskConfig
 from antjax.data.task_states import IS_GIVEN, STATE
@@ -106,9 +98,9 @@ class TaskView:
     schema = job.schema
     with job.opened() as events:
       rows = _sorted_rows(events, self.config, job)
-      features, id_files = _write_ids(rows, job.stage)
+      features, id_files = task_files.write_ids(rows, job.stage)
     # The engine has given its memory back.
-    written = _write_splits(rows, self.config, job)
+    written = task_files.write_splits(rows, self.config, job)
     written['files'] |= id_files
     task = schema.task_column
     return {
@@ -143,41 +135,9 @@ def _fields(schema: Schema) -> list[str]:
   return [schema.label_column, *_features(schema), *schema.all_numeric]
 
 
-@dataclasses.dataclass(frozen=True)
-class _SortedRows:
-  """Coded rows, sorted by state, task and rank.
-
-  Attributes:
-    path: Parquet file or folder: 'task', 'timestamp', and the columns of
-      the schema, features as ids from 1 (0: not in training); of a feature with
-      many values how many they are.
-    values: Feature with many values -> Parquet file or folder with the ids of
-      all rows, one after another.
-    widths: Feature with many values -> the most of a row.
-    states: Names of the splits to evaluate.
-    task: Task of each part, the rows of one task in one state, int32 [N].
-    state: Its state, a place in `task_states.NAMES`, [N].
-    num_rows: Its rows, [N].
-    num_test: How many of its last rows are queries, [N].
-    is_trained: Whether it is trained on, [N].
-    vocabularies: Feature -> table (feature, id), in memory or the engine's.
-  """
-
-  path: pathlib.Path
-  values: Mapping[str, pathlib.Path]
-  widths: Mapping[str, int]
-  states: tuple[str, ...]
-  task: np.ndarray
-  state: np.ndarray
-  num_rows: np.ndarray
-  num_test: np.ndarray
-  is_trained: np.ndarray
-  vocabularies: Mapping[str, ir.Table | pa.Table]
-
-
 def _sorted_rows(
   events: Events, config: TaskConfig, job: view.ViewJob
-) -> _SortedRows:
+) -> task_files.SortedRows:
   schema = events.schema
   stored = prepare.Steps(events.con, job.work / 'steps')
   rows = events.joined()
@@ -239,7 +199,7 @@ def _sorted_rows(
   counts = [found[name].to_numpy().astype(np.int64) for name in names]
   order = np.lexsort((counts[1], counts[0]))
   state, task, num_rows, num_test = (x[order] for x in counts)
-  return _SortedRows(
+  return task_files.SortedRows(
     path,
     values,
     widths,
@@ -361,76 +321,3 @@ def _vocabulary(ranked: ir.Table, name: str, config: TaskConfig) -> ir.Table:
   return prepare.dense_ids(
     counts.filter(counts['__count'] >= config.min_count), name, first=1
   )
-
-
-def _write_splits(
-  rows: _SortedRows, config: TaskConfig, job: view.ViewJob
-) -> dict[str, Any]:
-  """Writes the splits; returns 'schema', 'splits' and 'files'."""
-  schema = job.schema
-  fields = {
-    'task': Field('int32'),
-    'num_query': Field('int32'),
-    'timestamp': Field('int64', 1),
-    schema.label_column: Field('float32', 1),
-    **{name: Field('int32', 1) for name in rows.vocabularies},
-    **{name: Field('int32', 2, n) for name, n in rows.widths.items()},
-    **{name: Field('float32', 1) for name in schema.all_numeric},
-  }
-  columns = [name for name, field in fields.items() if field.ndim]
-  sizes = rows.num_rows, rows.num_test
-  spans = {'train': task_spans.training(*sizes, rows.is_trained, config)}
-  for name in rows.states:
-    is_chosen = rows.state == task_states.NAMES.index(name)
-    spans[name] = task_spans.evaluation(*sizes, is_chosen, config)
-    if schema.split_column:
-      left = int(rows.num_rows[is_chosen & (rows.num_test == 0)].sum())
-      logging.log_if(
-        logging.WARNING,
-        '%s: %d rows are of tasks with too few or too many rows to be scored;'
-        ' see min_rows and max_eval_rows.',
-        left > 0,
-        name,
-        left,
-      )
-  splits, files = {}, {}
-  for split, chosen in spans.items():
-    if not len(chosen):
-      logging.warning('No task for the split %s: it is left out.', split)
-      continue
-    job.progress(f'writing {split}')
-    path = job.stage / f'{split}.{job.file_format}'
-    chosen = dataclasses.replace(chosen, task=rows.task[chosen.task])
-    batches = task_spans.record_batches(rows.path, chosen, columns, rows.values)
-    record_writer.write(path, batches, fields)
-    splits[split] = {
-      'tasks': len(np.unique(chosen.task)),
-      'records': len(chosen),
-      'rows': int((chosen.stop - chosen.start).sum()),
-    }
-    files[split] = output_folder.file_entry(job.stage, path)
-  written = record_schema.schema_to_json(fields)
-  return {'schema': written, 'splits': splits, 'files': files}
-
-
-def _write_ids(
-  rows: _SortedRows, folder: pathlib.Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Writes (feature, id) files; returns 'features' and their 'files'."""
-  features, files = {}, {}
-  for number, (name, ids) in enumerate(rows.vocabularies.items()):
-    table = ids
-    if not isinstance(ids, pa.Table):
-      table = ids.order_by('id').to_pyarrow()
-    # Engines differ in chunks and in which columns may be NULL.
-    columns = {n: table[n].combine_chunks() for n in table.column_names}
-    # No plain name begins so: a feature may be called '0'.
-    stem = f'ids_{name}' if re.fullmatch(r'[\w.-]+', name) else f'ids-{number}'
-    path = folder / f'{stem}.parquet'
-    pq.write_table(pa.table(columns), path)
-    features[name] = {
-      'num_ids': table.num_rows + 1,
-      'max_values': rows.widths.get(name, 1),
-    }
-    files[f'ids_{name}'] = output_folder.file_entry(folder, path)
-  return features, files

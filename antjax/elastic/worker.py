@@ -32,9 +32,8 @@ class Agent:
       state = trainer.fit(state, batches, elastic=agent, ...)
 
   A thread sends one heartbeat per second. When the coordinator fences this
-  process off (its generation has ended), the next call raises StaleError. If
-  the process is still running `grace_s` later, e.g. inside a collective, it
-  exits with code 75. Nothing is sent before the context is entered.
+  process off, the next call raises StaleError. If it is still running `grace_s`
+  later, it exits with code 75. Nothing is sent before the context is entered.
   """
 
   address: str  # host:port of the coordinator.

@@ -35,8 +35,7 @@ class EmbeddingTables:
   The model reads them through `lookup` and is differentiated with respect to
   the rows. `push` updates each touched row once at its owner. `fetch` and
   `push` run in `shard_map`. Together they take three all-to-alls per stack, and
-  no gradient has the size of a table. Tables at level none are small: every
-  device has a copy, and their gradient is dense and all-reduced.
+  no gradient has the size of a table, but those of tables at level none.
   """
 
   def __init__(

@@ -7,13 +7,11 @@ r"""Encodes texts with a sentence encoder, on one host or several.
 
 Writes one vector per text to vectors/part-*.parquet (columns: row, that of
 --id_column if given, vector) or, with --format=tensorstore, to vectors.zarr, a
-zarr3 array [texts, D]. Pooling, linear layers, normalization, prompts and the
-maximum length come from the model's files for sentence-transformers.
+zarr3 array [texts, D]. All else is as the model's own files say.
 
 Texts are encoded in parts of --part_rows rows, each written atomically. A
-killed run resumes with the missing parts. With several processes, process i of
-n encodes every n-th part, and --out must be on a shared disk. See
-docs/encode.md.
+killed run resumes with the missing parts. Several processes share the parts,
+and --out must be on a shared disk. See docs/encode.md.
 """
 
 from collections.abc import Callable, Container, Iterator, Sequence

@@ -19,8 +19,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.ctr import tuning
+from antjax.ctr.antm2c.data_sizes import DataSizes
 from antjax.ctr.antm2c.fields import FieldConfig
-from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
+from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.model import (
   BehaviorSizes,

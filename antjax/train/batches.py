@@ -2,17 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts host batches to the global arrays of a step, and back."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
-from absl import logging
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from antjax.mesh.gather import gather_json
 from antjax.mesh.mesh import BATCH_AXES, group_size, local_positions, num_groups
 from antjax.mesh.paro import ELASTIC_CODES, PaRO
 from antjax.train.keys import Keys
@@ -303,110 +301,6 @@ def _leave_out(ids: PyTree, counts: Any, num_parts: int) -> PyTree:
     return np.where(is_done[..., None], parts, -1).reshape(x.shape)
 
   return jax.tree.map(one, ids)
-
-
-class Feed:
-  """A process's batches, in step with the other processes of the job."""
-
-  def __init__(self, iterator: Iterator[PyTree]):
-    self._iterator = iterator
-    self._first: PyTree | None = None
-    self._last: PyTree | None = None
-
-  def open(self) -> bool:
-    """Reads the first batch; False if no process has any.
-
-    A collective call. A process without data learns the shapes of a batch from
-    another, so that it can take part in the others' steps.
-
-    Raises:
-      RuntimeError: A process without data cannot make up such a batch.
-    """
-    self._first = next(self._iterator, None)
-    self._last = self._first
-    if jax.process_count() == 1:
-      return self._first is not None
-    shapes = gather_json(describe(self._first))
-    known = [s for s in shapes if s is not None]
-    if known and self._last is None:
-      self._last = zeros_of(known[0])
-    return bool(known)
-
-  def next(self) -> PyTree | None:
-    """The next batch, or None at the end."""
-    batch, self._first = self._first, None
-    if batch is None:
-      batch = next(self._iterator, None)
-    if batch is not None:
-      self._last = batch
-    return batch
-
-  def filler(self) -> PyTree:
-    """Something of a batch's shape, to be given as not valid."""
-    return self._last
-
-
-def describe(batch: PyTree | None) -> Any:
-  """Shapes and dtypes of a nested dict of arrays, as JSON."""
-  if batch is None:
-    return None
-  if isinstance(batch, dict):
-    return {name: describe(part) for name, part in batch.items()}
-  if isinstance(batch, (list, tuple)):
-    return ['container', type(batch).__name__, '']
-  x = np.asarray(batch)
-  return ['array', list(x.shape), x.dtype.str]
-
-
-def zeros_of(description: Any) -> PyTree:
-  """Zeros of what `describe` described."""
-  if isinstance(description, dict):
-    return {name: zeros_of(part) for name, part in description.items()}
-  kind, shape, dtype = description
-  if kind != 'array':
-    raise RuntimeError(
-      f'Trainer: process {jax.process_index()} has no batch at all, and the'
-      f" others' hold a {shape}. Give each process data for one batch, or"
-      ' make batches nested dicts of arrays.'
-    )
-  return np.zeros(shape, np.dtype(dtype))
-
-
-def get_position(iterator: Any) -> Any:
-  """An iterator's position, or None if it keeps none."""
-  return iterator.get_state() if hasattr(iterator, 'get_state') else None
-
-
-def set_position(
-  iterator: Any,
-  positions: list[Any],
-  merge: Callable[[list[Any]], Any] | None,
-) -> None:
-  """Restores an input position saved by len(positions) processes."""
-  if all(p is None for p in positions):
-    if not hasattr(iterator, 'set_state'):
-      logging.warning(
-        'Trainer.fit: %s has no position to resume from; the data begin anew.'
-        ' Grain data sets have one.',
-        type(iterator).__name__,
-      )
-    return
-  if not hasattr(iterator, 'set_state'):
-    raise ValueError(
-      'Trainer.fit: the checkpoint holds an input position and this iterator '
-      f'({type(iterator).__name__}) cannot go to it; it needs set_state().'
-    )
-  if merge is not None:
-    iterator.set_state(merge(positions))
-  elif len(positions) == jax.process_count():
-    iterator.set_state(positions[jax.process_index()])
-  else:
-    raise ValueError(
-      f'Trainer.fit: the checkpoint holds input positions of {len(positions)} '
-      f'processes and there are {jax.process_count()}; pass '
-      'merge_input_states to make one of them, e.g. '
-      'antjax.shards.dataset.merge_states.'
-    )
 
 
 def local_rows(x: jax.Array) -> np.ndarray:

@@ -20,16 +20,12 @@ import numpy as np
 
 from antjax.mesh.gather import gather_json
 from antjax.train import loop
-from antjax.train.batches import (
-  check_has_ids,
-  describe,
-  get_position,
-  zeros_of,
-)
+from antjax.train.batches import check_has_ids
 from antjax.train.checkpoint import Checkpointer
 from antjax.train.elastic import ElasticControl, Plan
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.elastic_timer import StepTimer
+from antjax.train.feed import describe, get_position, zeros_of
 from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.save_clock import SaveClock
 from antjax.train.state import PyTree, TrainState

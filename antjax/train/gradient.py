@@ -21,7 +21,6 @@ from antjax.collectives.choose import Collectives, XLA
 from antjax.collectives.layerwise import LayerPiece, OneUse
 from antjax.collectives.varying import pmax, psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
-from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.train.loss import (
   blank,
@@ -32,9 +31,13 @@ from antjax.train.loss import (
   Sums,
 )
 from antjax.train.loss_scale import LossScaleState
+from antjax.train.open_leaves import (
+  crosses_early,
+  empty_accumulator,
+  open_leaves,
+)
 from antjax.train.state import (
   Layout,
-  Leaf,
   PyTree,
   SparseTables,
   TrainState,
@@ -43,7 +46,6 @@ from antjax.train.state import (
 # Accumulators by leaf, those of rows, then sums: see `empty_carry`.
 Carry = tuple[list[jax.Array], PyTree, Sums]
 
-_LEAST_LAYERS = 4  # Of a stack that crosses groups layer by layer.
 # Scope of a step's last micro-batch where it stands behind the loop.
 LAST_MICRO_BATCH = 'last_micro_batch'
 METRIC = 'metric '  # Before the names of metrics among a step's sums.
@@ -140,74 +142,6 @@ class StepSpec:
     return dataclasses.replace(self, loss_fn=loss_fn)
 
 
-def open_leaves(
-  layout: Layout,
-  pieces: list[jax.Array],
-  how: Collectives = XLA,
-  *,
-  regather: bool = True,
-  overlap: bool = False,
-  carried: list[jax.Array] | None = None,
-) -> list[Any]:
-  """Whole parameters from a state's params; stacks as `LayerPiece`s.
-
-  Call it in `shard_map`. `carried` are a step's accumulators before its last
-  micro-batch, whose sums cross groups beside it.
-  """
-  paro = layout.paro
-  opened: list[Any] = []
-  sums = iter(carried or ())
-  for x, leaf in zip(pieces, layout.leaves, strict=True):
-    before = next(sums) if carried and leaf.is_trained else None
-    if not leaf.is_stack:
-      opened.append(transition.gather(x, leaf.spec, paro.params, how))
-      continue
-    slot = None
-    if leaf.is_trained:
-      level = paro.grads
-      if not (carried and crosses_early(layout, leaf)):
-        before = None
-      else:
-        level = paro.opt_state
-      slot = to_varying(_empty_accumulator(layout, leaf.spec, level))
-    opened.append(
-      LayerPiece(
-        to_varying(x),
-        slot,
-        leaf.spec.layer(),
-        paro.params,
-        paro.grads,
-        how,
-        not regather,
-        overlap,
-        before,
-        paro.opt_state,
-      )
-    )
-  return opened
-
-
-def crosses_early(layout: Layout, leaf: Leaf) -> bool:
-  """Whether a leaf's sums can leave for other groups layer by layer."""
-  return (
-    leaf.is_stack
-    and leaf.is_trained
-    and leaf.spec.dim is not None
-    and leaf.spec.shape[0] >= _LEAST_LAYERS
-    and layout.paro.sums_cross_early
-  )
-
-
-def _empty_accumulator(
-  layout: Layout, spec: LeafSpec, level: Level | None = None
-) -> jax.Array:
-  """This device's zeros to sum gradients in, at least fp32."""
-  level = layout.paro.grads if level is None else level
-  shape = spec.piece_shape(level, layout.mesh)
-  zeros = jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
-  return spec.constrain(zeros)
-
-
 def empty_carry(
   spec: StepSpec, rows: PyTree, metrics: Iterable[str] = ()
 ) -> Carry:
@@ -220,7 +154,7 @@ def empty_carry(
       loop, whose type does not change.
   """
   layout = spec.layout
-  leaves = [_empty_accumulator(layout, s) for s in layout.trained_specs]
+  leaves = [empty_accumulator(layout, s) for s in layout.trained_specs]
   zero = jnp.zeros((), jnp.float32)
   updates = {
     leaf.name: blank(summed(jnp.zeros(leaf.spec.shape, leaf.spec.dtype)))

@@ -14,15 +14,9 @@ import jax
 import numpy as np
 
 from antjax.train import lease
-from antjax.train.batches import (
-  BatchPlacer,
-  Feed,
-  get_position,
-  own_copy,
-  set_position,
-  stack,
-)
+from antjax.train.batches import BatchPlacer, own_copy, stack
 from antjax.train.checkpoint import Checkpointer, encode_position, latest_step
+from antjax.train.feed import Feed, get_position, set_position
 from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys

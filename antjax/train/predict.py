@@ -22,13 +22,10 @@ from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.metrics.merge import merge_across_processes
 from antjax.metrics.metric import Metric
-from antjax.train.batches import BatchPlacer, Feed, local_rows
-from antjax.train.gradient import (
-  device_key,
-  open_leaves,
-  reading_constants,
-  StepSpec,
-)
+from antjax.train.batches import BatchPlacer, local_rows
+from antjax.train.feed import Feed
+from antjax.train.gradient import device_key, reading_constants, StepSpec
+from antjax.train.open_leaves import open_leaves
 from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.step import input_specs, StepInput
 

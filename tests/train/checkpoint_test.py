@@ -17,8 +17,8 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
-from antjax.train.batches import set_position
 from antjax.train.checkpoint import Checkpointer
+from antjax.train.feed import set_position
 from antjax.train.trainer import Trainer
 from antjax.train.warm_start import warm_start
 

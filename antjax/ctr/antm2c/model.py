@@ -9,13 +9,13 @@ wide, a number, and an element of a text's or an image's vector.
 """
 
 from collections.abc import Mapping
-import dataclasses
 from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from antjax.ctr.antm2c.data_sizes import DataSizes
 from antjax.ctr.antm2c.field_network import FieldNetwork
 from antjax.ctr.antm2c.fields import FieldConfig, MODAL
 from antjax.embedding.layout import TableSpec
@@ -40,39 +40,6 @@ PyTree = Any
 _ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
 _SCENARIO = 3  # Its column in the ids of a batch.
 _WEIGHT = ':weight'  # Behind the name of a table or of a feature.
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSizes:
-  """What a model has to know of the data.
-
-  Attributes:
-    num_users: Users, the unknown one (0) included.
-    num_items: Items.
-    num_behaviors: Rows of the vocabulary of titles.
-    num_scenarios: Scenarios.
-    columns: Id column -> its ids.
-    binned: Those of the id columns that are bins of numbers.
-    numbers: Other numeric column -> linear, autodis or dense.
-    histories: Places of each history.
-    history_columns: Id columns whose ids of past clicks are known.
-    bags: Bag -> (its ids, its pooling).
-    modal: Name of a text or image in the batch -> its width.
-    labels: Names of the labels.
-  """
-
-  num_users: int
-  num_items: int
-  num_behaviors: int
-  num_scenarios: int
-  columns: Mapping[str, int]
-  binned: tuple[str, ...] = ()
-  numbers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  histories: tuple[int, ...] = ()
-  history_columns: tuple[str, ...] = ()
-  bags: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
-  modal: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  labels: tuple[str, ...] = ('label',)
 
 
 class ScenarioModel:

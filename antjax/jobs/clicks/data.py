@@ -17,8 +17,9 @@ from antjax.ctr.antm2c import crosses as crosses_lib
 from antjax.ctr.antm2c import times
 from antjax.ctr.antm2c.bags import Bag, Uses
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
+from antjax.ctr.antm2c.data_sizes import DataSizes
 from antjax.ctr.antm2c.features import by_title, ClickFeatures, FIRST
-from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
+from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.data import output_folder, shuffled_index
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib

@@ -11,8 +11,9 @@ import pytest
 
 import antjax
 from antjax.ctr.antm2c.clicks import ScenarioClicks, TextVectors
+from antjax.ctr.antm2c.data_sizes import DataSizes
 from antjax.ctr.antm2c.fields import FieldConfig
-from antjax.ctr.antm2c.model import DataSizes, ScenarioModel
+from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.networks import moments
 from antjax.networks.load import NetworkConfig
 

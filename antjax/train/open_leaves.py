@@ -1,0 +1,86 @@
+# Copyright 2026 The antjax Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Whole parameters of a step from a device's pieces, and where to sum them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from antjax.collectives import transition
+from antjax.collectives.choose import Collectives, XLA
+from antjax.collectives.layerwise import LayerPiece
+from antjax.collectives.varying import to_varying
+from antjax.mesh.paro import Level
+from antjax.mesh.sharding import LeafSpec
+from antjax.train.state import Layout, Leaf
+
+_LEAST_LAYERS = 4  # Of a stack that crosses groups layer by layer.
+
+
+def open_leaves(
+  layout: Layout,
+  pieces: list[jax.Array],
+  how: Collectives = XLA,
+  *,
+  regather: bool = True,
+  overlap: bool = False,
+  carried: list[jax.Array] | None = None,
+) -> list[Any]:
+  """Whole parameters from a state's params; stacks as `LayerPiece`s.
+
+  Call it in `shard_map`. `carried` are a step's accumulators before its last
+  micro-batch, whose sums cross groups beside it.
+  """
+  paro = layout.paro
+  opened: list[Any] = []
+  sums = iter(carried or ())
+  for x, leaf in zip(pieces, layout.leaves, strict=True):
+    before = next(sums) if carried and leaf.is_trained else None
+    if not leaf.is_stack:
+      opened.append(transition.gather(x, leaf.spec, paro.params, how))
+      continue
+    slot = None
+    if leaf.is_trained:
+      level = paro.grads
+      if not (carried and crosses_early(layout, leaf)):
+        before = None
+      else:
+        level = paro.opt_state
+      slot = to_varying(empty_accumulator(layout, leaf.spec, level))
+    opened.append(
+      LayerPiece(
+        to_varying(x),
+        slot,
+        leaf.spec.layer(),
+        paro.params,
+        paro.grads,
+        how,
+        not regather,
+        overlap,
+        before,
+        paro.opt_state,
+      )
+    )
+  return opened
+
+
+def crosses_early(layout: Layout, leaf: Leaf) -> bool:
+  """Whether a leaf's sums can leave for other groups layer by layer."""
+  return (
+    leaf.is_stack
+    and leaf.is_trained
+    and leaf.spec.dim is not None
+    and leaf.spec.shape[0] >= _LEAST_LAYERS
+    and layout.paro.sums_cross_early
+  )
+
+
+def empty_accumulator(
+  layout: Layout, spec: LeafSpec, level: Level | None = None
+) -> jax.Array:
+  """This device's zeros to sum gradients in, at least fp32."""
+  level = layout.paro.grads if level is None else level
+  shape = spec.piece_shape(level, layout.mesh)
+  zeros = jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))
+  return spec.constrain(zeros)
