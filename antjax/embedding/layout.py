@@ -57,8 +57,8 @@ class TableSpec:
       'auto': 'none' for tables of up to 16,384 rows, else 'global'.
     optimizer: Optimizer of the touched rows.
     init_scale: Standard deviation of the elements of new rows.
-    dtype: Dtype of the rows; updates of bfloat16 are rounded stochastically, see
-      `rounding`. Gradients, slots and fetched rows are float32.
+    dtype: Dtype of the rows; updates of bfloat16 are rounded stochastically,
+      see `rounding`. Gradients, slots and fetched rows are float32.
   """
 
   name: str
@@ -130,11 +130,12 @@ class Stack:
     return self.specs[0].dtype
 
   def seeds(self, rows: jax.Array, step: jax.Array) -> jax.Array | None:
-    """What local rows [n] are rounded by; None where they are not."""
+    """Seeds of rounding of local rows [n], flat; None for float32."""
     if self.dtype == 'float32':
       return None
     offsets = np.array([self.offset(s.name) for s in self.specs], np.int32)
     salts = np.array([zlib.crc32(s.name.encode()) for s in self.specs])
+    rows = rows.reshape(-1)
     table = num_below(jnp.asarray(offsets), rows + 1) - 1
     owner = lax.axis_index(self.axes) if self.axes else 0
     ids = owner + (rows - jnp.asarray(offsets)[table]) * self.num_owners

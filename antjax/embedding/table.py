@@ -278,8 +278,7 @@ class EmbeddingTables:
 
     def apply_fn(state, ids, row_grads):
       ids = jnp.where(is_active, ids, stack.rows_per_device)
-      seed = stack.seeds(ids.reshape(-1), step)
-      args = ids, row_grads, step, lr_scale, seed
+      args = ids, row_grads, step, lr_scale, stack.seeds(ids, step)
       return apply_to_rows(stack.optimizer, state[0], state[1], *args)
 
     return two_level.push(ex, positions, shift, grads, apply_fn, old)
