@@ -32,6 +32,7 @@ from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.search import best_config
 from antjax.jobs.clicks.training import ClickJob, SeedResult
+from antjax.report import terminal
 
 
 def main(config: Config) -> None:
@@ -74,4 +75,9 @@ def train(config: Config, job: job_lib.Job) -> list[SeedResult]:
       throughput=jobs[-1].speed(),
       more_notes=[data.unseen_note('test')] * bool(data.unseen['test']),
     )
+  elif job.is_main:
+    terminal.show('The data have no split test: there is no table of scores.')
+    for r in results:
+      found = ', '.join(f'{n} {x:.4f}' for n, x in r.validation.items())
+      terminal.show(f'Validation, seed {r.seed}: {found or "no split either"}')
   return results
