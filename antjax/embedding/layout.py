@@ -23,7 +23,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.embedding import rounding
 from antjax.embedding.exchange import Exchange
+from antjax.embedding.lookup import num_below
 from antjax.embedding.optimizer import RowOptimizer, RowWiseAdagrad
 from antjax.embedding.two_level import TwoLevel
 from antjax.mesh.manual import manual
@@ -55,6 +57,8 @@ class TableSpec:
       'auto': 'none' for tables of up to 16,384 rows, else 'global'.
     optimizer: Optimizer of the touched rows.
     init_scale: Standard deviation of the elements of new rows.
+    dtype: Dtype of the rows; updates of bfloat16 are rounded stochastically,
+      see `rounding`. Gradients, slots and fetched rows are float32.
   """
 
   name: str
@@ -63,6 +67,7 @@ class TableSpec:
   level: Literal['auto', 'none', 'intra', 'global'] = 'auto'
   optimizer: RowOptimizer = RowWiseAdagrad()
   init_scale: float = 0.01
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   def __post_init__(self) -> None:
     if self.num_embeddings < 1 or self.embedding_dim < 1:
@@ -75,6 +80,15 @@ class TableSpec:
         f'TableSpec({self.name!r}): unknown level {self.level!r}; use auto, '
         'none, intra or global.'
       )
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(
+        f'TableSpec({self.name!r}): unknown dtype {self.dtype!r}; use float32 '
+        'or bfloat16.'
+      )
+
+  @property
+  def row_bytes(self) -> int:
+    return self.embedding_dim * jnp.dtype(self.dtype).itemsize
 
   def resolved_level(self) -> Level:
     if self.level == 'auto':
@@ -110,6 +124,22 @@ class Stack:
   @property
   def optimizer(self) -> RowOptimizer:
     return self.specs[0].optimizer
+
+  @property
+  def dtype(self) -> str:
+    return self.specs[0].dtype
+
+  def seeds(self, rows: jax.Array, step: jax.Array) -> jax.Array | None:
+    """Seeds of rounding of local rows [n], flat; None for float32."""
+    if self.dtype == 'float32':
+      return None
+    offsets = np.array([self.offset(s.name) for s in self.specs], np.int32)
+    salts = np.array([zlib.crc32(s.name.encode()) for s in self.specs])
+    rows = rows.reshape(-1)
+    table = num_below(jnp.asarray(offsets), rows + 1) - 1
+    owner = lax.axis_index(self.axes) if self.axes else 0
+    ids = owner + (rows - jnp.asarray(offsets)[table]) * self.num_owners
+    return rounding.seeds(ids, jnp.asarray(salts.astype('uint32'))[table], step)
 
   def local_rows(self, spec: TableSpec) -> int:
     return -(-spec.num_embeddings // self.num_owners)
@@ -179,10 +209,11 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
   """
   groups: dict[Any, list[TableSpec]] = {}
   for spec in specs:
-    key = (spec.embedding_dim, spec.resolved_level(), spec.optimizer)
+    level, width = spec.resolved_level(), (spec.embedding_dim, spec.dtype)
+    key = (width, level, spec.optimizer)
     groups.setdefault(key, []).append(spec)
   stacks: dict[str, Stack] = {}
-  for (dim, level, _), members in groups.items():
+  for ((dim, _), level, _), members in groups.items():
     name = f'{level.name.lower()}_{dim}'
     if name in stacks:
       name += f'_{members[0].name}'
@@ -235,7 +266,7 @@ def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
   """
 
   def local(key):
-    rows = jnp.zeros((stack.rows_per_device, stack.dim))
+    rows = jnp.zeros((stack.rows_per_device, stack.dim), stack.dtype)
     owner = jnp.int32(0)
     if stack.axes:
       owner = lax.axis_index(stack.axes)
@@ -247,7 +278,7 @@ def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
       def write(i, rows, spec=spec, offset=offset, last=count - block):
         start = jnp.minimum(i * block, last)  # The last two may overlap.
         ids = owner + (start + jnp.arange(block)) * stack.num_owners
-        new = new_rows(spec, key, ids)
+        new = new_rows(spec, key, ids).astype(rows.dtype)
         return lax.dynamic_update_slice_in_dim(rows, new, offset + start, 0)
 
       rows = lax.fori_loop(0, -(-count // block), write, rows)
@@ -325,7 +356,9 @@ def _reset_rows(mesh, stack, spec, old, ids, key):
     is_mine = (ids >= 0) & (ids % stack.num_owners == owner)
     row = stack.offset(spec.name) + ids // stack.num_owners
     row = jnp.where(is_mine, row, stack.rows_per_device)
-    return jax.tree.map(lambda x, y: x.at[row].set(y, mode='drop'), old, new)
+    return jax.tree.map(
+      lambda x, y: x.at[row].set(y.astype(x.dtype), mode='drop'), old, new
+    )
 
   return manual(
     local,

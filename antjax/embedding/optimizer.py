@@ -10,6 +10,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from antjax.embedding import rounding
 from antjax.embedding.lookup import add_rows, num_below
 
 Slots = dict[str, jax.Array]
@@ -150,6 +151,7 @@ def apply_to_rows(
   grads: jax.Array,
   step: jax.Array,
   lr_scale: jax.Array | None = None,
+  seed: jax.Array | None = None,
 ) -> tuple[jax.Array, Slots]:
   """One optimizer step on each distinct row named in `ids`.
 
@@ -166,6 +168,8 @@ def apply_to_rows(
     grads: [n, D].
     step: int32 scalar, number of steps done.
     lr_scale: Scale of the updates. None: 1.
+    seed: uint32 [n], seeds of stochastic rounding of bfloat16 rows; None for
+      float32.
   """
   num_rows = table.shape[0]
   order = jnp.arange(ids.size, dtype=jnp.int32)
@@ -186,9 +190,13 @@ def apply_to_rows(
     new = new.astype(x.dtype)
     return x.at[target].set(new, mode='drop', unique_indices=True)
 
+  rows = read(table).astype(jnp.float32)
   updates, new_slots = optimizer.update(
-    grads, jax.tree.map(read, slots), read(table), step
+    grads, jax.tree.map(read, slots), rows, step
   )
+  if seed is not None:
+    rows = rounding.at_random(rows + _scaled(updates, lr_scale), seed)
+    return write(table, rows), jax.tree.map(write, slots, new_slots)
   # Added, not set: the old rows are then read only where an optimizer does.
   table = table.at[target].add(
     _scaled(updates, lr_scale), mode='drop', unique_indices=True
@@ -234,18 +242,21 @@ def apply_to_table(
   touched: jax.Array,
   step: jax.Array,
   lr_scale: jax.Array | None = None,
+  seed: jax.Array | None = None,
 ) -> tuple[jax.Array, Slots]:
   """As `apply_to_rows` for a small table with a dense gradient [V, D].
 
   Rows that are not `touched` [V] and their slots stay as they are.
   """
-  updates, new_slots = optimizer.update(grads, slots, table, step)
+  rows = table.astype(jnp.float32)
+  updates, new_slots = optimizer.update(grads, slots, rows, step)
 
   def keep(new, old):
     mask = touched.reshape(touched.shape + (1,) * (old.ndim - 1))
     return jnp.where(mask, new.astype(old.dtype), old)
 
-  table = keep(table + _scaled(updates, lr_scale), table)
+  rows = rows + _scaled(updates, lr_scale)
+  table = keep(rows if seed is None else rounding.at_random(rows, seed), table)
   return table, jax.tree.map(keep, new_slots, slots)
 
 

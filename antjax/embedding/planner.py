@@ -202,7 +202,7 @@ def _state_bytes(spec: TableSpec, num_pieces: int) -> float:
   rows = -(-spec.num_embeddings // num_pieces)
   slots = jax.eval_shape(lambda: spec.optimizer.init(rows, spec.embedding_dim))
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(slots))
-  return float(rows * spec.embedding_dim * 4 + size)
+  return float(rows * spec.row_bytes + size)
 
 
 def _by_time(place: Placement) -> tuple[float, float]:

@@ -224,7 +224,7 @@ class EmbeddingTables:
       rounds[name] = exchange.agree_on_rounds(route['shift'][0])
       ex = self._exchange(stack, positions)
       rows[name] = two_level.fetch(ex, table, positions, rounds[name])
-    return rows, rounds
+    return {name: x.astype(jnp.float32) for name, x in rows.items()}, rounds
 
   def push(
     self,
@@ -267,11 +267,10 @@ class EmbeddingTables:
     step, is_active, lr_scale = how
     touched = jnp.zeros((stack.num_positions,), jnp.int32)
     touched = touched.at[positions].set(1, mode='drop')
-    touched = psum(touched) > 0
-    grads = psum(grads)
-    touched &= is_active
-    args = grads, touched, step, lr_scale
-    return apply_to_table(stack.optimizer, old[0], old[1], *args)
+    touched = (psum(touched) > 0) & is_active
+    seed = stack.seeds(jnp.arange(len(touched), dtype=jnp.int32), step)
+    args = psum(grads), touched, step, lr_scale, seed
+    return apply_to_table(stack.optimizer, *old, *args)
 
   def _push(self, stack, old, positions, shift, grads, how):
     step, is_active, lr_scale = how
@@ -279,7 +278,7 @@ class EmbeddingTables:
 
     def apply_fn(state, ids, row_grads):
       ids = jnp.where(is_active, ids, stack.rows_per_device)
-      args = ids, row_grads, step, lr_scale
+      args = ids, row_grads, step, lr_scale, stack.seeds(ids, step)
       return apply_to_rows(stack.optimizer, state[0], state[1], *args)
 
     return two_level.push(ex, positions, shift, grads, apply_fn, old)
@@ -389,7 +388,7 @@ class EmbeddingTables:
     for spec in self.specs.values():
       v, d = spec.num_embeddings, spec.embedding_dim
       slots = jax.eval_shape(lambda o=spec.optimizer, v=v, d=d: o.init(v, d))
-      table = jax.ShapeDtypeStruct((v, d), jnp.float32)
+      table = jax.ShapeDtypeStruct((v, d), jnp.dtype(spec.dtype))
       shapes[spec.name] = {'table': table, 'slots': slots}
     return shapes
 

@@ -181,7 +181,7 @@ class InputsWithoutLinear(Inputs):
   """Inputs of a network that declares no linear terms, and so gets none."""
 
   @property
-  def first_order_B(self) -> jax.Array:  # type: ignore[override]
+  def first_order_B(self) -> jax.Array:
     """Refused: it would be 0."""
     raise ValueError(
       "the network reads Inputs.first_order_B, which it gets with 'linear' in"

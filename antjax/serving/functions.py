@@ -86,7 +86,9 @@ def table_rows(tables: EmbeddingTables, state: Any) -> dict[str, np.ndarray]:
   # Without slots, which may be several times the rows.
   rows = {name: {'table': part['table']} for name, part in state.items()}
   return {
-    name: _whole(found['table'])[: tables.specs[name].num_embeddings]
+    name: np.asarray(
+      _whole(found['table'])[: tables.specs[name].num_embeddings], np.float32
+    )
     for name, found in tables.to_canonical(rows).items()
   }
 

@@ -82,8 +82,8 @@ def test_multi_hot_files_are_trained_on_and_scored_alike(tmp_path):
   assert one.model.sizes.dense_width == 13
   result = one.run()
   true = json.loads((tmp_path / 'synthetic' / 'synthetic.json').read_text())
-  assert true['synthetic'] and true['true_auc']['test'] > 0.7
-  assert 0.58 < result.test['all'].metrics['AUC'].value
+  assert true['synthetic'] and true['true_auc']['test'] > 0.65
+  assert 0.52 < result.test['all'].metrics['AUC'].value
   # What is exported gives the logits of the training.
   scorer = ClickScorer(pathlib.Path(result.folder) / 'export')
   held = np.load(f'{made.out}/synthetic_test_sparse_multi_hot.npz')
@@ -113,12 +113,18 @@ def test_files_as_criteo_released_them(tmp_path):
     )
   )
   config = _config(tmp_path, out, num_steps=3)
+  fields = dataclasses.replace(
+    config.fields, row_dtype='bfloat16', level='global'
+  )
+  config = dataclasses.replace(config, fields=fields)
   job = job_of(config)
   data = ScenarioData(config, job)
   assert not data.sizes.bags and len(data.sizes.columns) == 26
-  assert np.isfinite(
-    ClickJob(config, job, data, seed=0).run().test['all'].metrics['AUC'].value
-  )
+  one = ClickJob(config, job, data, seed=0, is_exported=True)
+  result = one.run()
+  assert np.isfinite(result.test['all'].metrics['AUC'].value)
+  exported = pathlib.Path(result.folder) / 'export' / 'tables'
+  assert {np.load(x).dtype.name for x in exported.glob('*.npy')} == {'float32'}
 
 
 def test_the_defaults_are_those_of_mlperf():

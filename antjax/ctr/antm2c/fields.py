@@ -80,6 +80,11 @@ class FieldConfig:
     'Optimizer of the touched embedding rows.',
   ] = 'adam'
   learning_rate: Annotated[float, 'Learning rate of the embedding rows.'] = 1e-3
+  row_dtype: Annotated[
+    Literal['float32', 'bfloat16'],
+    'Dtype of the embedding rows. bfloat16 takes half the memory; updates are'
+    ' rounded stochastically.',
+  ] = 'float32'
   level: Annotated[
     Literal['auto', 'none', 'intra', 'global'],
     'Sharding of the tables: a copy on every device (none), or rows sharded'

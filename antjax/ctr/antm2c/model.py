@@ -194,6 +194,7 @@ class ScenarioModel:
           level=level,
           optimizer=optimizer,
           init_scale=scale,
+          dtype=fields.row_dtype,
         )
         for name, level in self._level.items()
       ]
