@@ -15,8 +15,8 @@ from antjax.collectives.cost_model import Links
 from antjax.mesh.mesh import INTER, INTRA
 
 # GB/s one way of a device along one axis of its fast network, GB/s of it to
-# other groups, bf16 TFLOP/s: published figures, not measured; two links per axis
-# of a TPU.
+# other groups, bf16 TFLOP/s: published figures, not measured.
+# A TPU has two links per axis.
 _RATES = {
   'v4': (90, 6.25, 275),
   'v5e': (90, 3.125, 197),

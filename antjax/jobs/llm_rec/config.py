@@ -69,6 +69,7 @@ class HybridConfig:
   """The hybrid of texts, item-kNN and popularity, see ctr/llm_rec/hybrid.py."""
 
   parts: Annotated[tuple[str, ...], 'Parts of the hybrid score.'] = hybrid.PARTS
+  whiten: Annotated[bool, "Whiten the part `vectors`' text vectors."] = False
   num_examples: Annotated[
     int, 'Number of validation examples that the hybrid is fitted to. 0: all.'
   ] = 2000

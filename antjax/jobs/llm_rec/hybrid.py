@@ -42,11 +42,11 @@ def fit(
     config: Its settings.
     data: Items, and validation users.
     events: What training sees.
-    vectors: float [N, D], one a title, to be whitened; or None.
+    vectors: float [N, D], one a title, or None.
     model: Model of vectors, or None.
   """
   whitening = None
-  if vectors is not None:
+  if vectors is not None and config.whiten:
     whitening = untrained.whitening(vectors)
     vectors = untrained.whiten(vectors)
   features = hybrid.Features(
@@ -147,7 +147,7 @@ def load(
       if new := titles[len(vectors) :]:
         assert vectors_fn is not None
         found = vectors_fn(new)
-        if 'map' in arrays.files:  # Exports of before have vectors as given.
+        if 'map' in arrays.files:  # Whitened.
           found = found @ arrays['map'] + arrays['offset']
         vectors = np.concatenate([vectors, untrained.unit(found)])
   features = hybrid.Features(
