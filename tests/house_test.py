@@ -85,20 +85,20 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 960,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 7_900,  # See docs/design/house.md.
-  'antjax/data': 12_200,  # See docs/design/house.md.
-  'antjax/elastic': 10_950,  # 770 of them checks of hosts and notices.
-  'antjax/lm': 5_360,  # See docs/design/house.md.
-  'antjax/jobs': 16_900,  # See docs/design/house.md.
+  'antjax/ctr': 7_860,  # See docs/design/house.md.
+  'antjax/data': 11_970,  # See docs/design/house.md.
+  'antjax/elastic': 10_890,  # 770 of them checks of hosts and notices.
+  'antjax/lm': 5_350,  # See docs/design/house.md.
+  'antjax/jobs': 16_690,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
-  'antjax/shards': 3_000,
-  'antjax/train': 6_050,  # See docs/design/house.md.
+  'antjax/shards': 2_970,
+  'antjax/train': 6_000,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 13_400,
-  'tests': 63_600,  # See docs/design/house.md.
-  'antjax/networks': 2_780,  # See docs/design/house.md.
+  'benchmarks': 13_180,
+  'tests': 62_960,  # See docs/design/house.md.
+  'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()
@@ -233,6 +233,18 @@ def length_violations(root: pathlib.Path) -> list[str]:
   return found
 
 
+def merge_violations(root: pathlib.Path) -> list[str]:
+  """Marks that a merge has left in texts."""
+  paths = [*root.glob('*.md'), *root.glob('docs/**/*.md')]
+  paths += root.glob('benchmarks/results/*')
+  return [
+    f'{_where(path, i, root)}: a merge was not finished'
+    for path in sorted(paths)
+    for i, line in enumerate(path.read_text().splitlines(), 1)
+    if line.startswith(('<<<<<<< ', '>>>>>>> '))
+  ]
+
+
 def script_violations(root: pathlib.Path) -> list[str]:
   """Launch scripts that hold more than a `main`."""
   found = []
@@ -308,6 +320,7 @@ def name_violations(root: pathlib.Path) -> list[str]:
     jax_violations,
     budget_violations,
     length_violations,
+    merge_violations,
     script_violations,
     program_violations,
     circle_violations,

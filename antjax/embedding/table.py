@@ -270,7 +270,7 @@ class EmbeddingTables:
     touched = (psum(touched) > 0) & is_active
     seed = stack.seeds(jnp.arange(len(touched), dtype=jnp.int32), step)
     args = psum(grads), touched, step, lr_scale, seed
-    return apply_to_table(stack.optimizer, *old, *args)
+    return apply_to_table(stack.optimizer, old[0], old[1], *args)
 
   def _push(self, stack, old, positions, shift, grads, how):
     step, is_active, lr_scale = how
