@@ -55,6 +55,7 @@ def test_flags_exist():
     )
     for field in dataclasses.fields(config)
   }
+  known |= {name[: name.index('.') + 1] for name in known if '.' in name}
   named = set(re.findall(r'`?--([a-z_.]+)', _TEXT))
   assert len(named) > 20
   assert named <= known, named - known

@@ -13,6 +13,6 @@ def test_help_shows_the_commands_own_flags():
     text=True,
     timeout=300,
   )
-  assert 'Makes a new export of an old one' in done.stdout
+  assert 'Makes a new export from an old one' in done.stdout
   assert '--delta' in done.stdout
   assert '--base' in done.stdout

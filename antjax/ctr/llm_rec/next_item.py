@@ -123,8 +123,8 @@ class NextItemModel:
     params: PyTree,
     ids: PyTree,
     rows: PyTree | None,
-    texts: PyTree | None = None,
     rng: jax.Array | None = None,
+    texts: PyTree | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """(mean over the targets of each sequence [B], their number [B]).
 
@@ -133,8 +133,8 @@ class NextItemModel:
       ids: 'sequence' int32 [B, T + 1], -1 for padding; 'negatives' int32
         [B, J]; of one numbering.
       rows: Row of each of them in the table; None for texts alone.
-      texts: Text vector of each of them; None for ids alone.
       rng: For dropout and the gate's noise; None: none.
+      texts: Text vector of each of them; None for ids alone.
     """
     noise = None if rng is None else jax.random.fold_in(rng, 1)
     items = {

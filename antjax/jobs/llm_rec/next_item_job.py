@@ -76,7 +76,7 @@ def train(
       ids = {name: batch[name] for name in ('sequence', 'negatives')}
       every = batch['constants']['texts']
       of_texts = {name: every[jnp.maximum(x, 0)] for name, x in ids.items()}
-    return model.loss(params, ids, of_rows, of_texts, rng)
+    return model.loss(params, ids, of_rows, rng, of_texts)
 
   constants = None
   if texts is not None:

@@ -223,7 +223,7 @@ def test_learns_what_follows(encoder, text_dim, has_ids, paro, num_devices):
       ids = {name: batch[name] for name in ('sequence', 'negatives')}
       table = jnp.asarray(texts)
       of_texts = {name: table[jnp.maximum(x, 0)] for name, x in ids.items()}
-    return model.loss(params, ids, of_rows, of_texts, rng)
+    return model.loss(params, ids, of_rows, rng, of_texts)
 
   trainer = antjax.Trainer(
     loss_fn,
