@@ -22,6 +22,7 @@ from antjax import paths
 from antjax.report import job_report
 from antjax.train import checkpoint
 
+_MAX_TOLD = 40  # Characters.
 _FILE = 'made_of.json'
 _OLD_FILE = 'data.json'  # Written by earlier versions of train_lm.
 # Settings of how long, how fast, where and at which rates a run trains, and of
@@ -83,9 +84,17 @@ def check(
   names = made_of if is_part else {**there, **made_of}
   wrong = [name for name in names if there.get(name) != made_of.get(name)]
   if wrong:
+    both = {name: (there.get(name), made_of.get(name)) for name in wrong}
+    # Names of models say something, fingerprints and nested settings nothing.
+    told = ', '.join(
+      f'{name}: {was}, now {now}'
+      for name, (was, now) in both.items()
+      if all(isinstance(x, str) and len(x) <= _MAX_TOLD for x in (was, now))
+    )
     raise ValueError(
       f'{run_dir} was trained with another {" and ".join(wrong)} than given'
-      f' now; use those of the run, or another run folder{advice}.'
+      f' now{told and f" ({told})"}; use those of the run, or another run'
+      f' folder{advice}.'
     )
 
 

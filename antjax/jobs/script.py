@@ -88,6 +88,20 @@ _SHIPPED = pathlib.Path(__file__).parent
 _SHIPPED_FLAG = re.compile(r'(--?(?:flagfile|schema)=)(.+)')
 
 
+def as_called(text: str) -> str:
+  """A text with the names of commands as this program's user has them.
+
+  They are scripts of a checkout's launch/ and commands of an installed antjax.
+  """
+  if not pathlib.Path(sys.argv[0]).name.startswith('antjax-'):
+    return text
+
+  def command(found: re.Match[str]) -> str:
+    return f'antjax-{(found[1] or found[2]).replace("_", "-")}'
+
+  return re.sub(r'python -m\s+launch\.(\w+)|\blaunch/(\w+)\.py', command, text)
+
+
 def shipped(word: str) -> str:
   """Gives --flagfile=launch/recipes/NAME.flags or --schema=NAME.yaml a path.
 
@@ -134,7 +148,10 @@ def run(
   config_lib.define_flags(default_config)
   define_flags()
   # What --help shows above the flags, from a thin script or a console command.
-  sys.modules['__main__'].__doc__ = sys.modules[main.__module__].__doc__
+  doc = sys.modules[main.__module__].__doc__ or ''
+  sys.modules['__main__'].__doc__ = as_called(doc)
+  for name in flags.FLAGS:
+    flags.FLAGS[name].help = as_called(flags.FLAGS[name].help)
 
   def parse(argv: list[str]) -> tuple[Any, ...]:
     try:
@@ -181,7 +198,7 @@ def _is_own(error: Exception) -> bool:
 def _exit(message: str, code: int) -> NoReturn:
   """Ends the program with one line on stderr."""
   program = pathlib.Path(sys.argv[0]).stem
-  print(f'{program}: {message}', file=sys.stderr, flush=True)
+  print(f'{program}: {as_called(message)}', file=sys.stderr, flush=True)
   sys.exit(code)
 
 

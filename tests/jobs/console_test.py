@@ -16,3 +16,6 @@ def test_help_shows_the_commands_own_flags():
   assert 'Makes a new export from an old one' in done.stdout
   assert '--delta' in done.stdout
   assert '--base' in done.stdout
+  # As a user of the wheel calls it.
+  assert 'antjax-apply-delta --base=' in done.stdout
+  assert 'launch.' not in done.stdout

@@ -107,7 +107,9 @@ def test_each_seed_is_trained_scored_and_reported(folder, trained):
   metrics = (run_dir / 'seed_0' / 'metrics.jsonl').read_text()
   assert json.loads(metrics.splitlines()[-1])['step'] == 5
   assert longer[0].validation != results[0].validation
-  with pytest.raises(ValueError, match='another model than given'):
+  with pytest.raises(
+    ValueError, match='another model than given now .model: .*Net, now mlp.;'
+  ):
     train(folder, run_dir, model='mlp', paro='IIG')
 
 
