@@ -25,6 +25,8 @@ from antjax.data import (
 from antjax.data.record_schema import Field
 from antjax.data.task_spans import TaskConfig
 
+TASK_VALUES = 'task_values'  # Entry of 'files'.
+
 
 @dataclasses.dataclass(frozen=True)
 class SortedRows:
@@ -106,6 +108,17 @@ def write_splits(
     files[split] = output_folder.file_entry(job.stage, path)
   written = record_schema.schema_to_json(fields)
   return {'schema': written, 'splits': splits, 'files': files}
+
+
+def write_values(tasks: ir.Table, folder: pathlib.Path) -> dict[str, Any]:
+  """Writes 'task' and what the data call it; returns an entry of 'files'."""
+  path = folder / f'{TASK_VALUES}.parquet'
+  table = tasks.distinct().order_by('task').to_pyarrow()
+  # Engines differ in chunks and in which columns may be NULL.
+  pq.write_table(
+    pa.table({n: table[n].combine_chunks() for n in table.column_names}), path
+  )
+  return {TASK_VALUES: output_folder.file_entry(folder, path)}
 
 
 def write_ids(

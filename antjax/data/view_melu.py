@@ -30,7 +30,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax import paths
-from antjax.data import output_folder, prepare, record_schema, split_lists, view
+from antjax.data import (
+  output_folder,
+  prepare,
+  record_schema,
+  split_lists,
+  task_files,
+  view,
+)
 from antjax.data.events import Events, ITEM, USER
 from antjax.data.record_schema import Field
 from antjax.data.schema import Schema
@@ -186,7 +193,8 @@ def _write(
   for name in USER_FEATURES:
     warm = users.filter(users.warm)
     vocabularies[name] = prepare.dense_ids(warm, name, first=1)
-  features, files = {}, {}
+  files = task_files.write_values(users.select('task', 'user'), job.stage)
+  features = {}
   for name, ids in vocabularies.items():
     ids = vocabularies[name] = con.create_table(f'ids_{name}', ids)
     # Ids of genres start at 0, all others at 1: their 0 is "not in train".

@@ -97,11 +97,11 @@ class TaskView:
     """Writes a record file a split and a file of ids a feature."""
     schema = job.schema
     with job.opened() as events:
-      rows = _sorted_rows(events, self.config, job)
+      rows, files = _sorted_rows(events, self.config, job)
       features, id_files = task_files.write_ids(rows, job.stage)
     # The engine has given its memory back.
     written = task_files.write_splits(rows, self.config, job)
-    written['files'] |= id_files
+    written['files'] |= id_files | files
     task = schema.task_column
     return {
       'kind': 'rating' if schema.rating else 'click',
@@ -137,7 +137,7 @@ def _fields(schema: Schema) -> list[str]:
 
 def _sorted_rows(
   events: Events, config: TaskConfig, job: view.ViewJob
-) -> task_files.SortedRows:
+) -> tuple[task_files.SortedRows, dict[str, Any]]:
   schema = events.schema
   stored = prepare.Steps(events.con, job.work / 'steps')
   rows = events.joined()
@@ -146,6 +146,8 @@ def _sorted_rows(
   job.progress('counting tasks')
   rows = task_states.with_states(rows, schema, config)
   tasks = stored('tasks', _tasks(rows, schema, config))
+  names = tasks.select('task', **{schema.task_column: tasks[_KEY]})
+  files = task_files.write_values(names, job.stage)
   job.progress('ranking rows')
   if len(_fields(schema)) <= _WIDE:
     ranked = stored('ranked', _rank(rows, tasks, schema, config).drop(ROW))
@@ -199,7 +201,7 @@ def _sorted_rows(
   counts = [found[name].to_numpy().astype(np.int64) for name in names]
   order = np.lexsort((counts[1], counts[0]))
   state, task, num_rows, num_test = (x[order] for x in counts)
-  return task_files.SortedRows(
+  rows_of_tasks = task_files.SortedRows(
     path,
     values,
     widths,
@@ -211,6 +213,7 @@ def _sorted_rows(
     state == task_states.trained(schema),
     vocabularies,
   )
+  return rows_of_tasks, files
 
 
 def _check_ratings(rows: ir.Table, schema: Schema) -> None:

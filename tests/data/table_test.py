@@ -73,6 +73,9 @@ def test_tasks_are_those_of_a_plain_loop(rows, prepared):
     'cold_tasks': len(cold),
   }
   users = list(table_fixture.by_task(rows))
+  values = pq.read_table(out / 'tasks' / 'task_values.parquet')
+  assert values['task'].to_pylist() == [*range(len(users))]
+  assert values[table_fixture.SCHEMA.task_column].to_pylist() == users
   in_train = [
     (users[t], *row)
     for t in warm

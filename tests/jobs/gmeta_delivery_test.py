@@ -118,13 +118,18 @@ def test_two_days(tmp_path):
       'score_gmeta',
       f'--model={tmp_path}/made2',
       f'--out={out}',
-      f'--input={tmp_path}/data{day}/user_cold.arrow',
+      f'--input={tmp_path}/data{day}/tasks/user_cold.arrow',
     )
     assert 'rows/s' in told
     scores = pq.read_table(out)
-    tasks = records.open_source(tmp_path / f'data{day}' / 'user_cold.arrow')
+    tasks = records.open_source(
+      tmp_path / f'data{day}' / 'tasks' / 'user_cold.arrow'
+    )
     num_query = sum(task['num_query'] for task in tasks.read(0, len(tasks)))
     assert len(scores) == num_query
+    assert scores.column_names[:3] == ['task', 'user', 'row']
+    numbers = scores.group_by('user').aggregate([('task', 'count_distinct')])
+    assert set(numbers['task_count_distinct'].to_pylist()) == {1}
     assert 1 <= min(scores['prediction'].to_pylist())
     assert max(scores['prediction'].to_pylist()) <= 5
   user = {

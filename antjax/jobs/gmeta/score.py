@@ -21,7 +21,7 @@ import math
 import os
 import pathlib
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from etils import epath
 import numpy as np
@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antjax import paths
-from antjax.data import output_folder, records
+from antjax.data import output_folder, records, task_files
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
 from antjax.report import progress
 from antjax.serving import scorer
@@ -118,6 +118,7 @@ def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
   data = paths.fetched(file.parent, 'input')
   source = records.open_source(data / file.name)
   to_model = _id_maps(model, data)
+  values = _task_values(data)
   start_s, num_rows = time.monotonic(), 0
   with progress.Progress(len(source), name='score', unit='users') as bar:
 
@@ -135,6 +136,9 @@ def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
       model, read(), label=model.manifest['label'], batch_size=config.batch_size
     ):
       table = pa.table(columns)
+      if values is not None and values.name not in table.column_names:
+        each = values.of_task.take(table['task'].combine_chunks())
+        table = table.add_column(1, values.name, each)
       if writer is None:
         writer = pq.ParquetWriter(unfinished, table.schema)
       writer.write_table(table)
@@ -149,6 +153,24 @@ def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
     f' {num_rows / wall_s:,.0f} rows/s with reading and compiling:'
     f' {config.out}'
   )
+
+
+class _TaskValues(NamedTuple):
+  """What the data call each task: the column, and its value by task."""
+
+  name: str
+  of_task: pa.ChunkedArray
+
+
+def _task_values(data: pathlib.Path) -> _TaskValues | None:
+  """Reads them; None for data that were prepared before they were written."""
+  files = output_folder.load_description(data)['files']
+  if task_files.TASK_VALUES not in files:
+    return None
+  found = pq.read_table(data / files[task_files.TASK_VALUES]['path'])
+  task, name = found.column_names
+  by_task = found.sort_by(task)  # Numbers from 0 without a gap.
+  return _TaskValues(name, by_task[name])
 
 
 def _id_maps(model: Model, data: pathlib.Path) -> dict[str, np.ndarray]:
