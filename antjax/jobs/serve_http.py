@@ -197,6 +197,11 @@ class Front:
         body = await request.read()
     except TimeoutError:
       return _error(408, f'no whole request in {_BODY_TIMEOUT_S:g} s.')
+    except web.RequestPayloadError as error:
+      text = ' '.join(str(error).split())
+      reply = _error(400, f'the body cannot be read: {text}.')
+      reply.force_close()  # What follows cannot be told from it.
+      return reply
     if self.trouble:
       return _later(self.trouble)
     try:
@@ -207,6 +212,8 @@ class Front:
       found = await self._batcher.submit(self._served.read(fields))
     except Full:
       return _later('too many rows wait')
+    except UnicodeError:
+      return _error(400, 'a text has half a character, such as "\\ud800".')
     except ValueError as error:
       return _error(400, str(error), getattr(error, 'facts', None))
     except Exception:  # It harms no other.
