@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 import json
 import ssl
 import time
-from typing import Any
+from typing import Any, cast
 
 from absl import logging
 from aiohttp import web
@@ -256,7 +256,8 @@ class _Surplus(asyncio.Protocol):
 
   def connection_made(self, transport: asyncio.BaseTransport) -> None:
     """See the base class."""
-    assert isinstance(transport, asyncio.Transport)
+    # That of uvloop derives from no class of asyncio.
+    transport = cast(asyncio.Transport, transport)
     transport.write(
       b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n'
       b'Content-Length: 0\r\nConnection: close\r\n\r\n'

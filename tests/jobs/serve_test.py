@@ -8,6 +8,7 @@ import threading
 
 import aiohttp
 import pytest
+import uvloop
 
 from antjax.elastic import security
 from antjax.elastic.security import Grant, RoleTokens
@@ -69,7 +70,7 @@ def run(body, *, served=None, batcher=None, **options):
       await front.close(5)
       made.close()
 
-  return asyncio.run(beside())
+  return uvloop.run(beside())  # As the server does.
 
 
 async def ask(session, content, **options):
