@@ -89,16 +89,16 @@ _OVER_BUDGET = {
   'antjax/data': 11_990,  # See docs/design/house.md.
   'antjax/elastic': 10_890,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_350,  # See docs/design/house.md.
-  'antjax/jobs': 16_740,  # See docs/design/house.md.
+  'antjax/jobs': 16_765,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_845,
-  'antjax/serving': 3_240,
+  'antjax/serving': 3_260,
   'antjax/shards': 2_970,
   'antjax/train': 6_000,  # See docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_180,
-  'tests': 62_980,  # See docs/design/house.md.
+  'tests': 63_010,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}

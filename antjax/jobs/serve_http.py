@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 import json
 import ssl
 import time
-from typing import Any
+from typing import Any, cast
 
 from absl import logging
 from aiohttp import web
@@ -197,6 +197,11 @@ class Front:
         body = await request.read()
     except TimeoutError:
       return _error(408, f'no whole request in {_BODY_TIMEOUT_S:g} s.')
+    except web.RequestPayloadError as error:
+      text = ' '.join(str(error).split())
+      reply = _error(400, f'the body cannot be read: {text}.')
+      reply.force_close()  # What follows cannot be told from it.
+      return reply
     if self.trouble:
       return _later(self.trouble)
     try:
@@ -207,6 +212,8 @@ class Front:
       found = await self._batcher.submit(self._served.read(fields))
     except Full:
       return _later('too many rows wait')
+    except UnicodeError:
+      return _error(400, 'a text has half a character, such as "\\ud800".')
     except ValueError as error:
       return _error(400, str(error), getattr(error, 'facts', None))
     except Exception:  # It harms no other.
@@ -249,7 +256,8 @@ class _Surplus(asyncio.Protocol):
 
   def connection_made(self, transport: asyncio.BaseTransport) -> None:
     """See the base class."""
-    assert isinstance(transport, asyncio.Transport)
+    # That of uvloop derives from no class of asyncio.
+    transport = cast(asyncio.Transport, transport)
     transport.write(
       b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n'
       b'Content-Length: 0\r\nConnection: close\r\n\r\n'

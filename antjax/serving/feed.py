@@ -130,24 +130,27 @@ def parse(data: bytes, sequence: int, base: str) -> Delta:
       raise ValueError(f'{len(content)} bytes of {head["bytes"]} are there')
     if hashlib.sha256(content).hexdigest() != head['sha256']:
       raise ValueError('its SHA-256 is another')
-  except (ValueError, KeyError, RecursionError) as error:
+    number, on, info = head['sequence'], head['base'], dict(head['info'])
+  except KeyError as error:
+    text = f'{name} is not whole: its first line lacks {error}.'
+    raise RefusedDelta('torn', text) from error
+  except (ValueError, TypeError, RecursionError) as error:
     raise RefusedDelta('torn', f'{name} is not whole: {error}.') from error
-  if head['sequence'] != sequence or head['base'] != base:
+  if (number, on) != (sequence, base):
     raise RefusedDelta(
       'base',
-      f'{name} is number {head["sequence"]} on the state'
-      f' {str(head["base"])[:12]}; needed is number {sequence} on'
-      f' {base[:12]}: it is of another base or trainer.',
+      f'{name} is number {number} on the state {str(on)[:12]}; needed is'
+      f' number {sequence} on {base[:12]}: it is of another base or trainer.',
     )
   try:
     with np.load(io.BytesIO(content), allow_pickle=False) as found:
       arrays = {n: found[n] for n in found.files}
-  except (ValueError, OSError, zipfile.BadZipFile) as error:
+  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise RefusedDelta(
       'content', f'{name} holds no arrays: {error}.'
     ) from error
   digest = hashlib.sha256(line + b'\n').hexdigest()
-  return Delta(sequence, digest, head['info'], arrays)
+  return Delta(sequence, digest, info, arrays)
 
 
 class DeltaFeed:

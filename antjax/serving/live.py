@@ -117,7 +117,7 @@ class Live:
     """
     try:
       changes = self._planned(delta.arrays)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, IndexError) as error:
       name = feed.name_of(delta.sequence)
       raise feed.RefusedDelta('content', f'{name}: {error}') from error
     self._do(changes)
@@ -144,13 +144,17 @@ class Live:
         table = self._tables[name]
         values, scale = arrays[f'values/{name}'], arrays.get(f'scale/{name}')
         _need(full, values.shape == (len(array), table.width), values.shape)
-        _need(full, values.dtype == table.stored(array[:0])[0].dtype, values)
-        _need(full, (scale is not None) == table.is_int8, 'another storage')
         _check_rows(full, array, table.num_rows)
+        kept = table.stored(array[:0])[0].dtype
+        _need(full, values.dtype == kept, values.dtype)
+        _need(full, (scale is not None) == table.is_int8, 'another storage')
+        _need_finite(full, values if scale is None else scale)
         changes.append(_later(table.write, array, values, scale))
       elif kind == 'params':
         old = params[name]
-        _need(full, (array.shape, array.dtype) == (old.shape, old.dtype), array)
+        got = array.shape, array.dtype
+        _need(full, got == (old.shape, old.dtype), got)
+        _need_finite(full, array)
         params[name] = jax.device_put(array)
       elif kind == 'arrays':
         old = self._arrays[name]
@@ -167,7 +171,8 @@ class Live:
         ids = arrays[f'ids/{name}']
         same = self._model.vocabularies[name]['values'].dtype.kind
         _need(full, array.dtype.kind == same, array.dtype)
-        _need(full, len(ids) == len(array), ids.shape)
+        _need(full, ids.dtype.kind == 'i' and ids.ndim == 1, ids.dtype)
+        _need(full, ids.shape == array.shape, ids.shape)
         changes.append(_later(self._model.set_ids, name, array, ids))
       elif kind == 'gone':
         gone = np.full(len(array), self._model.unknown[name], np.int32)
@@ -243,6 +248,11 @@ def _later(call: Callable[..., None], *arguments: Any) -> Callable[[], None]:
 def _need(name: str, is_good: bool, got: Any) -> None:
   if not is_good:
     raise ValueError(f'{name} does not fit this model: {got}')
+
+
+def _need_finite(name: str, array: _Array) -> None:
+  """A trainer that has diverged must not reach those who ask."""
+  _need(name, bool(np.isfinite(array).all()), 'NaN or infinity')
 
 
 def _check_rows(name: str, ids: _Array, num_rows: int) -> None:

@@ -6,6 +6,7 @@ Errors name field, row, what was got and what is needed.
 """
 
 from collections.abc import Mapping, Sequence
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,7 +110,8 @@ class ServedClicks:
     for i, row in enumerate(rows):
       if not isinstance(row, dict) or row.keys() != {*names}:
         got = shown([*row] if isinstance(row, dict) else row)
-        needed = f'an object of {", ".join(names)}, as row 0 has'
+        alike = f'an object of {", ".join(names)}, as row 0 has'
+        needed = alike if names else 'an object of columns'
         raise BadField('rows', got, needed, i)
     return {n: [row[n] for row in rows] for n in names}
 
@@ -165,7 +167,11 @@ def _check_column(name: str, kind: str, values: list[Any]) -> None:
   if kind.startswith(('int', 'uint')):
     least, most = np.iinfo(kind).min, np.iinfo(kind).max
   if found <= kinds and not found & {list, int}:
-    if str not in found or len(max(values, key=_length)) <= _MAX_TEXT:
+    if float in found:
+      is_good = all(map(math.isfinite, filter(None, values)))
+    else:
+      is_good = str not in found or len(max(values, key=_length)) <= _MAX_TEXT
+    if is_good:
       return
   for row, value in enumerate(values):
     is_good = type(value) in kinds
@@ -173,6 +179,8 @@ def _check_column(name: str, kind: str, values: list[Any]) -> None:
       is_good &= least <= value <= most
     elif type(value) is str:
       is_good &= len(value) <= _MAX_TEXT
+    elif type(value) is float:
+      is_good &= math.isfinite(value)
     elif type(value) is list:
       is_good &= len(value) <= _MAX_LIST and all(
         type(x) is str and len(x) <= _MAX_TEXT for x in value

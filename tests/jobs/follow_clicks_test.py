@@ -160,6 +160,29 @@ def test_killed_at_any_instant_it_tells_the_same(run, monkeypatch, instant):
   one.saver.__exit__()
 
 
+def test_files_without_rows_do_not_stop_it(run):
+  folder, rows, make = run
+  arrive(folder, '1.csv', rows)
+  one = make()
+  one.round(one.new_files())
+  (folder / 'in' / '2.json').write_text('[' * 200_000)
+  (folder / 'in' / '3.csv').symlink_to('/nowhere')
+  for path in one.new_files():
+    one.round([path])
+  assert not one.new_files() and one.position['sequence'] == 1
+  one.saver.__exit__()
+  one = make()  # What is saved and what is told are the same.
+  arrive(folder, '4.csv', rows)
+  one.round(one.new_files())
+  assert served(folder)[1].live.version['sequence'] == 2
+  (folder / 'in' / '5.csv').write_bytes((folder / 'in' / '4.csv').read_bytes())
+  one._click_job.trainer.step = lambda state, batch: (state, {'loss': np.nan})
+  with pytest.raises(ValueError, match='loss on 5.csv is nan'):
+    one.round(one.new_files())
+  one.saver.__exit__()
+  assert make().position['sequence'] == 2
+
+
 def test_deltas_of_another_trainer_are_refused(run):
   folder, rows, make = run
   arrive(folder, '1.csv', rows)

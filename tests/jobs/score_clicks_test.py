@@ -291,6 +291,7 @@ def test_requests_get_what_rows_get(trained):
     ({'item': [True]}, 'rows.item, row 0: got True'),
     ({'item': [2**63]}, 'rows.item, row 0: got 9223372036854775808'),
     ({'price': ['x']}, "rows.price, row 0: got 'x'; needed is a number, or"),
+    ({'price': [float('inf')]}, 'rows.price, row 0: got inf; needed is'),
     ({'price': [1, 2]}, 'got 1 values; needed is 2, as other columns have'),
     ({'user': ['u'] * 51}, 'rows: got 51 rows; needed is 1 to 50 rows'),
   ],

@@ -8,6 +8,7 @@ import threading
 
 import aiohttp
 import pytest
+import uvloop
 
 from antjax.elastic import security
 from antjax.elastic.security import Grant, RoleTokens
@@ -69,7 +70,7 @@ def run(body, *, served=None, batcher=None, **options):
       await front.close(5)
       made.close()
 
-  return asyncio.run(beside())
+  return uvloop.run(beside())  # As the server does.
 
 
 async def ask(session, content, **options):
@@ -92,6 +93,9 @@ def test_answers_and_refusals():
     of_json = {'headers': {'Content-Type': 'application/json'}}
     for data in (b'{', b'[' * 999, b'{"x": NaN}', b'\xff'):
       assert (await ask(session, b'', data=data, **of_json))[0] == 400
+    packed = {'headers': {**of_json['headers'], 'Content-Encoding': 'gzip'}}
+    code, reply = await ask(session, b'', data=b'{}', **packed)
+    assert code == 400 and 'content-encoding' in reply['error']['message']
     assert (await ask(session, b'', data=b'{}'))[0] == 415
     assert (await ask(session, b'', data=b' ' * 1001, **of_json))[0] == 413
     async with session.get('/readyz') as reply:

@@ -108,6 +108,8 @@ def broken(kind, tmp_path, base):
     path.write_bytes(whole[:-5])
   elif kind == 'flipped':
     path.write_bytes(whole[:-99] + b'#' + whole[-98:])
+  elif kind == 'name':
+    path.write_bytes(whole.replace(b'"sequence"', b'"sequenca"', 1))
   elif kind == 'line':
     path.write_bytes(whole.partition(b'\n')[0])
   else:
@@ -124,6 +126,7 @@ def broken(kind, tmp_path, base):
     ('torn', 'torn', '0000000002.delta is not whole: .* bytes of'),
     ('flipped', 'torn', 'its SHA-256 is another'),
     ('line', 'torn', 'its first line is no JSON'),
+    ('name', 'torn', "its first line lacks 'sequence'"),
     ('other', 'base', 'of another base or trainer'),
   ],
 )
@@ -155,6 +158,10 @@ def test_what_is_broken_waits_and_heals(base, tmp_path, kind, counted, message):
     {'params/c': np.zeros(4, np.float32)},
     {'keys/item': np.array([3]), 'ids/item': np.array([3])},
     {'else/item': np.array([3])},
+    {'values/item': np.full((1, 4), np.nan, np.float32)},
+    {'params/a/b': np.full(3, np.inf, np.float32)},
+    {'rows/item': np.float64(31)},
+    {'keys/item': np.array([b'a']), 'ids/item': np.array([1.5])},
   ],
 )
 def test_what_does_not_fit_changes_nothing(base, tmp_path, change):

@@ -117,6 +117,7 @@ class FileTrainer:
     """Trains on files, saves, and tells."""
     start, num_rows, losses = time.monotonic(), 0, list[Any]()
     self.position['added'] = {}
+    times = [_time(path) for path in files]
     for path in files:
       for rows in self._read(path):
         self._admit(rows)
@@ -124,6 +125,15 @@ class FileTrainer:
           self.state, metrics = self._click_job.trainer.step(self.state, batch)
           losses.append(metrics['loss'])
         num_rows += len(rows[self._labels[0]])
+    if not num_rows:  # There is no new state to save and to tell.
+      self.position['files'] += [path.name for path in files]
+      terminal.show(f'No row of {len(files)} files could be trained on.')
+      return
+    if not np.isfinite(mean := float(np.mean(losses))):
+      raise ValueError(
+        f'follow: the loss on {", ".join(p.name for p in files)} is {mean};'
+        ' nothing of them is saved or told. Take the file at fault away.'
+      )
     there = {p.name for p in pathlib.Path(self._config.follow).iterdir()}
     kept = [n for n in self.position['files'] if n in there]
     self.position |= {
@@ -133,13 +143,12 @@ class FileTrainer:
         'files': [path.name for path in files],
         'rows': num_rows,
         'step': int(self.state.step),
-        'event_s': max(path.stat().st_mtime for path in files),
+        'event_s': max(times),
       },
     }
     self.saver.save(int(self.state.step), self.state, input_state=self.position)
     self.saver.wait()
     self._publish()
-    mean = float(np.mean(losses)) if losses else np.nan
     terminal.show(
       f'Delta {self.position["sequence"]}: {num_rows:,} rows of'
       f' {len(files)} files, loss {mean:.4f},'
@@ -152,7 +161,7 @@ class FileTrainer:
     try:
       for table in score.tables(self._model, str(path), rejects, self._labels):
         yield score.columns(table.drop_columns(ROW))
-    except (ValueError, OSError) as error:
+    except Exception as error:  # Whatever it holds, it must not stop the rest.
       logging.error('%s is in quarantine, not trained on: %s', path, error)
 
   def _batches(self, rows: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -227,6 +236,14 @@ class FileTrainer:
       self.position['info'],
     )
     self._live.apply(delta)
+
+
+def _time(path: pathlib.Path) -> float:
+  """When a file was written, in seconds; 0: it has gone."""
+  try:
+    return path.stat().st_mtime
+  except OSError:
+    return 0.0
 
 
 def is_trained(config: Config, job: job_lib.Job) -> bool:
