@@ -292,18 +292,21 @@ def test_with_tokens_and_tls(start, script, tmp_path):
   assert 'worker' in out and 'agent' not in out
 
 
+_SAVES_AT_SIGTERM = """
+def save(number, frame):
+  print('saved', flush=True)
+  sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+note('up')
+while True: time.sleep(0.02)
+"""
+
+
 @pytest.mark.slow
 def test_sigterm_saves_and_leaves(start, script, tmp_path):
   port = worker_env.free_port()
   _coordinator(start, tmp_path / 'journal', port)
-  path = script(
-    'def save(number, frame):\n'
-    "  print('saved', flush=True)\n"
-    '  sys.exit(143)\n'
-    'signal.signal(signal.SIGTERM, save)\n'
-    "note('up')\n"
-    'while True: time.sleep(0.02)\n'
-  )
+  path = script(_SAVES_AT_SIGTERM)
   running = start(
     'agent', f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path
   )
@@ -319,14 +322,7 @@ def test_sigterm_saves_and_leaves(start, script, tmp_path):
 def test_a_notice_of_preemption_saves_and_leaves(start, script, tmp_path):
   port = worker_env.free_port()
   _coordinator(start, tmp_path / 'journal', port)
-  path = script(
-    'def save(number, frame):\n'
-    "  print('saved', flush=True)\n"
-    '  sys.exit(143)\n'
-    'signal.signal(signal.SIGTERM, save)\n'
-    "note('up')\n"
-    'while True: time.sleep(0.02)\n'
-  )
+  path = script(_SAVES_AT_SIGTERM)
   cloud = Ec2()
   with metadata(cloud) as address:
     running = start(

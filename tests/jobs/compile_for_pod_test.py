@@ -99,7 +99,8 @@ def test_the_step_of_each_job_is_as_planned(job, topology):
 # (pod, code) -> most that may be exposed inside groups and between them; what
 # crosses at the end are the updated parameters, a third of the bytes.
 _EXPOSED = {
-  (H100, 'IIG'): (0.15, 0.52),
+  # .115 before the backward pass gathered its first layer again, to hold less.
+  (H100, 'IIG'): (0.14, 0.52),
   (H100, 'NIG'): (0.23, 0.52),
   (V6E, 'IIG'): (0.40, 0.35),
 }
