@@ -19,7 +19,7 @@ import pytest
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import (
   host_check,
-  host_links,
+  host_sockets,
   metrics_export,
   node_check,
   process_group,
@@ -283,7 +283,7 @@ def test_a_wrong_setting_is_an_error():
 def checked(monkeypatch):
   """Runs a program in place of the check, and returns what the agent has."""
   guard = process_group.Guard()
-  monkeypatch.setattr(host_links, 'NUM_BYTES', 1 << 20)
+  monkeypatch.setattr(host_sockets, 'NUM_BYTES', 1 << 20)
   made = []
 
   def run(code, timeout_s=20.0):
@@ -333,7 +333,7 @@ def test_two_hosts_measure_their_link(checked):
   a.forget()
   assert a.message().state == _Check.NONE
   # A stranger gets nothing.
-  assert host_links.measure('127.0.0.1', to.link_port, to.link_key ^ 1) == 0.0
+  assert host_sockets.measure('127.0.0.1', to.link_port, to.link_key ^ 1) == 0.0
   with socket.create_connection(('127.0.0.1', to.link_port)) as stranger:
     stranger.sendall(b'GET / HTTP/1.1\r\n\r\n')
     with contextlib.suppress(ConnectionResetError):
