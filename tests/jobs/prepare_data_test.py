@@ -230,7 +230,7 @@ def test_the_order_of_rows_is_no_time_to_split_by(tmp_path):
       {'views': ('examples',), 'format': 'array_record'},
       'examples are arrow or parquet',
     ),
-    ({'threads': -1}, 'must not be negative'),
+    ({'threads': -1}, 'threads=-1: must be at least 0'),
     ({'max_rejected_share': 2}, 'must be from 0 to 1'),
     ({'domains': ('Arts',)}, 'only for dataset=amazon-2018, not ml-1m'),
   ],
