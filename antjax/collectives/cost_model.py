@@ -24,7 +24,6 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import math
-import os
 import pathlib
 from typing import Literal
 
@@ -295,9 +294,8 @@ def save(links: Links, path: str | pathlib.Path) -> None:
   """Writes links as JSON, atomically."""
   text = json.dumps(dataclasses.asdict(links), indent=2)
   path = paths.local(path)
-  new = path.with_name(f'.{path.name}.new')
-  new.write_text(text + '\n')
-  os.replace(new, path)
+  with paths.replaced(path) as new:
+    new.write_text(text + '\n')
 
 
 def load(path: str | pathlib.Path) -> Links:
