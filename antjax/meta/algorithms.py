@@ -28,18 +28,18 @@ Name = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Algorithm:
-  """What a name stands for.
+  """Settings of a named algorithm.
 
   Attributes:
-    summary: Line of help.
+    summary: One-line help text.
     inner: How a task adapts.
     outer: Source of the outer gradient: the query after the inner steps
-      ('query'), Reptile's pull on all rows ('pull'), or nothing: 'none' leaves
-      the references only.
-    network: Kind of network that belongs to it; '' for any.
-    first_order_share: Share of the outer steps to do in first order.
-    multi_step_share: Share of the outer steps until only the last inner step's
-      loss counts.
+      ('query'), Reptile's pull on all rows ('pull'), or 'none', for baselines
+      without meta-learning.
+    network: Required kind of network; '': any.
+    first_order_share: Share of the outer steps to run in first order.
+    multi_step_share: Share of the outer steps after which only the last inner
+      step's loss counts.
   """
 
   summary: str
@@ -50,7 +50,7 @@ class Algorithm:
   multi_step_share: float = 0.0
 
   def phases(self, inner: InnerLoop, num_steps: int) -> list['Phase']:
-    """Phases of training under `inner`, the preset or a change."""
+    """Phases of training with `inner`, which may differ from the preset."""
     return anneal(
       inner,
       num_steps,
@@ -63,7 +63,7 @@ class Algorithm:
   def loss_fn(
     self, model: meta_loss.TaskModel, inner: InnerLoop
   ) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """The outer loss under `inner`."""
+    """The outer loss with `inner`."""
     if self.outer == 'pull':
       return meta_loss.reptile_loss_fn(model, inner)
     return meta_loss.meta_loss_fn(model, inner)
@@ -71,10 +71,10 @@ class Algorithm:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """An inner loop, and the outer step that ends its use.
+  """An inner loop, and the outer step at which its use ends.
 
-  Each compiles once, so that a first-order phase costs what first order costs,
-  and a restart finds its phase from the step alone.
+  Each phase is compiled separately, so a first-order phase has the cost of
+  first order, and a restart finds its phase from the step alone.
   """
 
   until: int
@@ -89,22 +89,22 @@ def anneal(
   multi_step_until: int = 0,
   num_levels: int = 4,
 ) -> list[Phase]:
-  """Cuts training into phases: the annealing of Antoniou et al. 2019 (MAML++).
+  """Phases of training: the annealing of Antoniou et al. 2019 (MAML++).
 
-  The query loss after each inner step counts at first alike; the weights of all
-  but the last fall by equal amounts, `num_levels` times, to zero at
-  `multi_step_until`. MAML++ lowers them a little each epoch.
+  At first the query losses after all inner steps have equal weights. Those of
+  all but the last fall by equal amounts, `num_levels` times, to zero at
+  `multi_step_until`. MAML++ lowers them slightly in each epoch.
 
   Args:
     inner: Loop of the last phase.
-    num_steps: Outer steps in all.
-    second_order_from: Outer steps to do in first order; 0: none.
+    num_steps: Total number of outer steps.
+    second_order_from: Number of outer steps to run in first order; 0: none.
     multi_step_until: Outer step from which only the last loss counts; 0: from
       the start.
-    num_levels: Number of sets of weights before.
+    num_levels: Number of sets of weights before that step.
 
   Returns:
-    Phases by rising `until`; the last one ends at `num_steps`.
+    Phases by ascending `until`; the last one ends at `num_steps`.
 
   Raises:
     ValueError: A count is negative, or `num_steps` or `num_levels` is not
@@ -138,7 +138,7 @@ def anneal(
 
 
 def step_weights(num_steps: int, progress: float) -> tuple[float, ...]:
-  """K weights of sum 1: all alike at progress 0, the last one at 1."""
+  """K weights of sum 1: equal at progress 0, only the last one at 1."""
   share = (1 - progress) / num_steps
   return (*(share for _ in range(num_steps - 1)), 1 - (num_steps - 1) * share)
 

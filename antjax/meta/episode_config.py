@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How task records become batches of episodes."""
+"""Settings of batches of episodes."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -14,8 +14,8 @@ class Bucket:
   """Task slots of one size.
 
   Attributes:
-    support_size: Support rows a slot holds, S.
-    num_slots: Slots in a batch of this process, T; a multiple of its devices
+    support_size: Number of support rows per slot, S.
+    num_slots: Slots per batch of this process, T; a multiple of its devices
       times the micro-batches.
   """
 
@@ -30,27 +30,28 @@ class Bucket:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpisodeConfig:
-  """How records become batches.
+  """Settings by which records become batches.
 
   Attributes:
-    buckets: The slots, by rising support size.
-    features: Feature -> the most values it has (1 = one id a row, more = a list
-      of ids, padded with -1). A record's scalar feature holds for all its rows.
-    numeric: Names of float columns, joined to the input 'numeric' [T, S, N].
+    buckets: Buckets of slots, by ascending support size.
+    features: Feature -> maximum number of its values (1: one id per row; more:
+      a list of ids, padded with -1). A scalar feature of a record applies to
+      all its rows.
+    numeric: Names of float columns, stacked to the input 'numeric' [T, S, N].
     label: Name of the label column.
-    query_size: Query rows of an episode, Q; fewer where a task is short.
-    split: 'random', or 'time': the support before the query in `time`.
-    time: Name of the column by which 'time' splits; it need be no feature.
-    min_support: A training record too short for this many support rows and one
-      query row is left out (counted and logged).
-    id_dropout: Feature -> share of training rows whose id becomes 0, the
-      unknown id, so that the model learns to do without it.
-    task_id_dropout: Feature -> share of training tasks that lose all their ids
-      of it, as in a task of new items only.
-    seed: Seed of splits and dropout; with the record's key it fixes an
-      episode, wherever and whenever it is made.
-    with_keys: Features hold the keys of `Trainer(vocabularies=...)`, int64,
-      which become ids in its steps. Dropout needs ids.
+    query_size: Number of query rows of an episode, Q; fewer if a task is short.
+    split: 'random', or 'time': the support precedes the query in `time`.
+    time: Name of the column for a 'time' split; it need not be a feature.
+    min_support: Minimum number of support rows; training records too short for
+      them and one query row are left out (counted and logged).
+    id_dropout: Feature -> share of training rows whose id becomes 0 (unknown),
+      so that the model learns to predict without it.
+    task_id_dropout: Feature -> share of training tasks that lose all its ids,
+      like a task with only new items.
+    seed: Seed of splits and dropout; together with the record's key it
+      determines an episode.
+    with_keys: Whether features have keys for `Trainer(vocabularies=...)`,
+      int64, which become ids in its steps. Dropout needs ids.
   """
 
   buckets: tuple[Bucket, ...]
@@ -107,15 +108,15 @@ class EpisodeConfig:
 
   @property
   def columns(self) -> tuple[str, ...]:
-    """Columns of a record that are used, but for its task."""
+    """Columns of a record that are used, except its task."""
     return (*self.features, *self.numeric, self.label)
 
   @property
   def num_tasks(self) -> int:
-    """Task slots in a batch of this process."""
+    """Number of task slots in a batch of this process."""
     return sum(bucket.num_slots for bucket in self.buckets)
 
   @property
   def id_type(self) -> type[np.signedinteger]:
-    """Type of ids in a batch."""
+    """Dtype of ids in a batch."""
     return np.int64 if self.with_keys else np.int32

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes: task records become batches of support and query rows.
+"""Episodes: batches of support and query rows from task records.
 
 A record holds all rows of one task (a user). An episode is a support and a
-query drawn from it. Episodes are packed into batches of one fixed layout, so
-that a step compiles once and processes need not agree on shapes:
+query drawn from it. Episodes are packed into batches of a fixed layout, so that
+a step compiles once and processes need not agree on shapes:
 
     {'ids': {bucket: {'support': {feature: int32 [T, S] or [T, S, K]},
                       'query': {feature: int32 [T, Q] or [T, Q, K]}}},
@@ -12,11 +12,11 @@ that a step compiles once and processes need not agree on shapes:
                            'query': {'label': [T, Q], 'mask': [T, Q]},
                            'task': int32 [T], 'weight': float32 [T]}}}
 
-A bucket has T slots for tasks of up to S support rows. A task may sit in a
-larger slot than it needs; an empty slot has weight 0. Padding is id -1, mask 0.
-The aim is that of G-Meta's Meta-IO (Xiao et al. 2023), batches consistent with
-tasks; the layout is our own: a batch never mixes rows of a task
-with another's, and the reader does all grouping off the device.
+A bucket has T slots for tasks of up to S support rows. A task may use a larger
+slot than it needs; an empty slot has weight 0. Padding has id -1 and mask 0. As
+in G-Meta's Meta-IO (Xiao et al. 2023), batches are consistent with tasks; the
+layout is our own. A batch never mixes rows of different tasks, and the reader
+does all grouping on the host.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,12 +34,12 @@ Batch = dict[str, Any]
 def block_of(
   records: Sequence[Record], config: EpisodeConfig, keys: Sequence[int]
 ) -> task_block.Block:
-  """Task records as one block.
+  """Converts task records to one block.
 
   Args:
-    records: {'task': int, 'num_query': int or absent, label: [n], features:
-      [n], [n, K] or one value for all rows}.
-    config: Columns to take.
+    records: Dicts {'task': int, 'num_query': int or absent, label: [n],
+      features: [n], [n, K] or one value for all rows}.
+    config: Settings with the columns to use.
     keys: Keys of the records.
 
   Raises:
@@ -87,7 +87,7 @@ def block_of(
 def make_batch(
   slots: Mapping[str, Sequence[task_block.SplitTasks]], config: EpisodeConfig
 ) -> Batch:
-  """Lays out tasks, given by bucket, as one batch; see the module."""
+  """Lays out tasks, given by bucket, in one batch; see the module."""
   ids, episodes = {}, {}
   for bucket in config.buckets:
     ids[bucket.name], episodes[bucket.name] = task_block.fill(
@@ -107,20 +107,20 @@ def with_task_rows(
   Replaces the ids of support and query by the distinct ids of the task,
   `ids[bucket]['task_rows'][feature]`, [T, U], and positions in them,
   `episodes[bucket][part]['index'][feature][feature]`. Support and query then
-  read the same adapted row, and a row that only the query uses stays as it is.
-  U is the most that can occur, so that shapes stay fixed.
+  read the same adapted row, and a row that only the query uses does not change.
+  U is the maximum that can occur, so that shapes are fixed.
 
-  The given batch is not changed.
+  The input batch is not changed.
 
   Args:
-    batch: A batch of episodes; map this function over their dataset.
-    tables: Feature -> its table, for features that share one: they share their
-      rows, which are under the name of the first of them. None: each feature
-      has a table of its own.
-    num_ids: Feature -> number of its ids, which bounds U; not of keys.
+    batch: Batch of episodes; map this function over their dataset.
+    tables: Feature -> its table, for features that share one. They then share
+      rows, under the name of the first of them. None: each feature has its own
+      table.
+    num_ids: Feature -> number of its ids, which bounds U; not for keys.
 
   Raises:
-    ValueError: A task has more distinct ids than `num_ids` says there are.
+    ValueError: A task has more distinct ids than `num_ids`.
   """
   ids, episodes = {}, {}
   for bucket, parts in batch['ids'].items():
@@ -156,7 +156,7 @@ def with_task_rows(
 
 
 def _distinct(ids):
-  """Distinct ids a line [T, U], padded by -1, and positions [T, n]."""
+  """Distinct ids per task [T, U], padded with -1, and positions [T, n]."""
   num_tasks, width = ids.shape
   order = np.argsort(ids, axis=1, kind='stable')
   ordered = np.take_along_axis(ids, order, axis=1)
@@ -173,7 +173,7 @@ def _distinct(ids):
 
 
 def count_rows(batch: Batch) -> int:
-  """Number of support and query rows in a batch, padding left out."""
+  """Number of support and query rows in a batch, without padding."""
   return int(
     sum(
       np.sum((part['mask'] > 0) & (episodes['weight'][:, None] > 0))

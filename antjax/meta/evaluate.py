@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a meta-learner and plain baselines on cold-start tasks.
+"""Scores of a meta-learner and of baselines on cold-start tasks.
 
 Protocol of MeLU (Lee et al. 2019): the last rows of a user are the query, the
-others the support. The four scenarios differ in what training has seen: 'warm'
-(users and items seen), 'user_cold', 'item_cold', 'both_cold'.
+others are the support. The four scenarios differ in what was seen in training:
+'warm' (users and items), 'user_cold', 'item_cold', 'both_cold'.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def mean_label(records: Iterable[Record], label: str = 'rating') -> float:
   """Mean label of all rows of some records: the global mean.
 
   Raises:
-    ValueError: If there is no row.
+    ValueError: There is no row.
   """
   total = count = 0.0
   for record in records:
@@ -47,13 +47,13 @@ def mean_label(records: Iterable[Record], label: str = 'rating') -> float:
 def baseline_columns(
   batches: Iterable[Batch], global_mean: float
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
-  """Yields what the baselines that need no model predict for each bucket.
+  """Yields the predictions of the baselines without a model, per bucket.
 
-  A task without support gets the global mean, the mean label of training rows.
+  A task without support gets the global mean: the mean label of training rows.
 
   Yields:
-    'global mean', 'support mean', 'support median' -> columns [T Q] as
-    `meta_loss.predict_fn` gives them, and 'support_size'.
+    'global mean', 'support mean', 'support median' -> columns [T Q] as from
+    `meta_loss.predict_fn`, and 'support_size'.
   """
   for batch in batches:
     for episodes in batch['episodes'].values():
@@ -93,24 +93,25 @@ def choose_fine_tuning(
 ) -> maml.InnerLoop:
   """Chooses how a jointly trained model is fine-tuned on the support.
 
-  The choice is by an error on the tasks that `evaluate_fn` holds: give it
-  training tasks held out for validation, never test tasks.
+  Minimizes an error on the tasks of `evaluate_fn`, which should be training
+  tasks held out for validation, never test tasks.
 
   Args:
-    evaluate_fn: (predict_fn, metrics) -> name -> value, e.g. `lambda predict,
+    evaluate_fn: (predict_fn, metrics) -> values by name, e.g. `lambda predict,
       metrics: trainer.evaluate(state, validation_batches, predict, metrics)`.
     model: The model.
-    adapt: Sets of leaves to try (see `maml.InnerLoop`).
+    adapt: Sets of adapting leaves to try (see `maml.InnerLoop`).
     num_steps: Step counts to try.
     learning_rates: Inner rates to try.
-    column: Prediction column to judge, e.g. 'median'.
-    make_metric: Makes the error to judge by, e.g. `LogLoss` of 'logit'.
+    column: Prediction column to score, e.g. 'median'.
+    make_metric: Function that creates the error, e.g. `LogLoss` of 'logit'.
 
   Returns:
     The inner loop with the least error.
 
   Raises:
-    RuntimeError: If every candidate's error is nan (no rows, or all diverged).
+    RuntimeError: The error of every candidate is nan (no rows, or all
+      diverged).
   """
   best, best_error = None, np.inf
   for leaves in adapt:
@@ -146,19 +147,19 @@ def choose_fine_tuning(
 def predict_by_step_fn(
   model: task_steps.TaskModel, inner: maml.InnerLoop, *, last_step: int = 0
 ) -> Callable[..., dict[str, jax.Array]]:
-  """Makes what predicts the query rows after 0, 1, .. inner steps.
+  """Makes a function that predicts query rows after 0, 1, .. inner steps.
 
   Args:
     model: The model.
     inner: How a task adapts.
     last_step: Step to continue to, at the rates of the last step of `inner`, if
-      that is more than its own number of steps.
+      it is more than the number of steps of `inner`.
 
   Returns:
-    As `meta_loss.predict_fn`, after `inner.num_steps` steps; besides,
-    '<column>_<k>' for every column that `output_fn` gives after k steps, and
-    'support_size', the number of support rows of the task. Of a loop of very
-    many steps (`maml.MAX_UNROLLED`) only the end is given.
+    A function like that of `meta_loss.predict_fn`, after `inner.num_steps`
+    steps, which adds '<column>_<k>' for every column of `output_fn` after k
+    steps, and 'support_size', the task's number of support rows. With more than
+    `maml.MAX_UNROLLED` steps it returns only the end.
   """
   is_long = inner.num_steps > maml.MAX_UNROLLED
   shown = max(inner.num_steps, last_step) if inner.num_steps else 0
@@ -204,18 +205,18 @@ def fine_tune_predict_fn(
   learning_rates: Sequence[float],
   column: str = 'prediction',
 ) -> Callable[..., dict[str, jax.Array]]:
-  """Makes what predicts under several inner loops, compiled as one.
+  """Makes a function that predicts with several inner loops in one program.
 
   Args:
     model: The model.
-    inner: The loop whose steps and rate are varied; its rates are not learned.
+    inner: Loop whose steps and rate are varied; rates must not be learned.
     num_steps: Step counts to try.
-    learning_rates: Inner rates to try with each of them.
+    learning_rates: Inner rates to try with each step count.
     column: Column of the model to keep.
 
   Returns:
-    As `meta_loss.predict_fn`; the columns are named by `fine_tune_name`, and
-    'prediction' is the first of them.
+    A function like that of `meta_loss.predict_fn`; columns are named by
+    `fine_tune_name`, and 'prediction' is the first of them.
   """
 
   def task(params, log_rates, data):
@@ -233,7 +234,7 @@ def fine_tune_predict_fn(
 
       predictions = jax.vmap(one)(jnp.log(jnp.asarray(learning_rates)))
       for rate, prediction in zip(learning_rates, predictions):
-        # A rate that diverges is to score badly, not to stop the others.
+        # A diverging rate should score badly, not stop the others.
         columns[fine_tune_name(steps, rate)] = jnp.nan_to_num(
           prediction, nan=_DIVERGED, posinf=_DIVERGED, neginf=-_DIVERGED
         )

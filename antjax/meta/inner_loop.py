@@ -14,9 +14,9 @@ from antjax.layers import fast_weights
 PyTree = Any
 
 _PRESETS = ('all', 'mlp', 'decision', 'head')
-# Parts of a network that adapt='decision' means.
+# Parts of a network selected by adapt='decision'.
 DECISION = frozenset({'decision', 'top', 'head'})
-# More steps run as a loop, in the plain form: a program of each would be long.
+# More steps run as a loop, in the plain form, to keep the program short.
 MAX_UNROLLED = 16
 Rates = Literal['leaf', 'step', 'element']
 Derivative = Literal['reverse', 'mixed']
@@ -114,7 +114,7 @@ class InnerLoop:
     return frozenset(name for name in names if self.adapts(name))
 
   def require_adapted(self, params: PyTree) -> None:
-    """Raises ValueError where no leaf of `params` adapts."""
+    """Raises ValueError if no leaf of `params` adapts."""
     if not self.adapted_names(params):
       names = ', '.join(fast_weights.named_leaves(params))
       raise ValueError(
@@ -124,7 +124,7 @@ class InnerLoop:
 
   @property
   def needs_copies(self) -> bool:
-    """Whether leaves adapt as copies even where pairs could stand for them."""
+    """Whether leaves adapt as copies even if pairs could represent them."""
     return (
       self.derivative == 'mixed'
       or (self.learn_rates and self.rates == 'element')
@@ -139,13 +139,13 @@ def init_rates(
 
   Args:
     params: Parameters of the model.
-    inner: The loop; `learning_rate` is where the rates start.
-    features: Features with adapted rows, each with a rate of its own.
+    inner: Inner loop; `learning_rate` is the initial value of the rates.
+    features: Features with adapted rows, each with its own rate.
 
   Returns:
-    {'model': params, 'log_rates': {name of an adapted leaf: float32}}, [] each,
-    [num_steps] with `rates='step'`, or of the leaf's shape with 'element'. The
-    logarithm is learned, so a rate stays positive.
+    {'model': params, 'log_rates': {name of an adapted leaf: float32}}, with
+    shape [], [num_steps] with `rates='step'`, or the leaf's shape with
+    'element'. The logarithm is learned, so rates stay positive.
   """
   leaves = fast_weights.named_leaves(params)
   shapes: dict[str, tuple[int, ...]] = {
@@ -156,7 +156,7 @@ def init_rates(
   if inner.rates == 'step':
     shapes = dict.fromkeys(shapes, (inner.num_steps,))
   start = math.log(inner.learning_rate)
-  # A buffer of its own for each rate: a donated state may hold none twice.
+  # A separate buffer per rate: a donated state must not have one twice.
   log_rates = {
     name: jnp.full(shape, start, jnp.float32) for name, shape in shapes.items()
   }

@@ -26,7 +26,7 @@ from antjax.layers import fast_weights
 from antjax.meta import inner_loop
 
 PyTree = Any
-# (model, rows) as `Problem.loss_fn` takes them.
+# (model, rows), as arguments of `Problem.loss_fn`.
 State = tuple[Any, dict[str, jax.Array]]
 
 InnerLoop = inner_loop.InnerLoop
@@ -36,19 +36,19 @@ MAX_UNROLLED = inner_loop.MAX_UNROLLED
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-  """What a task adapts, and how.
+  """Model, data and settings of a task's adaptation.
 
   Attributes:
-    loss_fn: (model, rows, support) -> scalar.
+    loss_fn: Function (model, rows, support) -> scalar.
     params: Parameters of the model before the first step.
     support: Support data of the task, passed to `loss_fn`.
     inner: Settings of the inner loop.
     rows: Feature -> embedding rows of the task. Those that `inner` selects
       adapt. A row that the support does not use has a zero gradient and does
       not change.
-    merge_fn: params -> a fresh `nnx.Module`, e.g. `partial(nnx.merge,
-      graphdef)`, for the low-rank form. None: the plain form, in which
-      `loss_fn` takes the parameters themselves as its model.
+    merge_fn: Function from params to a new `nnx.Module`, e.g.
+      `partial(nnx.merge, graphdef)`, for the low-rank form. None: the plain
+      form, in which the model passed to `loss_fn` is the parameters themselves.
     log_rates: Learned rates (see `init_rates`), or None.
   """
 
@@ -62,12 +62,12 @@ class Problem:
 
   @functools.cached_property
   def moving(self) -> dict[str, jax.Array]:
-    """Those of the rows that adapt."""
+    """The rows that adapt."""
     adapts = self.inner.adapts
     return {n: x for n, x in self.rows.items() if adapts(f'rows/{n}')}
 
   def rate(self, name: str) -> jax.Array | float:
-    """Inner rate of a leaf: one, one a step [K], or one an element."""
+    """Inner rate of a leaf: a scalar, one per step [K] or one per element."""
     if self.log_rates is None:
       return self.inner.learning_rate
     if name not in self.log_rates:
@@ -79,11 +79,11 @@ class Problem:
     return jnp.exp(self.log_rates[name])
 
   def merge(self, params: PyTree) -> Any:
-    """The model that computes with these parameters."""
+    """The model with the given parameters."""
     return params if self.merge_fn is None else self.merge_fn(params)
 
   def start(self) -> 'tuple[Copies | Pairs, Any]':
-    """The form of the loop, and its state before any step."""
+    """The form of the loop, and its state before the first step."""
     if not self.moving:
       self.inner.require_adapted(self.params)
     is_plain = self.merge_fn is None or self.inner.needs_copies
@@ -111,7 +111,7 @@ def adapt_task(problem: Problem) -> State:
 
 
 def adapt_by_step(problem: Problem) -> list[State]:
-  """As `adapt_task`; returns (model, rows) after 0, 1, .. num_steps steps."""
+  """Like `adapt_task`, with (model, rows) after 0, 1, .. num_steps steps."""
   states = [(problem.merge(problem.params), dict(problem.rows))]
   if problem.inner.num_steps:
     form, fast = problem.start()
@@ -124,12 +124,12 @@ def adapt_by_step(problem: Problem) -> list[State]:
 def reptile_pull(problem: Problem) -> tuple[jax.Array, State]:
   """Reptile's outer gradient, as the gradient of a scalar.
 
-  The loop has at least one step; its order does not matter.
+  The loop must have at least one step; its order does not matter.
 
   Returns:
     (pull [], (model, rows) after the steps). The gradient of `pull` with
-      respect to parameters and rows is their value before minus after the
-      steps, and zero for leaves that do not adapt.
+    respect to parameters and rows is their value before the steps minus that
+    after them, and zero for leaves that do not adapt.
   """
   inner = dataclasses.replace(problem.inner, order=1)
   form, fast = dataclasses.replace(problem, inner=inner).start()
@@ -152,13 +152,13 @@ def _all_steps(form: 'Copies | Pairs', fast: Any, inner: InnerLoop) -> Any:
 
 
 class Copies:
-  """The plain form: each task has copies of all leaves that adapt."""
+  """The plain form: each task has copies of all adapting leaves."""
 
   def __init__(self, problem: Problem):
     self._problem = problem
 
   def start(self) -> PyTree:
-    """What adapts, before the first step."""
+    """State of the adapting parts before the first step."""
     problem = self._problem
     leaves = fast_weights.named_leaves(problem.params)
     names = problem.inner.adapted_names(problem.params)
@@ -169,18 +169,18 @@ class Copies:
     return fast_weights.match_varying(fast, problem.support)
 
   def step(self, fast: PyTree, index: jax.Array | int) -> PyTree:
-    """Takes step number `index`, from 0."""
+    """Runs step number `index`, from 0."""
     problem = self._problem
     rest = problem.params, dict(problem.rows), problem.support
     step: Callable[..., PyTree] = functools.partial(self._step, index)
     return (jax.checkpoint(step) if problem.inner.remat else step)(fast, rest)
 
   def bind(self, fast: PyTree) -> State:
-    """The model and the rows that compute with what has adapted."""
+    """The adapted model and rows."""
     return self._bound(fast, self._problem.params, self._problem.rows)
 
   def pull(self, fast: PyTree) -> jax.Array:
-    """See `fast_weights.pull`; without the rows."""
+    """See `fast_weights.pull`; excludes the rows."""
     leaves = fast_weights.named_leaves(self._problem.params)
     return sum(
       (
@@ -226,7 +226,7 @@ class Pairs:
   """Kernels adapt by pairs, see `antjax.layers.fast_weights`."""
 
   def __init__(self, problem: Problem):
-    """Makes the plan by an abstract forward pass."""
+    """Makes the plan, by an abstract forward pass."""
     assert problem.merge_fn is not None
     self._problem, self._merge_fn = problem, problem.merge_fn
     self._plan = fast_weights.make_plan(
@@ -240,7 +240,7 @@ class Pairs:
     )
 
   def start(self) -> fast_weights.FastWeights:
-    """What adapts, before the first step."""
+    """State of the adapting parts before the first step."""
     problem = self._problem
     return fast_weights.start(
       self._plan,
@@ -253,14 +253,14 @@ class Pairs:
   def step(
     self, fast: fast_weights.FastWeights, index: jax.Array | int
   ) -> fast_weights.FastWeights:
-    """Takes the next step, which must be number `index`."""
-    del index  # The fast weights count themselves.
+    """Runs the next step, which must be number `index`."""
+    del index  # The fast weights count their steps.
     problem = self._problem
     step = jax.checkpoint(self._step) if problem.inner.remat else self._step
     return step(problem.params, problem.rows, fast, problem.support)
 
   def bind(self, fast: fast_weights.FastWeights) -> State:
-    """The model and the rows that compute with what has adapted."""
+    """The adapted model and rows."""
     problem = self._problem
     model = fast_weights.bind(self._merge_fn, self._plan, problem.params, fast)
     return model, {**problem.rows, **fast.rows}
@@ -295,18 +295,18 @@ def mixed_mode_grad(
   """`jax.grad(loss_fn)` with a forward-over-reverse derivative.
 
   A cotangent v of the gradient g = dL/dx needs v^T dg/d(x, rest). Second
-  derivatives commute, so that is d/de of the gradient in (x, rest) at x + e v:
-  one JVP of one reverse pass, in place of a reverse pass through a reverse
-  pass. Nothing of the inner backward pass is kept for the outer one but (x,
-  rest). Kemaev et al. 2025 (MixFlow-MG) do meta-learning so.
+  derivatives commute, so this is d/de of the gradient in (x, rest) at x + e v:
+  one JVP of one reverse pass instead of a reverse pass through a reverse pass.
+  Of the inner backward pass, only (x, rest) is kept for the outer one. Kemaev
+  et al. 2025 (MixFlow-MG) use this for meta-learning.
 
   Args:
-    loss_fn: (x, rest) -> scalar, twice differentiable, without a `custom_vjp`
-      inside (JAX has no forward mode for one). It may close over constants
-      only: pass whatever is differentiated in `rest`.
+    loss_fn: Function (x, rest) -> scalar, twice differentiable, without a
+      `custom_vjp` inside (JAX has no forward mode for it). It may close over
+      constants only; pass all that is differentiated in `rest`.
 
   Returns:
-    (x, rest) -> the gradient in x. Leaves of `rest` that are not floating
+    Function (x, rest) -> gradient in x. Leaves of `rest` that are not floating
     point have no derivative.
   """
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Meta-IO: a stream of task records becomes a stream of episode batches.
+"""Meta-IO: converts a stream of task records to episode batches.
 
-After the idea of Meta-IO in G-Meta (Xiao et al. 2023): batches are made of
-whole tasks by the reader, off the device. The stream is of records or, at an
-order of magnitude less a task, of blocks of them (see `task_block`).
+Follows the idea of Meta-IO in G-Meta (Xiao et al. 2023): the reader makes
+batches of whole tasks on the host. The stream has records or blocks of records
+(see `task_block`), which cost an order of magnitude less per task.
 """
 
 from collections import deque
@@ -22,16 +22,16 @@ from antjax.meta.episode_config import EpisodeConfig
 
 State = dict[str, Any]
 
-# How many tasks may wait for a well filled batch, in batches.
+# Number of batches of tasks that may wait for a well filled batch.
 _PENDING_BATCHES = 3
-_GROUP = 64  # Records in memory that are split together.
+_GROUP = 64  # Number of records in memory that are split together.
 
 
 class Packer:
   """Collects tasks until they fill a batch well.
 
-  A batch is ready when its slots can all be filled, or when several batches of
-  tasks wait because their sizes do not fit the slots.
+  A batch is ready when all its slots can be filled, or when several batches of
+  tasks wait because their sizes do not match the slots.
   """
 
   def __init__(self, config: EpisodeConfig):
@@ -39,18 +39,18 @@ class Packer:
     self._pending: dict[str, deque[task_block.SplitTasks]] = {
       bucket.name: deque() for bucket in config.buckets
     }
-    self._num_waiting = dict.fromkeys(self._pending, 0)  # Tasks.
+    self._num_waiting = dict.fromkeys(self._pending, 0)  # Number of tasks.
 
   @property
   def pending(self) -> list[task_block.SplitTasks]:
-    """Tasks added and not yet in a batch."""
+    """Tasks that were added and are not in a batch yet."""
     return [piece for queue in self._pending.values() for piece in queue]
 
   def add(self, piece: task_block.SplitTasks) -> None:
-    """Queues tasks, each in the smallest bucket that holds it.
+    """Queues tasks, each in the smallest bucket that fits it.
 
     Raises:
-      ValueError: One has more support rows than the largest bucket.
+      ValueError: A task has more support rows than the largest bucket.
     """
     buckets = self._config.buckets
     largest = np.max(piece.num_support, initial=0)
@@ -67,7 +67,7 @@ class Packer:
         self._num_waiting[bucket.name] += int((chosen == i).sum())
 
   def ready(self) -> bool:
-    """Says whether a batch should be taken now."""
+    """Whether a batch should be taken now."""
     buckets = self._config.buckets
     waiting = np.cumsum([self._num_waiting[bucket.name] for bucket in buckets])
     slots = np.cumsum([bucket.num_slots for bucket in buckets])
@@ -77,8 +77,8 @@ class Packer:
   def take(self) -> dict[str, list[task_block.SplitTasks]]:
     """Takes a batch's tasks by bucket: as many as fit, oldest first."""
     buckets = self._config.buckets
-    # A slot takes a task of its own size first and then, since a larger slot
-    # holds a smaller task, the largest of the smaller ones.
+    # A slot takes a task of its own bucket first, then the largest of the
+    # smaller ones, which also fit.
     slots = {b.name: self._pop(b.name, b.num_slots) for b in buckets}
     for i, bucket in reversed(list(enumerate(buckets))):
       mine = slots[bucket.name]
@@ -104,9 +104,9 @@ class Packer:
 class EpisodeBatches(grain.IterDataset):
   """Batches of episodes over a dataset of task records.
 
-  At the end of its records it gives the tasks left over in partly empty
-  batches. Its state is its parent's, with the records of tasks that wait for a
-  batch taken back, so that a restored iterator reads them again.
+  After the last record it returns the remaining tasks in partly empty batches.
+  Its state is its parent's state without the records of tasks that wait for a
+  batch, so that a restored iterator reads them again.
   """
 
   def __init__(
@@ -117,21 +117,21 @@ class EpisodeBatches(grain.IterDataset):
     unmark_fn: Callable[[State, list[int]], State] | None = None,
     num_records: int | None = None,
   ):
-    """Makes the dataset.
+    """Creates the dataset.
 
     Args:
-      parent: A dataset of records (see `episodes.block_of`) or of blocks of
-        them. Their field 'record_key' names the record and its epoch, a
-        different integer for each; it also draws the split. It may be absent,
-        with the same split in every epoch.
-      config: Layout and split.
-      unmark_fn: (parent's state, record keys) -> the state as if those records
-        had not been read, e.g. `antjax.shards.dataset.unmark_state`. None: the
-        state cannot be saved while tasks wait.
-      num_records: Records of an epoch, where a key is epoch * num_records +
-        index, as `LeasedDataset` gives. Records that are too short are then
-        told of once an epoch, and an epoch of nothing else is an error. None:
-        they are told of at the end, which an endless dataset never reaches.
+      parent: Dataset of records (see `episodes.block_of`) or of blocks. The
+        field 'record_key' is a distinct integer for each record and epoch, and
+        seeds the split. Without it every epoch has the same split.
+      config: Settings of layout and split.
+      unmark_fn: Function (parent's state, record keys) -> state as if those
+        records had not been read, e.g. `antjax.shards.dataset.unmark_state`.
+        None: the state cannot be saved while tasks wait.
+      num_records: Number of records of an epoch, if a key is epoch *
+        num_records + index, as in `LeasedDataset`. Too short records are then
+        reported per epoch, and an epoch with only such records is an error.
+        None: they are reported at the end, which an endless dataset never
+        reaches.
     """
     super().__init__(parent)
     self._args = config, unmark_fn, num_records
@@ -153,8 +153,8 @@ class _EpisodeIterator(grain.DatasetIterator):
   def _forget(self):
     self._packer = Packer(self._config)
     self._epoch = -1
-    self._num_short = 0  # In this epoch.
-    self._num_in_vain = 0  # Records since the last one that gave a task.
+    self._num_short = 0  # Too short records of this epoch.
+    self._num_in_vain = 0  # Records since the last one with a task.
 
   def __next__(self) -> episodes_lib.Batch:
     while not self._packer.ready():
@@ -186,7 +186,7 @@ class _EpisodeIterator(grain.DatasetIterator):
     self._packer.add(tasks)
 
   def _end_epoch(self):
-    """Says how many records were too short; raises if all of an epoch were."""
+    """Logs the number of too short records; raises if all of an epoch were."""
     if self._num_records and self._num_in_vain >= self._num_records:
       least = self._config.min_support + 1
       raise ValueError(
@@ -220,7 +220,7 @@ class _EpisodeIterator(grain.DatasetIterator):
 
 
 def _log_short(name, num_short, config):
-  """Says how many records were too short, if any."""
+  """Logs the number of too short records, if any."""
   if num_short:
     logging.info(
       '%s: %d records left out: fewer than min_support=%d rows and a query'
@@ -234,10 +234,10 @@ def _log_short(name, num_short, config):
 def iter_episode_batches(
   records: Iterable[episodes_lib.Record], config: EpisodeConfig
 ) -> Iterator[episodes_lib.Batch]:
-  """Yields the batches of records in memory, e.g. for an evaluation.
+  """Yields batches of records in memory, e.g. for an evaluation.
 
-  The last ones may be partly empty. Records, as of `episodes.block_of`, are
-  keyed by their number, which draws their random split.
+  The last ones may be partly empty. Records (see `episodes.block_of`) are keyed
+  by their index, which seeds their random split.
   """
   packer = Packer(config)
   num_short, records, key = 0, iter(records), 0

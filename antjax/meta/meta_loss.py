@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses and predictions of a batch of episodes, one per task.
 
-The functions made here are those that `antjax.Trainer` needs: pure, local to a
-device, without communication (rows are inputs, and their gradients outputs).
-All are (params, rows, batch, rng) -> ..., without `rows` if the model has no
+The functions made here suit `antjax.Trainer`: pure, local to a device, without
+communication (rows are inputs, and their gradients are outputs). All have the
+form (params, rows, batch, rng) -> ..., without `rows` if the model has no
 tables. With `learn_rates` the parameters are those of `maml.init_rates`.
 `antjax.meta.episodes` describes the layout of a batch.
 """
@@ -24,12 +24,12 @@ LossFn = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 def meta_loss_fn(model: TaskModel, inner: maml.InnerLoop) -> LossFn:
-  """Makes the outer loss: that of the query rows after the inner steps.
+  """Makes the outer loss, that of the query rows after the inner steps.
 
   Returns:
     A function that returns (losses [T], weights [T]). The loss of a task is the
-      mean over its query rows. Its weight is that in the batch, or 0 without
-      query rows.
+    mean over its query rows. Its weight is the one in the batch, or 0 without
+    query rows.
   """
 
   def task(params, log_rates, data):
@@ -58,8 +58,8 @@ def reptile_loss_fn(model: TaskModel, inner: maml.InnerLoop) -> LossFn:
   leaves that do not adapt: use `adapt='all'` to train the rows.
 
   Returns:
-    A function as of `meta_loss_fn`. The loss of a task is the mean over its
-      rows after the steps, but its gradient is Reptile's.
+    A function like that of `meta_loss_fn`. The loss of a task is the mean over
+    its rows after the steps, but its gradient is Reptile's.
 
   Raises:
     ValueError: The inner loop has no steps, or learns its rates.
@@ -76,7 +76,7 @@ def reptile_loss_fn(model: TaskModel, inner: maml.InnerLoop) -> LossFn:
     problem = task_steps.problem(model, inner, params, log_rates, data, both)
     pull, state = maml.reptile_pull(problem)
     value = task_steps.task_loss(model, state, both)
-    # The value of the one, the gradient of the other.
+    # The value of the loss with the gradient of the pull.
     loss = pull + jax.lax.stop_gradient(value - pull)
     return loss, _weight(data, ['support', 'query']).astype(loss.dtype)
 
@@ -87,8 +87,8 @@ def joint_loss_fn(model: TaskModel) -> LossFn:
   """Makes the loss of joint training: on all rows, without adaptation.
 
   Returns:
-    A function as of `meta_loss_fn`. The weight of a task is its number of
-      support and query rows, so every row of the batch has the same weight.
+    A function like that of `meta_loss_fn`. The weight of a task is its number
+    of support and query rows, so every row of the batch has the same weight.
   """
   still = maml.InnerLoop(num_steps=0)
 
@@ -128,13 +128,13 @@ def predict_fn(
 
 
 def _weight(data, names):
-  """A task's weight, 0 where none of these parts has a row."""
+  """A task's weight, 0 if none of these parts has a row."""
   present = [jnp.any(data[name]['part']['mask'] > 0) for name in names]
   return jnp.where(jnp.any(jnp.stack(present)), data['weight'], 0)
 
 
 def _joined(support, query):
-  """Support and query of a task as one part; the context is of the task."""
+  """Concatenates support and query of a task, which share the context."""
 
   def by_row(part):
     columns = {k: x for k, x in part['part'].items() if k != 'context'}

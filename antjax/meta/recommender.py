@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A complete meta-learned model for data sets with described features.
 
-It puts the parts of `antjax.meta`, `antjax.embedding` and `antjax.train`
-together; see docs/data.md.
+It combines parts of `antjax.meta`, `antjax.embedding` and `antjax.train`; see
+docs/data.md.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,7 +98,7 @@ class ModelConfig(load.NetworkConfig):
         raise ValueError(f'{name}={getattr(self, name)} must be in [0, 1).')
 
   def chosen(self, features: Mapping[str, _T]) -> dict[str, _T]:
-    """Those of a data set's features that the model uses."""
+    """The features of a data set that the model uses."""
     if unknown := set(self.features) - set(features):
       raise ValueError(
         f'model.features={self.features}: the data set has no'
@@ -118,7 +118,7 @@ class ModelConfig(load.NetworkConfig):
     return chosen
 
   def ways(self, features: Sequence[str]) -> dict[str, Pooling]:
-    """Feature -> how it is pooled, where it is not by the mean."""
+    """Feature -> its pooling, if it is not the mean."""
     chosen: dict[str, Pooling] = {}
     for name, value in _pairs(self.pooling, 'pooling', features):
       if value not in _WAYS:
@@ -143,9 +143,9 @@ def _pairs(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InnerConfig:
-  """How a task adapts on its support; see `antjax.meta.maml.InnerLoop`.
+  """Settings of adaptation to a support; see `antjax.meta.maml.InnerLoop`.
 
-  What is None is as the algorithm has it.
+  None: the algorithm's setting.
   """
 
   num_steps: Annotated[int | None, 'Gradient steps on the support.'] = None
@@ -188,13 +188,13 @@ class InnerConfig:
       raise ValueError(f'block_size={self.block_size}: must be at least 1.')
 
   def loop(self, preset: maml.InnerLoop | None = None) -> maml.InnerLoop:
-    """An algorithm's inner loop with what is set here in its place.
+    """An algorithm's inner loop, changed by the settings made here.
 
     Args:
       preset: Loop of the algorithm; None: that of the default algorithm.
     """
     changes = dict(vars(self))
-    # Measured on CPU only: all tasks at once are fastest.
+    # Measured on CPU only: all tasks at once is fastest.
     sizes = {'auto': 0, 'vmap': 0, 'map': 1, 'blocks': changes['block_size']}
     map_size = sizes[changes.pop('task_axis')]
     del changes['block_size']
@@ -213,8 +213,8 @@ class MetaRecommender:
     tables: The tables.
     task_model: Task model of the network.
     init_fn: Random key -> parameters of the network.
-    features: Feature -> most values it has.
-    tables_fn: Rate of the touched rows -> the same tables at that rate.
+    features: Feature -> maximum number of its values.
+    tables_fn: Function from a learning rate to the same tables with that rate.
   """
 
   tables: EmbeddingTables
@@ -224,7 +224,7 @@ class MetaRecommender:
   tables_fn: Callable[[float | optax.Schedule], EmbeddingTables]
 
   def at_table_rate(self, rate: float | optax.Schedule) -> 'MetaRecommender':
-    """The same model, whose touched rows are stepped at another rate."""
+    """The same model with another learning rate of embedding rows."""
     tables = self.tables_fn(rate)
     model = dataclasses.replace(self.task_model, tables=tables)
     return dataclasses.replace(self, tables=tables, task_model=model)
@@ -235,13 +235,13 @@ class MetaRecommender:
     optimizer: optax.GradientTransformation,
     **kwargs: Any,
   ) -> Trainer:
-    """A Trainer of this model; `kwargs` as its own."""
+    """A Trainer of this model; `kwargs` are passed to it."""
     return Trainer(
       loss_fn, optimizer, mesh=self.tables.mesh, tables=self.tables, **kwargs
     )
 
   def init_params(self, inner: maml.InnerLoop) -> Callable[..., PyTree]:
-    """Key -> parameters, with the inner rates where these are learned."""
+    """Function key -> parameters, including inner rates if learned."""
     if not inner.learn_rates:
       return self.init_fn
     names = tuple(self.features)
@@ -268,11 +268,11 @@ def build(
     place_fn: Chooses the level of each table, for table_level='plan'; e.g. by
       `antjax.embedding.planner.plan_tables`.
     label_kind: 'rating' or 'click'.
-    num_numeric: Numeric inputs of a row.
+    num_numeric: Number of numeric inputs per row.
 
   Raises:
-    ValueError: The config names a feature that the data set has not, wants a
-      plan and there is no `place_fn`, or the labels are of another kind.
+    ValueError: The config names an unknown feature, asks for a plan without
+      `place_fn`, or the labels are of another kind.
   """
   features = config.chosen(features)
   names = tuple(features)

@@ -1,18 +1,18 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Task records in blocks, split and laid out column by column.
+"""Splits and lays out blocks of task records, column by column.
 
-A block holds many tasks as numpy columns, such as `antjax.data.records`
-gives them without copies:
+A block has many tasks as numpy columns, such as `antjax.data.records` returns
+without copies:
 
     {'rows': {column: [R] or [R, K]},
      'tasks': {'task', 'first_row', 'num_rows': [N], column: [N],
                and if known 'num_query', 'record_key': [N]}}
 
 The rows of a task are adjacent, from `first_row` on; a column of 'tasks'
-holds for all rows of a task. Nothing here loops over rows or, but for the last
-few of a block, over tasks. Shape suffixes: R = rows of a block, N = its tasks,
-T = slots of a bucket, S = rows of a slot, K = values of a feature.
+applies to all rows of a task. Nothing here loops over rows or, except for the
+last few of a block, over tasks. Shape suffixes: R = rows of a block, N = its
+tasks, T = slots of a bucket, S = rows of a slot, K = values of a feature.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from antjax.meta import task_draws
 from antjax.meta.episode_config import Bucket, EpisodeConfig
 
 _PARTS = ('support', 'query')
-KEY = 'record_key'  # Column of the tasks with the keys of their records.
+KEY = 'record_key'  # Column of tasks with the keys of their records.
 
 Block = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -37,12 +37,12 @@ class SplitTasks:
 
   Attributes:
     rows: Column -> [R] or [R, K].
-    values: Column of the tasks -> [N].
+    values: Column of tasks -> [N].
     task: Ids of the tasks, [N].
-    key: Keys of their records, which name the epoch too, or -1, [N].
+    key: Keys of their records, which include the epoch, or -1, [N].
     support, num_support: First row and number of rows of the support, [N].
-    query, num_query: The same of the query, [N].
-    draws: Seeds of the dropout of ids, uint64 [N]; 0 means none.
+    query, num_query: The same for the query, [N].
+    draws: Seeds of id dropout, uint64 [N]; 0: no dropout.
   """
 
   rows: Mapping[str, np.ndarray]
@@ -57,11 +57,11 @@ class SplitTasks:
 
   @property
   def num_tasks(self) -> int:
-    """N."""
+    """Number of tasks, N."""
     return len(self.task)
 
   def __getitem__(self, chosen: Any) -> 'SplitTasks':
-    """Some of the tasks, by a slice, a mask or indices; rows stay in place."""
+    """Selects tasks by a slice, a mask or indices; keeps all rows."""
     fields = {
       field.name: getattr(self, field.name)[chosen]
       for field in dataclasses.fields(self)
@@ -72,7 +72,7 @@ class SplitTasks:
 
 
 def is_block(record: Mapping[str, Any]) -> bool:
-  """Tells a block from the record of one task."""
+  """Whether this is a block, not the record of one task."""
   return isinstance(record.get('rows'), Mapping)
 
 
@@ -80,10 +80,10 @@ def split(block: Block, config: EpisodeConfig) -> SplitTasks:
   """Splits each task of a block into support and query.
 
   A task with `num_query` > 0 keeps its split: its last rows are the query.
-  Otherwise the split is random, by a draw from (seed, record key, task), or in
-  time: the latest rows are the query, and of rows of equal time those that
-  stand later. Of more support rows than the largest bucket has a random subset
-  is taken, or in time the latest.
+  Otherwise the split is random, drawn from (seed, record key, task), or by
+  time: the latest rows are the query, and among rows of equal time the last
+  ones. A support larger than the largest bucket is reduced to a random subset,
+  or, by time, to the latest rows.
 
   Tasks that are too short for an episode are left out.
 
@@ -99,7 +99,7 @@ def split(block: Block, config: EpisodeConfig) -> SplitTasks:
   max_support = config.buckets[-1].support_size
   room = np.where(is_given, given, num_rows - config.min_support)
   num_query = np.minimum(room, config.query_size)
-  held = np.where(is_given, given, num_query)  # Rows that are no support.
+  held = np.where(is_given, given, num_query)  # Rows outside the support.
   total = num_rows - held
   num_support = np.minimum(total, max_support)
   is_cut = (total > max_support) | (given > config.query_size)
@@ -111,7 +111,7 @@ def split(block: Block, config: EpisodeConfig) -> SplitTasks:
   if config.split == 'time':
     order = _time_order(rows.get(config.time), tasks, is_given)
   else:
-    # All rows of a task, or of a given support that is too long.
+    # All rows of a task, or those of a given support that is too long.
     shuffled = np.where(is_given, total * (total > max_support), num_rows)
     order = task_draws.shuffle(
       len(rows[config.label]), tasks['first_row'], shuffled, draws
@@ -134,7 +134,7 @@ def split(block: Block, config: EpisodeConfig) -> SplitTasks:
 def _log_cut(
   task: int, num_support: int, num_query: int, config: EpisodeConfig
 ) -> None:
-  """Says, once, that a task has more rows than the slots hold."""
+  """Logs, once, that a task has more rows than the slots."""
   logging.log_first_n(
     logging.INFO,
     'Episodes: task %d has %d support and %d query rows; slots hold %d and %d.'
@@ -153,7 +153,7 @@ def _log_cut(
 def _row_columns(
   block: Block, config: EpisodeConfig, *, needs_time: bool
 ) -> dict[str, np.ndarray]:
-  """The block's columns of rows that `config` uses, checked."""
+  """The block's row columns that `config` uses, checked."""
   tasks, rows = block['tasks'], block['rows']
   wanted = list(config.columns)
   if config.split == 'time' and needs_time:
@@ -182,7 +182,7 @@ def _row_columns(
 
 
 def _check_ids(name: str, column: np.ndarray, config: EpisodeConfig) -> None:
-  """Raises ValueError where ids are no integers, or would be cut."""
+  """Raises ValueError if ids are not integers, or would overflow."""
   if not column.size or np.can_cast(column.dtype, config.id_type):
     return
   wrong = column.ravel()[:1]
@@ -198,7 +198,7 @@ def _check_ids(name: str, column: np.ndarray, config: EpisodeConfig) -> None:
 
 
 def _time_order(time, tasks, is_given):
-  """The rows by task and time, or None if that is how they stand."""
+  """Order of rows by task and time, or None if they are in this order."""
   if time is None:
     return None
   first, num_rows = tasks['first_row'][~is_given], tasks['num_rows'][~is_given]
@@ -206,14 +206,14 @@ def _time_order(time, tasks, is_given):
   is_first[tasks['first_row'][tasks['num_rows'] > 0]] = True
   if not ((time[1:] < time[:-1]) & ~is_first[1:]).any():
     return None
-  # Rows of other tasks, or of a given split, keep their places.
+  # Rows of other tasks, or of a given split, do not move.
   group = np.arange(len(time))
   group[task_draws.ranges(first, num_rows)] = np.repeat(first, num_rows)
   return np.lexsort((time, group))
 
 
 def _gather(column, order):
-  """column[order]; the values of a row move as one."""
+  """column[order], moving the values of a row together."""
   whole = _as_scalars(column)
   if whole is None:
     return column[order]
@@ -222,7 +222,7 @@ def _gather(column, order):
 
 
 def _as_scalars(array):
-  """Views the last dim of [R, K] as one value, or returns None if it cannot."""
+  """Views the last dim of [R, K] as one value; None if impossible."""
   if array.ndim == 1:
     return array
   if not array.flags.c_contiguous:
@@ -237,7 +237,7 @@ def fill(
   """Lays out at most `bucket.num_slots` tasks in the slots of a bucket.
 
   Returns:
-    What `antjax.meta.episodes` calls ids[bucket] and episodes[bucket].
+    ids[bucket] and episodes[bucket], see `antjax.meta.episodes`.
   """
   ids: dict[str, Any] = {}
   laid: dict[str, Any] = {}
@@ -255,7 +255,7 @@ def fill(
 
 
 def _fill_part(pieces, part, shape, config):
-  # The features of one id are one array, so that one call blanks them all.
+  # Features of one id form one array, so that one call blanks them all.
   single = [name for name, width in config.features.items() if width == 1]
   stack = np.empty((len(single), *shape), config.id_type)
   ids = dict(zip(single, stack))
@@ -283,7 +283,7 @@ def _fill_part(pieces, part, shape, config):
   np.copyto(stack, -1, where=is_empty)
   np.copyto(label, 0, where=is_empty)
   for name, width in config.features.items():
-    if width > 1:  # As one value: a mask that is broadcast is slow.
+    if width > 1:  # As one value, since a broadcast mask is slow.
       blank = _as_scalars(np.full((1, width), -1, config.id_type))
       np.copyto(_as_scalars(ids[name]), blank, where=is_empty)
   laid = {'label': label, 'mask': is_filled.astype(np.float32)}
@@ -294,11 +294,11 @@ def _fill_part(pieces, part, shape, config):
 
 
 def _fill_column(out, tasks, name, first, size, has_window):
-  """Fills out [T, S] or [T, S, K] by rows from `first` [T] on.
+  """Fills out [T, S] or [T, S, K] with rows from `first` [T] on.
 
-  A slot gets as many rows as it holds, whether they are its task's or not: the
-  caller blanks those after `size`. So all slots are one copy of windows. Those
-  without a window, the last ones of a block, are filled one by one.
+  A full slot of rows is copied, even beyond its task: the caller blanks rows
+  after `size`. So all slots are one copy of windows. Those without a full
+  window, the last ones of a block, are filled one by one.
   """
   if name in tasks.values:
     out[:] = tasks.values[name][:, None]
@@ -316,8 +316,8 @@ def _fill_column(out, tasks, name, first, size, has_window):
 
 
 def _windows(column, length):
-  """Views [R] or [R, K] as all its windows, [R - S + 1, S] or [.., S, K]."""
-  # As numpy's sliding_window_view has them, at a tenth of its fixed cost.
+  """Views [R] or [R, K] as its windows, [R - S + 1, S] or [.., S, K]."""
+  # Same as numpy's sliding_window_view, at a tenth of its fixed cost.
   column = np.ascontiguousarray(column)
   return np.ndarray(
     (len(column) - length + 1, length, *column.shape[1:]),
@@ -328,7 +328,7 @@ def _windows(column, length):
 
 
 def _drop_ids(ids, slots, tasks, part, config):
-  """Makes ids unknown, as `EpisodeConfig` says, in tasks with draws."""
+  """Applies the id dropout of `EpisodeConfig` to tasks with draws."""
   if not tasks.draws.any():
     return
   drawn = tasks.draws[:, None]
@@ -337,11 +337,11 @@ def _drop_ids(ids, slots, tasks, part, config):
     task_share = config.task_id_dropout.get(name, 0.0)
     if not (share or task_share):
       continue
-    # Each use has numbers of its own: 2**32 a feature, 2**30 a part of it.
+    # Separate ranges of random numbers: 2**32 per feature, 2**30 per part.
     base = number << 32
     places = base + (_PARTS.index(part) << 30) + np.arange(ids[name].shape[1])
     whole = task_draws.uniform(drawn, np.array([base + (3 << 30)])) < task_share
     dropped = whole | (task_draws.uniform(drawn, places) < share)
-    # The unknown id 0, one of the values of a feature that has several.
+    # The unknown id 0, as a single value of a multi-valued feature.
     unknown: Any = 0 if width == 1 else np.r_[0, np.full(width - 1, -1)]
     ids[name][slots][dropped & (drawn > 0)] = unknown

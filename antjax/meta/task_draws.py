@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Random numbers of many tasks at once, each determined by its task.
+"""Random numbers for many tasks at once, determined by the task.
 
-A generator a task, as numpy has them, costs more than all else that is done to
-a task. Here number i of a task is the i-th of SplitMix64 (Steele et al., 2014,
-https://doi.org/10.1145/2660193.2660195), started at a hash of (seed, key,
-task): it does not depend on which tasks are drawn together.
+A numpy generator per task would cost more than all other work on a task. Here
+number i of a task is the i-th of SplitMix64 (Steele et al., 2014,
+https://doi.org/10.1145/2660193.2660195), seeded by a hash of (seed, key, task),
+so it does not depend on which tasks are drawn together.
 """
 
 import numpy as np
@@ -25,23 +25,23 @@ def seeds(seed: int, key: np.ndarray, task: np.ndarray) -> np.ndarray:
 
 def uniform(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
   """Number `index` of each seed, float64 in [0, 1), broadcast."""
-  # The top 53 bits: as many as a float64 holds.
+  # The top 53 bits, the precision of a float64.
   return (_bits(seed, index.astype(np.uint64)) >> np.uint64(11)) * 2.0**-53
 
 
 def shuffle(
   num_rows: int, first: np.ndarray, size: np.ndarray, seed: np.ndarray
 ) -> np.ndarray | None:
-  """Puts the rows of each range in a random order, all by one sort.
+  """Shuffles the rows of each range, all by one sort.
 
   Args:
-    num_rows: Rows in all, R.
+    num_rows: Total number of rows, R.
     first: First row of each range, [N]; ranges do not overlap.
-    size: Rows of each range, [N].
+    size: Number of rows of each range, [N].
     seed: Result of `seeds`, [N].
 
   Returns:
-    The row at each place, [R]; None if there is nothing to shuffle.
+    Index of the row at each place, [R]; None if there is nothing to shuffle.
   """
   if not size.sum():
     return None
@@ -49,8 +49,8 @@ def shuffle(
   by_row = np.argsort(first)
   first, size, seed = first[by_row], size[by_row], seed[by_row]
   places = ranges(first, size)
-  # (range, number, row) in 64 bits: a plain sort of them is fast. The number
-  # gets what the others leave, 40 bits for a block of 2**16 rows in 2**8 tasks.
+  # (range, number, row) in 64 bits, since a plain sort is fast. The number gets
+  # the remaining bits: 40 for a block of 2**16 rows in 2**8 tasks.
   row_bits, range_bits = num_rows.bit_length(), len(first).bit_length()
   owner = np.repeat(np.arange(len(first), dtype=np.uint64), size)
   number = _bits(
@@ -65,7 +65,7 @@ def shuffle(
 
 
 def ranges(first: np.ndarray, size: np.ndarray) -> np.ndarray:
-  """All rows of ranges: first[0], first[0] + 1, ..., first[1], ..."""
+  """Concatenates ranges: first[0], first[0] + 1, ..., first[1], ..."""
   before = np.cumsum(size) - size
   return np.arange(size.sum()) + np.repeat(first - before, size)
 

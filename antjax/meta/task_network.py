@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Any click network as the meta-learner's, for ratings or clicks."""
+"""Adapts any click network to the meta-learner, for ratings or clicks."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -19,7 +19,7 @@ from antjax.networks.network import Inputs, Sizes
 
 # Shape suffixes: B = rows, L = levels of a rating.
 
-# Needs of networks that are not met here.
+# Needs of networks that tasks do not meet.
 LACKING = {
   'history': 'rows of a task come without one',
   'moments': "a task's rows must not depend on its other rows",
@@ -31,9 +31,9 @@ LACKING = {
 class TaskNetwork(nnx.Module):
   """A click network over the vectors of features.
 
-  A feature of another width than the others has a linear map without bias to
-  theirs (Ginart et al. 2019). In an inner loop a network without a part of
-  `inner_loop.DECISION` is one as a whole.
+  A feature of another width than the fields has a linear map to it, without
+  bias (Ginart et al. 2019). In an inner loop, a network without a part of
+  `inner_loop.DECISION` counts as one as a whole.
   """
 
   def __init__(
@@ -47,19 +47,19 @@ class TaskNetwork(nnx.Module):
     num_outputs: int = 1,
     rngs: nnx.Rngs,
   ):
-    """Makes the layers.
+    """Creates the layers.
 
     Args:
       name: Name of the network, see `load.load`.
       config: Sizes of networks.
       feature_dims: Feature -> width of its vector, in the order of the fields.
       embedding_dim: Width of the fields.
-      num_numeric: Numeric inputs of a row.
-      num_outputs: Outputs of networks that can give several.
+      num_numeric: Number of numeric inputs per row.
+      num_outputs: Number of outputs, of networks that support several.
       rngs: Source of the initial weights.
 
     Raises:
-      ValueError: The network needs what tasks have not.
+      ValueError: Tasks do not meet a need of the network.
     """
     load.refuse(load.load(name), LACKING, f'model.kind={name}')
     self.features = tuple(feature_dims)
@@ -98,7 +98,7 @@ class TaskNetwork(nnx.Module):
   def context(
     self, embeddings: Mapping[str, jax.Array], part: Mapping[str, Any]
   ) -> Any:
-    """What a support says of its task; see `TaskModel.context_fn`."""
+    """Context of a task from its support; see `TaskModel.context_fn`."""
     x = self._inputs(embeddings, part)
     return self._network.network.context(x, part['label'], part['mask'])
 
@@ -118,12 +118,12 @@ class TaskNetwork(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class LabelKind:
-  """What a label asks of a network.
+  """Outputs and loss for a kind of label.
 
   Attributes:
-    num_outputs: Outputs of networks that can give several.
-    loss_fn: (outputs, labels [B]) -> losses [B].
-    output_fn: Outputs -> columns, 'prediction' among them.
+    num_outputs: Number of outputs, of networks that support several.
+    loss_fn: Function (outputs, labels [B]) -> losses [B].
+    output_fn: Function from outputs to columns, including 'prediction'.
   """
 
   num_outputs: int
@@ -151,24 +151,24 @@ def click_columns(logits_B: jax.Array) -> dict[str, jax.Array]:
 
 @dataclasses.dataclass(frozen=True)
 class RatingLevels:
-  """A distribution over rating levels, and the best guess for each error.
+  """A distribution over rating levels, and its best estimates.
 
-  The mean of the distribution has the least expected squared error and orders
-  items; its median has the least expected absolute error.
+  The mean has the least expected squared error and is used to rank items; the
+  median has the least expected absolute error.
 
   Attributes:
-    levels: Ratings that can be given, rising; one model output each.
-    positive_rating: Ratings from this one on are positive.
+    levels: Possible ratings, ascending; one model output each.
+    positive_rating: Least rating that counts as positive.
   """
 
   levels: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
   positive_rating: float = 4.0
 
   def loss(self, outputs: jax.Array, rating_B: jax.Array) -> jax.Array:
-    """Cross-entropy [B] of ratings [B], each taken as its nearest level.
+    """Cross-entropy [B] of ratings [B], each rounded to the nearest level.
 
-    It cannot refuse a rating off the levels, in a compiled step: whoever
-    prepares the data does, as `antjax.data.view_tasks` does.
+    A compiled step cannot reject a rating outside the levels; data preparation
+    does, as in `antjax.data.view_tasks`.
     """
     logits_BL = self.logits(outputs)
     levels = jnp.asarray(self.levels, logits_BL.dtype)
@@ -176,10 +176,10 @@ class RatingLevels:
     return jax.nn.logsumexp(logits_BL, axis=-1) - pick(logits_BL, target)
 
   def logits(self, outputs: jax.Array) -> jax.Array:
-    """Logits [B, L] of outputs [B, L], or of one number a row [B].
+    """Logits [B, L] from outputs [B, L], or from one number per row [B].
 
-    One number is a rating less the middle level: the center of a normal
-    distribution of variance 1, cut into the levels.
+    A single number is the rating minus the middle level: the center of a normal
+    distribution of variance 1, discretized to the levels.
     """
     if outputs.ndim == 2:
       return outputs
@@ -190,8 +190,8 @@ class RatingLevels:
   def predictions(self, outputs: jax.Array) -> dict[str, jax.Array]:
     """Columns for `TaskModel`, each [B].
 
-    'prediction' is the mean; 'median' the first level that half of the mass
-    reaches; 'positive' the probability of a rating from `positive_rating` on.
+    'prediction' is the mean; 'median' the first level with half of the mass up
+    to it; 'positive' the probability of at least `positive_rating`.
     """
     logits_BL = self.logits(outputs)
     share_BL = jax.nn.softmax(logits_BL)
@@ -200,6 +200,6 @@ class RatingLevels:
     is_positive = levels >= self.positive_rating
     return {
       'prediction': share_BL @ levels,
-      'median': levels[middle],  # The last mass is 1: in range.
+      'median': levels[middle],  # In range, as the last mass is 1.
       'positive': share_BL @ is_positive.astype(levels.dtype),
     }

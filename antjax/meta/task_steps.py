@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared parts of losses and predictions of a batch of tasks.
 
-The layout of a batch is in `antjax.meta.episodes`; `antjax.meta.meta_loss` and
-`antjax.meta.evaluate` are made of these parts.
+`antjax.meta.episodes` describes the layout of a batch. `antjax.meta.meta_loss`
+and `antjax.meta.evaluate` consist of these parts.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,34 +26,36 @@ Batch = Mapping[str, Any]
 
 
 class Tables(Protocol):
-  """What is needed of `antjax.embedding.EmbeddingTables`."""
+  """The interface of `antjax.embedding.EmbeddingTables` used here."""
 
   def lookup(self, rows: Mapping[str, jax.Array], ids: PyTree) -> PyTree:
-    """The vectors of a nested dict of ids."""
+    """Vectors for a nested dict of ids."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskModel:
-  """A model and its loss, as the meta-learner sees them.
+  """A model and its loss, as used by the meta-learner.
 
   Attributes:
-    apply_fn: (model, embeddings, part) -> outputs [S, ...]. `embeddings` is
-      feature -> float [S, D], multi-hot features pooled; `part` holds the other
-      arrays of the support or query: 'label', 'mask', any numeric inputs, and
-      'weights', feature -> float [S, K], if values of a feature have weights.
-    loss_fn: (outputs [S, ...], labels [S]) -> losses [S].
-    output_fn: outputs [S, ...] -> {'prediction': [S], and any other column
-      that a metric reads, e.g. 'median': [S]}; None: the outputs are the
+    apply_fn: Function (model, embeddings, part) -> outputs [S, ...].
+      `embeddings` is feature -> float [S, D], with multi-hot features pooled;
+      `part` has the other arrays of the support or query: 'label', 'mask', any
+      numeric inputs, and 'weights', feature -> float [S, K], if values of a
+      feature have weights.
+    loss_fn: Function (outputs [S, ...], labels [S]) -> losses [S].
+    output_fn: Function outputs [S, ...] -> {'prediction': [S], and any other
+      column that a metric reads, e.g. 'median': [S]}; None: the outputs are the
       predictions.
-    context_fn: (model, embeddings, part of the support) -> what the support
-      says of the task, e.g. the gates of `antjax.networks.tasks.CBML`. It is
-      computed once, before the inner steps, with the parameters as they are;
-      `apply_fn` finds it as part['context'], the same for every row.
-    merge_fn: params -> a fresh `nnx.Module`, which is then `apply_fn`'s model:
-      the fast form. None: the model is the parameters, of any framework.
-    tables: The embedding tables, or None for a model without.
-    pooling: 'mean' or 'sum' of the values of a multi-hot feature, weighted
-      where the batch has weights; or feature -> which of them.
+    context_fn: Function (model, embeddings, part of the support) -> context of
+      the task, e.g. the gates of `antjax.networks.tasks.CBML`. It is called
+      once, before the inner steps; `apply_fn` gets the result as
+      part['context'], the same for every row.
+    merge_fn: Function from params to a new `nnx.Module`, the model of
+      `apply_fn`, for the fast form. None: the model is the parameters, of any
+      framework.
+    tables: Embedding tables, or None for a model without tables.
+    pooling: 'mean' or 'sum' of the values of multi-hot features, weighted if
+      the batch has weights; or a dict by feature.
   """
 
   apply_fn: Callable[[Any, Mapping[str, jax.Array], PyTree], jax.Array]
@@ -74,18 +76,17 @@ def over_tasks(
   *,
   flatten: bool = False,
 ) -> Callable[..., PyTree]:
-  """A function of the Trainer that does the same with every task of a batch.
+  """Makes a function for the Trainer that applies `task` to every task.
 
   Args:
     model: The model.
-    inner: Its loop says whether rates are learned and how many tasks run at
-      once.
-    task: (params, log_rates or None, data of one task) -> arrays.
-    flatten: Whether the results are by row, to be joined in one dim.
+    inner: Inner loop, for learned rates and the number of tasks run at once.
+    task: Function (params, log_rates or None, data of one task) -> arrays.
+    flatten: Whether results are per row and are flattened to one dim.
 
   Returns:
-    (params, rows, batch, rng) -> what `task` returns, with the tasks of all
-    buckets in the leading dim; without `rows` if the model has no tables.
+    Function (params, rows, batch, rng) -> results of `task`, with the tasks of
+    all buckets in the leading dim; without `rows` if the model has no tables.
   """
 
   def run(params, rows, batch, rng):
@@ -122,7 +123,7 @@ def over_tasks(
 
 
 def _task_data(ids, vectors, episodes):
-  """Gathers what a task needs: arrays with the leading dim T."""
+  """Gathers the data of tasks: arrays with the leading dim T."""
   data = {
     'task': episodes['task'],
     'weight': episodes['weight'],
@@ -140,7 +141,7 @@ def _task_data(ids, vectors, episodes):
 
 
 def _with_context(model, params, data):
-  """Adds what the support says of a task to its support and its query."""
+  """Adds the context of a task to its support and its query."""
   if model.context_fn is None:
     return data
   merged = params if model.merge_fn is None else model.merge_fn(params)
@@ -162,10 +163,10 @@ def problem(
   data: PyTree,
   part: PyTree = None,
 ) -> maml.Problem:
-  """What a task adapts, by its support or another part.
+  """The adaptation problem of a task, on its support or another part.
 
   Raises:
-    ValueError: If rows are to adapt and the batch does not say whose they are.
+    ValueError: Rows should adapt, but the batch does not assign them to tasks.
   """
   part = data['support'] if part is None else part
   if inner.num_steps and inner.adapt == 'all':
@@ -206,7 +207,7 @@ def predict(
 def columns(
   model: TaskModel, state: maml.State, data: PyTree
 ) -> dict[str, jax.Array]:
-  """Columns of the query rows by a model's outputs, 'prediction' at least."""
+  """Columns of the query rows from outputs, at least 'prediction'."""
   outputs = predict(model, state, data['query'])
   if model.output_fn is None:
     return {'prediction': outputs}
@@ -230,9 +231,9 @@ def task_loss(
   part: PyTree,
   take: Callable[[jax.Array, jax.Array], jax.Array] = take_rows,
 ) -> jax.Array:
-  """Mean loss over the rows of a part that are there.
+  """Mean loss over the rows of a part, without padding.
 
-  Without a row it is 0, and so is its gradient: nothing adapts.
+  Without rows the loss and its gradient are 0, so nothing adapts.
   """
   total, count = loss_sums(model, state, part, take)
   return total / jnp.maximum(count, 1).astype(total.dtype)
@@ -244,16 +245,16 @@ def loss_sums(
   part: PyTree,
   take: Callable[[jax.Array, jax.Array], jax.Array] = take_rows,
 ) -> tuple[jax.Array, jax.Array]:
-  """(sum of the losses, number) of the rows of a part that are there."""
+  """(sum of losses, number of rows) of a part, without padding."""
   mask = part['part']['mask'] > 0
   loss = model.loss_fn(predict(model, state, part, take), part['part']['label'])
   return jnp.where(mask, loss, 0).sum(), mask.sum()
 
 
 def _take_by_product(rows_RD: jax.Array, index: jax.Array) -> jax.Array:
-  """As `take_rows`, which has no forward-mode derivative."""
+  """Like `take_rows`, but with a forward-mode derivative."""
   is_it = jax.nn.one_hot(index, rows_RD.shape[0], dtype=rows_RD.dtype)
-  # Exact: on some backends the default rounds what it multiplies.
+  # Exact: on some backends the default rounds the factors.
   return jnp.dot(is_it, rows_RD, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -264,7 +265,7 @@ def _embeddings(model, task_rows, part, take=take_rows):
     for first, features in part['index'].items():
       for name, index in features.items():
         ids[name] = index
-        # Padding (-1) reads row 0 here and is masked by the pooling.
+        # Padding (-1) reads row 0 here and is masked in the pooling.
         vectors[name] = take(task_rows[first], jnp.maximum(index, 0))
   return pooling_lib.pool_features(
     vectors, ids, model.pooling, part['part'].get('weights')
