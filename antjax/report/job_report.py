@@ -37,19 +37,19 @@ def write(
   numbers: Mapping[str, Any] | None,  # None: no results.json.
   *,
   config: Any,  # A dataclass.
-  command: str = '',  # That repeats the run.
-  trainer: Trainer | None = None,  # For code and memory; None: several runs.
-  account: Mapping[str, Any] | None = None,  # By `jobs.trainer.account`.
-  throughput: Mapping[str, float] | None = None,  # By what is counted.
+  command: str = '',  # Command that repeats the run.
+  trainer: Trainer | None = None,  # For code, memory; None: several runs.
+  account: Mapping[str, Any] | None = None,  # From `jobs.trainer.account`.
+  throughput: Mapping[str, float] | None = None,  # By unit.
   # Title -> name of a line -> its metric in the run's log.
   panels: Mapping[str, Mapping[str, str]] | None = None,
   notes: Iterable[str] = (),
-  acknowledgement: str | None = '',  # For the data; '' or None: nobody.
+  acknowledgement: str | None = '',  # Of the data; '' or None: none.
   **sections: Any,
 ) -> None:
-  """Writes results.json and report.html; says where. On process 0.
+  """Writes results.json and report.html on process 0; prints their paths.
 
-  The latter shows further `report.Report` fields, given as `sections`.
+  `sections` are further fields of `report.Report`.
   """
   told: dict[str, Any] = {'throughput': dict(throughput or {})}
   notes, pieces = list(notes), list[dict[str, Any]]()
@@ -94,14 +94,14 @@ def write(
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes a JSON file whole or not at all."""
+  """Writes a JSON file atomically."""
   with paths.replaced(path) as new:
     text = json.dumps(_plain(content), indent=2, allow_nan=False)
     new.write_text(text, encoding='utf-8')
 
 
 def _plain(value: Any) -> Any:
-  """The same with None for numbers that are not finite: JSON has none."""
+  """Replaces numbers that are not finite by None, since JSON lacks them."""
   if isinstance(value, Mapping):
     return {name: _plain(x) for name, x in value.items()}
   if isinstance(value, (list, tuple)):
@@ -111,7 +111,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_lines(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Lines of the metrics log in a folder; none where there is no log."""
+  """Lines of the metrics log in a folder; empty without a log."""
   path = folder / progress.METRICS_FILE
   return progress.read_metrics(path) if path.exists() else []
 
@@ -122,15 +122,15 @@ def points(lines: Lines, key: str) -> list[tuple[float, float]]:
 
 
 def medians(lines: Lines, named: Mapping[str, str]) -> dict[str, float]:
-  """Name -> median of a metric over the steps, of those with any value."""
+  """Name -> median of a metric over the steps, for metrics with values."""
   values = {n: [y for _, y in points(lines, k)] for n, k in named.items()}
   return {name: statistics.median(v) for name, v in values.items() if v}
 
 
 def peak_bytes() -> dict[str, int]:
-  """The most memory this process and its devices have had, so far.
+  """Peak memory of this process and its devices so far.
 
-  Devices that keep no account (CPU) are left out: theirs is the process's.
+  Devices without statistics (CPU) are left out; theirs is the process's.
   """
   unit = 1 if sys.platform == 'darwin' else 1024
   found = {'process': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The frame of the report: style, page, and the pieces its sections use."""
+"""The frame of the report: style, page and parts of sections."""
 
 from collections.abc import Sequence
 import html
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def text(value: Any) -> str:
-  """Returns a value as escaped text, also right inside an attribute."""
+  """Returns a value as escaped text, also valid inside an attribute."""
   return html.escape(str(value), quote=True)
 
 
@@ -20,7 +20,7 @@ def section(title: str, body: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[str]) -> str:
-  """Joins escaped head cells and finished rows."""
+  """Returns a table of escaped head cells and finished rows."""
   cells = ''.join(f'<th>{cell}</th>' for cell in head)
   return (
     f'<div class="wide"><table><thead><tr>{cells}</tr></thead>\n<tbody>'
@@ -30,13 +30,13 @@ def table(head: Sequence[str], rows: Sequence[str]) -> str:
 
 
 def text_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-  """Joins cells of text, which are escaped here."""
+  """Returns a table of texts, which are escaped here."""
   cells = [''.join(f'<td>{text(x)}</td>' for x in row) for row in rows]
   return table([*map(text, head)], [f'<tr>{row}</tr>' for row in cells])
 
 
 def whole(title: str, summary: str, facts: str, sections: Sequence[str]) -> str:
-  """Returns the page around finished sections; the texts are escaped here."""
+  """Returns the page around finished sections; texts are escaped here."""
   lead = f'<p class="lead">{text(summary)}</p>' if summary else ''
   return string.Template(_read('page.html')).substitute(
     title=text(title),

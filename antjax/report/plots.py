@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of the report, each an <svg> element to embed in a page."""
+"""Plots of the report, as <svg> elements to embed in a page."""
 
 from collections.abc import Mapping, Sequence
 import io
@@ -12,7 +12,7 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-# Told apart also by readers with a color vision deficiency (Okabe, Ito 2008).
+# Distinguishable with color vision deficiency too (Okabe, Ito 2008).
 _COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00')
 _LEVEL_COLORS = {'none': '#d55e00', 'intra': '#0072b2', 'global': '#009e73'}
 _INK = '#1d2433'
@@ -22,11 +22,11 @@ _LINE = '#e3e7ee'
 Points = Mapping[str, Sequence[tuple[float, float]]]
 # Group -> bar -> (value, standard error) or (value, low, high).
 Bars = Mapping[str, Mapping[str, Sequence[float]]]
-_MAX_POINTS = 2000  # More make the page large, not the curve finer.
+_MAX_POINTS = 2000  # More would enlarge the page without a finer curve.
 
 
 def _figure(title: str, height: float):
-  """Returns a figure and its axes, titled and without a box."""
+  """Returns a titled figure without a box, and its axes."""
   figure = matplotlib.figure.Figure((6.2, height), layout='constrained')
   axes = figure.subplots()
   axes.set_title(title, loc='left', fontsize=11, fontweight='bold', color=_INK)
@@ -38,21 +38,21 @@ def _figure(title: str, height: float):
 
 
 def svg(figure: matplotlib.figure.Figure, salt: str) -> str:
-  """Returns the figure as an <svg> element; equal input, equal text."""
+  """Returns the figure as an <svg> element, deterministically."""
   out = io.StringIO()
-  # The salt keeps the ids of two figures on one page apart.
+  # The salt makes ids of figures on one page distinct.
   with matplotlib.rc_context({'svg.hashsalt': salt, 'svg.fonttype': 'path'}):
     matplotlib.backends.backend_svg.FigureCanvasSVG(figure).print_svg(
       out,
       metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None},
     )
   text = out.getvalue()
-  # Without the XML prologue, which may not stand inside HTML.
+  # Without the XML prologue, which is not allowed inside HTML.
   return text[text.index('<svg') :]
 
 
 def _line(i: int, name: str, **more: Any) -> dict[str, Any]:
-  """How the i-th line of a plot is drawn."""
+  """Style of the i-th line of a plot."""
   return {
     'color': _COLORS[i % len(_COLORS)],
     'linestyle': ('-', '--', ':')[i // len(_COLORS) % 3],
@@ -64,7 +64,7 @@ def _line(i: int, name: str, **more: Any) -> dict[str, Any]:
 
 
 def _label(name: str) -> str:
-  # A name that starts with _ would be left out of the legend.
+  # Names that start with _ would be missing in the legend.
   return f' {name}' if name.startswith('_') else name
 
 
@@ -77,11 +77,11 @@ def _finish(axes: Any, x_label: str, *, integer: bool) -> None:
 
 
 def curves(title: str, lines: Points) -> str:
-  """Plots lines over steps, of long ones every n-th point."""
+  """Plots lines over steps, with every n-th point of long ones."""
   figure, axes = _figure(title, 3.2)
   for i, (name, points) in enumerate(lines.items()):
     stride = -(-len(points) // _MAX_POINTS)
-    # Counted from the end, so that the last value is among them.
+    # Counted from the end, to include the last value.
     drawn = points[::-1][::stride][::-1]
     steps = [step for step, _ in drawn]
     values = [float('nan') if v is None else v for _, v in drawn]
@@ -97,13 +97,13 @@ def intervals(
   x_label: str,
   lines: Mapping[str, Sequence[tuple[float, float, float, float]]],
 ) -> str:
-  """Plots lines of (x, value, low, high); where one is nan there is no bar."""
+  """Plots lines of (x, value, low, high); nan gives no error bar."""
   figure, axes = _figure(title, 3.2)
-  counts = True  # Whether x counts something: no ticks between numbers.
+  counts = True  # Whether x is a count: no ticks between integers.
   for i, (name, points) in enumerate(lines.items()):
     x, value, low, high = np.asarray(points, float).T
     counts &= bool(np.all(x == np.round(x)))
-    # A percentile may lie on the other side of the value.
+    # A percentile may be on the other side of the value.
     errors = np.clip([value - low, high - value], 0, None)
     style = _line(i, name, marker='o', elinewidth=1, capsize=2.5)
     axes.errorbar(x, value, yerr=errors, **style)
@@ -115,8 +115,8 @@ def intervals(
 def bars(title: str, groups: Bars, floor: float = 0.0) -> str:
   """Draws groups of bars side by side, with errors or intervals.
 
-  nan stands for no error or interval. The axis begins at the floor, e.g. 0.5
-  for an AUC; lower values are cut.
+  nan means no error or interval. The axis starts at the floor, e.g. 0.5 for an
+  AUC; lower values are clipped.
   """
   figure, axes = _figure(title, 3.2)
   names = list(dict.fromkeys(bar for group in groups.values() for bar in group))
@@ -139,11 +139,11 @@ def bars(title: str, groups: Bars, floor: float = 0.0) -> str:
       error_kw={'elinewidth': 1, 'ecolor': _SOFT},
       label=_label(name),
     )
-  if floor and axes.get_ylim()[1] > floor:  # Else all bars are cut.
+  if floor and axes.get_ylim()[1] > floor:  # Otherwise all bars are clipped.
     axes.set_ylim(bottom=floor)
   axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
   axes.grid(axis='y', color=_LINE, linewidth=0.8)
-  # Below: bars reach up to wherever a legend inside would be.
+  # Below, since bars could reach a legend anywhere inside.
   place = 'outside lower left'
   figure.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=3, loc=place)
   return svg(figure, f'bars {title}')
@@ -158,7 +158,7 @@ def _value_and_errors(bar: Sequence[float]) -> tuple[float, float, float]:
 
 
 def scatter(title: str, points: Points) -> str:
-  """Draws points in the plane, a color for each name."""
+  """Draws points in the plane, with a color per name."""
   figure, axes = _figure(title, 3.8)
   for i, (name, pairs) in enumerate(points.items()):
     x, y = np.asarray(pairs, float).reshape(-1, 2).T
@@ -172,7 +172,7 @@ def scatter(title: str, points: Points) -> str:
 def memory(
   devices: Sequence[str], levels: Mapping[str, Mapping[str, int]]
 ) -> str:
-  """Plots a bar a device, stacked by level: level -> device -> bytes."""
+  """Plots a bar per device, stacked by level: level -> device -> bytes."""
   figure, axes = _figure('MiB on each device', 1.4 + 0.26 * len(devices))
   left = dict.fromkeys(devices, 0.0)
   for i, (level, by_device) in enumerate(levels.items()):

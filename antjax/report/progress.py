@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Output of a running job: progress bar, metrics log, trackers.
 
-Steps are numbered from 0: the step that turns `state.step` from s into s + 1 is
-step s, so a run restored at `state.step == r` has kept steps 0 to r - 1.
+Steps are numbered from 0: step s changes `state.step` from s to s + 1, so a run
+restored at `state.step == r` has done steps 0 to r - 1.
 """
 
 import collections
@@ -26,11 +26,11 @@ from antjax.report import trackers as trackers_lib
 
 METRICS_FILE = 'metrics.jsonl'
 
-# Newer rates count more; after this time an old one has weight 1/e.
+# Time constant of the smoothed rate: weights fall by 1/e.
 _RATE_MEMORY_S = 10.0
-# The time left goes by the steps of so long a time, evaluations included.
+# Window for the time left, including evaluations.
 _WINDOW_S = 120.0
-# Marks of the window are at least so far apart.
+# Minimum distance of the window's marks.
 _MARK_S = 1.0
 
 
@@ -44,20 +44,20 @@ def _duration(seconds: float) -> str:
 
 
 class Progress:
-  """A live line of a loop: step, examples/s, loss, time left.
+  """A live line for a loop: step, examples/s, loss, time left.
 
-  Rate and time left go by recent steps, the first one never among them: it
-  compiles.
-  On a terminal a bar, elsewhere (a log file, a pipe) one plain line every
-  `plain_every_s` seconds and one at the end. Only process 0 shows anything.
-  Use as a context manager, so that an exception leaves the terminal whole.
+  Rate and time left are based on recent steps, without the first one, which
+  compiles. On a terminal it is a bar, elsewhere (a log file, a pipe) one plain
+  line every `plain_every_s` seconds and one at the end. Only process 0 shows
+  anything. Use it as a context manager, so that an exception restores the
+  terminal.
   """
 
   def __init__(
     self,
-    num_steps: int,  # Of the whole run, those before `start_step` included.
+    num_steps: int,  # In the whole run, including those before `start_step`.
     *,
-    start_step: int = 0,  # The first one to be done.
+    start_step: int = 0,  # First step to do.
     name: str = 'train',
     unit: str = 'examples',
     plain_every_s: float = 10.0,
@@ -73,8 +73,8 @@ class Progress:
     self._show = jax.process_index() == 0 if show is None else show
     self._clock = clock
     self._start_s = self._last_s = self._printed_s = clock()
-    self._rate: float | None = None  # Examples a second, smoothed.
-    # (time, step), the window's oldest first; none before the first update.
+    self._rate: float | None = None  # Examples per second, smoothed.
+    # (time, step), oldest of the window first; empty before the first update.
     self._marks = collections.deque[tuple[float, int]]()
     self._loss: float | None = None
     self._bar: rich.progress.Progress | None = None
@@ -111,10 +111,10 @@ class Progress:
   def update(
     self, step: int, *, num_examples: float = 0, loss: float | None = None
   ) -> None:
-    """Shows that `step` steps are done, those before `start_step` included.
+    """Shows that `step` steps are done, including those before `start_step`.
 
-    `num_examples` are of all processes since the last update. Without a loss
-    the last one stays.
+    `num_examples` counts those of all processes since the last update. Without
+    a loss the last one stays.
     """
     now = self._clock()
     elapsed_s = now - self._last_s
@@ -139,7 +139,7 @@ class Progress:
       self._print_plain()
 
   def advance_to(self, num: int, *, start: int = 0) -> None:
-    """Shows that `num` steps of an example each are done, behind `start`."""
+    """Shows that `num` steps of one example each are done after `start`."""
     self.update(start + num, num_examples=start + num - self._step)
 
   def _facts(self, now: float) -> str:
@@ -168,12 +168,12 @@ class Progress:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """Reads a metrics log: one dict a line, with `step` and the metrics' values.
+  """Reads a metrics log: one dict per line, with `step` and metrics.
 
-  A last line without its end is left out: the writer died while writing it.
+  An incomplete last line, whose writer was killed, is left out.
 
   Raises:
-    ValueError: another line is not a JSON object with an integer `step`.
+    ValueError: Another line is not a JSON object with an integer `step`.
   """
   lines = pathlib.Path(path).read_text(encoding='utf-8').split('\n')
   records = []
@@ -192,15 +192,15 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 class RunLog:
-  """Scalars by step, in `metrics.jsonl` and by trackers.
+  """Scalars by step, in `metrics.jsonl` and trackers.
 
-  A resumed run appends to the same files. Lines from `resume_step` on, work
-  that was lost and will be repeated, are dropped first, in TensorBoard too, so
-  that no step appears twice. A tracker that fails is left out from then on.
-  Only process 0 writes.
+  A resumed run appends to the same files. Lines from `resume_step` on, whose
+  work was lost and will be repeated, are first deleted, in TensorBoard too, so
+  that no step appears twice. A tracker that fails is no longer used. Only
+  process 0 writes.
 
   Raises:
-    ValueError: `metrics.jsonl` is there but not such a log.
+    ValueError: `metrics.jsonl` exists but is not such a log.
   """
 
   def __init__(
@@ -208,8 +208,8 @@ class RunLog:
     folder: str | os.PathLike[str],
     *,
     resume_step: int = 0,  # `state.step` at the start.
-    trackers: Iterable[str] = ('tensorboard',),  # Of `trackers.PACKAGES`.
-    config: Mapping[str, Any] | None = None,  # That they show.
+    trackers: Iterable[str] = ('tensorboard',),  # From `trackers.PACKAGES`.
+    config: Mapping[str, Any] | None = None,  # Settings for them to show.
     write: bool | None = None,  # None: on process 0 only.
   ):
     self._write = jax.process_index() == 0 if write is None else write
@@ -231,31 +231,31 @@ class RunLog:
     self.close()
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Appends the numbers of one step, counted from 0, by name.
+    """Appends the metrics of a step, counted from 0, by name.
 
-    `train/loss` puts a curve in group `train`. What is not finite becomes null
-    in the file.
+    `train/loss` puts a curve in group `train`. Values that are not finite
+    become null in the file.
     """
     if not self._write:
       return
     values = {name: float(value) for name, value in metrics.items()}
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
     record = {'step': int(step), 'time_s': round(time.time(), 3), **finite}
-    # One write a line, flushed: a killed run loses no line but its last.
+    # One flushed write per line: a killed run loses only its last line.
     self._file.write(json.dumps(record) + '\n')
     self._file.flush()
     for name, tracker in list(self._trackers.items()):
       self._try(name, lambda: tracker.write(int(step), values))
 
   def close(self) -> None:
-    """Writes out what is buffered and closes the files."""
+    """Flushes and closes the files."""
     if self._write:
       self._file.close()
       for name, tracker in list(self._trackers.items()):
         self._try(name, tracker.close)
 
   def _try(self, name: str, call: Callable[[], None]) -> None:
-    """A server that is gone must not end a training."""
+    """Calls a tracker; an unreachable server must not end training."""
     try:
       call()
     except Exception as error:
@@ -279,7 +279,7 @@ def _drop_from(path: pathlib.Path, step: int) -> None:
       len(records) - len(kept),
       step,
     )
-  # Beside the old file, then renamed: a crash here leaves one or the other.
+  # Written beside the old file, then renamed: a crash leaves one of the two.
   with paths.replaced(path) as new:
     text = ''.join(json.dumps(record) + '\n' for record in kept)
     new.write_text(text, encoding='utf-8')

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the report of a run as one self-contained HTML page.
 
-`render` is a pure function of a `Report`; nothing is fetched or looked up, so
-the page can be rebuilt from saved numbers and opened without a network.
+`render` is a pure function of a `Report` that fetches nothing, so the page can
+be rebuilt from saved numbers and opened without a network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,41 +40,41 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """Everything on the page. Empty parts leave their section out."""
+  """Content of the page. Empty parts have no section."""
 
   title: str  # Model and data.
   summary: str = ''  # A sentence or two under the title.
-  # One dict a row: 'scenario', 'method' and numbers by metric name; None or nan
-  # where there is no value.
+  # One dict per row: 'scenario', 'method' and numbers by metric name; None or
+  # nan for no value.
   results: Sequence[Mapping[str, Any]] = ()
   lower_is_better: frozenset[str] = frozenset({'MAE', 'RMSE', 'log-loss'})
-  baselines: Sequence[str] = ()  # Methods that others are measured against.
+  baselines: Sequence[str] = ()  # Methods that others are compared with.
   # (scenario, method, metric) -> half the width of its 95% interval.
   widths: report_results.Widths = _no_items()
-  # By title, as all panels are; tables have a head, and rows.
+  # By title, like all panels; tables have a head and rows.
   tables: Mapping[str, tuple[Sequence[str], list[list[str]]]] = _no_items()
   intervals: Mapping[str, Panel] = _no_items()
   bars: Mapping[str, report_plots.Bars] = _no_items()
   bar_floors: Mapping[str, float] = (
     _no_items()
-  )  # Where an axis begins, if not 0.
+  )  # Start of an axis, if not 0.
   scatters: Mapping[str, report_plots.Points] = _no_items()
   curves: Mapping[str, report_plots.Points] = _no_items()
-  throughput: Mapping[str, float] = _no_items()  # By what is counted.
-  # One dict a piece: 'device', 'level' (none | intra | global), 'part' and
-  # 'bytes'. Pieces of one device, level and part are added up.
+  throughput: Mapping[str, float] = _no_items()  # By unit.
+  # One dict per piece: 'device', 'level' (none | intra | global), 'part' and
+  # 'bytes'. Pieces of one device, level and part are summed.
   memory: Sequence[Mapping[str, Any]] = ()
   config: Mapping[str, Any] = _no_items()  # Nested dicts of plain values.
-  command: str = ''  # That repeats the run.
-  revision: str = ''  # Of git; '' if unknown.
+  command: str = ''  # Command that repeats the run.
+  revision: str = ''  # Git revision; '' if unknown.
   machine: Mapping[str, Any] = _no_items()  # See `describe_machine`.
-  date: str = ''  # End of the run, as it should be shown.
+  date: str = ''  # End of the run, as to be shown.
   notes: Sequence[str] = ()  # Further sentences.
   timeline: Timeline | None = None  # `write_report` reads it from the folder.
 
 
 def describe_machine() -> dict[str, str]:
-  """Returns the facts of this machine and its devices for `Report.machine`."""
+  """Returns facts about this machine and its devices for `Report.machine`."""
   devices = jax.devices()
   return {
     'devices': f'{len(devices)} x {devices[0].device_kind}',
@@ -94,17 +94,17 @@ def write_report(
   path.parent.mkdir(parents=True, exist_ok=True)
   if report.timeline is None and any(path.parent.glob(timeline.FILE_NAMES)):
     report = dataclasses.replace(report, timeline=timeline.read(path.parent))
-  # Beside the old page, then renamed: a reader never sees half a page.
+  # Written beside the old page, then renamed: readers see a whole page.
   with paths.replaced(path) as new:
     new.write_text(render(report), encoding='utf-8')
   return path
 
 
 def render(report: Report) -> str:
-  """Returns the page. Every text of `report` is escaped.
+  """Returns the page, with all texts of `report` escaped.
 
   Raises:
-    ValueError: a row of `results` lacks 'scenario' or 'method', two rows have
+    ValueError: A row of `results` lacks 'scenario' or 'method', two rows have
       the same ones, or a piece of `memory` lacks a field.
   """
   results = report_results.Results(
@@ -178,7 +178,7 @@ def _throughput_section(report: Report) -> str:
 
 
 def format_bytes(num_bytes: float) -> str:
-  """Returns bytes in the unit that leaves 1 to 1023, like '1.5 MiB'."""
+  """Returns bytes in a unit with a value of 1 to 1023, like '1.5 MiB'."""
   for unit in ('B', 'KiB', 'MiB', 'GiB'):
     if num_bytes < 1024:
       return f'{num_bytes:.3g} {unit}' if unit != 'B' else f'{num_bytes:.0f} B'

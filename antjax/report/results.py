@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The results table of the report, and where it falls short of a baseline."""
+"""The results table of the report, and its shortfalls against baselines."""
 
 from collections.abc import Iterable, Mapping
 import math
@@ -9,7 +9,7 @@ from typing import Any
 from antjax.report import page
 
 _KEYS = ('scenario', 'method')
-# What counts as worse where there are no intervals: this share of a baseline.
+# Difference that counts as worse without intervals: a share of the baseline.
 _CLEAR_SHARE = 0.01
 _RULE = (
   'Red: worse than the best baseline of the scenario by more than the 95%'
@@ -26,7 +26,7 @@ class Results:
   Attributes:
     rows: Scenario -> method -> metric -> number, in the order to show.
     lower_is_better: Metrics whose smaller value is better.
-    baselines: Methods that the others are measured against.
+    baselines: Methods that the others are compared with.
     widths: (scenario, method, metric) -> half the width of its 95% interval.
   """
 
@@ -37,10 +37,10 @@ class Results:
     baselines: Iterable[str],
     widths: Widths | None = None,
   ):
-    """Indexes dicts that hold 'scenario', 'method' and numbers by metric.
+    """Indexes dicts with 'scenario', 'method' and numbers by metric.
 
     Raises:
-      ValueError: a record lacks one of the two, or two records share both.
+      ValueError: A record lacks one of the two, or two records share both.
     """
     self.rows: dict[str, dict[str, Mapping[str, float | None]]] = {}
     self.lower_is_better = frozenset(lower_is_better)
@@ -68,19 +68,19 @@ class Results:
     return list(dict.fromkeys(metric for row in every for metric in row))
 
   def values(self, scenario: str, metric: str) -> dict[str, float]:
-    """Method -> its finite number, of the methods that have one."""
+    """Method -> its finite number, for methods that have one."""
     found = {m: row.get(metric) for m, row in self.rows[scenario].items()}
     return {
       m: x for m, x in found.items() if x is not None and math.isfinite(x)
     }
 
   def best(self, values: Mapping[str, float], metric: str) -> str | None:
-    """The best method, the first of equals; None if there is none."""
+    """The best method, the first of ties; None if there is none."""
     pick = min if metric in self.lower_is_better else max
     return pick(values, key=lambda method: values[method], default=None)
 
   def rival(self, scenario: str, method: str, metric: str) -> str | None:
-    """The baseline that beats a method that is none, or None."""
+    """The baseline that beats a method (that is not one itself), or None."""
     values = self.values(scenario, metric)
     if method in self.baselines or method not in values:
       return None
@@ -88,13 +88,13 @@ class Results:
     rival = self.best(rivals, metric)
     if rival is None:
       return None
-    pair = {m: values[m] for m in (method, rival)}  # A tie is no loss.
+    pair = {m: values[m] for m in (method, rival)}  # Ties are fine.
     return rival if self.best(pair, metric) == rival else None
 
   def is_clear(
     self, scenario: str, method: str, rival: str, metric: str
   ) -> bool:
-    """Whether two methods differ by more than `_RULE` lets pass."""
+    """Whether two methods differ by more than `_RULE` permits."""
     values = self.values(scenario, metric)
     names = (method, rival)
     widths = [self.widths.get((scenario, m, metric), math.nan) for m in names]
@@ -104,7 +104,7 @@ class Results:
     return abs(values[method] - values[rival]) > limit
 
   def num_beaten(self) -> int:
-    """Numbers that are worse than the best baseline, clearly or not."""
+    """Count of numbers worse than the best baseline, clearly or not."""
     return sum(
       self.rival(scenario, method, metric) is not None
       for scenario, methods in self.rows.items()
@@ -114,7 +114,7 @@ class Results:
 
 
 def shortfalls(results: Results) -> list[str]:
-  """Says where a method is clearly worse than the best baseline."""
+  """Sentences on methods that are clearly worse than the best baseline."""
   return [
     f'{scenario}: {metric} of {method} is'
     f' {results.values(scenario, metric)[method]:.4f}, worse than {rival}'
@@ -128,7 +128,7 @@ def shortfalls(results: Results) -> list[str]:
 
 
 def section(results: Results) -> str:
-  """Returns the section: table, legend, and what falls short."""
+  """Returns the section: table, legend and shortfalls."""
   metrics, rows = results.metrics, []
   for scenario, methods in results.rows.items():
     for i, method in enumerate(methods):
@@ -160,13 +160,13 @@ def section(results: Results) -> str:
 
 
 def _cell(results: Results, scenario: str, method: str, metric: str) -> str:
-  """Returns a cell: bold if it shows the best value, marked if beaten."""
+  """Returns a cell, bold if it shows the best value, marked if beaten."""
   values = results.values(scenario, metric)
   best = results.best(values, metric)
   if best is None or method not in values:
     return '<td class="number none">-</td>'
   shown = f'{values[method]:.4f}'
-  # By what is shown, so that two equal numbers are not set apart.
+  # By shown digits, so that numbers that look equal are styled equally.
   if shown == f'{values[best]:.4f}':
     shown = f'<b>{shown}</b>'
   rival = results.rival(scenario, method, metric)

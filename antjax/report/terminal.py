@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What jobs print for people."""
+"""Terminal output of jobs."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -8,12 +8,12 @@ from typing import Literal
 import rich.console
 import rich.table
 
-# Of a line in a file or a pipe: nothing of ours is wider.
+# Line width in a file or a pipe: none of our output is wider.
 _FULL_WIDTH = 1_000
 
 
 def show(what: rich.console.RenderableType) -> None:
-  """Prints a table or a marked-up text; where no terminal is, at full width."""
+  """Prints a table or marked-up text; without a terminal, at full width."""
   console = rich.console.Console()
   if not console.is_terminal:
     console = rich.console.Console(width=_FULL_WIDTH)
@@ -28,9 +28,9 @@ def show_table(
   num_left: int = 1,
   show_header: bool = True,
 ) -> None:
-  """Prints a table on the terminal; an empty row begins a new section.
+  """Prints a table on the terminal; an empty row starts a new section.
 
-  `num_left` columns at the left are no numbers.
+  The first `num_left` columns are not numbers.
   """
   table = rich.table.Table(title=title, show_header=show_header)
   for i, name in enumerate(head):

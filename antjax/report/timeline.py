@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Who waited for whom, and when actions were taken: a section of the report.
+"""Report section on which workers waited, and when actions were taken.
 
-Each worker has a file `timeline.<worker>.jsonl` in the run folder, that
-`antjax.Agent` writes. It holds a JSON object a line: of a step
-of a worker (`step worker end_unix_s compute_s wait_s num_micro_batches`; it
-computed for `compute_s`, then waited for the others for `wait_s`, until
-`end_unix_s`), or of an action (`time action reason generation`).
+`antjax.Agent` writes a file `timeline.<worker>.jsonl` per worker to the run
+folder. Each line is a JSON object, for a worker's step (`step worker end_unix_s
+compute_s wait_s num_micro_batches`; it computed for `compute_s`, then waited
+for the others for `wait_s`, until `end_unix_s`) or an action (`time action
+reason generation`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from antjax.report import page
 from antjax.report import plots as report_plots
 
 FILE_NAMES = 'timeline*.jsonl'
-# More make the page large, and none of them wide enough to be seen.
+# More would enlarge the page and be too narrow to see.
 _MAX_BLOCKS = 4000
 _MAX_WORKERS = 40
 _MAX_MARKS = 60
@@ -40,7 +40,7 @@ _SOFT = '#5d6779'
 
 @dataclasses.dataclass(frozen=True)
 class TimelineBlock:
-  """A step, or neighboring steps as one: computed first, then waited."""
+  """A step, or several joined ones: computation, then waiting."""
 
   start_s: float
   end_s: float
@@ -49,7 +49,7 @@ class TimelineBlock:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-  """An action, or (if `is_generation`) that a generation began."""
+  """An action, or (if `is_generation`) the start of a generation."""
 
   time_s: float
   action: str
@@ -60,26 +60,26 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-  """What is drawn; bounded, however long the file is."""
+  """Data of the drawing, of bounded size for any length of the files."""
 
-  start_unix_s: float  # Where the times of blocks and marks count from.
-  blocks: Mapping[str, Sequence[TimelineBlock]]  # Of a worker, by time.
-  wait_shares: Mapping[str, float]  # Share of a worker's time that it waited.
-  steps_a_block: float  # On average.
+  start_unix_s: float  # Origin of the times of blocks and marks.
+  blocks: Mapping[str, Sequence[TimelineBlock]]  # Blocks of a worker, by time.
+  wait_shares: Mapping[str, float]  # Share of a worker's time spent waiting.
+  steps_a_block: float  # Mean number of steps per block.
   marks: Sequence[Mark]  # By time.
-  num_workers_left_out: int = 0  # In the file, not in `blocks`.
+  num_workers_left_out: int = 0  # In files but not in `blocks`.
   num_marks_left_out: int = 0
-  num_damaged: int = 0  # Lines that could not be understood.
+  num_damaged: int = 0  # Lines that could not be parsed.
 
   @property
   def is_joined(self) -> bool:
-    """Whether a block is of several steps."""
+    """Whether blocks have several steps."""
     return self.steps_a_block > 1.5
 
 
 def _numbers(record: Mapping[str, Any], *names: str) -> tuple[float, ...]:
   values = tuple(float(record[name]) for name in names)
-  # A century ahead is no time of a step, and would hide all others.
+  # A time a century ahead is invalid, and would hide all others.
   if not all(math.isfinite(value) and 0 <= value < 1e10 for value in values):
     raise ValueError
   return values
@@ -122,7 +122,7 @@ def _parse(line: str) -> _Step | Mark:
 
 
 def _lines(folder: pathlib.Path) -> Iterator[_Step | Mark | None]:
-  """Yields what the lines say; None for one that says nothing."""
+  """Yields parsed lines; None for an invalid one."""
   for path in sorted(folder.glob(FILE_NAMES)):
     with path.open(encoding='utf-8', errors='replace') as file:
       for line in file:
@@ -133,10 +133,10 @@ def _lines(folder: pathlib.Path) -> Iterator[_Step | Mark | None]:
 
 
 def read(folder: str | os.PathLike[str]) -> Timeline:
-  """Reads a timeline; cost: two passes over the file, memory bounded.
+  """Reads a timeline in two passes over the files, with bounded memory.
 
-  A line that a killed process left unfinished is counted and left out. A long
-  run's steps are joined by time: each block then shows their mean.
+  Incomplete lines of killed processes are counted and left out. Steps of a long
+  run are joined by time; each block then shows their mean.
   """
   folder = pathlib.Path(folder)
   waits: dict[str, list[float]] = {}  # Worker -> compute, wait, steps.
@@ -166,7 +166,7 @@ def read(folder: str | os.PathLike[str]) -> Timeline:
     worker: wait_s / (compute_s + wait_s) if compute_s + wait_s else 0.0
     for worker, (compute_s, wait_s, _) in waits.items()
   }
-  # Those the others waited for are the ones to see.
+  # Show the workers that the others waited for.
   shown = sorted(shares, key=shares.__getitem__)[:_MAX_WORKERS]
   num_steps = sum(waits[worker][2] for worker in shown)
   num_bins = max(_MAX_BLOCKS // max(len(shown), 1), 1)
@@ -216,7 +216,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def plot(timeline: Timeline) -> str:
-  """Draws a row a worker and a line a mark, as an <svg> element."""
+  """Draws a row per worker and a line per mark, as an <svg> element."""
   workers = list(timeline.blocks)
   height = 1.3 + 0.34 * max(len(workers), 1)
   figure = matplotlib.figure.Figure((11.0, height), layout='constrained')
@@ -228,7 +228,7 @@ def plot(timeline: Timeline) -> str:
     start_s, end_s, wait_share = spans.T
     top, bottom = row - 0.34, row + 0.34
     if timeline.is_joined:
-      # For many steps, the share: their turns are too many to be seen.
+      # For many steps, shares: single steps are too narrow to see.
       turn = top + wait_share * (bottom - top)
       _boxes(axes, start_s, end_s, turn, bottom, _COMPUTE)
       _boxes(axes, start_s, end_s, top, turn, _WAIT)
@@ -258,14 +258,14 @@ def plot(timeline: Timeline) -> str:
       str(number),
       (mark.time_s, 1.0),
       xycoords=('data', 'axes fraction'),
-      # Neighbors in two heights, so that their numbers stand apart.
+      # Alternating heights, so that numbers of neighbors do not overlap.
       xytext=(0, 3 if number % 2 else 12),
       textcoords='offset points',
       ha='center',
       fontsize=8,
       color=color,
     )
-  # A dollar sign would begin mathematics.
+  # A dollar sign would start math mode.
   names = [name[:40].replace('$', r'\$') for name in workers]
   axes.set_yticks(range(len(workers)), names)
   axes.set_ylim(max(len(workers), 1) - 0.5, -0.5)

@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run's numbers go beside `metrics.jsonl`, which stays the truth.
+"""Trackers of a run's metrics, in addition to `metrics.jsonl`.
 
-TensorBoard, Weights & Biases and MLflow; the latter two are imported when they
-are asked for. Projects, servers and keys are theirs to know: WANDB_PROJECT,
+TensorBoard, Weights & Biases and MLflow; the latter two are imported on demand.
+They read their own variables for projects, servers and keys: WANDB_PROJECT,
 WANDB_MODE, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME.
 """
 
@@ -24,23 +24,23 @@ PACKAGES = {
   'mlflow': 'mlflow',
 }
 _IDS_FILE = 'trackers.json'  # Tracker -> its id of the run, for a resume.
-_MLFLOW_BATCH = 100  # Settings that a server takes at once,
-_MLFLOW_LENGTH = 500  # and characters of one.
+_MLFLOW_BATCH = 100  # Maximum number of settings per request,
+_MLFLOW_LENGTH = 500  # and of characters per setting.
 _NOT_MLFLOW = re.compile(r'[^\w\-. :/]')
 
 
 class Tracker(Protocol):
-  """Takes the numbers of a run."""
+  """Receiver of the metrics of a run."""
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Takes the numbers of a step, counted from 0."""
+    """Records the metrics of a step, counted from 0."""
 
   def close(self) -> None:
-    """Writes out what is buffered."""
+    """Flushes and ends."""
 
 
 def check(names: Iterable[str]) -> None:
-  """Refuses trackers that there are not.
+  """Rejects unknown or missing trackers.
 
   Raises:
     ValueError: One is unknown or not installed.
@@ -70,10 +70,10 @@ def opened(
   resume_step: int,
   config: Mapping[str, Any],
 ) -> dict[str, Tracker]:
-  """The trackers of the run in a folder, by name; a resumed run goes on.
+  """Opens or resumes the trackers of the run in a folder, by name.
 
   Raises:
-    RuntimeError: One cannot begin, e.g. for want of a login.
+    RuntimeError: A tracker cannot start, e.g. without a login.
   """
   path, known = folder / _IDS_FILE, dict[str, str]()
   if resume_step and path.exists():
@@ -99,7 +99,7 @@ def opened(
 
 
 class _TensorBoard:
-  """Events, without those of lost steps."""
+  """TensorBoard events, without those of lost steps."""
 
   def __init__(self, folder: pathlib.Path, resume_step: int):
     self._events = tensorboardX.SummaryWriter(
@@ -144,7 +144,7 @@ class _WandB:
 
 
 class _MLflow:
-  """A run of MLflow; its numbers are sent in the background."""
+  """A run of MLflow; metrics are sent in the background."""
 
   def __init__(
     self,
@@ -178,7 +178,7 @@ class _MLflow:
 def _flat(
   config: Mapping[str, Any], prefix: str = ''
 ) -> Iterator[tuple[str, str]]:
-  """Settings by dotted name, as texts."""
+  """Settings as texts, by dotted name."""
   for name, value in config.items():
     if isinstance(value, Mapping):
       yield from _flat(value, f'{prefix}{name}.')

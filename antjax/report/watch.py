@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How a run is watched: its trackers, and a profile of some steps."""
+"""Observation of a run: its trackers, and a profile of some steps."""
 
 import dataclasses
 import os
@@ -15,12 +15,12 @@ PROFILE_FOLDER = 'profile'
 
 @dataclasses.dataclass(frozen=True)
 class Watched:
-  """What is written of a run beside its log.
+  """Outputs of a run in addition to its log.
 
   Attributes:
     trackers: Names in `trackers.PACKAGES`.
-    profile_steps: First step of a profile, counted from 0, and the one behind
-      its last; None: none.
+    profile_steps: First step of a profile, counted from 0, and the step after
+      its last one; None: no profile.
   """
 
   trackers: tuple[str, ...] = ('tensorboard',)
@@ -31,7 +31,7 @@ def steps_of(text: str) -> tuple[int, int] | None:
   """Reads 'first:last'; '' is None.
 
   Raises:
-    ValueError: It is something else, or no step is in it.
+    ValueError: It has another form, or contains no step.
   """
   if not text:
     return None
@@ -46,9 +46,9 @@ def steps_of(text: str) -> tuple[int, int] | None:
 
 
 class Profile:
-  """A JAX profile of some steps, on process 0; a context manager.
+  """Context manager for a JAX profile of some steps, on process 0.
 
-  TensorBoard's profile plugin, XProf and Perfetto read it.
+  TensorBoard's profile plugin, XProf and Perfetto can read it.
   """
 
   def __init__(
@@ -65,9 +65,9 @@ class Profile:
     self._stop()
 
   def see(self, num_done: int) -> None:
-    """Begins or ends the profile; call when so many steps are reported.
+    """Starts or ends the profile; call it when `num_done` steps are reported.
 
-    The step behind them runs already, so the profile begins one early.
+    The next step runs already, so the profile starts one step early.
     """
     if self._steps is None:
       return
