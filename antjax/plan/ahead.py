@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lowers a training step for absent devices, from shapes alone."""
+"""Lowers a training step for absent devices, from shapes only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,19 +26,19 @@ def lower_step(
   constants: PyTree = None,
   **options: Any,
 ) -> Any:
-  """Lowers the step that a Trainer of these settings would run.
+  """Lowers the step that a Trainer with these settings would run.
 
   Args:
-    layout: On a mesh of devices that need not be attached, e.g. from
+    layout: Layout on a mesh whose devices need not be attached, e.g. from
       `jax.experimental.topologies`.
     loss_fn: Loss function, as for `Trainer`.
-    params: The user's tree, of ShapeDtypeStructs or arrays.
-    batch: The global batch, likewise; each leading dim a multiple of devices x
-      micro-batches. With tables in the layout batch['ids'] are arrays, by which
-      rows are routed.
-    num_micro_batches: Micro-batches of a step.
+    params: Parameters as a tree of ShapeDtypeStructs or arrays.
+    batch: Global batch of ShapeDtypeStructs or arrays; leading dims are
+      multiples of devices x micro-batches. With tables in the layout,
+      batch['ids'] must be arrays, whose rows are routed.
+    num_micro_batches: Number of micro-batches per step.
     constants: Constants of the Trainer, ShapeDtypeStructs with shardings.
-    **options: Options of `StepSpec`: loss_scale, regather ...
+    **options: Further fields of `StepSpec`: loss_scale, regather ...
 
   Returns:
     A `jax.stages.Lowered`; its `compile()` allocates nothing on devices.

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads compiled text: which collective, over which axis, in which loop.
+"""Reads collectives, their axes and their loops from compiled text.
 
-XLA hoists and sinks collectives over the edges of loops, combines them, and on
-TPU turns those between slices into host transfers. What a program really moves
-is only in its compiled text.
+XLA moves collectives into and out of loops, combines them, and on TPU turns
+those between slices into host transfers. Only the compiled text shows what a
+program really moves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,8 +28,7 @@ _KINDS = (
   *(ALL_GATHER, REDUCE_SCATTER, ALL_REDUCE, ALL_TO_ALL, PERMUTE),
   *('ragged-all-to-all', 'collective-broadcast'),
 )
-# What libtpu writes at the host transfers that collectives between slices
-# become.
+# Names by libtpu of the host transfers that replace collectives between slices.
 _TRANSFER_KINDS = {
   'ALL_GATHER': ALL_GATHER,
   'REDUCE_SCATTER': REDUCE_SCATTER,
@@ -47,25 +46,25 @@ class Collective:
   """One collective of the program.
 
   Attributes:
-    kind: HLO opcode, e.g. 'all-gather', also for an asynchronous or a host
-      transfer form.
-    axis: 'intra', 'inter', 'both', or 'other' for parts of an axis.
-    loops: Trip counts of the loops around it, outermost first; None where the
-      text does not say.
-    num_bytes: Bytes of the larger side on one device (the gathered array, the
-      array before it is scattered); all arrays of a combined one together.
-    num_elements: Likewise in elements.
-    dtype: HLO type of the (first) array on the wire, e.g. 'f32'.
+    kind: HLO opcode, e.g. 'all-gather', also for its asynchronous and host
+      transfer forms.
+    axis: 'intra', 'inter', 'both', or 'other' for part of an axis.
+    loops: Trip counts of the loops around it, outermost first; None if unknown.
+    num_bytes: Bytes of the larger side on one device (the gathered array, or
+      the array before it is scattered), summed over arrays of a combined
+      collective.
+    num_elements: The same in elements.
+    dtype: HLO type of the (first) array sent, e.g. 'f32'.
     intra_bytes: Bytes that a device sends inside its group each time, on
-      average over devices; of a collective over both axes, done in two phases.
-    inter_bytes: Bytes that a device sends to other groups each time, likewise;
-      times the group size, the bytes on a group's uplink.
+      average over devices; over both axes, as if in two phases.
+    inter_bytes: The same to other groups; times the group size, the bytes on a
+      group's uplink.
     is_dcn: Whether it is a transfer between TPU slices.
     name: Name of the instruction.
-    chain: On TPU, a number that the parts share into which an asynchronous
-      collective is cut, fused with the computation beside it.
-    shapes: Dims of the larger side of each array of a combined one.
-    source: Where the program asks for it, e.g. 'jit(step)/while/body/psum'; at
+    chain: On TPU, a number shared by the parts of an asynchronous collective,
+      which are fused with concurrent computation.
+    shapes: Dims of the larger side of each array of a combined collective.
+    source: Its operation in the program, e.g. 'jit(step)/while/body/psum'; for
       a collective that XLA inserted, the operation that needs it.
   """
 
@@ -90,7 +89,7 @@ class Collective:
     return bool(self.loops)
 
   def num_runs(self, unknown: int = 1) -> int:
-    """Times that it runs; a loop without a known count goes `unknown` times."""
+    """Number of runs; loops of unknown trip count run `unknown` times."""
     return math.prod(unknown if n is None else n for n in self.loops)
 
 
@@ -99,18 +98,18 @@ def collectives(
 ) -> list[Collective]:
   """Lists the collectives of a compiled program, in the order of its text.
 
-  One entry for each place that a collective is called from.
+  There is one entry for each place from which a collective is called.
 
   Args:
     text: `jitted.lower(...).compile().as_text()`.
-    mesh_shape: `mesh.shape` of the mesh it was compiled for. On several TPU
-      slices the text is one slice's program; groups must be inside slices, as
-      `make_mesh` puts them.
-    slow: Axes of the mesh that lead from group to group; here they are `inter`,
-      and all others together `intra`.
+    mesh_shape: `mesh.shape` of the mesh it was compiled for. For several TPU
+      slices the text is the program of one slice; groups must be inside slices,
+      as in `make_mesh`.
+    slow: Axes of the mesh between groups, here called `inter`; all others
+      together are `intra`.
 
   Raises:
-    ValueError: A form that is not known here.
+    ValueError: The text has an unknown form.
   """
   axes = list(mesh_shape)
   order = sorted(axes, key=lambda axis: axis not in slow)  # Stable.
@@ -126,7 +125,7 @@ class _Program:
   """The computations of one module's text."""
 
   def __init__(self, text: str, groups: np.ndarray):
-    """Takes a program's text and the devices, [groups, group size]."""
+    """Takes the text of a program and its devices [groups, group size]."""
     self._bodies: dict[str, list[str]] = {}
     self._entry = ''
     num_groups, group_size = groups.shape
@@ -145,7 +144,7 @@ class _Program:
         self._bodies[name].append(line)
     partitions = re.search(r'num_partitions=(\d+)', text.split('\n', 1)[0])
     num = int(partitions[1]) if partitions else num_groups * group_size
-    # For several TPU slices the text is one slice's program.
+    # For several TPU slices the text is the program of one slice.
     self._num_devices = num
     if num % group_size or num_groups * group_size % num:
       raise ValueError(
@@ -153,7 +152,7 @@ class _Program:
         f' of {num_groups} groups of {group_size}; pass the mesh.shape it was'
         ' compiled for.'
       )
-    # Each device as if groups lay one after another.
+    # Devices numbered group by group.
     self._place = np.argsort(groups.reshape(-1)).tolist()
 
   def read(self) -> list[Collective]:
@@ -167,7 +166,7 @@ class _Program:
 
   @functools.cache  # noqa: B019 - lives as long as the program does.
   def _walk(self, computation: str) -> tuple[Collective, ...]:
-    """Collectives of a computation and of all that it calls."""
+    """Collectives of a computation and of all computations it calls."""
     found: list[Collective] = []
     chains = set[str]()
     lines = self._bodies.get(computation, [])
@@ -226,7 +225,7 @@ class _Program:
     self, name: str, kind: str, op: str, result: str, rest: str
   ) -> Collective:
     parts = hlo_text.elements(result)
-    # ((operands), (results), contexts); of an all-reduce perhaps results alone.
+    # ((operands), (results), contexts); an all-reduce may have only results.
     if op.endswith('-start') and (
       kind != ALL_REDUCE or parts[0].lstrip().startswith('(')
     ):
@@ -279,9 +278,9 @@ class _Program:
   def _transfer(
     self, name: str, op: str, result: str, rest: str, lines: Sequence[str]
   ) -> Iterator[Collective]:
-    """A collective between slices; its send stands for it."""
+    """A collective between slices, represented by its send."""
     pairs = re.search(r'_xla_send_recv_source_target_pairs="?(\{.*?\}\})', rest)
-    if pairs and op == 'send':  # A permute that XLA:GPU has taken apart.
+    if pairs and op == 'send':  # A permute that XLA:GPU has split.
       rest = f'source_target_pairs={pairs[1]}'
       whole = hlo_text.elements(result)[0]
       yield self._collective(name, PERMUTE, PERMUTE, whole, rest)
@@ -321,7 +320,7 @@ class _Program:
   def _sent(
     self, kind: str, size: int, groups: list[list[int]]
   ) -> tuple[float, float]:
-    """(intra, inter) bytes a device sends, in two phases where both cross."""
+    """(intra, inter) bytes sent per device; over both axes, in two phases."""
     intra = inter = 0.0
     for group in groups:
       num_rows = len({device // self._size for device in group})
@@ -359,5 +358,5 @@ class _Program:
 
 
 def _share(kind: str, num: float) -> float:
-  """Part of the larger side that each of `num` devices sends to the others."""
+  """Share of the larger side that each of `num` devices sends to others."""
   return (2 if kind == ALL_REDUCE else 1) * (num - 1) / num

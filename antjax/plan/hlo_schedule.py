@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Finds collectives of a scheduled program that overlap with products.
+"""Finds the collectives of a scheduled program that overlap with products.
 
 The text of a compiled program is in the order in which a device issues its
-instructions. A collective is hidden where a matrix product stands between its
-start and its end; one that is a single instruction, or ends before the next
-product, is exposed.
+instructions. A collective is hidden if a matrix product is between its start
+and its end. One that is a single instruction, or ends before the next product,
+is exposed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\(')
 _OPERAND = re.compile(r'\(%?([\w.\-]+)')
 _RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
 _CHAIN = re.compile(r'chain_id="(\w+)"')
-# Kernels that libraries, Triton and Pallas have for products.
+# Product kernels of libraries, Triton and Pallas.
 _KERNELS = re.compile(
   r'custom_call_target="(?:__cublas|__cudnn|__triton|tpu_custom_call)'
 )
@@ -28,10 +28,10 @@ _COLLECTIVE = re.compile(
 
 
 def hidden(bodies: Mapping[str, Sequence[str]]) -> frozenset[str]:
-  """Names of the collectives that have a product beside them.
+  """Names of the collectives that overlap with a product.
 
   Args:
-    bodies: Computation -> the lines of its instructions, as scheduled.
+    bodies: Computation -> lines of its instructions, as scheduled.
   """
   reader = _Reader(bodies)
   found: set[str] = set()
@@ -41,7 +41,7 @@ def hidden(bodies: Mapping[str, Sequence[str]]) -> frozenset[str]:
 
 
 class _Reader:
-  """Computations of one module, each looked at once."""
+  """Computations of one module, each read once."""
 
   def __init__(self, bodies: Mapping[str, Sequence[str]]):
     self._bodies = bodies
@@ -49,10 +49,10 @@ class _Reader:
     self._inside: dict[str, frozenset[str]] = {}
 
   def hidden_in(self, computation: str) -> set[str]:
-    """Those that start in a computation, or in what it calls at a start."""
+    """Hidden ones started in a computation, or in its called starts."""
     found: set[str] = set()
-    starts: dict[str, tuple[int, set[str]]] = {}  # Open ones, by name.
-    meetings: dict[str, set[str]] = {}  # Transfers, by what they share.
+    starts: dict[str, tuple[int, set[str]]] = {}  # Open starts, by name.
+    meetings: dict[str, set[str]] = {}  # Transfers, by shared id.
     chains: dict[str, set[str]] = {}
     busy: set[str] = set()  # Chains with a product fused to a part.
     num_products = 0
@@ -66,7 +66,7 @@ class _Reader:
       operand = first[1] if first else ''
       if op.endswith('-update') and operand in starts:
         begun, names = starts.pop(operand)
-        # A kernel of a SparseCore gets its data here.
+        # Input of a SparseCore kernel.
         at = num_products if op.startswith('custom-call') else begun
         starts[name] = at, names
         continue
@@ -78,7 +78,7 @@ class _Reader:
       if op in ('send', 'recv') or op.endswith('-start'):
         names = {name}
         if meeting := _RENDEZVOUS.search(rest):
-          # The send stands for both; what is waited for is the receive.
+          # The send represents both; the receive is what blocks.
           names = meetings.setdefault(meeting[1], set())
           names.add(name)
         for part in hlo_text.called(rest):
@@ -116,7 +116,7 @@ class _Reader:
     return self._has_product[computation]
 
   def _collectives(self, computation: str) -> frozenset[str]:
-    """Names of the collectives of a computation and of those it calls."""
+    """Names of the collectives of a computation and its callees."""
     if computation not in self._inside:
       self._inside[computation] = frozenset()
       names: set[str] = set()
@@ -132,7 +132,7 @@ class _Reader:
     return self._inside[computation]
 
   def _chains(self, called: Sequence[str]) -> dict[str, set[str]]:
-    """Chain -> its parts in computations, which a fusion has beside others."""
+    """Chain -> its parts in computations of a fusion."""
     found: dict[str, set[str]] = {}
     for computation in called:
       for line in self._bodies.get(computation, ()):
@@ -144,6 +144,6 @@ class _Reader:
 
 
 def _called(rest: str) -> list[str]:
-  """Computations that an instruction runs, a loop's body among them."""
+  """Computations that an instruction runs, including loop bodies."""
   body = re.search(r'body=%?([\w.\-]+)', rest)
   return hlo_text.called(rest) + ([body[1]] if body else [])

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The pieces of an HLO instruction's text that the census reads.
+"""Parses parts of an HLO instruction's text for the census.
 
 Every function takes the text after the opcode's parenthesis, or a type.
 """
@@ -18,12 +18,12 @@ _CALLED_LISTS = re.compile(
   r'(?:branch_computations|called_computations)=\{([^}]*)\}'
 )
 _ARRAY = re.compile(r'([a-z][a-z0-9]*)\[([\d,]*)\]')
-# A slice's devices have ids from its number times this.
+# Device ids of a slice start at its number times this.
 _SLICE_STRIDE = 100_000
 
 
 def called(rest: str) -> list[str]:
-  """Names of the computations that an instruction calls; loops aside."""
+  """Names of the computations that an instruction calls, except loops."""
   names = _CALLED.findall(rest)
   for listed in _CALLED_LISTS.findall(rest):
     names += [name.strip().lstrip('%') for name in listed.split(',')]
@@ -31,7 +31,7 @@ def called(rest: str) -> list[str]:
 
 
 def elements(shape: str) -> list[str]:
-  """The top-level elements of a tuple type; of another type, itself."""
+  """Top-level elements of a tuple type; for another type, itself."""
   shape = shape.strip()
   if not shape.startswith('('):
     return [shape]
@@ -75,7 +75,7 @@ def num_bytes(arrays: Sequence[tuple[str, int]]) -> int:
 
 
 def slices(target: str) -> set[int]:
-  """Numbers of the slices that a host transfer joins."""
+  """Numbers of the slices that a host transfer connects."""
   product = re.match(r'"?\{([\d,:]+)\}x', target)
   if not product:
     return {int(i) // _SLICE_STRIDE for i in re.findall(r'\d+', target)}
@@ -97,7 +97,7 @@ def source_target_pairs(rest: str) -> list[tuple[int, int]]:
 
 
 def _iota(dims: str, order: str | None) -> np.ndarray:
-  """'2,4' and '1,0' of `[2,4]T(1,0)`: those device ids, in a row."""
+  """Flat device ids of `[2,4]T(1,0)`, given '2,4' and '1,0'."""
   shape = [int(d) for d in dims.split(',')]
   ids = np.arange(math.prod(shape)).reshape(shape)
   if order:
@@ -106,7 +106,7 @@ def _iota(dims: str, order: str | None) -> np.ndarray:
 
 
 def replica_groups(rest: str, num_devices: int) -> list[list[int]]:
-  """The device groups, from the iota, the mesh or the list form."""
+  """Device groups, from the iota, mesh or list form."""
   iota = re.search(
     r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', rest
   )
@@ -125,7 +125,7 @@ def replica_groups(rest: str, num_devices: int) -> list[list[int]]:
     elif mesh[2]:
       ids = np.array([int(d) for d in re.findall(r'\d+', mesh[2])])
     over = re.findall(r"'(\w+)'", mesh[3])
-    if ':' not in mesh[3]:  # A part of an axis is written 'axis':(1)2.
+    if ':' not in mesh[3]:  # Part of an axis is written 'axis':(1)2.
       last = [i for i, (name, _) in enumerate(axes) if name in over]
       first = [i for i in range(len(axes)) if i not in last]
       size = math.prod(axes[i][1] for i in last)

@@ -6,7 +6,7 @@ r"""Finds unnecessary traffic of a jitted training step over slow links.
   print(report)
   report.check('step_lint.json')
 
-Links between groups of devices (DCN, Ethernet) are ten times slower than those
+Links between groups of devices (DCN, Ethernet) are ten times slower than links
 inside. Traffic over them in the loop over micro-batches is repeated in each
 iteration, and XLA puts it there silently: a forgotten sharding constraint
 causes no error, only lost time. `lint` reads the compiled program, finds the
@@ -33,15 +33,15 @@ from antjax.plan import census
 from antjax.plan.census import Collective
 from antjax.plan.lint_report import Crossing, LintReport
 
-# Losses, norms, counts: not worth a line.
+# Losses, norms and counts are not worth a line.
 _SMALL_BYTES = 8192
-_FEWEST_TURNS = 2  # Of a loop that computes their number.
-# GSPMD pads what it splits.
+_FEWEST_TURNS = 2  # Assumed iterations of a loop with a computed count.
+# GSPMD pads arrays that it splits.
 _PADDING = 1.1
-# More than this many times the least is a finding.
+# More than this many times the minimum is a finding.
 _SLACK = 1.5
-# The last part of a collective's source where the program asks for it by name.
-# XLA's partitioner leaves the operation that needs it, e.g. dot_general.
+# Last part of the source of a collective that the program names. For inserted
+# ones XLA's partitioner leaves the operation, e.g. dot_general.
 _ASKED_FOR = (
   *('psum', 'pmean', 'pmax', 'pmin', 'all_gather', 'all_to_all', 'ppermute'),
   *('psum_scatter', 'reduce_scatter', 'ragged_all_to_all', 'pbroadcast'),
@@ -52,9 +52,9 @@ _ASKED_FOR = (
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
   name: str
-  shape: tuple[int, ...]  # Of the whole leaf.
+  shape: tuple[int, ...]  # Shape of the whole leaf.
   is_split: bool  # Whether it is stored split over the slow axis.
-  num_split_dims: int  # Dims that are split over any axis.
+  num_split_dims: int  # Number of dims split over any axis.
 
   @property
   def size(self) -> int:
@@ -68,7 +68,7 @@ class _Leaf:
     splits: Sequence[int],
     may_turn: bool,
   ) -> bool:
-    """Whether an array is it or a part; a layer, in one of `depth` dims."""
+    """Whether an array may be the leaf or part of it; `depth`: of a layer."""
     own = list(self.shape)
     if layers > 1:
       if layers not in own[:depth]:
@@ -81,19 +81,19 @@ class _Leaf:
     if len(own) == len(dims) and not may_turn:
       differ = sum(a != b for a, b in zip(own, dims, strict=True))
     if len(dims) > 1 and differ > max(1, self.num_split_dims):
-      return False  # Of one dim it was flattened.
+      return False  # One dim: it was flattened.
     return any(size <= num * n <= size * _PADDING for n in splits)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-  """One array of a collective, and the leaves that it may serve."""
+  """One array of a collective, and the leaves that it may be for."""
 
   collective: Collective
   leaves: tuple[_Leaf, ...]
-  runs: int  # Times that the whole leaf is sent.
+  runs: int  # Number of times that the whole leaf is sent.
   sent: float
-  is_joined: bool = False  # Whether it may be several arrays in one message.
+  is_joined: bool = False  # Whether it may combine several arrays.
 
   @property
   def name(self) -> str:
@@ -154,7 +154,7 @@ def _leaf(path: Any, leaf: Any, mesh: Mesh, slow: Sequence[str]) -> _Leaf:
   spec = getattr(sharding, 'spec', ())
   dims = [d if isinstance(d, tuple) else (d,) for d in spec if d is not None]
   if dims and sharding.mesh.devices.shape == mesh.devices.shape:
-    # A Trainer has names of its own for the axes of its user's mesh.
+    # A Trainer renames the axes of its user's mesh.
     names = dict(zip(sharding.mesh.axis_names, mesh.axis_names, strict=True))
     dims = [tuple(names[axis] for axis in dim) for dim in dims]
   return _Leaf(
@@ -172,7 +172,7 @@ def lint_text(
   leaves: Sequence[_Leaf],
   num_micro_batches: int | None = None,
 ) -> LintReport:
-  """As `lint`, from the text of a compiled program."""
+  """Like `lint`, from the text of a compiled program."""
   groups = math.prod(mesh_shape[axis] for axis in slow)
   lanes = math.prod(mesh_shape.values()) // groups
   splits = sorted(
@@ -193,7 +193,7 @@ def lint_text(
     for part in _parts(c, leaves, splits, num_micro_batches)
     if part.sent > _SMALL_BYTES or part.leaves
   ]
-  # All parts that may serve the same leaves, of one kind and place.
+  # Groups parts that may be for the same leaves, of one kind and place.
   alike: dict[tuple[Any, ...], list[_Part]] = {}
   for part in parts:
     where = part.collective.in_loop if part.leaves else part.collective.source
@@ -213,13 +213,13 @@ def _parts(
   num_micro_batches: int | None,
 ) -> Iterator[_Part]:
   loops, runs = [n or 1 for n in c.loops], c.num_runs()
-  # Inner loops that may be over the layers of a stacked leaf: none, or some of
-  # the innermost.
+  # Candidates for loops over the layers of a stacked leaf: none, or some of the
+  # innermost ones.
   layers = [math.prod(loops[i:]) for i in range(len(loops) + 1)]
   if num_micro_batches and loops and loops[0] == num_micro_batches:
     layers = layers[1:]
   ways: list[tuple[int, int | None]] = [(n, None) for n in layers]
-  if not num_micro_batches:  # A dim may be as long as it by chance.
+  if not num_micro_batches:  # A dim may equal it by chance.
     ways = [(layers[0], 1), *ways[1:], ways[0]]
   may_turn = c.kind in (census.ALL_REDUCE, census.REDUCE_SCATTER)  # XLA does.
   total = sum(leaf.size for leaf in leaves)
@@ -245,7 +245,7 @@ def _parts(
 
 
 def _line(parts: Sequence[_Part], groups: int, lanes: int) -> Crossing:
-  """What is alike, judged."""
+  """Line of similar parts, with its finding."""
   c = parts[0].collective
   sent = sum(part.sent for part in parts)
   runs = sum(part.runs for part in parts)
@@ -270,11 +270,11 @@ def _line(parts: Sequence[_Part], groups: int, lanes: int) -> Crossing:
 def _judge(
   parts: Sequence[_Part], runs: int, sent: float, groups: int, lanes: int
 ) -> tuple[float, str]:
-  """Least bytes and finding for all parts of a kind that serve some leaves."""
+  """Minimum bytes and finding for all parts of a kind for some leaves."""
   c = parts[0].collective
   num = sum(leaf.size for leaf in parts[0].leaves)
   width = c.num_bytes / max(c.num_elements, 1)
-  # All of it once, each lane its own part of it.
+  # All of it once, each lane sending its own part.
   once = num * width * (groups - 1) / groups / lanes
   is_split = any(leaf.is_split for leaf in parts[0].leaves)
   trips = c.loops[0] or 1 if c.in_loop and runs > 1 else 1
@@ -308,7 +308,7 @@ def _judge(
 def _lanes(
   least: float, sent: float, verb: str, runs: int
 ) -> tuple[float, str]:
-  """Whether devices of a group send the same."""
+  """Finding if devices of a group send the same."""
   if sent <= _SLACK * least:
     return sent, ''
   return least, (

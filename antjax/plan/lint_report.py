@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Findings of the lint of a step, and their check against a golden file."""
+"""Findings of the lint of a step, and their comparison with a golden file."""
 
 import dataclasses
 import json
@@ -9,17 +9,17 @@ import pathlib
 
 @dataclasses.dataclass(frozen=True)
 class Crossing:
-  """What one parameter, or what is none, sends over the slow axis.
+  """Traffic of a parameter, or of other arrays, over the slow axis.
 
   Attributes:
-    leaf: Name of the parameter, or of several that cannot be told apart;
+    leaf: Name of the parameter, or of several that cannot be distinguished;
       'joined arrays' for parts of several in one message, or 'activations'.
     kind: HLO opcode, e.g. 'all-reduce'.
-    runs: Times a step that it is sent whole.
+    runs: Number of times per step that it is sent whole.
     sent: Bytes that a device sends to other groups in a step.
-    least: Bytes that would do.
-    finding: What is wrong, and how to mend it; empty where nothing is.
-    source: Where the program asks for it.
+    least: Minimum necessary bytes.
+    finding: The problem and how to fix it; empty if there is none.
+    source: Its operation in the program.
   """
 
   leaf: str
@@ -33,7 +33,7 @@ class Crossing:
 
 @dataclasses.dataclass(frozen=True)
 class LintReport:
-  """All that a step sends over the slow axis, the worst line first."""
+  """All traffic of a step over the slow axis, the worst line first."""
 
   lines: tuple[Crossing, ...]
 
@@ -48,7 +48,7 @@ class LintReport:
 
   @property
   def least(self) -> int:
-    """Bytes that would do."""
+    """Minimum necessary bytes."""
     return sum(line.least for line in self.lines)
 
   def __str__(self) -> str:
@@ -70,13 +70,13 @@ class LintReport:
     return dict(sorted(found.items()))
 
   def check(self, golden: str | pathlib.Path | None = None) -> None:
-    """Raises an error for a finding, or for more bytes than a golden file has.
+    """Raises an error for a finding, or for more bytes than in a golden file.
 
-    Findings that the golden file already holds are accepted. A golden file that
-    is not there yet is written.
+    Findings already in the golden file are accepted. A missing golden file is
+    written.
 
     Raises:
-      LintError: The step sends what it need not.
+      LintError: The step sends more than necessary.
     """
     if golden is None:
       if self.findings:
@@ -101,4 +101,4 @@ class LintReport:
 
 
 class LintError(Exception):
-  """A step sends over slow links what it need not."""
+  """A step sends more than necessary over slow links."""

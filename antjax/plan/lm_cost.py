@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Costs of a transformer: parameters, operations, activations."""
+"""Costs of a transformer: parameters, FLOPs and activations."""
 
 import math
 from typing import Any
@@ -22,14 +22,13 @@ def num_params(config: transformer.Config) -> int:
 def flops_per_token(config: transformer.Config, num_tokens: int) -> float:
   """Floating-point operations of forward and backward pass, per token.
 
-  6 for each weight in a matrix product (the output layer included, the
-  embedding's look-up not), and 6 L T H K for attention, where a token sees half
-  of its T fellow tokens on average; twice that where it sees them all, and no
-  more than the window in layers that have one. Of experts those count that a
-  token goes through.
-  Recomputation does not count. This is the numerator of MFU (Chowdhery et al.
-  2022, https://arxiv.org/abs/2204.02311, appendix B, but for their 12 L T H K,
-  which counts masked scores too).
+  6 for each weight in a matrix product (including the output layer, without the
+  embedding lookup), and 6 L T H K for attention, where a token sees half of T
+  tokens on average; twice that if it sees all, and at most the window in layers
+  with one. Only the experts of a token count, and recomputation does not. This
+  is the numerator of MFU (Chowdhery et al. 2022,
+  https://arxiv.org/abs/2204.02311, appendix B, except that their 12 L T H K
+  includes masked scores).
   """
   shapes = transformer.shapes(config)['layers'].values()
   matrices = sum(math.prod(shape) for shape in shapes if len(shape) == 3)
@@ -54,9 +53,9 @@ def activation_bytes(
 ) -> int:
   """Approximate bytes of activations at the peak of a backward pass.
 
-  The part that `remat` keeps of each layer, one layer's working set, and the
-  logits that the loss holds at once with their gradient, for a device's
-  micro-batch of sequences. An estimate for planning; no dtype is fp32.
+  Includes what `remat` keeps of each layer, one layer's working set, and the
+  logits held at once by the loss with their gradient, for a device's
+  micro-batch of sequences. An estimate for planning; dtype None means fp32.
   """
   size = jnp.dtype(dtype or jnp.float32).itemsize
   tokens = num_sequences * num_tokens
@@ -65,7 +64,7 @@ def activation_bytes(
   GK = config.num_kv_heads * config.head_width
   F *= max(1, config.experts_per_token if config.num_experts else 1)
   products = HK + 2 * GK + 2 * D + (2 if config.gated_mlp else 1) * F
-  # Norms, rotated heads and what softmax, SiLU and the sums keep besides.
+  # Norms, rotated heads, and values kept by softmax, SiLU and sums.
   working = products + 2 * (HK + GK) + 4 * D + 2 * F
   queries = num_tokens if num_tokens <= attention.MAX_PLAIN else attention.BLOCK
   scores = 2 * tokens * config.num_heads * queries * 4

@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""All collectives of a step for its parameters, derived from its layout.
+"""All collectives of a step for its parameters, derived from the layout.
 
-The plan's counterpart of the census, which reads the same from compiled text.
+The counterpart of the census, which reads them from compiled text.
 """
 
 from collections.abc import Iterator
@@ -29,19 +29,19 @@ _OPS: dict[str, Op] = {
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-  """A collective on one leaf."""
+  """Collectives for one leaf."""
 
   kind: str  # HLO opcode, as in `census.Collective`.
   axis: str  # 'intra', 'inter' or 'both'.
-  in_loop: bool  # Whether at each micro-batch, or once at the step's end.
-  # Number of elements of the larger side on one device, padding included, all
-  # messages together.
+  in_loop: bool  # Whether per micro-batch, or once at the step's end.
+  # Elements of the larger side on one device, including padding, summed over
+  # all messages.
   num_elements: int
-  dtype: np.dtype  # Dtype on the wire.
+  dtype: np.dtype  # Dtype when sent.
   name: str  # Name of the leaf.
-  # Collectives it takes: one a layer for a stack in the loop.
+  # Number of collectives: one per layer for a stack in the loop.
   num_messages: int = 1
-  num_layers: int = 0  # Layers of the stack that moves; 0 for other leaves.
+  num_layers: int = 0  # Layers of the stack; 0 for other leaves.
 
   @property
   def op(self) -> Op:
@@ -52,7 +52,7 @@ class Move:
     return self.num_elements * self.dtype.itemsize
 
   def intra_bytes(self, mesh: Any) -> float:
-    """Bytes that a device sends inside its group; both axes in two phases."""
+    """Bytes that a device sends inside its group; over both, in two phases."""
     m = mesh.shape[INTRA]
     share = 0 if self.axis == INTER else (m - 1) / m
     return self._factor() * share * self.num_bytes
@@ -72,15 +72,15 @@ class Move:
 def moves(
   layout: Layout, *, regather: bool = True, stack_runs: int = 1
 ) -> list[Move]:
-  """All collectives on leaves in a step of this layout.
+  """All collectives for leaves in a step with this layout.
 
-  Losses, weights and the gradient's norm, some scalars, are left out; so is
-  what an optimizer adds that looks beyond single elements. `regather` is that
-  of `Trainer`; `stack_runs` says how often a micro-batch goes through its
-  stacks of layers, which move for each.
+  Omits scalars (losses, weights, the gradient's norm) and collectives of
+  optimizers that are not elementwise. For `regather` see `Trainer`;
+  `stack_runs` is the number of times that a micro-batch runs its stacks of
+  layers, which move each time.
 
   Raises:
-    ValueError: A mesh with other axes, along which the compiler decides.
+    ValueError: The mesh has other axes, which the compiler handles.
   """
   if others := other_axes(layout.mesh):
     raise ValueError(
@@ -98,7 +98,7 @@ def moves(
     for kind, axis, in_loop, is_grad in _of_leaf(layout, leaf):
       if sizes[axis] == 1:
         continue
-      # The larger side: whole, or a lane's part of it for a step over inter.
+      # The larger side: whole, or a lane's part for a move over inter.
       level = Level.NONE if axis != INTER else Level.INTRA
       num = _padded(spec) // level.num_pieces(n, m)
       repeats = times if in_loop and not is_grad else 1
@@ -128,19 +128,19 @@ def _of_leaf(
     if leaf.is_trained:
       yield census.ALL_REDUCE, 'both', False, True
     return
-  # Parameters to compute with.
+  # Parameters for computation.
   if paro.params is Level.GLOBAL:
     yield gather, INTER, True, False
   if paro.params >= Level.INTRA:
     yield gather, INTRA, True, False
   if not leaf.is_trained:
     return
-  # A micro-batch's gradient to its level.
+  # Gradient of a micro-batch, to its level.
   if paro.grads >= Level.INTRA:
     yield scatter, INTRA, True, True
   if paro.grads is Level.GLOBAL:
     yield scatter, INTER, True, True
-  # The sums to the optimizer's level.
+  # Sums, to the optimizer's level.
   if paro.grads is Level.NONE:
     yield scatter, INTRA, False, True
   if paro.opt_state is Level.GLOBAL:
@@ -150,7 +150,7 @@ def _of_leaf(
     yield census.ALL_REDUCE, INTER, False, True
     if paro.opt_state is Level.NONE:
       yield gather, INTRA, False, True
-  # Updated parameters to theirs.
+  # Updated parameters, to their level.
   if paro.params < paro.opt_state:
     if paro.opt_state is Level.GLOBAL:
       yield gather, INTER, False, False

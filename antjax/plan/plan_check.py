@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compares what a compiled step moves with what its PaRO code should move."""
+"""Compares the collectives of a compiled step with those of its PaRO code."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -12,53 +12,53 @@ from antjax.plan.census import Collective
 from antjax.plan.moves import moves
 from antjax.train.state import Layout
 
-# Losses, weights and norms, once a step and padded to tiles.
+# Losses, weights and norms, once per step and padded to tiles.
 _SMALL = 8192
-# Numbers by which devices agree on the rounds of an exchange of rows.
+# Scalars by which devices agree on the rounds of a row exchange.
 _ROUNDS = 16
-# TPU pads what it scatters between slices to whole tiles.
+# TPU pads arrays scattered between slices to whole tiles.
 _PADDING = 1.4
-# What TPU passes on where a reduce-scatter's pieces are not whole tiles.
+# Edges that TPU exchanges if a reduce-scatter's pieces are not whole tiles.
 _EDGES = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """All collectives of a kind, axis and place."""
+  """All collectives of one kind, axis and place."""
 
   kind: str  # HLO opcode.
   axis: str  # 'intra', 'inter' or 'both'.
-  # At each micro-batch, or once at the step's end; with a single micro-batch
-  # there is no loop and all are at the end.
+  # Per micro-batch, or once at the step's end; with a single micro-batch there
+  # is no loop and all are at the end.
   in_loop: bool
   planned: int  # Elements of the larger side on a device, each time.
-  found: int  # Likewise, in the compiled text.
+  found: int  # The same, in the compiled text.
   # Bytes that a device sends each time, in the compiled text.
   found_bytes: float
-  num_found: int  # Collectives in the text.
-  is_dcn: bool  # Whether they go between TPU slices.
-  is_equal: bool  # Whether `found` is what is planned.
-  note: str = ''  # Remark on it.
+  num_found: int  # Number of collectives in the text.
+  is_dcn: bool  # Whether they are between TPU slices.
+  is_equal: bool  # Whether `found` is as planned.
+  note: str = ''  # Remark.
 
 
 @dataclasses.dataclass(frozen=True)
 class Exposure:
-  """What a device sends along one axis in a step."""
+  """Traffic of a device along one axis in a step."""
 
-  sent_bytes: float  # All of it.
-  # That for which the device waits with no product in flight.
+  sent_bytes: float  # All bytes that it sends.
+  # Bytes for which the device waits without a concurrent product.
   exposed_bytes: float
 
   @property
   def share(self) -> float:
-    """Exposed part of what is sent, 0 to 1."""
+    """Exposed share of the sent bytes, 0 to 1."""
     return self.exposed_bytes / self.sent_bytes if self.sent_bytes else 0.0
 
 
 def exposure(found: Sequence[Collective]) -> dict[str, Exposure]:
-  """Axis -> how much of its traffic the schedule hides behind products.
+  """Axis -> traffic, and the part not hidden behind products.
 
-  Of a collective over both axes, its part on each.
+  A collective over both axes counts on each with its part.
 
   Args:
     found: Collectives from `census.collectives`, of a scheduled program.
@@ -88,19 +88,19 @@ def compare(
   stack_runs: int = 1,
   has_exchange: bool = False,
 ) -> list[Line]:
-  """Lines for all that is planned or found; those in the loop first.
+  """Lines for all planned or found collectives; those in the loop first.
 
-  Scalars and leaves that are kept whole cross both axes once at the end; how
-  the compiler takes that apart is its own affair, and counts as equal.
+  Scalars and whole leaves cross both axes once at the end. However the compiler
+  splits that, it counts as equal.
 
   Args:
     layout: Layout of the step's state.
     found: Collectives from `census.collectives`.
-    num_micro_batches: Micro-batches of the step.
+    num_micro_batches: Number of micro-batches of the step.
     regather: Option of `Trainer`.
     stack_runs: See `moves`.
-    has_exchange: Whether the loss asks for rows by itself; a step with tables
-      does anyway.
+    has_exchange: Whether the loss requests rows itself; a step with tables
+      always has an exchange.
   """
   has_loop = num_micro_batches > 1
   has_exchange |= layout.tables is not None
@@ -125,7 +125,7 @@ def compare(
     each = num_micro_batches if in_loop else 1
     num, sent = _amounts(group, each if not has_last else 1)
     if has_last and in_loop:
-      # All but the last micro-batch are there.
+      # In the loop are all micro-batches but the last.
       num, sent = num // (each - 1), sent / (each - 1) * each
     elif has_last:
       repeated, bytes_ = _amounts(seen.get((kind, axis, True), []), 1)
@@ -152,7 +152,7 @@ def compare(
       and kind == census.ALL_GATHER
       and want / stack_runs <= num < want
     ):
-      # Short loops are taken apart, and then equal gathers are one.
+      # Short loops are unrolled, and equal gathers are then merged.
       is_equal, note = True, 'runs of a stack share gathers'
     elif not is_equal:
       note = 'planned, but not found' if not num else 'another amount'
@@ -170,7 +170,7 @@ def compare(
 
 
 def _amounts(group: Sequence[Collective], unknown: int) -> tuple[int, float]:
-  """(elements, bytes that a device sends) in a step."""
+  """(elements, bytes sent per device) in a step."""
   runs = [(c, c.num_runs(unknown)) for c in group]
   return (
     sum(c.num_elements * n for c, n in runs),
@@ -179,12 +179,12 @@ def _amounts(group: Sequence[Collective], unknown: int) -> tuple[int, float]:
 
 
 def _is_of_rounds(c: Collective) -> bool:
-  """Whether it is of a step's rows, in their loop over rounds."""
+  """Whether it belongs to the row exchange, in its loop over rounds."""
   return c.kind == census.ALL_TO_ALL and c.loops[0] is None
 
 
 def _whole_tables(layout: Layout) -> int:
-  """Elements of tables that each device holds whole, and their rows."""
+  """Elements of replicated tables, plus their number of rows."""
   if layout.tables is None:
     return 0
   specs, num = layout.tables.partition_specs(), 0
@@ -197,10 +197,10 @@ def _whole_tables(layout: Layout) -> int:
 def _pair_scatters(lines: list[Line]) -> list[Line]:
   """Accepts an all-reduce inside a group in place of a reduce-scatter.
 
-  On slices whose chips form a plane libtpu prefers for some shapes an
-  all-reduce, of which each chip keeps its piece; where pieces are no whole
-  tiles, neighbors in the group hand on their edges. Place, level and what
-  crosses groups stay as planned.
+  On slices whose chips form a plane, libtpu prefers for some shapes an
+  all-reduce of which each chip keeps its piece. If pieces are not whole tiles,
+  neighbors in the group exchange their edges. Place, level and traffic between
+  groups stay as planned.
   """
   result = list(lines)
   for in_loop in (True, False):
@@ -229,7 +229,7 @@ def _pair_scatters(lines: list[Line]) -> list[Line]:
 
 
 def crosses_groups_in_loop(lines: Sequence[Line]) -> bool:
-  """Whether anything in the micro-batch loop leaves its group."""
+  """Whether anything in the micro-batch loop crosses groups."""
   return any(
     line.in_loop and line.num_found and line.axis != INTRA for line in lines
   )

@@ -17,7 +17,7 @@ from antjax.plan.planner import ParoPlan, Row
 from antjax.report import page as report_page
 from antjax.report import plots as report_plots
 
-# What others call a code.
+# Other names of a code.
 KNOWN_AS = {
   'NNN': 'DDP',
   'NNG': 'ZeRO-1',
@@ -25,13 +25,13 @@ KNOWN_AS = {
   'III': 'MiCS, HSDP',
   'GGG': 'ZeRO-3, FSDP',
 }
-# Okabe, Ito 2008: told apart also with a color vision deficiency.
+# Okabe, Ito 2008: distinguishable with color vision deficiency too.
 _FITS, _TOO_LARGE, _BEST = '#0072b2', '#b7bfcc', '#d55e00'
 _INK, _SOFT = '#1d2433', '#5d6779'
 
 
 def to_dict(plan: ParoPlan) -> dict[str, Any]:
-  """JSON-able: settings, rows with their sums, the pick and why."""
+  """JSON-able settings, rows with their sums, the choice and its reason."""
   return {
     'best': plan.best.code,
     'reason': plan.reason,
@@ -55,7 +55,7 @@ def to_dict(plan: ParoPlan) -> dict[str, Any]:
 
 
 def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
-  """Peak memory against communication, with the frontier of the two."""
+  """Plot of peak memory against communication, with their frontier."""
   result = matplotlib.figure.Figure((7.6, 4.8), layout='constrained')
   axes = result.subplots()
   bold: dict[str, Any] = {'fontsize': 11, 'fontweight': 'bold', 'color': _INK}
@@ -77,7 +77,7 @@ def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
       color = _BEST
     x, y = row.peak_bytes / 1e9, _shown(row)
     axes.plot([x], [y], 'o', color=color, markersize=9 if color == _BEST else 6)
-    # Neighbors by memory often lie close: their names go up and down.
+    # Neighbors by memory are often close: their names alternate in height.
     up = i % 2 == 0
     axes.annotate(
       row.code,
@@ -116,18 +116,18 @@ def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
 
 
 def _tick(value: float, position: int | None) -> str:
-  """Plain figures at 1, 2 and 5 of each power of ten."""
+  """Plain numbers at 1, 2 and 5 times each power of ten."""
   del position
   return f'{value:g}' if f'{value:e}'[0] in '125' else ''
 
 
 def _shown(row: Row) -> float:
-  """Seconds on a logarithmic axis, which has no zero."""
+  """Seconds for a logarithmic axis, which has no zero."""
   return max(row.comm_s, 1e-6)
 
 
 def html(plan: ParoPlan, facts: Mapping[str, Any]) -> str:
-  """The report on one page without other files: pick, table, plot, facts."""
+  """The report as one self-contained page: choice, table, plot, facts."""
   head = (
     *('code', 'known as', 'state', 'peak', 'inside groups', 'between groups'),
     *('communication', 'exposed', 'predicted step', 'elastic'),

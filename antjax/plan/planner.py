@@ -1,14 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses a PaRO code: memory, bytes moved and time of each, from shapes alone.
+"""Chooses a PaRO code by memory, traffic and time, from shapes only.
 
 The guideline is the paper's ("Rethinking Memory and Communication Costs for
 Efficient Data Parallel Training of Large Language Models", section 3.1.3): of
-the codes that fit, the fastest. Bytes and seconds are ours: those of the
-collectives that the step really does, leaf by leaf, in two phases, priced by
-`antjax.collectives.cost_model`, of which `step_time` says what hides. The
-paper's own time model, max(communication, compute), is in
-tests/plan/guideline_test.py.
+the codes that fit, the fastest. Bytes and seconds are our own: those of the
+collectives that the step really runs, leaf by leaf, in two phases, with times
+by `antjax.collectives.cost_model` and overlap by `step_time`. The paper's time
+model, max(communication, compute), is in tests/plan/guideline_test.py.
 """
 
 import dataclasses
@@ -27,33 +26,33 @@ from antjax.plan.moves import moves
 from antjax.plan.step_time import Hiding
 from antjax.train.state import Layout
 
-# Codes whose predicted times differ by less are taken to be equally fast.
+# Codes whose predicted times differ by less are considered equally fast.
 _TIE = 0.001
 _HIDING = Hiding.of('gpu')
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What one code costs; bytes are those of one device."""
+  """Costs of one code; bytes are per device."""
 
   code: str  # PaRO code.
   params_bytes: int  # Parameters between steps.
-  grads_bytes: int  # Accumulators of the gradient, fp32, during a step.
+  grads_bytes: int  # Gradient accumulators during a step, fp32.
   opt_state_bytes: int  # Optimizer state and, in mixed precision, masters.
-  # Bytes at the peak of a step: parameters gathered, and gradients before they
-  # are reduced.
+  # Bytes at the peak of a step: gathered parameters, and gradients before
+  # reduction.
   transient_bytes: int
   activation_bytes: int  # Bytes of activations, from the arguments of `plan`.
-  intra_bytes: float  # Sent inside the group at each micro-batch.
-  inter_bytes: float  # Sent to other groups at each micro-batch.
-  intra_bytes_at_end: float  # Sent inside the group once a step.
-  inter_bytes_at_end: float  # Sent to other groups once a step.
-  comm_s: float  # Seconds of communication in a step, all of it added up.
-  exposed_s: float  # Those of them that have no computation beside them.
+  intra_bytes: float  # Sent inside the group per micro-batch.
+  inter_bytes: float  # Sent to other groups per micro-batch.
+  intra_bytes_at_end: float  # Sent inside the group once per step.
+  inter_bytes_at_end: float  # Sent to other groups once per step.
+  comm_s: float  # Total seconds of communication in a step.
+  exposed_s: float  # The part that does not overlap with computation.
   compute_s: float  # Seconds of computation in a step.
   step_s: float  # Predicted seconds of a step.
-  fits: bool  # Whether the peak fits into the device's memory.
-  num_micro_batches: int  # Micro-batches of a step.
+  fits: bool  # Whether the peak fits in the device's memory.
+  num_micro_batches: int  # Number of micro-batches per step.
 
   @property
   def state_bytes(self) -> int:
@@ -81,21 +80,21 @@ class Row:
 class ParoPlan:
   """All codes for one job."""
 
-  # One for each valid code, in the order of `VALID_CODES`.
+  # One row per valid code, in the order of `VALID_CODES`.
   rows: tuple[Row, ...]
-  best: Row  # The code to take; where none fits, the one that needs the least.
+  best: Row  # The chosen code; if none fits, the one that needs the least.
   reason: str  # Reason, in one sentence.
   cluster: Cluster
-  device_bytes: int | None  # Memory of a device, or None for no bound.
+  device_bytes: int | None  # Memory of a device; None: no bound.
 
   def row(self, code: str) -> Row:
     """The row of a code."""
     return self.rows[VALID_CODES.index(code)]
 
   def frontier(self) -> tuple[Row, ...]:
-    """Codes that no other beats in both peak memory and communication.
+    """Codes that no other code beats in both peak memory and communication.
 
-    Those of least communication, and most memory, come first.
+    Codes with the least communication, and most memory, come first.
     """
     front: list[Row] = []
     for row in sorted(self.rows, key=lambda r: (r.comm_s, r.peak_bytes)):
@@ -126,21 +125,21 @@ def plan(
     params: Tree of arrays or ShapeDtypeStructs, as for `Trainer.init`.
     optimizer: Optax transform.
     num_groups: Number of groups of the mesh.
-    group_size: Devices of a group.
+    group_size: Number of devices per group.
     links: Speeds of the links.
-    num_micro_batches: Micro-batches of a step.
-    compute_s: Seconds that a device computes on one micro-batch.
+    num_micro_batches: Number of micro-batches per step.
+    compute_s: Compute time of a device per micro-batch, in seconds.
     activation_bytes: Bytes of activations at the peak of a micro-batch.
-    device_bytes: Memory of a device; None takes every code to fit.
+    device_bytes: Memory of a device; None: every code fits.
     regather: Option of `Trainer`.
-    hiding: What the compiler runs beside computation: that of GPUs by default;
-      `Hiding.of('cpu')` adds all times up.
-    elastic_only: Leave out codes whose groups must stay in step.
-    **options: Options of `Trainer` that `Layout.of` takes: trainable, scanned,
+    hiding: Communication that the compiler overlaps with computation; that of
+      GPUs by default. `Hiding.of('cpu')` adds all times.
+    elastic_only: Whether to omit codes whose groups must run in lockstep.
+    **options: Options of `Trainer` for `Layout.of`: trainable, scanned,
       compute_dtype, min_shard_size.
 
   Raises:
-    ValueError: A mesh, count or time that cannot be.
+    ValueError: A mesh, count or time is invalid.
   """
   for name, value in (
     ('num_groups', num_groups),
@@ -155,7 +154,7 @@ def plan(
       ' computes on a micro-batch, 0 or more.'
     )
   cluster = Cluster(links, num_groups, group_size)
-  # A layout asks for no more than the sizes of the axes.
+  # A layout only reads the sizes of the axes.
   mesh = cast(Mesh, AbstractMesh((num_groups, group_size), (INTER, INTRA)))
   rows = []
   for code in VALID_CODES:
@@ -197,10 +196,10 @@ def plan(
 
 
 def transient_bytes(layout: Layout, regather: bool) -> int:
-  """Most bytes on a device beside state, accumulators and activations.
+  """Peak bytes on a device beside state, accumulators and activations.
 
-  In a micro-batch: leaves gathered, of a stack one layer (all, if kept), their
-  gradients before they are reduced, and reduced addends of stacks. In the
+  In a micro-batch: gathered leaves (of a stack one layer, or all if kept),
+  their gradients before reduction, and reduced addends of stacks. In the
   update: the gradient at the optimizer's level.
   """
   paro, mesh = layout.paro, layout.mesh
@@ -215,7 +214,7 @@ def transient_bytes(layout: Layout, regather: bool) -> int:
       continue
     fp32 = dataclasses.replace(spec, dtype=np.dtype(np.float32))
     gradient += num * 4
-    if leaf.is_stack:  # The stack of reduced addends, before it is added.
+    if leaf.is_stack:  # The stack of reduced addends, before addition.
       gradient += fp32.bytes_per_device(paro.grads, mesh)
     update += fp32.bytes_per_device(paro.opt_state, mesh)
   return max(gathered + gradient, update)

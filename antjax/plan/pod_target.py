@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pods of TPUs or GPUs, without access to one: devices and networks."""
+"""Devices and networks of absent pods of TPUs or GPUs."""
 
 import dataclasses
 import importlib.resources
@@ -14,9 +14,9 @@ import numpy as np
 from antjax.collectives.cost_model import Links
 from antjax.mesh.mesh import INTER, INTRA
 
-# GB/s one way of a device along one axis of its fast network, GB/s of it to
-# other groups, bf16 TFLOP/s: published figures, not measured.
-# A TPU has two links per axis.
+# One-way GB/s of a device along one axis of its fast network, its GB/s to other
+# groups, bf16 TFLOP/s: published figures, not measured. A TPU has two links per
+# axis.
 _RATES = {
   'v4': (90, 6.25, 275),
   'v5e': (90, 3.125, 197),
@@ -28,9 +28,9 @@ _RATES = {
   'b200': (900, 50, 2250),
   'gb200': (900, 50, 2500),
 }
-# Seconds that a step of a ring takes without bytes: a guess.
+# Latency of a ring step in seconds: a guess.
 _LATENCIES_S = (5e-6, 20e-6)
-# Memory of a device, as the makers state it, and a usual slice.
+# Memory of a device, as published by its vendor, and a usual slice.
 _TPUS = {
   'v4': (32, '2x2x2'),
   'v5e': (16, '4x4'),
@@ -40,19 +40,19 @@ _TPUS = {
 }
 # Usual hosts x GPUs. The facts of a card are in gpus/<name>.txtpb.
 _GPUS = {'h100': '2x8', 'h200': '2x8', 'b200': '2x8', 'gb200': '18x4'}
-# Cards whose NVLink joins the hosts of a rack.
+# Cards whose NVLink connects the hosts of a rack.
 _RACKS = ('gb200',)
 NAMES = (*_TPUS, *_GPUS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """A kind of device, and how many are joined how.
+  """A kind of device, with the number and connection of devices.
 
   Attributes:
     kind: Generation of TPU or name of a GPU.
-    shape: Chips of a slice, as 4x4, or hosts x GPUs.
-    num_slices: TPU slices, or racks of hosts that NVLink joins.
+    shape: Chips of a slice, e.g. 4x4, or hosts x GPUs.
+    num_slices: Number of TPU slices, or of racks of hosts connected by NVLink.
   """
 
   kind: str
@@ -61,10 +61,10 @@ class Target:
 
   @classmethod
   def of(cls, topology: str, num_slices: int | None = None) -> 'Target':
-    """Reads 'v5e:4x4', 'h100:4x8' or a kind alone.
+    """Reads 'v5e:4x4', 'h100:4x8' or only a kind.
 
     Raises:
-      ValueError: An unknown kind, or slices of what has none.
+      ValueError: The kind is unknown, or has no slices.
     """
     kind, _, shape = topology.partition(':')
     if kind not in NAMES:
@@ -91,7 +91,7 @@ class Target:
 
   @property
   def name(self) -> str:
-    """As a person says it."""
+    """Readable name."""
     many = f'{self.num_slices} x ' if self.num_slices > 1 else ''
     return f'{many}{self.kind}:{self.shape}'
 
@@ -105,20 +105,20 @@ class Target:
     return int(found[1])
 
   def links(self, group_size: int) -> Links:
-    """Speeds of its links, as published, for groups of a size."""
+    """Published speeds of its links, for groups of a given size."""
     fast, slow, _ = _RATES[self.kind]
     return Links(fast * 1e9, slow * 1e9 * group_size, *_LATENCIES_S)
 
   @property
   def flops_per_s(self) -> float:
-    """Published peak of a device, of bf16 products."""
+    """Published peak of a device for bf16 products."""
     return _RATES[self.kind][2] * 1e12
 
   def devices(self) -> list[Any]:
-    """Its devices, on no machine.
+    """Its devices, without hardware.
 
     Raises:
-      RuntimeError: The compiler is not installed, or does not load.
+      RuntimeError: The compiler is not installed, or cannot be loaded.
       ValueError: There are no such slices.
     """
     return self._gpus() if self.is_gpu else self._tpus()
@@ -138,7 +138,7 @@ class Target:
     )
 
   def _tpus(self) -> list[Any]:
-    # A v4 chip is one device as jobs run on it, and two by libtpu's default.
+    # A v4 chip is one device in jobs, but two by libtpu's default.
     options = {'chip_config_name': 'megacore'} if self.kind == 'v4' else {}
     try:
       description = topologies.get_topology_desc(
@@ -147,7 +147,7 @@ class Target:
         num_slices=self.num_slices,
         **options,
       )
-    except Exception as error:  # XLA's own, of several kinds.
+    except Exception as error:  # Various errors of XLA.
       _check_libtpu()
       raise ValueError(
         f'topology={self.kind}:{self.shape}, num_slices={self.num_slices}:'
@@ -158,7 +158,7 @@ class Target:
 
   @property
   def group_size(self) -> int:
-    """Devices that fast links join: of a slice, a host or a rack."""
+    """Number of devices connected by fast links: a slice, host or rack."""
     sizes = [int(n) for n in self.shape.split('x')]
     if self.is_gpu and self.kind not in _RACKS:
       return sizes[-1]
@@ -166,7 +166,7 @@ class Target:
     return int(np.prod(sizes)) * cores
 
   def networks(self, devices: np.ndarray) -> dict[str, str]:
-    """Axis -> the networks that it uses, of a mesh's [inter, intra] devices."""
+    """Axis -> networks that it uses, for devices [inter, intra] of a mesh."""
     fast, slow = ('NVLink', 'fabric') if self.is_gpu else ('ICI', 'DCN')
     by_process = self.is_gpu and self.kind not in _RACKS
 
@@ -189,9 +189,9 @@ class Target:
 
 
 def is_installed(module: str) -> bool:
-  """Whether a module can be imported; it is not, nor are those around it."""
+  """Whether a module can be imported; imports neither it nor its parents."""
   name = ''
-  for part in module.split('.'):  # `find_spec` raises where a parent is not.
+  for part in module.split('.'):  # `find_spec` raises if a parent is missing.
     name = f'{name}.{part}' if name else part
     if importlib.util.find_spec(name) is None:
       return False
@@ -204,7 +204,7 @@ def _card(kind: str) -> str:
 
 
 def _check_libtpu() -> None:
-  """Raises RuntimeError where libtpu cannot even describe a single host."""
+  """Raises RuntimeError if libtpu cannot even describe a single host."""
   try:
     topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2')
   except Exception as error:

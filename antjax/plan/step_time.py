@@ -1,23 +1,23 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds of a step: computation, and the communication that nothing hides.
+"""Predicts the time of a step: computation and exposed communication.
 
-A step waits for collectives that have no matrix product beside them. Which
-these are was read from schedules that XLA's compilers made for twelve layers
-with eight micro-batches (benchmarks/results/pods_compiled_2026-12.md):
+A step waits for collectives that do not overlap with a matrix product. Which
+ones do not is taken from schedules of XLA's compilers for twelve layers with
+eight micro-batches (benchmarks/results/pods_compiled_2026-12.md):
 
 - Inside the loop over micro-batches, a stack's pieces move a layer ahead, so
-  that two layers' worth of L has nothing beside it; of the rest a share that
-  the compiler gives no partner.
-- Leaves outside stacks, and what moves once a step, have nothing beside them.
-- With early sums, those that go to other groups at the step's end do.
+  two layers of L are exposed, and of the rest a share that the compiler does
+  not overlap.
+- Leaves outside stacks, and collectives once per step, are exposed.
+- With early sums, those sent to other groups at the step's end overlap.
 
 The step takes
 
   exposed + max(computation, hidden)
 
-A model: collectives at the links' own rate, one after the other, and products
-none the slower for what travels beside them.
+The model assumes that collectives run at full link speed, one after the other,
+and do not slow down products.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,19 +30,19 @@ from antjax.mesh.paro import Level, PaRO
 from antjax.plan import census
 from antjax.plan.moves import Move
 
-# Layers of a stack that move with nothing beside them: the first and the last.
+# Exposed layers of a stack: the first and the last.
 _ALONE = 2
 
 
 class Exposes(Protocol):
-  """Says what of a move's time has no product beside it."""
+  """Estimate of the exposed share of a move."""
 
   def share(self, move: Move) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheduled:
-  """What a compiled schedule says, see `plan_check.exposure`."""
+  """Shares from a compiled schedule, see `plan_check.exposure`."""
 
   shares: Mapping[str, float]  # Axis -> exposed share of its bytes.
 
@@ -55,13 +55,13 @@ class Scheduled:
 
 @dataclasses.dataclass(frozen=True)
 class Hiding:
-  """What a compiler hides of a stack's collectives in the loop.
+  """Shares of a stack's collectives that a compiler does not hide.
 
   Attributes:
-    gathers: Share of the gathers inside a group that is exposed all the same.
-    reductions: Likewise, of the reductions.
-    between: Likewise, of what goes between groups.
-    sums: Share of the sums to other groups at the step's end that is exposed.
+    gathers: Exposed share of the gathers inside a group, in the loop.
+    reductions: Exposed share of the reductions inside a group, in the loop.
+    between: Exposed share of collectives between groups, in the loop.
+    sums: Exposed share of the sums to other groups at the step's end.
   """
 
   gathers: float = 1.0
@@ -73,10 +73,10 @@ class Hiding:
   def of(
     cls, device: str, *, overlap: bool = True, early_sums: bool = False
   ) -> 'Hiding':
-    """That of a kind of device, as `pod_target` and JAX name them.
+    """Values for a kind of device, by its name in `pod_target` or JAX.
 
-    Devices that nobody compiled for count as those with the least: a TPU as
-    v5e, a GPU as H100.
+    Kinds without compiled schedules get the values of those that hide the
+    least: TPUs those of v5e, GPUs those of H100.
     """
     kind = device.lower()
     is_cpu = kind == 'cpu'
@@ -90,7 +90,7 @@ class Hiding:
     return dataclasses.replace(found, sums=sums)
 
   def under(self, paro: PaRO) -> 'Hiding':
-    """That of a code: early sums need gradients at I, and their sums at G."""
+    """Values for a code: early sums need gradients at I and sums at G."""
     if paro.grads is Level.INTRA and paro.opt_state is Level.GLOBAL:
       return self
     return dataclasses.replace(self, sums=1.0)
@@ -116,7 +116,7 @@ NOTHING = Hiding()  # XLA:CPU, and any step without overlap.
 _COMPILED = {
   'gpu': Hiding(gathers=0.0, reductions=0.0, between=0.0, sums=0.25),
   'v6e': Hiding(gathers=0.63, reductions=0.0, between=0.14, sums=0.0),
-  # Without SparseCores reductions are single instructions.
+  # Without SparseCores, reductions are single instructions.
   'v5e': Hiding(gathers=0.13, reductions=1.0, between=1.0, sums=1.0),
 }
 
@@ -125,8 +125,8 @@ _COMPILED = {
 class StepTime:
   """A predicted step."""
 
-  comm_s: float  # Communication, all of it added up.
-  exposed_s: float  # The part that has no product beside it.
+  comm_s: float  # Total seconds of communication.
+  exposed_s: float  # The part that does not overlap with products.
   compute_s: float
 
   @property
@@ -142,14 +142,14 @@ def predict(
   compute_s: float,
   hiding: Exposes,
 ) -> StepTime:
-  """A step of these moves.
+  """Predicts a step with these moves.
 
   Args:
     moves: From `moves.moves`.
-    cluster: Groups, and the speeds of their links.
-    num_micro_batches: Micro-batches of a step.
-    compute_s: Seconds that a device computes in a step.
-    hiding: What the compiler hides.
+    cluster: Groups and the speeds of their links.
+    num_micro_batches: Number of micro-batches per step.
+    compute_s: Compute time of a device per step, in seconds.
+    hiding: Communication that the compiler hides.
   """
   total = exposed = 0.0
   for move in moves:
@@ -161,7 +161,7 @@ def predict(
 
 
 def seconds_of(move: Move, cluster: Cluster) -> float:
-  """Time of a move's collectives one after the other, each for itself."""
+  """Time of a move's collectives, run one after the other."""
   size = move.num_bytes / move.num_messages
   if move.axis == 'both':
     once = cluster.seconds(move.op, 'hierarchical', size)
