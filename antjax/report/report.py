@@ -55,9 +55,7 @@ class Report:
   tables: Mapping[str, tuple[Sequence[str], list[list[str]]]] = _no_items()
   intervals: Mapping[str, Panel] = _no_items()
   bars: Mapping[str, report_plots.Bars] = _no_items()
-  bar_floors: Mapping[str, float] = (
-    _no_items()
-  )  # Start of an axis, if not 0.
+  bar_floors: Mapping[str, float] = _no_items()  # Start of an axis, if not 0.
   scatters: Mapping[str, report_plots.Points] = _no_items()
   curves: Mapping[str, report_plots.Points] = _no_items()
   throughput: Mapping[str, float] = _no_items()  # By unit.
