@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Texts of users and items, put together from cached token ids.
+"""Texts of users and items, assembled from cached token ids.
 
-A text is its newest items, whole and oldest first, with the marks of the
+A text is the newest whole items that fit, oldest first, with the marks of the
 language model's family around and between them.
 """
 
@@ -20,12 +20,12 @@ class Marks(NamedTuple):
   """Marks of a text.
 
   Attributes:
-    leading: Token ids in front of it.
-    trailing: Token ids behind it.
-    pooling: Token whose output is taken as the text's vector.
+    leading: Token ids before the text.
+    trailing: Token ids after the text.
+    pooling: Token whose output is the text's vector.
     separator: Token ids between two items.
-    num_special: Special tokens that each cached item begins with, which a text
-      leaves out.
+    num_special: Number of special tokens at the start of each cached item,
+      which texts leave out.
   """
 
   leading: tuple[int, ...]
@@ -36,16 +36,16 @@ class Marks(NamedTuple):
 
   @property
   def num_tokens(self) -> int:
-    """Tokens around a text."""
+    """Number of tokens around a text."""
     return len(self.leading) + len(self.trailing)
 
 
 class Tokens(Protocol):
-  """What is read of an `antjax.lm.token_cache.TokenCache`."""
+  """The interface of `antjax.lm.token_cache.TokenCache` used here."""
 
   @property
   def tokens(self) -> np.ndarray:
-    """int32 [all]."""
+    """Tokens of all items, int32 [all]."""
 
   @property
   def offsets(self) -> np.ndarray:
@@ -53,12 +53,12 @@ class Tokens(Protocol):
 
 
 class Planned(NamedTuple):
-  """What texts will hold.
+  """Planned content of texts.
 
   Attributes:
-    items: int [R, N], as given.
-    sizes: int64 [R, N], tokens taken of each item; 0 where it is left out.
-    lengths: int64 [R], tokens of each text with its marks; 0 for none.
+    items: Items int [R, N], as given.
+    sizes: int64 [R, N], number of tokens of each item; 0: left out.
+    lengths: int64 [R], number of tokens of each text with marks; 0: no text.
   """
 
   items: np.ndarray
@@ -72,7 +72,7 @@ class TextMaker:
   Attributes:
     cache: Tokens of the items.
     marks: Marks of each text.
-    max_tokens: Largest number of tokens of a text, marks included.
+    max_tokens: Maximum number of tokens of a text, including marks.
   """
 
   def __init__(
@@ -86,13 +86,13 @@ class TextMaker:
     """Reads nothing yet.
 
     Args:
-      cache: Tokens of the items; row 0, the padding, has none.
+      cache: Tokens of the items; row 0, the padding, has no tokens.
       marks: Marks of the model's family.
-      max_title_tokens: Tokens of an item; longer ones are cut.
-      max_tokens: Tokens of a text.
+      max_title_tokens: Maximum number of tokens of an item, then truncated.
+      max_tokens: Maximum number of tokens of a text.
 
     Raises:
-      ValueError: No room beside the marks.
+      ValueError: There is no room beside the marks.
     """
     if max_title_tokens < 1 or max_tokens <= marks.num_tokens:
       raise ValueError(
@@ -106,13 +106,13 @@ class TextMaker:
 
   @property
   def num_items(self) -> int:
-    """Number of items in the catalog, padding included."""
+    """Number of items in the catalog, including padding."""
     return len(self.cache.offsets) - 1
 
   def rarity(self, vocab_size: int) -> np.ndarray:
     """log(1 + N / (1 + N_t)) of each token t, float32 [V]; 0 for marks.
 
-    N_t of the N items have it in their title.
+    N_t of the N items have t in their title.
     """
     counts = np.zeros(vocab_size, np.int64)
     offsets = self.cache.offsets
@@ -127,13 +127,13 @@ class TextMaker:
     return found
 
   def plan(self, items: np.ndarray) -> Planned:
-    """Whole items, as many of the newest as fit.
+    """Selects whole items, as many of the newest as fit.
 
-    The newest one is cut where it does not fit by itself. A row without items
-    is no text.
+    The newest item is truncated if it alone does not fit. A row without items
+    has no text.
 
     Args:
-      items: int [R, N], oldest first, 0 behind the newest.
+      items: int [R, N], oldest first, 0 after the newest.
     """
     sizes = np.asarray(self.cache.offsets[items + 1])
     sizes = sizes - self.cache.offsets[items] - self.marks.num_special
@@ -155,14 +155,14 @@ class TextMaker:
     texts: np.ndarray | None = None,
     first: int = 1,
   ) -> None:
-    """Writes texts into flat arrays; about 30 ns a token.
+    """Writes texts into flat arrays, at about 30 ns per token.
 
     Args:
       planned: Result of `plan`.
-      starts: int64 [R], slot of each text's first token; -1 leaves it out.
-      tokens: int32 [slots], gets the tokens.
-      texts: int32 [slots], gets `first` + r for the tokens of text r.
-      first: See there.
+      starts: int64 [R], slot of each text's first token; -1: leave out.
+      tokens: int32 [slots], receives the tokens.
+      texts: int32 [slots], receives `first` + r for the tokens of text r.
+      first: Number of the first text.
     """
     marks = self.marks
     is_there = (starts >= 0) & (planned.lengths > 0)
@@ -191,10 +191,10 @@ class TextMaker:
     return sizes + len(self.marks.separator) * (sizes > 0)
 
   def padded(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Texts in rows, for items as of `plan`.
+    """Texts in padded rows, for items as in `plan`.
 
     Returns:
-      (tokens int32 [R, max_tokens], 0 behind the end; lengths int32 [R]).
+      (tokens int32 [R, max_tokens], zero-padded; lengths int32 [R]).
     """
     planned = self.plan(items)
     tokens = np.zeros((len(items), self.max_tokens), np.int32)
@@ -203,10 +203,10 @@ class TextMaker:
     return tokens, planned.lengths.astype(np.int32)
 
   def ragged(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Texts one behind the other, for `antjax.lm.text_encoder`.
+    """Concatenated texts, for `antjax.lm.text_encoder`.
 
     Returns:
-      (tokens int32 [all], offsets int64 [R + 1]), for items as of `plan`.
+      (tokens int32 [all], offsets int64 [R + 1]), for items as in `plan`.
     """
     planned = self.plan(items)
     offsets = np.zeros(len(items) + 1, np.int64)
@@ -217,7 +217,7 @@ class TextMaker:
 
 
 def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-  """All places of ranges: starts[0], starts[0] + 1, ..., starts[1], ..."""
+  """Concatenates ranges: starts[0], starts[0] + 1, ..., starts[1], ..."""
   offset = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
   return np.repeat(starts, sizes) + offset
 

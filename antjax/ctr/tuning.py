@@ -3,7 +3,7 @@
 """Selects the trained parameters of a language model in a recommender.
 
 Its leaves are named 'lm. ...', or, in a BAHE tower, 'tower.lm. ...' or
-'tower.low. ...' and 'tower.high. ...'; all others are the head's, which is
+'tower.low. ...' and 'tower.high. ...'. All others belong to the head, which is
 always trained.
 """
 
@@ -22,20 +22,20 @@ PyTree = Any
 Tuning = Literal['full', 'lora', 'none']
 
 _LM = re.compile(r'^(lm|tower\.(high|low|lm))\.')
-# Adapters, and places of behaviors, which no pretraining has seen.
+# Adapters, and places of behaviors, which are not pretrained.
 _NEW = re.compile(rf'{lora.PATTERN}|\.behavior_positions$')
 
 
 def is_lm(name: str) -> bool:
-  """Whether a leaf is the language model's, by name; else it is the head's."""
+  """Whether a leaf belongs to the language model, by name, or to the head."""
   return _LM.match(name) is not None
 
 
 def trainable(tuning: Tuning) -> Callable[[str], bool]:
-  """For Trainer(trainable=...), by the names of a model's leaves.
+  """Function for Trainer(trainable=...), of the names of a model's leaves.
 
-  Of the language model's layers all are trained, adapters only, or none; a low
-  half never is.
+  Trains all layers of the language model, only adapters, or none, but never a
+  low half.
   """
 
   def is_trained(name: str) -> bool:
@@ -49,7 +49,7 @@ def trainable(tuning: Tuning) -> Callable[[str], bool]:
 
 
 def _part(model: nnx.Module, *paths: str) -> Any:
-  """The first part of a model that is there and has layers, or None."""
+  """The first existing part of a model that has layers, or None."""
   for path in paths:
     part: Any = model
     for name in path.split('.'):
@@ -72,16 +72,16 @@ def _trained(model: nnx.Module) -> Any:
 def add_lora(
   model: nnx.Module, *, adapter: str = '', rngs: nnx.Rngs, **options: Any
 ) -> None:
-  """Gives a model's trained layers adapters.
+  """Adds adapters to a model's trained layers.
 
   Args:
     model: A click model or recommender.
-    adapter: Folder of adapters to begin with, see `adapter_file`; else fresh.
+    adapter: Folder of initial adapters, see `adapter_file`; '': new ones.
     rngs: Source of the random numbers.
-    **options: Options of fresh ones, `lora.add`'s.
+    **options: Options of `lora.add`, for new ones.
 
   Raises:
-    ValueError: The tower trains no layers, or as for `lora.add` and
+    ValueError: The tower trains no layers; also as for `lora.add` and
       `adapter_file.load`.
   """
   part = _trained(model)
@@ -94,14 +94,14 @@ def add_lora(
 def save_adapter(
   folder: pathlib.Path, model: nnx.Module, base_model: str
 ) -> None:
-  """Writes a model's adapters for PEFT, in place of those of before."""
+  """Writes a model's adapters for PEFT, replacing earlier ones."""
   part = _trained(model)
   shutil.rmtree(folder, ignore_errors=True)
   adapter_file.save(folder, part, getattr(part, 'num_low', 0), base_model)
 
 
 def quantize(model: nnx.Module, kind: quantized.Kind, tuning: Tuning) -> None:
-  """Keeps the matrices of frozen layers in few bits; before `add_lora`.
+  """Quantizes the matrices of frozen layers; call it before `add_lora`.
 
   Raises:
     ValueError: No layers are frozen.
@@ -127,8 +127,8 @@ def frozen_share(
   Args:
     params: Arrays or ShapeDtypeStructs.
     is_trained: Name of a leaf -> whether it is trained.
-    num_absent: Parameters of the language model that are frozen and not even
-      held, the low half's say.
+    num_absent: Number of frozen parameters that are not in memory, such as
+      those of a low half.
   """
   sizes = [
     (is_trained(_name(path)), x.size)

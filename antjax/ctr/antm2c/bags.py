@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sequences whose values are ids: words of a text, values of a list."""
+"""Sequences as bags of ids: words of a text, values of a list."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -10,26 +10,26 @@ import numpy as np
 
 # Shape suffixes: N = clicks, V = behaviors, P = values of a click.
 
-_PART = 1 << 22  # Events that are looked at at once.
+_PART = 1 << 22  # Number of events processed at once.
 
 Way = Literal['mean', 'sum', 'attention']
 WAYS = get_args(Way)
 
 
 class Uses:
-  """How many clicks have each event of a sequence: four bytes an event."""
+  """Number of clicks that have each event of a sequence, 4 bytes per event."""
 
   def __init__(self, num_events: int):
-    """None have any."""
+    """Starts with zero clicks for all events."""
     self._change = np.zeros(num_events + 1, np.int32)
 
   def add(self, starts_N: np.ndarray, stops_N: np.ndarray) -> None:
-    """Takes clicks, whose values are the events from start to stop."""
+    """Adds clicks, whose values are the events from start to stop."""
     np.add.at(self._change, starts_N, 1)
     np.add.at(self._change, stops_N, -1)
 
   def parts(self) -> Iterator[tuple[slice, np.ndarray]]:
-    """(events, clicks of each of them), part by part."""
+    """(events, their numbers of clicks), part by part."""
     before = np.int32(0)
     for start in range(0, len(self._change) - 1, _PART):
       part = slice(start, min(start + _PART, len(self._change) - 1))
@@ -44,9 +44,9 @@ class Bag:
 
   Attributes:
     sequence: Number of the sequence.
-    ids_V: int32, the behavior -> its id; -1: not there, as too rare.
-    num_ids: Ids.
-    max_pieces: Newest values that are taken.
+    ids_V: int32, behavior -> its id; -1: too rare.
+    num_ids: Number of ids.
+    max_pieces: Maximum number of values used, the newest.
   """
 
   sequence: int
@@ -65,15 +65,15 @@ class Bag:
     min_count: int,
     max_pieces: int,
   ) -> Self:
-    """Keeps the values that enough training clicks have.
+    """Keeps the values with enough training clicks.
 
     Args:
       sequence: Number of the sequence.
-      events: Its events.
-      uses: Training clicks that have an event.
-      num_behaviors: V.
-      min_count: Training clicks that a value needs.
-      max_pieces: Newest values to take.
+      events: Events of the sequence.
+      uses: Numbers of training clicks of the events.
+      num_behaviors: Number of behaviors, V.
+      min_count: Minimum number of training clicks of a value.
+      max_pieces: Maximum number of values to use, the newest.
     """
     counts = np.zeros(num_behaviors)
     for part, clicks in uses.parts():
@@ -81,5 +81,5 @@ class Bag:
     is_kept = counts >= min_count
     is_kept[0] = False  # Padding.
     ids_V = np.where(is_kept, np.cumsum(is_kept) - 1, -1).astype(np.int32)
-    # A table needs a row.
+    # A table needs at least one row.
     return cls(sequence, ids_V, max(int(is_kept.sum()), 1), max_pieces)

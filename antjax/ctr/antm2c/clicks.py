@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Clicks in columns, and batches of them."""
+"""Clicks in columns, and their batches."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -18,12 +18,12 @@ from antjax.ctr.bahe import batches
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextVectors:
-  """A vector a behavior, of a language model, say.
+  """One vector per behavior, e.g. from a language model.
 
   Attributes:
-    vectors: [num_behaviors, X], float16 or float32; a memory map will do.
-    sequences: Numbers of the sequences that are texts of their own.
-    max_pieces: Newest behaviors of each of them that are averaged.
+    vectors: [num_behaviors, X], float16 or float32; may be memory-mapped.
+    sequences: Numbers of the sequences that form separate texts.
+    max_pieces: Maximum number of behaviors of each to average, the newest.
   """
 
   vectors: np.ndarray
@@ -36,24 +36,24 @@ class ScenarioClicks:
   """Examples of one split.
 
   Attributes:
-    names: Names of the id columns: 'user', 'item', 'title', 'scenario', and C
+    names: Names of the id columns: 'user', 'item', 'title', 'scenario' and C
       others.
-    ids: int32 [N, 4 + C]; one row is read for a click, not a value a column.
-    label: float32 [N].
-    numeric: float32 [N, K].
-    starts: int64 [N, Q]: a click's sequence n is `events[n][starts:stops]`.
-    stops: int64 [N, Q].
-    events: Q arrays.
+    ids: Ids int32 [N, 4 + C]; a click reads one contiguous row.
+    label: Labels float32 [N].
+    numeric: Numeric columns float32 [N, K].
+    starts: int64 [N, Q]: sequence n of a click is `events[n][starts:stops]`.
+    stops: int64 [N, Q], see `starts`.
+    events: Events of the sequences, Q arrays.
     histories: Numbers of the sequences that are histories.
-    max_history: M, the newest that are taken of each.
-    history_columns: Name -> int32 [V], an id of the item of each title.
-    titles: int32 [V], the id of each title in a batch; None: as they are.
-    bags: Name -> a sequence that is a bag of ids.
+    max_history: M, maximum number of events used of each, the newest.
+    history_columns: Name -> int32 [V], an id of each title's item.
+    titles: int32 [V], the id of each title in a batch; None: unchanged.
+    bags: Name -> sequence that is a bag of ids.
     text: Vectors of texts, or None.
-    images: [num_items, X] by item, zeros without an image; or None.
-    image_items: int32 [N], the item of a click whatever its id; for images.
-    labels: float32 [N, T - 1], labels beside the first; None: there are none.
-    scored: Further columns [N] that `scores` reads.
+    images: [num_items, X] by item, zeros for no image; or None.
+    image_items: int32 [N], items of clicks as in the data, for images.
+    labels: float32 [N, T - 1], labels after the first one; None: only one.
+    scored: Further columns [N] for scores.
   """
 
   names: tuple[str, ...]
@@ -80,7 +80,7 @@ class ScenarioClicks:
     return len(self.label)
 
   def part(self, start: int, stop: int) -> tuple[Self, np.ndarray]:
-    """Clicks, and where the clicks start <= index < stop are in them."""
+    """Clicks, and the indices in them of the clicks start <= index < stop."""
     return self, np.arange(start, stop)
 
   def column(self, name: str) -> np.ndarray:
@@ -88,30 +88,30 @@ class ScenarioClicks:
     return self.ids[:, self.names.index(name)]
 
   def every_label(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Name -> label [N], the first one's name first."""
+    """Name -> label [N], starting with the first label."""
     rest = () if self.labels is None else self.labels.T
     return dict(zip(names, (self.label, *rest), strict=True))
 
   def by_scenario(self, index: np.ndarray, rows_of_part: int) -> np.ndarray:
-    """An order of clicks [b]: by scenario in each part, a device's at once."""
+    """Order of clicks [b]: by scenario within each part of a device."""
     part = np.arange(len(index)) // rows_of_part
     scenario = self.ids[index, self.names.index('scenario')]
     return np.lexsort((scenario, part))
 
   def batch(self, index: np.ndarray, size: int) -> dict[str, Any]:
-    """What a step reads of clicks [b]; lacking rows repeat the last one.
+    """Inputs of a step from clicks [b]; padding repeats the last one.
 
     Returns:
-      'ids' int32 [B, 4 + C]; 'label', 'weight' float32 [B], the weight of what
-      repeats being 0; 'history' and 'history_...' int32 [B, H, M], -1 behind
-      the newest; 'bag_...' int32 [B, P]; 'numeric', 'labels', 'text_...'
-      and 'image' where there are any.
+      'ids' int32 [B, 4 + C]; 'label', 'weight' float32 [B], with weight 0 for
+      padding; 'history' and 'history_...' int32 [B, H, M], -1 after the newest;
+      'bag_...' int32 [B, P]; 'numeric', 'labels', 'text_...' and 'image' if
+      present.
     """
     count = len(index)
     if count < size:
       index = np.concatenate([index, np.repeat(index[-1:], size - count)])
     found: dict[str, Any] = {
-      'ids': self.ids.take(index, axis=0),  # Indexing takes four times as long.
+      'ids': self.ids.take(index, axis=0),  # Indexing is four times slower.
       'label': self.label.take(index),
     }
     found['weight'] = np.ones(size, np.float32)
@@ -156,9 +156,9 @@ class ScenarioClicks:
     return self.text.vectors[behaviors].astype(np.float32)
 
   def _mean(self, pieces_BP: np.ndarray) -> np.ndarray:
-    """Mean vector of the pieces that are there [B, X]; 0 for none."""
+    """Mean vector of the existing pieces [B, X]; 0 without pieces."""
     there_BP = (pieces_BP > 0).astype(np.float32)
-    # Distinct ones first: texts repeat, and vectors are wide.
+    # Reads distinct vectors: texts repeat, and vectors are wide.
     distinct, place = np.unique(pieces_BP, return_inverse=True)
     rows = self._vectors(distinct)[place.reshape(pieces_BP.shape)]
     total_BX = np.einsum('bp,bpx->bx', there_BP, rows)

@@ -1,27 +1,27 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Crosses of id columns: a pair of values is an id of its own."""
+"""Crosses of id columns, with an id for each pair of values."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 
 import numpy as np
 
-# Shape suffixes: N = clicks, V = pairs that training knows.
+# Shape suffixes: N = clicks, V = pairs in training.
 
 Chunks = Callable[[], Iterable[Mapping[str, np.ndarray]]]
-_LEAST = 1 << 20  # Values that are united at once.
+_LEAST = 1 << 20  # Number of values merged at once.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cross:
-  """Two id columns as one.
+  """Two id columns combined to one.
 
   Attributes:
     left: Name of a column.
-    right: Name of another.
-    num_right: Ids of the latter.
-    codes_V: int64, rising: the pairs that have a row, left * num_right + right.
+    right: Name of another column.
+    num_right: Number of ids of the latter.
+    codes_V: int64, ascending: pairs with a row, left * num_right + right.
   """
 
   left: str
@@ -31,15 +31,15 @@ class Cross:
 
   @classmethod
   def fit(cls, text: str, chunks: Chunks, min_count: int) -> 'Cross':
-    """The pairs of the training clicks.
+    """Collects the pairs of the training clicks.
 
     Args:
-      text: Names of two columns, as user*scenario.
-      chunks: Gives column -> its ids in training, int [n], chunk by chunk.
-      min_count: Clicks that a pair needs for a row of its own.
+      text: Names of two columns, e.g. user*scenario.
+      chunks: Function that yields column -> training ids int [n], by chunks.
+      min_count: Minimum number of clicks of a pair with its own row.
 
     Raises:
-      ValueError: `text` is no pair, or names a column that is not there.
+      ValueError: `text` is not a pair, or names an unknown column.
     """
     left, _, right = text.partition('*')
     largest = 0
@@ -56,18 +56,18 @@ class Cross:
 
   @property
   def name(self) -> str:
-    """Name of the column that it makes."""
+    """Name of the resulting column."""
     return f'{self.left}_x_{self.right}'
 
   @property
   def num_ids(self) -> int:
-    """Pairs with a row, and 0, the unknown one."""
+    """Number of pairs with a row, plus 1 for the unknown pair 0."""
     return len(self.codes_V) + 1
 
   def __call__(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """int32 [N]: the id of each click's pair, 0 for one without a row."""
+    """Id of each click's pair, int32 [N]; 0 for a pair without a row."""
     codes = self._codes(columns)
-    # What training has not seen of `right` must not look like another pair.
+    # Values of `right` unseen in training must not alias another pair.
     is_new = columns[self.right] >= self.num_right
     place = np.searchsorted(self.codes_V, codes)
     known = place < len(self.codes_V)
@@ -80,7 +80,7 @@ class Cross:
 
 
 def _counts(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  """Distinct values, rising, and how many there are of each."""
+  """Distinct values, ascending, and their counts."""
   found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
   for part in parts:
     found.append(np.unique(part, return_counts=True))
@@ -98,10 +98,10 @@ def _united(
 
 
 def chosen(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
-  """Places of the wanted id columns; of all where none is named.
+  """Indices of the wanted id columns; of all if none is named.
 
   Raises:
-    ValueError: There is no such column.
+    ValueError: A column is unknown.
   """
   if unknown := sorted(set(wanted) - set(names)):
     raise ValueError(

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of the data that a click model is made for."""
+"""Sizes of the data of a click model."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -8,19 +8,19 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class DataSizes:
-  """What a model has to know of the data.
+  """Sizes of the data that a model depends on.
 
   Attributes:
-    num_users: Users, the unknown one (0) included.
-    num_items: Items.
-    num_behaviors: Rows of the vocabulary of titles.
-    num_scenarios: Scenarios.
-    columns: Id column -> its ids.
-    binned: Those of the id columns that are bins of numbers.
+    num_users: Number of users, including the unknown one (0).
+    num_items: Number of items.
+    num_behaviors: Number of rows of the vocabulary of titles.
+    num_scenarios: Number of scenarios.
+    columns: Id column -> number of its ids.
+    binned: Id columns that are bins of numbers.
     numbers: Other numeric column -> linear, autodis or dense.
-    histories: Places of each history.
+    histories: Number of places of each history.
     history_columns: Id columns whose ids of past clicks are known.
-    bags: Bag -> (its ids, its pooling).
+    bags: Bag -> (number of its ids, its pooling).
     modal: Name of a text or image in the batch -> its width.
     labels: Names of the labels.
   """

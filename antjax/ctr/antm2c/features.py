@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Features of clicks, from the statistics of training."""
+"""Features of clicks, based on statistics of training."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -16,16 +16,16 @@ from antjax.ctr.antm2c.numbers import Numbers, WAYS, ways
 
 FIRST = ('user', 'item', 'title', 'scenario')
 Chunks = Callable[[], Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]]]
-_TITLES = 2  # Padding and the unknown title stay as they are.
+_TITLES = 2  # Padding and the unknown title keep their ids.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frequent:
-  """Ids with a row of their own; rare ones share that of the unknown.
+  """Ids with their own rows; rare ids share the unknown row.
 
   Attributes:
-    ids_V: int32, the id in the data -> that of the model.
-    num_ids: Ids of the model.
+    ids_V: int32, id in the data -> id in the model.
+    num_ids: Number of ids in the model.
   """
 
   ids_V: np.ndarray
@@ -38,16 +38,16 @@ class Frequent:
     """Keeps the ids with enough training clicks.
 
     Args:
-      counts_V: Training clicks of each id.
-      config: `min_count`, and `hash_buckets` that rare ids share.
-      num_fixed: Ids that stay as they are; the last one is the unknown.
+      counts_V: Number of training clicks of each id.
+      config: Settings: `min_count`, and `hash_buckets` for rare ids.
+      num_fixed: Number of first ids that are kept; the last one is unknown.
     """
     is_kept, num_ids = counts_V >= config.min_count, len(counts_V)
     is_kept[:num_fixed] = False
     num_kept = int(is_kept.sum())
     first = num_fixed + config.hash_buckets
     found = np.full(num_ids, num_fixed - 1)
-    if config.hash_buckets:  # Knuth's multiplicative hash: ids come sorted.
+    if config.hash_buckets:  # Knuth's multiplicative hash, as ids are sorted.
       mixed = (np.arange(num_ids) * 2654435761 % (1 << 32)) >> 8
       found = num_fixed + mixed % config.hash_buckets
     found[:num_fixed] = np.arange(num_fixed)
@@ -60,10 +60,10 @@ class ClickFeatures:
   """The id columns and the numbers of clicks.
 
   Attributes:
-    num_ids: Id column -> its ids; user, item, title and those that are fields.
-    frequent: Id column -> its frequent ids, where rare ones are not kept.
+    num_ids: Id column -> number of its ids, for user, item, title and fields.
+    frequent: Id column -> its frequent ids, if rare ones are merged.
     crosses: Pairs of columns.
-    numbers: How numbers are read.
+    numbers: Numeric columns.
   """
 
   num_ids: Mapping[str, int]
@@ -80,19 +80,19 @@ class ClickFeatures:
     num_clicks: int,
     numbers: Sequence[str],
   ) -> Self:
-    """Looks at the training clicks; twice more for each cross.
+    """Reads the training clicks, and twice more for each cross.
 
     Args:
       config: Settings of the fields.
-      num_ids: Column -> ids of the data: user, item, title, and the columns
-        that are fields.
-      chunks: Gives, chunk by chunk, column -> its ids, int [n], also of the
-        scenario and of columns that are only in crosses, and numbers [n, K].
-      num_clicks: N.
+      num_ids: Column -> number of its ids in the data: user, item, title, and
+        columns that are fields.
+      chunks: Function that yields chunks: column -> its ids, int [n], including
+        the scenario and columns only in crosses, and numbers [n, K].
+      num_clicks: Number of training clicks, N.
       numbers: Names of the numeric columns.
 
     Raises:
-      ValueError: A column of a setting is not there.
+      ValueError: A column in the settings does not exist.
     """
     counts = {}
     if config.min_count > 1:
@@ -126,18 +126,18 @@ class ClickFeatures:
 
   @property
   def titles(self) -> np.ndarray | None:
-    """Title of the data -> that of the model [V]; None: they are the same."""
+    """Title of the data -> title of the model [V]; None: equal."""
     return self.frequent['title'].ids_V if self.frequent else None
 
   @property
   def columns(self) -> dict[str, int]:
-    """Id column besides `FIRST` -> its ids."""
+    """Id column other than `FIRST` -> number of its ids."""
     return {n: x for n, x in self.num_ids.items() if n not in FIRST}
 
   def __call__(
     self, ids: Mapping[str, np.ndarray], values_NK: np.ndarray
   ) -> dict[str, np.ndarray]:
-    """Column -> int [N]: `FIRST` first, then `columns`; titles as they are."""
+    """Column -> int [N]: `FIRST`, then `columns`; titles are unchanged."""
     made = {cross.name: cross(ids) for cross in self.crosses}
     made |= self.numbers.bins(values_NK)
     found = {}
@@ -154,10 +154,10 @@ def by_title(
   chunks: Chunks,
   num_behaviors: int,
 ) -> dict[str, np.ndarray]:
-  """Column -> its id for each title [V], as the last training click has it.
+  """Column -> its id for each title [V], from the last training click.
 
   Raises:
-    ValueError: There is no such column.
+    ValueError: A column is unknown.
   """
   found = {}
   for name in names:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The trained parameters of a click model other than its tables."""
+"""The trained parameters of a click model except its tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from antjax.networks.network import Inputs, ScenarioMoments, Sizes
 
 
 class FieldNetwork(nnx.Module):
-  """Everything but the tables: fields of numbers and vectors, and a network."""
+  """Fields of numbers and vectors, and a network, without tables."""
 
   def __init__(
     self,
@@ -34,16 +34,16 @@ class FieldNetwork(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    """Makes the parameters.
+    """Creates the parameters.
 
     Args:
       name: Name of the network.
-      sizes: Sizes of its inputs but for the vectors of texts and images.
-      config: Its settings.
+      sizes: Sizes of its inputs without vectors of texts and images.
+      config: Settings of the network.
       fields: Settings of the fields.
-      numbers: Way of each number, linear, autodis or dense.
+      numbers: Way of each number: linear, autodis or dense.
       modal: Text or image -> its width.
-      narrow: Table -> width of its rows, if less than D.
+      narrow: Table -> width of its rows, for those below D.
       rngs: Source of the initial weights.
     """
     self.maps: Any = nnx.Dict()
@@ -56,7 +56,7 @@ class FieldNetwork(nnx.Module):
       if numbers
       else None
     )
-    # A weight an element of a vector, which start at 0 as those of ids do.
+    # One weight per element of a vector, starting at 0 like those of ids.
     self.weights: Any = nnx.Dict()
     if 'linear' in load.load(name).needs:
       for kind, width in modal.items():
@@ -69,11 +69,11 @@ class FieldNetwork(nnx.Module):
     self.model = load.make(name, sizes, config, rngs=rngs)
 
   def wide(self, table: str, rows: jax.Array) -> jax.Array:
-    """Rows of a table [..., D], those of a narrow one [..., d] mapped."""
+    """Rows of a table [..., D]; those of a narrow one [..., d] are mapped."""
     return rows @ self.maps[table][...] if table in self.maps else rows
 
   def whole(self, x: Inputs, batch: Mapping[str, Any]) -> Inputs:
-    """The inputs with what a batch has besides ids."""
+    """Adds the data of a batch other than ids to the inputs."""
     dtype = x.fields_BFD.dtype
     if self.numbers is not None:
       x = self.numbers(batch['numeric'].astype(dtype), x)

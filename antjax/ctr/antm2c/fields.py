@@ -15,7 +15,7 @@ MODAL = ('text', 'image')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FieldConfig:
-  """What of the data the model sees, and its tables."""
+  """Data that the model sees, and its tables."""
 
   use: Annotated[
     tuple[str, ...],
@@ -150,7 +150,7 @@ class FieldConfig:
       )
 
   def ways_of_bags(self, columns: Sequence[str] = ()) -> dict[str, str]:
-    """Sequence -> its pooling; `columns` are those with many values."""
+    """Sequence -> its pooling; `columns` are the multi-valued ones."""
     alone = [text for text in self.bags if text in bags.WAYS]
     named = [text for text in self.bags if text not in bags.WAYS]
     texts = [text if '=' in text else f'{text}=mean' for text in named]

@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A click model whole: tables of ids, fields made of them, and a network.
+"""A complete click model: tables of ids, fields and a network.
 
-Each feature becomes a field, a vector of one width: an id's row; the mean row
-of a history; a number by `antjax.ctr.antm2c.numbers`; a text's or an image's
-vector through a map of its own. Linear terms have a weight an id, in tables one
-wide, a number, and an element of a text's or an image's vector.
+Each feature becomes a field, a vector of width D: the row of an id, the mean
+row of a history, a number by `antjax.ctr.antm2c.numbers`, or the vector of a
+text or an image through a separate map. Linear terms have one weight per id (in
+tables of width 1), per number, and per element of a text or image vector.
 """
 
 from collections.abc import Mapping
@@ -38,12 +38,12 @@ from antjax.networks.network import History, Inputs, Sizes
 
 PyTree = Any
 _ROW_OPTIMIZERS = {'adam': Adam, 'rowwise_adagrad': RowWiseAdagrad}
-_SCENARIO = 3  # Its column in the ids of a batch.
-_WEIGHT = ':weight'  # Behind the name of a table or of a feature.
+_SCENARIO = 3  # Column of the scenario in the ids of a batch.
+_WEIGHT = ':weight'  # Suffix of the name of a table or a feature.
 
 
 class ScenarioModel:
-  """A model by name, over the fields that the data have."""
+  """A model by name, on the fields of the data."""
 
   def __init__(
     self,
@@ -52,11 +52,11 @@ class ScenarioModel:
     network: load.NetworkConfig,
     sizes: DataSizes,
   ):
-    """Looks which fields there are.
+    """Determines the fields.
 
     Raises:
-      ValueError: An unknown model, one that needs a history where there is
-        none, or text or image without vectors.
+      ValueError: The model is unknown or needs a missing history, or vectors of
+        texts or images are missing.
     """
     self.name, self.fields, self.data = name, fields, sizes
     self._needs = load.load(name).needs
@@ -82,7 +82,7 @@ class ScenarioModel:
           f' their folder with --{kind}_vectors.'
         )
     chosen: list[str] = [n for n in ('user', 'item', 'title') if n in use]
-    # What never differs and is not to be known needs no field.
+    # A constant or hidden scenario needs no field.
     if fields.knows_scenario or sizes.num_scenarios > 1 or is_asked:
       chosen.append('scenario')
     binned = {f'column_{n}' for n in sizes.binned}
@@ -94,7 +94,7 @@ class ScenarioModel:
         f'fields.use={fields.use}: a history is compared with the title of the'
         ' candidate; name title too, or leave history out.'
       )
-    # Feature of a batch -> the field, and table, of the candidate.
+    # Feature of a batch -> field, and table, of the candidate.
     self._in_history = {'history': 'title'} | {
       f'history_{n}': f'column_{n}' for n in sizes.history_columns
     }
@@ -124,7 +124,7 @@ class ScenarioModel:
     self._level = {n: _level(fields.level, self._num_ids[n]) for n in tables}
     dim = fields.embedding_dim
     self._dim = dict.fromkeys(tables, dim)
-    if fields.dim_rule == 'auto':  # By Google's rule of thumb.
+    if fields.dim_rule == 'auto':  # Google's rule of thumb.
       for n in tables:
         self._dim[n] = min(dim, round(6 * self._num_ids[n] ** 0.25))
     self._narrow = {n: width for n, width in self._dim.items() if width < dim}
@@ -163,7 +163,7 @@ class ScenarioModel:
       tuple(self._numbers.values()),
       *(self._modal, self._narrow),
     )
-    # Leaves that the loss gives new values of: running averages of batch norms.
+    # Leaves updated by the loss: running averages of batch norms.
     self.mutable = self._network.names_of(nnx.BatchStat)
     jax.eval_shape(self._network.init, jax.random.key(0))  # Checks it.
 
@@ -173,12 +173,12 @@ class ScenarioModel:
     rate: LearningRate,
     num_examples: int,
   ) -> EmbeddingTables:
-    """Tables of the ids, and for linear terms tables of their weights.
+    """Tables of ids, and tables of weights for linear terms.
 
     Args:
       mesh: Mesh of the job.
-      rate: Learning rate of the rows, or its schedule.
-      num_examples: Training examples.
+      rate: Learning rate of the rows, or a schedule.
+      num_examples: Number of training examples.
     """
     fields = self.fields
     optimizer: RowOptimizer = _ROW_OPTIMIZERS[fields.optimizer](rate)
@@ -203,7 +203,7 @@ class ScenarioModel:
     features: dict[str, str | tuple[str, ...]] = dict(self._groups)
     features |= self._in_history | {bag: bag for bag in self._bags}
     if self._is_linear:
-      # Apart: a row of D + 1 numbers makes each step half as long again.
+      # Separate: rows of D + 1 numbers make a step half as long again.
       every += specs(_WEIGHT, 1, 0.0)
       features |= {
         group + _WEIGHT: tuple(n + _WEIGHT for n in names)
@@ -214,7 +214,7 @@ class ScenarioModel:
 
   @property
   def groups(self) -> dict[str, list[int]]:
-    """Feature of ids that are looked up together -> their columns."""
+    """Feature of ids looked up together -> their columns."""
     found, start = {}, 0
     for group, members in self._groups.items():
       found[group] = self._place[start : start + len(members)]
@@ -224,7 +224,7 @@ class ScenarioModel:
     return found
 
   def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch of `ScenarioClicks` this model reads."""
+    """Selects the inputs of this model from a batch of `ScenarioClicks`."""
     names = ['label', 'weight', *self._modal]
     names += ['numeric'] * bool(self._numbers)
     names += ['labels'] * ('labels' in batch)
@@ -243,7 +243,7 @@ class ScenarioModel:
     }
 
   def init_params(self, key: jax.Array) -> PyTree:
-    """Fresh parameters of the network."""
+    """Initial parameters of the network."""
     return self._network.init(key)
 
   def _inputs(
@@ -309,16 +309,16 @@ class ScenarioModel:
   def logits(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
-    """fp32 logits [B]: 'prediction' of the first label.
+    """Logits by part, fp32 [B]; 'prediction' is the first label.
 
-    Of a model of several tasks also those of `tasks.by_label`.
+    A model of several tasks also has the parts of `tasks.by_label`.
 
     Args:
       params: Parameters from `init_params`, in the compute dtype.
-      vectors: Like batch['ids'], of the tables.
-      batch: One device's part of a batch from `prepare`. To score with a
-        network that needs moments, with 'moments': (means, variances) [1, S, F
-        D].
+      vectors: Vectors from the tables, like batch['ids'].
+      batch: One device's part of a batch from `prepare`. For scoring with a
+        network that needs moments, it has 'moments': (means, variances) [1, S,
+        F D].
     """
     _, found, _ = self._scores(params, vectors, batch)
     return tasks.by_label(found, self.data.labels)
@@ -341,7 +341,7 @@ class ScenarioModel:
     batch: Mapping[str, Any],
     rng: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array], PyTree]:
-    """What `Trainer` reads; `rng` drops outputs, None none.
+    """Loss for `Trainer`; `rng` is for dropout, None: no dropout.
 
     Returns:
       Cross-entropies [B], weights [B], no metrics, and the new values of the
@@ -356,7 +356,7 @@ class ScenarioModel:
 
   @property
   def is_by_scenario(self) -> bool:
-    """Whether rows sorted by scenario are faster: `antjax.layers.grouped`."""
+    """Whether rows sorted by scenario are faster, see `layers.grouped`."""
     return 'sorted_rows' in self._needs and self.fields.knows_scenario
 
   @property
@@ -367,11 +367,11 @@ class ScenarioModel:
   def moment_sums(
     self, params: PyTree, vectors: PyTree, batch: Mapping[str, Any]
   ) -> MomentSums:
-    """What `antjax.networks.moments.finish` reads, of one batch."""
+    """Sums over one batch for `antjax.networks.moments.finish`."""
     _, x = self._inputs(params, vectors, batch)
     return moments_of(x, self.sizes.num_scenarios)
 
 
 def _level(level: Any, num_rows: int) -> Any:
-  """The level that `TableSpec` gives a table of so many rows."""
+  """The level in `TableSpec` for a table with this number of rows."""
   return TableSpec('any', num_rows, 1, level).resolved_level().name.lower()

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Numeric columns, each a field of its own, or all as they are.
+"""Numeric columns, as separate fields or as dense inputs.
 
   bins     the row of the quantile bin of x; bins are an id column
   linear   v x, x the standardized value: AutoInt, Song et al. 2019,
@@ -12,8 +12,8 @@
   dense    no field: the standardized values side by side, for the bottom MLP of
            a DLRM, say
 
-A missing value, NaN, has a vector of its own, and bin 0; among dense ones it is
-the mean.
+A missing value, NaN, has its own vector, or bin 0; as a dense input it is the
+mean.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,13 +28,13 @@ import numpy as np
 from antjax.ctr.bahe.batches import Standardizer
 from antjax.networks.network import Inputs
 
-# Shape suffixes: N = clicks, K = numbers, F = those that are fields, B = rows
-# of a batch, D = embedding width, H = meta-embeddings of a number.
+# Shape suffixes: N = clicks, K = numbers, F = numbers as fields, B = rows of a
+# batch, D = embedding width, H = meta-embeddings of a number.
 
 Way = Literal['bins', 'linear', 'log', 'autodis', 'dense']
 WAYS = get_args(Way)
 _NUM_META = 20
-_NUM_SORTED = 1 << 20  # Clicks that quantiles use, evenly spread.
+_NUM_SORTED = 1 << 20  # Number of clicks for quantiles, evenly spread.
 _SKIP = 0.5  # The paper's alpha.
 
 
@@ -44,13 +44,13 @@ def ways(
   names: Sequence[str] | None,
   known: Sequence[str],
 ) -> tuple[str, dict[str, str]]:
-  """(way of all columns, column -> way of its own) of texts as price=bins.
+  """(default way, column -> its own way), from texts such as price=bins.
 
   Args:
-    flag: Name of the setting, for messages.
-    texts: At most one way for all, and name=way; without, the first of `known`.
-    names: Columns that there are; None: not known yet.
-    known: Possible ways.
+    flag: Name of the setting, for errors.
+    texts: name=way, and at most one other default than the first of `known`.
+    names: Existing columns; None: not known yet.
+    known: Known ways.
 
   Raises:
     ValueError: A way or a column is unknown, or one is given twice.
@@ -76,12 +76,12 @@ def ways(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Numbers:
-  """How numbers are read, as training has it.
+  """Transformation of numeric columns, fitted on training data.
 
   Attributes:
     ways: Column -> `Way`.
-    edges: Column of bins -> rising upper bounds of all but the last.
-    standardizer: Standardizer of the other columns; None: there are none.
+    edges: Column of bins -> ascending upper bounds of all bins but the last.
+    standardizer: Standardizer of the other columns; None: no such columns.
   """
 
   ways: Mapping[str, str]
@@ -96,13 +96,13 @@ class Numbers:
     num_clicks: int,
     num_bins: int,
   ) -> Self:
-    """Reads training's numbers [N, K], in the order of `ways`.
+    """Fits the numbers [N, K] of training, in the order of `ways`.
 
     Args:
       ways: Column -> `Way`.
-      chunks: Numbers [n, K], chunk by chunk, read once.
-      num_clicks: N.
-      num_bins: Bins of a number.
+      chunks: Chunks of numbers [n, K], read once.
+      num_clicks: Number of clicks, N.
+      num_bins: Number of bins per column.
     """
     found, kept = cls(ways, {}, None), list[np.ndarray]()
     every, start = max(1, num_clicks // _NUM_SORTED), 0
@@ -117,7 +117,7 @@ class Numbers:
 
     blocks = smooth()
     standardizer = Standardizer.of(blocks) if found.smooth else None
-    for _ in blocks:  # Nothing, where it is read by now.
+    for _ in blocks:  # Reads the rest, if any.
       pass
     shares = np.arange(1, num_bins) / num_bins
     edges = {}
@@ -127,7 +127,7 @@ class Numbers:
         there = np.sort(some[~np.isnan(some)])
         places = np.unique((shares * len(there)).astype(int))
         bounds = np.unique(there[places[: len(there)]])
-        # Nothing is above the greatest value.
+        # No value is above the greatest one.
         edges[name] = bounds[bounds < there.max(initial=-np.inf)]
     return cls(ways, edges, standardizer)
 
@@ -143,7 +143,7 @@ class Numbers:
 
   @property
   def num_ids(self) -> dict[str, int]:
-    """Column of bins -> its ids, 0 for a missing value included."""
+    """Column of bins -> number of its ids, including 0 for missing values."""
     return {name: len(edges) + 2 for name, edges in self.edges.items()}
 
   def bins(self, values_NK: np.ndarray) -> dict[str, np.ndarray]:
@@ -182,7 +182,7 @@ class NumberFields(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    """Makes the parameters of columns, each linear, autodis or dense."""
+    """Creates the parameters of columns, each linear, autodis or dense."""
 
     def normal(scale: float, *shape: int) -> nnx.Param[jax.Array]:
       return nnx.Param(scale * jax.random.normal(rngs.params(), shape))
@@ -203,7 +203,7 @@ class NumberFields(nnx.Module):
       self.meta = normal(init_scale, S, H, dim)
 
   def __call__(self, x_BK: jax.Array, x: Inputs) -> Inputs:
-    """The inputs with vectors [B, F, D], linear terms and dense numbers."""
+    """Adds vectors [B, F, D], linear terms and dense numbers to the inputs."""
     is_missing_BK = jnp.isnan(x_BK)
     x_BK = jnp.where(is_missing_BK, 0, x_BK)
     linear_BK = jnp.where(

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Click rates of users, items and categories: the cheapest model there is.
+"""Click rates of users, items and categories, the cheapest baseline.
 
-A logit is that of the mean rate p, and a difference from it for each id column:
-that of the rate of the row's value, which is drawn towards p by k rows of it,
-(clicks + k p) / (rows + k). A scale for each column and k are fitted on
+The logit of a row is that of the mean rate p, plus a scaled difference for each
+id column: the logit of the value's rate, shrunk towards p by k rows, (clicks +
+k p) / (rows + k), minus that of p. The scale of each column and k are fitted on
 validation rows.
 """
 
@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 _STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-_STRENGTH = 10.0  # Without validation rows.
+_STRENGTH = 10.0  # Value without validation rows.
 _NEWTON_STEPS = 20
 _RIDGE = 1e-4
 
@@ -23,14 +23,14 @@ Columns = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class ClickRates:
-  """Clicks and rows of each value of some columns.
+  """Numbers of clicks and rows of each value of some columns.
 
   Attributes:
     mean: Share of clicks among the training rows.
-    clicks: Column -> clicks of each value, float64 [values].
-    rows: Column -> rows of each value, float64 [values].
-    strength: Rows of the mean that a rate is drawn by, k.
-    weights: Intercept and a scale for each column.
+    clicks: Column -> number of clicks of each value, float64 [values].
+    rows: Column -> number of rows of each value, float64 [values].
+    strength: Number of rows of the mean by which a rate is shrunk, k.
+    weights: Intercept, and scale of each column.
   """
 
   mean: float
@@ -40,7 +40,7 @@ class ClickRates:
   weights: Sequence[float] = ()
 
   def logits(self, columns: Columns) -> np.ndarray:
-    """Logits of rows, float32 [N]; values without training rows add nothing."""
+    """Logits of rows, float32 [N]; values unseen in training add nothing."""
     x = self._features(columns, self.strength)
     weights = self.weights or (
       float(_logit(self.mean)),
@@ -53,7 +53,7 @@ class ClickRates:
     return dataclasses.replace(self, rows={n: self.rows[n] for n in names})
 
   def fitted(self, columns: Columns) -> 'ClickRates':
-    """The strength and weights with the least log-loss on rows with 'label'."""
+    """A copy with the strength and weights of least log-loss on the rows."""
     label = columns['label'].astype(np.float64)
     found = []
     for strength in _STRENGTHS:
@@ -64,7 +64,7 @@ class ClickRates:
     return dataclasses.replace(self, strength=strength, weights=weights)
 
   def _features(self, columns: Columns, k: float) -> np.ndarray:
-    """One, and a column of differences of logits for each: [N, 1 + columns]."""
+    """Ones, then differences of logits for each column: [N, 1 + columns]."""
     x = [np.ones(len(columns[next(iter(self.rows))]))]
     for name, rows in self.rows.items():
       rate = (self.clicks[name] + k * self.mean) / (rows + k)
@@ -79,7 +79,7 @@ def count(chunks: Iterable[Columns], names: Sequence[str]) -> ClickRates:
   """Counts the training rows.
 
   Args:
-    chunks: Some rows each: 'label' (0 or 1) and integer columns from 0 on, [n].
+    chunks: Chunks of rows: 'label' (0 or 1) and integer columns from 0 on, [n].
     names: Columns that have a rate for each value.
   """
   clicks = {name: np.zeros(0) for name in names}
@@ -96,7 +96,7 @@ def count(chunks: Iterable[Columns], names: Sequence[str]) -> ClickRates:
 
 
 def _add(total: np.ndarray, part: np.ndarray) -> np.ndarray:
-  """Their sum; the shorter has zeros at its end."""
+  """The sum, with the shorter array zero-padded."""
   if len(part) > len(total):
     total = np.concatenate([total, np.zeros(len(part) - len(total))])
   total[: len(part)] += part

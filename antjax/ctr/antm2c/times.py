@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Features of the time of a click, as id columns."""
+"""Id columns derived from the time of a click."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,24 +8,24 @@ import numpy as np
 
 # Shape suffixes: N = clicks.
 
-# Name -> ids. The log of a gap in seconds: 2^35 s are a thousand years.
+# Name -> number of ids. Gaps are logarithmic: 2^35 s are a thousand years.
 NUM_IDS = {'hour': 24, 'weekday': 7, 'gap': 37}
 
 
 def columns(
   wanted: Sequence[str], user_N: np.ndarray, time_N: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Column, as time_hour -> int32 [N].
+  """Column, such as time_hour -> int32 [N].
 
   Args:
-    wanted: Some of hour and weekday (UTC, Monday is 0), and gap: 0 for the
-      first moment of a user, and 1 + floor(log2(1 + s)) for s seconds since the
-      last moment before.
+    wanted: Any of hour, weekday (UTC, Monday is 0) and gap: 0 for a user's
+      first moment, else 1 + floor(log2(1 + s)) for s seconds since the previous
+      moment.
     user_N: User of each click, of all splits.
-    time_N: Seconds since 1970.
+    time_N: Time of each click, in seconds since 1970.
 
   Raises:
-    ValueError: These are no seconds since 1970.
+    ValueError: Times are not in seconds since 1970.
   """
   if wanted and not 1e8 < time_N.min() <= time_N.max() < 1e11:
     raise ValueError(
@@ -45,7 +45,7 @@ def columns(
       user, time = user_N[order], time_N[order]
       gap = np.diff(time, prepend=0)
       is_first = np.diff(user, prepend=-1) != 0
-      # Clicks of one moment do not see each other, but the one before.
+      # Clicks at the same time refer to the previous time, not to each other.
       start = np.flatnonzero(is_first | (gap > 0))
       moment = np.repeat(start, np.diff(np.append(start, len(gap))))
       log = 1 + np.floor(np.log2(1 + np.maximum(gap[moment], 0)))
@@ -61,7 +61,7 @@ def add(
   splits: Mapping[str, Mapping[str, np.ndarray]],
   ids: Mapping[str, dict[str, np.ndarray]],
 ) -> None:
-  """Adds these columns to the ids of each split, by its 'user' and 'time'."""
+  """Adds these columns to the ids of each split, from 'user' and 'time'."""
   if not wanted:
     return
   user, time = (

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From records of clicks and the events of all users to batches of arrays."""
+"""Batches of arrays from records of clicks and events of all users."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -26,25 +26,25 @@ def make_batch(
   *,
   size: int | None = None,
 ) -> Batch:
-  """One batch; its histories are read from the events of all users.
+  """Makes a batch, reading histories from the events of all users.
 
   Args:
     columns: At least one row: 'user', 'item', 'title', 'label' [b], 'starts',
-      'stops' [b, N], and where there are any 'ids' [b, F], 'numeric' [b, D],
+      'stops' [b, N], and optionally 'ids' [b, F], 'numeric' [b, D],
       'is_new_user', 'is_new_item' [b].
-    events: N arrays of behaviors int32, a memory map each; a row's history n
-      is `events[n][starts[n]:stops[n]]`, oldest first.
-    lengths: Behaviors to take of each sequence, the newest; M is the largest.
-    size: Rows to fill up to, by the first one again with weight 0.
+    events: N memory-mapped arrays of behaviors int32; history n of a row is
+      `events[n][starts[n]:stops[n]]`, oldest first.
+    lengths: Maximum number of behaviors of each sequence, the newest; M is the
+      largest.
+    size: Number of rows; padding repeats the first row with weight 0.
 
   Returns:
-    'behaviors' int32 [B, N, M], 0 behind the last one; 'title', 'user', 'item'
-    int32 [B]; 'ids' int32 [B, F]; 'numeric', 'label', 'weight' and the marks
-    of what is new, float32.
+    'behaviors' int32 [B, N, M], zero-padded; 'title', 'user', 'item' int32 [B];
+    'ids' int32 [B, F]; 'numeric', 'label', 'weight' and 'is_new_...', float32.
 
   Raises:
-    ValueError: No row or more than `size`, a history that is not in its events,
-      or another number of sequences.
+    ValueError: There are no rows or more than `size`, a history is outside its
+      events, or the number of sequences differs.
   """
   num_rows = len(columns['label'])
   size = num_rows if size is None else size
@@ -70,7 +70,7 @@ def make_batch(
       flat, starts[:, n], stops[:, n], length
     )
   for name, dtype in _DTYPES.items():
-    # A feature of no columns is none.
+    # Features without columns are omitted.
     if name in columns and np.size(columns[name]):
       found[name] = np.asarray(columns[name], dtype)
   if num_rows == size:
@@ -85,16 +85,16 @@ def make_batch(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Standardizer:
-  """Numeric features less their mean, in standard deviations, clipped.
+  """Standardizes and clips numeric features.
 
-  On the host, in float32: a mean rounded to the bfloat16 of a step would be
-  off by more than a deviation where numbers are large and close together. What
-  is missing, NaN, stays so.
+  Runs on the host, in float32: a mean rounded to a step's bfloat16 would be off
+  by more than a deviation for large numbers that are close together. Missing
+  values (NaN) stay missing.
 
   Attributes:
-    mean: float64 [D], in training.
-    deviation: float64 [D]; where it is 0 the feature becomes 0.
-    clip: Largest size of a result; an outlier would drown all other features.
+    mean: Means in training, float64 [D].
+    deviation: Deviations in training, float64 [D]; 0: the feature becomes 0.
+    clip: Maximum absolute result; outliers would dominate other features.
   """
 
   mean: np.ndarray
@@ -103,9 +103,9 @@ class Standardizer:
 
   @classmethod
   def of(cls, blocks: Iterable[np.ndarray]) -> Self:
-    """The statistics of blocks [n, D]; at least one row in all."""
+    """Fits the statistics of blocks [n, D] with at least one row in total."""
     count, total, squares = np.int64(0), np.float64(0), np.float64(0)
-    origin: Any = None  # Near the mean, or the squares' difference is lost.
+    origin: Any = None  # Near the mean, for precise differences of squares.
     for block in blocks:
       values = np.asarray(block, np.float64)
       there = ~np.isnan(values)
@@ -130,10 +130,10 @@ class Standardizer:
 def newest(
   events: np.ndarray, starts: np.ndarray, stops: np.ndarray, length: int
 ) -> np.ndarray:
-  """The newest `length` events of each span, int32 [B, length], 0 at the end.
+  """The newest `length` events of each span, int32 [B, length], zero-padded.
 
   Raises:
-    ValueError: A span that is not in the events.
+    ValueError: A span is outside the events.
   """
   wrong = (starts < 0) | (stops < starts) | (stops > len(events))
   if wrong.any():

@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The low half over texts: one vector a text, `E[a] = F_p(LLM_low(a))`.
+"""Encodes texts by the low half, `E[a] = F_p(LLM_low(a))`.
 
 Atomic Behavior Encoding of BAHE (Geng et al. 2024, section 3.2,
-https://arxiv.org/abs/2403.19347). F_p is the mean over a text's tokens, special
-ones included, in fp32. With num_low = 0 that is the mean of embeddings (with
-positions, types and their norm, where the model has such); with all layers it
-is the mean of the last layer's output, before the final norm of Llama or T5,
-which belongs to the high half.
+https://arxiv.org/abs/2403.19347). F_p is the fp32 mean over a text's tokens,
+including special ones. With num_low = 0 this is the mean of embeddings (with
+positions, types and their norm, if the model has these). With all layers it is
+the mean of the last layer's output, before the final norm of Llama or T5, which
+belongs to the high half.
 """
 
 from typing import Any
@@ -32,17 +32,17 @@ class Encoder(TextEncoder):
     max_tokens: int,
     **options: Any,
   ):
-    """Puts the low half on the devices; compiles nothing yet.
+    """Places the low half on the devices; compiles nothing yet.
 
     Args:
       whole: The whole model, in the dtype to compute in.
-      num_low: Layers below the cut.
-      max_tokens: Tokens of a text at most.
+      num_low: Number of layers below the cut.
+      max_tokens: Maximum number of tokens of a text.
       **options: See `TextEncoder`.
 
     Raises:
-      ValueError: num_low is not in the model, or max_tokens is more than its
-        learned positions.
+      ValueError: num_low exceeds the model's layers, or max_tokens its learned
+        positions.
     """
     config = whole.config
     if config.positions == 'learned' and max_tokens > config.max_positions:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The expensive baseline of BAHE: all tokens through all layers.
 
-A user's history is one text, put together from cached token ids.
+A user's history is one text, assembled from cached token ids.
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ from antjax.lm.transformer import Transformer
 
 
 def marks_of(tokenizer: tokenizers.Tokenizer) -> Marks:
-  """The marks of texts of a tokenizer.
+  """The marks of texts for a tokenizer.
 
-  Only the first behavior keeps what each cached row begins with ([CLS]). A line
-  break separates behaviors where the tokenizer ends a row by no special token
-  of its own ([SEP]).
+  Only the first behavior keeps the special tokens at the start of cached rows
+  ([CLS]). A line break separates behaviors if the tokenizer does not end a row
+  with a special token ([SEP]).
   """
   encoded = tokenizer.encode('a')
   mask = encoded.special_tokens_mask
@@ -43,7 +43,7 @@ def marks_of(tokenizer: tokenizers.Tokenizer) -> Marks:
 
 
 def text_maker(cache: TokenCache, num_tokens: int, marks: Marks) -> TextMaker:
-  """Makes texts of histories of at most `num_tokens` tokens."""
+  """A maker of texts of histories with at most `num_tokens` tokens."""
   lead = len(marks.leading)
   if num_tokens <= lead:
     raise ValueError(
@@ -56,14 +56,14 @@ def text_maker(cache: TokenCache, num_tokens: int, marks: Marks) -> TextMaker:
 
 
 class FullTextTower(nnx.Module):
-  """Each sequence as one text through the whole language model, all trained.
+  """Runs each sequence as one text through the whole, trained language model.
 
-  A text's vector is the mean of its tokens' outputs. A sequence without a
-  behavior has a learned vector, as in `SequenceEncoder`.
+  A text's vector is the mean of its tokens' outputs. A sequence without
+  behaviors has a learned vector, as in `SequenceEncoder`.
 
   Attributes:
     lm: The language model, without its output layer.
-    null: [N, D], vectors of empty sequences.
+    null: Vectors of empty sequences [N, D].
     num_sequences: N.
     num_tokens: Number of tokens of a sequence's text.
     title_tokens: Number of tokens of an item's title.
@@ -79,13 +79,13 @@ class FullTextTower(nnx.Module):
     marks: Marks,
     cache: TokenCache,
   ):
-    """Takes the language model, whose parameters it shares.
+    """Uses the language model and shares its parameters.
 
     Args:
-      lm: The language model. With learned positions it must have as many as a
-        text has tokens: see `antjax.lm.positions.extend_learned`.
+      lm: Language model. Learned positions must suffice for the tokens of a
+        text: see `antjax.lm.positions.extend_learned`.
       num_sequences: N.
-      num_tokens: Number of tokens of a sequence's text, which holds the newest
+      num_tokens: Number of tokens of a sequence's text, which has the newest
         behaviors that fit.
       title_tokens: Number of tokens of an item's title.
       marks: Marks around behaviors.
@@ -110,7 +110,7 @@ class FullTextTower(nnx.Module):
     return False
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
-    """See `Tower.prepare`; texts of all histories and titles."""
+    """See `Tower.prepare`; adds texts of all histories and titles."""
     del num_parts
     behaviors = batch['behaviors']
     B, N, M = behaviors.shape
@@ -135,7 +135,7 @@ class FullTextTower(nnx.Module):
     return Encoded(or_null(user_BND, self.null[...], lengths_BN == 0), title_BD)
 
   def _vectors(self, tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """Mean output of each text, [B, D]; of an empty one, zeros."""
+    """Mean output of each text, [B, D]; zeros for an empty one."""
     mask_BT = text_encoder.token_mask(tokens_BT, lengths_B) > 0
     x_BTD = self.lm.hidden(tokens_BT, mask_BT)
     return text_encoder.pool(x_BTD, mask_BT).astype(x_BTD.dtype)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The contents of a behavior store, and the inputs that it matches."""
+"""Contents of a behavior store, and the inputs that it was made from."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from antjax.lm.fingerprint import TextRows
 
 FILE_NAME = 'manifest.json'
 Dtype = Literal['float16', 'bfloat16', 'int8']
-_VERSION = 2  # 1 had databases in place of files.
-IDENTITY = {  # What tells stores apart: field -> what people call it.
+_VERSION = 2  # 1: databases instead of files.
+IDENTITY = {  # Fields that identify a store -> their readable names.
   'model': 'the model (SHA-256 of weights and config)',
   'tokenizer': 'the tokenizer (SHA-256)',
   'num_low': 'num_low, the layers below the cut',
@@ -27,18 +27,18 @@ IDENTITY = {  # What tells stores apart: field -> what people call it.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-  """Identity and state of a store; see `IDENTITY` for what tells stores apart.
+  """Identity and state of a store; see `IDENTITY` for identifying fields.
 
   Attributes:
     vocabulary: Fingerprint of the first `vocabulary_rows` texts.
-    texts: Fingerprint of the texts of all complete rows; '' where not known,
-      of a store that an older version made.
-    dtype: Dtype of the stored numbers; int8 has a scale a row.
+    texts: Fingerprint of the texts of all complete rows; '' if unknown, in
+      stores of older versions.
+    dtype: Dtype of the stored numbers; int8 has a scale per row.
     dim: Width of a row.
-    store: Random name, which tells two builds apart.
-    rows: The rows 0 <= id < rows are complete.
-    parts: (start, stop, name), rising and without gaps from 0 to `rows`: which
-      file holds which rows.
+    store: Random name, which distinguishes builds.
+    rows: Number of complete rows, 0 <= id < rows.
+    parts: Files as (start, stop, name), ascending and without gaps from 0 to
+      `rows`.
   """
 
   model: str
@@ -58,13 +58,13 @@ class Manifest:
   parts: tuple[tuple[int, int, str], ...] = ()
 
   def check(self, **expected: Any) -> None:
-    """Refuses a store that was made otherwise.
+    """Rejects a store made from other inputs.
 
     Args:
-      **expected: Fields of `IDENTITY`, as far as the caller knows them.
+      **expected: Known fields of `IDENTITY`.
 
     Raises:
-      ValueError: Something differs; the message names all of it.
+      ValueError: Fields differ; the message names all of them.
     """
     unknown = set(expected) - set(IDENTITY)
     if unknown:
@@ -83,10 +83,10 @@ class Manifest:
       )
 
   def check_vocabulary(self, vocabulary: TextRows) -> None:
-    """Refuses a vocabulary whose ids mean other texts than the rows'.
+    """Rejects a vocabulary whose texts differ from those of the rows.
 
     Raises:
-      ValueError: It is another one, or an older state of the same.
+      ValueError: It is another vocabulary, or an older state of it.
     """
     self.check(normalizer=vocabulary.normalizer)
     if len(vocabulary) < max(self.rows, self.vocabulary_rows):
@@ -106,7 +106,7 @@ class Manifest:
         )
 
   def to_json(self) -> bytes:
-    """The file's content."""
+    """Content of the manifest file."""
     content = {'version': _VERSION, **dataclasses.asdict(self)}
     return (json.dumps(content, indent=2) + '\n').encode()
 
@@ -115,7 +115,7 @@ class Manifest:
     """Reads what `to_json` wrote.
 
     Raises:
-      ValueError: It is not that.
+      ValueError: The content is invalid.
     """
     fields = json.loads(content)
     if not isinstance(fields, dict):
@@ -133,7 +133,7 @@ class Manifest:
     parts = fields.pop('parts')
     kinds = get_type_hints(cls)
     for name, value in fields.items():
-      config_values.from_json(kinds[name], value, name)  # Checks it.
+      config_values.from_json(kinds[name], value, name)  # Checks the value.
     stop = 0
     for part in parts:
       first, last, name = part

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A click model: text by a tower, ids by tables, numbers, and a head."""
+"""A click model: a tower for texts, tables of ids, numbers, and a head."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -22,17 +22,17 @@ from antjax.networks import load, network
 from antjax.networks.load import Standalone
 
 # Shape suffixes: B = examples, N = sequences of a user, M = places of a
-# sequence, E = embedding_dim, X = width of given user vectors.
+# sequence, E = embedding_dim, X = width of user vectors.
 
 PyTree = Any
 
 _ID_TABLES = ('user', 'item', 'behavior')
-_ROWS = ('user', 'item', 'title')  # A field each.
+_ROWS = ('user', 'item', 'title')  # One field each.
 _STEP_READS = (
   *('label', 'weight', 'numeric', 'user_vector', 'user'),
   *('is_new_user', 'is_new_item'),
 )
-# Needs of networks that are not met here.
+# Needs of networks that a head does not meet.
 _LACKING = {
   'moments': 'a head takes no statistics of training rows',
   'scenario': 'examples do not say their scenario',
@@ -43,7 +43,7 @@ _LACKING = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdConfig:
-  """Features that are ids: users, items, behaviors, and columns of ids."""
+  """Id features: users, items, behaviors and id columns."""
 
   use: Annotated[
     tuple[str, ...],
@@ -72,7 +72,7 @@ class IdConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig(load.NetworkConfig):
-  """What makes a click probability of a user's and an item's vectors."""
+  """Network that predicts clicks from a user's and an item's vectors."""
 
   kind: Annotated[
     str,
@@ -97,7 +97,7 @@ class HeadConfig(load.NetworkConfig):
 
 
 class Head(nnx.Module):
-  """A click network, and a map of texts to the width of its fields."""
+  """A click network, and a map from texts to the width of its fields."""
 
   def __init__(
     self,
@@ -107,12 +107,12 @@ class Head(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    """Makes the layers; `text_dim` is 0 where no history of texts is read."""
+    """Creates the layers; `text_dim` is 0 if no history of texts is read."""
     self.model = Standalone(config.name, sizes, config, rngs=rngs)
     self.text = nnx.Linear(text_dim, sizes.dim, rngs=rngs) if text_dim else None
 
   def text_histories(self, encoded: Encoded) -> list[network.History]:
-    """Each sequence's text vectors and the title's, in the fields' width."""
+    """Text vectors of each sequence and of the title, in the fields' width."""
     assert self.text is not None and encoded.history_BNMD is not None
     assert encoded.is_there_BNM is not None
     keys_BNME = self.text(encoded.history_BNMD)
@@ -125,16 +125,16 @@ class Head(nnx.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BehaviorSizes:
-  """What the model has to know of the data.
+  """Sizes of the data that the model depends on.
 
   Attributes:
     history_lengths: M of each sequence.
-    num_users: Users, the unknown one (0) included.
-    num_items: Items.
-    num_behaviors: Rows of the vocabulary.
-    columns: Name of an id column -> its ids.
-    num_numeric: Numeric features.
-    user_vector_dim: Width of given user vectors, X; 0: there are none.
+    num_users: Number of users, including the unknown one (0).
+    num_items: Number of items.
+    num_behaviors: Number of rows of the vocabulary.
+    columns: Name of an id column -> number of its ids.
+    num_numeric: Number of numeric features.
+    user_vector_dim: Width of user vectors, X; 0: no user vectors.
   """
 
   history_lengths: tuple[int, ...]
@@ -147,21 +147,21 @@ class BehaviorSizes:
 
   @property
   def num_sequences(self) -> int:
-    """Sequences of a user, N."""
+    """Number of sequences of a user, N."""
     return len(self.history_lengths)
 
 
 class ClickModel(nnx.Module):
-  """The model: a tower, if any, and a head.
+  """A tower, if any, and a head.
 
-  Ids and the means of their histories are the head's fields; texts and numbers
-  are its dense inputs. Models of ids have the head only.
+  The head's fields are ids and means of their histories; its dense inputs are
+  texts and numbers. Models of ids only have no tower.
 
   Attributes:
-    tower: The text side; None: the model knows ids only.
+    tower: Text encoder of the model; None: the model reads ids only.
     head: The head.
     head_config: Configuration of the head.
-    ids: Ids that the model knows.
+    ids: Settings of id features.
     sizes: Sizes of the data.
   """
 
@@ -174,12 +174,12 @@ class ClickModel(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    """Takes a `Tower` or None, and makes the head."""
+    """Takes a `Tower` or None, and creates the head."""
     self.tower, self.head_config, self.ids, self.sizes = tower, head, ids, sizes
     self.head = self._make_head(rngs)
 
   def tables(self, mesh: jax.sharding.Mesh) -> EmbeddingTables | None:
-    """The tables of the ids; None where none are used."""
+    """Tables of ids; None if no ids are used."""
     sizes, use = self.sizes, self.ids.use
     rows = {
       'user': sizes.num_users,
@@ -217,11 +217,11 @@ class ClickModel(nnx.Module):
   # The host's part.
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
-    """What a step reads, from a batch of `make_batch`.
+    """Inputs of a step, from a batch of `make_batch`.
 
     Args:
-      batch: The batch, its 'numeric' standardized (`batches.Standardizer`);
-        'user_vector' [B, X] where the model has them.
+      batch: Batch with standardized 'numeric' (`batches.Standardizer`), and
+        'user_vector' [B, X] if the model uses it.
       num_parts: See `Tower.prepare`.
     """
     text = {name: batch[name] for name in ('behaviors', 'title')}
@@ -272,7 +272,7 @@ class ClickModel(nnx.Module):
 
   @property
   def attends_to_text(self) -> bool:
-    """Whether the head weighs the behaviours' text vectors."""
+    """Whether the head attends to the behaviors' text vectors."""
     has_history = self.tower is not None and self.tower.has_history
     return 'history' in load.load(self.head_config.name).needs and has_history
 
@@ -281,7 +281,7 @@ class ClickModel(nnx.Module):
 
     Args:
       batch: One device's part of a batch from `prepare`.
-      vectors: Like batch['ids'], of the tables; None where there are none.
+      vectors: Vectors from the tables, like batch['ids']; None without tables.
     """
     vectors = vectors or {}
     dtype = jax.tree.leaves(nnx.state(self.head))[0].dtype

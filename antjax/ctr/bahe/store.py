@@ -5,18 +5,18 @@
 BAHE's "behaviors embedding table" (Geng et al. 2024, section 3.2,
 https://arxiv.org/abs/2403.19347): row i is the pooled output of the low half
 for text i of a vocabulary. Row 0, the padding, is zeros; row 1, the unknown
-behavior, is what the model makes of its text, '[UNK]'.
+behavior, is the output for its text, '[UNK]'.
 
 A folder:
 
-  manifest.json    what the rows go with, and which file holds which of them
-  parts/           the files, see `store_rows`
+  manifest.json    inputs of the rows, and the files that hold them parts/
+  the files, see `store_rows`
 
-Whoever builds writes files of its own, and the manifest is replaced after them.
-So readers, who trust the manifest alone, see whole rows only, whatever runs or
-was killed, and a resumed build knows from the files' names what is left. A
-commit then joins small neighbors, so that a build a day leaves few files. A
-reader has the files open, and keeps them though they are deleted.
+Each build writes its own files and then replaces the manifest. So readers, who
+rely only on the manifest, see complete rows, whatever runs or was killed, and a
+resumed build finds the missing rows from the names of files. A commit then
+joins small neighboring files, so that daily builds leave few files. Readers
+have the files open, and keep them after deletion.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,20 +39,20 @@ from antjax.ctr.bahe import store_rows
 from antjax.ctr.bahe.manifest import IDENTITY, Manifest
 from antjax.ctr.bahe.store_rows import MappedRows, Part, PARTS, Range
 
-# Files of more rows are never joined: what a commit copies has a bound.
+# Maximum number of rows of a joined file, which bounds the copying.
 _MERGED_ROWS = 262_144
-_COPIED_ROWS = 8192  # At once.
-_STALE_S = 3600.0  # Age of a half-written file that nobody writes any more.
+_COPIED_ROWS = 8192  # Number of rows copied at once.
+_STALE_S = 3600.0  # Age of an abandoned incomplete file.
 
 
 @dataclasses.dataclass(frozen=True)
 class BehaviorStore:
-  """The complete rows of a store, as they were when it was opened.
+  """The complete rows of a store, as of opening it.
 
   Attributes:
-    path: Its folder.
-    manifest: What the rows go with; see `Manifest.check`.
-    files: Its files, open.
+    path: Folder of the store.
+    manifest: Inputs of the rows; see `Manifest.check`.
+    files: Open files of the store.
   """
 
   path: pathlib.Path
@@ -64,9 +64,9 @@ class BehaviorStore:
     """Opens the newest state; reads no rows.
 
     Raises:
-      FileNotFoundError: No store there.
-      ValueError: It is damaged, lacks rows that it should have, or holds no
-        complete row yet.
+      FileNotFoundError: There is no store.
+      ValueError: It is damaged, lacks rows of its manifest, or has no complete
+        rows yet.
     """
     manifest = read_manifest(path)
     if manifest is None:
@@ -78,7 +78,7 @@ class BehaviorStore:
       raise ValueError(
         f'the store of behaviours at {path} has no complete rows: its first'
         ' build has not ended. Start launch/build_behavior_store.py again, it'
-        ' goes on.'
+        ' resumes.'
       )
     folder = paths.fetched(path, 'store')
     try:
@@ -87,7 +87,7 @@ class BehaviorStore:
       )
     except (FileNotFoundError, ValueError) as error:
       if read_manifest(path) != manifest:
-        return cls.open(path)  # A commit has joined files meanwhile.
+        return cls.open(path)  # Meanwhile, a commit has joined files.
       problem = str(error)
       if isinstance(error, FileNotFoundError):
         problem = f'part {pathlib.Path(error.filename).name} is gone'
@@ -99,7 +99,7 @@ class BehaviorStore:
 
   @property
   def rows(self) -> int:
-    """Complete rows."""
+    """Number of complete rows."""
     return self.manifest.rows
 
   @property
@@ -109,20 +109,20 @@ class BehaviorStore:
 
   @property
   def stored_bytes(self) -> int:
-    """Bytes of the rows as they are stored."""
+    """Bytes of the stored rows."""
     return self.rows * store_rows.row_bytes(self.manifest.dtype, self.dim)
 
   def table(self, dtype: Any = np.float32, hot_bytes: int = 0) -> MappedRows:
-    """All rows as an array that is read where it is indexed."""
+    """All rows as an array that is read when indexed."""
     return MappedRows(
       *(self.files, self.rows, self.manifest.dtype, self.dim, dtype, hot_bytes)
     )
 
   def read(self, start: int, stop: int, dtype: Any = np.float32) -> np.ndarray:
-    """Rows [stop - start, D]; int8 ones are multiplied by their scales.
+    """Reads rows [stop - start, D]; int8 rows are multiplied by scales.
 
     Raises:
-      ValueError: They are not all complete, or damaged.
+      ValueError: Rows are incomplete or damaged.
     """
     if not 0 <= start <= stop <= self.rows:
       raise ValueError(
@@ -133,12 +133,12 @@ class BehaviorStore:
     return self.table(dtype)[start:stop]
 
   def load(self, dtype: Any = np.float32) -> np.ndarray:
-    """Reads all rows, [rows, D], a block at a time."""
+    """Reads all rows, [rows, D], block by block."""
     return self.table(dtype)[:]
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
-  """The newest manifest; None where there is no store.
+  """The newest manifest; None if there is no store.
 
   Raises:
     ValueError: It is damaged.
@@ -151,18 +151,18 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
   except (ValueError, TypeError) as error:
     raise ValueError(
       f'{file} is no manifest of a store of behaviours ({error}); restore it,'
-      ' or build the store anew in another folder.'
+      ' or build the store again in another folder.'
     ) from error
 
 
 class StoreWriter:
   """Writes rows, in any order and in any number of processes.
 
-  Rows are seen by nobody before `commit`. A row may be written twice, with the
-  same numbers.
+  Rows are invisible to readers before `commit`. A row may be written twice,
+  with the same values.
 
   Attributes:
-    manifest: As it was found, or made.
+    manifest: Manifest of the existing or new store.
   """
 
   def __init__(
@@ -171,18 +171,18 @@ class StoreWriter:
     new: Manifest,
     texts: Callable[[int, int], str] | None = None,
   ):
-    """Opens a store, or makes it.
+    """Opens or creates a store.
 
     Args:
-      path: Folder, which is made; on a disk that all writers share.
-      new: What is to be written. A store that is there must have been made
-        alike; its own `rows`, `store` and vocabulary fingerprint count.
-      texts: (start, stop) -> fingerprint of the rows' texts. Rows that a killed
-        build wrote of other texts are then written again.
+      path: Folder, created if missing, on a disk shared by all writers.
+      new: Manifest of the rows to write. An existing store must match it, but
+        keeps its `rows`, `store` and vocabulary fingerprint.
+      texts: Function (start, stop) -> fingerprint of the rows' texts. Rows that
+        a killed build wrote for other texts are then rewritten.
 
     Raises:
-      ValueError: There is a store that was made otherwise, or is damaged.
-      OSError: It cannot be written.
+      ValueError: An existing store does not match, or is damaged.
+      OSError: The store cannot be written.
     """
     self._path = paths.local(path, 'BehaviorStore: path')
     self._texts = texts and functools.cache(texts)
@@ -208,21 +208,21 @@ class StoreWriter:
     self.manifest = found
 
   def missing(self, start: int, stop: int) -> list[Range]:
-    """The parts of start <= row < stop that nobody has written yet, rising."""
+    """Ranges of start <= row < stop that are not written yet, ascending."""
     complete = [(first, last) for first, last, _ in self._complete()]
     return _missing(complete, start, stop)
 
   def write(self, start: int, rows: np.ndarray) -> None:
-    """Writes rows; returns once they are on the disk.
+    """Writes rows; returns when they are on disk.
 
     Args:
-      start: Id of the first one.
+      start: Id of the first row.
       rows: float32 [n, D].
 
     Raises:
-      ValueError: They do not fit the store: wrong width, not finite, or too
-        large for float16.
-      OSError: They cannot be written.
+      ValueError: Rows have the wrong width, are not finite, or are too large
+        for float16.
+      OSError: The rows cannot be written.
     """
     stop = start + len(rows)
     manifest = self.manifest
@@ -240,9 +240,9 @@ class StoreWriter:
     store_rows.write(self._path / PARTS / name, [encoded])
 
   def commit(self, rows: int) -> Manifest:
-    """Lets readers see the first `rows` rows; all must be written.
+    """Makes the first `rows` rows visible; all must be written.
 
-    Repeating it, by any process, changes nothing.
+    Repeated calls, by any process, change nothing.
 
     Raises:
       RuntimeError: Rows are missing.
@@ -273,7 +273,7 @@ class StoreWriter:
 
   @contextlib.contextmanager
   def _locked(self) -> Iterator[None]:
-    """Keeps other writers from the manifest; ends with the process."""
+    """Locks the manifest against other writers; ends with the process."""
     with open(self._path / '.lock', 'a') as file:
       fcntl.flock(file, fcntl.LOCK_EX)
       yield
@@ -284,10 +284,10 @@ class StoreWriter:
     store_rows.write(self._path / manifest_lib.FILE_NAME, [content])
 
   def _join(self) -> None:
-    """Joins small files and deletes what no reader will ask for.
+    """Joins small files and deletes unreferenced ones.
 
-    Killed at any point, it leaves a store that is whole. A row is copied about
-    log2(builds) times in all.
+    Killed at any point, it leaves a valid store. A row is copied about
+    log2(builds) times in total.
     """
     manifest = self.manifest
     self._sweep()
@@ -308,13 +308,13 @@ class StoreWriter:
       self._sweep()
 
   def _sweep(self) -> None:
-    """Deletes files of complete rows that the manifest does not name."""
+    """Deletes files of complete rows that the manifest does not reference."""
     named = {name for _, _, name in self.manifest.parts}
     for path in [*(self._path / PARTS).iterdir(), *self._path.glob('.*.new')]:
       found = store_rows.NAME.fullmatch(path.name)
       if path.name in named or found and int(found[2]) > self.manifest.rows:
         continue
-      if path.suffix == '.new':  # Somebody may be at it.
+      if path.suffix == '.new':  # May be in use by another writer.
         with contextlib.suppress(FileNotFoundError):
           if time.time() - path.stat().st_mtime > _STALE_S:
             path.unlink()
@@ -324,7 +324,7 @@ class StoreWriter:
         path.unlink(missing_ok=True)
 
   def _complete(self) -> list[Part]:
-    """What is written; what readers see comes first."""
+    """Written parts, starting with those visible to readers."""
     written = []
     for name in os.listdir(self._path / PARTS):
       if found := store_rows.NAME.fullmatch(name):
@@ -338,7 +338,7 @@ class StoreWriter:
 
 
 def _missing(complete: list[Range], start: int, stop: int) -> list[Range]:
-  """The parts of start <= row < stop that are in none of the rising ranges."""
+  """Parts of start <= row < stop outside all of the ascending ranges."""
   result = []
   for first, last in [*complete, (stop, stop)]:
     if start < min(first, stop):
@@ -348,22 +348,22 @@ def _missing(complete: list[Range], start: int, stop: int) -> list[Range]:
 
 
 def _cover(complete: list[Part], rows: int) -> tuple[Part, ...]:
-  """Which file to read each row from."""
+  """Selects a file for each row."""
   result: list[Part] = []
   at = 0
   for start, stop, name in complete:
     stop = min(stop, rows)
     if at < stop:
-      assert start <= at  # `missing` has looked.
+      assert start <= at  # Checked by `missing`.
       result.append((at, stop, name))
       at = stop
   return tuple(result)
 
 
 def _groups(parts: Sequence[Part]) -> list[list[Part]]:
-  """Neighbors to be joined: from the end, while the next is not larger.
+  """Groups of neighbors to join: from the end, while the next is not larger.
 
-  A database is always joined: it takes more bytes than its rows.
+  A database is always joined, since it takes more bytes than its rows.
   """
   groups: list[list[Part]] = []
   total = 0

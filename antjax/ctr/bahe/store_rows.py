@@ -1,14 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a store of behaviors, mapped into memory.
+"""The memory-mapped files of a behavior store.
 
-`parts/<start>-<stop>-<texts>` holds the rows start <= id < stop one after
-another: the numbers of a row, little-endian, and for int8 its scale, float32.
-`texts` is the fingerprint of their texts. A file gets its name when all of it
-is on the disk.
+`parts/<start>-<stop>-<texts>` has the rows start <= id < stop: the numbers of
+each row, little-endian, and for int8 its scale, float32. `texts` is the
+fingerprint of their texts. A file gets its name when it is completely on disk.
 
-Stores of before 2026-12 have databases of TensorStore in place of files. They
-are read as they are, and no longer written.
+Stores from before 2026-12 have TensorStore databases instead of files. They can
+be read, and are no longer written.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,23 +30,23 @@ DTYPES = {
   'bfloat16': np.dtype(jnp.bfloat16),
   'int8': np.dtype(np.int8),
 }
-NAME = re.compile(r'(\d{10})-(\d{10})-([0-9a-z]*)')  # Of a file.
-OLD_NAME = re.compile('[0-9a-f]{1,16}')  # Of a database.
+NAME = re.compile(r'(\d{10})-(\d{10})-([0-9a-z]*)')  # Name of a file.
+OLD_NAME = re.compile('[0-9a-f]{1,16}')  # Name of a database.
 _READ_ROWS = 65_536
 Range = tuple[int, int]
 Part = tuple[int, int, str]  # The rows start <= id < stop are in this file.
-# First row to be read of it, first row in it, and its rows, uint8 [n, bytes].
+# First row to read from a file, its first row, and its rows, uint8 [n, bytes].
 File = tuple[int, int, Any]
 
 
 class MappedRows:
-  """An array [R, D] of float numbers that is read where it is indexed.
+  """A float array [R, D] that is read when indexed.
 
-  Takes a slice or int [n]. Safe to use from several threads.
+  Index it by a slice or int [n]. Thread-safe.
 
   Attributes:
     shape: (R, D).
-    dtype: What rows are given as.
+    dtype: Dtype of returned rows.
     nbytes: Bytes of all rows in that dtype.
   """
 
@@ -60,16 +59,15 @@ class MappedRows:
     dtype: Any = np.float32,
     hot_bytes: int = 0,
   ):
-    """Reads no rows.
+    """Reads no rows yet.
 
     Args:
       files: See `opened`.
-      num_rows: R.
+      num_rows: Number of rows, R.
       stored: Dtype of the stored numbers.
-      dim: D.
-      dtype: Dtype of the rows that are given out.
-      hot_bytes: Memory for rows that were asked for by number, which are given
-        again from there.
+      dim: Width of a row, D.
+      dtype: Dtype of returned rows.
+      hot_bytes: Memory of a cache of rows that were read by number, in bytes.
     """
     self.shape, self.dtype = (num_rows, dim), np.dtype(dtype)
     self.nbytes = num_rows * dim * self.dtype.itemsize
@@ -81,11 +79,11 @@ class MappedRows:
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
-    """R."""
+    """Number of rows, R."""
     return self.shape[0]
 
   def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-    """Rows [n, D]; a slice does not touch the hot ones."""
+    """Rows [n, D]; a slice bypasses the cache of hot rows."""
     if not isinstance(index, slice):
       return self._through_hot(np.asarray(index))
     wanted = range(*index.indices(len(self)))
@@ -96,7 +94,7 @@ class MappedRows:
     return result
 
   def raw(self, ids: np.ndarray) -> np.ndarray:
-    """Rows as they are stored, uint8 [n, bytes]."""
+    """Stored rows, uint8 [n, bytes]."""
     place = np.searchsorted(self._starts, ids, 'right') - 1
     numbers = np.unique(place)
     if len(numbers) == 1:
@@ -110,7 +108,7 @@ class MappedRows:
     return result
 
   def _decoded(self, ids: np.ndarray) -> np.ndarray:
-    """Rows [n, D]; int8 ones are multiplied by their scales."""
+    """Rows [n, D]; int8 rows are multiplied by their scales."""
     raw, dtype = self.raw(ids), DTYPES[self._stored]
     size = self.shape[1] * dtype.itemsize
     values = raw[:, :size].view(dtype)
@@ -119,7 +117,7 @@ class MappedRows:
     return values.astype(self.dtype, copy=False)
 
   def _through_hot(self, ids: np.ndarray) -> np.ndarray:
-    """As `_decoded`; row i is kept in slot i % slots until another needs it."""
+    """Like `_decoded`; caches row i in slot i % slots."""
     if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
       raise IndexError(
         f'rows {ids.min()} to {ids.max()} of a store of {len(self)} rows'
@@ -144,17 +142,17 @@ def file_name(start: int, stop: int, texts: str) -> str:
 
 
 def is_name(name: str) -> bool:
-  """Whether a part is called so; such a name cannot leave the folder."""
+  """Whether this is a part's name, which cannot leave the folder."""
   return bool(NAME.fullmatch(name) or OLD_NAME.fullmatch(name))
 
 
 def row_bytes(stored: str, dim: int) -> int:
-  """Bytes of a row on the disk."""
+  """Bytes of a row on disk."""
   return dim * DTYPES[stored].itemsize + 4 * (stored == 'int8')
 
 
 def encode(start: int, rows: np.ndarray, stored: str) -> np.ndarray:
-  """Rows as they are stored, uint8 [n, bytes].
+  """Encodes rows for storage, uint8 [n, bytes].
 
   Raises:
     ValueError: A number is not finite, or too large for float16.
@@ -167,7 +165,7 @@ def encode(start: int, rows: np.ndarray, stored: str) -> np.ndarray:
     first = int(np.argmax(is_wrong))
     raise ValueError(
       f'behaviour {start + first}: its largest number is {largest[first]}, and'
-      f' {stored} has none such.'
+      f' {stored} cannot represent it.'
       + (' Use --dtype=bfloat16.' if np.isfinite(largest[first]) else '')
     )
   if stored != 'int8':
@@ -180,10 +178,10 @@ def encode(start: int, rows: np.ndarray, stored: str) -> np.ndarray:
 
 
 def write(path: pathlib.Path, blocks: Iterable[Any]) -> None:
-  """Writes a file: all of it, on the disk, or nothing under its name.
+  """Writes a file atomically, flushed to disk.
 
   Raises:
-    OSError: It cannot be written.
+    OSError: The file cannot be written.
   """
   temporary = path.with_name(f'.{secrets.token_hex(8)}.new')
   try:
@@ -211,8 +209,8 @@ def opened(
   """Maps the files of a store.
 
   Raises:
-    FileNotFoundError: One is gone.
-    ValueError: One is not as long as it should be.
+    FileNotFoundError: A file is missing.
+    ValueError: A file has the wrong length.
   """
   size = row_bytes(stored, dim)
   files: list[File] = []
@@ -233,10 +231,10 @@ def opened(
 
 
 class _OldRows:
-  """The rows of a database of before 2026-12: zarr3 arrays on OCDBT."""
+  """Rows of a database from before 2026-12: zarr3 arrays on OCDBT."""
 
   def __init__(self, path: pathlib.Path, stored: str):
-    import tensorstore as ts  # Slow, and few need it.
+    import tensorstore as ts  # Slow, and rarely needed.
 
     if not (path / 'manifest.ocdbt').is_file():
       raise FileNotFoundError(errno.ENOENT, 'no database', str(path))

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Placement of the behavior vectors, and how a step reads them.
+"""Placement of the behavior vectors, and reads by a step.
 
-Homes that give the same vectors: memory of every device (`DeviceTable`); of the
-host, or the store's mapped files, where each batch carries the rows that it
-needs (`HostTable`); of the devices together, a part each, where a step asks the
-owners for its distinct rows (`SplitTable`). The first is fastest, files hold
-what no memory can.
+All homes give the same vectors: a copy on every device (`DeviceTable`); memory
+of the host or memory-mapped files, where each batch includes the rows it needs
+(`HostTable`); or rows split over the devices, where a step requests its
+distinct rows from their owners (`SplitTable`). The first is fastest; files hold
+tables that exceed all memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,35 +24,35 @@ from antjax.ctr.bahe.store_rows import MappedRows
 from antjax.embedding import exchange
 from antjax.mesh.mesh import GLOBAL_AXES, INTRA
 
-# Shape suffixes: R = behaviors, D = width, P = parts of a batch, U = most
-# distinct behaviors of a part, W = owners.
+# Shape suffixes: R = behaviors, D = width, P = parts of a batch, U = maximum
+# number of distinct behaviors of a part, W = owners.
 
 Batch = Mapping[str, Any]
 Home = Literal['auto', 'device', 'split', 'host', 'disk']
-# Share of a device's or the host's memory that the table may take.
+# Share of a device's or the host's memory that the table may use.
 _SHARE = 0.25
-_FACTOR = 1.25  # Room for an uneven spread in a message to one owner.
+_FACTOR = 1.25  # Room for uneven distribution in a message to one owner.
 
 
 def distinct_behaviors(
   batch: Batch, num_parts: int, capacity: int, fill: int = 0
 ) -> tuple[np.ndarray, dict[str, Any]]:
-  """Finds each part's distinct behaviors and points the batch at them.
+  """Finds the distinct behaviors of each part, and indexes the batch by them.
 
-  A part is what one device works off at a time: a micro-batch, or its share of
-  the batch. Its first distinct behavior is always 0, the padding.
+  A part is what one device processes at a time: a micro-batch, or its share of
+  the batch. The first distinct behavior is always 0, the padding.
 
   Args:
     batch: See `antjax.ctr.bahe.batches`: 'behaviors' int32 [B, N, M] and
-      'title' int32 [B], B a multiple of `num_parts`; part i is the i-th of
-      equal runs of examples.
-    num_parts: P.
-    capacity: Largest number of distinct behaviors of a part, U.
-    fill: Stands at the end of a part with fewer.
+      'title' int32 [B], B a multiple of `num_parts`; parts are equal runs of
+      examples.
+    num_parts: Number of parts, P.
+    capacity: Maximum number of distinct behaviors of a part, U.
+    fill: Padding for parts with fewer.
 
   Returns:
-    (ids int32 [P * U], rising in each part, then filled up; the batch with
-    'behaviors' and 'title' as indices from 0 to U - 1 into their part's U).
+    (ids int32 [P * U], ascending in each part, then padded; the batch with
+    'behaviors' and 'title' as indices from 0 to U - 1 into their part's ids).
 
   Raises:
     ValueError: A part has more distinct behaviors, or B does not divide.
@@ -88,17 +88,17 @@ def distinct_behaviors(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeviceTable:
-  """All rows on every device: `constants` for the Trainer."""
+  """All rows on every device, as `constants` of the Trainer."""
 
   constants: Any
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
-    """The batch as it is."""
+    """Returns the batch unchanged."""
     del num_parts
     return dict(batch)
 
   def rows(self, batch: Batch) -> jax.Array:
-    """[R, D], to be read at the batch's behaviors."""
+    """Rows [R, D], indexed by the batch's behaviors."""
     return batch['constants']['behavior_rows']
 
 
@@ -111,7 +111,7 @@ class HostTable:
   constants: Any = None
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
-    """Adds 'behavior_rows' [P * U, D]; behaviors become places in it."""
+    """Adds 'behavior_rows' [P * U, D]; behaviors become indices into it."""
     ids, batch = distinct_behaviors(batch, num_parts, self.max_distinct)
     return batch | {'behavior_rows': np.asarray(self.array[ids])}
 
@@ -129,7 +129,7 @@ class SplitTable:
   max_distinct: int
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
-    """Adds the positions to ask for; behaviors become places among them."""
+    """Adds the positions to request; behaviors become indices into them."""
     ex = self.exchange
 
     def position(ids: Any) -> np.ndarray:
@@ -141,7 +141,7 @@ class SplitTable:
     positions, batch = distinct_behaviors(
       moved, num_parts, self.max_distinct, fill=ex.num_positions
     )
-    # How many times rounds are halved; 0, in a filler say, asks for one round.
+    # Number of times that rounds are halved; 0, as in a filler: one round.
     halvings = [
       ex.one_round - ex.fit_shift(part[part < ex.num_positions])
       for part in positions.reshape(num_parts, -1)
@@ -152,7 +152,7 @@ class SplitTable:
     }
 
   def rows(self, batch: Batch) -> jax.Array:
-    """[U, D], to be read at the batch's behaviors; asks the owners."""
+    """Requests rows [U, D], indexed by the batch's behaviors, from owners."""
     ex = self.exchange
     halvings = lax.pmax(batch['behavior_halvings'][0], ex.axes)
     table = batch['constants']['behavior_rows']
@@ -173,22 +173,22 @@ def place(
   max_distinct: int,
   inside_groups: bool = False,
 ) -> tuple[Table, str]:
-  """Puts the vectors of all behaviors where there is room.
+  """Places the vectors of all behaviors where there is room.
 
   Args:
-    array: [R, D], in the dtype to keep; not read where it stays on the disk.
+    array: Vectors [R, D] in the dtype to keep; not read if they stay on disk.
     mesh: Mesh from `make_mesh`.
-    home: 'device', 'split', 'host', 'disk', or 'auto': the first of them that
-      takes no more than a quarter of the memory there.
-    device_bytes: Memory of a device; None: not known, taken for enough.
-    host_bytes: Memory of the host, likewise.
-    max_distinct: Most distinct behaviors in a device's micro-batch (see
-      `most_distinct`).
-    inside_groups: Split over a group's devices only, so that groups need not
-      keep in step, as elastic training wants.
+    home: 'device', 'split', 'host', 'disk', or 'auto': the first of these that
+      takes at most a quarter of the memory there.
+    device_bytes: Bytes of a device's memory; None: unknown, assumed to suffice.
+    host_bytes: Bytes of the host's memory; None: the same.
+    max_distinct: Maximum number of distinct behaviors in a device's
+      micro-batch, see `most_distinct`.
+    inside_groups: Whether to split over a group's devices only, so that groups
+      need not run in lockstep, as for elastic training.
 
   Returns:
-    (table, a sentence that says where it is and why).
+    (table, a sentence on its place and the reason).
   """
   axes = (INTRA,) if inside_groups else GLOBAL_AXES
   num_owners = math.prod(mesh.shape[axis] for axis in axes)
@@ -236,17 +236,17 @@ def place(
 
 
 def most_distinct(examples: int, lengths: Sequence[int]) -> int:
-  """Most distinct behaviors that examples can have, the padding included.
+  """Maximum number of distinct behaviors of examples, including padding.
 
   Args:
-    examples: Examples in a device's micro-batch.
+    examples: Number of examples in a device's micro-batch.
     lengths: Length of each sequence.
   """
   return examples * (sum(lengths) + 1) + 1
 
 
 def _by_owner(array: np.ndarray | MappedRows, num_owners: int) -> np.ndarray:
-  """[W * rows_per_device, D], owner by owner; zeros fill up."""
+  """Rows by owner, zero-padded: [W * rows_per_device, D]."""
   rows_per_device = -(-len(array) // num_owners)
   result = np.zeros((num_owners, rows_per_device, array.shape[1]), array.dtype)
   for owner in range(num_owners):
@@ -258,7 +258,7 @@ def _by_owner(array: np.ndarray | MappedRows, num_owners: int) -> np.ndarray:
 def _constants(
   array: np.ndarray | MappedRows, sharding: NamedSharding
 ) -> dict[str, Any]:
-  """The table on the devices; each process gives what its devices hold."""
+  """The table on the devices; each process provides its devices' shards."""
 
   def part(index: tuple[slice, ...] | None) -> np.ndarray:
     return array[index[0] if index else slice(None)]

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The text side of a click model: a tower, and BAHE's towers.
+"""Towers, which encode the texts of a click model, and those of BAHE.
 
-A tower has a part on the host, `prepare`, which adds to a batch what the part
-on the devices reads, and that part, `__call__`. BAHE's read a vector a
-behavior, from a table (`StoreTower`) or from the low half, which encodes a
-batch's distinct behaviors in the step (`DedupTower`), and put them through the
-high half. `antjax.ctr.bahe.full_text` has what they are compared with.
+A tower has a part on the host, `prepare`, which adds the inputs of the part on
+the devices, `__call__`, to a batch. BAHE's towers get one vector per behavior,
+from a table (`StoreTower`) or from the low half, which encodes a batch's
+distinct behaviors in the step (`DedupTower`), and run the high half on them.
+Their baseline is in `antjax.ctr.bahe.full_text`.
 """
 
 from typing import Any, Literal, NamedTuple, Protocol
@@ -32,11 +32,11 @@ class Encoded(NamedTuple):
   """Vectors of texts.
 
   Attributes:
-    user_BF: A user's sequences, concatenated: F = N D.
-    title_BD: The items' titles.
-    history_BNMD: A vector a behavior, for heads that attend to them; None
-      where a tower has none.
-    is_there_BNM: bool, False for padding; None with `history_BNMD`.
+    user_BF: Vectors of a user's sequences, concatenated: F = N D.
+    title_BD: Vectors of the items' titles.
+    history_BNMD: One vector per behavior, for heads that attend to them; None
+      if the tower has none.
+    is_there_BNM: bool, False for padding; None if `history_BNMD` is None.
   """
 
   user_BF: jax.Array
@@ -46,11 +46,11 @@ class Encoded(NamedTuple):
 
 
 class Tower(Protocol):
-  """A text side, a Flax module."""
+  """Interface of a text encoder, a Flax module."""
 
   @property
   def user_dim(self) -> int:
-    """F."""
+    """Width of a user, F."""
 
   @property
   def title_dim(self) -> int:
@@ -58,36 +58,36 @@ class Tower(Protocol):
 
   @property
   def has_history(self) -> bool:
-    """Whether it gives a vector a behavior."""
+    """Whether it returns one vector per behavior."""
 
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
-    """Host: the batch with what `__call__` reads.
+    """Host part: adds the inputs of `__call__` to a batch.
 
     Args:
       batch: numpy arrays, see `antjax.ctr.bahe.batches`.
-      num_parts: Equal runs of examples that are worked off apart: this
-        process's devices times its micro-batches. What is added must have a
-        leading dim that is a multiple of it, of a size that never changes.
+      num_parts: Number of equal runs of examples that are processed separately:
+        this process's devices times its micro-batches. Added arrays need a
+        constant leading dim that is a multiple of it.
     """
 
   def __call__(self, batch: Batch) -> Encoded:
-    """Device: encodes one part.
+    """Device part: encodes one part of the batch.
 
     Args:
-      batch: From `prepare`; where the Trainer holds constants, 'constants' is
-        their tree.
+      batch: Part of a batch from `prepare`; 'constants' are those of the
+        Trainer, if any.
     """
 
 
 def null_vectors(num_sequences: int, dim: int) -> nnx.Param[jax.Array]:
-  """Learned vectors of empty sequences, which start at 0 as no other does."""
+  """Learned vectors of empty sequences, initially 0, unlike any others."""
   return nnx.Param(jnp.zeros((num_sequences, dim), jnp.float32))
 
 
 def or_null(
   user_BND: jax.Array, null_ND: jax.Array, is_empty_BN: jax.Array
 ) -> jax.Array:
-  """[B, N D]: a sequence's vector, or its null vector where it is empty."""
+  """Vectors of sequences, or null vectors of empty ones: [B, N D]."""
   null_BND = jnp.broadcast_to(null_ND, user_BND.shape)
   user_BND = jnp.where(is_empty_BN[..., None], null_BND, user_BND)
   return user_BND.reshape(len(user_BND), -1)
@@ -96,18 +96,18 @@ def or_null(
 class SequenceEncoder(nnx.Module):
   """The high half over sequences of behaviors, to vectors of users and items.
 
-  Each of a user's sequences goes through the high layers by itself, so that
-  cost is linear in their number; what comes out is pooled and concatenated. An
-  item is a sequence of one: its title (Geng et al. 2024,
-  https://arxiv.org/abs/2403.19347, section 3; how the outputs are pooled is not
-  in the paper and is our choice).
+  Each of a user's sequences runs separately through the high layers, so the
+  cost is linear in their number; outputs are pooled and concatenated. An item
+  is a sequence of one behavior, its title (Geng et al. 2024,
+  https://arxiv.org/abs/2403.19347, section 3; the paper does not specify
+  pooling, which is our choice).
 
   Attributes:
-    high: The layers.
-    null: [N, D], vectors of empty sequences.
+    high: The high half.
+    null: Vectors of empty sequences [N, D].
     num_sequences: N.
-    pooling: How a sequence is pooled.
-    fusion: Where users and items meet.
+    pooling: Pooling of a sequence.
+    fusion: Fusion of users and items, 'late' or 'early'.
   """
 
   def __init__(
@@ -118,16 +118,16 @@ class SequenceEncoder(nnx.Module):
     pooling: Literal['mean', 'last'] = 'mean',
     fusion: Literal['late', 'early'] = 'late',
   ):
-    """Takes the high half, and makes vectors of empty sequences.
+    """Takes the high half, and creates vectors of empty sequences.
 
     Args:
-      high: The layers; it may have none, then vectors are pooled as they are.
+      high: High half; without layers, vectors are pooled directly.
       num_sequences: N.
-      pooling: A sequence's vector: the mean of its outputs, or the last one
-        (which in a causal model has seen them all).
-      fusion: 'late' keeps users and items apart until the head, as in the
-        paper's figure 1. 'early' puts the title behind each sequence, so that
-        the layers see both; a user then has no vector of its own.
+      pooling: Vector of a sequence: the mean of its outputs, or the last one
+        (which in a causal model has seen all behaviors).
+      fusion: 'late' keeps users and items separate until the head, as in the
+        paper's figure 1. 'early' appends the title to each sequence, so that
+        the layers see both; users then have no separate vector.
     """
     self.high, self.num_sequences = high, num_sequences
     self.pooling, self.fusion = pooling, fusion
@@ -160,15 +160,15 @@ class SequenceEncoder(nnx.Module):
 
     Args:
       x_BNMD: Vectors of behaviors, oldest first.
-      is_there_BNM: bool; padding is at the end. A sequence without any gets its
-        null vector, which is learned.
+      is_there_BNM: bool; padding is at the end. An empty sequence gets its
+        learned null vector.
       title_BD: Vectors of the titles.
     """
     dtype = self.null.dtype
     x_BNMD, title_BD = x_BNMD.astype(dtype), title_BD.astype(dtype)
     B, N, M, D = x_BNMD.shape
     if self.fusion == 'early':
-      # The title right behind the last behaviour: positions count places.
+      # The title directly follows the last behavior: positions count places.
       end_BN1 = is_there_BNM.sum(axis=-1, keepdims=True)
       place_BNM = jnp.broadcast_to(jnp.arange(M + 1), (B, N, M + 1))
       is_title_BNM = place_BNM == end_BN1
@@ -190,12 +190,12 @@ class SequenceEncoder(nnx.Module):
     return Encoded(user_BF, item_B1D[:, 0], history_BNMD, is_there_BNM)
 
   def read(self, rows_UD: jax.Array, batch: Batch) -> Encoded:
-    """Encodes rows, a behavior each, that the batch's behaviors point at."""
+    """Encodes rows, one per behavior, indexed by the batch's behaviors."""
     history, title = batch['behaviors'], batch['title']
     return self.encode(rows_UD[history], batch['is_there'], rows_UD[title])
 
   def _pool(self, x_BNMD: jax.Array, is_there_BNM: jax.Array) -> jax.Array:
-    """[B, N, D] of each sequence; of an empty one, something finite."""
+    """Pooled sequences [B, N, D]; any finite value for an empty one."""
     count_BN1 = is_there_BNM.sum(axis=-1, keepdims=True)
     if self.pooling == 'last':
       return pick(x_BNMD, jnp.maximum(count_BN1[..., 0] - 1, 0))
@@ -205,14 +205,14 @@ class SequenceEncoder(nnx.Module):
 
 
 class StoreTower(SequenceEncoder):
-  """Behaviors by their rows in a table, which is frozen.
+  """Reads behaviors from rows of a frozen table.
 
-  An unknown behavior is row 1, a text like any other; a user without
-  behaviors has a learned vector. With a high half of no layers this is the
-  frozen language model: its vectors are pooled and nothing of it is trained.
+  An unknown behavior is row 1, a text like any other; a user without behaviors
+  has a learned vector. If the high half has no layers, the language model is
+  frozen: its vectors are pooled and none of it is trained.
 
   Attributes:
-    table: Table that holds the rows.
+    table: Table with the rows.
   """
 
   def __init__(
@@ -235,9 +235,9 @@ class StoreTower(SequenceEncoder):
 
 
 class DedupTower(SequenceEncoder):
-  """Each distinct behavior of a part goes through the low half once.
+  """Runs each distinct behavior of a part through the low half once.
 
-  It gives what `StoreTower` gives, without a store.
+  The result equals that of `StoreTower`, without a store.
 
   Attributes:
     low: The low half, frozen.
@@ -263,10 +263,10 @@ class DedupTower(SequenceEncoder):
       low: The low half.
       high: The high half.
       num_sequences: N.
-      cache: Cache of the behaviors' tokens for `prepare`; None: batches come
-        with what that would add.
+      cache: Cache of the behaviors' tokens for `prepare`; None: batches already
+        include its results.
       capacity: Largest number of distinct behaviors of a part, U, with padding.
-      num_tokens: Number of tokens of a behavior; longer ones are cut.
+      num_tokens: Number of tokens of a behavior; longer ones are truncated.
       **options: See `SequenceEncoder`.
     """
     super().__init__(high, num_sequences, **options)
