@@ -319,7 +319,7 @@ def load(path: str | pathlib.Path) -> Links:
     names = ', '.join(f.name for f in dataclasses.fields(Links))
     raise ValueError(
       f'{path}: no speeds of links can be read ({error}); needed is a JSON '
-      f'object with {names}. Measure them anew with launch/plan.py --measure.'
+      f'object with {names}. Measure them again with launch/plan.py --measure.'
     ) from error
 
 

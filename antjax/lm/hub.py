@@ -74,7 +74,7 @@ def fetch(
     why = ' '.join(str(error).split())
     raise RuntimeError(
       f'{SCHEME}{name} cannot be fetched from the Hugging Face Hub'
-      f' ({type(error).__name__}: {why}). Where there is no network, copy its'
+      f' ({type(error).__name__}: {why}). Without a network, copy its'
       f' {", ".join(_FILES[:2])} and model.safetensors (of several files, with'
       ' their index) to a folder and give its path instead.'
     ) from error

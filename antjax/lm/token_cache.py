@@ -297,8 +297,7 @@ def _read(folder: pathlib.Path) -> _Manifest | None:
     manifest = _Manifest(**content)
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise ValueError(
-      f'{path} is no list of token ids ({error}); delete {folder}, it is made'
-      ' anew.'
+      f'{path} is no list of token ids ({error}); delete {folder} to rebuild.'
     ) from error
   for name, size in (
     (_TOKENS, 4 * manifest.num_tokens),
@@ -307,8 +306,7 @@ def _read(folder: pathlib.Path) -> _Manifest | None:
     file = folder / name
     if not file.is_file() or file.stat().st_size < size:
       raise ValueError(
-        f'{file} is shorter than {MANIFEST} says; delete {folder}, it is made'
-        ' anew.'
+        f'{file} is shorter than {MANIFEST} says; delete {folder} to rebuild.'
       )
   return manifest
 

@@ -139,7 +139,7 @@ def _log_cut(
     logging.INFO,
     'Episodes: task %d has %d support and %d query rows; slots hold %d and %d.'
     ' A subset of the support is used (random, or the latest rows with'
-    ' split=time), and the last rows of the query (said once; other tasks may'
+    ' split=time), and the last rows of the query (logged once; other tasks may'
     ' be cut too).',
     1,
     task,

@@ -80,7 +80,7 @@ class LintReport:
     """
     if golden is None:
       if self.findings:
-        raise LintError('The step sends what it need not.')
+        raise LintError('The step sends more than necessary.')
       return
     path = pathlib.Path(golden)
     if not path.exists():
@@ -94,9 +94,9 @@ class LintReport:
     ]
     if more:
       raise LintError(
-        'The step sends more over the slow axis than it did:\n'
+        'The step sends more over the slow axis than before:\n'
         + '\n'.join(more)
-        + f'\nMend it, or delete {path} to accept it.'
+        + f'\nFix it, or delete {path} to accept it.'
       )
 
 

@@ -184,8 +184,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise TypeError
     except (ValueError, TypeError, KeyError):
       raise ValueError(
-        f'{path}:{number}: not a JSON object with an integer "step". Mend or '
-        'move the file away; a new one is then begun.'
+        f'{path}:{number}: not a JSON object with an integer "step". Repair '
+        'it or move it away; a new one is then started.'
       ) from None
     records.append(record)
   return records
@@ -261,7 +261,7 @@ class RunLog:
     except Exception as error:
       del self._trackers[name]
       logging.warning(
-        '%s takes no more of this run (%s); all numbers are in %s.',
+        '%s is no longer used for this run (%s); all metrics are in %s.',
         name,
         error,
         self._file.name,
@@ -274,7 +274,7 @@ def _drop_from(path: pathlib.Path, step: int) -> None:
   kept = [record for record in records if record['step'] < step]
   if len(kept) < len(records):
     logging.info(
-      '%s: dropped %d lines of steps >= %d, where this run goes on.',
+      '%s: dropped %d lines of steps >= %d, where this run resumes.',
       path,
       len(records) - len(kept),
       step,

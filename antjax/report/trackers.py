@@ -89,7 +89,7 @@ def opened(
       found[name] = tracker = make(folder, title, config, known.get(name))
     except Exception as error:
       raise RuntimeError(
-        f'trackers={name}: it cannot begin a run ({error}). Log in to it, set'
+        f'trackers={name}: it cannot start a run ({error}). Log in to it, set'
         ' its variables, or leave it out.'
       ) from error
     ids[name] = tracker.id

@@ -94,7 +94,7 @@ def set_position(
   if all(p is None for p in positions):
     if not hasattr(iterator, 'set_state'):
       logging.warning(
-        'Trainer.fit: %s has no position to resume from; the data begin anew.'
+        'Trainer.fit: %s has no position to resume from; the data start over.'
         ' Grain data sets have one.',
         type(iterator).__name__,
       )
@@ -102,7 +102,7 @@ def set_position(
   if not hasattr(iterator, 'set_state'):
     raise ValueError(
       'Trainer.fit: the checkpoint holds an input position and this iterator '
-      f'({type(iterator).__name__}) cannot go to it; it needs set_state().'
+      f'({type(iterator).__name__}) cannot restore it; it needs set_state().'
     )
   if merge is not None:
     iterator.set_state(merge(positions))

@@ -315,7 +315,7 @@ def test_mistakes_are_found(name, settings):
   report = _report(name, settings)
   assert report.findings, str(report)
   assert report.sent > report.least
-  with pytest.raises(LintError, match='sends what it need not'):
+  with pytest.raises(LintError, match='sends more than necessary'):
     report.check()
 
 
@@ -466,7 +466,7 @@ def bad_report():
 @pytest.mark.parametrize(
   'step, says',
   [
-    ('bad_report', 'The step sends what it need not'),
+    ('bad_report', 'The step sends more than necessary'),
     ('nowhere', 'needed is package.module:function'),
     ('_mesh', 'returned Mesh; needed is what'),
   ],

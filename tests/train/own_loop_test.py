@@ -170,10 +170,10 @@ class _Unsaveable:
     del state
 
 
-def test_data_without_a_position_begin_anew_and_it_is_said(tmp_path, caplog):
+def test_data_without_a_position_start_over_and_it_is_said(tmp_path, caplog):
   trainer, folder = _trainer(), str(tmp_path)
   trainer.fit(trainer.init(_params()), _batches(9), 3, checkpoint_dir=folder)
-  assert 'begin anew' not in caplog.text
+  assert 'start over' not in caplog.text
   trainer.fit(trainer.init(_params()), _batches(9), 5, checkpoint_dir=folder)
   assert 'generator has no position to resume from' in caplog.text
 

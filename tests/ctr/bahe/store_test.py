@@ -89,7 +89,7 @@ def test_a_large_store_is_read_in_blocks(tmp_path, monkeypatch):
 def test_numbers_that_do_not_fit_are_refused(tmp_path):
   writer = StoreWriter(tmp_path, NEW)
   for number, why in (
-    (7e4, 'behaviour 12: .*float16 has none such. Use --dtype=bfloat16'),
+    (7e4, 'behaviour 12: .*float16 cannot represent it. Use --dtype=bfloat16'),
     (np.nan, 'behaviour 12: its largest number is nan'),
     (-np.inf, 'behaviour 12: its largest number is inf'),
   ):
