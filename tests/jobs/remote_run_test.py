@@ -3,9 +3,6 @@
 """A job whose texts and run folder are in a bucket, killed and resumed."""
 
 import signal
-import subprocess
-import sys
-import time
 
 from etils import epath
 import pytest
@@ -15,7 +12,7 @@ from antjax.train import checkpoint
 from tests import bucket, warm_python
 from tests.data import movielens_fixture
 from tests.jobs.gmeta_delivery_test import TRAIN
-from tests.jobs.processes import logged
+from tests.jobs.processes import logged, Program
 from tests.serving import delta_test
 
 FLAGS = (
@@ -39,21 +36,14 @@ def url():
 
 
 def start(folder, *command):
-  return subprocess.Popen(
-    [sys.executable, *command],
-    cwd=folder,
-    env=warm_python.env_of(4) | {'TMPDIR': str(folder)},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+  env = warm_python.env_of(4) | {'TMPDIR': str(folder)}
+  return Program(*command, cwd=folder, env=env)
 
 
 def run(folder, *command):
-  process = start(folder, *command)
-  output = process.communicate(timeout=600)[0]
-  assert process.returncode == 0, output
-  return output
+  program = start(folder, *command)
+  assert program.end() == 0, program.output
+  return program.output
 
 
 @pytest.mark.parametrize('hosts', [1, 2])
@@ -72,14 +62,10 @@ def test_a_killed_job_resumes_from_its_bucket(url, tmp_path, hosts):
   command = ['-m', *launcher, *flags]
   run(tmp_path, *command, f'--run_dir={url}/whole')
   killed = start(tmp_path, *command, f'--run_dir={url}/run')
-  deadline = time.monotonic() + 300
-  while killed.poll() is None and time.monotonic() < deadline:
-    if (checkpoint.latest_step(f'{url}/run/checkpoints') or 0) >= 6:
-      break
-    time.sleep(0.05)
-  killed.send_signal(signal.SIGKILL)
-  killed.communicate()
-  assert killed.returncode == -signal.SIGKILL
+  killed.wait_for(
+    lambda: (checkpoint.latest_step(f'{url}/run/checkpoints') or 0) >= 6
+  )
+  assert killed.end(signal.SIGKILL) == -signal.SIGKILL
   output = run(tmp_path, *command, f'--run_dir={url}/run')
   assert 'Restored step' in output
   expected = logged(f'{url}/whole')
