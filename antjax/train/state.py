@@ -127,8 +127,8 @@ class Layout:
   ) -> 'Layout':
     """Describes a tree of arrays or ShapeDtypeStructs; logs what stays whole.
 
-    The arguments are those of `Trainer`. Leaves that are not floating point
-    are never trained.
+    The arguments are those of `Trainer`. Leaves without elements, or that
+    are not floating point, are never trained.
 
     Raises:
       ValueError: Nothing is left to train, a scalar is called a stack, or a
@@ -152,6 +152,7 @@ class Layout:
       is_trained = (
         not is_mutable
         and bool(jnp.issubdtype(dtype, jnp.inexact))
+        and 0 not in jnp.shape(x)  # Optimizers divide by sizes.
         and (trainable is None or bool(trainable(name)))
       )
       if is_trained and jnp.issubdtype(dtype, jnp.complexfloating):

@@ -28,15 +28,14 @@ FLAGS = (
 )
 
 pytestmark = [
-  bucket.NEEDS_PACKAGES,
   pytest.mark.multiprocess,
   pytest.mark.slow,
 ]
 
 
-@pytest.fixture(scope='module')
-def url():
-  with bucket.used() as url:
+@pytest.fixture(scope='module', params=bucket.SCHEMES)
+def url(request):
+  with bucket.used(request.param) as url:
     yield url
 
 
@@ -101,7 +100,7 @@ def test_a_killed_job_resumes_from_its_bucket(url, tmp_path, hosts):
   tuned = f'--run_dir={tmp_path}/tuned'
   run(tmp_path, *command, tuned, f'--init_from={url}/run', '--num_steps=2')
   assert curve(tmp_path / 'tuned')[0] < min(expected[i] for i in range(12))
-  assert not (tmp_path / 'gs:').exists()
+  assert not (tmp_path / url.partition('/')[0]).exists()
 
 
 def test_a_model_is_delivered_through_a_bucket(url, tmp_path):
@@ -136,4 +135,4 @@ def test_a_model_is_delivered_through_a_bucket(url, tmp_path):
     f'--out={url}/scores.parquet',
   )
   assert (epath.Path(url) / 'scores.parquet').exists()
-  assert not (tmp_path / 'gs:').exists()
+  assert not (tmp_path / url.partition('/')[0]).exists()
