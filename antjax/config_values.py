@@ -7,8 +7,10 @@
 `tuple[str, ...]`.
 """
 
+from collections.abc import Mapping
 import csv
 import enum
+import importlib
 import io
 import types
 import typing
@@ -21,6 +23,32 @@ _SCALARS = {
   str: 'a string',
 }
 NONE = 'none'
+
+
+def check_least(
+  config: Any, at_least: Mapping[str, float], prefix: str = ''
+) -> None:
+  """Raises ValueError where a field, unless None, is less than it may be."""
+  for name, least in at_least.items():
+    value = getattr(config, name)
+    if value is not None and not value >= least:
+      raise ValueError(f'{prefix}{name}={value}: must be at least {least}.')
+
+
+def imported(flag: str, name: str, needed: str) -> Any:
+  """What a flag names as package.module:function.
+
+  Raises:
+    ValueError: There is no such thing; `needed` says more of it.
+  """
+  module, _, function = name.partition(':')
+  try:
+    return getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(
+      f'{flag}={name!r}: {error}; needed is package.module:function, importable'
+      f' from here, {needed}.'
+    ) from error
 
 
 def _without_none(kind: Any) -> tuple[Any, bool]:

@@ -20,6 +20,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 from typing import Any
 
@@ -161,6 +162,21 @@ def written(path: PathLike, what: str = 'out') -> Iterator[pathlib.Path]:
   with mirrored(os.fspath(path)) as mirror:
     yield mirror.local
     mirror.push()
+
+
+@contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A path to write to, which takes the place of `path` at a clean end.
+
+  It may become a file or a folder. What a killed process has left goes.
+  """
+  partial = path.with_name(f'.new-{path.name}')
+  if partial.is_dir():
+    shutil.rmtree(partial)
+  yield partial
+  if path.is_dir():
+    shutil.rmtree(path)
+  os.replace(partial, path)
 
 
 @contextlib.contextmanager

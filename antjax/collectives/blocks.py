@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays as rows of equal blocks, and transfers between devices.
+"""Arrays as rows of equal blocks, and transfers of blocks between devices.
 
 The rings work on a matrix [num_blocks, block_size]; block j n + i belongs to
 device (group i, lane j) of n groups of m lanes, as everywhere in antjax.
@@ -19,7 +19,7 @@ from antjax.mesh.mesh import INTER, INTRA
 
 
 def dim_of(x: jax.Array, dim: int, where: str) -> int:
-  """A dim of an array, from 0; as in `lax`, -1 is the last one.
+  """A nonnegative dim of an array; as in `lax`, -1 is the last one.
 
   Raises:
     ValueError: There is no such dim; names the caller `where`.
@@ -65,7 +65,7 @@ def join(blocks: jax.Array, shape: Sequence[int], dim: int) -> jax.Array:
 
 
 def flatten(x: jax.Array, num_blocks: int) -> jax.Array:
-  """All of an array as [num_blocks, ceil(size / num_blocks)], zeros behind."""
+  """Reshapes to [num_blocks, ceil(size / num_blocks)], zero-padded."""
   size = -(-x.size // num_blocks) * num_blocks
   flat = x.reshape(-1)
   if size != x.size:
@@ -95,14 +95,14 @@ def write(
 
 
 def empty(num_blocks: int, like: jax.Array) -> jax.Array:
-  """[num_blocks, size] to be filled with blocks such as `like`, [size]."""
+  """Zeros [num_blocks, size] to be filled with blocks like `like` [size]."""
   return to_varying(jnp.zeros((num_blocks, like.size), like.dtype))
 
 
 def to_wire(x: jax.Array, payload_dtype: Any) -> jax.Array:
-  """Rounds floating-point `x` to `payload_dtype`; the bits as integers.
+  """Rounds floating-point `x` to `payload_dtype`, bitcast to integers.
 
-  Integers, since XLA would widen bf16 or move the rounding behind the link.
+  Integers, since XLA would widen bf16 or round only after the transfer.
   """
   if not narrows(x.dtype, payload_dtype):
     return x
@@ -129,12 +129,12 @@ def narrows(dtype: Any, payload_dtype: Any) -> bool:
 
 
 def rounded(x: jax.Array, payload_dtype: Any) -> jax.Array:
-  """What arrives from `x`: its sender must use the same values."""
+  """`x` as its receivers see it; the sender must use the same values."""
   return from_wire(to_wire(x, payload_dtype), x.dtype, payload_dtype)
 
 
 def summing_dtype(dtype: Any) -> Any:
-  """Sums of narrow floats are formed in fp32, others in their own dtype."""
+  """Dtype of sums: fp32 for narrow floats, the dtype itself for others."""
   if jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4:
     return jnp.dtype(jnp.float32)
   return jnp.dtype(dtype)
@@ -146,18 +146,18 @@ def permute(
   size: int,
   payload_dtype: Any = None,
 ) -> jax.Array:
-  """Hands `x` to the next device of the ring along `axis`."""
+  """Sends `x` to the next device of the ring along `axis`."""
   pairs = [(k, (k + 1) % size) for k in range(size)]
   moved = lax.ppermute(to_wire(x, payload_dtype), axis, pairs)
   return from_wire(moved, x.dtype, payload_dtype)
 
 
 def scatter_sum(x: jax.Array, axis: str, dim: int) -> jax.Array:
-  """`lax.psum_scatter` along one mesh axis, tiled; right on every backend.
+  """`lax.psum_scatter` along one mesh axis, tiled; correct on every backend.
 
-  XLA:CPU's own gives wrong sums at times between processes (jax issue 40830,
-  seen here too); there the addends are exchanged and summed, which sends as
-  many bytes.
+  XLA:CPU's own sometimes gives wrong sums across processes (jax issue 40830,
+  reproduced here). There the addends are exchanged and summed, which sends the
+  same number of bytes.
   """
   if jax.process_count() == 1 or jax.default_backend() != 'cpu':
     return lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True)
@@ -166,7 +166,7 @@ def scatter_sum(x: jax.Array, axis: str, dim: int) -> jax.Array:
 
 
 def exchange(x: jax.Array, axis: str, dim: int) -> jax.Array:
-  """This device's parts of `dim`, [..., size of the axis, d / size, ...]."""
+  """All devices' addends to this device's part, [..., size, d / size, ...]."""
   parts = x.reshape(
     *x.shape[:dim],
     lax.axis_size(axis),
@@ -183,7 +183,7 @@ def grid() -> tuple[int, int, jax.Array, jax.Array]:
 
 
 def wire_dtype(whole: jax.Array, payload_dtype: Any) -> Any:
-  """Sums formed wider than their array travel in the array's own dtype."""
+  """Dtype in which the wider sums of an array are sent: by default its own."""
   if jnp.issubdtype(whole.dtype, jnp.floating) and payload_dtype is None:
     return whole.dtype
   return payload_dtype

@@ -24,8 +24,8 @@ from antjax.collectives.varying import to_varying
 from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
 from antjax.mesh.paro import PaRO, VALID_CODES
 
-# With fewer lanes none is left to work beside those that are out; smaller
-# messages cost more latencies than they overlap.
+# With fewer lanes no lane is left to overlap with those that exchange between
+# groups; smaller messages cost more latency than they hide.
 _MIN_STAGGERED_LANES = 4
 _MIN_STAGGERED_BYTES = 8 << 20
 _CPU_BUCKET_BYTES = 4 << 20
@@ -95,7 +95,7 @@ class Collectives:
   def pick(
     self, op: cost_model.Op, num_bytes: int, num_groups: int, group_size: int
   ) -> cost_model.Algorithm:
-    """The algorithm for an array of `num_bytes` over the whole mesh."""
+    """Picks the algorithm for an array of `num_bytes` over the whole mesh."""
     if self.algorithm != 'auto':
       return cast(cost_model.Algorithm, self.algorithm)
     assert self.links is not None
@@ -105,8 +105,8 @@ class Collectives:
       return 'hierarchical'
     return fastest
 
-  # What follows equals `lax.all_gather`, `lax.psum_scatter` and `lax.psum` over
-  # `GLOBAL_AXES`, tiled; the order of sums differs from XLA's.
+  # These equal `lax.all_gather`, `lax.psum_scatter` and `lax.psum` over
+  # `GLOBAL_AXES`, tiled, but sum in another order than XLA.
 
   def all_gather(self, x: jax.Array, dim: int = 0) -> jax.Array:
     """Gathers the shards of all devices along `dim`."""
@@ -175,8 +175,8 @@ def for_mesh(
   """Creates `Collectives` for an algorithm, with defaults that suit a mesh.
 
   XLA combines small messages on GPU and TPU, but not on CPU, where each message
-  waits for the slowest host several times. On CPU, leaves therefore share
-  messages.
+  waits for the slowest host several times. On CPU we therefore combine leaves
+  into shared messages.
   """
   if mesh.devices.flat[0].platform == 'cpu':
     options = {'bucket_bytes': _CPU_BUCKET_BYTES, **options}

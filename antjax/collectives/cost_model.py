@@ -11,20 +11,19 @@ S bytes and pieces q = S / N, an all-gather takes
   ho_ring       max((n-1) (a_e + q / Be) + (m-1) (a_i + q / Bi),
                     n (m-1) (a_i + q / Bi))
 
-where Bi, a_i are those of a device's link in its group, a_e those between
-groups, and Be what a device has between groups when all m of them send: its
-own cap or its share of the uplink. A reduce-scatter is the reverse and takes as
-long; an all-reduce is one of each. The formulas of `hierarchical` and `ho_ring`
-are our own derivation; that they overlap as the last line says is the idea of
-HO-Ring ("Rethinking Memory and Communication Costs for Efficient Data Parallel
-Training of Large Language Models", section 3.2).
+where Bi, a_i are bandwidth and latency of a device's link in its group, a_e is
+the latency between groups, and Be a device's bandwidth between groups while all
+m of its group send: its own cap or its share of the uplink. A reduce-scatter is
+the reverse and takes as long; an all-reduce is one of each. The formulas of
+`hierarchical` and `ho_ring` are our own derivation. The overlap in the last
+line is the idea of HO-Ring ("Rethinking Memory and Communication Costs for
+Efficient Data Parallel Training of Large Language Models", section 3.2).
 """
 
 from collections.abc import Sequence
 import dataclasses
 import json
 import math
-import os
 import pathlib
 from typing import Literal
 
@@ -41,10 +40,10 @@ OPS: tuple[Op, ...] = ('all_gather', 'reduce_scatter', 'all_reduce')
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """What a collective over both axes took on one mesh."""
+  """Measured time of a collective over both axes on one mesh."""
 
   op: Op  # The collective.
-  algorithm: Algorithm  # How it was done.
+  algorithm: Algorithm  # The algorithm used.
   num_groups: int  # Groups of the mesh.
   group_size: int  # Devices of a group.
   sizes_bytes: tuple[int, ...]  # Sizes of the whole array in bytes, ascending.
@@ -54,7 +53,7 @@ class Timing:
     _check('op', self.op, OPS)
     _check('algorithm', self.algorithm, ALGORITHMS)
     sizes, times = tuple(self.sizes_bytes), tuple(self.seconds)
-    object.__setattr__(self, 'sizes_bytes', sizes)  # Lists, where JSON had it.
+    object.__setattr__(self, 'sizes_bytes', sizes)  # JSON gives lists.
     object.__setattr__(self, 'seconds', times)
     ascending = all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
     are_times = all(0 <= t < math.inf for t in times)
@@ -65,11 +64,11 @@ class Timing:
       )
 
   def at(self, num_bytes: float) -> float:
-    """Seconds for an array of `num_bytes`: on the lines between the points.
+    """Seconds for an array of `num_bytes`, by linear interpolation.
 
-    Below the smallest size it takes as long as that; beyond the largest, time
-    grows as it did up to it. An algorithm may change with the size, so that one
-    line does not tell it.
+    Below the smallest size the time is constant; beyond the largest it grows at
+    the last measured rate. One line would not fit an implementation that
+    switches algorithms by size.
     """
     sizes, times = self.sizes_bytes, self.seconds
     if num_bytes <= sizes[-1]:
@@ -88,12 +87,12 @@ class Links:
     intra_bytes_per_s: Bandwidth of one device's link inside its group.
     uplink_bytes_per_s: Bandwidth that all devices of a group share to other
       groups.
-    intra_latency_s: What a step inside a group costs without any bytes.
-    inter_latency_s: What a step between groups costs without any bytes.
-    device_inter_bytes_per_s: The most that one device alone sends to other
-      groups; None if only the uplink caps it.
-    timings: What the algorithms really took, where that was measured; goes
-      before what the links let expect.
+    intra_latency_s: Latency of a step inside a group.
+    inter_latency_s: Latency of a step between groups.
+    device_inter_bytes_per_s: Maximum bandwidth of a single device to other
+      groups; None if only the uplink limits it.
+    timings: Measured times of the algorithms, if any; these override
+      predictions from the links.
   """
 
   intra_bytes_per_s: float
@@ -118,7 +117,7 @@ class Links:
         )
 
   def lane_bytes_per_s(self, num_lanes: int) -> float:
-    """What a device has between groups while `num_lanes` of its group send."""
+    """Bandwidth per device between groups while `num_lanes` of a group send."""
     share = self.uplink_bytes_per_s / num_lanes
     if self.device_inter_bytes_per_s is None:
       return share
@@ -141,7 +140,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """Groups of devices, and the links that join them."""
+  """Groups of devices and the links that connect them."""
 
   links: Links
   num_groups: int  # n
@@ -150,9 +149,9 @@ class Cluster:
   def seconds(self, op: Op, algorithm: Algorithm, num_bytes: float) -> float:
     """Predicts a collective on `num_bytes` over both axes, on all devices.
 
-    Where `links.timings` has it on such a mesh, that counts; else the formulas.
-    'xla' is taken to be a flat ring, in the order of blocks for all but the
-    all-reduce (see `_flat`).
+    Uses `links.timings` of the same mesh shape if there are any, else the
+    formulas. 'xla' is assumed to be a flat ring, in the order of blocks for all
+    but the all-reduce (see `_flat`).
 
     Raises:
       ValueError: Unknown op or algorithm.
@@ -181,9 +180,9 @@ class Cluster:
   def _flat(self, piece: float, in_block_order: bool) -> float:
     """A ring over all devices.
 
-    In the order of devices one of a group's hops crosses groups. Blocks are
-    intra-major, so a ring in their order crosses groups at each hop: that is
-    what a library does that takes ranks as they come.
+    In the order of devices, one hop of each group crosses groups. Blocks are
+    intra-major, so a ring in block order, as of a library that uses ranks as
+    given, crosses groups at each hop.
     """
     links, n, m = self.links, self.num_groups, self.group_size
     steps = n * m - 1
@@ -197,8 +196,8 @@ class Cluster:
   def axis_seconds(self, op: Op, axis: str, num_bytes: float) -> float:
     """Predicts a collective along one axis, on all its lanes or groups at once.
 
-    `num_bytes` are those of the larger side on one device, the result of an
-    all-gather or the operand of the others.
+    `num_bytes` is the size of the larger side on one device: the result of an
+    all-gather, the operand of the others.
 
     Raises:
       ValueError: Unknown op or axis.
@@ -216,16 +215,16 @@ class Cluster:
     return once * (2 if op == 'all_reduce' else 1)
 
   def fastest(self, op: Op, num_bytes: float) -> Algorithm:
-    """The algorithm with the least predicted time; the earlier on ties."""
+    """The algorithm with the least predicted time; the first of ties."""
     return min(ALGORITHMS, key=lambda a: self.seconds(op, a, num_bytes))
 
 
 def fit(samples: Sequence[Sample]) -> Links:
-  """Finds the links that explain timings, by least squares of relative errors.
+  """Fits links to timings, by least squares of relative errors.
 
-  Samples along `inter` with `num_lanes=1` tell the cap of one device, the
+  Samples along `inter` with `num_lanes=1` determine the cap of one device, the
   others the uplink. A job with one group, or with groups of one device, cannot
-  time one of the axes; that axis then gets the figures of the other.
+  time one of the axes, which then gets the figures of the other.
 
   Raises:
     ValueError: There are no samples along either axis.
@@ -251,7 +250,7 @@ def fit(samples: Sequence[Sample]) -> Links:
   intra_latency, intra_rate = per_axis.get(INTRA, any_axis)
   inter_latency, lane_rate = per_axis.get(INTER, any_axis)
   uplink = lane_rate * group_size
-  # A device alone that is as fast as all together has no cap of its own.
+  # A single device that is as fast as all together has no cap of its own.
   device = one_lane[1] if one_lane and one_lane[1] < 0.9 * uplink else None
   return Links(intra_rate, uplink, intra_latency, inter_latency, device)
 
@@ -278,7 +277,7 @@ def fit_line(
   if alpha < 0:
     alpha = 0.0
     beta = np.linalg.lstsq(scaled[:, 1:], ones, rcond=None)[0][0]
-  if beta <= 0:  # Noise alone: the fastest seen.
+  if beta <= 0:  # Only noise: use the fastest sample.
     beta = np.min(np.asarray(times) / rows[:, 1])
   return float(alpha), float(beta)
 
@@ -292,12 +291,11 @@ def _lanes(sample: Sample) -> int:
 
 
 def save(links: Links, path: str | pathlib.Path) -> None:
-  """Writes links as JSON; what is there is whole at any time."""
+  """Writes links as JSON, atomically."""
   text = json.dumps(dataclasses.asdict(links), indent=2)
   path = paths.local(path)
-  new = path.with_name(f'.{path.name}.new')
-  new.write_text(text + '\n')
-  os.replace(new, path)
+  with paths.replaced(path) as new:
+    new.write_text(text + '\n')
 
 
 def load(path: str | pathlib.Path) -> Links:

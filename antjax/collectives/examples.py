@@ -9,7 +9,7 @@ from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 
 
 def all_examples(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Gathers a micro-batch's examples of all devices, e.g. as negatives.
+  """Gathers a micro-batch's examples from all devices, e.g. as negatives.
 
   Call it in a loss. Gradients flow back to the devices that the examples came
   from, so a loss on N devices equals that of one device with the whole batch.

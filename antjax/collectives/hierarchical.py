@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two-phase collectives: XLA's own along one axis, then along the other.
 
-A group's uplink carries the least possible, (n - 1) / n of the array, as with
-HO-Ring; the phases do not overlap. This is what MiCS and BlueConnect do.
+A group's uplink carries the minimum, (n - 1) / n of the array, as with HO-Ring,
+but the phases do not overlap. MiCS and BlueConnect do the same.
 
-All functions are called by `Collectives`, in `shard_map`. Without a payload
-dtype results that are equal on all devices are marked so.
+`Collectives` calls all functions, in `shard_map`. Without a payload dtype,
+results that are equal on all devices are marked as such.
 """
 
 from typing import Any
@@ -34,12 +34,12 @@ def all_gather(x: jax.Array, dim: int, payload_dtype: Any) -> jax.Array:
 def reduce_scatter(x: jax.Array, dim: int, payload_dtype: Any) -> jax.Array:
   """Sums over all devices; each keeps its piece of `dim`. Inside groups first.
 
-  What is wider than `payload_dtype` is rounded to it to be sent; sums are
+  Arrays wider than `payload_dtype` are rounded to it for sending; sums are
   formed in at least fp32.
   """
   for axis in (INTRA, INTER):
     if blocks.narrows(x.dtype, payload_dtype):
-      # Narrow addends are sent and summed wide.
+      # Addends are sent narrow and summed wide.
       wire = blocks.exchange(blocks.to_wire(x, payload_dtype), axis, dim)
       addends = blocks.from_wire(wire, jnp.float32, payload_dtype)
       x = jnp.sum(addends, dim).astype(x.dtype)
@@ -49,7 +49,7 @@ def reduce_scatter(x: jax.Array, dim: int, payload_dtype: Any) -> jax.Array:
 
 
 def all_reduce(x: jax.Array, payload_dtype: Any) -> jax.Array:
-  """Sums over all devices; the payload dtype as for `reduce_scatter`."""
+  """Sums over all devices; for the payload dtype see `reduce_scatter`."""
   n, m = lax.axis_size(INTER), lax.axis_size(INTRA)
   if not x.size:
     return lax.psum(x, (INTER, INTRA))

@@ -6,15 +6,14 @@ Source: "Rethinking Memory and Communication Costs for Efficient Data Parallel
 Training of Large Language Models" (arXiv 2310.06003), section 3.2 and appendix
 A.2, where it is also called PaRO-CC. Every step is purely inside groups or
 purely between them, all m lanes of a group drive their link to the next group,
-and a group's uplink carries (n - 1) / n of the array, the least possible.
+and a group's uplink carries (n - 1) / n of the array, the minimum.
 
 All-gather: in step t a device sends the newest block of its lane to the next
-group, while the blocks that came in step t - 1 go round inside the group;
-nothing in the program makes one wait for the other. Reduce-scatter is its
-reverse in time. That is n - 1 permutes along `inter` and n (m - 1) along
-`intra`. How much of it overlaps is up to the backend: XLA:CPU runs one
-collective of a device after the other. Both functions are called by
-`Collectives`, in `shard_map`.
+group, while the blocks received in step t - 1 travel around inside the group.
+The program has no dependency between the two. Reduce-scatter is the reverse in
+time. That is n - 1 permutes along `inter` and n (m - 1) along `intra`. How much
+overlaps depends on the backend: XLA:CPU runs a device's collectives one after
+the other. `Collectives` calls both functions, in `shard_map`.
 """
 
 from typing import Any
@@ -31,7 +30,7 @@ def gather(mine: jax.Array, payload_dtype: Any) -> jax.Array:
   newest = blocks.rounded(mine, payload_dtype)
   whole = blocks.empty(n * m, mine)
   for t in range(n):
-    # What goes to the next group leaves before this round inside the group.
+    # The block for the next group leaves before this round inside the group.
     moving, group = newest, (i - t) % n
     if t < n - 1:
       newest = blocks.permute(newest, INTER, n, payload_dtype)

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A loop over layers that gathers the next layer while one computes.
 
-`scan_layers` gathers a layer when its turn comes, so the fast links and the
-products take turns. Here the loop's carry holds the next layer whole, in the
-forward pass and in the backward pass, where the gradient of the layer before is
-reduced beside the products of this one. If a step's sums can be sent to other
-groups, this happens one layer later. Two layers are in memory instead of one,
-and the gradient of one. The computation and the traffic are the same.
+`scan_layers` gathers a layer right before it runs, so transfers and products
+alternate. Here the loop's carry holds the gathered next layer, in the forward
+and the backward pass. The backward pass also reduces the gradient of the
+previous layer during the products of the current one. If a step's sums can be
+sent to other groups, they are sent one layer later. Memory holds two layers
+instead of one, and the gradient of one. Computation and traffic are the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,25 +36,25 @@ def run(
   """Runs `carry = body(carry, gather(pieces of a layer))` over all layers.
 
   Args:
-    body: One layer; it may use other arrays around it.
-    carry: Floating-point arrays, of the shapes that `body` returns.
-    pieces: [L, ...] each, L at least 2.
-    slots: For each of them zeros [L, ...], whose gradient is the reduced one of
-      the whole layers, or None for what is frozen.
-    gather: Pieces of one layer -> that layer whole.
-    reduce: Gradients of a whole layer's trained leaves -> what is put in the
-      slots.
-    policy: What the backward pass keeps of a layer beside its inputs, from
-      `jax.checkpoint_policies`.
-    cross: What `reduce` gave for a layer, and the layer's number -> what is put
-      in the slots instead, another layer later. L is then at least 3.
+    body: Function of one layer; it may close over other arrays.
+    carry: Floating-point arrays of the shapes that `body` returns.
+    pieces: Stacks [L, ...], L at least 2.
+    slots: For each stack, zeros [L, ...] whose gradient is the reduced gradient
+      of the whole layers, or None for a frozen stack.
+    gather: Function from the pieces of one layer to the whole layer.
+    reduce: Function from the gradients of a whole layer's trained leaves to the
+      values for the slots.
+    policy: Policy of `jax.checkpoint_policies` for results to keep for the
+      backward pass, beside a layer's inputs.
+    cross: Function from the result of `reduce` and the layer's number to the
+      values for the slots, called one layer later. L must then be at least 3.
   """
   num_layers = pieces[0].shape[0]
   is_trained = [slot is not None for slot in slots]
   carry = jax.tree.map(to_varying, carry)
   flat, treedef = jax.tree.flatten(carry)
   layer = gather([x[0] for x in pieces])
-  # What the body uses besides has to be an argument of a custom gradient.
+  # Arrays that the body closes over must be arguments of a custom gradient.
   closed = jax.make_jaxpr(
     lambda flat, layer: jax.tree.leaves(
       jax.tree.map(to_varying, body(jax.tree.unflatten(treedef, flat), layer))
@@ -69,7 +69,7 @@ def run(
   def differentiable(
     flat: Arrays, layer: Arrays, others: Arrays
   ) -> tuple[list[jax.Array], Callable[..., Any]]:
-    """A layer's outputs, and what makes gradients of all that has some."""
+    """A layer's outputs, and the vjp for all arguments with a gradient."""
     trained = [x for x, t in zip(layer, is_trained) if t]
     floats = [x for x, f in zip(others, is_float) if f]
 
@@ -85,13 +85,13 @@ def run(
 
   def whole(pieces: Arrays, i: Any) -> list[jax.Array]:
     one = [lax.dynamic_index_in_dim(x, i, keepdims=False) for x in pieces]
-    # Or XLA gathers the stack before it takes the layer.
+    # Otherwise XLA gathers the whole stack before it slices the layer.
     return gather(lax.optimization_barrier(one))
 
   def forward(
     flat: list[jax.Array], pieces: Arrays, others: Arrays, keep: Any
   ) -> tuple[list[jax.Array], Any]:
-    """(outputs, what `keep` keeps of the first layers and of the last)."""
+    """(outputs, residuals of `keep` for all but the last layer and for it)."""
 
     def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
       flat, layer = state
@@ -129,9 +129,9 @@ def run(
     (kept, last), pieces, sums, others = saved
 
     def back(kept: Any, layer: Any, d_flat: Any, d_others: Any) -> Any:
-      """Gradients of a layer's inputs, of its weights, sums of the others'."""
+      """Gradients of a layer's inputs, of its weights, sums for `others`."""
       flat, more = kept
-      # Traced again for its form alone: what it needs is known or kept.
+      # Traced again only for its structure; its residuals are known or kept.
       _, vjp = differentiable(flat, layer, others)
       known = [*flat, *layer, *others]
       leaves, tree = jax.tree.flatten(vjp)
@@ -155,7 +155,7 @@ def run(
       )
 
     def reduced(waiting: Any, sums: Any, i: Any) -> tuple[Any, Any]:
-      """Passes on what waits when layer i computes; (waiting, sums)."""
+      """Advances waiting gradients while layer i computes; (waiting, sums)."""
       pending, sent = waiting
       if cross is None:
         return (None, None), put(sums, reduce(pending), i + 1)
@@ -171,15 +171,15 @@ def run(
       return (d_flat, following, (pending, sent), sums, d_others), None
 
     d_others = [jnp.zeros_like(x) for x, f in zip(others, is_float) if f]
-    # Numbers that XLA cannot know: it would keep layers whole from the forward
-    # pass on where a short loop is none.
+    # Hidden from XLA, which would unroll a short loop and keep whole layers
+    # from the forward pass.
     end, d_flat = lax.optimization_barrier((jnp.int32(num_layers - 1), d_flat))
     layer = whole(pieces, end)
     following = whole(pieces, end - 1)
     d_flat, pending, d_others = back(last, layer, d_flat, d_others)
     state = d_flat, following, (pending, None), sums, d_others
-    first = num_layers - 2  # In the loop.
-    if cross is not None:  # Now something has been reduced, too.
+    first = num_layers - 2  # First layer in the loop.
+    if cross is not None:  # Peeled, since nothing was reduced before it.
       state, _ = step(state, end - 1)
       first -= 1
     state, _ = lax.scan(

@@ -28,14 +28,14 @@ _GATHERED = 'antjax_gathered_layer'
 
 
 class OneUse:
-  """Sees that a loss runs a stack once; made where the loss is called.
+  """Checks that a loss runs a stack once; created where the loss is called.
 
-  Sums that leave beside the backward pass have those of earlier micro-batches
-  in them, which count once.
+  Sums that are sent during the backward pass include those of earlier
+  micro-batches, which must count once.
   """
 
   def __init__(self, slot: jax.Array):
-    """Notes how a slot is traced where the loss is called."""
+    """Records how a slot is traced where the loss is called."""
     self._kind = type(slot)
     self._is_over = False
 
@@ -43,7 +43,7 @@ class OneUse:
     """Raises ValueError for a second use, or one in a loop."""
     if self._is_over:
       raise _not_once('it runs twice')
-    # In a loop's body, or another transform, arrays are traced otherwise.
+    # Arrays have another tracer in a loop's body or another transform.
     if {type(slot), type(-slot)} != {self._kind}:
       raise _not_once('it runs inside a loop or another transform')
     self._is_over = True
@@ -74,22 +74,23 @@ class LayerPiece:
 
   Attributes:
     piece: [L, ...] at the parameters' level; one layer of it inside the scan.
-    slot: Zeros of the shape of the gradient's accumulator, or None for a frozen
-      leaf. The gradient with respect to it is the reduced gradient of the leaf:
-      it need not have the shape of `piece`.
+    slot: Zeros in the shape of the gradient's accumulator, or None for a frozen
+      leaf. The gradient with respect to it is the reduced gradient of the leaf,
+      which need not have the shape of `piece`.
     spec: How one layer is split.
     params_level: Level of `piece`.
     grads_level: Level of `slot`.
-    how: Algorithm that moves arrays over both mesh axes at once.
+    how: Algorithm of transfers over both mesh axes at once.
     is_kept: Whether the whole layer is kept from the forward to the backward
       pass, instead of being gathered again.
     is_ahead: Whether a layer is gathered while the one before it computes, and
-      its gradient reduced while the next one's is computed.
+      its gradient is reduced while the next one's is computed.
     carried: Sums of a step's earlier micro-batches, [L, ...] at level intra. In
-      the last one the gradient is that of the whole step, at `sums_level`, and
-      leaves for the other groups layer by layer. None: it does not.
-    sums_level: Level of `slot` then.
-    use: Its one use then.
+      the last micro-batch the gradient is that of the whole step, at
+      `sums_level`, and is sent to the other groups layer by layer. None: not
+      sent.
+    sums_level: Level of `slot` if there are `carried` sums.
+    use: Check of its single use if there are `carried` sums.
   """
 
   piece: Any
@@ -105,7 +106,7 @@ class LayerPiece:
   use: 'OneUse | None' = None
 
   def gather(self) -> jax.Array:
-    """The whole layer; call it on one layer, in `shard_map`."""
+    """Gathers the whole layer; call it on one layer, in `shard_map`."""
     if self.carried is not None:
       raise _not_once('it runs without overlap')
     if self.slot is None:
@@ -166,9 +167,9 @@ def scan_layers(
     carry: Input of the first layer, such as activations. With a single layer
       its shape may change.
     layers: Tree whose leaves are stacks [L, ...]: arrays, or what the Trainer
-      substitutes for leaves that `scanned` selects.
+      substitutes for leaves selected by `scanned`.
     remat: Whether to recompute a layer in the backward pass instead of keeping
-      its intermediate results. Without it gathered layers are kept too.
+      its intermediate results. If not, gathered layers are kept too.
     policy: Policy of `jax.checkpoint_policies` for results to keep
       nevertheless.
     layers_per_step: Number of layers gathered at once. 2 lets the compiler
@@ -208,11 +209,11 @@ def scan_layers(
       keep = jax.checkpoint_policies.save_only_these_names(_GATHERED)
       both = jax.checkpoint_policies.save_from_both_policies
       policy = keep if policy is None else both(policy, keep)
-    # Inside a scan nothing is merged over iterations.
+    # Inside a scan XLA merges nothing across iterations.
     step = jax.checkpoint(step, policy=policy, prevent_cse=num_steps == 1)
   if num_steps == 1:
     return step(carry, _at(layers, 0) if layers_per_step == 1 else layers)
-  # Single layers as they are: of slices the backward pass would hold copies.
+  # Single layers are not sliced: the backward pass would hold copies.
   stacks = layers
   if layers_per_step > 1:
     stacks = jax.tree.map(
@@ -222,7 +223,7 @@ def scan_layers(
 
 
 def _is_ahead(layers: PyTree, carry: PyTree) -> bool:
-  """Whether all leaves ask for it, and what goes through has gradients."""
+  """Whether all leaves ask for it and the carry has gradients."""
   return all(
     _is_piece(x) and x.is_ahead and not x.is_kept
     for x in jax.tree.leaves(layers, is_leaf=_is_piece)
@@ -283,10 +284,10 @@ def _run_ahead(
 def lean(
   run: Callable[..., Any], remat: str, static: tuple[int, ...] = ()
 ) -> Callable[..., Any]:
-  """`run`, of which the backward pass keeps the inputs alone.
+  """Wraps `run` so that the backward pass keeps only its inputs.
 
-  For arithmetic of a layer that takes less time to compute again than its
-  results to hold. Where `remat` is not 'none', `scan_layers` decides.
+  For arithmetic whose results cost more to keep than to compute again. If
+  `remat` is not 'none', `scan_layers` decides.
   """
   if remat != 'none':
     return run

@@ -34,16 +34,16 @@ def measure(
 ) -> cost_model.Links:
   """Fits the links of a mesh, and times every algorithm on it.
 
-  A collective call that gives all processes the same links. Use the devices for
-  nothing else meanwhile.
+  A collective call that returns the same links in all processes. Do not use the
+  devices for anything else meanwhile.
 
   Args:
     mesh: Mesh from `make_mesh`.
-    sizes_bytes: Bytes of the whole array; two sizes or more.
-    repeats: Number of calls, whose median counts.
+    sizes_bytes: Sizes of the whole array in bytes, at least two.
+    repeats: Number of calls, of which the median is used.
 
   Raises:
-    ValueError: The mesh has one device, or other axes.
+    ValueError: The mesh has a single device or other axes.
   """
   links = cost_model.fit(samples(mesh, sizes_bytes, repeats))
   found = timings(mesh, sizes_bytes, repeats)
@@ -53,12 +53,12 @@ def measure(
 def timings(
   mesh: Mesh, sizes_bytes: Sequence[int], repeats: int
 ) -> tuple[cost_model.Timing, ...]:
-  """Time that every algorithm takes; the same in every process.
+  """Times of every algorithm; the same in every process.
 
   Algorithms take turns, so that other load on the machine affects all alike.
   """
   n, m = num_groups(mesh), group_size(mesh)
-  # A few elements for each device at least.
+  # At least a few elements per device.
   sizes = sorted(
     {max(size // (4 * n * m), 1) * 4 * n * m for size in sizes_bytes}
   )
@@ -106,7 +106,7 @@ def samples(
 
 
 def _of_process_0(times: np.ndarray) -> np.ndarray:
-  """Clocks differ, and programs must not: one process decides for all."""
+  """Times of process 0: clocks differ, but programs must be the same."""
   if jax.process_count() == 1:
     return times
   return np.asarray(multihost_utils.broadcast_one_to_all(times))
@@ -115,7 +115,7 @@ def _of_process_0(times: np.ndarray) -> np.ndarray:
 def _chain(
   axis: str, size: int, m: int, num_lanes: int
 ) -> Callable[[jax.Array], jax.Array]:
-  """The permutes of a ring all-gather, without keeping what passes by."""
+  """The permutes of a ring all-gather, without storing the blocks."""
   if axis == INTRA or num_lanes == m:
     axes: str | tuple[str, ...] = axis
     pairs = [(k, (k + 1) % size) for k in range(size)]
@@ -146,7 +146,7 @@ def _times(
   piece: int,
   repeats: int,
 ) -> list[float]:
-  """Median seconds of each call on float32 [piece] of each device."""
+  """Median seconds of each call on a float32 [piece] per device."""
   x = jax.jit(
     lambda: jnp.ones((mesh.size * piece,), jnp.float32),
     out_shardings=NamedSharding(mesh, P(BATCH_AXES)),

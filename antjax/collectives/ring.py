@@ -6,8 +6,7 @@ Devices are ordered in the ring group by group, so that one hop of each group
 crosses to the next group. Every one of the N - 1 steps waits for those hops,
 and a group's uplink carries (N - 1) / N of an array of N blocks. HO-Ring
 (`antjax.collectives.ho_ring`) is better in both respects; this is its baseline.
-Both functions take N - 1 permutes and are called by `Collectives`, in
-`shard_map`.
+Both functions use N - 1 permutes. `Collectives` calls them, in `shard_map`.
 """
 
 from typing import Any
@@ -51,5 +50,5 @@ def scatter(whole: jax.Array, payload_dtype: Any) -> jax.Array:
 
 
 def _block_of(rank: jax.Array, n: int, m: int) -> jax.Array:
-  """Block of the device at a place of the ring."""
+  """Block of the device at position `rank` of the ring."""
   return (rank % m) * n + rank // m

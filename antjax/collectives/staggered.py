@@ -2,23 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """HO-Ring's all-reduce with its lanes shifted in time, for serial backends.
 
-Where a device runs one collective after the other, as on XLA:CPU, HO-Ring as it
-is written down does not overlap: all lanes of a group are between groups at the
-same time, and then all inside. Here each lane owns every m-th chunk of the
-array, and while some lanes exchange theirs between groups, neighbors among the
-others hand theirs on inside.
+If a device runs its collectives one after the other, as on XLA:CPU, HO-Ring as
+published does not overlap: all lanes of a group communicate between groups at
+the same time, and then all inside. Here each lane owns every m-th chunk of the
+array. While some lanes exchange chunks between groups, neighbors among the
+others pass chunks inside the group.
 
-A chunk that lane L owns starts at lane L + 1 and goes round to L, each lane
-adding its addend; L sums it over groups with its peers; then it goes round once
-more as the sum. A lane forever takes what its left neighbor has for it, gives
-the right one what it has, and goes out to the other groups with its own chunk.
-A hop joins two lanes only, so that a lane that is out holds up its neighbors
-alone, and the hops of a chunk follow the lanes that are in. This schedule, and
-that it fills the uplink for groups of four and more, is ours, not the paper's.
+A chunk owned by lane L starts at lane L + 1 and travels around to L, each lane
+adding its addend. L sums it over groups with its peers. Then the sum travels
+around once more. Each lane repeatedly receives from its left neighbor, sends to
+its right one, and exchanges its own chunk with the other groups. A hop involves
+two lanes only, so a lane that exchanges between groups delays only its
+neighbors. This schedule, which fills the uplink for groups of at least four, is
+ours, not the paper's.
 
-A group's uplink carries the least possible, 2 (n - 1) / n of the array. Inside
-a group hops are of one size, also the first and last ones that have less to
-bring: for R chunks a lane a device sends (R + 2) / R times the least, or so.
+A group's uplink carries the minimum, 2 (n - 1) / n of the array. All hops
+inside a group have one size, even the first and last, which carry fewer chunks:
+with R chunks per lane a device sends about (R + 2) / R times the minimum.
 """
 
 from collections.abc import Sequence
@@ -35,26 +35,26 @@ from antjax.collectives.varying import to_varying
 from antjax.mesh.mesh import INTER, INTRA
 
 _BOTH = (INTER, INTRA)
-# Measured on XLA:CPU between processes; larger ones fill and drain for longer.
+# Measured on XLA:CPU across processes; larger chunks fill and drain longer.
 _CHUNK_BYTES = 256 << 10
 
 
 @dataclasses.dataclass(frozen=True)
 class _Phase:
-  """One hop of some lanes to their right neighbors, then what they do outside.
+  """One hop of some lanes to their right, then their sums over groups.
 
-  Chunks are rows of the array, one for each lane; -1: none.
+  Chunks are rows of the array, one per lane; -1: none.
   """
 
-  senders: tuple[int, ...]  # Lanes that send; the lanes behind them receive.
-  # [m - 1][lane] of partial sums received, by hops they have behind them.
+  senders: tuple[int, ...]  # Lanes that send; their right neighbors receive.
+  # [m - 1][lane] of partial sums received, by their number of hops so far.
   partial: tuple[tuple[int, ...], ...]
   result: tuple[tuple[int, ...], ...]  # [m - 1][lane] of sums received.
   outside: tuple[int, ...]  # [lane] of chunks that senders sum over groups.
 
 
 def schedule(num_lanes: int, num_rounds: int) -> list[_Phase]:
-  """Who hands what to whom, for `num_rounds` chunks of each lane."""
+  """Phases that sum `num_rounds` chunks of each lane."""
   m = num_lanes
   classes: list[tuple[int, ...]]
   if m % 2:
@@ -107,10 +107,10 @@ def all_reduce(
 
   Args:
     x: This device's addend.
-    num_rounds: Chunks of each lane; more of them fill the uplink sooner and
-      cost more latencies. None: chunks of about 256 KiB, 4 to 64 a lane.
-    payload_dtype: Floating-point addends and sums wider than this are rounded
-      to it to be sent; sums are formed in at least fp32.
+    num_rounds: Number of chunks per lane; more chunks fill the uplink sooner
+      and cost more latency. None: chunks of about 256 KiB, 4 to 64 per lane.
+    payload_dtype: Dtype to which wider floating-point addends and sums are
+      rounded for sending; sums are formed in at least fp32.
   """
   n, m, _, lane = blocks.grid()
   x = blocks.addend(x)
@@ -140,7 +140,7 @@ def all_reduce(
 
 
 class _Run:
-  """The values of a schedule as it is traced."""
+  """The values of a schedule while it is traced."""
 
   def __init__(
     self,
@@ -158,8 +158,8 @@ class _Run:
     self._wire = blocks.wire_dtype(flat, payload_dtype)
     self._zero = jnp.zeros((), jnp.int32)
     self._moved: list[jax.Array] = []
-    # From the phase before: its receivers are the senders of this one. A chunk
-    # keeps its slot on its way; one that arrives leaves it to a new one.
+    # From the previous phase, whose receivers are the senders of this one. A
+    # chunk keeps its slot on its way and frees it on arrival.
     empty = jnp.zeros((m - 1, size))
     self._partials = to_varying(empty.astype(self._sum_dtype))
     self._results = to_varying(empty.astype(flat.dtype))
@@ -206,7 +206,7 @@ class _Run:
   def _hop(
     self, value: jax.Array, slots: tuple[tuple[int, ...], ...], wire: Any
   ) -> jax.Array:
-    """`value` handed to the right by those lanes whose neighbor gets a row."""
+    """Sends `value` to the right from lanes whose neighbor gets a row."""
     n, m = self.n, self.m
     pairs = [
       (group * m + (lane - 1) % m, group * m + lane)
@@ -217,7 +217,7 @@ class _Run:
     return self._permute(value, pairs, wire) if pairs else value
 
   def _over_groups(self, value: jax.Array, rows: tuple[int, ...]) -> jax.Array:
-    """The sum over groups of one chunk, by those lanes that have one."""
+    """The sum of a chunk over groups, for the lanes that have one."""
     n, m = self.n, self.m
     lanes = [lane for lane, row in enumerate(rows) if row >= 0]
     if n == 1:
@@ -228,7 +228,7 @@ class _Run:
       for lane in lanes
     ]
     if n == 2:
-      # As many bytes as a reduce-scatter and an all-gather, in one step.
+      # The same bytes as a reduce-scatter and an all-gather, in one step.
       other = self._permute(value, pairs, self._wire)
       mine = blocks.from_wire(
         blocks.to_wire(value, self._wire), value.dtype, self._wire
@@ -257,11 +257,11 @@ class _Run:
     return moved
 
   def _wait(self) -> None:
-    """Lets what is formed from now on depend on all that has moved so far.
+    """Makes later values depend on all transfers so far.
 
-    XLA puts collectives that do not depend on each other in an order of its
-    own, and drops barriers before it does. So reads begin at an offset that
-    comes from what has moved, and is zero since no lane is beyond the last.
+    XLA orders independent collectives freely, and drops barriers before it
+    does. So reads start at an offset computed from transferred values, which is
+    zero because no lane is beyond the last.
     """
     if self._moved:
       seen = self._zero
@@ -275,7 +275,7 @@ class _Run:
     return jnp.where(self._zero > 0, jnp.zeros_like(value), value)
 
   def _own(self, rows: Sequence[int]) -> jax.Array:
-    """This device's addend to the chunk of its lane; any for lanes without."""
+    """This device's addend to its lane's chunk; arbitrary if there is none."""
     start = self._row(rows) * self.size + self._zero
     own = lax.dynamic_slice(self.flat, (start,), (self.size,))
     return own.astype(self._sum_dtype)
@@ -289,7 +289,7 @@ class _Run:
     rows: tuple[int, ...],
     later: list[_Phase],
   ) -> None:
-    """Writes a chunk of the sum; lanes without one write what is replaced."""
+    """Writes a chunk of the sum; lanes without one write scratch values."""
     value = value.astype(self.flat.dtype)
     targets, keeps = [], [False] * self.m
     for lane, row in enumerate(rows):

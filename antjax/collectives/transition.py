@@ -8,10 +8,10 @@ their true shape at level none. Cost per device for an array of V bytes with n
 groups of m devices: a step along `intra` moves V (m-1)/m, one along `inter`
 V (n-1)/(n m); an all-reduce moves twice that.
 
-Transfers over both axes at once use the algorithm of `how`, by default
-two phases of XLA's own collectives, inside the groups first and last, so that a
-device sends only its m-th part of the array to other groups. Transfers along
-one axis always use XLA's own.
+Transfers over both axes at once use the algorithm of `how`. By default these
+are two phases of XLA's own collectives, ordered so that a device sends only its
+m-th part of the array to other groups. Transfers along one axis always use
+XLA's own.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ from antjax.mesh.sharding import LeafSpec
 def gather(
   x: jax.Array, spec: LeafSpec, level: Level, how: Collectives = XLA
 ) -> jax.Array:
-  """Makes the whole, unpadded array from pieces at `level`, marked varying."""
+  """Gathers pieces at `level` to the whole unpadded array, marked varying."""
   if spec.dim is not None and level is not Level.NONE:
     if level is Level.GLOBAL and how.algorithm != 'xla':
       x = how.all_gather(x, spec.dim)
@@ -69,7 +69,7 @@ def sync(
   target: Level,
   how: Collectives = XLA,
 ) -> jax.Array:
-  """Sums accumulators kept at `level` over all devices; pieces at `target`."""
+  """Sums accumulators at `level` over all devices, to pieces at `target`."""
   if spec.dim is None:
     return how.all_reduce(acc)
   if level is Level.NONE:
@@ -137,7 +137,7 @@ def _in_messages(
   target: Level,
   how: Collectives,
 ) -> list[jax.Array]:
-  """Applies `fn` to leaves packed into few messages; one result a leaf."""
+  """Applies `fn` to leaves packed into few messages; one result per leaf."""
   results = list(leaves)
   if is_alone(*leaves):
     return results
@@ -146,8 +146,8 @@ def _in_messages(
     return fn(x, spec, level, target, how)
 
   whole = [i for i, spec in enumerate(specs) if spec.dim is None]
-  if whole and fn is sync:  # They are equal already where they coarsen.
-    # In the order of the leaves: a set's order differs between processes.
+  if whole and fn is sync:  # When coarsening they are equal already.
+    # In the order of the leaves: the order of a set differs between processes.
     for kind in dict.fromkeys(leaves[i].dtype for i in whole):
       members = [i for i in whole if leaves[i].dtype == kind]
       packed = pack([to_varying(leaves[i]) for i in members])
@@ -167,8 +167,8 @@ def _in_messages(
       (i,) = members
       results[i] = move(leaves[i], specs[i])
       continue
-    # Columns of one matrix, a row for each device: row b holds block b of every
-    # leaf, so that its pieces are those of the leaves at every level.
+    # Columns of one matrix with a row per device. Row b holds block b of every
+    # leaf, so the pieces of the matrix are those of the leaves at every level.
     tables = [
       blocks.split(
         padded[k], _dim(specs[split[k]]), num_devices // pieces, 'transition'
@@ -189,7 +189,7 @@ def _in_messages(
 
 
 def _side_by_side(tables: Sequence[jax.Array]) -> jax.Array:
-  """Matrices of as many rows as one, written piece by piece into place."""
+  """Concatenates matrices along columns, written piece by piece."""
   width = sum(table.shape[1] for table in tables)
   whole = jnp.zeros((tables[0].shape[0], width), tables[0].dtype)
   if varying := tuple(varying_axes(*tables)):
@@ -223,12 +223,12 @@ def _spread(x: jax.Array, spec: LeafSpec, axis: str) -> jax.Array:
   return spec.unpad(x) if axis == INTRA else x
 
 
-# Many small arrays as few flat messages: a collective costs a latency before
-# its first byte, and eight gradients in one message cost one, not eight.
+# Packs many small arrays into few flat messages: each collective costs a
+# latency, and eight gradients in one message cost one, not eight.
 
 
 def deal(leaves: Sequence[jax.Array], max_bytes: int) -> list[list[int]]:
-  """Deals positions of `leaves`, in order, to messages of at most `max_bytes`.
+  """Assigns positions of `leaves` to messages of at most `max_bytes`.
 
   A larger leaf is a message by itself. A message's leaves have one dtype and
   vary over the same mesh axes.
@@ -250,8 +250,8 @@ def deal(leaves: Sequence[jax.Array], max_bytes: int) -> list[list[int]]:
 def pack(leaves: Sequence[jax.Array]) -> jax.Array:
   """Lays arrays of one dtype end to end, as one vector.
 
-  Written piece by piece into place: XLA:CPU makes one loop of a concatenate
-  and all that feeds it, which takes up to twelve times longer on some runs.
+  Written piece by piece into place: XLA:CPU fuses a concatenate and its
+  operands into one loop, which took up to twelve times longer in some runs.
   """
   flat = jnp.zeros(sum(x.size for x in leaves), leaves[0].dtype)
   if varying := tuple(varying_axes(*leaves)):

@@ -12,17 +12,17 @@ def to_varying(x: jax.Array) -> jax.Array:
   """Marks `x` as differing between devices on both axes; moves nothing.
 
   Differentiating a copy that is not so marked puts an all-reduce of its
-  gradient wherever the gradient is formed, that is inside the micro-batch
-  loop, where groups with unequal trip counts would deadlock.
+  gradient where the gradient is formed: inside the micro-batch loop, where
+  groups with unequal trip counts would deadlock.
   """
   missing = tuple(a for a in (INTER, INTRA) if a not in varying_axes(x))
   return lax.pcast(x, missing, to='varying') if missing else x
 
 
 def alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-  """Marks each as differing on all axes that one of them differs on.
+  """Marks each array as differing on all axes on which any of them differs.
 
-  For `jax.custom_vjp`, whose gradients must be of the arguments' types.
+  For `jax.custom_vjp`, whose gradients must have the arguments' types.
   """
   axes = varying_axes(*arrays)
 
@@ -36,8 +36,8 @@ def alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 def is_alone(*arrays: jax.Array) -> bool:
   """Whether one device holds everything, so that collectives move nothing.
 
-  XLA:CPU copies the operand of a collective with itself. Only without types: a
-  typed result has to come from a collective.
+  XLA:CPU copies the operand of a one-device collective. Only without types: a
+  typed result must come from a collective.
   """
   size = lax.axis_size(INTER) * lax.axis_size(INTRA)
   return size == 1 and not varying_axes(*arrays)

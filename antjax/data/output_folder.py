@@ -72,6 +72,24 @@ def find_view(folder: str | os.PathLike[str], view: str) -> pathlib.Path:
   return paths.fetched(root)
 
 
+def open_view(
+  folder: str | os.PathLike[str], view: str
+) -> tuple[pathlib.Path, dict[str, Any]]:
+  """The folder of a view, see `find_view`, and the content of its description.
+
+  Raises:
+    ValueError: The folder holds something else.
+  """
+  found = find_view(folder, view)
+  description = load_description(found)
+  if view == 'examples' and description.get('kind') != 'behaviors':
+    raise ValueError(
+      f'data={folder} holds {description.get("name")}, no clicks;'
+      f' launch/prepare_data.py --views={view} makes them.'
+    )
+  return found, description
+
+
 def beside(
   folder: str | os.PathLike[str], view: str, name: str
 ) -> pathlib.Path:

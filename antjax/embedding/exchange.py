@@ -4,13 +4,12 @@
 
 Rows are addressed by *position*, owner * rows_per_device + local row, so a
 sorted list of distinct positions is already grouped by owner. A device sends
-at most `capacity` ids to each owner at a time. Where some device has more for
-one owner, all devices go through several rounds, each covering 2**shift local
-rows; every row belongs to exactly one round, so nothing is dropped and each
-row takes one optimizer step whatever the skew. All functions run in
-`shard_map`; with W owners and C the capacity, a round moves W C (4 + 8 D)
-bytes and 4 W C more per device in three all-to-alls; with a payload of bf16,
-4 D instead of 8 D.
+at most `capacity` ids to each owner at a time. If any device has more for one
+owner, all devices run several rounds, each covering 2**shift local rows. Every
+row belongs to exactly one round, so nothing is dropped and each row takes one
+optimizer step whatever the skew. All functions run in `shard_map`. With W
+owners and capacity C, a round moves W C (4 + 8 D) + 4 W C bytes per device in
+three all-to-alls; with a payload of bf16, 4 D replaces 8 D.
 """
 
 from collections.abc import Callable
@@ -36,8 +35,7 @@ class Exchange:
   num_owners: int  # Product of the sizes of `axes`.
   rows_per_device: int  # Local rows of the table on every device.
   capacity: int  # Ids that a device sends to one owner in a round.
-  # Rows and gradients are rounded to it on the wire; None sends them as they
-  # are.
+  # Dtype to which rows and gradients are rounded when sent; None: no rounding.
   payload_dtype: Any = None
 
   @property
@@ -50,7 +48,7 @@ class Exchange:
     return max(self.rows_per_device - 1, 1).bit_length()
 
   def fit_shift(self, positions: np.ndarray) -> int:
-    """The largest shift at which no round overflows; on the host.
+    """The largest shift at which no round overflows; runs on the host.
 
     Positions [u] are sorted and distinct, without padding.
     """
@@ -75,12 +73,12 @@ def _num_rounds(ex: Exchange, shift: jax.Array) -> jax.Array:
 
 
 def agree_on_rounds(shift: jax.Array) -> jax.Array:
-  """The finest rounds that any device needs; one scalar all-reduce."""
+  """The smallest shift that any device needs, by one scalar all-reduce."""
   return lax.pmin(shift, (INTER, INTRA))
 
 
 def _address(ex: Exchange, positions: jax.Array, shift: jax.Array, r):
-  """What to ask each owner for in round r.
+  """Rows to request from each owner in round r.
 
   Returns:
     (slot, ids): int32 [W, C]; `slot` indexes `positions` (its length where
@@ -101,7 +99,7 @@ def _all_to_all(ex: Exchange, x: jax.Array) -> jax.Array:
 
 
 def _join(ex: Exchange, ids: jax.Array, grads: jax.Array) -> jax.Array:
-  """Ids int32 [...] and gradients float32 [..., D] as one array of integers."""
+  """Packs ids int32 [...] and gradients float32 [..., D] as integers."""
   bits = blocks.to_wire(grads, ex.payload_dtype)
   if jnp.issubdtype(bits.dtype, jnp.floating):
     bits = lax.bitcast_convert_type(bits, jnp.int32)
@@ -122,7 +120,7 @@ def _split(ex: Exchange, message: jax.Array) -> tuple[jax.Array, jax.Array]:
 def fetch(
   ex: Exchange, table: jax.Array, positions: jax.Array, shift: jax.Array
 ) -> jax.Array:
-  """Brings the rows at `positions` from their owners; zeros where padded.
+  """Fetches the rows at `positions` from their owners; padding gives zeros.
 
   Args:
     ex: Sizes of the exchange.
@@ -144,9 +142,9 @@ def fetch_by(
   shift: jax.Array,
   like: jax.Array,
 ) -> jax.Array:
-  """As `fetch`, by what reads the rows [..., D] of ids [...] at an owner.
+  """Like `fetch`, given the function that reads rows of ids [...] at an owner.
 
-  `like` [?, D] has their width and type.
+  `like` [?, D] has the width and dtype of rows.
   """
   if ex.num_owners == 1:
     return read_fn(positions)
@@ -174,19 +172,19 @@ def push(
 ) -> Any:
   """Sends row gradients to the owners, who apply them.
 
-  Ids travel in the same message as the gradients, so no routing has to be kept
-  from `fetch`. If the owners are spread inside the groups only, each group
-  has a copy of the table: the received gradients of all groups are exchanged
-  over `inter`, and every copy takes the same step.
+  Ids travel in the same message as the gradients, so no routing is kept from
+  `fetch`. If the owners are spread inside groups only, each group has a copy of
+  the table. Then the groups exchange received gradients over `inter`, and every
+  copy takes the same step.
 
   Args:
     ex: Sizes of the exchange.
-    positions: As in `fetch`.
-    shift: As in `fetch`.
+    positions: See `fetch`.
+    shift: See `fetch`.
     grads: float32 [U, D], gradients of the fetched rows.
-    apply_fn: (state, ids [L, C], grads [L C, D]) -> state, on the owner: a
-      sorted list of distinct ids from each of L devices, `rows_per_device` at
-      its end standing for no row. An id may be in several lists.
+    apply_fn: Function (state, ids [L, C], grads [L C, D]) -> state, called on
+      the owner. Each of L devices sends a sorted list of distinct ids, padded
+      with `rows_per_device`. An id may be in several lists.
     state: The owner's table and slots.
   """
   dim = grads.shape[1]
@@ -210,7 +208,7 @@ def push_by(
   receive_fn: Callable[[Any, jax.Array, jax.Array], Any],
   state: Any,
 ) -> Any:
-  """As `push`, by what takes ids [L, C] and gradients [L, C, D] of a round."""
+  """Like `push`, given the function of a round's ids and grads [L, C, D]."""
   if ex.num_owners == 1:
     return receive_fn(state, positions[None], grads[None])
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A hash table from 64-bit keys to row numbers, all of it in numpy calls.
+"""A hash table from 64-bit keys to row numbers, in vectorized numpy.
 
-Open addressing with linear probing. A call handles all its keys at once: the
-loop is over probes, of which a few are needed, never over keys.
+Open addressing with linear probing. A call handles all its keys at once: it
+loops over probes, of which few are needed, never over keys.
 """
 
 import numpy as np
@@ -26,12 +26,12 @@ def mix(keys: np.ndarray) -> np.ndarray:
 
 
 def to_keys(values: np.ndarray) -> np.ndarray:
-  """Integers or texts, of any shape, as int64 keys.
+  """Integers or texts of any shape as int64 keys.
 
-  Integers are their own keys. A text's key is the FNV-1a hash of its UTF-8
-  bytes, mixed, 63 bits of it: never negative, and the same in every process and
-  version; among n texts two share a key with probability n^2 / 2^64, 5e-6 for
-  ten million.
+  Integers are their own keys. A text's key is 63 bits of the mixed FNV-1a hash
+  of its UTF-8 bytes: never negative, and the same in every process and version.
+  Among n texts, two share a key with probability n^2 / 2^64, 5e-6 for ten
+  million.
 
   Raises:
     ValueError: Values that are neither integers, str nor bytes.
@@ -58,12 +58,12 @@ def to_keys(values: np.ndarray) -> np.ndarray:
 
 
 class KeyIndex:
-  """Which row each key has; rows are given by the caller.
+  """Map from keys to rows, which the caller assigns.
 
   Takes 16 to 32 bytes per row.
 
   Attributes:
-    keys: int64 [capacity], the key of each row that has one.
+    keys: Key of each row that has one, int64 [capacity].
   """
 
   def __init__(self, capacity: int):
@@ -74,7 +74,7 @@ class KeyIndex:
     self._num_deleted = 0
 
   def find(self, keys: np.ndarray) -> np.ndarray:
-    """The rows of keys [n], int32 [n]; -1 where a key has none."""
+    """The rows of keys [n], int32 [n]; -1 for a key without a row."""
     rows = np.full(keys.shape, -1, np.int32)
     waiting, at = np.arange(keys.size), self._home(keys)
     while waiting.size:
@@ -86,18 +86,18 @@ class KeyIndex:
     return rows
 
   def insert(self, keys: np.ndarray, rows: np.ndarray) -> None:
-    """Adds distinct keys [n] that have no row; `rows` [n] have no key."""
+    """Adds distinct keys [n] without a row, at `rows` [n] without a key."""
     self.keys[rows] = keys
     at = self._home(keys)
     while rows.size:
       is_free = self._table[at] < 0
       self._table[at[is_free]] = rows[is_free]
-      # If several keys reach one slot, the one written there stays.
+      # If several keys reach one slot, the one written last stays.
       goes_on = self._table[at] != rows
       rows, at = rows[goes_on], self._next(at[goes_on])
 
   def remove(self, rows: np.ndarray) -> None:
-    """Takes their keys from rows [n] that have one."""
+    """Removes the keys of rows [n] that have one."""
     at, waiting = self._home(self.keys[rows]), rows
     while waiting.size:
       is_hit = self._table[at] == waiting

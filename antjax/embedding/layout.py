@@ -32,13 +32,13 @@ from antjax.mesh.manual import manual
 from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
 
-# Below this a dense copy on every device is as fast as an exchange.
+# Up to this size a dense copy on every device is as fast as an exchange.
 _MAX_REPLICATED_ROWS = 16_384
 # Rows made at once, so that new tables take little memory beside their own.
-_VECTOR = 64  # Rows: at least the numbers that a CPU's loop takes at once.
+_VECTOR = 64  # Rows: at least the width of a CPU's vector loop.
 _INIT_BLOCK = 65_536
-# Two levels are taken where one sends so many times as much between groups, of
-# which there are some.
+# Two levels are used if one sends this many times more between groups, of which
+# there are at least so many.
 _WORTH, _MANY_GROUPS = 1.2, 4
 Levels = Literal['auto', 1, 2]
 
@@ -130,7 +130,7 @@ class Stack:
     return self.specs[0].dtype
 
   def seeds(self, rows: jax.Array, step: jax.Array) -> jax.Array | None:
-    """Seeds of rounding of local rows [n], flat; None for float32."""
+    """Rounding seeds of local rows [n], flat; None for float32."""
     if self.dtype == 'float32':
       return None
     offsets = np.array([self.offset(s.name) for s in self.specs], np.int32)
@@ -184,7 +184,7 @@ class Stack:
     inside = make((INTRA,), members, groups * self.rows_per_device, num_unique)
     most = members * inside.capacity
     between = make((INTER,), groups, self.rows_per_device, most)
-    # What a device sends to other groups, without any repeat in its group.
+    # Slots sent to other groups per device.
     slots = self.num_owners * flat.capacity, groups * between.capacity
     is_better = groups >= _MANY_GROUPS and slots[0] > _WORTH * slots[1]
     is_chosen = levels == 2 or (levels == 'auto' and is_better)
@@ -192,10 +192,11 @@ class Stack:
 
 
 def _capacity(mean: float, factor: float) -> int:
-  """Ids of a message, where it has `mean` of them on average.
+  """Number of ids that a message holds, given its `mean` number of ids.
 
-  Ids that are spread at random are Poisson's: six deviations above the mean, no
-  message of millions is too small. A factor below 1 asks for more rounds.
+  For random ids the number is Poisson distributed: with room for six
+  deviations, none of millions of messages overflows. A factor below 1 means
+  more rounds.
   """
   likely = mean + 6 * math.sqrt(mean) + 5 if factor >= 1 else 0
   return math.ceil(max(factor * mean, likely))
@@ -205,7 +206,7 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
   """Stacks tables of one width, level and optimizer; stack name -> stack.
 
   Raises:
-    ValueError: A stack of more rows than an int32 can number.
+    ValueError: A stack has more rows than int32 can index.
   """
   groups: dict[Any, list[TableSpec]] = {}
   for spec in specs:
@@ -251,8 +252,8 @@ def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
     row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
     return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
 
-  # XLA rounds the last bits otherwise at the end of a loop that does not fill a
-  # vector, and where it fuses the loop with what reads the rows.
+  # XLA rounds the last bits differently in the remainder of a vectorized loop,
+  # and if it fuses the loop with consumers of the rows.
   flat = jnp.pad(ids.reshape(-1), (0, -ids.size % _VECTOR))
   rows = lax.optimization_barrier(jax.vmap(new_row)(flat))[: ids.size]
   return rows.reshape(*ids.shape, spec.embedding_dim)
@@ -261,8 +262,8 @@ def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
 def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
   """A stack's new rows [W * rows_per_device, D], owner-major; in `jit`.
 
-  Each owner creates its own rows, one block after another, so the memory needed
-  in addition to the rows does not depend on their number.
+  Each owner creates its own rows block by block, so the extra memory does not
+  depend on the number of rows.
   """
 
   def local(key):
@@ -276,7 +277,7 @@ def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
       block = min(count, _INIT_BLOCK)
 
       def write(i, rows, spec=spec, offset=offset, last=count - block):
-        start = jnp.minimum(i * block, last)  # The last two may overlap.
+        start = jnp.minimum(i * block, last)  # The last two blocks may overlap.
         ids = owner + (start + jnp.arange(block)) * stack.num_owners
         new = new_rows(spec, key, ids).astype(rows.dtype)
         return lax.dynamic_update_slice_in_dim(rows, new, offset + start, 0)
@@ -292,8 +293,8 @@ def reorder(
 ) -> jax.Array:
   """Converts between owner-major order and id order by one all-to-all.
 
-  Owner w has ids w, w + W, ...; in the order of ids, device b has the b-th
-  block. With local rows a multiple of W both are a transpose of blocks.
+  Owner w has ids w, w + W, ...; in id order, device b has the b-th block. If
+  local rows are a multiple of W, both directions are a transpose of blocks.
   """
   w, local = stack.num_owners, stack.local_rows(spec)
   padded = -(-local // w) * w
@@ -333,11 +334,11 @@ def reset_rows(
 ) -> dict[str, Any]:
   """Resets rows `ids` [n] of a table in its stack's table and slots.
 
-  Takes O(n D), in place: `old`, the stack's 'table' and 'slots', is donated.
-  `ids` are the same on every process, and `key` is the one that initialized the
-  tables.
+  Takes O(n D) time, in place: `old`, the stack's 'table' and 'slots', is
+  donated. `ids` must be the same in every process, and `key` the one that
+  initialized the tables.
   """
-  # Padded to a power of two: few shapes, so few compilations.
+  # Padded to a power of two, for few shapes and few compilations.
   padded = np.full(1 << max(len(ids) - 1, 0).bit_length(), -1, np.int32)
   padded[: len(ids)] = ids
   return _reset_rows(mesh, stack, spec, old, padded, key)

@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a table by index, and the transpose: sums of rows by index.
 
-The gradient of a gather is a scatter that adds. Where indices repeat, jaxlib
-0.10.2 to 0.11.0 compiles it for GPUs to a compare-and-swap loop, hundreds of
-times too slow (jax issue 38806, openxla/xla issue 46225). There the rows are
-sorted by index and summed in segments instead. What runs on other backends is
-the plain scatter.
+The gradient of a gather is a scatter-add. With repeated indices, jaxlib 0.10.2
+to 0.11.0 compiles it for GPUs to a compare-and-swap loop that is hundreds of
+times slower (jax issue 38806, openxla/xla issue 46225). There we sort the rows
+by index and sum segments instead. Other backends run the plain scatter.
 """
 
 import functools
@@ -21,12 +20,12 @@ import numpy as np
 
 @jax.custom_vjp
 def take_rows(table_VD: jax.Array, index: jax.Array) -> jax.Array:
-  """Rows [..., D] of a table; zeros where an index is V or more."""
+  """Rows [..., D] of a table; zeros for an index of V or more."""
   return jnp.asarray(table_VD).at[index].get(mode='fill', fill_value=0)
 
 
 def _take_forward(table_VD, index):
-  # An empty array tells V, which an export may not know as a number.
+  # An empty array carries V, which may be symbolic in an export.
   shape_V0 = jnp.zeros((table_VD.shape[0], 0), jnp.bool_)
   return take_rows(table_VD, index), (index, shape_V0)
 
@@ -44,7 +43,7 @@ take_rows.defvjp(_take_forward, _take_backward)
 def add_rows(
   num_rows: int, rows_ND: jax.Array, index_N: jax.Array
 ) -> jax.Array:
-  """Sums [V, D] of the rows of each index; an index of V or more is left out.
+  """Sums [V, D] of the rows of each index; indices of V or more are ignored.
 
   Indices are not negative.
   """
@@ -70,7 +69,7 @@ add_rows.defvjp(_add_forward, _add_backward)
 
 
 def pick(x: jax.Array, index: jax.Array) -> jax.Array:
-  """One entry of each row: x[i, index[i]], with a gradient of distinct places.
+  """One entry of each row, x[i, index[i]]; its gradient has distinct indices.
 
   From [..., K, *rest] to [..., *rest], for indices from 0 to K - 1.
   """
@@ -87,12 +86,12 @@ def _scatter(num_rows, rows_ND, index_N):
 
 
 def _add_segments(num_rows, rows_ND, index_N):
-  """As `_scatter`, by a sort and log2(N) passes over the rows."""
+  """Like `_scatter`, by a sort and log2(N) passes over the rows."""
   size = index_N.size
   order_N = jnp.asarray(np.arange(size, dtype=np.int32))
   index_N, origin_N = lax.sort((index_N, order_N), num_keys=1)
   sums_ND = rows_ND.at[origin_N].get(unique_indices=True)
-  # After a pass, each row holds the sum of twice as many rows of its index.
+  # Each pass doubles the number of rows of its index that a row sums.
   shift = 1
   while shift < size:
     is_same = jnp.pad(index_N[shift:] == index_N[:-shift], (shift, 0))
@@ -109,10 +108,10 @@ def _add_segments(num_rows, rows_ND, index_N):
 
 
 def num_below(ids: jax.Array, bounds: jax.Array) -> jax.Array:
-  """How many of the sorted `ids` [N] are less than each bound, int32.
+  """Number of the sorted `ids` [N] that are less than each bound, int32.
 
-  `jnp.searchsorted`, which JAX 0.10.2 cannot trace in `shard_map` where other
-  axes are automatic: a binary search takes its place there.
+  This is `jnp.searchsorted`, replaced by a binary search where JAX 0.10.2
+  cannot trace it: in `shard_map` with other axes automatic.
   """
   if not jax.sharding.get_abstract_mesh().auto_axes:
     return jnp.searchsorted(ids, bounds).astype(jnp.int32)

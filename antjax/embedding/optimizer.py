@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers that update only the rows of a table that a step touches."""
+"""Optimizers that update only the rows touched by a step."""
 
 from collections.abc import Callable
 import dataclasses
@@ -69,7 +69,7 @@ class Adagrad:
 class RowWiseAdagrad:
   """Adagrad with one accumulator per row, the mean square of its gradient.
 
-  The state takes 4 bytes per row, whatever its width. It is FBGEMM's
+  The state takes 4 bytes per row of any width. Same as FBGEMM's
   EXACT_ROWWISE_ADAGRAD.
   """
 
@@ -90,10 +90,10 @@ class RowWiseAdagrad:
 class Adam:
   """Lazy Adam: moments of a row change only in steps that touch it.
 
-  The bias correction counts all steps of the job instead of those of the row,
-  as in other implementations of lazy Adam. A row first touched late in a job
-  therefore starts with updates of up to (1 - b1) / sqrt(1 - b2) times the rate:
-  3.2 by default.
+  As in other implementations, the bias correction counts all steps of the job,
+  not those of the row. A row first touched late in a job therefore starts with
+  updates of up to (1 - b1) / sqrt(1 - b2) times the learning rate: 3.2 by
+  default.
   """
 
   learning_rate: LearningRate = 0.001
@@ -122,9 +122,9 @@ class L2:
   """Another optimizer, with an L2 penalty on all rows in each step.
 
   The penalty adds `weight * row` to the gradient of a step. When a row is
-  touched, the penalty of all steps since it was last touched is applied, so the
-  cost of a step depends only on the touched rows, and rare rows are drawn to
-  zero as strongly as frequent ones, as under a Gaussian prior of the rows.
+  touched, the penalties of all steps since its last touch are applied. So a
+  step's cost depends only on the touched rows, and rare rows decay as strongly
+  as frequent ones, as under a Gaussian prior of the rows.
   """
 
   optimizer: RowOptimizer
@@ -155,16 +155,16 @@ def apply_to_rows(
 ) -> tuple[jax.Array, Slots]:
   """One optimizer step on each distinct row named in `ids`.
 
-  Gradients of a row that is in several lists are summed first. Costs O(n D),
-  whatever the number of rows of the table. With donated arguments the table is
-  changed in place.
+  Gradients of a row in several lists are summed first. Costs O(n D) for any
+  number of rows of the table. With donated arguments the table is updated in
+  place.
 
   Args:
     optimizer: Row optimizer.
     table: [V, D].
     slots: Slots of the optimizer, [V] or [V, D] each.
-    ids: int32 [L, C], n = L C: L lists, each strictly increasing except for
-      padding with V, no row, at its end.
+    ids: int32 [L, C], n = L C: L lists, each strictly increasing and padded
+      with V at its end.
     grads: [n, D].
     step: int32 scalar, number of steps done.
     lr_scale: Scale of the updates. None: 1.
@@ -197,22 +197,22 @@ def apply_to_rows(
   if seed is not None:
     rows = rounding.at_random(rows + _scaled(updates, lr_scale), seed)
     return write(table, rows), jax.tree.map(write, slots, new_slots)
-  # Added, not set: the old rows are then read only where an optimizer does.
+  # Added, not set: then old rows are read only if the optimizer reads them.
   table = table.at[target].add(
     _scaled(updates, lr_scale), mode='drop', unique_indices=True
   )
   return table, jax.tree.map(write, slots, new_slots)
 
 
-# Lists that are searched one in another; more are sorted together.
+# Up to this many lists are searched pairwise; more are sorted together.
 _MAX_SEARCHED_LISTS = 8
 
 
 def first_mentions(ids: jax.Array) -> jax.Array:
-  """Where in sorted lists [L, C] each id appears first, int32 [L C].
+  """Index of the first appearance of each id in sorted lists, int32 [L C].
 
-  Takes O(L^2 C log C) for few lists, which beats the sort of all on CPU, and
-  O(L C log(L C)) for many.
+  Takes O(L^2 C log C) for few lists [L, C], which beats a sort on CPU, and O(L
+  C log(L C)) for many.
   """
   num_lists, size = ids.shape
   place = jnp.arange(num_lists * size, dtype=jnp.int32).reshape(ids.shape)
@@ -227,7 +227,7 @@ def first_mentions(ids: jax.Array) -> jax.Array:
   first = [place[0]]
   for i in range(1, num_lists):
     mine = place[i]
-    for j in reversed(range(i)):  # So that the earliest list has the last word.
+    for j in reversed(range(i)):  # The earliest list is written last.
       at = jnp.minimum(num_below(ids[j], ids[i]), size - 1)
       mine = jnp.where(ids[j][at] == ids[i], place[j][at], mine)
     first.append(mine)
@@ -244,9 +244,9 @@ def apply_to_table(
   lr_scale: jax.Array | None = None,
   seed: jax.Array | None = None,
 ) -> tuple[jax.Array, Slots]:
-  """As `apply_to_rows` for a small table with a dense gradient [V, D].
+  """Like `apply_to_rows`, for a small table with a dense gradient [V, D].
 
-  Rows that are not `touched` [V] and their slots stay as they are.
+  Rows that are not `touched` [V], and their slots, do not change.
   """
   rows = table.astype(jnp.float32)
   updates, new_slots = optimizer.update(grads, slots, rows, step)

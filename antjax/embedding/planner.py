@@ -29,14 +29,14 @@ from antjax.embedding.layout import TableSpec
 from antjax.mesh.mesh import INTER
 from antjax.mesh.paro import Level
 
-# Times that a dense step reads or writes the table, its gradient and slots.
+# Number of passes of a dense step over the table, its gradient and slots.
 _DENSE_PASSES = 6
-# The same for a touched row: gathers, scatters, the exchange's own copies. On
-# CPU a dense step over 100,000 rows took as long as a sparse one with 11,000
+# The same for a touched row: gathers, scatters, copies of the exchange. On CPU
+# a dense step over 100,000 rows took as long as a sparse one with 11,000
 # distinct rows.
 _TOUCHED_PASSES = 50
 _ALL_TO_ALLS = 3
-_MEMORY_BYTES_PER_S = 2e10  # At which a device passes over a dense table.
+_MEMORY_BYTES_PER_S = 2e10  # Speed of a device's pass over a dense table.
 _NAMES: dict[Level, Literal['none', 'intra', 'global']] = {
   Level.NONE: 'none',
   Level.INTRA: 'intra',
@@ -46,23 +46,23 @@ _NAMES: dict[Level, Literal['none', 'intra', 'global']] = {
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """What a table costs at one level."""
+  """Cost of a table at one level."""
 
-  level: Level  # The level.
+  level: Level  # Level of the table.
   state_bytes: float  # Bytes of the table and its slots on each device.
   inter_bytes: float  # Bytes that a device sends to other groups in a step.
-  intra_bytes: float  # Sent inside its group by a device in a step.
-  step_s: float  # Seconds of a step that the table takes.
+  intra_bytes: float  # Bytes that it sends inside its group.
+  step_s: float  # Time of a step spent on the table, in seconds.
 
 
 @dataclasses.dataclass(frozen=True)
 class TablePlan:
-  """Where a table is to live."""
+  """Planned placement of a table."""
 
-  spec: TableSpec  # The table, at the level chosen.
-  chosen: Placement  # What it costs there.
-  others: tuple[Placement, ...]  # What it would cost at the other levels.
-  reason: str  # Why, in one sentence.
+  spec: TableSpec  # The table, at the chosen level.
+  chosen: Placement  # Cost at that level.
+  others: tuple[Placement, ...]  # Cost at the other levels.
+  reason: str  # Reason in one sentence.
 
 
 def plan_tables(
@@ -74,10 +74,10 @@ def plan_tables(
   group_size: int,
   device_bytes: float = math.inf,
 ) -> list[TablePlan]:
-  """Chooses the level of each table that says 'auto'; a plan for each spec.
+  """Chooses the level of each 'auto' table; returns a plan for each spec.
 
-  Each table gets its fastest level. While they do not fit together, the table
-  that pays the least time per byte saved moves to a finer level.
+  Each table gets its fastest level. While the tables do not fit in memory, the
+  one that loses the least time per byte saved moves to a finer level.
 
   Args:
     specs: Tables to place.
@@ -86,10 +86,10 @@ def plan_tables(
     links: Speeds of the cluster's links.
     num_groups: Number of groups, n.
     group_size: Devices of a group, m.
-    device_bytes: Memory for tables and slots on a device.
+    device_bytes: Memory for tables and slots per device, in bytes.
 
   Raises:
-    ValueError: A table without a count, or tables that do not fit even at level
+    ValueError: A table has no count, or the tables do not fit even at level
       global.
   """
   if missing := [s.name for s in specs if s.name not in distinct_rows]:
@@ -142,7 +142,7 @@ def placement(
   distinct_rows: float,
   cluster: Cluster,
 ) -> Placement:
-  """What a table costs at a level; see the module."""
+  """Cost of a table at a level; see the module."""
   links, n, m = cluster.links, cluster.num_groups, cluster.group_size
   width = 4.0 * spec.embedding_dim
   dense_bytes = spec.num_embeddings * (width + 4)
@@ -172,11 +172,11 @@ def placement(
 def count_distinct(
   ids: Iterable[Any], features: Mapping[str, str], num_devices: int
 ) -> dict[str, float]:
-  """Table name -> distinct rows that a device looks up in a step, on average.
+  """Table name -> mean number of distinct rows looked up per device and step.
 
   Args:
-    ids: batch['ids'] of a few steps of a process, as `EmbeddingTables.prepare`
-      takes them.
+    ids: batch['ids'] of a few steps of a process, as for
+      `EmbeddingTables.prepare`.
     features: Feature name -> table name.
     num_devices: Devices of the process.
   """
@@ -210,7 +210,7 @@ def _by_time(place: Placement) -> tuple[float, float]:
 
 
 def _price(old: Placement, new: Placement) -> float:
-  """Seconds paid for each byte saved."""
+  """Seconds lost per byte saved."""
   return (new.step_s - old.step_s) / (old.state_bytes - new.state_bytes)
 
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of bfloat16 that are rounded up or down at random.
+"""Stochastic rounding of bfloat16 rows.
 
-To the nearest, a step of less than half a unit in the last place changes
-nothing, however often it is taken; at random, rows move by it on average. The
-numbers depend on table, id and step alone: the same rows come of any placement.
+With rounding to nearest, repeated steps of less than half a unit in the last
+place change nothing; here rows move by them on average. The random numbers
+depend only on table, id and step, so every placement gives the same rows.
 """
 
 import jax
@@ -15,7 +15,7 @@ _GOLDEN = 0x9E3779B9
 
 
 def mixed(x: jax.Array) -> jax.Array:
-  """MurmurHash3's finalizer: uint32, whose bits look independent."""
+  """MurmurHash3's finalizer: uint32 with well-mixed bits."""
   x ^= x >> 16
   x *= jnp.uint32(0x85EBCA6B)
   x ^= x >> 13
@@ -24,15 +24,15 @@ def mixed(x: jax.Array) -> jax.Array:
 
 
 def seeds(ids: jax.Array, salt: jax.Array, step: jax.Array) -> jax.Array:
-  """A number for each row uint32 [n], of its id, its table's salt, the step."""
+  """Seeds uint32 [n] of rows, from id, salt of the table and step."""
   rows = mixed(ids.astype(jnp.uint32) ^ salt.astype(jnp.uint32))
   return mixed(rows + step.astype(jnp.uint32) * jnp.uint32(_GOLDEN))
 
 
 def at_random(x: jax.Array, seed: jax.Array) -> jax.Array:
-  """float32 [n, D] as bfloat16: a neighbor each, and x on average.
+  """Rounds float32 [n, D] to a neighboring bfloat16, to x on average.
 
-  What bfloat16 can hold stays as it is. `seed` uint32 [n] is that of each row.
+  Values that bfloat16 represents do not change. `seed` is uint32 [n], per row.
   """
   column = jnp.arange(x.shape[1], dtype=jnp.uint32) * jnp.uint32(_GOLDEN)
   noise = mixed(seed[:, None] + column[None]) >> 16

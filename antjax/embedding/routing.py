@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The host's part of a look-up: which distinct rows each device needs.
+"""The host's part of a lookup: which distinct rows each device needs.
 
-Done with numpy in the input pipeline: XLA sorts ten times slower on CPU.
-Devices are shared by threads, which sort without Python's lock.
+Runs in numpy in the input pipeline, since XLA sorts ten times slower on CPU.
+Threads share the work of all devices and sort without the GIL.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ import numpy as np
 from antjax.embedding.layout import Levels, Stack, TableSpec
 from antjax.mesh.paro import Level
 
-PAD = -1  # The id, and the index, of "nothing": its vector is zero.
+PAD = -1  # Id and index of padding, whose vector is zero.
 
 
 class Feature:
-  """A feature of a batch: ids of one table, or columns of a table each."""
+  """A feature of a batch: ids of one table, or columns with a table each."""
 
   def __init__(
     self,
@@ -32,10 +32,10 @@ class Feature:
     specs: Mapping[str, TableSpec],
     stack_of: Mapping[str, Stack],
   ):
-    """Finds the tables, one, or one per column, among all by name.
+    """Finds the feature's table, or one table per column, by name.
 
     Raises:
-      ValueError: An unknown table, or tables of several stacks.
+      ValueError: A table is unknown, or tables are in several stacks.
     """
     self.name = name
     self.tables = (tables,) if isinstance(tables, str) else tuple(tables)
@@ -60,10 +60,10 @@ class Feature:
     self._offsets = np.array(offsets, np.int32)
 
   def positions(self, ids: np.ndarray) -> np.ndarray:
-    """Positions int32 of ids of any shape; what is negative becomes PAD.
+    """Positions int32 of ids of any shape; negative ids become PAD.
 
     Raises:
-      ValueError: Ids that are no integers, beyond their table, or of another
+      ValueError: Ids are not integers, exceed their table, or have the wrong
         number of columns.
     """
     where = f"batch['ids'][...][{self.name!r}] has"
@@ -86,7 +86,7 @@ class Feature:
         f' {self._num_rows[i]} rows. Map unknown ids to an OOV id, or make the'
         ' table larger.'
       )
-    columns = columns.astype(np.int32)  # All positions fit.
+    columns = columns.astype(np.int32)  # All positions fit in int32.
     row = columns // self.stack.num_owners
     position = columns - row * self.stack.num_owners  # The owner.
     position *= self.stack.rows_per_device
@@ -97,7 +97,7 @@ class Feature:
 
 
 def check_leaf(ids: Any, path: Any, leaf: Any, num_devices: int) -> None:
-  """Refuses an array of ids that devices cannot share, by where it is."""
+  """Rejects an array of ids that devices cannot split, naming its path."""
   where = keystr(path)
   if not path or not hasattr(path[-1], 'key'):
     raise ValueError(
@@ -120,21 +120,21 @@ def deduplicate(
   capacity_factor: float,
   levels: Levels = 'auto',
 ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-  """Per device: every array as indices into its distinct positions.
+  """Turns every array into indices into a device's distinct positions.
 
   Args:
-    stack: Stack that all the arrays look up.
-    arrays: int32 [num_devices, n] positions each; PAD stays PAD.
+    stack: Stack that all arrays look up.
+    arrays: Positions int32 [num_devices, n]; PAD stays PAD.
     max_unique: Option of `EmbeddingTables`.
     capacity_factor: Option of `EmbeddingTables`.
-    levels: Option `exchange_levels` of it.
+    levels: Option `exchange_levels` of `EmbeddingTables`.
 
   Returns:
     (indices, routing): an array of indices for each of `arrays`, and
     `positions` int32 [num_devices * U], `shift` int32 [num_devices].
 
   Raises:
-    ValueError: More distinct rows than `max_unique`.
+    ValueError: There are more distinct rows than `max_unique`.
   """
   every = np.concatenate(arrays, axis=1)
   num_devices, num_ids = every.shape
@@ -148,7 +148,7 @@ def deduplicate(
 
   def find(d: int) -> None:
     if stack.level is Level.NONE:
-      # The whole table is at hand: only which rows are touched matters.
+      # The device has the whole table: only the set of touched rows matters.
       unique, index[d] = _touched(every[d], stack.num_positions), every[d]
     else:
       unique, index[d] = _unique(every[d], stack.num_positions)
@@ -161,7 +161,7 @@ def deduplicate(
     positions[d, : len(unique)] = unique
     shift[d] = ex.fit_shift(unique)
 
-  if every.size < _MANY_IDS:  # Threads would gain nothing.
+  if every.size < _MANY_IDS:  # Threads would not pay off.
     list(map(find, range(num_devices)))
   else:
     list(_pool().map(find, range(num_devices)))
@@ -171,9 +171,9 @@ def deduplicate(
 
 
 def _touched(positions: np.ndarray, num_positions: int) -> np.ndarray:
-  """Sorted distinct positions without PAD, of a table that is small."""
+  """Sorted distinct positions without PAD, for a small table."""
   is_touched = np.zeros(num_positions + 1, bool)
-  is_touched[positions] = True  # PAD, -1, marks the spare last entry.
+  is_touched[positions] = True  # PAD (-1) marks the spare last entry.
   return np.flatnonzero(is_touched[:-1])
 
 
@@ -194,13 +194,13 @@ def _unique(
 
 
 def _unique_with_places(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """As `_unique`, by one sort of (position, place): three times a search."""
+  """Like `_unique`, by one sort of (position, place)."""
   keys = _scratch.of(2 * len(positions)).view(np.int64)
   keys[:] = positions
   keys <<= 32
   keys |= _places(len(positions))
   keys.sort()
-  # Little-endian, as all machines of JAX are.
+  # Little-endian, as are all machines that JAX supports.
   ordered = keys.view(np.int32)[1::2].copy()
   is_new = _is_new(ordered)
   unique = ordered[is_new]
@@ -214,7 +214,7 @@ def _unique_with_places(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_new(ordered: np.ndarray) -> np.ndarray:
-  """Whether each of sorted values is the first of its kind, bool [n]."""
+  """Whether each sorted value differs from the one before it, bool [n]."""
   is_new = np.empty(ordered.shape, bool)
   is_new[:1] = True
   np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
@@ -231,19 +231,19 @@ def _pool() -> futures.ThreadPoolExecutor:
   return futures.ThreadPoolExecutor(os.cpu_count(), 'embedding_rows')
 
 
-# Up to so many rows a table of indices (4 bytes a row) beats sorted places.
+# Up to this many rows a table of indices (4 bytes per row) beats a sort.
 _MAX_SCRATCH = 1 << 23
-# Ids of all devices from which on threads are worth their start.
+# Number of ids of all devices from which threads pay off.
 _MANY_IDS = 1 << 15
 
 
 class _Scratch(threading.local):
-  """Memory that is kept from batch to batch: allocating it again costs more."""
+  """Memory reused across batches, which is cheaper than allocating it."""
 
   array = np.empty((0,), np.int32)
 
   def of(self, size: int) -> np.ndarray:
-    """An array int32 [size] of any content."""
+    """An uninitialized array int32 [size]."""
     if len(self.array) < size:
       self.array = np.empty((size,), np.int32)
     return self.array[:size]

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Embedding tables on a mesh: their state, look-ups and row updates."""
+"""Embedding tables on a mesh: state, lookups and row updates."""
 
 from collections.abc import Mapping, Sequence
 import functools
@@ -23,7 +23,7 @@ from antjax.embedding.routing import Feature
 from antjax.mesh.mesh import INTER, INTRA, own_mesh
 from antjax.mesh.paro import Level
 
-# Bytes a device of tables and slots from which on tables are reordered apart.
+# Tables and slots from this many bytes per device are reordered one by one.
 _LARGE_BYTES = 1 << 26
 
 
@@ -31,11 +31,11 @@ class EmbeddingTables:
   """All embedding tables of a model, sharded over a mesh.
 
   The stages of a batch: `prepare` (on the host) finds the distinct rows that
-  each device needs and maps ids to indices into them. `fetch` brings the rows.
+  each device needs and maps ids to indices into them. `fetch` gets the rows.
   The model reads them through `lookup` and is differentiated with respect to
   the rows. `push` updates each touched row once at its owner. `fetch` and
-  `push` run in `shard_map`. Together they take three all-to-alls per stack, and
-  no gradient has the size of a table, but those of tables at level none.
+  `push` run in `shard_map`. Together they take three all-to-alls per stack.
+  Only gradients of tables at level none have the size of the table.
   """
 
   def __init__(
@@ -55,10 +55,10 @@ class EmbeddingTables:
 
     Args:
       specs: The tables.
-      features: Feature name -> name of the table to look up, or several names:
-        then the feature is an array of ids [..., F], with one table of the same
-        stack per column. Many one-id features are far cheaper as the columns of
-        one feature.
+      features: Feature name -> name of the table to look up, or several names.
+        Then the feature is an array of ids [..., F], with one table of the same
+        stack per column. Many one-id features are far cheaper as columns of one
+        feature.
       mesh: Mesh from `make_mesh`, or your own with two axes named `inter` and
         `intra`, as in `Trainer`. Tables are replicated along all other axes.
       inter: Name of the axis between groups.
@@ -73,7 +73,7 @@ class EmbeddingTables:
         rounding.
       exchange_levels: 1 sends ids and rows directly to their owners. 2 sends
         them inside groups first, and then between groups without duplicates.
-        auto uses 2 if it sends clearly less between four groups or more.
+        auto uses 2 if it sends clearly less between at least four groups.
 
     Raises:
       ValueError: Names are duplicate, or a feature has an unknown table or
@@ -123,7 +123,7 @@ class EmbeddingTables:
   def reset_rows(
     self, state: Any, ids: Mapping[str, np.ndarray], key: jax.Array
   ) -> dict[str, Any]:
-    """Resets rows [n] of tables; donates, see `layout`."""
+    """Resets rows [n] of tables and donates the state, see `layout`."""
     for name, rows in ids.items():
       stack = self._stack_of[name]
       args = self.mesh, stack, self.specs[name], state[stack.name], rows, key
@@ -208,7 +208,7 @@ class EmbeddingTables:
   # In shard_map.
 
   def fetch(self, state: Any, routing: Any) -> tuple[dict[str, Any], Any]:
-    """Brings this device's rows.
+    """Fetches this device's rows.
 
     Returns:
       (rows, rounds): rows[stack] float32 [U, D] (level none: the whole table),
@@ -298,7 +298,7 @@ class EmbeddingTables:
     stacks = [self.features[path[-1].key].stack.name for path, _ in by_path]
     vectors: list[jax.Array | None] = [None] * len(by_path)
     for name in dict.fromkeys(stacks):
-      # One gather a stack: its transpose is one scatter, not one a feature.
+      # One gather per stack: its transpose is one scatter, not one per feature.
       mine = [i for i, stack in enumerate(stacks) if stack == name]
       index = [by_path[i][1] for i in mine]
       flat = jnp.concatenate([x.reshape(-1) for x in index])
@@ -314,8 +314,8 @@ class EmbeddingTables:
   def to_canonical(self, state: Any) -> dict[str, Any]:
     """State by table, rows ordered by id (padded at the end).
 
-    Large tables are converted one by one, which needs memory for one of them in
-    addition to the result.
+    Large tables are converted one by one, so the extra memory is that of one
+    table.
     """
     if sum(self.bytes_per_device().values()) < _LARGE_BYTES:
       return self._by_table(state)
@@ -352,7 +352,7 @@ class EmbeddingTables:
     return jax.jit(self._join, out_shardings=self.shardings())
 
   def _ordered(self, spec: TableSpec, state: Any, to_canonical: bool) -> Any:
-    """The arrays of a table, from its stack's or the other way."""
+    """Converts a table's arrays from stack order, or to it."""
     stack = self._stack_of[spec.name]
     return jax.tree.map(
       lambda x: layout.reorder(self.mesh, stack, spec, x, to_canonical), state
@@ -393,7 +393,7 @@ class EmbeddingTables:
     return shapes
 
   def bytes_per_device(self) -> dict[str, int]:
-    """Stack name to bytes of its table and slots on each device."""
+    """Stack name -> bytes of its table and slots on each device."""
     sizes = jax.tree.map(lambda x: x.size * x.dtype.itemsize, self.shapes)
     of = self._stacks
     return {n: sum(jax.tree.leaves(sizes[n])) // of[n].num_owners for n in of}

@@ -17,11 +17,11 @@ class Traffic:
   """Bytes that a device sends in a step: ids, rows, and gradients with ids.
 
   Attributes:
-    inside: To devices of its group.
-    between: To devices of other groups.
-    rounds: Of the first level, and of the second one, all in all.
-    least: Bytes between groups where each row that a group needs crosses once
-      and no message has room to spare, in the mean over devices.
+    inside: Bytes sent to devices of its group.
+    between: Bytes sent to devices of other groups.
+    rounds: Number of rounds in the first level, and in total in the second.
+    least: Minimum bytes between groups, as the mean over devices: each row that
+      a group needs is sent once, in full messages.
   """
 
   inside: int
@@ -45,9 +45,9 @@ def count(
     stack: Stack at level global; it says how many owners and groups there are.
     positions: Sorted distinct positions of each device, group by group.
     factor: Option `capacity_factor` of `EmbeddingTables`.
-    levels: Its option `exchange_levels`.
-    row_bytes: Bytes of a row while it travels; 0: float32.
-    num_unique: Positions that messages have room for; 0: the most of a device.
+    levels: Option `exchange_levels` of `EmbeddingTables`.
+    row_bytes: Bytes of a row when sent; 0: float32.
+    num_unique: Positions that messages have room for; 0: a device's maximum.
   """
   num_groups = stack.num_groups
   members = stack.num_owners // num_groups
@@ -82,7 +82,7 @@ def _rounds(ex: Exchange | TwoLevel, shifts: list[int]) -> int:
 def _least(
   stack: Stack, positions: Sequence[np.ndarray], members: int
 ) -> float:
-  """Rows that a group needs of others, a device."""
+  """Rows that a group needs from others, per device."""
   total = 0
   for group in range(stack.num_groups):
     mine = positions[group * members : (group + 1) * members]
@@ -92,7 +92,7 @@ def _least(
 
 
 def _asked(ex: TwoLevel, positions, members: int, shift: int):
-  """Rows that each member asks other groups for, round by round."""
+  """Rows that each member requests from other groups, for each round."""
   rows = ex.inside.rows_per_device
   for round_ in range((rows - 1 >> shift) + 1):
     low, high = round_ << shift, min((round_ + 1) << shift, rows)

@@ -1,18 +1,17 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Row exchange in two levels: inside a group first, between groups once.
+"""Row exchange in two levels: inside a group, then between groups.
 
-A device asks members of its own group: member j for all rows whose owners have
-the index j in their groups. That member asks for each row once, whoever of its
-group needs it, and asks the owners themselves, which have its own index. So
-what crosses between groups has no repeats inside of a group, and goes to as
-many peers as there are groups, not devices: messages are large enough to be
-nearly full. Gradients go the same way and are summed at the member (the idea
-of HO-Ring, PaRO, for an all-to-all).
+A device sends requests inside its own group: to member j for all rows whose
+owners have index j in their groups. Member j requests each row once from its
+owner, whichever devices of the group need it. So no row crosses to a group
+twice, and the peers of a device are as many as groups, not devices: messages
+are large enough to be nearly full. Gradients take the same path and are summed
+at the member (the idea of HO-Ring, PaRO, for an all-to-all).
 
-Both levels go in rounds like those of `exchange`, so nothing is dropped, and a
-row takes one optimizer step: it is in one round of the first level on all
-devices, and in one of the second.
+Both levels run in rounds like those of `exchange`, so nothing is dropped. A row
+takes one optimizer step: it is in one round of the first level on all devices,
+and in one of the second.
 """
 
 from collections.abc import Callable
@@ -31,9 +30,9 @@ from antjax.embedding.lookup import add_rows
 
 @dataclasses.dataclass(frozen=True)
 class TwoLevel:
-  """Static sizes of an exchange in two levels."""
+  """Static sizes of a two-level exchange."""
 
-  # Its owners are the members of a group, for the rows of all groups.
+  # Owners are the members of a group, for the rows of all groups.
   inside: Exchange
   between: Exchange
 
@@ -52,14 +51,14 @@ class TwoLevel:
 
 
 def fit_shift(ex: Exchange, positions: jax.Array) -> jax.Array:
-  """As `Exchange.fit_shift`, on the device; positions [u] may be padded."""
+  """Like `Exchange.fit_shift`, on the device; positions [u] may be padded."""
   whole = jnp.int32(ex.one_round)
   if positions.shape[0] <= ex.capacity:
     return whole
   head, tail = positions[: -ex.capacity], positions[ex.capacity :]
   is_same = head // ex.rows_per_device == tail // ex.rows_per_device
   is_same &= tail < ex.num_positions
-  # Two rows part at the shift of the highest bit in which they differ.
+  # Two rows separate at the shift of the highest bit in which they differ.
   bits = head % ex.rows_per_device ^ tail % ex.rows_per_device
   highest = 31 - lax.clz(bits)
   return jnp.min(jnp.where(is_same, highest, whole), initial=whole)
@@ -91,7 +90,7 @@ def fetch(
   positions: jax.Array,
   shift: jax.Array,
 ) -> jax.Array:
-  """As `exchange.fetch`, in one level or two."""
+  """Like `exchange.fetch`, in one level or two."""
   if isinstance(ex, Exchange):
     return exchange.fetch(ex, table, positions, shift)
   between = ex.between
@@ -115,7 +114,7 @@ def push(
   apply_fn: Callable[[Any, jax.Array, jax.Array], Any],
   state: Any,
 ) -> Any:
-  """As `exchange.push`, in one level or two."""
+  """Like `exchange.push`, in one level or two."""
   if isinstance(ex, Exchange):
     return exchange.push(ex, positions, shift, grads, apply_fn, state)
   between = ex.between

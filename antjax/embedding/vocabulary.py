@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Growing vocabularies: keys become rows of a table of fixed size.
+"""Growing vocabularies: keys mapped to rows of a table of fixed size.
 
 A `Vocabulary` is part of the input pipeline: it admits a key that was seen
 often enough, assigns it a row (a slot), and evicts keys that are no longer
-used. A reassigned row must be reset on the devices:
-`antjax.train.state.reset_rows`. `hash_ids` is the alternative without any
-state, in which keys share rows.
+used. A reassigned row must be reset on the devices by
+`antjax.train.state.reset_rows`. `hash_ids` is the stateless alternative, in
+which keys share rows.
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ import numpy as np
 
 from antjax.embedding.key_index import KeyIndex, mix, to_keys
 
-UNKNOWN = 0  # The id of every key without a slot; its row is trained too.
+UNKNOWN = 0  # Id of every key without a slot; its row is trained too.
 
 
 def hash_ids(values: np.ndarray, num_ids: int, *, seed: int = 0) -> np.ndarray:
-  """Ids from 1 on by hash, int32: no state, and keys may share a row.
+  """Ids from 1 on by hash, int32; keys may share a row.
 
-  The same in every process and version. Two keys share a row with probability 1
-  / (num_ids - 1); of n keys about 1 - exp(-n / (num_ids - 1)) do. Id 0 stays
-  free for what is unknown; another seed gives an independent hash. Values are
-  those of `to_keys`.
+  Ids are the same in every process and version. Two keys share a row with
+  probability 1 / (num_ids - 1); of n keys, a share of about 1 - exp(-n /
+  (num_ids - 1)) do. Id 0 stays free for unknown keys. Another seed gives an
+  independent hash. Values are as for `to_keys`.
   """
   if not 2 <= num_ids <= 2**31:
     raise ValueError(
@@ -42,17 +42,17 @@ def hash_ids(values: np.ndarray, num_ids: int, *, seed: int = 0) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabularyConfig:
-  """How keys come and go.
+  """How keys are admitted and evicted.
 
   Attributes:
-    num_ids: rows of the table: ids 1 to num_ids - 1 are slots, 0 is unknown.
-    min_count: a key gets a slot when it was seen so often.
-    eviction: what happens when all slots are taken. 'none': nothing; new keys
-      stay unknown. 'ttl': keys not seen for `ttl` steps lose theirs. 'lfu':
-      the keys seen least often lose theirs to keys seen more often.
-    ttl: steps, for 'ttl'.
-    max_candidates: keys without a slot whose counts are kept; of more, those
-      seen longest ago are forgotten.
+    num_ids: Rows of the table: ids 1 to num_ids - 1 are slots, 0 is unknown.
+    min_count: Number of times a key must be seen to get a slot.
+    eviction: Rule when all slots are taken. 'none': new keys stay unknown.
+      'ttl': keys not seen for `ttl` steps lose their slots. 'lfu': the least
+      frequent keys lose their slots to more frequent ones.
+    ttl: Number of steps, for 'ttl'.
+    max_candidates: Number of keys without a slot whose counts are kept; beyond
+      it, those seen longest ago are forgotten.
   """
 
   num_ids: int
@@ -85,12 +85,12 @@ class VocabularyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-  """What `Vocabulary.update` gives.
+  """Result of `Vocabulary.update`.
 
   Attributes:
-    ids: int32, like the keys.
-    reset: int32 [n], rising: ids that belonged to another key before. Their
-      rows and optimizer slots are to be reset before the ids are used.
+    ids: Ids int32, in the shape of the keys.
+    reset: Ascending ids int32 [n] that belonged to other keys before. Reset
+      their rows and optimizer slots before using the ids.
   """
 
   ids: np.ndarray
@@ -98,15 +98,15 @@ class Update:
 
 
 class _Store:
-  """Rows for keys, with counts and the step when each was last seen."""
+  """Rows of keys, with counts and the step at which each was last seen."""
 
   def __init__(self, capacity: int, first: int = 0):
     self.index = KeyIndex(capacity)
     self.is_used = np.zeros(capacity, bool)
     self.count = np.zeros(capacity, np.int64)
     self.last_seen = np.zeros(capacity, np.int64)
-    self.top = first  # From here on no row was ever used.
-    self._freed = np.zeros(0, np.int64)  # Below the top, rising.
+    self.top = first  # No row from here on was ever used.
+    self._freed = np.zeros(0, np.int64)  # Below the top, ascending.
 
   @property
   def num_free(self) -> int:
@@ -151,14 +151,14 @@ class _Store:
 
 
 class Vocabulary:
-  """Key -> id of a table, changing as data come in.
+  """Key -> id of a table, changing as data arrive.
 
-  Deterministic: what it does depends on the distinct keys of each update and
-  their counts only, not on their order. Processes that make the same updates
-  have the same ids: let each of them see the keys of all.
+  Deterministic: the result depends only on the distinct keys of each update and
+  their counts, not on their order. Processes that make the same updates have
+  the same ids, so let each of them see the keys of all.
 
-  An update takes O(keys) time; one that needs a slot when none is free, O(ids)
-  besides. Memory is about 45 bytes an id and a candidate.
+  An update takes O(keys) time, plus O(ids) if it needs a slot and none is free.
+  Memory is about 45 bytes per id and per candidate.
   """
 
   def __init__(self, config: VocabularyConfig):
@@ -179,12 +179,12 @@ class Vocabulary:
   def update(
     self, values: np.ndarray, step: int, mask: np.ndarray | None = None
   ) -> Update:
-    """Counts keys, gives and takes slots, and looks the keys up.
+    """Counts keys, admits and evicts keys, and looks keys up.
 
     Args:
       values: Keys of a batch: integers, str or bytes, of any shape.
-      step: Number of the step; never less than in the last update.
-      mask: bool, like `values`: False is padding, whose id is -1.
+      step: Number of the step, not less than in the last update.
+      mask: bool, in the shape of `values`. False: padding, whose id is -1.
     """
     keys = to_keys(values)
     shown = np.ones(keys.shape, bool) if mask is None else mask.astype(bool)
@@ -200,7 +200,7 @@ class Vocabulary:
   def count(
     self, keys: np.ndarray, counts: np.ndarray, step: int
   ) -> np.ndarray:
-    """As `update` for distinct keys of `to_keys` [n] and their counts [n].
+    """Like `update`, for distinct keys [n] of `to_keys` and their counts [n].
 
     Returns:
       Ids to reset; see `Update`.
@@ -213,12 +213,12 @@ class Vocabulary:
     return self._admit(keys[~is_known], counts[~is_known], step)
 
   def _admit(self, keys, count, step):
-    """Gives slots to the distinct unknown keys that deserve one."""
+    """Gives slots to the distinct unknown keys that qualify."""
     slots, candidates = self._slots, self._candidates
     seen = candidates.index.find(keys)
     is_seen = seen >= 0
     total = count + np.where(is_seen, candidates.count[seen], 0)
-    # The most counted first, by key where counts are equal.
+    # By falling count, then by key.
     order = np.lexsort((keys, -total))
     order = order[total[order] >= self.config.min_count]
     if len(order) > slots.num_free:
@@ -236,11 +236,11 @@ class Vocabulary:
     return given[given < old_top].astype(np.int32)
 
   def _make_room(self, counts, step):
-    """Takes slots from keys, for newcomers of falling counts."""
+    """Evicts keys for newcomers, whose counts are in descending order."""
     slots = self._slots
     if self.config.eviction == 'none':
       return
-    # Those seen in this step are in use by this very batch.
+    # Keys seen in this step are used by this batch.
     old = np.flatnonzero(slots.is_used & (slots.last_seen < step))
     if self.config.eviction == 'ttl':
       old = old[slots.last_seen[old] <= step - self.config.ttl]
@@ -252,7 +252,7 @@ class Vocabulary:
     slots.remove(old)
 
   def _remember(self, keys, counts, step):
-    """Keeps counts of new candidates, in the place of the oldest ones."""
+    """Keeps counts of new candidates, replacing the oldest ones."""
     store, most = self._candidates, self.config.max_candidates
     excess = min(len(keys), most) - store.num_free
     if excess > 0:
@@ -262,11 +262,11 @@ class Vocabulary:
     store.add(keys[:most], counts[:most], step)
 
   def keys(self) -> tuple[np.ndarray, np.ndarray]:
-    """(keys int64 [n], their ids int32 [n]), by rising id."""
+    """(keys int64 [n], their ids int32 [n]), by ascending id."""
     rows = np.flatnonzero(self._slots.is_used)
     return self._slots.index.keys[rows], rows.astype(np.int32)
 
-  # Saved and restored: it continues exactly as it would have.
+  # A restored vocabulary continues exactly as the saved one would.
 
   def state(self) -> dict[str, np.ndarray]:
     """The whole state as arrays; the config as JSON text."""
@@ -278,21 +278,21 @@ class Vocabulary:
 
   @classmethod
   def from_state(cls, state: Mapping[str, Any]) -> 'Vocabulary':
-    """The vocabulary of which `state()` was taken."""
+    """Restores the vocabulary from the result of `state()`."""
     new = cls(VocabularyConfig(**json.loads(str(state['config']))))
     new._slots.set_state('slot', state)
     new._candidates.set_state('candidate', state)
     return new
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes the state as an .npz file, which appears only when complete."""
+    """Writes the state to an .npz file, atomically."""
     temporary = f'{os.fspath(path)}.new'
     with open(temporary, 'wb') as file:
       self.write(file)
     os.replace(temporary, path)
 
   def write(self, file: BinaryIO, **more: Any) -> None:
-    """Writes the state to an open file, with other arrays if wished."""
+    """Writes the state, and optionally further arrays, to an open file."""
     np.savez(file, **self.state(), **more)  # type: ignore[arg-type]
 
   @classmethod

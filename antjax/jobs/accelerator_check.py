@@ -46,6 +46,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.accelerator import equivalence, steps
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import PaRO
+from antjax.report import job_report
 
 PARTS = (*equivalence.PARTS, 'codes', 'links', *steps.REAL)
 
@@ -244,7 +245,7 @@ def page(about: Line, lines: Sequence[Line]) -> str:
     '',
     'Error: norm of the difference over that of the reference.',
     '',
-    *_table(
+    _table(
       ('part', 'what', 'dtype', 'error', 'tolerance', 'ok'),
       [
         (x['part'], x['name'], x['dtype'], f'{x["error"]:.2g}',
@@ -263,7 +264,7 @@ def page(about: Line, lines: Sequence[Line]) -> str:
       for x in (y['links'] for y in lines if 'links' in y)
     ),
     '',
-    *_table(
+    _table(
       ('collective', 'algorithm', 'MB', 'ms', 'GB/s'),
       [
         (x['op'], x['algorithm'], f'{x["num_bytes"] / 1e6:.3g}',
@@ -278,7 +279,7 @@ def page(about: Line, lines: Sequence[Line]) -> str:
     'Predicted: by the planner, from the links above and half the speed of a'
     ' large matrix product; - where a model does not tell its operations.',
     '',
-    *_table(
+    _table(
       ('job', 'code', 'dtype', 'units/s', 'step ms', 'predicted ms',
        'measured / predicted', 'compile s', 'peak GB (process)',
        'compiled GB'),
@@ -303,11 +304,8 @@ def page(about: Line, lines: Sequence[Line]) -> str:
   return '\n'.join(text) + '\n'
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  if not rows:
-    return ['Not measured.']
-  lines = [head, ['---'] * len(head), *rows]
-  return [f'| {" | ".join(line)} |' for line in lines]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  return job_report.markdown(head, rows).rstrip() if rows else 'Not measured.'
 
 
 def _number(value: float | None, factor: float = 1.0) -> str:
@@ -321,7 +319,11 @@ def _gbps(bytes_per_s: float) -> str:
 def main(config: Config) -> None:
   job = job_lib.start(config)
   about = facts(job.mesh)
-  say = functools.partial(print, flush=True) if job.is_main else _say_nothing
+
+  def say(text: str) -> None:
+    if job.is_main:
+      print(text, flush=True)
+
   say(f'{about["device"]} x {about["num_devices"]}, {about["driver"]}')
   if about['platform'] == 'cpu':
     say('JAX finds no accelerator: these are CPU cores.')
@@ -337,7 +339,3 @@ def main(config: Config) -> None:
   job.sync()
   if any(map(is_bad, lines)):
     sys.exit(1)
-
-
-def _say_nothing(text: str) -> None:
-  del text

@@ -34,6 +34,7 @@ from typing import Annotated
 
 from absl import flags
 
+from antjax import config_values
 from antjax.elastic import agent as agent_lib
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import host_sockets, preemption, rotation, security
@@ -142,15 +143,8 @@ class Config:
       raise ValueError(
         f'preemption={self.preemption} must be gce, ec2 or empty.'
       )
-    for name in (
-      'min_hosts',
-      'max_hosts',
-      'devices_per_host',
-      'give_up_s',
-      'grace_s',
-    ):
-      if getattr(self, name) < 0:
-        raise ValueError(f'{name}={getattr(self, name)} must not be negative.')
+    names = 'min_hosts max_hosts devices_per_host give_up_s grace_s'
+    config_values.check_least(self, dict.fromkeys(names.split(), 0))
 
 
 def worker_environment(

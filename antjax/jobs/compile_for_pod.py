@@ -27,8 +27,6 @@ from absl import logging
 import jax
 from jax.sharding import Mesh
 import optax
-import rich.console
-import rich.table
 
 from antjax.collectives.cost_model import Cluster
 from antjax.jobs import plan_models, pod_models
@@ -45,6 +43,7 @@ from antjax.plan import (
 )
 from antjax.plan.moves import moves
 from antjax.plan.pod_target import Target
+from antjax.report import terminal
 from antjax.train.state import Layout
 
 _EFFICIENCY = 0.5  # Share of the published peak that computation reaches.
@@ -309,10 +308,10 @@ def _predicted(
   return dataclasses.asdict(time) | {'step_s': time.step_s}
 
 
-def show(result: dict[str, Any], console: rich.console.Console) -> None:
+def show(result: dict[str, Any]) -> None:
   """Prints the report."""
   groups, size = result['mesh']
-  console.print(
+  terminal.show(
     f'{result["model"]} as {result["paro"]} on {result["target"]}:'
     f' {groups} groups of {size}, compiled in'
     f' {result["seconds_to_compile"]} s.'
@@ -321,43 +320,42 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
   line = ', '.join(f'{k.replace("_", " ")} {_mb(v)}' for k, v in memory.items())
   fits = 'fits' if result['fits'] else 'DOES NOT FIT'
   line += f', of {_mb(result["device_bytes"])}: {fits}'
-  console.print(f'Memory of a device: {line}.')
-  console.print(
+  terminal.show(f'Memory of a device: {line}.')
+  terminal.show(
     f'Planned: {_mb(result["planned_state_bytes"])} of state,'
     f' {_mb(result["planned_peak_bytes"])} at the peak with activations as'
     ' estimated.'
   )
-  table = rich.table.Table(
-    *('collective', 'network', 'axis', 'place'), title='Collectives'
+  names = (
+    *('collective', 'network', 'axis', 'place', 'as planned'),
+    *('planned elements', 'compiled', 'MB sent a device'),
   )
-  for name in ('planned elements', 'compiled', 'MB sent a device'):
-    table.add_column(name, justify='right')
-  table.add_column('as planned')
-  for item in result['lines']:
-    network = result['networks'].get(item['axis'], '')
-    table.add_row(
+  rows = [
+    (
       item['kind'],
-      network if item['num_found'] else '-',
+      result['networks'].get(item['axis'], '') if item['num_found'] else '-',
       item['axis'],
       'each micro-batch' if item['in_loop'] else 'once a step',
+      ('yes' if item['is_equal'] else 'NO')
+      + (f': {item["note"]}' if item['note'] else ''),
       f'{item["planned"]:,}',
       f'{item["found"]:,}',
       f'{item["found_bytes"] / 1e6:,.2f}',
-      ('yes' if item['is_equal'] else 'NO')
-      + (f': {item["note"]}' if item['note'] else ''),
     )
-  console.print(table)
+    for item in result['lines']
+  ]
+  terminal.show_table('Collectives', names, rows, num_left=5)
   exposed = [
     f'{x["share"]:.0%} of {_mb(x["sent_bytes"])} over'
     f' {result["networks"][axis]} ({axis})'
     for axis, x in result['exposure'].items()
   ]
-  console.print(
+  terminal.show(
     'Waited for with no product in flight, by the schedule of a step:'
     f' {", ".join(exposed)}.'
   )
   if time := result['predicted']:
-    console.print(
+    terminal.show(
       'Predicted from published rates, half the peak of products and this'
       f' schedule, not measured: {time["step_s"]:.3g} s a step, exposed'
       f' communication {time["exposed_s"]:.3g} s + max(computation'
@@ -365,7 +363,7 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
       f' {time["comm_s"] - time["exposed_s"]:.3g} s).'
     )
   if not result['is_comparable']:
-    console.print(
+    terminal.show(
       'Groups are smaller than slices: the compiler splits collectives between'
       ' groups over both networks, so amounts differ from the plan.'
     )
@@ -374,9 +372,9 @@ def show(result: dict[str, Any], console: rich.console.Console) -> None:
     how = (
       'something LEAVES its group.' if crosses else 'nothing leaves a group.'
     )
-    console.print(f'Elastic code: in the micro-batch loop {how}')
+    terminal.show(f'Elastic code: in the micro-batch loop {how}')
   how = 'equals' if result['equals_plan'] else 'DIFFERS from'
-  console.print(f'The compiled step {how} the plan.')
+  terminal.show(f'The compiled step {how} the plan.')
 
 
 def _mb(num_bytes: float) -> str:
@@ -385,7 +383,7 @@ def _mb(num_bytes: float) -> str:
 
 def main(config: Config) -> None:
   result = report(config)
-  show(result, rich.console.Console(width=150))
+  show(result)
   is_wrong = result['is_comparable'] and not result['equals_plan']
   crosses = result['is_elastic'] and result['crosses_groups_in_loop']
   if is_wrong or crosses or not result['fits']:

@@ -11,10 +11,12 @@ agents wait for it. It needs no accelerator and does not import jax.
 """
 
 import asyncio
+from collections.abc import Callable
 import dataclasses
+import inspect
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import uvloop
 
@@ -27,6 +29,8 @@ from antjax.elastic.protocol import OPERATOR
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.elastic.windows import MonitorConfig
 from antjax.jobs import script
+
+_T = TypeVar('_T')
 
 # What an operator may ask for, and what happens then.
 _OPERATIONS = {
@@ -168,46 +172,38 @@ def main(config: Config) -> None:
   if config.operate or config.job or config.target:
     _operate(config)
     return
-  settings = coordinator.CoordinatorConfig(
-    journal=config.journal,
-    address=config.address,
-    port=config.port,
-    status_port=config.status_port,
-    token_file=config.token_file,
-    tls_dir=config.tls_dir,
+  settings = _part(
+    coordinator.CoordinatorConfig,
+    config,
     is_insecure=config.insecure,
-    policy=config.policy,
-    lease_timeout_s=config.lease_timeout_s,
-    progress_timeout_s=config.progress_timeout_s,
     is_restarting_ended=config.restart_ended,
-    monitor=MonitorConfig(
+    monitor=_part(
+      MonitorConfig,
+      config,
       short_s=config.short_window_s,
       long_s=config.long_window_s,
-      min_steps=config.min_steps,
-      restart_cost_s=config.restart_cost_s,
     ),
-    controller=ControllerConfig(
+    controller=_part(
+      ControllerConfig,
+      config,
       period_s=config.decide_every_s,
       min_samples=config.min_steps,
       cooldown_s=config.restart_cooldown_s,
-      max_policy_restarts=config.max_policy_restarts,
-      settle_s=config.settle_s,
     ),
-    rendezvous=RendezvousConfig(
-      node_check=config.node_check,
-      node_check_fraction=config.node_check_fraction,
-      min_hosts=config.min_hosts,
-      max_hosts=config.max_hosts,
-      max_restarts=config.max_restarts,
-      agent_timeout_s=config.agent_timeout_s,
-      join_wait_s=config.join_wait_s,
-      grow_after_s=config.grow_after_s,
-      backoff_s=config.restart_backoff_s,
+    rendezvous=_part(
+      RendezvousConfig, config, backoff_s=config.restart_backoff_s
     ),
   )
   # The journal's thread must not wait long for its turn to say that it is done.
   sys.setswitchinterval(5e-4)
   uvloop.run(_serve(settings))
+
+
+def _part(kind: Callable[..., _T], config: Config, **others: Any) -> _T:
+  """Settings of a part: those of its own names, and others."""
+  names = inspect.signature(kind).parameters.keys() - others.keys()
+  shared = {field.name for field in dataclasses.fields(config)} & names
+  return kind(**{name: getattr(config, name) for name in shared}, **others)
 
 
 async def _serve(settings: coordinator.CoordinatorConfig) -> None:

@@ -16,12 +16,10 @@ and --out must be on a shared disk. See docs/encode.md.
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent import futures
-import contextlib
 import dataclasses
 import functools
 import itertools
 import json
-import os
 import pathlib
 import shutil
 from typing import Annotated, Any, Literal
@@ -218,17 +216,9 @@ def _begin(out: pathlib.Path, about: dict[str, Any], overwrite: bool) -> None:
 
 
 def _describe(out: pathlib.Path, description: dict[str, Any]) -> None:
-  with _replaced(out / output_folder.DESCRIPTION) as path:
+  with paths.replaced(out / output_folder.DESCRIPTION) as path:
     text = json.dumps(description, indent=2, ensure_ascii=False)
     path.write_text(text + '\n', encoding='utf-8')
-
-
-@contextlib.contextmanager
-def _replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A path to write to, which takes the place of `path` at a clean end."""
-  partial = path.with_name(f'.{path.name}.partial')
-  yield partial
-  os.replace(partial, path)
 
 
 def _encode(
@@ -368,7 +358,7 @@ class _ParquetWriter:
     columns['vector'] = pa.FixedSizeListArray.from_arrays(
       flat, vectors.shape[1]
     )
-    with _replaced(self._path(part[0])) as path:
+    with paths.replaced(self._path(part[0])) as path:
       pq.write_table(pa.table(columns), path)
 
 

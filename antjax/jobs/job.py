@@ -9,7 +9,7 @@ flag leaves nothing behind), then logging and signals. A script without devices
 uses `script.run`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from antjax import config as config_lib
-from antjax import paths
+from antjax import config_values, paths
 from antjax.jobs import distributed, script
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.paro import NotElasticError
@@ -73,13 +73,7 @@ class JobConfig:
     `start` calls it when devices are known, before it makes the run folder.
     """
 
-  def check_least(self, at_least: Mapping[str, float]) -> None:
-    """Raises ValueError where a field is less than it may be."""
-    for name, least in at_least.items():
-      if not getattr(self, name) >= least:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: must be at least {least}.'
-        )
+  check_least = config_values.check_least
 
 
 class BatchShape(NamedTuple):
@@ -217,9 +211,8 @@ class Job:
     rows = batch_size // jax.process_count() // num_micro_batches
     multihost_utils.sync_global_devices('batch_shape')  # All looked.
     if self.is_main:
-      temporary = path.with_suffix('.new')
-      temporary.write_text(json.dumps({'rows': rows}), encoding='utf-8')
-      os.replace(temporary, path)
+      with paths.replaced(path) as new:
+        new.write_text(json.dumps({'rows': rows}), encoding='utf-8')
       self.sync()
     return BatchShape(rows, num_devices)
 

@@ -10,11 +10,11 @@ or, with --golden, more bytes than the golden file allows: a check for CI.
 """
 
 import dataclasses
-import importlib
 from typing import Annotated
 
 from absl import logging
 
+from antjax import config_values
 from antjax.plan.lint_report import LintError, LintReport
 
 
@@ -40,15 +40,8 @@ def load(name: str) -> LintReport:
   Raises:
     ValueError: There is no such function, or it returns something else.
   """
-  module_name, _, function = name.partition(':')
-  try:
-    call = getattr(importlib.import_module(module_name), function)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise ValueError(
-      f'step={name!r}: {error}; needed is package.module:function, importable'
-      ' from here, that takes nothing and returns antjax.plan.lint.lint(...).'
-    ) from error
-  report = call()
+  needed = 'that takes nothing and returns antjax.plan.lint.lint(...)'
+  report = config_values.imported('step', name, needed)()
   if not isinstance(report, LintReport):
     raise ValueError(
       f'step={name}: it returned {type(report).__name__}; needed is what'

@@ -36,7 +36,7 @@ from typing import Annotated
 
 from absl import flags
 
-from antjax import paths
+from antjax import config_values, paths
 from antjax.elastic.process_group import (
   describe_exit,
   describe_signal,
@@ -275,11 +275,7 @@ class Config:
       **dict.fromkeys(('lease_timeout_s', 'progress_timeout_s'), 0.1),
       **dict.fromkeys(('grace_s', 'min_hosts', 'max_restarts'), 0),
     }
-    for name, least in at_least.items():
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: must be at least {least}.'
-        )
+    config_values.check_least(self, at_least)
     if not 0 <= self.status_port <= 65535:
       raise ValueError(f'status_port={self.status_port} must be 0 to 65535.')
 

@@ -112,15 +112,8 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
   def __post_init__(self) -> None:
     job_lib.JobConfig.__post_init__(self)
     plan_models.StepConfig.__post_init__(self)
-    if self.inter is not None and self.inter < 1:
-      raise ValueError(
-        f'inter={self.inter} must be at least 1 group, or none: those of the'
-        ' devices at hand.'
-      )
-    for name in ('lora_rank', 'device_gb', 'compute_s', 'activation_gb'):
-      value = getattr(self, name)
-      if value is not None and not value >= 0:
-        raise ValueError(f'{name}={value} must not be negative.')
+    names = ('lora_rank', 'device_gb', 'compute_s', 'activation_gb')
+    self.check_least({'inter': 1, **dict.fromkeys(names, 0)})
     if not self.model and not self.measure:
       raise ValueError(
         'model is empty, so there is nothing to plan; name one, or give'

@@ -11,13 +11,13 @@ planning.
 from collections.abc import Callable
 import dataclasses
 import functools
-import importlib
 from typing import Annotated, Any, Literal
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from antjax import config_values
 from antjax.layers.functional import Functional
 from antjax.lm import attention as attention_lib
 from antjax.lm import lora, transformer
@@ -75,9 +75,8 @@ class StepConfig:
   ] = 1024
 
   def __post_init__(self) -> None:
-    for name in ('num_micro_batches', 'sequences', 'seq_len'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be at least 1.')
+    names = ('num_micro_batches', 'sequences', 'seq_len')
+    config_values.check_least(self, dict.fromkeys(names, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,17 +161,13 @@ def load(
 
 
 def _own(name: str) -> PlanModel:
-  module_name, _, function = name.partition(':')
+  needed = 'that takes nothing and returns a PlanModel or a tree of shapes'
+  make = config_values.imported('model', name, needed)
   try:
-    made = getattr(importlib.import_module(module_name), function)()
-    return (
-      made
-      if isinstance(made, PlanModel)
-      else PlanModel(jax.eval_shape(lambda: made))
-    )
-  except (ImportError, AttributeError, TypeError) as error:
+    made = make()
+    is_whole = isinstance(made, PlanModel)
+    return made if is_whole else PlanModel(jax.eval_shape(lambda: made))
+  except TypeError as error:
     raise ValueError(
-      f'model={name}: {error}; needed is package.module:function, importable'
-      ' from here, that takes nothing and returns a PlanModel or a tree of'
-      ' shapes.'
+      f'model={name}: {error}; needed is one {needed}.'
     ) from error

@@ -29,9 +29,7 @@ import dataclasses
 import pathlib
 from typing import Annotated, Any, Literal
 
-import rich.table
-
-from antjax import paths
+from antjax import config_values, paths
 from antjax.data import (
   behavior_examples,
   behavior_text,
@@ -134,10 +132,10 @@ class Config:
   sequences: view_sequences.SequenceConfig = view_sequences.SequenceConfig()
 
   def __post_init__(self) -> None:
-    if self.threads < 0 or not 0 <= self.max_rejected_share <= 1:
+    config_values.check_least(self, {'threads': 0})
+    if not 0 <= self.max_rejected_share <= 1:
       raise ValueError(
-        f'threads={self.threads} must not be negative and max_rejected_share='
-        f'{self.max_rejected_share} must be from 0 to 1.'
+        f'max_rejected_share={self.max_rejected_share} must be from 0 to 1.'
       )
     if self.dataset != 'ml-1m' and self.schema:
       raise ValueError(
@@ -281,12 +279,7 @@ def _print_tables(
 ) -> None:
   """Prints the counts of splits, domains and users."""
   for heading, *rows in view.tables(description):
-    table = rich.table.Table(title=title)
-    for number, name in enumerate(heading):
-      table.add_column(name, justify='right' if number else 'left')
-    for row in rows:
-      table.add_row(*row)
-    terminal.show(table)
+    terminal.show_table(title, heading, rows)
   for sequence in description.get('sequences', ()):
     if 'texts' in sequence:
       told = ', '.join(f'{k}: {n:,}' for k, n in sequence['texts'].items())

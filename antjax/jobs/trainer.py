@@ -25,7 +25,7 @@ from antjax.mesh.gather import gather_json
 from antjax.mesh.paro import PaRO
 from antjax.plan import planner
 from antjax.plan.step_time import Hiding
-from antjax.report import job_report, report
+from antjax.report import report, terminal
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
@@ -280,4 +280,4 @@ def _show(memory: dict[str, Any]) -> None:
   rows.append(('frozen share of parameters', f'{memory["frozen_share"]:.1%}'))
   if 'num_absent' in memory:
     rows.append(('parameters left out', f'{memory["num_absent"]:,}'))
-  job_report.show_table('Memory of a device', ('', ''), rows, show_header=False)
+  terminal.show_table('Memory of a device', ('', ''), rows, show_header=False)

@@ -2,15 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that training jobs share."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Annotated, Any, Literal
 
 from absl import logging
+from flax import nnx
 import jax
+import numpy as np
 
 from antjax import paths
+from antjax.ctr import tuning
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.job import JobConfig
+from antjax.layers import functional
 from antjax.layers.functional import Functional
 from antjax.lm import hub, lora, positions, pretrained
 from antjax.lm.transformer import Transformer
@@ -210,17 +215,30 @@ class LanguageConfig(LayersConfig):
     super().check_inputs()
     pretrained.check_there(self.model)
 
-  def lora(self) -> dict[str, Any]:
-    """Options of `tuning.add_lora`."""
-    return {
-      'rank': self.lora_rank,
-      'targets': self.lora_targets,
-      'scale': lora.scale_of(
-        self.lora_alpha, self.lora_rank, self.lora_rank_stabilized
-      ),
-      'dora': self.lora_dora,
-      'adapter': self.adapter,
-    }
+  def tuned(
+    self, model: nnx.Module, rngs: nnx.Rngs, how: Tuning
+  ) -> tuple[Callable[[Any], Any], Any]:
+    """Quantizes a model or gives it adapters, as the settings say.
+
+    Returns:
+      (function from parameters to the model with them, its parameters).
+    """
+    if self.quantize != 'none':
+      tuning.quantize(model, self.quantize, how)
+    if how == 'lora':
+      tuning.add_lora(
+        model,
+        rank=self.lora_rank,
+        targets=self.lora_targets,
+        scale=lora.scale_of(
+          self.lora_alpha, self.lora_rank, self.lora_rank_stabilized
+        ),
+        dora=self.lora_dora,
+        adapter=self.adapter,
+        rngs=rngs,
+      )
+    merge, params = functional.split(model)
+    return merge, jax.tree.map(np.asarray, params)
 
   def language_model(
     self, max_tokens: int = 0, random_seed: int | None = None

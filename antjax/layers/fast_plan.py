@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How each leaf adapts: as low-rank pairs, or as a copy of a task.
+"""How each leaf adapts: by low-rank pairs, or as a copy per task.
 
-The choice for `antjax.layers.fast_weights`, made from one abstract forward pass
-in which a linear layer does not read its kernel and its bias and leaves a token
-of its own in its output instead. A kernel still in use is then used elsewhere,
-and what an input of a layer depends on can be read off.
+Decides for `antjax.layers.fast_weights`, from one abstract forward pass in
+which each linear layer reads a token of its own in place of kernel and bias. A
+kernel that is still read is used elsewhere, and the tokens show what the inputs
+of a layer depend on.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,13 +25,13 @@ LossFn = Callable[[nnx.Module, PyTree, PyTree], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class LowRank:
-  """How a linear layer adapts by pairs; static.
+  """Static description of a linear layer that adapts by pairs.
 
   Attributes:
-    outputs: Shape and dtype of its pre-activations, one a call.
+    outputs: Shape and dtype of its pre-activations, one per call.
     bias: Path of the bias that adapts by the same pairs, or None.
-    constant: Whether no input of the layer depends on anything that adapts, so
-      that it is the same at every step.
+    constant: Whether the layer's inputs depend on no adapted leaf, so that they
+      are the same at every step.
   """
 
   outputs: tuple[jax.ShapeDtypeStruct, ...]
@@ -41,7 +41,7 @@ class LowRank:
 
 @dataclasses.dataclass(frozen=True)
 class AdaptPlan:
-  """Which leaves adapt, and how; static.
+  """Static description of which leaves adapt, and how.
 
   Attributes:
     plain: Paths of the leaves that adapt as copies.
@@ -57,12 +57,12 @@ class AdaptPlan:
 def path_name(path: tuple[Any, ...]) -> str:
   """'layers/0/kernel' for a key path of `jax.tree_util`."""
   name = jax.tree_util.keystr(path, simple=True, separator='/')
-  # `nnx.Variable` is a pytree node with one child, which says nothing.
+  # `nnx.Variable` is a pytree node with one child, whose key is no name.
   return name.removesuffix('/value')
 
 
 def named_leaves(params: PyTree) -> dict[str, jax.Array]:
-  """The leaves of a pytree by name, in the order of the tree."""
+  """The leaves of a pytree by name, in tree order."""
   flat, _ = jax.tree_util.tree_flatten_with_path(params)
   return {path_name(path): leaf for path, leaf in flat}
 
@@ -84,15 +84,15 @@ def make_plan(
   adapted: frozenset[str],
   adapt_rows: bool,
 ) -> AdaptPlan:
-  """Finds out, by one abstract forward pass, how each leaf can adapt.
+  """Decides, by one abstract forward pass, how each leaf adapts.
 
-  A kernel [I, O] adapts by pairs if a step's, (I + O) numbers a support row,
-  are fewer than its own I O; the one-wide head of a model is better copied.
-  May be called inside `vmap`, `grad`, `jit` and `shard_map`.
+  A kernel [I, O] adapts by pairs if those of a step, I + O numbers per support
+  row, are fewer numbers than I O; a head of width one is copied instead. May be
+  called inside `vmap`, `grad`, `jit` and `shard_map`.
 
   Args:
-    loss_fn: (model, rows, data) -> scalar.
-    merge_fn: params -> a fresh module, e.g. `partial(nnx.merge, graphdef)`.
+    loss_fn: Function (model, rows, data) -> scalar.
+    merge_fn: params -> a new module, e.g. `partial(nnx.merge, graphdef)`.
     params: Parameters before any step.
     rows: Embedding rows of the task, or an empty pytree.
     data: Support data of one task.
@@ -100,7 +100,7 @@ def make_plan(
     adapt_rows: Whether `rows` adapt.
 
   Raises:
-    ValueError: If `merge_fn` does not return an `nnx.Module`.
+    ValueError: `merge_fn` does not return an `nnx.Module`.
   """
   leaves = named_leaves(params)
   outputs: dict[str, list[jax.ShapeDtypeStruct]] = {}
@@ -156,7 +156,7 @@ def make_plan(
 
 
 def linear_layers(model, kernels):
-  """Yields (path of the kernel, layer) of the linear layers of `kernels`."""
+  """Yields (path of the kernel, layer) for the linear layers of `kernels`."""
   for path, module in nnx.iter_modules(model):
     name = '/'.join((*map(str, path), 'kernel'))
     if isinstance(module, nnx.Linear) and name in kernels:
@@ -169,7 +169,7 @@ def _pays(kernel_shape, outputs):
 
 
 def _record_calls(dot_general, token, outputs, inputs):
-  """Wraps a layer's `dot_general`: notes calls, does not read the kernel."""
+  """Wraps a layer's `dot_general`: records calls, does not read the kernel."""
   level = nnx.tracers.current_jax_trace()
 
   def dot(x, kernel, dimension_numbers, **kwargs):
@@ -182,7 +182,7 @@ def _record_calls(dot_general, token, outputs, inputs):
     )
     outputs.append(jax.ShapeDtypeStruct(y.shape, y.dtype))
     inputs.append(x)
-    # It still depends on x, and so on what x came from.
+    # The output still depends on x, and so on the tokens in x.
     stand_in = jnp.broadcast_to(x.sum(axis=-1, keepdims=True), y.shape)
     return (stand_in + token).astype(y.dtype)
 
@@ -203,7 +203,7 @@ def _hide_bias(promote_dtype):
 
 
 def _kernels(merge_fn, params, adapted):
-  """Path of an adapted kernel -> its bias, if pairs can adapt it."""
+  """Path of an adapted kernel -> path of its bias, if pairs can adapt it."""
   biases: dict[str, str | None] = {}
 
   def visit(params):
@@ -216,7 +216,7 @@ def _kernels(merge_fn, params, adapted):
       )
     for path, layer in linear_layers(model, adapted):
       bias = path.removesuffix('kernel') + 'bias'
-      # Another kind of layer may do more between its product and its bias.
+      # A subclass may do more between its product and its bias.
       ordinary = type(layer).__call__ is nnx.Linear.__call__
       biases[path] = bias if ordinary and bias in adapted else None
     return ()
@@ -226,7 +226,7 @@ def _kernels(merge_fn, params, adapted):
 
 
 def _variables(atoms):
-  """Those of them that are no literals."""
+  """The atoms that are not literals."""
   return {atom for atom in atoms if not hasattr(atom, 'val')}
 
 
@@ -243,7 +243,7 @@ def _moved(jaxpr):
   """The variables that depend on an input of a jaxpr."""
   moved = set(jaxpr.invars)
   for eqn in jaxpr.eqns:
-    # What has effects may differ from step to step.
+    # Results of effects may differ between steps.
     if eqn.effects or moved & _variables(eqn.invars):
       moved.update(eqn.outvars)
   return moved

@@ -9,26 +9,26 @@ a and b the rates of kernel and bias,
     x (W - a H^T D) + (bias - b sum(D))  =  x W + bias - (a x H^T + b) D,
 
 so the pair (H [S, in], D [S, out]) represents the adapted kernel [in, out] and
-for the adapted bias. K steps keep K pairs, or one if H is the same at each of
-them. D comes from differentiating with respect to zero probes added to the
-pre-activations, so neither the kernel's gradient nor a per-task copy of the
-kernel ever exists, and `x W` stays one matrix product for all tasks under
-`jax.vmap`. The form is exact, in first and in second order.
+the adapted bias. K steps keep K pairs, or one if H is the same at each step. D
+is the gradient with respect to zero probes added to the pre-activations, so
+neither the kernel's gradient nor a per-task copy of the kernel ever exists, and
+`x W` stays one matrix product for all tasks under `jax.vmap`. The form is
+exact, in first and in second order.
 
-A layer whose input depends on nothing that adapts, such as the first one when
+A layer whose input depends on no adapted leaf, such as the first one if
 embedding rows do not adapt, also computes `x W` and `x H^T` once for all steps,
-and so does its backward pass.
+in the forward and the backward pass.
 
-It works on any `nnx.Module` built of `nnx.Linear`: a model is merged again for
-each forward pass and the `dot_general` attribute of its linear layers, which
-Flax offers for this, is replaced on that copy. Every other leaf (norms,
-embedding rows, a kernel too small to gain) adapts plainly. A kernel that is
-also read elsewhere (tied weights) or whose layer runs inside an inner `scan`,
-`vmap`, `jit` or `checkpoint` adapts plainly too; one log line names it. The
-choice is made in `antjax.layers.fast_plan`.
+This works for any `nnx.Module` built of `nnx.Linear`: the model is merged again
+for each forward pass, and on that copy we replace the `dot_general` attribute
+of its linear layers, a hook of Flax. Every other leaf (norms, embedding rows,
+kernels too small to gain) adapts plainly. A kernel that is also read elsewhere
+(tied weights) or whose layer runs inside an inner `scan`, `vmap`, `jit` or
+`checkpoint` adapts plainly too; one log line names it. The decision is made in
+`antjax.layers.fast_plan`.
 
 Cost of a step, S support rows, Q query rows: (S + Q) S (in + out)
-multiply-adds a layer, against (S + Q) in out in the plain form.
+multiply-adds per layer, against (S + Q) in out in the plain form.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ replace_leaves = fast_plan.replace_leaves
 
 
 class Call(NamedTuple):
-  """What a call of a layer computed from nothing that adapts, if known.
+  """Known results of a layer's call that depend on no adapted leaf.
 
   Attributes:
     product: x W [..., O].
@@ -73,15 +73,15 @@ class Call(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FastWeights:
-  """What a task changed. All of it is differentiable.
+  """The changes of a task, all differentiable.
 
   Attributes:
     leaves: Path -> adapted copy of a leaf that adapts plainly.
     rows: Adapted embedding rows of the task, or whatever was passed for them.
-    rates: Name of an adapted leaf -> its inner rate, [] or one a step [K]; rows
-      are named 'rows/<feature>'.
+    rates: Name of an adapted leaf -> its inner rate, [] or [K], one per step;
+      rows are named 'rows/<feature>'.
     pairs: Path of a kernel -> one (H [S, I], D [S, O]) per step and call. A
-      layer with constant input has one a step, or one for all steps if its
+      layer with constant input has one per step, or one for all steps if its
       rate is the same at each.
     calls: Path of a kernel with constant input -> its calls on the support.
     num_steps: Steps taken so far; static.
@@ -96,12 +96,12 @@ class FastWeights:
 
 
 def match_varying(tree: PyTree, reference: PyTree) -> PyTree:
-  """Makes leaves vary over the mesh axes that `reference` varies over.
+  """Marks leaves as varying over the mesh axes that `reference` varies over.
 
   Inside `shard_map` the gradient with respect to a value that is equal on all
-  devices is summed over them. An inner step belongs to one device's tasks and
-  must not be, so what it differentiates is made varying first. Outside of
-  `shard_map` this does nothing.
+  devices is summed over them. An inner step belongs to one device's tasks, so
+  its inputs are marked varying first to prevent the sum. Outside `shard_map`
+  this does nothing.
   """
   axes = transition.varying_axes(*jax.tree.leaves(reference))
 
@@ -115,14 +115,14 @@ def match_varying(tree: PyTree, reference: PyTree) -> PyTree:
 def descend(
   value: jax.Array, grad: jax.Array, rate: jax.Array | float
 ) -> jax.Array:
-  """`value` after a gradient step, in its own dtype."""
+  """`value` after a gradient step, in the dtype of `value`."""
   return value - jnp.asarray(rate, value.dtype) * grad.astype(value.dtype)
 
 
 def rate_at(
   rate: jax.Array | float, step: jax.Array | int
 ) -> jax.Array | float:
-  """The rate of a step: of one a step [K], the last one from K on."""
+  """The rate of a step; of rates [K] per step, the last one from K on."""
   if jnp.ndim(rate) == 0:
     return rate
   rates = jnp.asarray(rate)
@@ -137,7 +137,7 @@ def start(
   *,
   rate_fn: RateFn,
 ) -> FastWeights:
-  """The fast weights before the first step: nothing has changed.
+  """The fast weights before the first step.
 
   `rate_fn` maps the name of a leaf to its inner rate, see `FastWeights.rates`;
   for the rest see `make_plan`.
@@ -170,11 +170,11 @@ def step(
   """The fast weights after one more gradient step of one task.
 
   `params` are those before any step; loss and data are the same at every step.
-  Order 2 differentiates through the step, 1 takes it for a constant.
+  Order 2 differentiates through the step; order 1 treats it as a constant.
   """
   before = fast
   if order == 1:
-    # On what goes in, too: else the backward pass of this forward pass is
+    # On the inputs, too: otherwise the backward pass of this forward pass is
     # computed, for zeros.
     params, before, data = jax.lax.stop_gradient((params, fast, data))
   probes = {
@@ -242,17 +242,17 @@ def step(
 def bind(
   merge_fn: MergeFn, plan: AdaptPlan, params: PyTree, fast: FastWeights
 ) -> nnx.Module:
-  """A module that computes with the fast weights, for the same trace only."""
+  """A module that computes with the fast weights, in the same trace only."""
   model, _ = _bind(merge_fn, plan, params, fast, None)
   return model
 
 
 def pull(plan: AdaptPlan, params: PyTree, fast: FastWeights) -> jax.Array:
-  """A number whose gradient in `params` is what the steps took off.
+  """A number whose gradient in `params` is the change made by the steps.
 
   That is, `params` before the steps minus `params` after them; all else is
-  taken for constant. A kernel's part, sum_k a_k H_k^T D_k, is the gradient of
-  sum_k <a_k D_k, H_k W>, so no change of a task is ever written out.
+  treated as constant. A kernel's part, sum_k a_k H_k^T D_k, is the gradient of
+  sum_k <a_k D_k, H_k W>, so the change of a task is never materialized.
   """
   leaves = named_leaves(params)
   fast = jax.lax.stop_gradient(fast)
@@ -271,7 +271,7 @@ def pull(plan: AdaptPlan, params: PyTree, fast: FastWeights) -> jax.Array:
 
 
 def _by_step(fast, path, layer):
-  """Whether a layer's rates differ from step to step."""
+  """Whether a layer's rates differ between steps."""
   names = [path] if layer.bias is None else [path, layer.bias]
   return any(jnp.ndim(fast.rates[name]) for name in names)
 
@@ -288,13 +288,13 @@ def _rates(fast, path, layer):
 
 
 def _bind(merge_fn, plan, params, fast, probes):
-  """A module and what its calls will note: path -> inputs, calls."""
+  """A module and the records of its calls: path -> inputs, calls."""
   model = merge_fn(replace_leaves(params, fast.leaves))
   notes: dict[str, tuple[list[jax.Array], list[Call]]] = {
     path: ([], []) for path in plan.low_rank
   }
   for path, layer in fast_plan.linear_layers(model, plan.low_rank):
-    # Other data than the support's gives other products.
+    # The known products are those of the support.
     known = () if probes is None else fast.calls.get(path, ())
     layer.dot_general = _fast_dot(
       layer.dot_general,
@@ -308,7 +308,7 @@ def _bind(merge_fn, plan, params, fast, probes):
 
 
 def _fast_dot(dot_general, pairs, rates, known, probes, notes):
-  """Wraps a layer's `dot_general`: adds pairs and probes, takes notes."""
+  """Wraps a layer's `dot_general`: adds pairs and probes, records calls."""
   inputs, calls = notes
 
   def dot(x, kernel, dimension_numbers, **kwargs):
@@ -320,10 +320,10 @@ def _fast_dot(dot_general, pairs, rates, known, probes, notes):
     y = product
     einsum = functools.partial(jnp.einsum, precision=kwargs.get('precision'))
     for (h_SI, d_SO), (kernel_rate, bias_rate) in zip(pairs, rates):
-      # The pairs of a call that is known have one H.
+      # The pairs of a known call share one H.
       if call.scores is None:
         scores = einsum('...i,si->...s', x, h_SI)
-      # On the scores, not on D: the bias costs no product of its own.
+      # Applied to the scores, not to D: the bias needs no separate product.
       weights = jnp.asarray(kernel_rate, scores.dtype) * scores
       if bias_rate is not None:
         weights = weights + jnp.asarray(bias_rate, scores.dtype)

@@ -21,7 +21,7 @@ def params_of(module: nnx.Module) -> PyTree:
 
 
 def cast(tree: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
-  """Arrays on the host; floats in another dtype, others as they are."""
+  """Copies arrays to the host; converts floats to `dtype`."""
 
   def leaf(x: jax.Array) -> np.ndarray:
     is_float = jnp.issubdtype(x.dtype, jnp.floating)
@@ -31,20 +31,20 @@ def cast(tree: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
 
 
 def split(module: M) -> tuple[Callable[[PyTree], M], PyTree]:
-  """(parameters -> the module with these, its own): see `Functional`."""
+  """(function from parameters to the module, its parameters)."""
   graphdef, state = nnx.split(module)
   return functools.partial(nnx.merge, graphdef), nnx.to_pure_dict(state)
 
 
 class Functional(Generic[M]):
-  """Parameters apart from the module that computes with them.
+  """A module's parameters, separate from the module that uses them.
 
-  A step holds, shards and differentiates the parameters; inside of it `merge`
+  A step holds, shards and differentiates the parameters; inside it `merge`
   rebuilds the module.
   """
 
   def __init__(self, make: Callable[..., M], *args: Any, **kwargs: Any):
-    """Notes how the module is made: by make(*args, rngs=..., **kwargs)."""
+    """Stores how to create the module: make(*args, rngs=..., **kwargs)."""
     self._make = functools.partial(make, *args, **kwargs)
 
   @functools.cached_property
@@ -52,7 +52,7 @@ class Functional(Generic[M]):
     return nnx.graphdef(nnx.eval_shape(lambda: self._make(rngs=nnx.Rngs(0))))
 
   def names_of(self, kind: type[nnx.Variable[Any]]) -> frozenset[str]:
-    """Names of the leaves that are variables of a kind, as a.b.c."""
+    """Names of the leaves that are variables of type `kind`, as a.b.c."""
     module = nnx.eval_shape(lambda: self._make(rngs=nnx.Rngs(0)))
     state = nnx.to_flat_state(nnx.state(module, kind))
     return frozenset('.'.join(map(str, path)) for path, _ in state)
@@ -62,5 +62,5 @@ class Functional(Generic[M]):
     return params_of(self._make(rngs=nnx.Rngs(key)))
 
   def merge(self, params: PyTree) -> M:
-    """A module with these parameters, for use in the same trace only."""
+    """A module with the given parameters, for use in the same trace only."""
     return nnx.merge(self._graphdef, params)

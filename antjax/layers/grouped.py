@@ -1,15 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows times the matrix of their own group.
+"""Products of rows with the matrix of their own group.
 
-A product with the matrices of all G groups side by side, of which each row
-keeps its part, is G times the work that is needed. Where rows lie sorted by
-group they are cut into n blocks: a block is multiplied by the matrix of its
-first row's group, and once more for each group that begins inside of it. These
-are n + G - 1 products of a block, of fixed shapes whatever the groups' sizes:
-(n + G - 1) / n times the work, 1.25 for 3 to 5 groups and 1.6 for 20. Few rows
-(under 128) form no blocks. `jax.lax.ragged_dot` asks for the same, but XLA:CPU
-multiplies by all groups.
+Multiplying every row by the matrices of all G groups and keeping its own part
+is G times the necessary work. Rows that are sorted by group are cut into n
+blocks instead. A block is multiplied by the matrix of its first row's group,
+and once more for each group that begins inside it. These are n + G - 1 block
+products, of fixed shapes whatever the sizes of groups: (n + G - 1) / n times
+the work, 1.25 for 3 to 5 groups and 1.6 for 20. Few rows (under 128) form no
+blocks. `jax.lax.ragged_dot` expresses the same, but XLA:CPU multiplies by all
+groups.
 """
 
 from collections.abc import Sequence
@@ -24,27 +24,27 @@ import numpy as np
 from antjax.collectives import varying
 
 # Shape suffixes: B = rows, G = groups, I = input width, O = output width, R =
-# rows of a block, P = pieces: n blocks and G - 1 beginnings of groups.
+# rows of a block, P = pieces: n blocks and G - 1 group starts.
 
 _MAX_BLOCKS = 32
 _MIN_ROWS = 64  # Per block; smaller products run slowly.
-# Pieces that are compiled one by one and run at once, which takes a fifth less
-# time and compiles in twice; more are a loop.
+# Up to this many pieces are unrolled, which takes a fifth less time and
+# compiles in twice the time; more run in a loop.
 _MAX_UNROLLED = 20
 
 
 def product(
   x_BI: jax.Array, kernel_IGO: jax.Array, group_B: jax.Array
 ) -> jax.Array:
-  """x_b W_g with the row's own W_g, [B, O].
+  """x_b W_g with the W_g of each row's group, [B, O].
 
-  It has no forward-mode derivative (`jax.jvp`); that of its gradient it has.
+  Forward-mode derivatives (`jax.jvp`) exist for its gradient but not for
+  itself.
 
   Args:
     x_BI: Rows: all of them, or in `shard_map` a device's.
     kernel_IGO: Matrices of the groups.
-    group_B: int32, each from 0 to G - 1. Rows in any order are right, rows
-      sorted by group are fast.
+    group_B: int32, from 0 to G - 1, in any order; fast if sorted by group.
   """
   dtype = jnp.result_type(x_BI, kernel_IGO)
   return _differentiable(
@@ -94,7 +94,7 @@ _differentiable.defvjp(_forward, _backward)
 
 
 def blocks(num_rows: int, num_groups: int) -> int:
-  """Blocks n that divide B; 0 where all matrices cost less than n + G - 1."""
+  """Blocks n that divide B; 0 if all matrices cost less than n + G - 1."""
   most = min(_MAX_BLOCKS, max(8, 3 * num_groups + 1), num_rows // _MIN_ROWS)
   for n in range(most, 1, -1):
     if num_rows % n == 0:
@@ -107,7 +107,7 @@ def _is_sorted(group_B: jax.Array) -> jax.Array:
 
 
 def own(parts: Sequence[jax.Array], group_B: jax.Array) -> jax.Array:
-  """Each row's own of G arrays [B, O], without a gather or a scatter."""
+  """Selects each row from its own of G arrays [B, O], without a gather."""
   chosen_BO = parts[0]
   for g, part_BO in enumerate(parts[1:], start=1):
     chosen_BO = jnp.where((group_B == g)[:, None], part_BO, chosen_BO)
@@ -128,12 +128,12 @@ def _dkernel_with_all(num_groups, x_BI, dy_BO, group_B):
 
 
 class _Pieces(NamedTuple):
-  """What is multiplied.
+  """Products to compute.
 
   Attributes:
     start_P: int32, first row of each piece's block.
-    group_P: int32, group of its matrix.
-    mine_PR: bool, rows of the block that take it.
+    group_P: int32, group of each piece's matrix.
+    mine_PR: bool, rows of the block that keep the product.
   """
 
   start_P: jax.Array
@@ -142,7 +142,7 @@ class _Pieces(NamedTuple):
 
 
 def _pieces(num_blocks: int, num_groups: int, group_B: jax.Array) -> _Pieces:
-  """Blocks, then groups' beginnings, whose blocks may have begun with them."""
+  """Blocks, then group starts, which may coincide with a block's start."""
   size = len(group_B) // num_blocks
   group_NR = group_B.reshape(num_blocks, size)
   later_G = jnp.arange(1, num_groups, dtype=jnp.int32)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-layer perceptrons, one or several side by side, and mixtures."""
+"""Multi-layer perceptrons, one or several in parallel, and mixtures."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -20,19 +20,18 @@ Activation = Literal['relu', 'leaky_relu', 'gelu', 'silu', 'tanh']
 
 
 def linears(sizes: Sequence[int], *, rngs: nnx.Rngs) -> nnx.List[nnx.Linear]:
-  """Layers from each of the sizes to the next."""
+  """Linear layers from each size to the next."""
   return nnx.List(
     nnx.Linear(i, o, rngs=rngs) for i, o in itertools.pairwise(sizes)
   )
 
 
 class MLP(nnx.Module):
-  """A stack of `nnx.Linear` layers with an activation after each of them.
+  """A stack of `nnx.Linear` layers, each followed by an activation.
 
-  It is built of plain `nnx.Linear`, so the low-rank fast weights of
-  `antjax.layers.fast_weights` reach every layer of it. `activate_last=False`
-  leaves the last layer's output linear. `restyle` puts norms before the
-  activations.
+  The layers are plain `nnx.Linear`, so the low-rank fast weights of
+  `antjax.layers.fast_weights` apply to each. `activate_last=False` leaves the
+  last layer's output linear. `restyle` inserts norms before the activations.
   """
 
   def __init__(
@@ -75,7 +74,7 @@ class MLP(nnx.Module):
   def __call__(self, x_BI: jax.Array) -> jax.Array:
     """Maps float [..., I] to float [..., O]."""
     last = len(self.layers) - 1
-    # As a matrix: between products XLA:CPU is slow at activations of more dims.
+    # As a matrix: XLA:CPU is slow at activations of more dims between products.
     x = x_BI.reshape(-1, x_BI.shape[-1])
     for i, layer in enumerate(self.layers):
       x = layer(x)
@@ -87,9 +86,9 @@ class MLP(nnx.Module):
 class Experts(nnx.Module):
   """E MLPs of the same widths on one input, ReLU after each layer.
 
-  A product that is batched over experts runs on one core of a CPU, so the first
-  layer, whose input is the same for all, is one product with the experts'
-  weights beside each other, and each later layer is a plain product an expert.
+  A product batched over experts runs on one core of a CPU. So the first layer,
+  whose input is shared, is one product with the experts' concatenated weights,
+  and each later layer is a separate product per expert.
   """
 
   def __init__(
@@ -101,7 +100,7 @@ class Experts(nnx.Module):
     rngs: nnx.Rngs,
     make: Callable[[int, int], nnx.Module] | None = None,
   ):
-    """Makes the layers, by `make` where they are not linear ones."""
+    """Creates the layers, by `make` if they are not plain linear ones."""
     make = make or functools.partial(nnx.Linear, rngs=rngs)
     if num_experts < 1 or in_features < 1 or not widths or min(widths) < 1:
       raise ValueError(
@@ -120,7 +119,7 @@ class Experts(nnx.Module):
     )
 
   def __call__(self, x_BI: jax.Array, *args: jax.Array) -> jax.Array:
-    """[B, E, O] of [B, I] and what else the layers take."""
+    """Maps [B, I], and further arguments of the layers, to [B, E, O]."""
     x = self.dropout(self.activation(self.first(x_BI, *args)))
     for layers in self.rest:
       parts = jnp.split(x, self.num_experts, axis=1)
@@ -137,7 +136,7 @@ def mix(score_BE: jax.Array, experts_BEO: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Rows:
-  """Which rows count; an object of its own, as modules hold no tracers."""
+  """Mask of rows that count; wrapped, since modules must not hold tracers."""
 
   weight_B: jax.Array
 
@@ -145,15 +144,15 @@ class _Rows:
 def restyle(
   module: nnx.Module, norm: Norm, activation: Activation, *, rngs: nnx.Rngs
 ) -> None:
-  """Changes what follows the products of each `MLP` and `Experts` within.
+  """Sets norm and activation of each `MLP` and `Experts` inside a module.
 
-  Norms are for hidden layers of `MLP`, but not of an attention's or a mask's:
-  batch norm (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167) with
-  running averages for scoring, or layer norm (Ba et al. 2016,
+  Norms apply to hidden layers of `MLP`, except in attention and masks: batch
+  norm (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167) with running
+  averages for scoring, or layer norm (Ba et al. 2016,
   https://arxiv.org/abs/1607.06450).
 
   Raises:
-    ValueError: There is no such norm or activation.
+    ValueError: The norm or activation is unknown.
   """
   for name, found, kinds in (
     ('norm', norm, get_args(Norm)),
@@ -181,11 +180,11 @@ def restyle(
 def start_training(
   module: nnx.Module, rate: float, key: jax.Array, weight_B: jax.Array
 ) -> None:
-  """Lets a merged module drop outputs and normalize by the batch.
+  """Switches a merged module to training: dropout and batch statistics.
 
-  Hidden layers of `MLP` and `Experts` drop a share `rate` of theirs. An
-  `nnx.Dropout` that a network of one's own has keeps its rate. Rows of weight 0
-  do not count in statistics.
+  Hidden layers of `MLP` and `Experts` drop a share `rate` of their outputs. An
+  `nnx.Dropout` of a custom network keeps its rate. Rows of weight 0 do not
+  count in statistics.
   """
   rngs = nnx.Rngs(dropout=key)
   layers = [m for _, m in nnx.iter_modules(module)]

@@ -22,16 +22,15 @@ def pool(
   """Pools the vectors of a multi-hot feature to float [..., D].
 
   Args:
-    vectors_BKD: float [..., K, D], one vector a value.
+    vectors_BKD: float [..., K, D], one vector per value.
     ids_BK: int [..., K]; a negative id marks padding, whatever its vector.
-    how: 'mean' over the values present, or their 'sum'; both are zero where a
-      row has no value at all.
-    weights_BK: float [..., K], a factor of each value; None is 1. The mean is
-      then the weighted one, which divides by the sum of weights, or zero where
-      that is zero.
+    how: 'mean' or 'sum' over the values present; both are zero for a row
+      without values.
+    weights_BK: float [..., K], a factor of each value; None: 1. The mean is
+      then divided by the sum of weights, and zero if that is zero.
 
   Raises:
-    ValueError: If `how` is unknown or the shapes do not fit.
+    ValueError: `how` is unknown or the shapes do not match.
   """
   if how not in ('mean', 'sum'):
     raise ValueError(f"pool(how={how!r}): use 'mean' or 'sum'.")
@@ -60,10 +59,10 @@ def pool(
 def attend(
   vectors_BKD: jax.Array, ids_BK: jax.Array, query_BD: jax.Array
 ) -> jax.Array:
-  """The sum of vectors by softmax(v q / sqrt(D)), zero where a row has none.
+  """Sum of vectors weighted by softmax(v q / sqrt(D)); zero without values.
 
   Args:
-    vectors_BKD: float [B, K, D], one vector a value.
+    vectors_BKD: float [B, K, D], one vector per value.
     ids_BK: int [B, K]; a negative id marks padding.
     query_BD: float [B, D].
   """
@@ -79,19 +78,19 @@ def pool_features(
   how: Pooling | Mapping[str, Pooling] = 'mean',
   weights: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
-  """Pools the multi-hot features (2-D ids); passes one-hot ones through.
+  """Pools multi-hot features (2-D ids); passes one-hot features through.
 
   Args:
     vectors: Feature -> float [rows, D] or [rows, K, D].
     ids: Feature -> int [rows] or [rows, K]; -1 is padding, in a one-hot feature
       a zero vector.
-    how: See `pool`; of all features, or feature -> of this one ('mean' where
-      it is not named).
-    weights: Feature -> float [rows, K]; features without have none.
+    how: See `pool`; for all features, or by feature ('mean' for features that
+      are not named).
+    weights: Feature -> float [rows, K]; other features have no weights.
 
   Raises:
-    ValueError: If ids are neither [rows] nor [rows, K], or weights are given
-      for a feature that is not pooled.
+    ValueError: Ids are neither [rows] nor [rows, K], or weights are given for a
+      feature that is not pooled.
   """
   weights = weights or {}
   pooled = {}

@@ -1,42 +1,43 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What XLA is told when it compiles for a mesh."""
+"""XLA compiler options for a mesh."""
 
 import functools
 
 import jax
 
 Options = dict[str, bool | int | str]
-# Library whose kernels XLA:CPU takes for matrix products; none: Eigen's.
+# Library of XLA:CPU's matrix product kernels; empty: Eigen.
 _KERNELS = 'xla_cpu_experimental_ynn_fusion_type'
-# Collectives that XLA:GPU keeps in flight at once. With one, its default, the
-# slow link of a layer waits for the fast one; 4 are the gathers and reductions
-# of a layer inside a group and between groups.
+# Collectives that XLA:GPU runs at once. With its default of one, transfers on
+# slow links wait for those on fast ones. A layer has 4: gathers and reductions,
+# inside a group and between groups.
 _IN_FLIGHT = 'xla_gpu_experimental_parallel_collective_overlap_limit'
 _GPU: Options = {
-  # Without it a collective ends right where it starts.
+  # Without it a collective is awaited right where it starts.
   'xla_gpu_enable_latency_hiding_scheduler': True,
   _IN_FLIGHT: 4,
 }
-# Gathers and reductions run on a TPU's SparseCores, beside products; else
-# libtpu makes single instructions of them that the TensorCore waits for.
+# Gathers and reductions run on a TPU's SparseCores, in parallel with products.
+# Otherwise libtpu compiles them to synchronous instructions that block the
+# TensorCore.
 _SPARSE_CORE: Options = {
   'xla_tpu_enable_sparse_core_collective_offload_all_gather': True,
   'xla_tpu_enable_sparse_core_collective_offload_reduce_scatter': True,
 }
-# Kinds of which a schedule was read, see docs/plan.md.
+# Device kinds whose schedules were inspected, see docs/plan.md.
 _WITH_SPARSE_CORES = ('TPU v6 lite',)
 
 
 def options(mesh: jax.sharding.Mesh) -> Options:
   """`compiler_options` of `jax.jit` for a mesh; empty to keep XLA's own choice.
 
-  XLA:CPU gives matrix products to YNNPACK unless it is told not to. With
-  Eigen's, steps of click models, whose inputs the same cores make ready
-  meanwhile, take up to 12 % less time, and products at the shapes of a small
-  language model up to a third (jaxlib 0.10, AVX2, 2 cores;
-  benchmarks/results/ctr_cpu_2026-11.md). For GPUs and TPUs: what lets
-  collectives run beside products (benchmarks/results/pods_compiled_2026-12.md).
+  XLA:CPU uses YNNPACK for matrix products by default. With Eigen, steps of
+  click models, whose input pipeline shares the cores, take up to 12 % less
+  time, and products of a small language model's shapes up to a third less
+  (jaxlib 0.10, AVX2, 2 cores; benchmarks/results/ctr_cpu_2026-11.md). On GPUs
+  and TPUs the options let collectives overlap with products
+  (benchmarks/results/pods_compiled_2026-12.md).
   """
   device = mesh.devices.flat[0]
   if device.platform == 'cpu':
@@ -51,12 +52,12 @@ def options(mesh: jax.sharding.Mesh) -> Options:
 
 
 def overlaps(mesh: jax.sharding.Mesh) -> bool:
-  """Whether XLA runs collectives beside products on a mesh's devices."""
+  """Whether XLA overlaps collectives and products on a mesh's devices."""
   return bool(mesh.devices.flat[0].platform != 'cpu')
 
 
 def _known(wanted: Options, device: jax.Device | None) -> Options:
-  """Those options that the compiler of a device, or of the CPU, accepts."""
+  """The options that the compiler of a device, or of the CPU, accepts."""
   return {k: x for k, x in wanted.items() if _is_known(((k, x),), device)}
 
 
@@ -72,7 +73,7 @@ def _is_known(
   number = jax.ShapeDtypeStruct((), 'float32', sharding=whole)
   same = jax.jit(lambda x: x, compiler_options=dict(items))
   try:
-    with jax.set_mesh(alone):  # The caller may have set one of more devices.
+    with jax.set_mesh(alone):  # The caller may have set a larger mesh.
       same.lower(number).compile()
   except jax.errors.JaxRuntimeError:
     return False

@@ -21,7 +21,7 @@ def gather_arrays(
   arrays: Mapping[str, np.ndarray],
 ) -> list[dict[str, np.ndarray]]:
   """Every process's arrays by name, in the order of processes."""
-  # NumPy's own files forget what bfloat16 is.
+  # NumPy's file format does not preserve bfloat16.
   return [pickle.loads(x) for x in gather_bytes(pickle.dumps(dict(arrays)))]
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Code that each device runs by itself, with collectives of its own."""
+"""Per-device code with explicit collectives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +21,8 @@ def manual(
 ) -> Callable[..., Any]:
   """`jax.shard_map` over `inter` and `intra`; other axes stay automatic.
 
-  The caller's own `jax.set_mesh`, of a mesh with other names for these axes,
-  does not count in it.
+  A mesh that the caller has set by `jax.set_mesh`, possibly with other names
+  for these axes, has no effect inside.
   """
   mapped = jax.shard_map(
     fn,

@@ -14,8 +14,8 @@ import numpy as np
 INTER = 'inter'  # Between groups: the slow links.
 INTRA = 'intra'  # Inside a group: the fast links.
 # Splitting an array over both axes intra-major makes the levels nest: a
-# device's piece at level global is inside its piece at level intra, so going
-# finer is a local slice and going coarser talks on one axis only.
+# device's shard at level global lies inside its shard at level intra, so
+# refining is a local slice and coarsening communicates along one axis only.
 GLOBAL_AXES = (INTRA, INTER)
 # Batches are split inter-major: a process then owns consecutive rows.
 BATCH_AXES = (INTER, INTRA)
@@ -32,7 +32,7 @@ def make_mesh(
   GPUs and CPUs are grouped in the order of their processes, so a group is a
   host, part of a host, or several whole hosts. TPUs are arranged by
   `mesh_utils` with each group inside a slice, so that `inter` crosses slices. A
-  TPU group consists of whole physical axes if it fills them, else of a box of
+  TPU group consists of whole physical axes if possible, otherwise of a box of
   neighboring chips.
 
   Args:
@@ -82,7 +82,7 @@ def _tpu_grid(devices: list[jax.Device], inter: int, intra: int) -> np.ndarray:
   shape = inter // slices, intra
   try:
     return _boxes(devices, slices, shape, False)
-  except NotImplementedError:  # A group is no product of physical axes.
+  except NotImplementedError:  # A group is not a product of physical axes.
     return _boxes(devices, slices, shape, True)
   except AssertionError as error:
     raise ValueError(
@@ -98,7 +98,7 @@ def _boxes(
   shape: tuple[int, int],
   is_split: bool,
 ) -> np.ndarray:
-  """Groups of neighbors in each slice; axes are cut where `is_split`."""
+  """Groups of neighbors in each slice; axes are cut if `is_split`."""
   if slices == 1:
     return mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=is_split
@@ -109,7 +109,7 @@ def _boxes(
 
 
 def _warn_if_groups_straddle(grid: np.ndarray) -> None:
-  """One line when a group takes only a part of several processes' devices."""
+  """Warns if a group contains only part of several processes' devices."""
   owner = np.vectorize(lambda d: d.process_index)(grid)
   num_local = np.bincount(owner.ravel())
   for group in owner:
@@ -135,7 +135,7 @@ def group_size(mesh: Mesh) -> int:
 
 
 def positions(mesh: Mesh) -> np.ndarray:
-  """Devices [inter, intra, ...]; those of one position hold the same rows."""
+  """Devices [inter, intra, ...]; devices of a position hold the same rows."""
   order = [mesh.axis_names.index(axis) for axis in BATCH_AXES]
   by_axis = np.moveaxis(mesh.devices, order, (0, 1))
   return by_axis.reshape(*by_axis.shape[:2], -1)
@@ -167,7 +167,7 @@ def check_mesh(mesh: Mesh, where: str) -> None:
 
 
 def own_mesh(mesh: Mesh, inter: str, intra: str, where: str) -> Mesh:
-  """A user's mesh with two axes called `inter` and `intra`, all automatic.
+  """A user's mesh with two axes renamed to `inter` and `intra`, all automatic.
 
   Args:
     mesh: The user's mesh: these two axes and any others, in any order.
@@ -210,7 +210,7 @@ def own_mesh(mesh: Mesh, inter: str, intra: str, where: str) -> Mesh:
 
 
 def on_own_mesh(x: jax.Array, mesh: Mesh) -> jax.Array:
-  """An array on a user's mesh, on what `own_mesh` made of it.
+  """Moves an array from a user's mesh to the result of `own_mesh`.
 
   Raises:
     ValueError: It is sharded over axes other than `inter` and `intra`.

@@ -91,9 +91,9 @@ class PaRO:
 
   @property
   def global_moves(self) -> tuple[str, ...]:
-    """What moves over both mesh axes at once, by `Collectives`.
+    """Transfers over both mesh axes at once, by `Collectives`.
 
-    The rest moves along one axis at a time, by XLA's own collectives.
+    All others move along one axis at a time, by XLA's own collectives.
     """
     opened = self.params is Level.GLOBAL
     spread = (self.params, self.opt_state) == (Level.NONE, Level.GLOBAL)

@@ -20,10 +20,10 @@ import numpy as np
 from antjax.mesh.mesh import GLOBAL_AXES, INTRA, other_axes
 from antjax.mesh.paro import Level
 
-# Padding may at most double a leaf; beyond that it stays replicated, by name.
+# Padding may at most double a leaf, else it stays replicated and is logged.
 _MAX_GROWTH = 2.0
 _WHOLE = P()
-_said: set[str] = set()  # What `log_whole_leaves` has said.
+_said: set[str] = set()  # Lines that `log_whole_leaves` has logged.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,10 @@ class LeafSpec:
 
   shape: tuple[int, ...]  # The array's true shape.
   dtype: np.dtype  # The array's dtype.
-  # The dim that is split, or None for an array kept whole everywhere.
+  # The dim that is split, or None for a replicated array.
   dim: int | None
-  # Size of that dim once padded to a multiple of all devices, so that the
-  # pieces of every level are equal and nest.
+  # Size of that dim padded to a multiple of the number of devices, so that
+  # shards of every level have equal size and nest.
   padded_size: int = 0
   reason: str = ''  # Why `dim` is None; empty otherwise.
   # How the other dims are split over the mesh's automatic axes.
@@ -56,7 +56,7 @@ class LeafSpec:
   def partition_spec(self, level: Level) -> P:
     """`P()`, or the dim over 'intra' or over ('intra', 'inter').
 
-    That is what `manual` code sees; `sharding` has the automatic axes too.
+    This is the view of `manual` code; `sharding` adds the automatic axes.
     """
     if self.dim is None or level is Level.NONE:
       return P()
@@ -120,12 +120,12 @@ def leaf_spec(
   min_size: int = 1024,
   auto: P = _WHOLE,
 ) -> LeafSpec:
-  """Chooses the dim to split: the largest that divides, else the least padding.
+  """Chooses the dim to split: the largest divisible one, else least padding.
 
   Arrays of fewer than `min_size` elements stay whole: a collective for each
-  would cost more than the memory it saves. `num_devices` are those of inter x
-  intra, so that pieces are equal at every level. A dim that `auto` splits over
-  other axes is not split once more.
+  would cost more than the memory it saves. `num_devices` counts inter x intra,
+  so that shards have equal size at every level. A dim that `auto` splits over
+  other axes is not split again.
   """
   shape, dtype = tuple(shape), np.dtype(dtype)
   size = math.prod(shape)
@@ -150,10 +150,10 @@ def leaf_spec(
 
 
 def check_auto(auto: P, shape: Sequence[int], mesh: Mesh, name: str) -> None:
-  """Refuses a leaf's spec over automatic axes that cannot be.
+  """Rejects an impossible spec of a leaf over automatic axes.
 
   Raises:
-    ValueError: Other axes, more dims than there are, or no divisor of a dim.
+    ValueError: Unknown axes, too many dims, or a dim that is not divisible.
   """
   known = set(other_axes(mesh))
   used = {a for a in jax.tree.leaves(tuple(auto)) if a is not None}
@@ -178,7 +178,7 @@ def log_whole_leaves(specs: Mapping[str, LeafSpec]) -> list[str]:
       ' neither inter nor intra: '
     ) + ', '.join(f'{n} ({s.reason})' for n, s in whole.items())
     if text not in _said:
-      # A warning, since absl shows no less outside of its own app.run.
+      # A warning, since absl hides lower levels outside its own app.run.
       logging.warning('%s', text)
       _said.add(text)
   return list(whole)

@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of scikit-learn, metrax and clu as metrics of antjax.
+"""Adapters from metrics of scikit-learn, metrax and clu to antjax.
 
-None of the three is imported here: pass their functions and classes.
+None of the three is imported here: pass in their functions and classes.
 
   trainer.evaluate(state, batches, predict_fn, {
     'ap': FunctionMetric(sklearn.metrics.average_precision_score),
@@ -20,7 +20,7 @@ import numpy as np
 from antjax.metrics.columns import Kept
 from antjax.metrics.metric import Metric
 
-# Argument of a class's `from_model_output` -> what `Metric.update` calls it.
+# Argument of a class's `from_model_output` -> its name in `Metric.update`.
 METRAX = {
   'predictions': 'prediction',
   'labels': 'label',
@@ -29,11 +29,11 @@ METRAX = {
 
 
 class FunctionMetric(Kept):
-  """A function of all rows at once, which are kept; nan without rows.
+  """A function of all rows at once, so rows are kept; nan without rows.
 
   Args:
-    function: f(y_true [N], y_score [N], sample_weight=[N]) -> number, as those
-      of `sklearn.metrics` are. One that wants classes takes a lambda around it.
+    function: f(y_true [N], y_score [N], sample_weight=[N]) -> number, as in
+      `sklearn.metrics`. Wrap one that needs classes in a lambda.
   """
 
   def __init__(self, function: Callable[..., Any]):
@@ -62,12 +62,12 @@ class FunctionMetric(Kept):
 class ClassMetric(Metric):
   """A class with from_model_output, merge and compute; nan without rows.
 
-  Its sums are float32, as JAX has them.
+  Its sums are float32, as in JAX.
 
   Args:
     metric_class: Class of `metrax`, or of `clu.metrics`.
     inputs: Argument of its `from_model_output` -> prediction, label, weight or
-      group; None: `METRAX`, of which it takes those that it has. For clu, e.g.,
+      group. None: those entries of `METRAX` that it accepts. For clu, e.g.,
       {'values': 'prediction', 'mask': 'weight'}.
     **settings: Further arguments of `from_model_output`.
   """
@@ -88,7 +88,7 @@ class ClassMetric(Metric):
           ' prediction, the label and the weight.'
         )
     self._class, self._inputs, self._settings = metric_class, inputs, settings
-    self._found: Any = None  # Of the rows so far.
+    self._found: Any = None  # Metric of the rows so far.
 
   def _update(self, prediction, label, weight, group):
     if 'weight' not in self._inputs.values() and np.any(weight != 1):

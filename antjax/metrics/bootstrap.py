@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals of metrics, from draws of groups of rows.
+"""Bootstrap intervals of metrics, from draws of groups of rows.
 
-The rows of a group (a user, a task) are not independent of each other, the
-groups are. An interval comes from drawing as many groups again, with
-replacement, and taking the 2.5th and 97.5th percentile of the metric (Efron and
-Tibshirani 1993, chapter 13). A draw gives each group a weight. Rows are sorted
-once; for each draw, AUC is then one pass over them.
+The rows of a group (a user, a task) depend on each other, but groups are
+independent. Each draw samples as many groups with replacement, and the interval
+is from the 2.5th to the 97.5th percentile of the metric (Efron and Tibshirani
+1993, chapter 13). A draw gives each group a weight. Rows are sorted once; for
+each draw, AUC is then one pass over them.
 """
 
 from typing import NamedTuple
@@ -16,13 +16,13 @@ import numpy as np
 from antjax.metrics.ranking import auc_by_group
 
 # Shape suffixes: N = rows, G = groups, U = users, which are groups, R = draws,
-# the first of them as is, K = sums of a user.
+# of which the first is the data itself, K = sums of a user.
 
-METRICS = ('AUC', 'GAUC', 'log-loss', 'ECE')  # Of clicks.
+METRICS = ('AUC', 'GAUC', 'log-loss', 'ECE')  # Metrics of clicks.
 
 
 class Estimate(NamedTuple):
-  """A metric and its 95% interval; nan where it has no value."""
+  """A metric and its 95% interval; nan if undefined."""
 
   value: float
   low: float
@@ -30,25 +30,25 @@ class Estimate(NamedTuple):
 
 
 def estimate(values_R: np.ndarray) -> Estimate:
-  """The value of the rows as they are, and percentiles over the draws."""
+  """The value of the data itself, and percentiles over the draws."""
   drawn = values_R[1:][np.isfinite(values_R[1:])]
   low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else [np.nan] * 2
   return Estimate(float(values_R[0]), float(low), float(high))
 
 
 def draws(num_groups: int, num_resamples: int, seed: int) -> np.ndarray:
-  """How often each draw has each group, uint8 [1 + num_resamples, G]."""
+  """Number of times each draw has each group, uint8 [1 + num_resamples, G]."""
   rng = np.random.default_rng(seed)
   counts_RG = np.ones((1 + num_resamples, num_groups), np.uint8)
   for counts_G in counts_RG[1:]:
     chosen = rng.integers(num_groups, size=num_groups)
-    # A group is drawn once on average; 256 times is out of the question.
+    # A group is drawn once on average, so a count never reaches 256.
     counts_G[:] = np.bincount(chosen, minlength=num_groups)
   return counts_RG
 
 
 class OrderedPairs:
-  """Rows arranged so that AUC of weighted groups needs no sort."""
+  """Rows ordered so that AUC of weighted groups needs no sort."""
 
   def __init__(
     self, score_N: np.ndarray, is_positive_N: np.ndarray, group_N: np.ndarray
@@ -58,13 +58,13 @@ class OrderedPairs:
     positive = score_N[is_positive_N]
     self._positive_group = group_N[is_positive_N]
     self._negative_group = group_N[~is_positive_N]
-    # Negatives below each positive; those from the second on are tied with it.
+    # Numbers of negatives below each positive, and of those below or tied.
     self._below = np.searchsorted(negative, positive, 'left')
     upto = np.searchsorted(negative, positive, 'right')
     self._upto = None if np.array_equal(upto, self._below) else upto
 
   def auc(self, weight_G: np.ndarray) -> float:
-    """Share of weighted pairs in order, ties half; nan without pairs."""
+    """Weighted share of ordered pairs, ties half; nan without pairs."""
     negative = np.zeros(len(self._negative_group) + 1)
     np.cumsum(weight_G[self._negative_group], out=negative[1:])
     positive = weight_G[self._positive_group]
@@ -83,7 +83,7 @@ def click_metrics(
 ) -> tuple[np.ndarray, np.ndarray]:
   """`METRICS` of clicks for each draw of the users.
 
-  AUC is one pass over the rows, all else a product of the users' weights with
+  AUC takes one pass over the rows; the others are products of user weights with
   sums over their rows.
 
   Args:
@@ -94,7 +94,7 @@ def click_metrics(
     num_bins: Bins of the calibration error.
 
   Returns:
-    [R, len(METRICS)], nan where a metric has no value, and rows [R].
+    [R, len(METRICS)], nan if a metric is undefined, and rows [R].
   """
   ordered = OrderedPairs(logit_N, is_click_N, user_N)
   users, user_N = np.unique(user_N, return_inverse=True)
@@ -124,8 +124,8 @@ def click_metrics(
 
 
 def _gauc_sums(logit_N, is_click_N, user_N, num_users):
-  """By user: rows, where there are both classes, and rows times AUC."""
-  by_user = np.argsort(user_N, kind='stable')  # Within a user by logit, still.
+  """For each user with both classes: rows, and rows times AUC."""
+  by_user = np.argsort(user_N, kind='stable')  # By logit within a user.
   clicks = is_click_N[by_user].astype(np.float64)
   user, auc, rows = auc_by_group(
     user_N[by_user], logit_N[by_user], clicks, 1 - clicks
@@ -147,7 +147,7 @@ def log_loss(logit_N: np.ndarray, is_click_N: np.ndarray) -> np.ndarray:
 
 
 def bins(logit_N: np.ndarray, num_bins: int) -> np.ndarray:
-  """Bins of about equal numbers of rows; equal predictions share one."""
+  """Bins with about the same number of rows; equal predictions share one."""
   first = np.searchsorted(logit_N, logit_N, 'left')
   return first * num_bins // len(logit_N)
 

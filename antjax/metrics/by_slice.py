@@ -1,15 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of click models by scenario and by how new users and items are.
+"""Scores of click models by scenario and by coldness of users and items.
 
-AUC and GAUC (by user, weighted by rows; users of one class are left out) order;
-log-loss and the expected calibration error (ECE) judge probabilities. ECE is
-the mean distance of predicted and true share of clicks over bins of equal
+AUC and GAUC (by user, weighted by rows, without users of one class) measure
+order; log-loss and the expected calibration error (ECE) measure probabilities.
+ECE is the mean difference of predicted and true click rate over bins of equal
 numbers of rows, equal predictions in one bin (Naeini et al. 2015,
-https://doi.org/10.1609/aaai.v29i1.9602, has bins of equal width). Noise makes
-it larger: compare it between parts of like size only.
+https://doi.org/10.1609/aaai.v29i1.9602, has bins of equal width). Noise
+increases it: compare it only between parts of similar size.
 
-Intervals are of draws of users; see `antjax.metrics.bootstrap`.
+Intervals are from draws of users; see `antjax.metrics.bootstrap`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ import numpy as np
 from antjax.metrics import bootstrap
 from antjax.metrics.bootstrap import Estimate, METRICS
 
-# Shape suffixes: N = rows, U = users, R = draws, the first of them as is.
+# Shape suffixes: N = rows, U = users, R = draws (the first: the data itself).
 
 Columns = Mapping[str, np.ndarray]
 
 LOWER_IS_BETTER = frozenset({'log-loss', 'ECE'})
 COLUMNS = ('label', 'user', 'scenario', 'user_count', 'item_count')
 ALL = 'all'
-WEIGHTED = 'scenarios by rows'  # Their mean, weighted by rows.
+WEIGHTED = 'scenarios by rows'  # Mean over scenarios, weighted by rows.
 SCENARIO = 'scenario/'
 TASK = 'task/'
 BUCKETS = ('zero', 'few', 'warm')
@@ -62,7 +62,7 @@ class ScoreConfig:
 
 
 class Part(NamedTuple):
-  """Some of the rows."""
+  """Scores of some of the rows."""
 
   rows: int  # Number of rows.
   clicks: int  # Number of clicks among them.
@@ -71,7 +71,7 @@ class Part(NamedTuple):
 
 
 class Bin(NamedTuple):
-  """A bin of a calibration plot: mean prediction and share of clicks."""
+  """A bin of a calibration plot: mean prediction and click rate."""
 
   prediction: float
   clicks: Estimate
@@ -94,11 +94,11 @@ def score(
   Returns:
     Part -> scores: `ALL`, `WEIGHTED`, 'scenario/<name>', 'item/zero' (and few,
     warm), 'user/zero' ..., 'scenario/<name>/item/zero' ... Parts without rows
-    are left out, and a single scenario, which is `ALL`. Predictions that are
-    not finite have no scores: all are nan.
+    are left out, as is a single scenario, which equals `ALL`. If any prediction
+    is not finite, all scores are nan.
 
   Raises:
-    ValueError: A column is missing, of another length or no click column.
+    ValueError: A column is missing, has another length or no click labels.
   """
   chosen = _parts_of(columns, config, scenario_names)
   values, rows = _by_part(columns, chosen, config)
@@ -106,7 +106,7 @@ def score(
 
 
 def task(label: str, after: str = '') -> str:
-  """Part of a label, of all rows or of those where the one before it is 1."""
+  """Name of a label's part: all rows, or those where label `after` is 1."""
   return f'{TASK}{label} after {after}' if after else f'{TASK}{label}'
 
 
@@ -116,18 +116,18 @@ def tasks(
   logits: Mapping[str, np.ndarray],
   config: ScoreConfig,
 ) -> dict[str, Part]:
-  """Scores of a model of several labels, beside those of the first.
+  """Scores of the labels of a model, beside those of the first from `score`.
 
   Args:
     columns: See `score`.
-    labels: Name -> [N], 0 or 1, in their order.
+    labels: Name -> [N], 0 or 1, in the model's order.
     logits: Part, from `task` -> [N].
     config: See `score`.
 
   Returns:
-    Part -> scores, those of a label after another of the rows where it and all
-    before it are 1; parts without rows are left out. Ones of the label are
-    counted as clicks.
+    Part -> scores. A label after another is scored on the rows where that one
+    and all before it are 1. Parts without rows are left out. Ones of the label
+    are counted as clicks.
   """
   table, before, last = {}, np.ones(len(columns['label']), bool), ''
   for name, label in labels.items():
@@ -144,11 +144,11 @@ def tasks(
 
 
 class Sampled(NamedTuple):
-  """Scores of one model's trainings over draws of users, from `sample`."""
+  """Scores of a model's training runs over draws of users, from `sample`."""
 
   columns: Columns  # Columns as for `score`; 'prediction' is not read.
   chosen: dict[str, np.ndarray]  # Part -> bool [N], its rows.
-  values: dict[str, np.ndarray]  # Part -> [trainings, R, metrics].
+  values: dict[str, np.ndarray]  # Part -> [training runs, R, metrics].
   rows: dict[str, np.ndarray]  # Part -> rows of each draw, [R].
 
 
@@ -160,7 +160,7 @@ def sample(
 ) -> Sampled:
   """Scores of one model for `difference`, from each training run's logits [N].
 
-  The columns are those of `score`, of which 'prediction' may be missing.
+  Takes the columns of `score`, where 'prediction' may be missing.
   """
   each = [{**columns, 'prediction': x} for x in logits]
   chosen = _parts_of(each[0], config, scenario_names)
@@ -172,13 +172,13 @@ def sample(
 def difference(
   first: Sampled, other: Sampled, seed: int = 0
 ) -> dict[str, Part]:
-  """Scores of another model less those of the first, on the same rows.
+  """Scores of another model minus those of the first, on the same rows.
 
-  Both are means over trainings. The draws of users are the same for both, so
-  that what makes rows easy or hard for both does not widen the interval: one
-  without 0 tells the models apart. Where there are several trainings each draw
-  also moves each model's mean by its standard error times a number from
-  Student's distribution, which is wide where they are few.
+  Both are means over training runs. Both use the same draws of users, so that
+  rows that are easy or hard for both do not widen the interval: an interval
+  without 0 separates the models. With several runs each draw also shifts each
+  model's mean by its standard error times a draw from Student's distribution,
+  which is wide for few runs.
   """
   rng = np.random.default_rng(seed)
   means = []
@@ -227,7 +227,7 @@ def calibration(columns: Columns, config: ScoreConfig) -> list[Bin]:
 
 
 def as_json(table: Mapping[str, Part]) -> dict[str, Any]:
-  """A table as plain values; None for nan, which JSON has not."""
+  """A table as plain values; None for nan, which JSON lacks."""
   return {
     name: part._asdict()
     | {
@@ -241,7 +241,7 @@ def as_json(table: Mapping[str, Part]) -> dict[str, Any]:
 
 
 def from_json(table: Mapping[str, Any]) -> dict[str, Part]:
-  """A table of what `as_json` made of it."""
+  """The inverse of `as_json`."""
   return {
     name: Part(**part)._replace(
       metrics={
@@ -254,7 +254,7 @@ def from_json(table: Mapping[str, Any]) -> dict[str, Part]:
 
 
 def _parts_of(columns, config, scenario_names) -> dict[str, np.ndarray]:
-  """Name of a part -> bool [N], of parts with rows."""
+  """Name of a part -> bool [N], for parts with rows."""
   _check(columns)
   found = {ALL: np.ones(len(columns['label']), bool)}
   for i in np.unique(columns['scenario']).tolist():
@@ -264,7 +264,7 @@ def _parts_of(columns, config, scenario_names) -> dict[str, np.ndarray]:
       )
     name = i if scenario_names is None else scenario_names[i]
     found[f'{SCENARIO}{name}'] = columns['scenario'] == i
-  if len(scenario_names or list(found)[1:]) == 1:  # It is all there is.
+  if len(scenario_names or list(found)[1:]) == 1:  # It equals `ALL`.
     found = {ALL: found[ALL]}
   scenarios = list(found)[1:]
   for kind, few in (('item', config.few_items), ('user', config.few_users)):
@@ -278,7 +278,7 @@ def _parts_of(columns, config, scenario_names) -> dict[str, np.ndarray]:
 
 
 def is_scenario(part: str) -> bool:
-  """Whether a part is a scenario whole."""
+  """Whether a part is a whole scenario."""
   return part.startswith(SCENARIO) and not part.endswith(
     tuple(
       f'/{kind}/{bucket}' for kind in ('item', 'user') for bucket in BUCKETS
@@ -335,7 +335,7 @@ def _by_part(columns, chosen, config):
 
 
 def _table(columns, chosen, values, num_rows) -> dict[str, Part]:
-  """Joins values [R, metrics] of parts with their sizes."""
+  """Combines values [R, metrics] of parts with their sizes."""
   scenarios = [name for name in chosen if is_scenario(name)]
   if scenarios:
     rows = np.stack([num_rows[name] for name in scenarios])[..., None]
@@ -356,7 +356,7 @@ def _part(columns, rows, values) -> Part:
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """Over the first axis, of the values that there are."""
+  """Over the first dim, without nan."""
   weights = np.where(np.isfinite(values), weights, 0)
   with np.errstate(invalid='ignore'):
     return np.sum(weights * np.nan_to_num(values), axis=0) / weights.sum(axis=0)

@@ -24,7 +24,7 @@ LOWER_IS_BETTER = frozenset({'MAE', 'RMSE', 'log-loss', 'NE'})
 POSITIVE_RATING = 4.0
 _RANKS = 3
 
-# Shape suffixes: N = rows, T = tasks, R = resamples, the first of them as is.
+# Shape suffixes: N = rows, T = tasks, R = draws (the first: the data itself).
 
 
 def estimate(
@@ -33,12 +33,12 @@ def estimate(
   """Returns each metric with its interval.
 
   Args:
-    columns: 'prediction' (a rating's mean, or the probability of a click),
-      'label' and 'group' [N]; of ratings perhaps 'median', which MAE reads, and
-      'positive', the probability of a rating from 4 on, which log-loss and NE
-      read. Where a prediction is nan, no metric has a value.
-    kind: Which metrics; ratings from 4 on are the positives of AUC and GAUC.
-    num_resamples: Draws of the tasks; 0 gives no intervals.
+    columns: 'prediction' (mean of a rating, or probability of a click), 'label'
+      and 'group' [N]; for ratings optionally 'median', read by MAE, and
+      'positive', the probability of a rating of at least 4, read by log-loss
+      and NE. If a prediction is nan, all metrics are.
+    kind: Kind of metrics; ratings of at least 4 are positives of AUC and GAUC.
+    num_resamples: Number of draws of the tasks; 0: no intervals.
     seed: Seed of the draws.
   """
   nan = float('nan')
@@ -66,7 +66,7 @@ def _values(columns, kind, tasks, task_N, counts_RT) -> dict[str, np.ndarray]:
   is_positive = label >= threshold
 
   def mean(terms_N):
-    """Each row as often as its task was drawn."""
+    """Mean with each row counted as often as its task was drawn."""
     sums_T = np.bincount(task_N, terms_N, minlength=len(tasks))
     rows_T = np.bincount(task_N, minlength=len(tasks))
     return (counts_RT @ sums_T) / (counts_RT @ rows_T)
@@ -96,11 +96,11 @@ def _values(columns, kind, tasks, task_N, counts_RT) -> dict[str, np.ndarray]:
     }
   probability = 'positive' if kind == 'rating' else 'prediction'
   if probability in columns:
-    # A sum of shares may round to more than 1.
+    # Rounding may bring a sum of shares above 1.
     share = np.clip(columns[probability], 0, 1)
     loss = LogLoss(from_logits=False)
     found['log-loss'] = mean(loss.terms(share, is_positive))
-    # Over that of the mean label (He et al. 2014, section 2).
+    # Relative to the mean label's log-loss (He et al. 2014, section 2).
     rate = mean(is_positive.astype(float))
     entropy = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
     found['NE'] = found['log-loss'] / entropy

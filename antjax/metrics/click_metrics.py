@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of click models, over all examples and over new users and items.
 
-AUC and GAUC order, log-loss and normalized entropy judge probabilities. GAUC
-weighs each user by impressions and leaves out those with one class only;
-`one_class_users` counts them.
+AUC and GAUC measure order, log-loss and normalized entropy probabilities. GAUC
+weights each user by impressions and leaves out users with one class only, which
+`one_class_users` counts.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ SLICES = {'all': '', 'new_item': 'is_new_item', 'new_user': 'is_new_user'}
 
 
 class OneClassUsers(GAUC):
-  """Users of one class only, whom GAUC leaves out."""
+  """Number of users with one class only, whom GAUC leaves out."""
 
   def compute(self) -> float:
     group = self._columns()[0]
@@ -29,7 +29,7 @@ class OneClassUsers(GAUC):
 
 
 class NumExamples(LogLoss):
-  """Weight of all examples."""
+  """Total weight of the examples."""
 
   def compute(self) -> float:
     return self._sums['weight']
@@ -48,7 +48,7 @@ _KINDS: dict[str, Callable[[], Metric]] = {
 def click_metrics() -> dict[str, Metric]:
   """Fresh metrics for `Trainer.evaluate`: 'auc', 'new_item/auc' and so on.
 
-  Its predict_fn gives 'prediction' (a logit), 'label', 'weight', 'group'
+  The predict_fn must return 'prediction' (a logit), 'label', 'weight', 'group'
   (the user, an integer), 'is_new_item' and 'is_new_user', [B] each.
   """
   return {
@@ -59,7 +59,7 @@ def click_metrics() -> dict[str, Metric]:
 
 
 def best_mode(name: str) -> str:
-  """'max' for metrics that order, 'min' for those that are losses."""
+  """'max' for metrics of order, 'min' for losses."""
   kind = name.removeprefix('validation_').rpartition('/')[2]
   if kind not in _KINDS:
     raise ValueError(

@@ -57,7 +57,7 @@ class AllRows(Kept):
     columns = self._arrays()
     if 'group' not in columns:
       return columns
-    # By group, whatever the number of processes.
+    # Sorted by group, for any number of processes.
     order = np.argsort(columns['group'], kind='stable')
     return {name: column[order] for name, column in columns.items()}
 
@@ -65,14 +65,14 @@ class AllRows(Kept):
 class Selected(Metric):
   """A metric of one of several predictions, or of some of the rows.
 
-  A model that predicts a distribution has a best guess for each error: its
-  median for the absolute error, its mean for the others. Slices of an
-  evaluation, such as new items, are marked by a column.
+  A model that predicts a distribution has a best estimate for each error: the
+  median for the absolute error, the mean for others. Slices of an evaluation,
+  such as new items, are marked by a column.
 
   Args:
     inner: Metric of the chosen predictions and rows.
-    column: Column to read as the prediction; 'prediction' where it is missing.
-    where: Column whose rows count where it is not 0; '': all rows.
+    column: Column to read as the prediction; 'prediction' if it is missing.
+    where: Column that is not 0 for the rows that count; '': all rows.
   """
 
   OPTIONS = ('column', 'where')

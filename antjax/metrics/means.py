@@ -1,17 +1,17 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Streaming metrics of values: means over rows. Those of order: `ranking`."""
+"""Streaming metrics that are means over rows. For order see `ranking`."""
 
 import numpy as np
 
 from antjax.metrics.metric import Metric
 
-# A probability of exactly 0 or 1 that turns out wrong would cost infinity.
+# A wrong probability of exactly 0 or 1 would have infinite loss.
 _MIN_PROBABILITY = 1e-7
 
 
 class _Mean(Metric):
-  """Weighted mean of a per-row term, from its sum and the weights'."""
+  """Weighted mean of a per-row term, from its sum and the sum of weights."""
 
   def __init__(self):
     self._sums = {'total': 0.0, 'weight': 0.0}
@@ -38,14 +38,14 @@ class _Mean(Metric):
 
 
 class MAE(_Mean):
-  """Mean absolute error. nan without rows: a mean of nothing."""
+  """Mean absolute error; nan without rows."""
 
   def terms(self, prediction, label):
     return np.abs(prediction - label)
 
 
 class RMSE(_Mean):
-  """Root of the mean squared error. nan without rows: a mean of nothing."""
+  """Root mean squared error; nan without rows."""
 
   def terms(self, prediction, label):
     return np.square(prediction - label)
@@ -74,7 +74,7 @@ class LogLoss(_Mean):
         'into clicks first, for example label >= 4.'
       )
     if self.from_logits:
-      # log(1 + e^z) - y z in the form that cannot overflow.
+      # log(1 + e^z) - y z in a form that cannot overflow.
       return (
         np.maximum(prediction, 0)
         - prediction * label
@@ -90,9 +90,9 @@ class LogLoss(_Mean):
 
 
 class NormalizedEntropy(LogLoss):
-  """Log-loss over that of the share of clicks, which knows nothing else.
+  """Log-loss divided by that of a constant prediction, the click rate.
 
-  Below 1 a model is better than that constant. Source: He et al. 2014,
+  Below 1, a model is better than the constant. Source: He et al. 2014,
   https://doi.org/10.1145/2648584.2648589, section 3. nan with one class only.
   """
 

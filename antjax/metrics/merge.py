@@ -10,18 +10,18 @@ import numpy as np
 from antjax.mesh.gather import gather_arrays
 from antjax.metrics.metric import Metric
 
-# Byte counts travel as int32; some are left for the names of the arrays.
+# Byte counts are sent as int32; the rest is for names of arrays.
 _MAX_STATE_BYTES = 2**31 - 2**20
 
 
 def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
   """Merges each metric over all processes; every process gets the result.
 
-  Two all-gathers whatever the number of metrics: the byte counts, then the
+  Takes two all-gathers for any number of metrics: the byte counts, then the
   states, padded to the longest. An exact ranking metric sends all its rows (32
-  bytes each) to every process; AUC sends at most 16 MiB, the rest 16 bytes. A
-  collective call: every process must make it, also one without rows, with
-  metrics of the same names and classes. They stay as they are.
+  bytes each) to every process; AUC sends at most 16 MiB, others 16 bytes. A
+  collective call: every process, even one without rows, must make it with
+  metrics of the same names and classes. The inputs are not changed.
 
   Raises:
     ValueError: Processes passed different metrics or options, or one process
@@ -43,7 +43,7 @@ def merge_across_processes(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
   kinds = [f'{name} {type(metrics[name]).__name__}' for name in names]
   arrays['names'] = np.asarray('\n'.join(kinds))
   merged = {name: metric.empty() for name, metric in metrics.items()}
-  # Not by JAX's own gather: float64 would pass through it as float32.
+  # Not by JAX's own gather, which would convert float64 to float32.
   for process, found in enumerate(gather_arrays(arrays)):
     theirs = str(found.pop('names')).split('\n')
     if theirs != kinds:

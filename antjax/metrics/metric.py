@@ -1,16 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What every streaming metric can do, and the checks they share.
+"""Base class and checks of streaming metrics.
 
-A metric is a small numpy accumulator on the host: `update` folds in rows,
-`compute` gives the number. `state` turns it into arrays, which `add` folds into
-another: so metrics merge exactly, across batches and processes
-(`antjax.metrics.merge`). Sums are kept in float64, so a long evaluation does
-not drift.
+A metric is a small numpy accumulator on the host: `update` adds rows, `compute`
+returns the value. `state` returns it as arrays, which `add` adds to another
+metric. So metrics merge exactly across batches and processes
+(`antjax.metrics.merge`). Sums are float64, so a long evaluation does not drift.
 
-Empty input has no value: every `compute` then returns nan, and so does a
-ranking metric that saw one class only. nan rather than an error, because an
-empty scenario is a fact to report, not a fault of the run.
+Without rows every `compute` returns nan, as does a ranking metric that saw one
+class only. This is no error, because an empty scenario is a fact to report, not
+a fault of the run.
 """
 
 import abc
@@ -21,10 +20,11 @@ import numpy as np
 
 
 class Metric(abc.ABC):
-  """Base of all metrics: checks the rows once, then hands them on.
+  """Base of all metrics, which checks the rows once.
 
   Attributes:
-    OPTIONS: Arguments of the constructor, which are attributes by that name.
+    OPTIONS: Arguments of the constructor, which are attributes of the same
+      name.
   """
 
   OPTIONS: ClassVar[tuple[str, ...]] = ()
@@ -36,13 +36,13 @@ class Metric(abc.ABC):
     weight: np.ndarray | None = None,
     group: np.ndarray | None = None,
   ) -> None:
-    """Folds in N rows.
+    """Adds N rows.
 
     Args:
       prediction: [N], a score or a predicted value.
-      label: [N], the truth.
+      label: [N], the true value.
       weight: [N], not negative; 1 for every row if left out. Rows of weight 0
-        (padding) are dropped before anything looks at them.
+        (padding) are removed first.
       group: [N] integers, for metrics within a group (a user).
 
     Raises:
@@ -90,27 +90,27 @@ class Metric(abc.ABC):
     weight: np.ndarray,
     group: np.ndarray | None,
   ) -> None:
-    """Folds in checked rows of positive weight."""
+    """Adds checked rows of positive weight."""
 
   @abc.abstractmethod
   def compute(self) -> float:
-    """Returns the value of all rows so far, or nan where it has none."""
+    """Returns the value over all rows so far, or nan if undefined."""
 
   @abc.abstractmethod
   def _arrays(self) -> dict[str, np.ndarray]:
-    """Returns what the rows left here, as arrays without objects."""
+    """Returns the accumulated rows, as arrays without objects."""
 
   @abc.abstractmethod
   def _add(self, arrays: Mapping[str, np.ndarray]) -> None:
-    """Folds in what other rows left in a metric of the same options."""
+    """Adds the arrays of a metric with the same options."""
 
   def state(self) -> dict[str, np.ndarray]:
-    """Returns all it holds, options included, as arrays without objects."""
+    """Returns the state, including options, as arrays without objects."""
     options = {name: np.asarray(getattr(self, name)) for name in self.OPTIONS}
     return options | self._arrays()
 
   def add(self, state: Mapping[str, np.ndarray]) -> None:
-    """Folds in the `state` of a metric of this class.
+    """Adds the `state` of a metric of the same class.
 
     Raises:
       ValueError: The options differ.
@@ -125,11 +125,11 @@ class Metric(abc.ABC):
     self._add({k: x for k, x in state.items() if k not in self.OPTIONS})
 
   def empty(self) -> Self:
-    """Returns a metric of the same options without rows."""
+    """Returns a metric with the same options and no rows."""
     return type(self)(**{name: getattr(self, name) for name in self.OPTIONS})
 
   def merge(self, other: Self) -> Self:
-    """Returns a metric of the rows of both; changes neither.
+    """Returns a metric over the rows of both; changes neither.
 
     Raises:
       ValueError: The classes or options differ.

@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Recall and NDCG of ranks, over all examples and over parts of them.
+"""Recall and NDCG from ranks, over all examples and over parts of them.
 
-With one target an example, Recall@k is the share of ranks below k, and NDCG@k
-the mean of 1 / log2(rank + 2) where the rank is below k, else 0 (the best rank
+With one target per example, Recall@k is the share of ranks below k, and NDCG@k
+the mean of 1 / log2(rank + 2) for ranks below k and 0 for others (the best rank
 is 0; the ideal DCG is 1).
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 CUTS = (1, 5, 10, 20)
 ALL = 'all'
-# Name of the examples' number, and the ending of standard errors.
+# Name of the number of examples, and suffix of standard errors.
 EXAMPLES, ERROR = 'examples', '_se'
 
 
@@ -48,7 +48,7 @@ def scores(
 
   Returns:
     Part -> {'examples': n, 'recall@1': mean, 'recall@1_se': standard error of
-    the mean, ...}; nan where a part has no example, or for errors only one.
+    the mean, ...}; nan without examples, for errors also with a single one.
   """
   values = by_example(ranks)
   found = {}
@@ -72,19 +72,19 @@ def parts(
   target_counts: np.ndarray,
   num_trained: np.ndarray,
 ) -> dict[str, np.ndarray]:
-  """The parts that LLM-Rec is judged by.
+  """The parts by which LLM-Rec is evaluated.
 
   Args:
     target_domains: int [U], the target's domain.
     domain_names: Names of all domains.
-    num_domains: int [U], domains of the user's events.
-    target_counts: int [U], events of the target that training saw.
-    num_trained: int [U], examples of the user that training saw.
+    num_domains: int [U], number of domains of the user's events.
+    target_counts: int [U], number of events of the target in training.
+    num_trained: int [U], number of examples of the user in training.
 
   Returns:
     Name -> bool [U]: all; domain/NAME; one_domain_user, several_domain_user;
-    warm_item, cold_item (training saw no event of the target); cold_user
-    (training saw no example of the user).
+    warm_item, cold_item (no event of the target in training); cold_user (no
+    example of the user in training).
   """
   found = {ALL: np.ones(len(target_domains), bool)}
   for i, name in enumerate(domain_names):

@@ -18,7 +18,7 @@ def _auc_bins(score: np.ndarray) -> np.ndarray:
   Read as an unsigned integer, a float32 is ordered like its value once the
   sign bit of positive and all bits of negative numbers are flipped.
   """
-  with np.errstate(over='ignore'):  # Beyond float32 all is infinity: one bin.
+  with np.errstate(over='ignore'):  # Overflow gives infinity: one bin.
     bits = (score.astype(np.float32) + np.float32(0)).view(np.uint32)
   negative = bits >> np.uint32(31) == 1
   ordered = np.where(negative, ~bits, bits | np.uint32(1 << 31))
@@ -28,14 +28,14 @@ def _auc_bins(score: np.ndarray) -> np.ndarray:
 class AUC(Metric):
   """Area under the ROC curve from a histogram; O(1) memory (16 MiB).
 
-  The weighted share of (positive, negative) pairs that the score orders right,
-  ties counting one half. Scores fall into the 2^20 bins of the top 20 bits of
-  a float32, so **pairs whose scores agree to relative 2^-11 (4.9e-4) may count
-  as ties** (below 1.2e-38, in absolute terms). Such a pair is off by one half
-  at most, so the error is at most half the share of pairs that fall into one
-  bin. Scores that are one bin or more apart are always ordered exactly.
+  The weighted share of (positive, negative) pairs that the score orders
+  correctly, ties counting one half. Scores are binned by the top 20 bits of a
+  float32, so **pairs whose scores agree to relative 2^-11 (4.9e-4) may count as
+  ties** (below 1.2e-38, in absolute terms). Such a pair is off by at most one
+  half, so the error is at most half the share of pairs in the same bin. Scores
+  in different bins are always ordered exactly.
 
-  nan where one class (or both) is missing: there is no pair to order.
+  nan if a class is missing, since there are no pairs to order.
 
   Args:
     label_threshold: A row is positive if its label is >= this.
@@ -62,7 +62,7 @@ class AUC(Metric):
     return float(np.sum(self._positive * below) / pairs)
 
   def _arrays(self):
-    # Only bins in use: a few thousand scores should not cost 16 MiB of wire.
+    # Only nonzero bins: a few thousand scores should not send 16 MiB.
     bins = np.flatnonzero(self._positive + self._negative)
     return {
       'bins': bins.astype(np.int32),
@@ -99,29 +99,29 @@ class _Rows(Kept):
     )
 
   def _columns(self) -> tuple[np.ndarray, ...]:
-    """Returns (group, score, label, weight) in one order whatever the merge."""
+    """Returns (group, score, label, weight), sorted for any merge order."""
     arrays = self._arrays()
     if not arrays:
       return (np.zeros(0, np.int64), *(np.zeros(0) for _ in range(3)))
     columns = tuple(arrays[k] for k in ('group', 'score', 'label', 'weight'))
-    # lexsort's last key is the first to sort by.
+    # The last key of lexsort is the primary one.
     order = np.lexsort(columns[::-1])
     return tuple(column[order] for column in columns)
 
 
 def _run_starts(*columns: np.ndarray) -> np.ndarray:
-  """Returns [N] bools: where any of the sorted columns changes."""
+  """Returns bool [N]: whether any of the sorted columns changes."""
   starts = np.ones(len(columns[0]), bool)
   starts[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
   return starts
 
 
 class GAUC(_Rows):
-  """Exact AUC inside each group, averaged by the groups' weight of rows.
+  """Exact AUC inside each group, averaged with the groups' row weights.
 
   Groups with one class only are left out of both sums (Zhu et al., 2017,
   https://arxiv.org/abs/1703.02091, section 4.2, weighted by impressions). nan
-  if no group has both classes: there is no pair to order.
+  if no group has both classes.
 
   Args:
     label_threshold: A row is positive if its label is >= this.
@@ -140,7 +140,7 @@ class GAUC(_Rows):
     return float(np.sum(auc * impressions) / np.sum(impressions))
 
   def by_group(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (group, AUC, weight of rows) of the groups with both classes."""
+    """Returns (group, AUC, row weight) of the groups with both classes."""
     group, score, label, weight = self._columns()
     positive = np.where(label >= self.label_threshold, weight, 0)
     return auc_by_group(group, score, positive, weight - positive)
@@ -161,11 +161,11 @@ def auc_by_group(
     negative: [N], weight of a row as a negative.
 
   Returns:
-    (group, AUC, weight of rows) [groups with both classes].
+    (group, AUC, row weight) [groups with both classes].
   """
   if not len(group):
     return group, np.zeros(0), np.zeros(0)
-  # A run = the rows of one group with one score; they are tied.
+  # A run is the rows of a group with equal score, which are tied.
   starts_run = _run_starts(group, score)
   run = np.cumsum(starts_run) - 1
   run_positive = np.bincount(run, positive)
@@ -191,10 +191,10 @@ class NDCG(_Rows):
   https://doi.org/10.1007/978-3-540-78646-7_38), so the value does not depend
   on the order of rows. Groups whose labels are all 0 have no ideal order and
   are left out; nan if no group is left. Each group counts once, so weights
-  may only be 0 (drop the row) or 1.
+  must be 0 (drop the row) or 1.
 
   Args:
-    k: Number of ranks that count, at least 1.
+    k: Number of top ranks that count, at least 1.
   """
 
   OPTIONS = ('k',)

@@ -25,7 +25,7 @@ from antjax.networks.network import (
 def cross_layers(
   width: int, num_layers: int, rank: int, *, rngs: nnx.Rngs
 ) -> nnx.List[nnx.Module]:
-  """Maps W_l x + b_l of `crossed`; of low rank, W_l is a product of two."""
+  """Maps W_l x + b_l for `crossed`; W_l is a product if it has low rank."""
 
   def product() -> nnx.Module:
     if not rank:
@@ -47,7 +47,7 @@ def crossed(layers: nnx.List[Any], x0: jax.Array) -> jax.Array:
 
 
 class DCNv2(ClickNetwork):
-  """DCN V2, parallel form: y = w [x_L, MLP(x_0)] + b, with cross layers x_l.
+  """DCN V2, parallel form: y = w [x_L, MLP(x_0)] + b with cross layers x_l.
 
     x_{l+1} = x_0 * (W_l x_l + b_l) + x_l,  x_0 = v
 
@@ -80,7 +80,7 @@ class DCNv2(ClickNetwork):
 
 
 class GDCN(ClickNetwork):
-  """GDCN: cross layers whose products a gate lets through.
+  """GDCN: cross layers with gated products.
 
     c_{l+1} = c_0 * (W_l c_l + b_l) * sigmoid(G_l c_l) + c_l,  c_0 = v
 
@@ -127,8 +127,8 @@ class GDCN(ClickNetwork):
 class Maps(nnx.Module):
   """Feature maps of pairs of earlier maps and fields.
 
-  A place d of a map is a row: one product gives sum_i W_{ij} X_i for all j,
-  whose products with X^0_j are summed. The outer products never exist.
+  Each element d of a map is a row: one product gives sum_i W_{ij} X_i for all
+  j, whose products with X^0_j are summed. Outer products are never formed.
   """
 
   def __init__(
@@ -139,7 +139,7 @@ class Maps(nnx.Module):
     self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
 
   def __call__(self, maps_SH: jax.Array, fields_SF: jax.Array) -> jax.Array:
-    """[S, new maps], S = rows times their places."""
+    """[S, new maps], S = rows times map elements."""
     kernel = self.kernel[...]
     mixed = maps_SH @ kernel.reshape(len(kernel), -1)
     by_field = mixed.reshape(len(mixed), *kernel.shape[1:])
@@ -147,15 +147,15 @@ class Maps(nnx.Module):
 
 
 class XDeepFM(ClickNetwork):
-  """A compressed interaction network beside linear terms and an MLP.
+  """A compressed interaction network, linear terms and an MLP.
 
-  Layer k makes H_k maps of width D from all pairs of the maps before and the
-  fields, X^k_h = sum_{i,j} W^{k,h}_{ij} (X^{k-1}_i * X^0_j); the sums of all
-  maps over D are weighed into the logit.
+  Layer k makes H_k maps of width D from all pairs of previous maps and fields,
+  X^k_h = sum_{i,j} W^{k,h}_{ij} (X^{k-1}_i * X^0_j). The logit has a weighted
+  sum of all maps' sums over D.
 
   Source: Lian et al. 2018, https://arxiv.org/abs/1803.05170, section 3. As in
-  its section 3.3, maps have no activation; all maps of a layer go to the next
-  layer and to the output.
+  section 3.3, maps have no activation. All maps of a layer go to the next layer
+  and to the output.
   """
 
   needs = frozenset({'linear'})
@@ -190,7 +190,7 @@ class XDeepFM(ClickNetwork):
 
 
 class InteractingLayer(nnx.Module):
-  """Self-attention over fields with a projected residual."""
+  """Self-attention over fields, with a projected residual."""
 
   def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
     if dim % num_heads:
@@ -217,7 +217,7 @@ class InteractingLayer(nnx.Module):
 class AutoInt(ClickNetwork):
   """AutoInt: fields attend to fields, y = w [e_1, ..., e_F] + b.
 
-  A layer, with the outputs of heads h side by side:
+  A layer, with the outputs of heads h concatenated:
 
     e_f = relu([sum_g softmax_g(<Q_h v_f, K_h v_g>) V_h v_g]_h + W v_f)
 
@@ -247,7 +247,7 @@ class AutoInt(ClickNetwork):
 
 
 class Stream(nnx.Module):
-  """A gate on the fields and an MLP: [B, O]."""
+  """A gate on the fields, then an MLP: [B, O]."""
 
   def __init__(
     self,
@@ -274,14 +274,14 @@ class Stream(nnx.Module):
 
 
 class FinalMLP(ClickNetwork):
-  """FinalMLP: two MLPs on gated fields, and a bilinear form of both.
+  """FinalMLP: two MLPs on gated fields, and a bilinear form of their outputs.
 
     h_i = 2 sigmoid(G_i(c_i)) * v,  o_i = MLP_i(h_i),
     y = b + w_1 o_1 + w_2 o_2 + sum_h o_1^h W_h o_2^h  (heads h)
 
   Source: Mao et al. 2023, https://arxiv.org/abs/2304.00902, section 3. c_1 are
-  the user's fields, c_2 the item's, as the paper does for its own data; without
-  such fields the gate is a learned vector, as it suggests.
+  the user's fields and c_2 the item's, as in the paper for its own data.
+  Without such fields the gate is a learned vector, as the paper suggests.
   """
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -300,7 +300,7 @@ class FinalMLP(ClickNetwork):
     self.item = Stream(sizes, sizes.item_fields, config, rngs=rngs)
     self.linear = nnx.Linear(2 * width, 1, rngs=rngs)
     part = width // heads
-    scale = part**-1.0  # So that the form of two unit vectors is about one.
+    scale = part**-1.0  # The form of two unit vectors is about one.
     form = jax.random.normal(rngs.params(), (heads, part, part)) * scale
     self.form = nnx.Param(form)
 

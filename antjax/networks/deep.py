@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Linear terms, pairs of fields and an MLP, and sums of them."""
+"""Sums of linear terms, products of field pairs and an MLP."""
 
 from flax import nnx
 import jax
@@ -48,10 +48,11 @@ class FM(LR):
 
 
 def pairs(fields_BFD: jax.Array) -> jax.Array:
-  """Sum of the dot products of all pairs of fields [B], in O(F D) each.
+  """Sum of the dot products of all pairs of fields [B], in O(F D) per row.
 
-  ((sum_i v_i)^2 - sum_i v_i^2) / 2. On a matrix: beside an MLP on the same
-  vectors sums over an inner dim took XLA:CPU as long as the MLP itself.
+  ((sum_i v_i)^2 - sum_i v_i^2) / 2. Computed on a matrix: beside an MLP on the
+  same vectors, sums over an inner dim took as long on XLA:CPU as the MLP
+  itself.
   """
   num_rows, num_fields, dim = fields_BFD.shape
   flat = fields_BFD.reshape(num_rows, -1)
@@ -62,7 +63,7 @@ def pairs(fields_BFD: jax.Array) -> jax.Array:
 
 
 class MLPModel(ClickNetwork):
-  """The deep part alone: y = w relu(... relu(W_1 v + b_1)) + b.
+  """The deep part only: y = w relu(... relu(W_1 v + b_1)) + b.
 
   Source: Covington et al. 2016, https://doi.org/10.1145/2959100.2959190.
   """
@@ -80,8 +81,7 @@ class WideDeep(MLPModel):
   """Wide & Deep: y = sum_i w_i + MLP(v).
 
   Source: Cheng et al. 2016, https://arxiv.org/abs/1606.07792. The paper's wide
-  part also has products of features that are chosen by hand; give them as
-  features.
+  part also has hand-picked feature crosses; pass them as features.
   """
 
   needs = frozenset({'linear'})
@@ -91,7 +91,7 @@ class WideDeep(MLPModel):
 
 
 class DeepFM(WideDeep):
-  """DeepFM: y = sum_i w_i + sum_{i<j} <v_i, v_j> + MLP(v), one v for both.
+  """DeepFM: y = sum_i w_i + sum_{i<j} <v_i, v_j> + MLP(v) with one v.
 
   Source: Guo et al. 2017, https://arxiv.org/abs/1703.04247, section 2.1.
   """

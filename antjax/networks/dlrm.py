@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""DLRM: vectors of ids and one of all numbers, an interaction, and an MLP."""
+"""DLRM: an interaction of id vectors and a vector of numbers, then an MLP."""
 
 import dataclasses
 from typing import Annotated, ClassVar
@@ -14,8 +14,8 @@ from antjax.layers.mlp import MLP
 from antjax.networks.crosses import cross_layers, crossed
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 
-# Shape suffixes: B = rows, F = vectors, D = embedding width, X = width of what
-# the top MLP sees, O = outputs.
+# Shape suffixes: B = rows, F = vectors, D = embedding width, X = input width of
+# the top MLP, O = outputs.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,10 @@ class DLRMConfig(DeepConfig):
 
 
 class DLRM(ClickNetwork):
-  """DLRM: y = MLP([v, <v_i, v_j> for all i > j]), with one v of all numbers.
+  """DLRM: y = MLP([v, <v_i, v_j> for all i > j]), with one v for all numbers.
 
-  With top_vectors=false the top MLP sees no vector but that of the numbers
-  beside the products, as published.
+  With top_vectors=false the input of the top MLP is the vector of the numbers
+  and the products, as published.
 
   Source: Naumov et al. 2019, https://arxiv.org/abs/1906.00091.
   """
@@ -65,7 +65,7 @@ class DLRM(ClickNetwork):
   def _interaction(
     self, num_vectors: int, dim: int, config: DLRMConfig, rngs: nnx.Rngs
   ) -> int:
-    """Makes what `interact` needs; returns X."""
+    """Creates the parts that `interact` uses; returns X."""
     del rngs
     assert isinstance(config, DLRM.Config)
     self.top_vectors = config.top_vectors
@@ -73,7 +73,7 @@ class DLRM(ClickNetwork):
     return num_seen * dim + num_vectors * (num_vectors - 1) // 2
 
   def interact(self, vectors_BFD: jax.Array) -> jax.Array:
-    """What the top MLP sees [B, X]; the vector of numbers comes last."""
+    """Input of the top MLP [B, X]; the vector of numbers comes last."""
     pairs, seen_BFD = dot_pairs(vectors_BFD), vectors_BFD
     if not self.top_vectors:
       last = vectors_BFD.shape[1] - (self.bottom is not None)
@@ -95,7 +95,7 @@ class DLRMDCN(DLRM):
     x_{l+1} = x_0 * (W_l V_l x_l + b_l) + x_l,  x_0 = [v, MLP(numbers)]
 
   Source: https://arxiv.org/abs/2008.13535, and `DLRM_DCN` of TorchRec, with
-  which MLPerf trains (github.com/mlcommons/training, recommendation_v2).
+  is MLPerf's model (github.com/mlcommons/training, recommendation_v2).
   """
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class DLRMDCN(DLRM):
 
 
 def dot_pairs(vectors_BFD: jax.Array) -> jax.Array:
-  """[..., F (F - 1) / 2]: products of pairs (i, j), i > j, row by row."""
+  """Products of pairs (i, j), i > j, row by row: [..., F (F - 1) / 2]."""
   num_features = vectors_BFD.shape[-2]
   products_BFF = jnp.einsum('...fd,...gd->...fg', vectors_BFD, vectors_BFD)
   rows, columns = np.tril_indices(num_features, k=-1)
@@ -138,5 +138,5 @@ def dot_pairs(vectors_BFD: jax.Array) -> jax.Array:
 
 
 def logits(y_BO: jax.Array) -> jax.Array:
-  """[B], or [B, O] of several."""
+  """Logits [B], or [B, O] for several outputs."""
   return y_BO[:, 0] if y_BO.shape[1] == 1 else y_BO

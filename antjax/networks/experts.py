@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Towers and experts that scenarios and tasks share or own.
+"""Towers and experts, shared or owned by scenarios and tasks.
 
-Each scenario has gates, towers and experts of its own for each task.
+Each scenario has its own gates, towers and experts for each task.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ from antjax.networks.towers import (
 
 
 class SharedBottom(ClickNetwork):
-  """Shared bottom: y_k = t_k(f(v)), one f, and a tower t_k for each task k.
+  """Shared bottom: y_k = t_k(f(v)), with one f and a tower t_k per task k.
 
-  Source: Caruana 1997, https://doi.org/10.1023/A:1007379606734. Scenarios have
-  towers of their own.
+  Source: Caruana 1997, https://doi.org/10.1023/A:1007379606734. Each scenario
+  has its own towers.
   """
 
   needs = frozenset({'sorted_rows'})
@@ -55,7 +55,7 @@ class MMoE(ClickNetwork):
   """MMoE: y_k = t_k(sum_e softmax(W_k v)_e f_e(v)), experts f_e for all tasks.
 
   Source: Ma et al. 2018, https://doi.org/10.1145/3219819.3220007, section 4.2.
-  Scenarios have gates W_k and towers t_k of their own.
+  Each scenario has its own gates W_k and towers t_k.
   """
 
   Config = ExpertConfig
@@ -86,13 +86,13 @@ class MMoE(ClickNetwork):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnExpertConfig(ExpertConfig):
-  """Sizes of a network with experts of each scenario and task besides."""
+  """Sizes of a network with shared experts and experts per scenario, task."""
 
   num_specific: Annotated[int, 'Experts per scenario and task.'] = 1
 
 
 class OwnMixture(nnx.Module):
-  """Each task's own experts and the shared ones, mixed by its own gate."""
+  """Mixtures of each task's own experts and the shared ones, by its gate."""
 
   def __init__(
     self,
@@ -126,7 +126,7 @@ class OwnMixture(nnx.Module):
     shared_BI: jax.Array,
     scenario_B: jax.Array,
   ) -> list[jax.Array]:
-    """[B, O] of each task, whose own experts read [B, I] each."""
+    """[B, O] for each task, from the inputs [B, I] of its own experts."""
     shared_BEO = self.shared(shared_BI)
     return [
       mix(
@@ -140,7 +140,7 @@ class OwnMixture(nnx.Module):
 
 
 class SharedLevel(nnx.Module):
-  """A level of PLE that another one follows: all scenarios are needed.
+  """A level of PLE before the last level; all scenarios are needed.
 
   Its groups are pairs of a task and a scenario, scenario by scenario.
   """
@@ -156,9 +156,9 @@ class SharedLevel(nnx.Module):
   ):
     self.num_groups = sizes.num_scenarios * sizes.num_outputs
     self.num_specific, num_shared = config.num_specific, config.num_experts
-    # By group, the shared ones last.
+    # By group, shared experts last.
     counts = [self.num_specific] * self.num_groups + [num_shared]
-    groups = [sum(counts)] if is_first else counts  # First: one input for all.
+    groups = [sum(counts)] if is_first else counts  # One input for all.
     self.experts = nnx.List(
       Experts(n, in_features, config.expert_widths, rngs=rngs) for n in groups
     )
@@ -171,10 +171,10 @@ class SharedLevel(nnx.Module):
     self.shared_gate = gate(sum(counts))
 
   def __call__(self, inputs: Sequence[jax.Array]) -> list[jax.Array]:
-    """Arrays [B, O]: a group's each, the shared one last.
+    """Arrays [B, O], one per group, the shared one last.
 
     Args:
-      inputs: As many [B, I]; of the first level one, v.
+      inputs: Arrays [B, I], one per output; in the first level only v.
     """
     found_BEO = jnp.concatenate(
       [group(x) for group, x in zip(self.experts, inputs, strict=True)], axis=1
@@ -190,10 +190,10 @@ class SharedLevel(nnx.Module):
 
 
 class PLE(ClickNetwork):
-  """PLE: levels of experts that are shared and experts that a task owns.
+  """PLE: levels of shared experts and experts per task.
 
-  With g(z) = softmax(W z) and one input for each task k and one that is shared,
-  all of them v at first, a level makes of them
+  With g(z) = softmax(W z), an input x_k for each task k and a shared x_s, all
+  of them v at first, a level computes
 
     x_k' = g_k(x_k) [experts of k on x_k, shared experts on x_s]
     x_s' = g_s(x_s) [all experts, each on its own input]
@@ -202,8 +202,8 @@ class PLE(ClickNetwork):
   is CGC.
 
   Source: Tang et al. 2020, https://doi.org/10.1145/3383313.3412236, sections
-  4.1 (CGC) and 4.2. Each scenario is a k of its own for each task; in the last
-  level a row needs those of its own scenario only.
+  4.1 (CGC) and 4.2. Here k is a pair of a task and a scenario; in the last
+  level a row needs only those of its own scenario.
   """
 
   needs = frozenset({'sorted_rows'})

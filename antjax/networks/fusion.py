@@ -1,16 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors of texts and images become further fields of any click model.
+"""Vectors of texts and images as further fields of any click model.
 
-A vector t of an encoder becomes the field g * W t, with g
+A vector t from an encoder becomes the field g * W t, with g
 
   concat         1
-  gated          2 sigmoid(G [id fields] + c): the ids say how much t counts,
-                 e.g. little where an item has been seen often
-  per_scenario   2 sigmoid(G s + c), s the scenario's vector
+  gated          2 sigmoid(G [id fields] + c): the ids decide the weight of t,
+                 e.g. little for an item that has been seen often
+  per_scenario   2 sigmoid(G s + c), with the scenario's vector s
 
-W has no bias, so a vector of zeros, which stands for a text or an image that is
-missing, stays zero. G and c start at 0: all ways start as concat.
+W has no bias, so a zero vector, which stands for a missing text or image, stays
+zero. G and c start at 0: all ways start as concat.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Fusion(nnx.Module):
   """Adds a field for each vector.
 
   Attributes:
-    sizes: Those of the inputs that it returns: what the model is made of.
+    sizes: Sizes of the returned inputs, for the model after it.
   """
 
   def __init__(
@@ -43,16 +43,16 @@ class Fusion(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    """Makes the maps.
+    """Creates the linear maps.
 
     Args:
       sizes: Sizes of the inputs without the vectors.
-      widths: Name of a vector -> its width; their order is that of the fields.
+      widths: Name of a vector -> its width, in the order of the fields.
       way: See above.
       rngs: Source of the initial weights.
 
     Raises:
-      ValueError: There is no vector, or the way or a width makes no sense.
+      ValueError: There is no vector, or the way or a width is invalid.
     """
     if way not in get_args(Way):
       raise ValueError(f'fusion={way!r}: use {", ".join(get_args(Way))}.')
@@ -86,10 +86,10 @@ class Fusion(nnx.Module):
 
     Args:
       x: The inputs without the vectors.
-      vectors: Name -> float [B, width], those of `widths`.
+      vectors: Name -> float [B, width], for the names in `widths`.
 
     Raises:
-      ValueError: The vectors are not those that it was made for.
+      ValueError: Names or widths of the vectors differ from `widths`.
     """
     found = {name: vector.shape[-1] for name, vector in vectors.items()}
     if found != self.widths:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""An MLP with gates made of the scenario, the user and the item."""
+"""An MLP with gates computed from the scenario, the user and the item."""
 
 import dataclasses
 from typing import Annotated
@@ -17,7 +17,7 @@ from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GateConfig(DeepConfig):
-  """Sizes of a network with gates or weights that another one makes."""
+  """Sizes of a network with gates or weights computed by another one."""
 
   gate_width: Annotated[
     int, 'Hidden width of the network that computes gates or weights.'
@@ -25,7 +25,7 @@ class GateConfig(DeepConfig):
 
 
 class PEPNet(ClickNetwork):
-  """PEPNet: gates that know the scenario, and gates that know user and item.
+  """PEPNet: gates by scenario, and gates by user and item.
 
   With gate(x) = 2 sigmoid(W' relu(W x + b) + b') and no gradient through [.]:
 
@@ -54,7 +54,7 @@ class PEPNet(ClickNetwork):
       len(self.scenario_fields) * sizes.dim + width, hidden, rngs=rngs
     )
     self.ep_gate = nnx.Linear(hidden, width, rngs=rngs)
-    # The first layers of all gates of PPNet have one input: one product.
+    # The first layers of all PPNet gates share their input: one product.
     self.pp_hidden = Experts(
       len(config.widths),
       len(self.prior_fields) * sizes.dim + width,

@@ -16,7 +16,7 @@ from antjax.networks.sequences import SequenceNetwork
 # Shape suffixes: B = rows, Q = queries, K = keys, P = places, D = width, H =
 # heads, d = D / H.
 
-_BLOCK = 256  # Keys that are looked at together.
+_BLOCK = 256  # Number of keys processed together.
 
 
 def pointwise_attention(
@@ -29,20 +29,20 @@ def pointwise_attention(
   bias_P: jax.Array,
   block: int = _BLOCK,
 ) -> jax.Array:
-  """Sums of values, each weighed by silu(q k + bias of how long ago) / K.
+  """Sums of values, weighted by silu(q k + bias of their distance) / K.
 
-  Nothing is normalized over the keys, so that the sum goes over blocks of them
-  one by one: memory grows with Q times the block, in the backward pass too. A
-  block in which no row has a key costs nothing.
+  Nothing is normalized over the keys, so blocks of them are summed one by one:
+  memory is proportional to Q times the block, in the backward pass too. A block
+  in which no row has a key is skipped.
 
   Args:
     query_BQHd: Queries.
     key_BKHd: Keys.
     value_BKHd: Values.
-    query_place_BQ: int32, place of each query. It sees keys up to it.
-    key_place_BK: int32, place of each key; -1: there is none.
-    bias_P: Bias for each difference of places; farther ones have the last.
-    block: Keys that are looked at together.
+    query_place_BQ: int32, place of each query, which sees keys up to it.
+    key_place_BK: int32, place of each key; -1: no key.
+    bias_P: Bias for each difference of places; larger ones use the last.
+    block: Number of keys processed together.
 
   Returns:
     [B, Q, H, d].
@@ -105,7 +105,7 @@ class HSTULayer(nnx.Module):
   def __call__(
     self, x_BKD: jax.Array, place_BK: jax.Array, num_last: int | None = None
   ) -> jax.Array:
-    """[B, K, D] at all places, or at the last few only."""
+    """[B, K, D] at all places, or at the `num_last` last places only."""
     made = jax.nn.silu(self.project(self.norms[0](x_BKD)))
     gate, *parts = jnp.split(made, 4, axis=-1)
     value, query, key = (
@@ -126,7 +126,7 @@ class HSTULayer(nnx.Module):
 
 
 class HSTUSequence(nnx.Module):
-  """Layers over a history, then the candidate, to the candidate's: [B, D]."""
+  """Layers over history and candidate, to the candidate's output [B, D]."""
 
   def __init__(
     self,
@@ -162,8 +162,9 @@ class HSTU(SequenceNetwork):
 
     y = MLP([v, HSTU(k_1, ..., k_M, q)])
 
-  The candidate comes last and is what is read. A place sees those before it,
-  with a bias for how many clicks ago; the paper adds one for the time between.
+  The candidate comes last, and its output is read. A place sees those before
+  it, with a bias for the clicks between; the paper adds one for the time
+  between.
 
   Source: Zhai et al. 2024, https://arxiv.org/abs/2402.17152, section 3.
   """

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Click networks by name or by 'package.module:Class', and their settings."""
+"""Click networks by name or 'package.module:Class', and their settings."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -60,14 +60,14 @@ NETWORKS: dict[str, type[Any]] = CLICK | META
 
 
 def load(name: str, flag: str = 'model') -> type[Any]:
-  """The class of a network.
+  """Loads the class of a network.
 
   Args:
-    name: A name in `NETWORKS`, or 'package.module:Class' of your own.
-    flag: Name of the setting, for messages.
+    name: Name in `NETWORKS`, or 'package.module:Class' of a custom network.
+    flag: Name of the setting, for errors.
 
   Raises:
-    ValueError: There is no such network, or it does not keep the contract of
+    ValueError: There is no such network, or it violates the contract of
       `antjax.networks.network`.
   """
   if name in NETWORKS:
@@ -97,7 +97,7 @@ def load(name: str, flag: str = 'model') -> type[Any]:
 
 
 def _lacking(found: Any) -> str:
-  """What a class lacks of the contract; '' for nothing."""
+  """How a class violates the contract; '' if it does not."""
   if not (isinstance(found, type) and issubclass(found, nnx.Module)):
     return f'is {found!r}; needed is a class derived from flax.nnx.Module'
   needs = getattr(found, 'needs', None)
@@ -124,12 +124,12 @@ def _lacking(found: Any) -> str:
 
 
 def refuse(found: type[Any], without: Mapping[str, str], where: str) -> None:
-  """Checks that what a network needs is there.
+  """Rejects a network whose needs are not met.
 
   Args:
     found: The network's class.
-    without: Need -> why it is not met there.
-    where: Setting that asks for the network, as 'head.kind=star'.
+    without: Need -> reason why it is not met.
+    where: Setting that asks for the network, e.g. 'head.kind=star'.
 
   Raises:
     ValueError: A need is not met.
@@ -144,10 +144,10 @@ def refuse(found: type[Any], without: Mapping[str, str], where: str) -> None:
 def make(
   name: str, sizes: network.Sizes, config: 'NetworkConfig', *, rngs: nnx.Rngs
 ) -> Any:
-  """A fresh network; it takes the sizes that it has of `config`.
+  """Creates a network with its sizes in `config`.
 
   Raises:
-    ValueError: There is no such network, or it needs what the sizes lack.
+    ValueError: There is no such network, or the sizes do not meet its needs.
   """
   found = load(name)
   if 'history' in found.needs and not sizes.histories:
@@ -170,10 +170,10 @@ def scores(
   x: network.Inputs,
   num_outputs: int = 1,
 ) -> Any:
-  """What a network says of its inputs, [B] or, of several outputs, [B, ...].
+  """Outputs of a network, [B], or [B, ...] for several.
 
   Raises:
-    ValueError: It has another shape, or reads what it does not declare.
+    ValueError: The shape is wrong, or the network reads undeclared inputs.
   """
   if 'linear' not in getattr(model, 'needs', ('linear',)):
     x = network.InputsWithoutLinear(*x)
@@ -190,9 +190,9 @@ def scores(
 
 
 def _union(networks: Mapping[str, type[Any]]) -> Any:
-  """A dataclass with the fields of all their Configs, each None.
+  """A dataclass with the fields of all Configs, each None by default.
 
-  Networks that say the same of a field share its help.
+  Networks with the same help for a field share it.
   """
   kinds: dict[str, Any] = {}
   helps: dict[str, dict[str, list[str]]] = {}
@@ -218,7 +218,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(_Union))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig(_Union):
-  """Sizes of networks: what is none is as the network has it."""
+  """Sizes of networks; none: the default of the network."""
 
   norm: Annotated[
     mlp.Norm,
@@ -242,7 +242,7 @@ class NetworkConfig(_Union):
     """The Config of a network.
 
     Raises:
-      ValueError: `own` names a field that it has not, or a value is wrong.
+      ValueError: `own` names an unknown field, or a value is invalid.
     """
     return self._of(found, self.own)
 
@@ -271,9 +271,9 @@ class NetworkConfig(_Union):
 
 
 class Standalone(nnx.Module):
-  """Any network where there are no scenarios and no tables of weights.
+  """Any network, without scenarios and tables of linear weights.
 
-  Its linear terms, if it has any, are one map of all inputs.
+  Linear terms, if declared, are one map of all inputs.
   """
 
   def __init__(
@@ -303,7 +303,7 @@ class Standalone(nnx.Module):
     dense_BX: jax.Array | None,
     histories: tuple[network.History, ...] = (),
   ) -> network.Inputs:
-    """What the network reads, its linear terms included."""
+    """Inputs of the network, including linear terms."""
     if dense_BX is None and self.sizes.dense_width:
       raise ValueError(
         f'{type(self.network).__name__}(dense_width={self.sizes.dense_width}):'
@@ -318,5 +318,5 @@ class Standalone(nnx.Module):
     return x._replace(first_order_B=self.linear(x.flat)[:, 0])
 
   def __call__(self, x: network.Inputs) -> jax.Array:
-    """Logits [B], or [B, num_outputs] of a network that gives several."""
+    """Logits [B], or [B, num_outputs] for several outputs."""
     return scores(self.network, x, self.sizes.num_outputs)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""MaskNet: masks made of all inputs weigh what each block reads."""
+"""MaskNet: masks computed from all inputs weight the input of each block."""
 
 import dataclasses
 import itertools
@@ -44,17 +44,17 @@ class MaskBlock(nnx.Module):
 
 
 class MaskNet(ClickNetwork):
-  """MaskNet: blocks whose input a mask weighs, beside or after each other.
+  """MaskNet: parallel or serial blocks with masked inputs.
 
     block(h) = relu(LN(W (mask(v) * h))),  mask(v) = W_2 relu(W_1 v + b_1) + b_2
 
     parallel: y = MLP([block_1(n), ..., block_K(n)])
     serial:   y = w block_L(... block_1(n)) + b
 
-  with n the inputs whose fields are each normalized by a LayerNorm of its own.
+  with n the inputs after a separate LayerNorm for each field.
 
   Source: Wang et al. 2021, https://arxiv.org/abs/2102.07619, sections on
-  the mask, MaskBlock and MaskNet. Dense inputs, which are no fields, are not
+  the mask, MaskBlock and MaskNet. Dense inputs, which are not fields, are not
   normalized.
   """
 

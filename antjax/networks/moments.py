@@ -1,13 +1,14 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Means and variances by scenario, for models that normalize.
+"""Means and variances by scenario, for models that normalize inputs.
 
-While training, a model takes those of the batch. To score rows it needs those
-of the training data, so that a row's score depends on that row alone. A running
-mean would be state beside the parameters, and would lag behind them: instead
-one pass over training batches with the final parameters sums `moments_of`
-("precise batch norm", Wu and Johnson 2021, https://arxiv.org/abs/2105.07576,
-section 3), and `finish` turns the sums into `Inputs.moments`.
+In training, a model uses the moments of the batch. For scoring it needs those
+of the training data, so that a row's score depends only on that row. A running
+mean would be state in addition to the parameters, and would lag behind them.
+Instead, one pass over training batches with the final parameters sums
+`moments_of` ("precise batch norm", Wu and Johnson 2021,
+https://arxiv.org/abs/2105.07576, section 3), and `finish` turns the sums into
+`Inputs.moments`.
 """
 
 from typing import NamedTuple
@@ -24,10 +25,10 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 
 class MomentSums(NamedTuple):
-  """Sums over rows, which add up over batches: `jax.tree.map(np.add, a, b)`.
+  """Sums over rows; add those of batches by `jax.tree.map(np.add, a, b)`.
 
   Attributes:
-    count_S: Rows that count.
+    count_S: Number of rows that count.
     sum_SX: Sums of the fields by scenario.
     square_SX: Sums of their squares.
   """
@@ -38,13 +39,13 @@ class MomentSums(NamedTuple):
 
 
 def moments_of(x: Inputs, num_scenarios: int) -> MomentSums:
-  """The sums of a batch, in one pass.
+  """Sums of a batch, in one pass.
 
-  Add them up in float64 on the host: over millions of rows float32 drifts.
+  Add them in float64 on the host: float32 drifts over millions of rows.
 
   Args:
-    x: The batch; rows of weight 0 do not count.
-    num_scenarios: S.
+    x: Inputs of the batch; rows of weight 0 do not count.
+    num_scenarios: Number of scenarios, S.
   """
   mine_BS = members(x, num_scenarios)
   flat_BX = x.flat.astype(jnp.float32)
@@ -56,7 +57,7 @@ def moments_of(x: Inputs, num_scenarios: int) -> MomentSums:
 
 
 def members(x: Inputs, num_scenarios: int) -> jax.Array:
-  """[B, S]: 1 where a row is of a scenario and counts."""
+  """[B, S]: 1 for the scenario of a row that counts, else 0."""
   mine_BS = jax.nn.one_hot(x.scenario_B, num_scenarios, dtype=jnp.float32)
   if x.weight_B is None:
     return mine_BS
@@ -64,10 +65,9 @@ def members(x: Inputs, num_scenarios: int) -> jax.Array:
 
 
 def of_batch(x: Inputs, num_scenarios: int) -> ScenarioMoments:
-  """The moments of a batch, with their gradient.
+  """Differentiable moments of a batch.
 
-  A scenario with fewer than two rows has no variance of its own: it gets those
-  of all rows of the batch.
+  A scenario with fewer than two rows gets the moments of all rows.
   """
   mine_BS = members(x, num_scenarios)
   flat_BX = x.flat.astype(jnp.float32)
@@ -77,7 +77,7 @@ def of_batch(x: Inputs, num_scenarios: int) -> ScenarioMoments:
   all_1X = jnp.sum(sum_SX, axis=0, keepdims=True) / total
   has_own = count_S1 > 1
   mean_SX = jnp.where(has_own, sum_SX / jnp.maximum(count_S1, 1), all_1X)
-  # Around the mean, not by squares: float32 would lose small variances.
+  # Centered, not from squares: float32 would lose small variances.
   counts_B1 = jnp.sum(mine_BS, axis=1, keepdims=True)
   own_BX = jnp.dot(mine_BS, mean_SX, precision=_EXACT)
   square_SX = jnp.dot(mine_BS.T, jnp.square(flat_BX - own_BX), precision=_EXACT)
@@ -91,12 +91,12 @@ def of_batch(x: Inputs, num_scenarios: int) -> ScenarioMoments:
 
 
 def finish(sums: MomentSums) -> ScenarioMoments:
-  """Means and variances of the rows that were summed, float32.
+  """Means and variances of the summed rows, float32.
 
   A scenario with fewer than two rows gets those of all rows.
 
   Raises:
-    ValueError: There are no rows at all.
+    ValueError: There are no rows.
   """
   count_S1 = np.asarray(sums.count_S, np.float64)[:, None]
   sum_SX = np.asarray(sums.sum_SX, np.float64)

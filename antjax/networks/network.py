@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The interface of a click network: its declarations and inputs.
+"""Interface of a click network: its declarations and inputs.
 
-A click network is a Flax NNX module that turns `Inputs` into one logit a row.
-The click job, BAHE's head and the meta-learner take any of them, by name or as
-'package.module:Class' (`antjax.networks.load`):
+A click network is a Flax NNX module that maps `Inputs` to one logit per row.
+The click job, BAHE's head and the meta-learner accept any of them, by name or
+as 'package.module:Class' (`antjax.networks.load`):
 
   class Net(nnx.Module):
     needs = frozenset()
@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 # Shape suffixes: B = rows, F = fields, D = embedding width, S = scenarios, X =
-# width of all inputs side by side, M = places of a history.
+# width of all inputs concatenated, M = places of a history.
 
 # What a network may declare in `needs`.
 NEEDS = {
@@ -45,22 +45,22 @@ NEEDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-  """Shapes of a network's inputs; static.
+  """Static shapes of a network's inputs.
 
   Attributes:
-    num_fields: F: one vector each of ids, numbers, a history's mean, a text.
-    dim: D.
-    dense_width: Width of `Inputs.dense_BX`; 0: there is none.
-    num_scenarios: S.
-    scenario_field: Index of the field that is the scenario's own vector; None
-      where rows do not say their scenario.
-    user_fields: Which of the fields describe the user.
-    item_fields: Which of the fields describe the item.
-    histories: Places of each history.
-    history_width: Width of the vectors of histories: D for each of the ids that
-      an event has; 0: D.
-    num_outputs: Numbers a row, of networks that can give several: a label's, or
-      a class's, each.
+    num_fields: F, number of vectors: of ids, numbers, a history's mean, a text.
+    dim: D, width of a field.
+    dense_width: Width of `Inputs.dense_BX`; 0: no dense inputs.
+    num_scenarios: S, number of scenarios.
+    scenario_field: Index of the field with the scenario's vector; None if rows
+      have no scenario.
+    user_fields: Indices of the fields that describe the user.
+    item_fields: Indices of the fields that describe the item.
+    histories: Number of places of each history.
+    history_width: Width of the vectors of histories: D per id of an event; 0:
+      D.
+    num_outputs: Number of outputs per row, of networks that support several:
+      one per label or class.
   """
 
   num_fields: int
@@ -107,7 +107,7 @@ class Sizes:
 
 
 class History(NamedTuple):
-  """What a user did, as vectors, and the candidate in the same space.
+  """Vectors of a user's events, and of the candidate in the same space.
 
   Attributes:
     keys_BMD: Vectors of the history.
@@ -124,8 +124,8 @@ class ScenarioMoments(NamedTuple):
   """Mean and variance of all inputs among the rows of each scenario.
 
   Attributes:
-    mean_SX: Means.
-    variance_SX: Over the number of rows, not one less.
+    mean_SX: Means of the inputs.
+    variance_SX: Biased variances of the inputs (divided by the number of rows).
   """
 
   mean_SX: jax.Array
@@ -133,19 +133,19 @@ class ScenarioMoments(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """One batch as a network sees it.
+  """A batch of inputs of a network.
 
   Attributes:
-    fields_BFD: A vector a field.
-    first_order_B: Sum of the features' own weights, of linear terms.
+    fields_BFD: Vectors of the fields.
+    first_order_B: Sum of the features' weights, for linear terms.
     scenario_B: int32, from 0 to S - 1.
-    dense_BX: Inputs of another width than D: numbers, vectors of texts; None
-      without. They follow the fields in `flat`.
+    dense_BX: Inputs of another width than D, such as numbers and vectors of
+      texts, which follow the fields in `flat`. None: no such inputs.
     histories: Histories of the user and the candidate, by kind of behavior.
-    weight_B: 0 for rows that only fill the batch, which must not count where
-      a model takes statistics of the batch; None: all rows count.
-    moments: Those of the training rows, for models that normalize; None while
-      training: those of the batch. See `antjax.networks.moments`.
+    weight_B: Weights; 0 for padding rows, which must not count in statistics of
+      the batch. None: all rows count.
+    moments: Moments of the training rows, for models that normalize. None, in
+      training: use those of the batch. See `antjax.networks.moments`.
     context: Result of the network's `context` on a task's support.
   """
 
@@ -160,29 +160,29 @@ class Inputs(NamedTuple):
 
   @property
   def flat(self) -> jax.Array:
-    """All inputs side by side, [B, X]."""
+    """All inputs concatenated, [B, X]."""
     return self.beside(self.fields_BFD)
 
   def beside(self, fields_BFD: jax.Array) -> jax.Array:
-    """Fields, these or what a layer made of them, and the dense inputs."""
+    """Concatenates the given fields, as from a layer, and the dense inputs."""
     flat = fields_BFD.reshape(fields_BFD.shape[0], -1)
     if self.dense_BX is None:
       return flat
     return jnp.concatenate([flat, self.dense_BX.astype(flat.dtype)], axis=1)
 
   def joined(self, fields: Sequence[int]) -> jax.Array:
-    """Some of the fields side by side, [B, len(fields) D]."""
+    """Some of the fields concatenated, [B, len(fields) D]."""
     none_B0 = self.fields_BFD[:, :0].reshape(self.fields_BFD.shape[0], 0)
     chosen = [self.fields_BFD[:, field] for field in fields]
     return jnp.concatenate(chosen or [none_B0], axis=1)
 
 
 class InputsWithoutLinear(Inputs):
-  """Inputs of a network that declares no linear terms, and so gets none."""
+  """Inputs of a network that declares no linear terms."""
 
   @property
   def first_order_B(self) -> jax.Array:
-    """Refused: it would be 0."""
+    """Raises, instead of returning 0."""
     raise ValueError(
       "the network reads Inputs.first_order_B, which it gets with 'linear' in"
       " its needs: needs = frozenset({'linear'})."
@@ -191,7 +191,7 @@ class InputsWithoutLinear(Inputs):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sized:
-  """A network's Config whose widths and counts are checked."""
+  """Base of a network's Config that checks widths and counts."""
 
   may_be_zero: ClassVar[tuple[str, ...]] = ()
 
@@ -210,24 +210,24 @@ class Sized:
 
 
 class ClickNetwork(nnx.Module):
-  """A network of this package, with what most of them declare."""
+  """Base of the networks of this package, with common declarations."""
 
   Config: type[Sized] = Sized
   needs: frozenset[str] = frozenset()
 
   def __call__(self, x: Inputs) -> Any:
-    """Logits [B], or [B, num_outputs] of networks that can give several.
+    """Logits [B], or [B, num_outputs] of networks that support several.
 
-    One that gives [B] where there are several labels learns the first. A method
-    `loss(found, labels_BT)`, if it has one, gives its losses [B]; else they are
-    sums of cross entropies.
+    With several labels, a network that returns [B] learns the first. An
+    optional method `loss(found, labels_BT)` returns its losses [B]; otherwise
+    they are sums of cross entropies.
     """
     raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeepConfig(Sized):
-  """Sizes of a network whose one part of its own is an MLP."""
+  """Sizes of a network whose only sized part is an MLP."""
 
   widths: Annotated[tuple[int, ...], 'Hidden widths of the deep part.'] = (
     256,

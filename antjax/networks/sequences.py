@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that read a history: target attention and a transformer."""
+"""Networks that read a history, by target attention or a transformer."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -24,11 +24,11 @@ from antjax.networks.network import (
 
 
 class TargetAttention(nnx.Module):
-  """The activation unit, an MLP over (q, k, q - k, q k), and its sum.
+  """Weighted sum by the activation unit, an MLP over (q, k, q - k, q k).
 
   Source: Zhou et al. 2018, https://arxiv.org/abs/1706.06978, section 4.3. As
-  there, weights are not normalized: how much of a history fits the candidate is
-  information. Hidden layers have ReLU where the paper has PReLU or Dice.
+  there, weights are not normalized: how much of a history matches the candidate
+  is information. Hidden layers have ReLU instead of PReLU or Dice.
   """
 
   def __init__(self, dim: int, widths: Sequence[int], *, rngs: nnx.Rngs):
@@ -38,7 +38,7 @@ class TargetAttention(nnx.Module):
   def __call__(self, history: History) -> jax.Array:
     """The weighted sum of the keys, [B, D]; 0 for an empty history.
 
-    Divided by the number of places M, so that its size does not grow with them.
+    Divided by the number of places M, so that the scale does not grow with M.
     """
     keys_BMD, is_there_BM, query_BD = history
     q_BMD = jnp.broadcast_to(query_BD[:, None], keys_BMD.shape)
@@ -50,7 +50,7 @@ class TargetAttention(nnx.Module):
 
 
 class DIN(ClickNetwork):
-  """DIN: y = MLP([v, sum_m a(k_m, q) k_m]), the candidate q weighs the history.
+  """DIN: y = MLP([v, sum_m a(k_m, q) k_m]) for history k_m, candidate q.
 
   Source: Zhou et al. 2018, https://arxiv.org/abs/1706.06978, section 4.3.
   """
@@ -94,7 +94,7 @@ class TransformerLayer(nnx.Module):
     self.norms = nnx.List(nnx.LayerNorm(dim, rngs=rngs) for _ in range(2))
 
   def __call__(self, x_BMD: jax.Array, is_there_BM: jax.Array) -> jax.Array:
-    """[B, M, D]; places that are not there are not looked at."""
+    """[B, M, D]; attention ignores padding."""
     query, key, value = (
       y.reshape(*y.shape[:2], self.num_heads, -1)
       for y in jnp.split(self.project(x_BMD), 3, axis=-1)
@@ -113,12 +113,12 @@ class TransformerLayer(nnx.Module):
 
 
 class SequenceTransformer(nnx.Module):
-  """Layers over a candidate and a history, to their mean: [B, D]."""
+  """Mean output [B, D] of layers over a candidate and a history."""
 
   def __init__(
     self, sizes: Sizes, num_places: int, config: 'BST.Config', *, rngs: nnx.Rngs
   ):
-    places = num_places + 1  # The candidate's is the first.
+    places = num_places + 1  # The first one is the candidate.
     self.position = nnx.Param(
       0.02 * jax.random.normal(rngs.params(), (places, sizes.history_width))
     )
@@ -129,7 +129,7 @@ class SequenceTransformer(nnx.Module):
 
   def __call__(self, history: History) -> jax.Array:
     keys_BMD, is_there_BM, query_BD = history
-    # Keys come oldest first: the newest is one click ago.
+    # The oldest key comes first; the newest is one click ago.
     places_1M = jnp.arange(is_there_BM.shape[1])[None]
     ago_BM = jnp.sum(is_there_BM, axis=1)[:, None] - places_1M
     place = jnp.where(is_there_BM, ago_BM, 0)
@@ -146,10 +146,10 @@ class SequenceTransformer(nnx.Module):
 
 
 class SequenceNetwork(ClickNetwork):
-  """y = MLP([v, what is read of each history]), with a reader for each.
+  """y = MLP([v, outputs of a reader for each history]).
 
-  A subclass names its `Reader`: a module made of (sizes, places, config) that
-  turns a `History` into [B, D].
+  A subclass sets `Reader`, a module created from (sizes, places, config) that
+  maps a `History` to [B, D].
   """
 
   needs = frozenset({'history'})
@@ -173,9 +173,9 @@ class BST(SequenceNetwork):
 
     y = MLP([v, T(k_1 + p_1, ..., k_M + p_M, q + p_q)])
 
-  with T of post-norm transformer layers whose outputs are averaged over the
-  places that are there (the paper joins them all), and p_m learned by how many
-  clicks ago (the paper: by how long).
+  with T of post-norm transformer layers whose outputs are averaged over
+  existing places (the paper concatenates all), and learned p_m for the number
+  of clicks ago (the paper: for the time).
 
   Source: Chen et al. 2019, https://arxiv.org/abs/1905.06874, section 2.
   """

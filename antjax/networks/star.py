@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""STAR: each scenario's weights are shared ones times its own.
+"""STAR: each scenario's weights are shared weights times its own.
 
   z = g * g_d (v - mean_d) / sqrt(variance_d + e) + b + b_d
   h_{l+1} = relu((W * W_d) h_l + b + b_d), h_0 = z;  y = h_L + MLP(v)
 
-with * by element. mean_d and variance_d are those of scenario d: of its rows in
-the batch while training, of the training data in `Inputs.moments` to score. The
-auxiliary MLP sees the scenario's vector among the fields. W_d starts at 1.
+with elementwise *. mean_d and variance_d are those of scenario d: of its rows
+in the batch in training, of the training data (`Inputs.moments`) in scoring.
+The auxiliary MLP sees the scenario's vector among the fields. W_d starts at 1.
 
 Source: Sheng et al. 2021, https://arxiv.org/abs/2101.11427, sections on
 partitioned normalization, the star topology FCN and the auxiliary network.
@@ -30,7 +30,7 @@ _EPSILON = 1e-5
 
 
 class PartitionedNorm(nnx.Module):
-  """Normalises each scenario's rows by its own statistics."""
+  """Normalizes each scenario's rows by the scenario's statistics."""
 
   def __init__(self, num_scenarios: int, width: int):
     self.num_scenarios = num_scenarios
@@ -48,8 +48,8 @@ class PartitionedNorm(nnx.Module):
     scale_SX = self.scale[...][None] * self.own_scale[...]
     scale_SX *= jax.lax.rsqrt(jnp.asarray(found.variance_SX) + _EPSILON)
     bias_SX = self.bias[...][None] + self.own_bias[...]
-    # Not scale x + (bias - mean scale): where a field hardly varies, the scale
-    # is large, and the difference would be lost.
+    # Not scale x + (bias - mean scale): if a field hardly varies, the scale is
+    # large, and the difference would lose precision.
     centred = x.flat - row_of_scenario(mean_SX, x.scenario_B)
     both = row_of_scenario(
       jnp.concatenate([scale_SX, bias_SX], axis=1), x.scenario_B

@@ -1,9 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of meta-learning, and of tasks that follow each other.
+"""Networks for meta-learning, and for sequential tasks.
 
-What adapts in an inner loop goes by the names of the parts: 'decision', 'top'
-and 'head'.
+The parts that adapt in an inner loop are named 'decision', 'top' and 'head'.
 """
 
 from collections.abc import Sequence
@@ -64,10 +63,10 @@ class CBMLConfig(DecisionConfig):
 
 
 class SoftClusters(nnx.Module):
-  """From the support of a task to a factor for each hidden unit."""
+  """Maps the support of a task to a factor for each hidden unit."""
 
   def __init__(self, in_features: int, config: CBMLConfig, *, rngs: nnx.Rngs):
-    """Makes encoder, centers and gates for rows of `in_features` numbers."""
+    """Creates encoder, centers and gates for rows of `in_features` numbers."""
     self.encoder = nnx.Linear(in_features, config.encoding_dim, rngs=rngs)
     shape = config.num_clusters, config.encoding_dim
     self.centers_CE = nnx.Param(jax.random.normal(rngs.params(), shape))
@@ -96,11 +95,11 @@ class SoftClusters(nnx.Module):
 class CBML(MeLU):
   """CBML: soft clusters of tasks gate the shared decision layers.
 
-  Song et al. 2021 group tasks softly and let the group modulate the parameters
-  that all tasks share, before a task adapts them. Only the paper's abstract was
-  available; this is that idea in our own form: a task's support is encoded and
-  averaged, its distances to learned centers give the share of each cluster, and
-  the mixture of centers gives a factor for each hidden unit.
+  Song et al. 2021 cluster tasks softly and modulate the shared parameters by
+  cluster before a task adapts them. Only the paper's abstract was available;
+  this is our own form of the idea. A task's support is encoded and averaged,
+  its distances to learned centers give the share of each cluster, and the
+  mixture of centers gives a factor for each hidden unit.
   """
 
   Config = CBMLConfig
@@ -113,7 +112,7 @@ class CBML(MeLU):
   def context(
     self, x: Inputs, label_S: jax.Array, mask_S: jax.Array
   ) -> tuple[jax.Array, ...]:
-    """A task's gates, from its support rows, their labels and which count."""
+    """A task's gates, from its support rows, their labels and their mask."""
     rows_SF = jnp.concatenate([x.flat, label_S[..., None]], axis=-1)
     return self.clusters(rows_SF, mask_S)
 
@@ -125,11 +124,11 @@ class CBML(MeLU):
 
 
 class Chain(NamedTuple):
-  """Logits of tasks that follow each other.
+  """Logits of sequential tasks.
 
   Attributes:
-    all_BT: Of a task and all before it.
-    after_BT: Of a task where all before it were 1.
+    all_BT: Logits of a task and all before it.
+    after_BT: Logits of a task given that all before it are 1.
   """
 
   all_BT: jax.Array
@@ -137,14 +136,13 @@ class Chain(NamedTuple):
 
 
 class ESMM(ClickNetwork):
-  """ESMM: conversions learned from all rows shown, not from clicks alone.
+  """ESMM: conversions learned from all impressions, not only from clicks.
 
     P(click) = sigmoid(a),  P(click and conversion) = sigmoid(a) sigmoid(b)
 
   with a and b the outputs of two MLPs on the same vectors, and so on for
-  further labels. b is the logit of a conversion after a click; it has no loss
-  of its own, since what would have happened after the clicks that did not come
-  is not known.
+  further labels. b is the logit of a conversion after a click. It has no
+  separate loss, since the outcome after clicks that did not happen is unknown.
 
   Source: Ma et al. 2018, https://arxiv.org/abs/1804.07931, section 2.3.
   """
@@ -166,12 +164,12 @@ class ESMM(ClickNetwork):
     return Chain(jnp.stack(every, axis=1), jnp.stack(after, axis=1))
 
   def loss(self, found: Chain, labels_BT: jax.Array) -> jax.Array:
-    """Cross entropies, [B]; a label counts where all before it are 1."""
+    """Cross entropies, [B]; a label counts as 1 if all before it are 1 too."""
     return cross_entropies(found.all_BT, jnp.cumprod(labels_BT, axis=1))
 
 
 def logit_of_both(a: jax.Array, b: jax.Array) -> jax.Array:
-  """The logit of sigmoid(a) sigmoid(b), exact also where that is near 0 or 1.
+  """The logit of sigmoid(a) sigmoid(b), accurate even near 0 and 1.
 
   1 / (sigmoid(a) sigmoid(b)) - 1 = exp(-a) + exp(-b) + exp(-a - b).
   """
@@ -179,17 +177,17 @@ def logit_of_both(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def cross_entropies(found: jax.Array, labels_BT: jax.Array) -> jax.Array:
-  """Sum over tasks, [B], or of logits [B] that of the first one."""
+  """Sums over tasks [B]; for logits [B], of the first task only."""
   if found.ndim == 1:
     found, labels_BT = found[:, None], labels_BT[:, :1]
   return optax.sigmoid_binary_cross_entropy(found, labels_BT).sum(axis=1)
 
 
 def by_label(found: Any, labels: Sequence[str]) -> dict[str, jax.Array]:
-  """Part of `by_slice` -> its logits [B], of what a network gives.
+  """Part of `by_slice` -> logits [B], from the outputs of a network.
 
-  'prediction' is the first label's. A network of several tasks has parts of
-  each label, and a `Chain` of those after another.
+  'prediction' is of the first label. A network of several tasks has a part for
+  each label, a `Chain` also for labels after another.
   """
   after: dict[str, jax.Array] = {}
   if isinstance(found, Chain):
@@ -203,16 +201,16 @@ def by_label(found: Any, labels: Sequence[str]) -> dict[str, jax.Array]:
 
 
 class AITM(ClickNetwork):
-  """AITM: what a task knows goes on to the task after it.
+  """AITM: each task passes information to the next one.
 
     z_1 = f_1(v),  z_k = attention over (f_k(v), g_k(z_{k-1})),  y_k = t_k(z_k)
 
-  with f_k and t_k MLPs, g_k a layer, and for parts u of the two
+  with MLPs f_k and t_k, a layer g_k, and for parts u of the two
 
     z_k = sum_u softmax_u(<Q u, K u> / sqrt(width)) V u.
 
-  The loss has `order_penalty` times max(p_k - p_{k-1}, 0) of neighbors besides,
-  since a task cannot be likelier than the one before it.
+  The loss adds `order_penalty` times max(p_k - p_{k-1}, 0) for each k, since a
+  task cannot be likelier than the one before it.
 
   Source: Xi et al. 2021, https://arxiv.org/abs/2105.08489, sections on the AIT
   module and the calibrator.
@@ -256,7 +254,7 @@ class AITM(ClickNetwork):
     return jnp.stack(found, axis=1)
 
   def loss(self, found: jax.Array, labels_BT: jax.Array) -> jax.Array:
-    """Cross entropies and what is out of order, [B]."""
+    """Cross entropies plus the penalty on the order, [B]."""
     p_BT = jax.nn.sigmoid(found)
     above = jax.nn.relu(p_BT[:, 1:] - p_BT[:, :-1]).sum(axis=1)
     return cross_entropies(found, labels_BT) + self.order_penalty * above

@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Layers with separate weights per scenario, of which a row uses one.
+"""Layers with separate weights per scenario.
 
-Where rows lie sorted by scenario such a layer costs little more than one that
-all rows share, see `antjax.layers.grouped`; in any other order S times as much.
+For rows sorted by scenario such a layer costs little more than a shared one,
+see `antjax.layers.grouped`; in any other order it costs S times as much.
 """
 
 from collections.abc import Sequence
@@ -44,9 +44,9 @@ class ExpertConfig(TowerConfig):
 
 
 def row_of_scenario(table_SO: jax.Array, scenario_B: jax.Array) -> jax.Array:
-  """Each row's row of a table [S, O], [B, O]; its gradient is no scatter."""
+  """Rows [B, O] of a table [S, O] by scenario; its gradient is no scatter."""
   mine_BS = jax.nn.one_hot(scenario_B, len(table_SO), dtype=table_SO.dtype)
-  # Exact: on some backends the default rounds what it multiplies.
+  # Exact: on some backends the default rounds the factors.
   return jnp.dot(mine_BS, table_SO, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -94,7 +94,7 @@ class Towers(nnx.Module):
     )
 
   def __call__(self, x_BI: jax.Array, scenario_B: jax.Array) -> jax.Array:
-    """The logit of the row's own tower, [B]."""
+    """The logit of each row's own tower, [B]."""
     x = x_BI
     for layer in self.layers[:-1]:
       x = jax.nn.relu(layer(x, scenario_B))
@@ -102,7 +102,7 @@ class Towers(nnx.Module):
 
 
 class TaskTowers(nnx.Module):
-  """Towers of each task, which scenarios own."""
+  """Towers for each task and scenario."""
 
   def __init__(
     self,
@@ -120,7 +120,7 @@ class TaskTowers(nnx.Module):
   def __call__(
     self, inputs: Sequence[jax.Array], scenario_B: jax.Array
   ) -> jax.Array:
-    """Logits [B], or of several tasks [B, T], of an input [B, I] each."""
+    """Logits [B], or [B, T] of several tasks, from an input [B, I] per task."""
     found = [
       towers(x, scenario_B)
       for towers, x in zip(self.tasks, inputs, strict=True)
@@ -129,7 +129,7 @@ class TaskTowers(nnx.Module):
 
 
 class ScenarioExperts(Experts):
-  """K MLPs of each scenario, ReLU after each layer: [B, K, O] of [B, I]."""
+  """K MLPs per scenario, ReLU after each layer: [B, K, O] from [B, I]."""
 
   def __init__(
     self,

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Wukong: stacked factorization machines over vectors that they make."""
+"""Wukong: stacked factorization machines."""
 
 import dataclasses
 from typing import Annotated
@@ -13,12 +13,12 @@ from antjax.layers.mlp import MLP
 from antjax.networks.deep import Deep
 from antjax.networks.network import ClickNetwork, DeepConfig, Inputs, Sizes
 
-# Shape suffixes: B = rows, F = vectors that a layer reads, N = vectors that it
-# makes, D = their width, K = rank.
+# Shape suffixes: B = rows, F = input vectors of a layer, N = its output
+# vectors, D = their width, K = rank.
 
 
 class Recombination(nnx.Module):
-  """W X: other vectors [B, N, D] of vectors [B, F, D]."""
+  """W X: maps vectors [B, F, D] to [B, N, D]."""
 
   def __init__(self, num_vectors: int, num_new: int, *, rngs: nnx.Rngs):
     self.map = nnx.Linear(num_vectors, num_new, use_bias=False, rngs=rngs)
@@ -28,7 +28,7 @@ class Recombination(nnx.Module):
 
 
 class WukongLayer(nnx.Module):
-  """LN([FMB(X), LCB(X)] + X): [B, N, D] of [B, F, D]."""
+  """LN([FMB(X), LCB(X)] + X): maps [B, F, D] to [B, N, D]."""
 
   def __init__(
     self,
@@ -40,7 +40,7 @@ class WukongLayer(nnx.Module):
   ):
     num_new = config.num_pairs + config.num_linear
     width = num_vectors * config.rank
-    # X^T Y of the FM; its D columns are rows of this product.
+    # X^T Y of the FM, whose D columns are rows of this product.
     self.compress = Recombination(num_vectors, config.rank, rngs=rngs)
     self.norm_pairs = nnx.LayerNorm(width, rngs=rngs)
     widths = *config.pair_widths, config.num_pairs * dim
@@ -67,16 +67,16 @@ class WukongLayer(nnx.Module):
 class Wukong(ClickNetwork):
   """Wukong: layers of factorization machines, y = MLP(X_L).
 
-  With the rows of X_0 the fields, a layer makes vectors of pairs of vectors and
-  linear ones:
+  The rows of X_0 are the fields. A layer makes vectors from pairs of vectors,
+  and linear ones:
 
     FMB(X) = MLP(LN(X X^T Y)),  LCB(X) = W X,  X' = LN([FMB(X), LCB(X)] + R X)
 
-  where R is the identity if there are as many new vectors as old ones.
+  where R is the identity if the numbers of vectors are equal.
 
   Source: Zhang et al. 2024, https://arxiv.org/abs/2403.02545, section 3, with
-  the FM that a learned Y [F, K] compresses; the paper also lets an MLP make Y
-  of the row. Dense inputs go to the last MLP.
+  an FM compressed by a learned Y [F, K]. The paper also has a Y computed by an
+  MLP from the row. Dense inputs go to the last MLP.
   """
 
   @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,13 @@ import dataclasses
 import datetime
 import json
 import math
-import os
 import pathlib
 import resource
 import statistics
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import rich.table
 
 from antjax import config as config_lib
 from antjax import paths
@@ -97,10 +95,9 @@ def write(
 
 def write_json(path: pathlib.Path, content: Any) -> None:
   """Writes a JSON file whole or not at all."""
-  temporary = path.with_suffix('.new')
-  text = json.dumps(_plain(content), indent=2, allow_nan=False)
-  temporary.write_text(text, encoding='utf-8')
-  os.replace(temporary, path)
+  with paths.replaced(path) as new:
+    text = json.dumps(_plain(content), indent=2, allow_nan=False)
+    new.write_text(text, encoding='utf-8')
 
 
 def _plain(value: Any) -> Any:
@@ -184,27 +181,3 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   """Returns a table as Markdown."""
   lines = [head, ['---'] * len(head), *rows]
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
-
-
-def show_table(
-  title: str,
-  head: Sequence[str],
-  rows: Iterable[Sequence[str]],
-  *,
-  num_left: int = 1,
-  show_header: bool = True,
-) -> None:
-  """Prints a table on the terminal; an empty row begins a new section.
-
-  `num_left` columns at the left are no numbers.
-  """
-  table = rich.table.Table(title=title, show_header=show_header)
-  for i, name in enumerate(head):
-    justify: Literal['left', 'right'] = 'left' if i < num_left else 'right'
-    table.add_column(name, justify=justify, no_wrap=True)
-  for row in rows:
-    if row:
-      table.add_row(*row)
-    else:
-      table.add_section()
-  terminal.show(table)

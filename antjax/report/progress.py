@@ -280,8 +280,6 @@ def _drop_from(path: pathlib.Path, step: int) -> None:
       step,
     )
   # Beside the old file, then renamed: a crash here leaves one or the other.
-  new = path.with_suffix('.tmp')
-  new.write_text(
-    ''.join(json.dumps(record) + '\n' for record in kept), encoding='utf-8'
-  )
-  os.replace(new, path)
+  with paths.replaced(path) as new:
+    text = ''.join(json.dumps(record) + '\n' for record in kept)
+    new.write_text(text, encoding='utf-8')

@@ -95,9 +95,8 @@ def write_report(
   if report.timeline is None and any(path.parent.glob(timeline.FILE_NAMES)):
     report = dataclasses.replace(report, timeline=timeline.read(path.parent))
   # Beside the old page, then renamed: a reader never sees half a page.
-  new = path.with_suffix('.tmp')
-  new.write_text(render(report), encoding='utf-8')
-  os.replace(new, path)
+  with paths.replaced(path) as new:
+    new.write_text(render(report), encoding='utf-8')
   return path
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a training state: predictions and parameters."""
+"""Computes predictions and parameters from a training state."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -113,7 +113,7 @@ def make_opt_state(layout: Layout) -> Callable[[TrainState], PyTree]:
 def _gatherer(
   layout: Layout, at: Sequence[tuple[LeafSpec, Level]]
 ) -> Callable[[list[jax.Array]], list[jax.Array]]:
-  """Makes arrays whole and unpadded on every device; to be called in `jit`."""
+  """Replicates and unpads arrays on every device; call it in `jit`."""
   return manual(
     lambda xs: [
       transition.coarsen(x, spec, level, Level.NONE)
@@ -128,10 +128,10 @@ def _gatherer(
 def with_params(
   layout: Layout, state: TrainState, params: PyTree
 ) -> TrainState:
-  """A state to predict with, of other (whole) parameters; None: its own.
+  """A state for predictions with other (whole) parameters; None: its own.
 
   Raises:
-    ValueError: A tree of another structure or other shapes.
+    ValueError: The tree has another structure or other shapes.
   """
   wanted = jax.tree.unflatten(
     layout.treedef, [leaf.spec.shape for leaf in layout.leaves]
@@ -142,7 +142,7 @@ def with_params(
       *(params, wanted),
       is_leaf=_is_none,
     )
-  except ValueError:  # Another structure.
+  except ValueError:  # The structure differs.
     there = jax.tree.map(jnp.shape, params)
   if there != wanted:
     raise ValueError(
@@ -174,7 +174,7 @@ def _is_none(x: Any) -> bool:
 def evaluate(
   outputs: Iterable[Mapping[str, np.ndarray]], metrics: Mapping[str, Metric]
 ) -> dict[str, float]:
-  """Values of metrics over `outputs` of all processes."""
+  """Values of metrics over the `outputs` of all processes."""
   for arrays in outputs:
     for metric in metrics.values():
       metric.update(**{name: x.reshape(-1) for name, x in arrays.items()})
@@ -183,7 +183,7 @@ def evaluate(
 
 
 def collect(outputs: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Rows of positive weight of `outputs` of all processes."""
+  """Rows of positive weight from the `outputs` of all processes."""
   parts: list[dict[str, np.ndarray]] = []
   for arrays in outputs:
     weight = arrays.get('weight')

@@ -3,8 +3,6 @@
 """The check of devices, on CPU cores that play them."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from antjax.jobs import accelerator_check
 from antjax.jobs.accelerator import equivalence
 from antjax.mesh.mesh import make_mesh
+from tests.jobs import processes
 
 
 def test_a_part_that_fails_ends_alone():
@@ -60,15 +59,12 @@ def test_an_unknown_part_is_refused():
 @pytest.mark.parametrize('num_devices', [1, 8])
 def test_all_of_it_on_cores(num_devices, tmp_path):
   more = ['--intra=4'] if num_devices == 8 else []
-  command = [
-    *(sys.executable, '-m', 'launch.accelerator_check', *more),
-    *(f'--run_dir={tmp_path}', '--num_steps=1', '--codes=IIG,GGG'),
+  processes.run(
+    *('-m', 'launch.accelerator_check', *more, f'--run_dir={tmp_path}'),
+    *('--num_steps=1', '--codes=IIG,GGG'),
     f'--jax_num_cpu_devices={num_devices}',
-  ]
-  done = subprocess.run(
-    command, capture_output=True, text=True, timeout=900, check=False
+    timeout=900,
   )
-  assert done.returncode == 0, done.stdout + done.stderr[-3000:]
   lines = (tmp_path / 'results.jsonl').read_text().splitlines()
   about, *lines = map(json.loads, lines)
   assert about['num_devices'] == num_devices and about['versions']['jax']

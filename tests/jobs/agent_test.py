@@ -16,6 +16,7 @@ import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.jobs import agent, worker_env
+from tests.elastic import certificates
 from tests.elastic.preemption_test import Ec2, metadata
 from tests.jobs.processes import is_alive
 
@@ -144,23 +145,30 @@ def test_a_wrong_flag_is_one_line(start, arguments, message):
   assert message in err and err.count('\n') == 1, err
 
 
-def _coordinator(start, journal: pathlib.Path, port: int, *arguments: str):
-  return start(
-    'coordinator',
-    f'--port={port}',
-    f'--journal={journal}',
-    '--min_hosts=1',
-    '--max_hosts=1',
-    *arguments,
-  )
+class _OneHost:
+  """A coordinator of jobs of one host, and what starts that host's agent."""
+
+  def __init__(self, start, folder: pathlib.Path, *flags: str):
+    self._start, self._port = start, worker_env.free_port()
+    self._flags = (
+      *(f'--port={self._port}', f'--journal={folder / "journal"}'),
+      *('--min_hosts=1', '--max_hosts=1', *flags),
+    )
+    self.coordinate()
+
+  def coordinate(self):
+    self.coordinator = self._start('coordinator', *self._flags)
+
+  def agent(self, path: str, *flags: str) -> subprocess.Popen:
+    address = f'--coordinator=127.0.0.1:{self._port}'
+    return self._start('agent', address, '--name=a', *flags, '--', path)
 
 
 @pytest.mark.slow
 def test_kill_9_of_the_agent_ends_its_worker_and_a_new_one_goes_on(
   start, script, tmp_path
 ):
-  port = worker_env.free_port()
-  _coordinator(start, tmp_path / 'journal', port)
+  host = _OneHost(start, tmp_path)
   path = script(
     'if generation > 1: sys.exit(0)\n'
     "child = subprocess.Popen(['sleep', '600'])\n"
@@ -168,13 +176,12 @@ def test_kill_9_of_the_agent_ends_its_worker_and_a_new_one_goes_on(
     "note('up')\n"
     'child.wait()\n'
   )
-  flags = [f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path]
-  first = start('agent', *flags)
+  first = host.agent(path)
   pid = _read_pid(tmp_path / 'up.1')
   child = int((tmp_path / 'child').read_text())
   cache = _environment(pid)['JAX_COMPILATION_CACHE_DIR']
   first.kill()
-  code, _, err = _end(start('agent', *flags))
+  code, _, err = _end(host.agent(path))
   assert code == 0, err
   assert 'generation 2' in err
   assert not os.path.exists(cache)
@@ -183,23 +190,19 @@ def test_kill_9_of_the_agent_ends_its_worker_and_a_new_one_goes_on(
 
 @pytest.mark.slow
 def test_a_killed_coordinator_is_waited_for(start, script, tmp_path):
-  port = worker_env.free_port()
-  journal = tmp_path / 'journal'
-  first = _coordinator(start, journal, port)
+  host = _OneHost(start, tmp_path)
   path = script(
     "note('up')\n"
     "while not os.path.exists(os.path.join(here, 'go')): time.sleep(0.02)\n"
     "print('done', generation)\n"
   )
-  running = start(
-    'agent', f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path
-  )
+  running = host.agent(path)
   _read_pid(tmp_path / 'up.1')
-  first.kill()
-  first.wait()
+  host.coordinator.kill()
+  host.coordinator.wait()
   (tmp_path / 'go').touch()  # It even ends while nobody is there.
   time.sleep(0.5)
-  _coordinator(start, journal, port)
+  host.coordinate()
   code, out, err = _end(running)
   assert code == 0, err
   assert out == '[0] done 1\n'
@@ -209,14 +212,11 @@ def test_a_killed_coordinator_is_waited_for(start, script, tmp_path):
 def test_a_hung_worker_is_found_by_its_lack_of_progress(
   start, script, tmp_path
 ):
-  port = worker_env.free_port()
-  _coordinator(start, tmp_path / 'journal', port, '--progress_timeout_s=1')
+  host = _OneHost(start, tmp_path, '--progress_timeout_s=1')
   path = script(
     "note('up')\nif generation == 1: os.kill(os.getpid(), signal.SIGSTOP)\n"
   )
-  code, _, err = _end(
-    start('agent', f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path)
-  )
+  code, _, err = _end(host.agent(path))
   assert code == 0, err
   assert 'generation 2' in err
   assert not is_alive(_read_pid(tmp_path / 'up.1'))
@@ -224,70 +224,41 @@ def test_a_hung_worker_is_found_by_its_lack_of_progress(
 
 @pytest.mark.slow
 def test_a_hung_worker_shows_where_it_hangs(start, script, tmp_path):
-  port = worker_env.free_port()
-  _coordinator(start, tmp_path / 'journal', port, '--progress_timeout_s=1')
+  host = _OneHost(start, tmp_path, '--progress_timeout_s=1')
   path = script(
     'import time\n'
     'def hangs_here():\n  time.sleep(300)\n'
     'if generation == 1: hangs_here()\n'
   )
-  code, out, err = _end(
-    start('agent', f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path)
-  )
+  code, out, err = _end(host.agent(path))
   assert code == 0, err
   assert 'its threads are at' in err and 'hangs_here' in out + err
 
 
 def _secrets(folder: pathlib.Path) -> None:
-  """Tokens and one certificate that is its own authority."""
+  """Tokens and a certificate."""
   roles = {'worker': 'w' * 20, 'agent': 'a' * 20, 'operator': 'o' * 20}
   lines = [f'{role} {token}\n' for role, token in roles.items()]
   for name, chosen in (('tokens', lines), ('host-tokens', lines[:2])):
     (folder / name).write_text(''.join(chosen))
     (folder / name).chmod(0o600)
-  (folder / 'tls').mkdir()
-  subprocess.run(
-    [
-      *('openssl', 'req', '-x509', '-newkey', 'ec', '-nodes', '-days', '2'),
-      *('-pkeyopt', 'ec_paramgen_curve:prime256v1', '-subj', '/CN=antjax'),
-      *('-addext', 'subjectAltName=IP:127.0.0.1'),
-      *('-keyout', 'key.pem', '-out', 'cert.pem'),
-    ],
-    cwd=folder / 'tls',
-    check=True,
-    capture_output=True,
-  )
-  (folder / 'tls' / 'ca.pem').write_bytes(
-    (folder / 'tls' / 'cert.pem').read_bytes()
-  )
+  certificates.make(folder, 'tls')
 
 
 @pytest.mark.slow
 def test_with_tokens_and_tls(start, script, tmp_path):
   _secrets(tmp_path)
-  port = worker_env.free_port()
   tls = f'--tls_dir={tmp_path / "tls"}'
-  _coordinator(
-    start,
-    tmp_path / 'journal',
-    port,
-    f'--token_file={tmp_path / "tokens"}',
-    tls,
-  )
+  host = _OneHost(start, tmp_path, f'--token_file={tmp_path / "tokens"}', tls)
   # The worker gets its own token, not the agent's.
   path = script("print(open(os.environ['ANTJAX_TOKEN_FILE']).read())\n")
-  flags = [f'--coordinator=127.0.0.1:{port}', '--name=a', tls]
   wrong = tmp_path / 'wrong'
   wrong.write_text('agent ' + 'x' * 20 + '\n')
   wrong.chmod(0o600)
-  code, _, err = _end(
-    start('agent', *flags, f'--token_file={wrong}', '--', path)
-  )
+  code, _, err = _end(host.agent(path, tls, f'--token_file={wrong}'))
   assert code == 1 and 'token' in err, err
   right = tmp_path / 'host-tokens'
-  code, out, err = _end(
-    start('agent', *flags, f'--token_file={right}', '--', path)
-  )
+  code, out, err = _end(host.agent(path, tls, f'--token_file={right}'))
   assert code == 0, err
   assert 'worker' in out and 'agent' not in out
 
@@ -304,12 +275,8 @@ while True: time.sleep(0.02)
 
 @pytest.mark.slow
 def test_sigterm_saves_and_leaves(start, script, tmp_path):
-  port = worker_env.free_port()
-  _coordinator(start, tmp_path / 'journal', port)
-  path = script(_SAVES_AT_SIGTERM)
-  running = start(
-    'agent', f'--coordinator=127.0.0.1:{port}', '--name=a', '--', path
-  )
+  host = _OneHost(start, tmp_path)
+  running = host.agent(script(_SAVES_AT_SIGTERM))
   _read_pid(tmp_path / 'up.1')
   running.send_signal(signal.SIGTERM)
   code, out, err = _end(running)
@@ -320,19 +287,11 @@ def test_sigterm_saves_and_leaves(start, script, tmp_path):
 
 @pytest.mark.slow
 def test_a_notice_of_preemption_saves_and_leaves(start, script, tmp_path):
-  port = worker_env.free_port()
-  _coordinator(start, tmp_path / 'journal', port)
+  host, cloud = _OneHost(start, tmp_path), Ec2()
   path = script(_SAVES_AT_SIGTERM)
-  cloud = Ec2()
   with metadata(cloud) as address:
-    running = start(
-      'agent',
-      f'--coordinator=127.0.0.1:{port}',
-      '--name=a',
-      '--preemption=ec2',
-      f'--metadata_address={address}',
-      *('--', path),
-    )
+    flags = ('--preemption=ec2', f'--metadata_address={address}')
+    running = host.agent(path, *flags)
     _read_pid(tmp_path / 'up.1')
     cloud.action = '{"action": "stop", "time": "2026-12-02T03:00:00Z"}'
     code, out, err = _end(running)

@@ -210,10 +210,10 @@ def test_a_wrong_flag_leaves_no_manifest(config):
 @pytest.mark.parametrize(
   'fields, why',
   [
-    ({'shard_rows': 0}, 'shard_rows=0 must be at least 1'),
+    ({'shard_rows': 0}, 'shard_rows=0: must be at least 1'),
     ({'out': ''}, 'out is empty'),
-    ({'num_low': -1}, 'num_low=-1 must not be negative'),
-    ({'tokens_per_batch': 0}, 'at least 1'),
+    ({'num_low': -1}, 'num_low=-1: must be at least 0'),
+    ({'tokens_per_batch': 0}, 'tokens_per_batch=0: must be at least 1'),
   ],
 )
 def test_wrong_flags(fields, why):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from antjax.ctr.antm2c.fields import FieldConfig
-from antjax.jobs import prepare_data
 from antjax.jobs.clicks import job as train_clicks
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.metrics import by_slice as scores
 from antjax.networks.load import NetworkConfig
+from tests.jobs import ratings
 from tests.jobs.processes import job_of
 
 _SCHEMA = """
@@ -41,17 +41,7 @@ def folder(tmp_path_factory):
     sale = int(click and rng.random() < 0.5)
     user, item = rng.integers(0, 20, 2)
     lines.append(f'u{user},i{item},{tab},{click},{sale},{second}')
-  (work / 'log.csv').write_text('\n'.join(lines))
-  (work / 'log.yaml').write_text(_SCHEMA)
-  prepare_data.main(
-    prepare_data.Config(
-      views=('examples',),
-      source=str(work / 'log.csv'),
-      schema=str(work / 'log.yaml'),
-      out=str(work / 'data'),
-    )
-  )
-  return work / 'data'
+  return ratings.prepare_log(work, _SCHEMA, lines)
 
 
 def config_of(folder, run_dir, **options):

@@ -15,6 +15,7 @@ from antjax.jobs import prepare_data
 from antjax.jobs.clicks import job as train_antm2c
 from antjax.metrics import by_slice as scores
 from antjax.networks import load
+from tests.jobs import ratings
 from tests.jobs.processes import job_of
 
 pytestmark = [
@@ -44,10 +45,8 @@ def two_labels(tmp_path_factory):
   (work / 'raw').mkdir()
   package = event_movielens.fetch(work / 'raw')
   _, files = event_movielens.find_files(package, work)
-  ratings = csv.read_csv(
-    files[0], parse_options=csv.ParseOptions(delimiter='\t')
-  )
-  user, film, stars, second = ratings.columns
+  table = csv.read_csv(files[0], parse_options=csv.ParseOptions(delimiter='\t'))
+  user, film, stars, second = table.columns
   stars = stars.to_numpy()
   log = pa.table(
     {
@@ -59,21 +58,13 @@ def two_labels(tmp_path_factory):
     }
   ).slice(0, len(stars) // 4)
   pq.write_table(log, work / 'log.parquet')
-  (work / 'log.yaml').write_text(
+  schema = (
     'columns: {user: string, film: string, click: int32, best: int32,'
     ' second: int64}\n'
     'user: user\nitem: film\ntime: second\nlabel: click\n'
     'labels: [best]\nhistories: outcome\n'
   )
-  prepare_data.main(
-    prepare_data.Config(
-      views=('examples',),
-      source=str(work / 'log.parquet'),
-      schema=str(work / 'log.yaml'),
-      out=str(work / 'data'),
-    )
-  )
-  return work / 'data'
+  return ratings.prepare_log(work, schema, source=str(work / 'log.parquet'))
 
 
 def train(folder, tmp_path, **options):

@@ -11,11 +11,11 @@ import pytest
 from antjax.ctr.antm2c.fields import FieldConfig
 from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.data.behavior_examples import ExampleConfig
-from antjax.jobs import prepare_data
 from antjax.jobs.clicks import data as clicks_data
 from antjax.jobs.clicks import job as train_clicks
 from antjax.jobs.clicks.training import ClickJob
 from antjax.networks.load import NetworkConfig
+from tests.jobs import ratings
 from tests.jobs.processes import job_of
 
 _START = 1_709_164_800  # The first second of 2024-02-29, a Thursday.
@@ -38,6 +38,7 @@ histories: outcome
 history_names: [clicked, passed]
 """
 _NUM = 40
+_SPLIT = ExampleConfig(validation_from=0.7, test_from=0.8)
 _FIELDS = FieldConfig(
   embedding_dim=4,
   bags=('tags=attention',),
@@ -59,18 +60,7 @@ def folder(tmp_path_factory):
       f'u{i % 3},f{i % 8},k{i % 2},{tags},{price},{i % 3 % 2},'
       f'{_START + 1800 * i}'
     )
-  (folder / 'log.csv').write_text('\n'.join(lines) + '\n')
-  (folder / 'log.yaml').write_text(_SCHEMA)
-  prepare_data.main(
-    prepare_data.Config(
-      views=('examples',),
-      source=str(folder / 'log.csv'),
-      schema=str(folder / 'log.yaml'),
-      out=str(folder / 'data'),
-      examples=ExampleConfig(validation_from=0.7, test_from=0.8),
-    )
-  )
-  return folder / 'data'
+  return ratings.prepare_log(folder, _SCHEMA, lines, examples=_SPLIT)
 
 
 def data_of(folder, tmp_path, **changes):
@@ -301,29 +291,17 @@ def test_streamed_or_not_the_same_order_gives_the_same_model(folder, tmp_path):
 
 def test_columns_may_not_take_the_names_of_other_fields(tmp_path):
   rows = [f'{i % 2},s{i % 3},h{i % 4},{_START + i}' for i in range(12)]
-  (tmp_path / 'log.csv').write_text(
-    '\n'.join(['y,scenario,time_hour,when', *rows])
-  )
-  (tmp_path / 'log.yaml').write_text(
+  lines = ['y,scenario,time_hour,when', *rows]
+  schema = (
     'columns: {y: int32, scenario: string, time_hour: string, when: int64}\n'
     'label: y\ntime: when\ndomain: scenario\nids: [scenario, time_hour]\n'
   )
-  prepare_data.main(
-    prepare_data.Config(
-      views=('examples',),
-      source=str(tmp_path / 'log.csv'),
-      schema=str(tmp_path / 'log.yaml'),
-      out=str(tmp_path / 'data'),
-      examples=ExampleConfig(validation_from=0.7, test_from=0.8),
-    )
-  )
+  folder = ratings.prepare_log(tmp_path, schema, lines, examples=_SPLIT)
   options = {'model': 'deepfm', 'history': ('none',)}
   fields = FieldConfig(time=('hour',))
   with pytest.raises(ValueError, match='the id columns time_hour have names'):
-    data_of(tmp_path / 'data', tmp_path, fields=fields, **options)
-  _, data = data_of(
-    tmp_path / 'data', tmp_path, fields=FieldConfig(), **options
-  )
+    data_of(folder, tmp_path, fields=fields, **options)
+  _, data = data_of(folder, tmp_path, fields=FieldConfig(), **options)
   clicks = data.splits['train']
   assert sorted({*clicks.column('scenario').tolist()}) == [0, 1, 2]
   assert clicks.names[4:] == ('column_time_hour',)
@@ -337,11 +315,11 @@ def test_parts_of_29_ids_and_2_texts_open_by_a_schema(tmp_path):
     values = [str(i % (2 + k)) for k in range(29)]
     texts = [f'title {i % 4}', f'"word {i % 3},other"']
     lines.append(','.join([*values, *texts, str(i % 2), str(_START + 60 * i)]))
+  (tmp_path / 'parts').mkdir()
   for part in range(2):
     text = '\n'.join([lines[0], *lines[1 + part :: 2]])
-    (tmp_path / f'antm2c_10m_part{part}').write_text(text + '\n')
-  (tmp_path / 'log.yaml').write_text(
-    f"""
+    (tmp_path / 'parts' / f'antm2c_10m_part{part}').write_text(text + '\n')
+  schema = f"""
 columns:
   {{{', '.join(f'{n}: string' for n in ids)}, item_title: string, query: string,
   label: int32, log_time: int64}}
@@ -354,21 +332,11 @@ ids: [{', '.join(ids[2:])}]
 label: label
 time: log_time
 """
-  )
-  (tmp_path / 'parts').mkdir()
-  for path in tmp_path.glob('antm2c*'):
-    path.rename(tmp_path / 'parts' / path.name)
-  prepare_data.main(
-    prepare_data.Config(
-      views=('examples',),
-      source=str(tmp_path / 'parts'),
-      schema=str(tmp_path / 'log.yaml'),
-      out=str(tmp_path / 'data'),
-    )
-  )
+  source = str(tmp_path / 'parts')
+  folder = ratings.prepare_log(tmp_path, schema, source=source)
   fields = FieldConfig(bags=('query',))
   _, data = data_of(
-    *(tmp_path / 'data', tmp_path),
+    *(folder, tmp_path),
     fields=fields,
     history=('history',),
     stream='yes',

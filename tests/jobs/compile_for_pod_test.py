@@ -5,9 +5,6 @@
 import dataclasses
 import importlib.util
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,9 +13,9 @@ from antjax.jobs import compile_for_pod, plan_models, pod_models
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
 from antjax.plan import pod_target
 from antjax.plan.pod_target import Target
+from tests.jobs import processes
 from tests.plan import census_test
 
-ROOT = pathlib.Path(__file__).parents[2]
 TOY = 'tests.jobs.toy_model:model'
 needs_libtpu = pytest.mark.skipif(
   not pod_target.is_installed('libtpu'),
@@ -40,11 +37,17 @@ def config(**kwargs):
   return compile_for_pod.Config(**settings | kwargs)
 
 
-@needs_libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize('code', VALID_CODES)
-def test_every_code_on_two_slices_is_as_planned(code):
-  result = compile_for_pod.report(config(paro=code))
+@pytest.mark.parametrize(
+  'topology',
+  [
+    pytest.param('v5e:2x2', marks=needs_libtpu),
+    pytest.param(H100, marks=needs_cuda),
+  ],
+)
+def test_every_code_on_two_slices_or_hosts_is_as_planned(topology, code):
+  result = compile_for_pod.report(config(paro=code, topology=topology))
   assert result['mesh'] == [2, 4]
   lines = [line for line in result['lines'] if line['planned']]
   in_loop, at_end = census_test.expected(code)
@@ -54,35 +57,17 @@ def test_every_code_on_two_slices_is_as_planned(code):
     }
     assert found == set(wanted)
   assert result['equals_plan']
+  assert result['crosses_groups_in_loop'] == (code not in ELASTIC_CODES)
+  if topology == H100:
+    networks = {'intra': 'NVLink', 'inter': 'fabric', 'both': 'NVLink, fabric'}
+    assert result['networks'] == networks and result['fits']
+    return
   for line in result['lines']:
     # What goes between groups goes over the network between slices.
     assert line['is_dcn'] == (line['axis'] == 'inter')
-  assert result['crosses_groups_in_loop'] == (code not in ELASTIC_CODES)
   # The compiler's account of the state, but for the batch and tiles.
   arguments = result['memory_bytes']['arguments']
   assert arguments == pytest.approx(result['planned_state_bytes'], rel=0.1)
-
-
-@needs_cuda
-@pytest.mark.slow
-@pytest.mark.parametrize('code', VALID_CODES)
-def test_every_code_on_two_hosts_of_gpus_is_as_planned(code):
-  result = compile_for_pod.report(config(paro=code, topology=H100))
-  assert result['mesh'] == [2, 4]
-  assert result['networks'] == {
-    'intra': 'NVLink',
-    'inter': 'fabric',
-    'both': 'NVLink, fabric',
-  }
-  in_loop, at_end = census_test.expected(code)
-  for place, wanted in ((True, in_loop), (False, at_end)):
-    lines = [line for line in result['lines'] if line['planned']]
-    found = {
-      (line['kind'], line['axis']) for line in lines if line['in_loop'] == place
-    }
-    assert found == set(wanted)
-  assert result['equals_plan'] and result['fits']
-  assert result['crosses_groups_in_loop'] == (code not in ELASTIC_CODES)
 
 
 @pytest.mark.slow
@@ -161,18 +146,10 @@ def test_groups_smaller_than_a_slice():
 @needs_libtpu
 @pytest.mark.slow
 def test_as_a_user_runs_it(tmp_path):
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'launch.compile_for_pod', '--topology=v5e:2x2'),
-      *('--num_slices=2', '--paro=NIG', f'--model={TOY}', f'--out={tmp_path}'),
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=300,
+  done = processes.run(
+    *('-m', 'launch.compile_for_pod', '--topology=v5e:2x2', '--num_slices=2'),
+    *('--paro=NIG', f'--model={TOY}', f'--out={tmp_path}'),
   )
-  assert done.returncode == 0, done.stderr
   assert 'The compiled step equals the plan.' in done.stdout
   assert 'DCN' in done.stdout
   saved = json.loads((tmp_path / 'report.json').read_text())

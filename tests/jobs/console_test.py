@@ -2,16 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Console commands, called as a module."""
 
-import subprocess
-import sys
+from tests import warm_python
 
 
 def test_help_shows_the_commands_own_flags():
-  done = subprocess.run(
-    [sys.executable, '-m', 'antjax.jobs.console', 'apply-delta', '--help'],
-    capture_output=True,
-    text=True,
-    timeout=300,
+  done = warm_python.run(
+    *('-m', 'antjax.jobs.console', 'apply-delta', '--help')
   )
   assert 'Makes a new export from an old one' in done.stdout
   assert '--delta' in done.stdout

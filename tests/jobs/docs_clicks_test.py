@@ -8,10 +8,10 @@ import pathlib
 import random
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
+
+from tests.jobs import processes
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -38,15 +38,8 @@ def test_three_commands_lead_to_scores_of_new_rows(tmp_path):
   lines = commands.replace('\\\n', ' ').strip().splitlines()
   assert len(lines) == 3
   for line in [*lines, 'python scorer.py']:
-    done = subprocess.run(
-      [sys.executable, *shlex.split(line)[1:]],
-      cwd=tmp_path,
-      env=os.environ | {'PYTHONPATH': str(_ROOT)},
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    assert not done.returncode, done.stderr[-2000:]
+    env = os.environ | {'PYTHONPATH': str(_ROOT)}
+    done = processes.run(*shlex.split(line)[1:], cwd=tmp_path, env=env)
     if 'train_clicks' in line:
       assert re.search(r'all +│ dcnv2', done.stdout)
   with open(tmp_path / 'scores.csv', encoding='utf-8') as file:

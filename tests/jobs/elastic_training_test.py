@@ -6,26 +6,17 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 
 import pytest
 
-from tests.jobs.processes import ElasticJob, logged_steps, ROOT
+from tests.jobs import processes
+from tests.jobs.processes import ElasticJob, logged_steps
 
 _FLAGS = (
-  '--model.num_layers=1',
-  '--model.embed_dim=16',
-  '--model.mlp_dim=32',
-  '--seq_len=32',
-  '--batch_size=8',
-  '--shard_size=2',
-  '--evaluate_every=0',
-  '--checkpoint_every=4',
-  '--sample_tokens=4',
-  '--min_shard_size=64',
-  '--peak_tflops=0.01',
-  '--num_steps=20',
+  *('--model.num_layers=1', '--model.embed_dim=16', '--model.mlp_dim=32'),
+  *('--seq_len=32', '--batch_size=8', '--shard_size=2', '--evaluate_every=0'),
+  *('--checkpoint_every=4', '--sample_tokens=4', '--min_shard_size=64'),
+  *('--peak_tflops=0.01', '--num_steps=20'),
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
@@ -40,17 +31,11 @@ def data(tmp_path_factory):
   (folder / 'source' / 'a.txt').write_text(
     '\n\n'.join(' '.join(rng.choices(words, k=12)) for _ in range(200))
   )
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'launch.prepare_text', '--vocab_size=300'),
-      *(f'--source={folder / "source"}', f'--out={folder / "data"}'),
-      *('--documents=paragraph', '--validation_share=0.1'),
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
+  processes.run(
+    *('-m', 'launch.prepare_text', '--vocab_size=300'),
+    *(f'--source={folder / "source"}', f'--out={folder / "data"}'),
+    *('--documents=paragraph', '--validation_share=0.1'),
   )
-  assert done.returncode == 0, done.stderr
   return folder / 'data'
 
 

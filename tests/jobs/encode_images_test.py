@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from antjax import config_values
 from antjax.data import antm2c_synthetic, behavior_examples, output_folder
 from antjax.jobs import prepare_data
 from antjax.jobs.clicks import encode_images
@@ -75,6 +76,8 @@ def test_what_is_needed_is_named(tmp_path):
   with pytest.raises(ValueError, match='image_size=0'):
     encode_images.Config(image_size=0)
   for name in ('no.such:module', 'json', 'json:nothing'):
-    with pytest.raises(ValueError, match='needed: module:function'):
-      encode_images.load_encoder(name)
-  assert encode_images.load_encoder('numpy:mean') is np.mean
+    with pytest.raises(ValueError, match='encoder=.*needed is package.module:'):
+      encode_images.main(
+        encode_images.Config(data='x', images='x', out='x', encoder=name)
+      )
+  assert config_values.imported('encoder', 'numpy:mean', '') is np.mean

@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_and_other_settings_are_refused(
 
   def dies(self, part, vectors):
     if part[0] == 2:
-      (out / 'vectors' / '.part-00002.parquet.partial').write_text('half')
+      (out / 'vectors' / '.new-part-00002.parquet').write_text('half')
       raise KeyboardInterrupt
     write(self, part, vectors)
 

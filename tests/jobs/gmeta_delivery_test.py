@@ -3,18 +3,15 @@
 """Two days of delivery as a user runs them, on tiny made-up data."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import records
 from tests.data import movielens_fixture
+from tests.jobs import processes
 from tests.serving import delta_test
 
-ROOT = pathlib.Path(__file__).parents[2]
 TRAIN = (
   '--support_sizes=8,32',
   '--slots_per_device=1,1',
@@ -32,29 +29,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 
 def run(script, *flags, expect=0):
-  done = subprocess.run(
-    [sys.executable, '-m', f'launch.{script}', *map(str, flags)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=400,
-    check=False,
-  )
-  assert done.returncode == expect, done.stderr
-  assert 'Traceback' not in done.stderr
+  done = processes.run('-m', f'launch.{script}', *flags, expect=expect)
   return done.stdout + done.stderr
-
-
-def prepare(folder, day, source):
-  raw = source.write_original(folder / f'raw{day}')
-  run(
-    'prepare_data',
-    f'--source={raw}',
-    f'--out={folder / f"data{day}"}',
-    '--allow_other_counts',
-    '--split.query_size=4',
-    '--split.min_ratings=7',
-  )
 
 
 def test_two_days(tmp_path):
@@ -63,53 +39,36 @@ def test_two_days(tmp_path):
   # The first films have no rating yet, so all later ids move.
   day1.ratings = [r for r in day1.ratings if r[1] > 5]
   for day, source in ((1, day1), (2, day2)):
-    prepare(tmp_path, day, source)
+    raw = source.write_original(tmp_path / f'raw{day}')
+    run(
+      *('prepare_data', f'--source={raw}', f'--out={tmp_path}/data{day}'),
+      *('--allow_other_counts', '--split.query_size=4'),
+      '--split.min_ratings=7',
+    )
   flags = (*TRAIN, f'--data={tmp_path}/data1', f'--run_dir={tmp_path}/run1')
   run('train_gmeta', *flags)
   run('export_gmeta', f'--run_dir={tmp_path}/run1', f'--out={tmp_path}/model1')
   flags = (*TRAIN, f'--data={tmp_path}/data2', f'--run_dir={tmp_path}/run2')
   told = run('train_gmeta', *flags, f'--init_from={tmp_path}/run1')
   assert 'values keep their row' in told
-  run('export_gmeta', f'--run_dir={tmp_path}/run2', f'--out={tmp_path}/model2')
+
+  def export(name, *flags):
+    run2 = f'--run_dir={tmp_path}/run2'
+    return run('export_gmeta', run2, f'--out={tmp_path}/{name}', *flags)
+
+  def apply(base, delta, out, wanted):
+    flags = f'--base={tmp_path}/{base}', f'--delta={tmp_path}/{delta}'
+    run('apply_delta', *flags, f'--out={tmp_path}/{out}')
+    delta_test.assert_same_folder(tmp_path / out, tmp_path / wanted)
 
   # The delta from yesterday's model, and from a checkpoint of the same run.
-  again = f'--run_dir={tmp_path}/run2'
-  told = run(
-    'export_gmeta',
-    again,
-    f'--base={tmp_path}/model1',
-    f'--out={tmp_path}/delta2',
-  )
-  assert 'rows differ' in told
-  run(
-    'apply_delta',
-    f'--base={tmp_path}/model1',
-    f'--delta={tmp_path}/delta2',
-    f'--out={tmp_path}/made2',
-  )
-  delta_test.assert_same_folder(tmp_path / 'made2', tmp_path / 'model2')
-  run(
-    'export_gmeta',
-    again,
-    '--step=2',
-    f'--out={tmp_path}/step2',
-    '--quantize=int8',
-  )
-  run(
-    'export_gmeta',
-    again,
-    '--since=2',
-    f'--out={tmp_path}/since2',
-    '--quantize=int8',
-  )
-  run(
-    'apply_delta',
-    f'--base={tmp_path}/step2',
-    f'--delta={tmp_path}/since2',
-    f'--out={tmp_path}/made4',
-  )
-  run('export_gmeta', again, f'--out={tmp_path}/step4', '--quantize=int8')
-  delta_test.assert_same_folder(tmp_path / 'made4', tmp_path / 'step4')
+  export('model2')
+  assert 'rows differ' in export('delta2', f'--base={tmp_path}/model1')
+  apply('model1', 'delta2', 'made2', 'model2')
+  for name, of in (('step2', ['--step=2']), ('since2', ['--since=2'])):
+    export(name, '--quantize=int8', *of)
+  export('step4', '--quantize=int8')
+  apply('step2', 'since2', 'made4', 'step4')
 
   # Scores of day 2's tasks; day 1's records become day 2's ids.
   for day in (1, 2):

@@ -4,7 +4,6 @@
 
 import json
 import os
-import pathlib
 import re
 
 import pytest
@@ -13,9 +12,8 @@ from antjax.collectives import cost_model
 from antjax.jobs import plan, plan_models
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import plan_report
-from tests import warm_python
+from tests.jobs import processes
 
-ROOT = pathlib.Path(__file__).parents[2]
 TOY = 'tests.jobs.toy_model'
 
 
@@ -150,25 +148,20 @@ def test_a_plan_without_time_or_bound_can_be_drawn():
   assert plan_report.html(found, {})
 
 
-def run(*flags, **kwargs):
-  return warm_python.run('-m', 'launch.plan', *map(str, flags), **kwargs)
-
-
 def test_nothing_is_planned_for_the_one_device_at_hand(tmp_path):
   env = os.environ | {'JAX_NUM_CPU_DEVICES': '1'}
-  done = run(f'--run_dir={tmp_path}/plan', env=env)
-  assert done.returncode == 1
+  flags = ('-m', 'launch.plan', f'--run_dir={tmp_path}/plan')
+  done = processes.run(*flags, env=env, expect=1)
   assert 'Say which are meant' in done.stderr
   assert '--inter=4 --intra=8' in done.stderr
   assert not (tmp_path / 'plan').exists()
 
 
 def test_as_a_user_runs_it(tmp_path):
-  done = run(
-    *('--inter=4', '--intra=8', '--model=smollm2-135m', '--device_gb=16'),
-    f'--run_dir={tmp_path}',
+  done = processes.run(
+    *('-m', 'launch.plan', '--inter=4', '--intra=8', '--model=smollm2-135m'),
+    *('--device_gb=16', f'--run_dir={tmp_path}'),
   )
-  assert done.returncode == 0, done.stderr
   for code in VALID_CODES:
     assert code in done.stdout
   assert '<- pick' in done.stdout
@@ -178,8 +171,10 @@ def test_as_a_user_runs_it(tmp_path):
 
 @pytest.mark.slow
 def test_measured_links_are_read_again(tmp_path):
-  done = run(*('--measure', '--intra=4', '--model=', f'--run_dir={tmp_path}'))
-  assert done.returncode == 0, done.stderr
+  processes.run(
+    *('-m', 'launch.plan', '--measure', '--intra=4', '--model='),
+    f'--run_dir={tmp_path}',
+  )
   links = cost_model.load(tmp_path / 'links.json')
   assert links.intra_bytes_per_s > 0
   assert plan.links_of(config(links=str(tmp_path / 'links.json'))) == links

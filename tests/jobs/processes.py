@@ -4,14 +4,19 @@
 
 from collections.abc import Callable
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import time
+from typing import Any
+
+from etils import epath
 
 from antjax.jobs import job as job_lib
 from antjax.jobs import script
 from antjax.mesh.mesh import make_mesh
+from tests import warm_python
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 400.0
@@ -23,6 +28,26 @@ def job_of(config: job_lib.JobConfig) -> job_lib.Job:
   run_dir.mkdir(parents=True, exist_ok=True)
   mesh = make_mesh(intra=4)
   return job_lib.Job(mesh, run_dir, script.StopRequest(), config)
+
+
+def run(
+  *command: object, expect: int = 0, **options: Any
+) -> subprocess.CompletedProcess[str]:
+  """Runs `python COMMAND` to its end, which is as expected, without a bug."""
+  options = {'timeout': DEADLINE_S} | options
+  done = warm_python.run(*map(str, command), **options)
+  assert done.returncode == expect, done.stdout + done.stderr
+  assert 'Traceback' not in done.stderr
+  return done
+
+
+def cluster(script: str, *flags: object, hosts: int = 2) -> list[str]:
+  """Words for `run` of a script on hosts that have four devices together."""
+  return [
+    *('-m', 'launch.local_cluster', f'--hosts={hosts}'),
+    *(f'--devices_per_host={4 // hosts}', '--', f'launch/{script}.py'),
+    *map(str, flags),
+  ]
 
 
 def is_alive(pid: int) -> bool:
@@ -38,12 +63,17 @@ def children(pid: int) -> list[int]:
   return [int(child) for child in path.read_text().split()]
 
 
-def logged_steps(folder: pathlib.Path) -> list[int]:
-  """Steps in a metrics log, also while it is written."""
-  path = folder / 'metrics.jsonl'
+def logged(folder: str | os.PathLike[str]) -> list[tuple[int, float]]:
+  """(step, loss) of a metrics log, also while it is written."""
+  path = epath.Path(folder) / 'metrics.jsonl'
   lines = path.read_text().splitlines() if path.exists() else []
   found = [json.loads(line) for line in lines if line.endswith('}')]
-  return [line['step'] for line in found if 'loss' in line]
+  return [(line['step'], line['loss']) for line in found if 'loss' in line]
+
+
+def logged_steps(folder: str | os.PathLike[str]) -> list[int]:
+  """Steps of `logged`."""
+  return [step for step, _ in logged(folder)]
 
 
 class ElasticJob:

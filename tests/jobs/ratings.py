@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepared folders of made-up ratings, and a tiny language model of titles."""
 
+from collections.abc import Iterable
 import pathlib
+from typing import Any
 
 from antjax.jobs import prepare_data
 from tests.ctr.bahe import small_vocabulary
@@ -26,6 +28,28 @@ def prepare(
       allow_other_counts=True,
     )
   )
+
+
+def prepare_log(
+  folder: pathlib.Path, schema: str, lines: Iterable[str] = (), **options: Any
+) -> pathlib.Path:
+  """Makes folder/data, examples of log.csv, or of a source among the options.
+
+  A log of no lines is there already.
+  """
+  if lines:
+    (folder / 'log.csv').write_text('\n'.join(lines) + '\n')
+  (folder / 'log.yaml').write_text(schema)
+  options = {'source': str(folder / 'log.csv')} | options
+  prepare_data.main(
+    prepare_data.Config(
+      views=('examples',),
+      schema=str(folder / 'log.yaml'),
+      out=str(folder / 'data'),
+      **options,
+    )
+  )
+  return folder / 'data'
 
 
 def write_model(folder: pathlib.Path, words: list[str] = WORDS) -> None:

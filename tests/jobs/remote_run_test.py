@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job whose texts and run folder are in a bucket, killed and resumed."""
 
-import json
-import pathlib
 import signal
 import subprocess
 import sys
@@ -17,9 +15,9 @@ from antjax.train import checkpoint
 from tests import bucket, warm_python
 from tests.data import movielens_fixture
 from tests.jobs.gmeta_delivery_test import TRAIN
+from tests.jobs.processes import logged
 from tests.serving import delta_test
 
-ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = (
   *('--model.num_layers=2', '--model.embed_dim=16', '--model.mlp_dim=32'),
   *('--seq_len=32', '--batch_size=8', '--shard_size=2', '--evaluate_every=8'),
@@ -57,12 +55,6 @@ def run(folder, *command):
   return output
 
 
-def curve(run_dir):
-  text = (epath.Path(run_dir) / 'metrics.jsonl').read_text()
-  lines = [json.loads(line) for line in text.splitlines()]
-  return {line['step']: line['loss'] for line in lines if 'loss' in line}
-
-
 @pytest.mark.parametrize('hosts', [1, 2])
 def test_a_killed_job_resumes_from_its_bucket(url, tmp_path, hosts):
   cluster = ('--hosts=2', '--devices_per_host=2', '--', '-m')
@@ -89,9 +81,9 @@ def test_a_killed_job_resumes_from_its_bucket(url, tmp_path, hosts):
   assert killed.returncode == -signal.SIGKILL
   output = run(tmp_path, *command, f'--run_dir={url}/run')
   assert 'Restored step' in output
-  expected = curve(f'{url}/whole')
-  assert list(expected) == list(range(24))
-  assert curve(f'{url}/run') == expected
+  expected = logged(f'{url}/whole')
+  assert [step for step, _ in expected] == list(range(24))
+  assert logged(f'{url}/run') == expected
   assert checkpoint.latest_step(f'{url}/run/checkpoints') == 24
   names = {path.name for path in epath.Path(f'{url}/run').iterdir()}
   assert {'config.json', 'log.0.txt', 'report.html', 'results.json'} <= names
@@ -99,7 +91,8 @@ def test_a_killed_job_resumes_from_its_bucket(url, tmp_path, hosts):
   # Another run starts from its weights.
   tuned = f'--run_dir={tmp_path}/tuned'
   run(tmp_path, *command, tuned, f'--init_from={url}/run', '--num_steps=2')
-  assert curve(tmp_path / 'tuned')[0] < min(expected[i] for i in range(12))
+  ((_, first), _) = logged(tmp_path / 'tuned')
+  assert first < min(loss for _, loss in expected[:12])
   assert not (tmp_path / url.partition('/')[0]).exists()
 
 

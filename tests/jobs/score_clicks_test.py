@@ -13,7 +13,6 @@ import pytest
 
 from antjax.ctr.antm2c.fields import FieldConfig
 from antjax.data.rejects import Rejects
-from antjax.jobs import prepare_data
 from antjax.jobs.clicks import score
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
@@ -23,6 +22,7 @@ from antjax.networks import load
 from antjax.networks.load import NetworkConfig
 from antjax.serving.click_loader import ClickScorer
 from antjax.serving.served import ServedClicks
+from tests.jobs import ratings
 from tests.jobs.processes import job_of
 
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
@@ -66,15 +66,7 @@ def write_log(folder, schema=_SCHEMA):
       }
     )
   write(folder / 'log.csv', rows)
-  (folder / 'clicks.yaml').write_text(schema)
-  prepare_data.main(
-    prepare_data.Config(
-      schema=str(folder / 'clicks.yaml'),
-      source=str(folder / 'log.csv'),
-      out=str(folder / 'data'),
-      views=('examples',),
-    )
-  )
+  ratings.prepare_log(folder, schema)
   return [row for row in rows if row['part'] == 'test']
 
 

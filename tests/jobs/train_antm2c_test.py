@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pathlib
 import shlex
-import subprocess
 import sys
 
 import numpy as np
@@ -21,10 +20,9 @@ from antjax.jobs.clicks import table as antm2c_table
 from antjax.metrics import by_slice as scores
 from antjax.networks import load
 from antjax.networks.load import NetworkConfig
-from tests.jobs import ratings
+from tests.jobs import processes, ratings
 from tests.jobs.processes import job_of
 
-ROOT = pathlib.Path(__file__).parents[2]
 # Of reading a checkpoint as it is.
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
 
@@ -202,38 +200,17 @@ def _after_calls(number):
 @pytest.mark.multiprocess
 def test_two_processes_train_and_score_together(folder, tmp_path):
   flags = [
-    f'--data={folder / "data"}',
-    '--model=star',
-    '--scenario=gender',
-    '--scenario_groups=F,M',
-    '--history=liked',
-    '--batch_size=16',
-    '--num_steps=6',
-    '--checkpoint_every=3',
-    '--eval_batch_size=16',
-    '--paro=IIG',
-    '--min_shard_size=64',
-    '--score.num_resamples=0',
-    '--fields.embedding_dim=4',
-    '--network.widths=8',
+    *(f'--data={folder / "data"}', '--model=star', '--scenario=gender'),
+    *('--scenario_groups=F,M', '--history=liked', '--batch_size=16'),
+    *('--num_steps=6', '--checkpoint_every=3', '--eval_batch_size=16'),
+    *('--paro=IIG', '--min_shard_size=64', '--score.num_resamples=0'),
+    *('--fields.embedding_dim=4', '--network.widths=8', '--intra=2'),
   ]
   found = {}
   for hosts in (1, 2):
     run_dir = tmp_path / f'hosts_{hosts}'
-    done = subprocess.run(
-      [
-        *(sys.executable, '-m', 'launch.local_cluster', f'--hosts={hosts}'),
-        *(f'--devices_per_host={4 // hosts}', '--'),
-        *('launch/train_clicks.py', f'--run_dir={run_dir}', *flags),
-        '--intra=2',
-      ],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      timeout=300,
-      check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    flag = f'--run_dir={run_dir}'
+    processes.run(*processes.cluster('train_clicks', flag, *flags, hosts=hosts))
     scored = json.loads((run_dir / 'seed_0' / 'scores.json').read_text())
     logits = np.load(run_dir / 'seed_0' / 'predictions.npz')['logit']
     assert np.isfinite(logits).all()

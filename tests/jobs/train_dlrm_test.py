@@ -15,6 +15,7 @@ from antjax.jobs.clicks import dlrm, make_criteo
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.training import ClickJob
 from antjax.serving.click_loader import ClickScorer
+from tests.jobs import ratings
 from tests.jobs.processes import job_of
 
 _SCHEMAS = pathlib.Path(__file__).parents[2] / 'launch' / 'schemas'
@@ -31,15 +32,8 @@ def _prepared(tmp_path, num_rows):
   )
   make_criteo.main(made)
   schema = (_SCHEMAS / 'criteo_multihot.yaml').read_text()
-  path = tmp_path / 'schema.yaml'
-  path.write_text(schema.replace('columns:', _FILES))
-  out = str(tmp_path / 'data')
-  prepare_data.main(
-    prepare_data.Config(
-      views=('examples',), source=made.out, schema=str(path), out=out
-    )
-  )
-  return made, out
+  schema = schema.replace('columns:', _FILES)
+  return made, ratings.prepare_log(tmp_path, schema, source=made.out)
 
 
 def _config(tmp_path, data, **changes):
@@ -47,7 +41,7 @@ def _config(tmp_path, data, **changes):
   fields = {'embedding_dim': 8, 'learning_rate': 0.05}
   sizes = {'bottom_widths': (16,), 'widths': (16,), 'cross_rank': 8}
   return dlrm.Config(
-    data=data,
+    data=str(data),
     run_dir=str(tmp_path / 'run'),
     batch_size=64,
     fields=dataclasses.replace(default.fields, **fields),

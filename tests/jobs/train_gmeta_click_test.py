@@ -3,7 +3,6 @@
 """launch/train_gmeta on made-up clicks, and its algorithms by name."""
 
 import json
-import pathlib
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +12,9 @@ from antjax.data import record_schema, record_writer
 from antjax.jobs.gmeta import job as train_gmeta
 from antjax.meta.recommender import ModelConfig
 from tests import warm_python
-from tests.jobs.processes import job_of
+from tests.jobs import processes
+from tests.jobs.processes import job_of, logged_steps
 
-ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = {
   'task': record_schema.Field('int32'),
   'scenario': record_schema.Field('int32'),
@@ -92,12 +91,11 @@ def data(tmp_path_factory):
 
 
 def run(data, run_dir, *flags):
-  done = warm_python.run(
+  processes.run(
     *('-m', 'launch.train_gmeta', *FLAGS),
     *(f'--data={data}', f'--run_dir={run_dir}', *flags),
     env=warm_python.env_of(2),
   )
-  assert done.returncode == 0, done.stdout + done.stderr
   return json.loads((run_dir / 'results.json').read_text())
 
 
@@ -147,15 +145,11 @@ def test_an_algorithm_runs_by_its_name(data, tmp_path, name):
   )
   assert 0 < method['log-loss'] < 5
   if name != 'per_task':
-    log = (tmp_path / 'meta' / 'metrics.jsonl').read_text().splitlines()
-    assert [json.loads(line)['step'] for line in log] == list(range(10))
+    assert logged_steps(tmp_path / 'meta') == list(range(10))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  'kind',
-  ['tests.jobs.my_model:Net', 'pepnet'],
-)
+@pytest.mark.parametrize('kind', ['tests.jobs.my_model:Net', 'pepnet'])
 def test_any_click_network_is_meta_learned(data, tmp_path, kind):
   config = train_gmeta.Config(
     data=str(data),

@@ -4,9 +4,6 @@
 
 import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,13 +20,11 @@ from antjax.jobs.llm_rec import sweep as llm_rec_sweep
 from antjax.jobs.llm_rec.config import SweepConfig
 from antjax.jobs.llm_rec.served import ServedTitles
 from antjax.train.optimizer import OptimizerConfig
-from tests.jobs import ratings
-from tests.jobs.processes import job_of
+from tests.jobs import processes, ratings
+from tests.jobs.processes import job_of, logged_steps
 
 # Of reading a checkpoint as it is.
 pytestmark = pytest.mark.filterwarnings('ignore:Sharding info not provided')
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -160,9 +155,7 @@ def test_a_batch_is_of_many_users(folder, tmp_path):
 def test_a_run_goes_on_where_it_ended(folder, tmp_path):
   train(folder, tmp_path, num_steps=2, export=False)
   train(folder, tmp_path, num_steps=4, export=False)
-  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
-  steps = [r['step'] for r in map(json.loads, lines) if 'loss' in r]
-  assert steps == [0, 1, 2, 3]
+  assert logged_steps(tmp_path) == [0, 1, 2, 3]
   with pytest.raises(ValueError, match='another start than given now'):
     train(folder, tmp_path, start='random')
 
@@ -181,9 +174,7 @@ def test_a_run_over_a_store(folder, tmp_path, num_low):
     changes |= {'vector': vector, 'stage1_steps': 2}
   train(folder, run_dir, num_steps=2, export=False, **changes)
   results = train(folder, run_dir, num_steps=4, with_hybrid=True, **changes)
-  lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
-  steps = [r['step'] for r in map(json.loads, lines) if 'loss' in r]
-  assert steps == [0, 1, 2, 3]
+  assert logged_steps(run_dir) == [0, 1, 2, 3]
   assert results['test']['sampled']['all']['examples'] >= 20
   # What is exported says of titles what the run said of the items' rows.
   recommender, catalogue = llm_rec_export.read(run_dir / 'export')
@@ -282,19 +273,11 @@ def test_baselines_and_recommendations_from_the_command_line(folder, tmp_path):
   train(folder, run_dir, baselines=('popularity', 'bm25'))
   found = json.loads((run_dir / 'results.json').read_text())['results']
   assert set(found) == {'popularity', 'bm25', 'llm_rec'}
-  result = subprocess.run(
-    [
-      *(sys.executable, '-m', 'launch.recommend', '--json', '--num=2'),
-      *(f'--folder={run_dir}/export', '--repeats=2'),
-      *('--history=Film 3 (1990)', '--history=Film, unknown'),
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
+  result = processes.run(
+    *('-m', 'launch.recommend', '--json', '--num=2', '--repeats=2'),
+    f'--folder={run_dir}/export',
+    *('--history=Film 3 (1990)', '--history=Film, unknown'),
   )
-  assert result.returncode == 0, result.stderr
   line = json.loads(result.stdout)
   assert len(line['items']) == 2 and line['history'][1] == 'Film, unknown'
   assert 'A history takes' in result.stderr

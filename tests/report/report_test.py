@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from antjax.report import job_report, report
+from antjax.report import job_report, report, terminal
 from antjax.report import results as report_results
 
 _RESULTS = (
@@ -293,7 +293,7 @@ def test_machine_says_devices_and_versions():
 
 def test_a_table_in_a_file_has_all_its_columns(capsys):
   names = [f'a_name_of_twenty_{i:03}' for i in range(12)]
-  job_report.show_table('Results', names, [names], num_left=len(names))
+  terminal.show_table('Results', names, [names], num_left=len(names))
   assert names[-1] in capsys.readouterr().out.splitlines()[-2]
 
 

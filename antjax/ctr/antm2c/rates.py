@@ -48,6 +48,10 @@ class ClickRates:
     )
     return (x @ np.asarray(weights)).astype(np.float32)
 
+  def of(self, names: Sequence[str]) -> 'ClickRates':
+    """The rates of some columns alone."""
+    return dataclasses.replace(self, rows={n: self.rows[n] for n in names})
+
   def fitted(self, columns: Columns) -> 'ClickRates':
     """The strength and weights with the least log-loss on rows with 'label'."""
     label = columns['label'].astype(np.float64)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax import paths
+from antjax import config_values, paths
 from antjax.ctr.bahe import manifest as manifest_lib
 from antjax.ctr.bahe import store
 from antjax.ctr.bahe.encode import Encoder
@@ -114,19 +114,13 @@ class Config:
     for name in ('vocabulary', 'model', 'out'):
       if not getattr(self, name):
         raise ValueError(f'{name} is empty; name a folder.')
-    tokens = self.tokens_per_batch
-    if self.num_low < 0 or (tokens is not None and tokens < 1):
-      raise ValueError(
-        f'num_low={self.num_low} must not be negative, and tokens_per_batch='
-        f'{tokens} must be at least 1.'
-      )
+    least = {'num_low': 0, 'tokens_per_batch': 1, 'shard_rows': 1}
+    config_values.check_least(self, least)
     if bool(self.known_store) != bool(self.known_vocabulary):
       raise ValueError(
         f'known_store={self.known_store!r} and known_vocabulary='
         f'{self.known_vocabulary!r}: give both, or neither.'
       )
-    if self.shard_rows < 1:
-      raise ValueError(f'shard_rows={self.shard_rows} must be at least 1.')
 
 
 def build(

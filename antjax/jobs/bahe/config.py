@@ -104,11 +104,8 @@ class Config(LanguageConfig):
         f'best_metric={self.best_metric}: runs log it as validation_'
         f'{self.best_metric}; give that.'
       )
-    self.check_least(
-      {'max_tokens': 1, 'max_distinct': 0, 'eval_examples': 0, 'hot_mb': 0}
-    )
-    if self.num_low is not None:
-      self.check_least({'num_low': 0})
+    others = ('max_distinct', 'eval_examples', 'hot_mb', 'num_low')
+    self.check_least({'max_tokens': 1, **dict.fromkeys(others, 0)})
     if not self.max_behaviors or min(self.max_behaviors) < 1:
       raise ValueError(
         f'max_behaviors={self.max_behaviors}: must be at least 1.'
@@ -137,9 +134,7 @@ class Config(LanguageConfig):
     return 'none' if self.tower in ('frozen', 'none') else self.tuning
 
   def check_inputs(self) -> None:
-    output_folder.load_description(
-      output_folder.find_view(self.data, 'examples')
-    )
+    output_folder.open_view(self.data, 'examples')
     if self.tower in ('store', 'frozen'):
       BehaviorStore.open(self.store)
     if self.tower != 'none':

@@ -41,13 +41,7 @@ class Clicks:
 
   def __init__(self, config: Config, job: job_lib.Job):
     self._config, self._job = config, job
-    folder = output_folder.find_view(config.data, 'examples')
-    self.description = output_folder.load_description(folder)
-    if self.description.get('kind') != 'behaviors':
-      raise ValueError(
-        f'data={config.data} holds {self.description.get("name")}, no clicks'
-        ' with textual behaviour; launch/prepare_data.py makes them.'
-      )
+    folder, self.description = output_folder.open_view(config.data, 'examples')
     self.vocabulary = BehaviorVocabulary.open(folder / 'behaviors')
     sequences = self.description['sequences']
     # Bags of ids, which are no texts, come last.

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from antjax.ctr import tuning
 from antjax.ctr.bahe import full_text
 from antjax.ctr.bahe import table as table_lib
 from antjax.ctr.bahe.full_text import FullTextTower
@@ -26,7 +25,6 @@ from antjax.jobs import job as job_lib
 from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
-from antjax.layers import functional
 from antjax.lm import fingerprint, pretrained_tokenizer
 from antjax.lm.split import HighEncoder, LowEncoder
 from antjax.lm.token_cache import TokenCache
@@ -74,11 +72,7 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
     num_absent = _size(lm) - min(_size(tower), _size(lm))
   rngs = nnx.Rngs(config.seed)
   model = ClickModel(tower, config.head, config.ids, clicks.sizes, rngs=rngs)
-  if config.quantize != 'none':
-    tuning.quantize(model, config.quantize, config.effective_tuning)
-  if config.effective_tuning == 'lora':
-    tuning.add_lora(model, rngs=rngs, **config.lora())
-  merge, params = functional.split(model)
+  merge, params = config.tuned(model, rngs, config.effective_tuning)
   constants, table_level = None, 'none'
   if isinstance(tower, StoreTower):
     constants = tower.table.constants
@@ -93,7 +87,7 @@ def build(config: Config, job: job_lib.Job, clicks: Clicks) -> BuiltClickModel:
   return BuiltClickModel(
     model,
     merge,
-    jax.tree.map(np.asarray, params),
+    params,
     constants,
     table_bytes,
     table_level,

@@ -9,7 +9,7 @@ from typing import Any
 from antjax.jobs import job as job_lib
 from antjax.jobs.bahe.config import Config
 from antjax.metrics import click_metrics
-from antjax.report import job_report
+from antjax.report import job_report, terminal
 from antjax.train.trainer import Trainer
 
 _NAMES = {
@@ -42,7 +42,7 @@ def write(
     for method, found in means.items()
     for row in result_rows({'test': found}, method)
   ]
-  job_report.show_table(
+  terminal.show_table(
     f'Clicks ({rows[0]["method"]})',
     ('examples of', 'method', *_NAMES.values()),
     [

@@ -5,7 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax import paths
+from antjax import config_values, paths
 from antjax.ctr.antm2c.fields import FieldConfig
 from antjax.data import output_folder
 from antjax.jobs.training_config import ExamplesConfig
@@ -35,8 +35,7 @@ class SearchConfig:
   ] = ('256+128', '512+256', '128+64')
 
   def __post_init__(self) -> None:
-    if self.num_trials < 0:
-      raise ValueError(f'num_trials={self.num_trials}: must not be negative.')
+    config_values.check_least(self, {'num_trials': 0}, 'search.')
     for name in ('learning_rate', 'row_learning_rate', 'weight_decay'):
       low, *rest = getattr(self, name) or (0.0,)
       if len(rest) != 1 or not 0 < low <= rest[0]:
@@ -192,12 +191,9 @@ class Config(ExamplesConfig):
         ' groups is one of columns and tells the scenario; leave columns out,'
         ' or --scenario_groups.'
       )
-    counts = (
-      *('max_history', 'max_pieces', 'eval_batch_size', 'num_seeds'),
-      'shuffle_rows',
-    )
-    self.check_least({**dict.fromkeys(counts, 1), 'text_dim': 0})
-    self.check_least({'spare_ids': 0})
+    counts = 'max_history max_pieces eval_batch_size num_seeds shuffle_rows'
+    self.check_least(dict.fromkeys(counts.split(), 1))
+    self.check_least({'text_dim': 0, 'spare_ids': 0})
     if bool(self.follow) != bool(self.deltas):
       raise ValueError('follow and deltas: give both, or none.')
 
@@ -211,6 +207,4 @@ class Config(ExamplesConfig):
       )
 
   def check_inputs(self) -> None:
-    output_folder.load_description(
-      output_folder.find_view(self.data, 'examples')
-    )
+    output_folder.open_view(self.data, 'examples')

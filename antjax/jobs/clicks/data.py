@@ -65,13 +65,8 @@ class ScenarioData:
       ValueError: The folder holds something else, or has no such scenario,
         history or label.
     """
-    folder = output_folder.find_view(config.data, 'examples')
-    self.description = described = output_folder.load_description(folder)
-    if described.get('kind') != 'behaviors':
-      raise ValueError(
-        f'data={config.data} holds {described.get("name")}, no clicks;'
-        ' launch/prepare_data.py makes them.'
-      )
+    folder, described = output_folder.open_view(config.data, 'examples')
+    self.description = described
     if not set(rows_lib.COLUMNS) <= set(described['schema']):
       raise ValueError(
         f'data={config.data} was made by an older version; make it again with'

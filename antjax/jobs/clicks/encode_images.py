@@ -15,13 +15,12 @@ built-in one computes mean colors. A second run does nothing.
 from collections.abc import Mapping
 import dataclasses
 import functools
-import importlib
 import pathlib
 from typing import Annotated, Any
 
 import pyarrow.parquet as pq
 
-from antjax import paths
+from antjax import config_values, paths
 from antjax.data import image_tar, output_folder, prepare
 from antjax.jobs import script
 
@@ -44,11 +43,8 @@ class Config:
   overwrite: Annotated[bool, 'Replace output made with other settings.'] = False
 
   def __post_init__(self) -> None:
-    if min(self.image_size, self.batch_size) < 1 or self.threads < 0:
-      raise ValueError(
-        f'image_size={self.image_size} and batch_size={self.batch_size} must be'
-        f' at least 1, threads={self.threads} not negative.'
-      )
+    least = {'image_size': 1, 'batch_size': 1, 'threads': 0}
+    config_values.check_least(self, least)
 
 
 def main(config: Config) -> None:
@@ -56,14 +52,10 @@ def main(config: Config) -> None:
   for name in ('data', 'images', 'out'):
     if not getattr(config, name):
       raise ValueError(f'--{name} is needed; --help says what it is.')
-  encoder = load_encoder(config.encoder)
-  data = output_folder.find_view(config.data, 'examples')
-  about = output_folder.load_description(data)
-  if about.get('kind') != 'behaviors':
-    raise ValueError(
-      f'data={data} holds {about.get("kind")!r}; needed: a folder of'
-      ' launch/prepare_data --views=examples.'
-    )
+  encoder: image_tar.Encoder = config_values.imported(
+    'encoder', config.encoder, 'of uint8 [B, H, W, 3] that gives float [B, X]'
+  )
+  data, about = output_folder.open_view(config.data, 'examples')
   images = paths.fetched(config.images, 'images')
   if not images.is_file():
     raise FileNotFoundError(f'images={config.images} is no file.')
@@ -86,21 +78,6 @@ def main(config: Config) -> None:
     print(f'{config.out} was complete already: nothing was done.')
   if description['counts']['damaged']:
     print(f'Damaged images are listed in {config.out}/{image_tar.DAMAGED}.')
-
-
-def load_encoder(name: str) -> image_tar.Encoder:
-  """Imports 'module:function'.
-
-  Raises:
-    ValueError: There is no such function.
-  """
-  module, _, function = name.partition(':')
-  try:
-    return getattr(importlib.import_module(module), function)
-  except (ImportError, AttributeError, ValueError) as e:
-    raise ValueError(
-      f'encoder={name!r} ({e}); needed: module:function, importable from here.'
-    ) from e
 
 
 def _write(

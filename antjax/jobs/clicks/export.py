@@ -10,7 +10,6 @@ the newest clicks of each user of the log.
 
 from collections.abc import Mapping, Sequence
 import pathlib
-import shutil
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 
+from antjax import paths
 from antjax.ctr.antm2c.clicks import ScenarioClicks
 from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.ctr.bahe import batches
@@ -63,8 +63,6 @@ def write(
   if why := _lacking(config, data):
     logging.warning('There is no %s: %s.', folder, why)
     return None
-  staged = run_dir / f'.{FOLDER}.new'
-  shutil.rmtree(staged, ignore_errors=True)
   clicks, _ = data.splits['train'].part(0, 1)
   per_device = -(-config.eval_batch_size // jax.device_count())
   sizes = sorted({*(n for n in _FEW_ROWS if n < per_device), per_device})
@@ -93,28 +91,25 @@ def write(
   vocabularies = {n: _values(source, file) for n, file in maps.items()}
   texts = behaviors.texts(2, len(behaviors))
   vocabularies['title'] = np.array(texts, np.str_), np.arange(2, 2 + len(texts))
-  exporter.write(
-    staged,
-    exporter.Exported(
-      functions=functions,
-      params=params,
-      tables=trained.rows,
-      features={},
-      vocabularies=vocabularies,
-      support_sizes=(),
-      query_size=0,
-      arrays=arrays,
-      info={
-        'kind': 'clicks',
-        'model': config.model,
-        'data': data.description['name'],
-        'step': trained.step,
-        'clicks': about,
-      },
-    ),
+  exported = exporter.Exported(
+    functions=functions,
+    params=params,
+    tables=trained.rows,
+    features={},
+    vocabularies=vocabularies,
+    support_sizes=(),
+    query_size=0,
+    arrays=arrays,
+    info={
+      'kind': 'clicks',
+      'model': config.model,
+      'data': data.description['name'],
+      'step': trained.step,
+      'clicks': about,
+    },
   )
-  shutil.rmtree(folder, ignore_errors=True)
-  staged.rename(folder)
+  with paths.replaced(folder) as staged:
+    exporter.write(staged, exported)
   logging.info('The model is in %s; launch/score_clicks.py reads it.', folder)
   return folder
 

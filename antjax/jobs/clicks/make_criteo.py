@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from antjax import config_values
 from antjax.metrics import ranking
 
 # Rows of the tables of MLPerf's DLRM v2, and values of each in an example:
@@ -57,9 +58,8 @@ class Config:
   seed: Annotated[int, 'Seed.'] = 0
 
   def __post_init__(self) -> None:
-    for name in ('num_rows', 'max_ids', 'max_values'):
-      if getattr(self, name) < (100 if name == 'num_rows' else 1):
-        raise ValueError(f'{name}={getattr(self, name)}: give more.')
+    least = {'num_rows': 100, 'max_ids': 1, 'max_values': 1}
+    config_values.check_least(self, least)
 
 
 def main(config: Config) -> None:

@@ -10,7 +10,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.clicks.config import Config
 from antjax.metrics import by_slice as scores
 from antjax.metrics.bootstrap import Estimate, METRICS
-from antjax.report import job_report, report
+from antjax.report import job_report, report, terminal
 from antjax.train.trainer import Trainer
 
 _BARS = 'AUC'
@@ -54,7 +54,7 @@ def write(
     description.get('is_synthetic')
   )
   rows = result_rows(models)
-  job_report.show_table(
+  terminal.show_table(
     f'Clicks on {name}',
     ('rows of', 'model', *METRICS),
     _cells(rows, models),

@@ -37,7 +37,7 @@ def best_config(config: Config, job: job_lib.Job, data: ScenarioData) -> Config:
   if job.agent is not None:
     raise ValueError('search: not under agents; search first, train then.')
   study = _study(config, job) if job.is_main else None
-  num_done = _from_main(study and len(_complete(study)))
+  num_done = _from_main(study and len(_trials(study, 'COMPLETE')))
   for _ in range(num_done, config.search.num_trials):
     trial = study.ask() if study else None
     values = _from_main(trial and _suggest(trial, config.search))
@@ -103,19 +103,14 @@ def _study(config: Config, job: job_lib.Job) -> 'optuna.Study':
   )
   weakref.finalize(study, storage.engine.dispose)  # Closes its connections.
   # A trial that was cut short is told so, and another one takes its place.
-  for trial in study.get_trials(
-    deepcopy=False, states=[optuna.trial.TrialState.RUNNING]
-  ):
+  for trial in _trials(study, 'RUNNING'):
     study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
   return study
 
 
-def _complete(study: 'optuna.Study') -> list[Any]:
-  import optuna
-
-  return study.get_trials(
-    deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]
-  )
+def _trials(study: 'optuna.Study', state: str) -> list[Any]:
+  found = study.get_trials(deepcopy=False)
+  return [trial for trial in found if trial.state.name == state]
 
 
 def _from_main(value: Any) -> Any:

@@ -18,7 +18,7 @@ from antjax.jobs.clicks.search import best_config
 from antjax.jobs.clicks.training import ClickJob, SeedResult
 from antjax.metrics import by_slice as scores
 from antjax.networks import load
-from antjax.report import job_report
+from antjax.report import job_report, terminal
 
 _PARTS = (scores.ALL, scores.WEIGHTED)
 _BUCKETS = tuple(
@@ -126,7 +126,7 @@ def write(
   table = job_report.markdown(head, rows)
   (folder / 'table.md').write_text(text + table, encoding='utf-8')
   job_report.write_json(folder / 'table.json', [_plain(c) for c in cells])
-  job_report.show_table(
+  terminal.show_table(
     f'Click models on {name}: test AUC', head, rows, num_left=len(head)
   )
 

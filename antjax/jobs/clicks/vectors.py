@@ -5,7 +5,6 @@
 from collections.abc import Mapping, Sequence
 import hashlib
 import json
-import os
 from typing import Any
 
 from absl import logging
@@ -102,9 +101,8 @@ def _texts(
     known = about.exists() and json.loads(about.read_text()) == made_of
     if not known:
       vectors = store.read(0, described['num_behaviors'])
-      temporary = path.with_suffix('.new.npy')
-      np.save(temporary, _principal(vectors, dim))
-      os.replace(temporary, path)
+      with paths.replaced(path) as new:
+        np.save(new, _principal(vectors, dim))
       about.write_text(json.dumps(made_of), encoding='utf-8')
   multihost_utils.sync_global_devices('text_vectors')
   return np.load(path, mmap_mode='r')

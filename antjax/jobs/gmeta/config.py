@@ -105,4 +105,4 @@ class Config(TrainingConfig):
       )
 
   def check_inputs(self) -> None:
-    output_folder.load_description(output_folder.find_view(self.data, 'tasks'))
+    output_folder.open_view(self.data, 'tasks')

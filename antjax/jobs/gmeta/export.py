@@ -112,8 +112,7 @@ def exported(
   run: TrainConfig, run_dir: str, step: int | None
 ) -> exporter.Exported:
   """A checkpoint of a run, on one device of this process."""
-  data = output_folder.find_view(run.data, 'tasks')
-  description = output_folder.load_description(data)
+  data, description = output_folder.open_view(run.data, 'tasks')
   run_identity.check(
     paths.fetched(run_dir, 'run_dir'),
     {'data set': run_identity.of_data(description)},

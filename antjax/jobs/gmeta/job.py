@@ -48,9 +48,7 @@ def main(config: Config) -> None:
 
 def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
   """Trains, evaluates and reports; returns the rows of the result table."""
-  description = output_folder.load_description(
-    output_folder.find_view(config.data, 'tasks')
-  )
+  _, description = output_folder.open_view(config.data, 'tasks')
   tasks = TaskBatches(config, description, job)
   # Saved with the run, which is resumed with the same.
   config = dataclasses.replace(config, validation_tasks=tasks.num_validation)

@@ -34,7 +34,7 @@ def write(
   kind: by_task.Kind = description.get('kind', 'rating')
   shown = _SHOWN[kind]
   columns = by_task.METRICS[kind][:4]
-  job_report.show_table(
+  terminal.show_table(
     'Query rows, by cold-start scenario',
     ('scenario', 'method', *columns),
     _cells(rows, columns),

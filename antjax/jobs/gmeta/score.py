@@ -18,17 +18,16 @@ from collections.abc import Iterator
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import time
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from etils import epath
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax import paths
+from antjax import config_values, paths
 from antjax.data import output_folder, records, task_files
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
 from antjax.report import progress
@@ -55,8 +54,7 @@ class Config:
   batch_size: Annotated[int, 'Users scored together, a power of 2.'] = 64
 
   def __post_init__(self) -> None:
-    if self.batch_size < 1:
-      raise ValueError(f'batch_size={self.batch_size} must be positive.')
+    config_values.check_least(self, {'batch_size': 1})
     if self.input and self.user:
       raise ValueError('give --input or --user, not both.')
 
@@ -120,7 +118,10 @@ def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
   to_model = _id_maps(model, data)
   values = _task_values(data)
   start_s, num_rows = time.monotonic(), 0
-  with progress.Progress(len(source), name='score', unit='users') as bar:
+  with (
+    paths.replaced(out) as unfinished,
+    progress.Progress(len(source), name='score', unit='users') as bar,
+  ):
 
     def read() -> Iterator[dict[str, Any]]:
       for start in range(0, len(source), _BLOCK):
@@ -130,15 +131,14 @@ def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
           yield {**record, **ids}
         bar.advance_to(stop)
 
-    unfinished = f'{out}.new'
     writer: pq.ParquetWriter | None = None
     for columns in scorer.score(
       model, read(), label=model.manifest['label'], batch_size=config.batch_size
     ):
       table = pa.table(columns)
-      if values is not None and values.name not in table.column_names:
-        each = values.of_task.take(table['task'].combine_chunks())
-        table = table.add_column(1, values.name, each)
+      for name in {*values} - {*table.column_names}:
+        each = values[name].take(table['task'].combine_chunks())
+        table = table.add_column(1, name, each)
       if writer is None:
         writer = pq.ParquetWriter(unfinished, table.schema)
       writer.write_table(table)
@@ -146,7 +146,6 @@ def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
     if writer is None:
       raise ValueError(f'{config.input} holds no user to score.')
     writer.close()
-    os.replace(unfinished, out)
   wall_s = time.monotonic() - start_s
   print(
     f'{num_rows:,} rows of {len(source):,} users in {wall_s:.1f} s,'
@@ -155,22 +154,17 @@ def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
   )
 
 
-class _TaskValues(NamedTuple):
-  """What the data call each task: the column, and its value by task."""
+def _task_values(data: pathlib.Path) -> dict[str, pa.ChunkedArray]:
+  """What the data call each task, by the name of its column.
 
-  name: str
-  of_task: pa.ChunkedArray
-
-
-def _task_values(data: pathlib.Path) -> _TaskValues | None:
-  """Reads them; None for data that were prepared before they were written."""
+  Empty for data that were prepared before it was written.
+  """
   files = output_folder.load_description(data)['files']
   if task_files.TASK_VALUES not in files:
-    return None
+    return {}
   found = pq.read_table(data / files[task_files.TASK_VALUES]['path'])
   task, name = found.column_names
-  by_task = found.sort_by(task)  # Numbers from 0 without a gap.
-  return _TaskValues(name, by_task[name])
+  return {name: found.sort_by(task)[name]}  # Numbers from 0 without a gap.
 
 
 def _id_maps(model: Model, data: pathlib.Path) -> dict[str, np.ndarray]:

@@ -65,8 +65,7 @@ def start_from(
   """
   run_dir, step = _find(init_from, name)
   saved = json.loads((run_dir / config_lib.FILE_NAME).read_text())['config']
-  old_data = output_folder.find_view(saved['data'], 'tasks')
-  old = output_folder.load_description(old_data)
+  old_data, old = output_folder.open_view(saved['data'], 'tasks')
   # Other values may have the run's ids by now.
   run_identity.check(
     run_dir,
@@ -74,8 +73,7 @@ def start_from(
     models=[name],
     is_part=True,
   )
-  new_data = output_folder.find_view(data, 'tasks')
-  new = output_folder.load_description(new_data)
+  new_data, new = output_folder.open_view(data, 'tasks')
   sources = {}
   for feature in features:
     if feature not in old['features']:

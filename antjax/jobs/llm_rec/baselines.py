@@ -22,7 +22,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import time
 from typing import Any
@@ -33,6 +32,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 from scipy import sparse
 
+from antjax import paths
 from antjax.ctr.bahe import encode
 from antjax.ctr.llm_rec import (
   evaluation,
@@ -167,9 +167,8 @@ class TitleEncoder:
       return np.load(path)
     vectors = self(texts, title)
     if jax.process_index() == 0:
-      temporary = path.with_suffix('.new.npy')
-      np.save(temporary, vectors)
-      os.replace(temporary, path)
+      with paths.replaced(path) as new:
+        np.save(new, vectors)
     return vectors
 
 

@@ -7,11 +7,9 @@ import dataclasses
 from typing import Any
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.ctr import tuning
 from antjax.ctr.llm_rec import packing
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.model import LLMRec
@@ -23,7 +21,6 @@ from antjax.data import output_folder
 from antjax.data.sequence_data import KIND, SequenceData
 from antjax.jobs import identity as run_identity
 from antjax.jobs.llm_rec.config import Config
-from antjax.layers import functional
 from antjax.lm import fingerprint, pretrained_tokenizer
 from antjax.lm.config import Config as LMConfig
 from antjax.lm.token_cache import TokenCache
@@ -77,15 +74,11 @@ def build(config: Config, data: SequenceData) -> BuiltRecommender:
     rarity_V=texts.rarity(lm.config.vocab_size) if has_words else None,
     rngs=rngs,
   )
-  if config.quantize != 'none':
-    tuning.quantize(model, config.quantize, config.tuning)
-  if config.tuning == 'lora':
-    tuning.add_lora(model, rngs=rngs, **config.lora())
-  merge, params = functional.split(model)
+  merge, params = config.tuned(model, rngs, config.tuning)
   return BuiltRecommender(
     model,
     merge,
-    jax.tree.map(np.asarray, params),
+    params,
     texts,
     made_of(config, data, model),
   )

@@ -4,12 +4,10 @@
 
 from absl import logging
 from flax import nnx
-import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.ctr import tuning
 from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore, read_manifest
 from antjax.ctr.llm_rec import packing, stored, untrained
@@ -21,7 +19,6 @@ from antjax.jobs.bahe import build_store
 from antjax.jobs.llm_rec import model as llm_rec_model
 from antjax.jobs.llm_rec.config import Config
 from antjax.jobs.llm_rec.model import BuiltRecommender
-from antjax.layers import functional
 from antjax.lm import fingerprint
 from antjax.lm.config import Config as LMConfig
 from antjax.plan import lm_cost
@@ -62,9 +59,7 @@ def build(
     whitening=untrained.whitening(rows) if vector.whiten else None,
     rngs=rngs,
   )
-  if config.tuning == 'lora':
-    tuning.add_lora(model, rngs=rngs, **config.lora())
-  merge, params = functional.split(model)
+  merge, params = config.tuned(model, rngs, config.tuning)
   tokens = np.zeros((data.num_items, 0), np.int32)
   if has_words:
     tokens = stored.title_tokens(
@@ -73,7 +68,7 @@ def build(
   return BuiltRecommender(
     model,
     merge,
-    jax.tree.map(np.asarray, params),
+    params,
     texts,
     llm_rec_model.made_of(config, data, model)
     | {'store': [manifest.store, manifest.num_low]},

@@ -28,7 +28,7 @@ from antjax import paths
 from antjax.data import output_folder, record_writer, shakespeare, text
 from antjax.jobs import script
 from antjax.lm import tokenizer as tokenizer_lib
-from antjax.report import job_report
+from antjax.report import terminal
 
 SPLITS = ('train', 'validation')
 _VERSION = 1  # Version of the output for equal settings.
@@ -86,7 +86,7 @@ def main(config: Config) -> None:
   """Prepares the texts and prints their counts."""
   description, made = prepare(config, script.show_step)
   parts = {name: description['splits'][name] for name in SPLITS}
-  job_report.show_table(
+  terminal.show_table(
     f'{description["name"]} in {config.out}',
     ('part', 'documents', 'tokens', 'characters per token'),
     [

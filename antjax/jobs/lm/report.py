@@ -53,7 +53,7 @@ def write(
     (f'peak memory of the {k}', show(x))
     for k, x in job_report.peak_bytes().items()
   ]
-  job_report.show_table('Language model', ('', ''), rows, show_header=False)
+  terminal.show_table('Language model', ('', ''), rows, show_header=False)
   for sample in samples:
     terminal.show('[bold]Sample[/]')
     print(sample)
