@@ -94,11 +94,11 @@ _OVER_BUDGET = {
   'antjax/report': 1_845,
   'antjax/serving': 3_260,
   'antjax/shards': 2_970,
-  'antjax/train': 6_000,  # See docs/design/house.md.
+  'antjax/train': 6_120,  # 90 of them s3:// for Orbax; docs/design/house.md.
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_180,
-  'tests': 62_285,  # See docs/design/house.md.
+  'tests': 62_320,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}
