@@ -22,7 +22,7 @@ from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.decisions import Decisions
 from antjax.elastic.goodput import Goodput
 from antjax.elastic.job_state import JobState
-from antjax.elastic.liveness import Liveness
+from antjax.elastic.liveness import Liveness, Unheard
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.protocol import (
   beat_s,
@@ -36,7 +36,6 @@ from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.elastic.rotation import Rotating, rotating_page_tls, rotating_tls
 from antjax.elastic.service import make_server, max_connections, Service
 from antjax.elastic.status_page import StatusPage
-from antjax.elastic.unheard import Unheard
 from antjax.elastic.windows import MonitorConfig
 from antjax.shards.journal import Journal
 

@@ -16,7 +16,7 @@ import threading
 from typing import Any
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import host_links
+from antjax.elastic import host_sockets
 from antjax.elastic.process_group import describe_exit, Guard, kill_group
 
 STAGE, RESULT = 'check: ', 'checked: '  # How lines of the program begin.
@@ -56,7 +56,7 @@ class HostCheck:
     self._group: int | None = None
     self._message = _Check()
     try:
-      self._server: host_links.LinkServer | None = host_links.LinkServer(
+      self._server: host_sockets.LinkServer | None = host_sockets.LinkServer(
         address
       )
     except OSError as error:
@@ -107,7 +107,7 @@ class HostCheck:
       self._server.close()
 
   def _measure(self, link: pb.LinkTask) -> None:
-    num_bytes = host_links.measure(link.address, link.port, link.key)
+    num_bytes = host_sockets.measure(link.address, link.port, link.key)
     if not num_bytes:
       self._say(f'the link to {link.peer}, {link.address}, does not work.')
     with self._lock:

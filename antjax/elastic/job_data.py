@@ -251,34 +251,28 @@ def _report(
   request: pb.ExchangeRequest,
 ) -> bool:
   """Applies what is said of held shards: all of it or nothing."""
-  consumed = [protocol.to_shard(one) for one in request.consumed]
+  consumed = [(protocol.to_shard(one), 0) for one in request.consumed]
   progress = [protocol.to_lease(one) for one in request.progress]
   returned = [protocol.to_lease(one) for one in request.returned]
-  failed = [
-    (protocol.to_shard(one.shard), one.message) for one in request.failed
-  ]
-  if not (consumed or progress or returned or failed):
+  failed = [(protocol.to_shard(one.shard), 0) for one in request.failed]
+  named = [*consumed, *progress, *returned, *failed]
+  if not named:
     return False
   seen = set()
   with refusing():
-    for shard, bits in (
-      *((shard, 0) for shard in consumed),
-      *progress,
-      *returned,
-      *((shard, 0) for shard, _ in failed),
-    ):
+    for shard, bits in named:
       ledger.check_held(worker, shard, bits)
       if (shard.epoch, shard.index) in seen:
         raise ValueError(f'Exchange: {shard} is named twice.')
       seen.add((shard.epoch, shard.index))
     ledger.check_failures(len(failed))
-  for shard in consumed:
+  for shard, _ in consumed:
     ledger.consume(worker, shard)
   for shard, bits in progress:
     ledger.progress(worker, shard, bits)
   for shard, bits in returned:
     ledger.give_back(worker, shard, bits)
-  for shard, message in failed:
+  for (shard, _), message in zip(failed, [x.message for x in request.failed]):
     is_aside = ledger.fail(worker, shard, message)
     logging.warning(
       'Job %s, data set %s: %s could not read records %d to %d of epoch %d'

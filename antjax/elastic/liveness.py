@@ -4,6 +4,10 @@
 
 A worker is known from its first word in the coordinator's life, so that one
 that restarts gives all workers their full time again.
+
+The journal may have lost its end by then, and the worker that knows may report
+last. Until all workers of that time have reported, nothing is leased, begun or
+committed: `Unheard`.
 """
 
 from collections.abc import Collection
@@ -11,9 +15,11 @@ import dataclasses
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.job_state import JobState
-from antjax.elastic.protocol import MAX_HOSTS
+from antjax.elastic.jobs import Jobs
+from antjax.elastic.protocol import beat_s, MAX_HOSTS, Refused
 
 _SLACK = 3
+_RECONNECT_S = 5.0  # That workers take at most to find a coordinator again.
 
 
 @dataclasses.dataclass
@@ -133,3 +139,44 @@ def holders(job: JobState) -> set[str]:
   return {
     worker for ledger in job.data_sets.values() for worker in ledger.holders()
   }
+
+
+class Unheard:
+  """Workers that have not been heard of since the coordinator restarted."""
+
+  def __init__(self, jobs: Jobs, now: float, most_s: float):
+    """Takes those of the jobs; after `most_s` nobody is waited for.
+
+    Who speaks later, and knows more, still sends all back to the checkpoint.
+    """
+    # Job -> its workers, their generation, and when they are given up.
+    self._jobs: dict[str, tuple[set[str], int, float]] = {}
+    for job in map(jobs.job, jobs.names()):
+      if not job.is_managed:
+        names = holders(job)
+      else:
+        names = set(job.members if job.phase == 'running' else ())
+      if names:
+        wait_s = _RECONNECT_S + 2 * beat_s(1.0, len(names))
+        until = now + min(most_s, wait_s)
+        self._jobs[job.name] = names, job.generation, until
+
+  def hear(self, head: pb.Head) -> None:
+    """Notes that a worker, or its agent that runs none, has spoken."""
+    if head.job in self._jobs:
+      self._jobs[head.job][0].discard(head.client)
+
+  def check(self, job: JobState, now: float) -> None:
+    """Raises Refused while somebody else is to be waited for."""
+    if job.name not in self._jobs:
+      return
+    names, generation, until = self._jobs[job.name]
+    if not names or now > until or job.generation != generation:
+      del self._jobs[job.name]
+      return
+    first = ', '.join(sorted(names)[:3])
+    raise Refused(
+      'UNAVAILABLE',
+      f'the coordinator has just come back and waits to hear {len(names)} other'
+      f' workers of job {job.name!r}, such as {first}.',
+    )

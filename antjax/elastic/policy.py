@@ -82,20 +82,20 @@ def drop_slowest(view: ClusterView, quantile: float = 0.75) -> list[Action]:
 
 
 def lb_bsp(view: ClusterView) -> list[Action]:
-  """Shares in proportion to the speed of the last step, as LB-BSP does."""
+  """Shares by the speed of the last step, as LB-BSP does."""
   if not view.workers:
     return [Nothing('no workers')]
-  speeds = [
-    1 / (w.last_s_per_sample * (w.samples_per_micro_batch or 1.0))
+  costs = [
+    Cost(0.0, w.last_s_per_sample * (w.samples_per_micro_batch or 1.0))
     for w in view.workers
     if w.last_s_per_sample
   ]
-  if len(speeds) < len(view.workers):
+  if len(costs) < len(view.workers):
     return parts.unknown(view)
   total = parts.whole(view)
-  minima = [1 if len(speeds) <= total else 0] * len(speeds)
+  minima = [1 if len(costs) <= total else 0] * len(costs)
   return parts.adjust(
-    view, allocation.proportional(total, speeds, minima, parts.maxima(view))
+    view, allocation.greedy(total, costs, minima, parts.maxima(view))
   )
 
 

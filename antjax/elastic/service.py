@@ -66,14 +66,10 @@ class Service(grpc.GenericRpcHandler):
     name, handler = found
     if grant is None:
       return self._unknown
-    if not METHODS[name].may_be_called_by(grant.role):
-      return _refusal(
-        Refused(
-          'PERMISSION_DENIED',
-          f'{name} is for the role {METHODS[name].role}; this token is of the'
-          f' role {grant.role}.',
-        )
-      )
+    try:
+      _check_role(name, grant, 'token')
+    except Refused as error:
+      return _refusal(error)
     return handler(grant.job)
 
 
@@ -238,6 +234,15 @@ def _answering(
   return answer
 
 
+def _check_role(name: str, grant: security.Grant, what: str) -> None:
+  if not METHODS[name].may_be_called_by(grant.role):
+    raise Refused(
+      'PERMISSION_DENIED',
+      f'{name} is for the role {METHODS[name].role}; this {what} is of the role'
+      f' {grant.role}.',
+    )
+
+
 def _check_job(job: str, what: str, request: Any) -> None:
   if job and request.head.job != job:
     raise Refused(
@@ -253,12 +258,7 @@ def _check_certificate(name: str, request: Any, context: _Context) -> None:
   grant = security.certificate_grant(names)
   if grant is None:
     return
-  if not METHODS[name].may_be_called_by(grant.role):
-    raise Refused(
-      'PERMISSION_DENIED',
-      f'{name} is for the role {METHODS[name].role}; this certificate is of'
-      f' the role {grant.role}.',
-    )
+  _check_role(name, grant, 'certificate')
   _check_job(grant.job, 'certificate', request)
 
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA adapters in PEFT's folders, in and out.
+"""Reads and writes LoRA adapters in PEFT's format.
 
-A folder has adapter_config.json and adapter_model.safetensors. What PEFT would
-compute otherwise than we do is refused with the field's name.
+A folder has adapter_config.json and adapter_model.safetensors. Settings under
+which PEFT computes something else than we do are rejected by name.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ from antjax.lm.transformer import Transformer
 CONFIG_NAME = 'adapter_config.json'
 FILE_NAME = 'adapter_model.safetensors'
 _PREFIX = 'base_model.model.'
-# Our part of a leaf's name -> PEFT's end of a tensor's name.
+# Suffix of our leaf's name -> suffix of PEFT's tensor name.
 _PARTS = {
   'a': 'lora_A.weight',
   'b': 'lora_B.weight',
   'm': 'lora_magnitude_vector',
 }
-# Fields that change nothing, or that the tensors say themselves.
+# Fields that change nothing, or that the tensors imply.
 _HARMLESS = {
   *('auto_mapping', 'base_model_name_or_path', 'exclude_modules', 'peft_type'),
   *('inference_mode', 'layers_pattern', 'layers_to_transform', 'lora_alpha'),
@@ -54,16 +54,16 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
 def load(
   path: str | os.PathLike[str], model: Transformer, first_layer: int = 0
 ) -> None:
-  """Gives a model without adapters those of a folder.
+  """Adds the adapters in a folder to a model without adapters.
 
   Args:
     path: Folder that PEFT or `save` wrote, or hf://org/name.
     model: A whole model, or a part with layers.
-    first_layer: Place of the part's first layer in the whole model.
+    first_layer: Index of the part's first layer in the whole model.
 
   Raises:
-    FileNotFoundError: A file is not there.
-    ValueError: The adapter is of a kind that we do not compute, or of another
+    FileNotFoundError: A file is missing.
+    ValueError: The kind of adapter is not supported, or it belongs to another
       model; the message names the field or the tensor.
   """
   folder = hub.local(path)
@@ -124,15 +124,15 @@ def save(
   """Writes a model's adapters as a folder that PEFT reads.
 
   Args:
-    path: Folder to make; it must not hold an adapter.
+    path: Folder to create; it must not contain an adapter.
     model: A whole model, or a part with layers.
-    first_layer: Place of the part's first layer in the whole model.
+    first_layer: Index of the part's first layer in the whole model.
     base_model: Name or folder of the base model, for PEFT.
 
   Raises:
-    FileExistsError: The folder holds an adapter.
-    ValueError: The model has no adapters, or is of no family that Hugging Face
-      knows.
+    FileExistsError: The folder contains an adapter.
+    ValueError: The model has no adapters, or its family is unknown to Hugging
+      Face.
   """
   folder = paths.local(path, 'adapter_file.save: path')
   if (folder / CONFIG_NAME).exists():
@@ -171,7 +171,7 @@ def save(
     'r': rank,
     'target_modules': targets,
     'use_dora': any(name.endswith(_PARTS['m']) for name in tensors),
-    'use_rslora': False,  # The alpha written gives the same scale.
+    'use_rslora': False,  # lora_alpha gives the same scale.
   }
   folder.mkdir(parents=True, exist_ok=True)
   safetensors.numpy.save_file(tensors, folder / FILE_NAME, {'format': 'pt'})
@@ -179,7 +179,7 @@ def save(
 
 
 def _modules(model: Transformer, first_layer: int) -> dict[str, list[str]]:
-  """Target -> Hugging Face's name of its module in each of a part's layers."""
+  """Target -> Hugging Face's module name in each of a part's layers."""
   family = families.family_of(config_json.write_config(model.config))
   names = families.tensor_names(family, model.config)['layers']
   count = model.layers.matrix('query').shape[0]

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Attention over packed documents, by the fastest way at hand."""
+"""Attention over packed documents, by the fastest available method."""
 
 from typing import Any, Literal
 
@@ -13,19 +13,19 @@ from antjax.lm import blocked_attention, splash_attention
 from antjax.lm.blocked_attention import Mask, product
 
 # Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
-# heads, G = key/value heads, R = H / G query heads that share one, Q = R T, K =
-# width of a head.
+# heads, G = key/value heads, R = H / G query heads per key/value head, Q = R T,
+# K = width of a head.
 
 Method = Literal['auto', 'plain', 'blocked', 'cudnn', 'splash']
 
-# A sequence longer than this is cut into blocks of queries.
+# Longer sequences are cut into blocks of queries.
 MAX_PLAIN = 128
-# Queries in a block; where there is a bias, a block is this or a 32nd.
+# Queries per block; with a bias, at least a 32nd of the sequence.
 BLOCK = blocked_attention.BLOCK
 _BIASED_BLOCK = 256
 _MAX_BLOCKS = 32
 _MODULES = {'blocked': blocked_attention, 'splash': splash_attention}
-_MASKED = -1e30  # Finite, so that a row without any key is no nan.
+_MASKED = -1e30  # Finite, so that a row without keys is not nan.
 
 
 def attend(
@@ -45,36 +45,35 @@ def attend(
   """Softmax attention within a segment.
 
   Softmax is in fp32, products are in the inputs' dtype. All methods give the
-  same result up to the order of sums.
+  same result up to the order of summation.
 
   Args:
     q_BTHK: Queries.
     k_BTGK: Keys; H must be a multiple of G (grouped-query attention, Ainslie et
       al. 2023, https://arxiv.org/abs/2305.13245).
     v_BTGK: Values.
-    segment_ids_BT: Document of each token; None: a sequence is one document.
-    bias_HTT: Added to the scaled scores, the same for all sequences.
-    is_causal: Whether only this and earlier tokens are seen.
+    segment_ids_BT: Document of each token; None: one document per sequence.
+    bias_HTT: Bias of the scaled scores, shared by all sequences.
+    is_causal: Whether a token sees only itself and earlier tokens.
     scale: Factor of the scores; None: K ** -0.5.
-    window: Only tokens that are fewer places away are seen; None: all.
-    cap: Scaled scores s become cap * tanh(s / cap) before the bias; None: they
-      stay.
+    window: Distance from which tokens are not seen; None: all are seen.
+    cap: Scaled scores s become cap * tanh(s / cap) before the bias; None: no
+      cap.
     method: 'plain' holds all T x T scores of a head. 'blocked' holds `block` x
-      T of them, also in the backward pass, and leaves out most of what a causal
-      mask hides; it has no forward-mode derivative. 'cudnn' is
-      jax.nn.dot_product_attention's fused kernel (NVIDIA GPUs, 16-bit dtypes,
-      no cap).
+      T of them, also in the backward pass, and skips most of what a causal mask
+      hides; it has no forward-mode derivative. 'cudnn' is the fused kernel of
+      jax.nn.dot_product_attention (NVIDIA GPUs, 16-bit dtypes, no cap).
       'splash' is JAX's Pallas kernel (TPUs, no bias; on one device, or in a
-      `shard_map` with check_vma=False). 'auto' takes the fastest that is legal.
-    block: Queries in a block (at most, for 'splash'); None: as many as is
-      fastest. More where there were over 32 blocks and there is a bias.
+      `shard_map` with check_vma=False). 'auto' is the fastest one that applies.
+    block: Queries per block (maximum for 'splash'); None: the fastest. With a
+      bias it is raised so that there are at most 32 blocks.
 
   Returns:
     Array [B, T, H, K].
 
   Raises:
-    ValueError: H is no multiple of G, 'splash' with a bias, 'cudnn' with a cap,
-      or an unknown method.
+    ValueError: H is not a multiple of G, 'splash' has a bias, 'cudnn' has a
+      cap, or the method is unknown.
   """
   num_heads, num_kv_heads = q_BTHK.shape[2], k_BTGK.shape[2]
   if num_heads % num_kv_heads:
@@ -134,11 +133,11 @@ def choose(
   has_cap: bool = False,
   has_kernels: bool = True,
 ) -> Method:
-  """The method that 'auto' stands for, for queries of a shape [B, T, H, K].
+  """The method that 'auto' selects for queries [B, T, H, K].
 
-  `has_kernels`: whether a Pallas kernel may be called here, that is on one
-  device, or in a `shard_map` over all axes that does not check what differs
-  between devices. XLA does not split a kernel, and JAX's declare no types.
+  `has_kernels`: whether a Pallas kernel may be called here: on one device, or
+  in a `shard_map` over all axes with check_vma=False. XLA does not split a
+  kernel, and those of JAX declare no varying axes.
   """
   num_tokens, width = shape[1], shape[3]
   is_16_bit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
@@ -162,15 +161,15 @@ def _may_call_kernels(x: jax.Array) -> bool:
 
 
 def check_vma(mesh: jax.sharding.Mesh) -> bool:
-  """For `Trainer(check_vma=...)`: what lets 'auto' take its fastest method."""
+  """Value for `Trainer(check_vma=...)` that permits 'auto' every method."""
   return mesh.devices.flat[0].platform != 'tpu'
 
 
 def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: Mask):
   """Attention of queries first .. first + T to the keys 0 .. S.
 
-  Keys before queries, and weights divided by their sum behind the product: of
-  the forms measured on CPUs the fastest forward and backward.
+  Scores have keys before queries, and the division by the softmax sum comes
+  after the product. On CPUs this was the fastest form, forward and backward.
   """
   B, T, H, K = q_BTHK.shape
   S, G = k_BSGK.shape[1:3]
@@ -205,7 +204,7 @@ def _rows(q_BTHK, k_BSGK, v_BSGK, segments, bias_HTS, first: int, how: Mask):
 def _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how):
   """Blocks of queries, each recomputed in the backward pass.
 
-  The way with a bias, whose gradient autodiff forms.
+  Used with a bias, whose gradient comes from autodiff.
   """
   num_tokens = q_BTHK.shape[1]
   block = max(block, -(-num_tokens // _MAX_BLOCKS))
@@ -243,7 +242,7 @@ def _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how):
     mask_B1TT = same_BTT[:, None]
   if how.window and how.is_causal:
     window = how.window - 1, 0
-  elif how.window:  # The kernel has no windows to the right.
+  elif how.window:  # The kernel has no right-sided windows.
     place_T = jnp.arange(q_BTHK.shape[1])
     near_TT = how.seen(place_T[:, None], place_T[None])[None, None]
     mask_B1TT = near_TT if mask_B1TT is None else mask_B1TT & near_TT

@@ -1,14 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Attention a block of queries at a time, so that scores stay in the cache.
+"""Attention by blocks of queries, so that scores stay in the CPU cache.
 
-The forward pass keeps a number a query, the logarithm of its softmax's
-denominator, and the backward pass computes the scores again from it (Dao et al.
-2022, https://arxiv.org/abs/2205.14135, without their blocks of keys). Scores
-are held transposed, keys before queries, as XLA's CPU backend is fastest at the
-matrix products of that form. Measured on two AVX2 cores, 2,048 tokens, 12 heads
-of width 32, forward and backward: 0.26 s, where blocks of 256 under
-jax.checkpoint took 0.82 s.
+The forward pass keeps one number per query, the logarithm of its softmax
+denominator, from which the backward pass recomputes the weights (Dao et al.
+2022, https://arxiv.org/abs/2205.14135, without blocks of keys). Scores are
+transposed, keys before queries, since XLA's CPU backend is fastest at products
+of this form. Forward and backward pass took 0.26 s on two AVX2 cores for 2,048
+tokens and 12 heads of width 32; blocks of 256 under jax.checkpoint took 0.82 s.
 """
 
 import functools
@@ -20,30 +19,30 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 # Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
-# heads, G = key/value heads, R = H / G query heads that share one, K = width of
-# a head, N = blocks of queries, Q = R x queries of a block, head by head.
+# heads, G = key/value heads, R = H / G query heads per key/value head, K = head
+# width, N = blocks of queries, Q = R x queries of a block, head by head.
 
-# Queries in a block, and spans of queries that a causal mask is cut into: a
-# span sees no key behind its end.
+# Queries per block, and number of query spans under a causal mask: a span sees
+# no key after its end.
 BLOCK = 64
 _MAX_SPANS = 8
 _MIN_SPAN = 256
-# What the backward pass needs beside the inputs, for `jax.checkpoint` policies:
-# small, and dear to compute again.
+# Residuals of the backward pass beside the inputs, for `jax.checkpoint`
+# policies: small and expensive to recompute.
 KEPT = 'antjax_attention'
-_MASKED = -1e30  # Finite, so that a row without any key is no nan.
+_MASKED = -1e30  # Finite, so that a row without keys is not nan.
 
 
 class Mask(NamedTuple):
-  """Who sees whom, and how the scores are made."""
+  """Visibility of keys, and settings of the scores."""
 
   is_causal: bool  # Whether a query sees no later key.
   scale: float  # Factor of the scores.
-  window: int | None = None  # Only keys are seen that are less far; None: all.
+  window: int | None = None  # Distance of the first hidden key; None: none.
   cap: float | None = None  # Scores s become cap * tanh(s / cap).
 
   def seen(self, queries: jax.Array, keys: jax.Array) -> jax.Array | None:
-    """Which places of keys those of queries see; None: all."""
+    """Whether queries at given places see keys at others; None: all do."""
     distance = queries - keys
     if self.window is None:
       return distance >= 0 if self.is_causal else None
@@ -57,7 +56,7 @@ class _Span(NamedTuple):
   how: Mask
   first: int  # Place of the first query.
   first_key: int
-  block: int  # Queries in a block.
+  block: int  # Queries per block.
 
 
 def attend(
@@ -69,7 +68,7 @@ def attend(
   how: Mask,
   block: int = BLOCK,
 ) -> jax.Array:
-  """See `antjax.lm.attention.attend`; holds `block` x T scores of each head."""
+  """See `antjax.lm.attention.attend`; holds `block` x T scores per head."""
   num_tokens = q_BTHK.shape[1]
   span = num_tokens
   if how.is_causal or how.window:
@@ -129,7 +128,7 @@ def _span_bwd(mask, kept, grad_BTHK):
   num_groups = k_BSGK.shape[2]
   k_BGSK, v_BGSK = jnp.moveaxis(k_BSGK, 1, 2), jnp.moveaxis(v_BSGK, 1, 2)
   k_BGKS = jnp.moveaxis(k_BSGK, 1, 3)
-  # What softmax takes off each weight's gradient: sum of grad x output.
+  # Softmax subtracts the sum of grad x output from each weight's gradient.
   common_BTH1 = jnp.sum(
     grad_BTHK.astype(jnp.float32) * mixed_BTHK, axis=-1, keepdims=True
   )
@@ -148,7 +147,7 @@ def _span_bwd(mask, kept, grad_BTHK):
     weights_BGSQ = jnp.exp(scores_BGSQ - log_sum_BG1Q)
     grad_BGSQ = product('bgsk,bgkq->bgsq', v_BGSK, grad_BGKQ)
     grad_BGSQ = mask.how.scale * weights_BGSQ * (grad_BGSQ - common_BG1Q)
-    if mask.how.cap:  # Where masked, the weight is 0.
+    if mask.how.cap:  # Masked weights are 0.
       grad_BGSQ *= 1 - jnp.minimum(jnp.square(scores_BGSQ / mask.how.cap), 1)
     grad_BGSQ = grad_BGSQ.astype(q_BTHK.dtype)
     weights_BGSQ = weights_BGSQ.astype(q_BTHK.dtype)
@@ -159,7 +158,7 @@ def _span_bwd(mask, kept, grad_BTHK):
     grad_q_BGKQ = product('bgks,bgsq->bgkq', k_BGKS, grad_BGSQ)
     return sums, grad_q_BGKQ.astype(q_BTHK.dtype)
 
-  # Type of its inputs, so that shard_map knows over which axes it varies.
+  # Derived from the inputs, so that shard_map knows its varying axes.
   zeros_BGSK = lax.full_like(k_BGSK, 0, jnp.float32)
   (grad_k, grad_v), grad_q = lax.scan(one, (zeros_BGSK, zeros_BGSK), blocks)
   return (
@@ -199,7 +198,7 @@ def _scores(q_BGKQ, k_BGSK, seen, segments, mask: _Span) -> jax.Array:
 
 
 def _seen(q_BTHK, num_groups: int, segments, mask: _Span):
-  """Place [N, Q] and segment [N, B, Q] of each column; None where unused."""
+  """Place [N, Q] and segment [N, B, Q] of each column; None if unused."""
   num_tokens, num_heads = q_BTHK.shape[1:3]
 
   def spread(x_BT):  # -> [N, B, Q]
@@ -216,7 +215,7 @@ def _seen(q_BTHK, num_groups: int, segments, mask: _Span):
 
 
 def _columns(x_BTHK: jax.Array, num_groups: int, block: int) -> jax.Array:
-  """[N, B, G, K, Q]; queries are padded by zeros to whole blocks."""
+  """[N, B, G, K, Q]; queries are zero-padded to whole blocks."""
   B, T, H, K = x_BTHK.shape
   x = jnp.pad(x_BTHK, ((0, 0), (0, -T % block), (0, 0), (0, 0)))
   x = x.reshape(B, -1, block, num_groups, H // num_groups, K)

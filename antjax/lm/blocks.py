@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A layer of a transformer, and what it shares with the rest of the model.
+"""A layer of a transformer, and code shared with the rest of the model.
 
 To change the model, subclass `Block`: see docs/pretrained.md.
 
@@ -35,7 +35,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @jax.custom_jvp
 def _gelu(x: jax.Array) -> jax.Array:
-  """Exact. JAX's takes XLA:CPU 2.6 times as long and fails in `shard_map`."""
+  """Exact GELU. JAX's is 2.6 times slower on CPU and fails in `shard_map`."""
   return x * _normal(x)[0].astype(x.dtype)
 
 
@@ -50,7 +50,7 @@ def _gelu_jvp(
 
 
 def _normal(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Normal distribution and its density, fp32: 1 + erf needs all its digits."""
+  """Normal distribution and density in fp32, which 1 + erf needs."""
   x = x.astype(jnp.float32)
   density = jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)
   return (1 + lax.erf(x * math.sqrt(0.5))) / 2, density
@@ -66,12 +66,12 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 def lookup(table_VD: jax.Array, ids: jax.Array) -> jax.Array:
   """Rows [..., D] of a table, in its dtype."""
-  # By fp32, so that the rows' gradients are added up in fp32.
+  # Via fp32, so that the rows' gradients are summed in fp32.
   return take_rows(table_VD.astype(jnp.float32), ids).astype(table_VD.dtype)
 
 
 class ModelPart(nnx.Module):
-  """Parameters under flat names, and the operations on them.
+  """Parameters with flat names, and operations on them.
 
   Attributes:
     config: Configuration of the model.
@@ -122,7 +122,7 @@ class ModelPart(nnx.Module):
     return y.astype(x.dtype)
 
   def matrix(self, name: str) -> jax.Array:
-    """A matrix [..., in, out] in floats, see `quantized`."""
+    """A matrix [..., in, out] as floats, see `quantized`."""
     held = getattr(self, name)[...]
     if hasattr(self, f'{name}_scale'):
       return quantized.restored(held, getattr(self, f'{name}_scale')[...])
@@ -137,7 +137,7 @@ class ModelPart(nnx.Module):
     return self.matrix(name).astype(jnp.float32) + change
 
   def dense(self, name: str, x: jax.Array) -> jax.Array:
-    """The product x W, plus LoRA adapter and bias if there are any."""
+    """The product x W, plus the LoRA adapter and bias, if any."""
     y = x @ self.matrix(name)
     if hasattr(self, f'{name}_lora_a'):
       low = x @ getattr(self, f'{name}_lora_a')[...]
@@ -152,12 +152,12 @@ class ModelPart(nnx.Module):
 
 
 class Block(ModelPart):
-  """One layer: attention and MLP. A subclass may override any of it.
+  """One layer: attention and MLP. A subclass may override any method.
 
-  Full passes, packed texts and generation all call it to run a layer.
+  Full passes, packed texts and generation all run layers through it.
   """
 
-  place: nnx.Variable[jax.Array]  # Number of the layer, where layers differ.
+  place: nnx.Variable[jax.Array]  # Index of the layer, if layers differ.
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     """Creates fp32 parameters of one layer."""
@@ -170,14 +170,14 @@ class Block(ModelPart):
     attend: Callable[..., jax.Array],
     chosen: Callable[[jax.Array], jax.Array] = lambda x: x,
   ) -> jax.Array:
-    """What goes into the next layer.
+    """Output of the layer.
 
     Args:
-      x_BTD: What comes from the layer before.
-      angles: Of `positions.rope_angles`; None without.
-      attend: (this block, queries, keys, values) -> mixed [B, T, H, K], by
-        `Block.attend` or from a cache.
-      chosen: Takes of [B, T, ...] the places whose output is wanted.
+      x_BTD: Output of the previous layer.
+      angles: Result of `positions.rope_angles`; None without rotary positions.
+      attend: Function (this block, queries, keys, values) -> mixed values [B,
+        T, H, K], such as `Block.attend` or one that uses a cache.
+      chosen: Function that selects the needed places from [B, T, ...].
     """
     q, k, v = self.project(x_BTD, angles)
     mixed = attend(self, q, k, v)
@@ -204,14 +204,14 @@ class Block(ModelPart):
     q, k, v = heads('query'), heads('key'), heads('value')
     if angles is None:
       return q, k, v
-    if angles[0].ndim == 5:  # One for each letter of the pattern.
+    if angles[0].ndim == 5:  # One array per letter of the pattern.
       letters = sorted(set(config.letters))
       code = self.pick([letters.index(x) for x in config.letters])
       angles = angles[0][code], angles[1][code]
     return positions.rotate(q, angles), positions.rotate(k, angles), v
 
   def pick(self, values: Sequence[int]) -> jax.Array:
-    """Selects the value of this layer from those of all layers."""
+    """Selects this layer's value from the values of all layers."""
     return jnp.asarray(values)[self.place[...]]
 
   def attend(
@@ -222,7 +222,7 @@ class Block(ModelPart):
     segment_ids: jax.Array | None = None,
     bias_HTT: jax.Array | None = None,
   ) -> jax.Array:
-    """Attention over whole sequences, [B, T, H, K]."""
+    """Attention over full sequences, [B, T, H, K]."""
     letters = self.config.letters
 
     def run(window: int | None) -> jax.Array:
@@ -247,13 +247,13 @@ class Block(ModelPart):
     )
 
   def finish(self, x_BTD: jax.Array, mixed_BTHK: jax.Array) -> jax.Array:
-    """The rest of the layer: attention's output, then the MLP."""
+    """The rest of the layer: output of attention, then the MLP."""
     mixed = mixed_BTHK.reshape(*x_BTD.shape[:2], -1)
     x_BTD = self.add('attention', x_BTD, self.dense('out', mixed))
     return self.add('mlp', x_BTD, self.mlp(self.entry('mlp', x_BTD)))
 
   def entry(self, name: str, x_BTD: jax.Array) -> jax.Array:
-    """The input of attention or MLP."""
+    """Input of attention or MLP."""
     is_normed = self.config.norm_place in ('pre', 'both')
     return self.norm(f'{name}_norm', x_BTD) if is_normed else x_BTD
 
@@ -269,10 +269,10 @@ class Block(ModelPart):
     return self.norm(f'{name}_norm', x_BTD) if place == 'post' else x_BTD
 
   def mlp(self, h_BTD: jax.Array) -> jax.Array:
-    """The MLP of normed inputs."""
+    """MLP of normed inputs."""
     activate = _ACTIVATIONS[self.config.activation]
-    # As a matrix: between products XLA:CPU takes half as long again for an
-    # activation of more dims.
+    # As a matrix: activations with more dims between products take half as long
+    # again on XLA:CPU.
     h_SD = h_BTD.reshape(-1, h_BTD.shape[-1])
     if self.config.num_experts:
       return self.experts(h_SD).reshape(h_BTD.shape)
@@ -285,7 +285,7 @@ class Block(ModelPart):
     return layerwise.lean(down, self.config.remat)(*inner).reshape(h_BTD.shape)
 
   def experts(self, h_SD: jax.Array) -> jax.Array:
-    """Each token's weighted sum of its experts, sorted by expert."""
+    """Weighted sum of each token's experts; computed sorted by expert."""
     config, num = self.config, self.config.experts_per_token
     routed_SE = scores(h_SD, self.matrix('router'))
     shares_SN, experts_SN = lax.top_k(jax.nn.softmax(routed_SE), num)
@@ -306,7 +306,7 @@ class Block(ModelPart):
 
 
 def top_shapes(config: Config) -> Shapes:
-  """Shapes of the parameters outside of the layers."""
+  """Shapes of the parameters outside the layers."""
   D = config.embed_dim
   shapes: Shapes = {'embed': (config.vocab_size, D)}
   if config.positions == 'learned':
@@ -387,14 +387,14 @@ def merge(graphdef: nnx.GraphDef[Block], stack: Any) -> Block:
 
 
 def scores(x_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
-  """Products in the inputs' dtype, fp32 sums."""
+  """Products in the inputs' dtype, summed in fp32."""
   return jnp.einsum(
     '...d,dv->...v', x_BTD, kernel_DV, preferred_element_type=jnp.float32
   )
 
 
 def logits(config: Config, x_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
-  """Scores of all tokens, divided and capped as the model has it."""
+  """Scores of all tokens, with the model's divisor and cap."""
   y = scores(x_BTD, kernel_DV) / config.logit_divisor
   cap = config.logit_cap
   return cap * jnp.tanh(y / cap) if cap else y

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a transformer is made of, and how it is computed."""
+"""Configuration of a transformer."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """Shape of the model, and how it is computed. The defaults are Llama's."""
+  """Architecture and computation of the model. Defaults are Llama's."""
 
   vocab_size: Annotated[int, 'Vocabulary size. 0: that of the tokenizer.']
   num_layers: Annotated[int, 'Number of transformer layers.'] = 4
@@ -183,7 +183,7 @@ class Config:
     return (self.pattern * self.num_layers)[: self.num_layers]
 
   def _check_layers(self) -> None:
-    """Checks pattern, window and experts; makes the pattern a shortest one."""
+    """Checks pattern, window and experts; shortens the pattern."""
     letters = self.letters
     if not letters or set(letters) - set('gwn'):
       raise ValueError(f'pattern={self.pattern!r}: needed are letters g, w, n.')
@@ -202,7 +202,7 @@ class Config:
     periods = (letters[:i] for i in range(1, n + 1))
     shortest = next(x for x in periods if (x * n)[:n] == letters)
     object.__setattr__(self, 'pattern', shortest)
-    if 'w' not in shortest:  # Fewer layers than the pattern has letters.
+    if 'w' not in shortest:  # The pattern's w is beyond the last layer.
       object.__setattr__(self, 'window', 0)
 
   def check_length(self, num_tokens: int) -> None:

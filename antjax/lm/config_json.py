@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's config.json to a `Config`, and back."""
+"""Converts Hugging Face's config.json to a `Config` and back."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -15,24 +15,24 @@ from antjax.lm.config import Config
 from antjax.lm.families import Family
 from antjax.lm.family_tables import TABLES
 
-# Fields of Config that no config.json holds: how to compute, not what.
+# Fields of Config without a counterpart: how to compute, not what.
 _OURS_ONLY = ('remat', 'attention', 'lora_scale', 'layers_per_step')
 _ACTIVATIONS = TABLES['activations']
-# T5's name of both activation and gate.
+# T5's names of activation and gate together.
 _FEED_FORWARD = {
   'relu': ('relu', False),
   'gelu': ('gelu', False),
   'gated-gelu': ('gelu_tanh', True),
   'gated-silu': ('silu', True),
 }
-# Numbers that may be null, which stands for 0 or for what follows from others.
+# Numbers that may be null, which means 0 or derived from other fields.
 _NULLABLE = ('head_dim', 'score_cap', 'logit_cap')
-# What changes no output at inference: tokens, training, files, other heads.
+# Fields without effect on inference: tokens, training, files, other heads.
 _HARMLESS = re.compile(TABLES['harmless'], re.VERBOSE)
 _KINDS = {'full_attention': 'g', 'sliding_attention': 'w'}
 _LETTERS = {'global': 'g', 'window': 'w', 'no_rope': 'n'}
 _LIMITS = ('original_max_position_embeddings', 'max_position_embeddings')
-# rope_type -> fields that it needs, and after '/' those that it may have.
+# rope_type -> required fields, then, after '/', optional ones.
 _SCALINGS = {
   'default': '/ factor',
   'linear': 'factor',
@@ -56,11 +56,11 @@ def _kind(ours: str, theirs: str) -> str:
 
 
 def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
-  """The config of a model, of the content of a config.json; errors name `path`.
+  """Converts the content of a config.json; errors name `path`.
 
   Raises:
-    ValueError: An unknown family, a field that is missing or not known, or one
-      whose value is not supported.
+    ValueError: The family or a field is unknown, a field is missing, or a value
+      is not supported.
   """
   family = families.family_of(fields, path)
   fields = {k: v for k, v in fields.items() if v is not None} | {
@@ -70,7 +70,7 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
     fields['num_experts'] = fields.pop('num_local_experts')
   only = {**family.only, 'quantization_config': None, 'pruned_heads': {}}
   only['rope_interleaved'] = False
-  if 'hidden_size' in fields:  # OPT-350m maps between two widths.
+  if 'hidden_size' in fields:  # OPT-350m projects between two widths.
     only['word_embed_proj_dim'] = fields['hidden_size']
   for name, value in only.items():
     if fields.get(name, value) != value:
@@ -87,7 +87,7 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
         ' the field if it changes no output.'
       )
   fields = {**family.defaults, **fields}
-  # Models from before grouped queries leave their number out.
+  # Models older than grouped queries omit their number.
   if fields.get('num_key_value_heads') is None:
     fields['num_key_value_heads'] = fields.get('num_attention_heads')
   if 'n_inner' in fields and fields['n_inner'] is None:
@@ -99,7 +99,7 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
   for ours, theirs in family.fields.items():
     values[ours] = _read_field(ours, theirs, fields[theirs], path)
   if fields['model_type'] == 'gemma' and fields['hidden_act'] == 'gelu':
-    values['activation'] = 'gelu_tanh'  # What its first files mean.
+    values['activation'] = 'gelu_tanh'  # As meant by its first files.
   values |= _read_pattern(family, fields, values, path)
   if values.get('positions', 'rope') == 'rope':
     has_local = 'w' in values.get('pattern', '')
@@ -154,7 +154,7 @@ def _read_field(ours: str, theirs: str, value: Any, path: Any) -> Any:
 
 
 def _layer_fields(family: Family) -> set[str]:
-  """The fields that say where layers look, and how far."""
+  """Names of the fields for kinds of layers and their windows."""
   found = {*family.layer_fields}
   if family.pattern:
     found.add(family.windows)
@@ -253,10 +253,10 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
 
 
 def write_config(config: Config) -> dict[str, Any]:
-  """The config.json of a model: `read_config` gives the config back.
+  """Converts to a config.json, which `read_config` inverts.
 
   Raises:
-    ValueError: The model is of no family that Hugging Face knows.
+    ValueError: No family of Hugging Face matches the model.
   """
   for name, family in families.FAMILIES.items():
     architecture = family.architecture
@@ -265,7 +265,7 @@ def write_config(config: Config) -> dict[str, Any]:
     fields: dict[str, Any] = {
       'architectures': [architecture],
       'model_type': name,
-      'pad_token_id': None,  # Defaults may be above a small vocabulary.
+      'pad_token_id': None,  # Defaults may exceed a small vocabulary.
       **family.only,
     }
     for ours, theirs in family.fields.items():

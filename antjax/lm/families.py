@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A model's tensors in Hugging Face's layout: names, parts, order of dims.
+"""Hugging Face's layout of a model's tensors: names, parts, order of dims.
 
-'x.weight|1' is the name of the second part of a tensor 'x.weight' that holds
-several leaves, along the dim of its outputs.
+'x.weight|1' names the second part of a tensor 'x.weight' that concatenates
+several leaves along its output dim.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from antjax.lm.family_tables import FAMILIES as FAMILIES
 from antjax.lm.family_tables import Family as Family
 
 PyTree = Any
-# (name, bytes, function that gives the array)
+# (name, bytes, function that returns the array)
 Tensor = tuple[str, int, Callable[[], np.ndarray]]
 
 
@@ -39,8 +39,8 @@ def family_of(fields: Mapping[str, Any], path: Any = 'config.json') -> Family:
 def tensor_names(family: Family, config: Config) -> PyTree:
   """The tree of `transformer.shapes` with names in place of shapes.
 
-  Each leaf has a list of names: one, or one per layer (and expert) of a layer's
-  leaf; None for the norm that the first layer lacks.
+  Each leaf is a list of names: one, or one per layer (and expert) for leaves of
+  layers; None for the norm that the first layer lacks.
   """
 
   def name(table: Mapping[str, str], leaf: str) -> str:
@@ -69,20 +69,20 @@ def tensor_names(family: Family, config: Config) -> PyTree:
 
 
 def num_stacked(path: tuple[str, ...], shape: tuple[int, ...]) -> int:
-  """Dims of our leaf before those of a tensor: layers, then experts."""
+  """Number of leading dims of our leaf: layers, then experts."""
   return (2 if len(shape) == 4 else 1) if path[0] == 'layers' else 0
 
 
 def is_transposed(
   family: Family, path: tuple[str, ...], shape: tuple[int, ...]
 ) -> bool:
-  """Whether our leaf is [in, out] where theirs is [out, in]."""
+  """Whether our leaf is [in, out] and theirs [out, in]."""
   is_matrix = path[0] == 'layers' and len(shape) >= 3
   return path[-1] == 'lm_head' or (is_matrix and family.is_transposed)
 
 
 def our_name(family: Family, name: str) -> str:
-  """A tensor's name with the prefix and the end that we write."""
+  """A tensor's name with the prefix and suffix that we write."""
   for old, new in family.old.items():
     if name.endswith(old):
       name = name.removesuffix(old) + new
@@ -95,16 +95,16 @@ def our_name(family: Family, name: str) -> str:
 
 
 def is_ignored(family: Family, name: str, config: Config) -> bool:
-  """Whether the model ignores a tensor, by the name that we write."""
+  """Whether the model ignores a tensor; `name` is as we write it."""
   if name == 'lm_head.weight':
     return not config.causal or config.tie_embeddings
   return re.search(family.ignored, name) is not None
 
 
 class SplitSource:
-  """A `pretrained.TensorSource` with parts in place of tensors that have them.
+  """A `pretrained.TensorSource` that splits tensors with parts.
 
-  `needed` has the shapes of what will be read, by the names that we write.
+  `needed` has the shapes of all tensors to read, by the names that we write.
   """
 
   def __init__(
@@ -119,7 +119,7 @@ class SplitSource:
       parts: list[tuple[int, ...]] = []
       while f'{ours}|{len(parts)}' in needed:
         parts.append(needed[f'{ours}|{len(parts)}'])
-      if sum(part[axis] for part in parts) != shape[axis]:  # Stays whole.
+      if sum(part[axis] for part in parts) != shape[axis]:  # Not split.
         shapes[name] = shape
         continue
       for k, part in enumerate(parts):
@@ -140,7 +140,7 @@ class SplitSource:
 
 
 def joined(family: Family, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-  """Whole tensors in place of their parts."""
+  """Replaces parts by whole tensors."""
   parts: dict[str, dict[str, Tensor]] = {}
   for tensor in tensors:
     whole, _, part = tensor[0].partition('|')
@@ -157,5 +157,5 @@ def joined(family: Family, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _axis(family: Family, ndim: int) -> int:
-  """The dim of a tensor's outputs."""
+  """The output dim of a tensor."""
   return 0 if family.is_transposed else ndim - 1

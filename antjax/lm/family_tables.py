@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Model families in Hugging Face's layout, of families.toml."""
+"""Model families in Hugging Face's layout, from families.toml."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -11,15 +11,15 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pattern:
-  """Where layers look: 'global', 'window', or 'no_rope', without positions.
+  """Kinds of layers: 'global', 'window', or 'no_rope' (without positions).
 
   Attributes:
-    others: What layers do that nothing below is said of.
-    begin: What the first `count` layers of all do.
-    first: What the first layer of each `count` does.
-    last: What the last layer of each `count` does.
-    count: Layers of a period, or at the beginning.
-    count_field: Field of config.json that says another count.
+    others: Kind of all layers that no other attribute covers.
+    begin: Kind of the first `count` layers of the model.
+    first: Kind of the first of every `count` layers.
+    last: Kind of the last of every `count` layers.
+    count: Number of layers of a period, or at the beginning.
+    count_field: Field of config.json that overrides the count.
   """
 
   others: str
@@ -30,7 +30,7 @@ class Pattern:
   count_field: str = ''
 
   def kinds(self, count: int, num_layers: int) -> list[str]:
-    """What each layer does, or each of a period."""
+    """Kind of each layer, or of each layer of a period."""
     if self.begin:
       count = min(count, num_layers)
       return [self.begin] * count + [self.others] * (num_layers - count)
@@ -49,28 +49,28 @@ class Family:
   Attributes:
     architecture: Class of `transformers` that reads what we write.
     fields: Field of Config -> field of config.json.
-    top: Leaf -> module, for leaves that are no layer's.
+    top: Leaf -> module, for leaves outside layers.
     layer: Leaf -> module inside layer {i}. 'up_plain' is 'up' without a gate.
-      A leaf that is a part of a tensor has the text 'tensor|part' here, and
-      both by name in the file.
+      A leaf that is a part of a tensor is 'tensor|part' here, and has separate
+      keys in the file.
     fixed: Fields of Config that all its models share. An embed_scale of 'root'
-      is the root of the width.
-    defaults: Field of config.json -> its value where it is left out.
-    only: Field of config.json -> the one value that is supported, its default.
-    pattern: Where layers look if no layer_types say it, for families with
-      windows or layers without positions.
-    layer_fields: Fields of config.json that say where layers look.
-    windows: Field of config.json with the width of a window.
-    half_windows: Whether that field counts both sides of a token, where the
-      model is not causal.
+      means the square root of the width.
+    defaults: Field of config.json -> its value if omitted.
+    only: Field of config.json -> its only supported value, the default.
+    pattern: Kinds of layers without layer_types, for families with windows or
+      layers without positions.
+    layer_fields: Fields of config.json with the kinds of layers.
+    windows: Field of config.json with the window width.
+    half_windows: Whether that field counts both sides of a token in models that
+      are not causal.
     thetas: Fields of config.json with rope_theta and rope_local_theta.
-    prefix: Stands before all names but the output layer's, where we write.
-    also: Prefixes that files may have in its place.
-    ignored: Pattern of tensors that the model does without.
-    old: End of a name in old files -> what it is now.
+    prefix: Prefix of all written names except the output layer's.
+    also: Other prefixes that files may have.
+    ignored: Pattern of tensors that the model does not use.
+    old: Suffix of a name in old files -> its current form.
     is_transposed: Whether layers' matrices are [out, in].
-    padded_positions: Whether max_position_embeddings counts the rows before the
-      first place too.
+    padded_positions: Whether max_position_embeddings includes the rows before
+      the first position.
   """
 
   architecture: str
@@ -127,6 +127,6 @@ def _name(module: str | dict[str, Any]) -> str:
   return f'{module["tensor"]}|{module["part"]}'
 
 
-# What families.toml holds besides.
+# Other tables of families.toml.
 TABLES = _text()
 FAMILIES = _families(TABLES.pop('family'))

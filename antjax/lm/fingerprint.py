@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fingerprints of models, tokenizers and vocabularies: SHA-256, as hex."""
+"""Fingerprints of models, tokenizers and vocabularies: SHA-256 as hex."""
 
 from collections.abc import Sequence
 import hashlib
@@ -11,20 +11,20 @@ from typing import Protocol
 from antjax.lm import gguf_model, hub, pretrained, pretrained_tokenizer
 
 _BLOCK = 1 << 22
-# Texts of a vocabulary that tell it from most others, as soon as it is there.
+# Number of first texts that distinguish a vocabulary from most others.
 HEAD_ROWS = 1024
 _BLOCK_ROWS = 65_536
 
 
 class TextRows(Protocol):
-  """Texts by row, of antjax.data.behavior_vocabulary say."""
+  """Texts by row, such as antjax.data.behavior_vocabulary."""
 
   @property
   def normalizer(self) -> str:
-    """Name and version of what the texts went through."""
+    """Name and version of the normalizer of the texts."""
 
   def __len__(self) -> int:
-    """Rows; row 0 is the padding, without text."""
+    """Number of rows; row 0 is padding, without text."""
 
   def texts(self, start: int, stop: int) -> list[str]:
     """The texts of the rows start <= id < stop."""
@@ -52,10 +52,10 @@ def of_tokenizer(path: str | os.PathLike[str]) -> str:
 
 
 def of_rows(vocabulary: TextRows, start: int, stop: int) -> str:
-  """Fingerprint of the texts of the rows start <= id < stop, all of them.
+  """Fingerprint of all texts of the rows start <= id < stop.
 
-  Vocabularies may begin alike: copies of one that were appended to apart, or
-  one that was made again of data of which little had changed.
+  Vocabularies may have equal beginnings: copies that were extended separately,
+  or one rebuilt from data with few changes.
   """
   digest = hashlib.sha256()
   for first in range(start, stop, _BLOCK_ROWS):
@@ -71,7 +71,7 @@ def _of_files(files: Sequence[pathlib.Path]) -> str:
   for path in files:
     if not path.is_file():
       raise FileNotFoundError(f'{path} is not there.')
-    # A GGUF file may have any name; a folder's parts may not.
+    # A GGUF file may have any name; files of a folder may not.
     digest.update(path.name.encode() if len(files) > 1 else b'')
     digest.update(path.stat().st_size.to_bytes(8, 'little'))
     with open(path, 'rb') as file:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from antjax.lm import blocks, positions
 from antjax.lm.transformer import Transformer
 
-# Shape suffixes: B = sequences, P = tokens of the longest prompt, S = places in
+# Shape suffixes: B = sequences, P = tokens of the longest prompt, S = slots of
 # the cache, L = layers, H = query heads, G = key/value heads, R = H / G, K =
 # width of a head, D = embed_dim, V = vocabulary.
 
@@ -21,7 +21,7 @@ _MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-  """How the next token is drawn."""
+  """Settings for sampling the next token."""
 
   temperature: Annotated[
     float, 'Divisor of the logits. 0: always the most likely token.'
@@ -55,26 +55,26 @@ def generate(
   sampling: Sampling = GREEDY,
   end_token: int | None = None,
 ) -> jax.Array:
-  """Continues prompts. Call in `jit` with everything but arrays fixed.
+  """Continues prompts. Call in `jit` with all arguments but arrays static.
 
-  Keys and values are kept: 2 L S G K numbers a sequence, S = P + num_tokens;
-  each new token costs one pass of one token.
+  Keys and values are cached: 2 L S G K numbers per sequence, S = P +
+  num_tokens. Each new token costs a pass of one token.
 
   Args:
     model: The whole model, in the dtype to compute in.
-    prompts: int32 [B, P], each padded at its end.
-    lengths: int32 [B], tokens of each prompt, at least 1.
+    prompts: int32 [B, P], padded at the end.
+    lengths: int32 [B], number of tokens of each prompt, at least 1.
     key: Random key.
-    num_tokens: Tokens to add to each prompt.
+    num_tokens: Number of tokens to add to each prompt.
     sampling: Sampling settings.
-    end_token: Token that ends a sequence; only it follows.
+    end_token: Token that ends a sequence and fills the rest of it.
 
   Returns:
     int32 [B, num_tokens].
 
   Raises:
-    ValueError: num_tokens is below 1, or prompts and tokens together are more
-      than the model's learned positions, or the model is an encoder.
+    ValueError: num_tokens is below 1, prompts and new tokens exceed the model's
+      learned positions, or the model is an encoder.
   """
   if num_tokens < 1:
     raise ValueError(
@@ -109,8 +109,8 @@ def choose(
 ) -> jax.Array:
   """Samples one token for each row of fp32 logits; int32 [B].
 
-  Temperature comes first, then top-k, then top-p over what is left (Holtzman et
-  al. 2020, https://arxiv.org/abs/1904.09751). The likeliest token always stays.
+  Applies the temperature, then top-k, then top-p to the rest (Holtzman et al.
+  2020, https://arxiv.org/abs/1904.09751). The likeliest token always stays.
   """
   if sampling.temperature == 0:
     return jnp.argmax(scores_BV, axis=-1).astype(jnp.int32)
@@ -150,10 +150,10 @@ def _prefill(model: Transformer, prompts_BP, num_places: int):
 
 
 def _step(model: Transformer, tokens_B, positions_B, cache):
-  """Runs one token a sequence at its position; returns hidden [B, D], cache.
+  """Runs one token per sequence at its position; returns hidden [B, D], cache.
 
-  What a shorter prompt's padding left in the cache is behind the sequence's
-  position, and is overwritten before it is read.
+  Cache entries from the padding of a shorter prompt are after the sequence's
+  position, and are overwritten before they are read.
   """
   place_B1 = positions_B[:, None]
   angles = positions.rope_angles(model.config, place_B1)
@@ -183,7 +183,7 @@ def _step(model: Transformer, tokens_B, positions_B, cache):
 
 
 def _attend(block, q_B1HK, keys_BSGK, values_BSGK, positions_B, bias_BH1S):
-  """Attention of one token to the places up to its own; [B, 1, H, K]."""
+  """Attention of one token to places up to its own; [B, 1, H, K]."""
   config = block.config
   B, _, H, K = q_B1HK.shape
   S, G = keys_BSGK.shape[1:3]

@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Models in GGUF, the file format of llama.cpp, read through its own package.
+"""Models in GGUF, the file format of llama.cpp, read by its own package.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2
-and 3. `GgufModel` gives fields and tensors the names that Hugging Face does.
+and 3. `GgufModel` has fields and tensors by their Hugging Face names.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ ARCHITECTURES = ('llama', 'qwen2')
 
 
 def find(path: str | os.PathLike[str], name: str) -> pathlib.Path:
-  """The file `name` of a model's folder, or else its only GGUF file.
+  """The file `name` of a model's folder, or otherwise its only GGUF file.
 
-  A path that is no folder is that of a GGUF file.
+  A path that is not a folder is taken to be a GGUF file.
 
   Raises:
-    FileNotFoundError: The folder has neither, or several GGUF files.
+    FileNotFoundError: The folder has neither, or has several GGUF files.
   """
   path = pathlib.Path(path)
   if not path.is_dir():
@@ -50,7 +50,7 @@ def find(path: str | os.PathLike[str], name: str) -> pathlib.Path:
 
 
 class _Reader(gguf.GGUFReader):
-  """A reader that fails at the end of the file, unlike gguf's own.
+  """A reader that raises at the end of the file, unlike gguf's own.
 
   Plain buffers are also several times faster than slices of a memory map.
   """
@@ -63,10 +63,10 @@ class _Reader(gguf.GGUFReader):
 
 
 class GgufFile:
-  """A file's metadata and tensors; memory-mapped, read on use.
+  """A file's metadata and tensors, memory-mapped and read on use.
 
   Attributes:
-    metadata: Key -> number, text, or list of them.
+    metadata: Key -> number, text, or list of these.
     shapes: Name -> shape of all tensors, the fastest dim last as in numpy.
   """
 
@@ -75,8 +75,8 @@ class GgufFile:
 
     Raises:
       FileNotFoundError: No such file.
-      ValueError: It is no GGUF file, is cut off or damaged, or holds a tensor
-        of a type that the package does not know.
+      ValueError: It is not a GGUF file, is truncated or damaged, or has a
+        tensor of a type unknown to the package.
     """
     self._path = os.fspath(path)
     try:
@@ -94,9 +94,9 @@ class GgufFile:
   def read(
     self, name: str, index: tuple[slice | np.ndarray, ...] = ()
   ) -> np.ndarray:
-    """A tensor's piece; fp16 where it is stored so, else fp32.
+    """A tensor's piece; fp16 if it is stored as such, else fp32.
 
-    `index` holds slices of its dims, or for the first one numbers of rows: only
+    `index` has slices of its dims; the first may be row numbers, and then only
     these rows are read.
     """
     stored, kind = self._tensors[name].data, self._tensors[name].tensor_type
@@ -122,7 +122,7 @@ def _value(field: gguf.ReaderField) -> Any:
   parts = [field.parts[i] for i in field.data]
   values: list[Any]
   if field.types[-1] == gguf.GGUFValueType.STRING:
-    # A token may be a part of a character.
+    # A token may be part of a character.
     values = [bytes(x).decode('utf-8', 'surrogateescape') for x in parts]
   else:
     values = [x[0].item() for x in parts]
@@ -130,11 +130,11 @@ def _value(field: gguf.ReaderField) -> Any:
 
 
 class GgufModel:
-  """The model in a file, by the names that Hugging Face gives its tensors.
+  """The model in a file, with Hugging Face's names of tensors.
 
   Attributes:
-    file: The file.
-    fields: Fields that its config.json would have.
+    file: The GGUF file.
+    fields: Fields of the corresponding config.json.
     shapes: Name -> shape of all tensors.
   """
 
@@ -143,7 +143,7 @@ class GgufModel:
 
     Raises:
       FileNotFoundError: No such file.
-      ValueError: No GGUF file, or one of another architecture.
+      ValueError: It is not a GGUF file, or its architecture is unknown.
     """
     self.file = GgufFile(path)
     self.fields = _fields(self.file, path)
@@ -179,9 +179,9 @@ class GgufModel:
 def rotary_rows(num_rows: int, num_heads: int) -> np.ndarray:
   """Row of llama.cpp's q or k projection for each row of Hugging Face's.
 
-  llama.cpp turns neighboring pairs of a head's numbers, Hugging Face pairs
-  that are half a head apart; its converter reorders the rows of Llama's models
-  to fit. With the wrong order a model still writes, only worse.
+  llama.cpp rotates neighboring pairs of a head's numbers, Hugging Face pairs
+  that are half a head apart. llama.cpp's converter reorders the rows of Llama
+  models accordingly. In the wrong order a model still writes text, but worse.
   """
   pairs = np.arange(num_rows).reshape(num_heads, -1, 2)
   return pairs.swapaxes(1, 2).reshape(-1)
@@ -221,7 +221,7 @@ def _fields(file: GgufFile, path: Any) -> dict[str, Any]:
         )
       fields[field] = value
   fields.setdefault('num_key_value_heads', fields['num_attention_heads'])
-  # In fp32 there; the shortest number that is the same fp32.
+  # GGUF has fp32; use the shortest number with the same fp32.
   for field in ('rms_norm_eps', 'rope_theta'):
     if field in fields:
       fields[field] = float(str(np.float32(fields[field])))
@@ -232,7 +232,7 @@ def _fields(file: GgufFile, path: Any) -> dict[str, Any]:
 def _check_neutral(
   metadata: Mapping[str, Any], name: str, fields: dict[str, Any], path: Any
 ) -> None:
-  """Refuses keys that would change what our model computes."""
+  """Rejects keys that would change the computation of our model."""
   width = fields.get('head_dim')
   if width is None:
     width = fields['hidden_size'] // fields['num_attention_heads']
@@ -248,7 +248,7 @@ def _check_neutral(
   }
   for key, value in neutral.items():
     got = metadata.get(f'{name}.{key}', value)
-    # Fractions are in fp32 there.
+    # GGUF has fractions in fp32.
     if isinstance(got, int | float) and isinstance(value, float):
       same = math.isclose(got, value, rel_tol=1e-6)
     else:
@@ -261,7 +261,7 @@ def _check_neutral(
 
 
 def _name(name: str) -> str:
-  """Hugging Face's name of a tensor; an unknown one stays."""
+  """Hugging Face's name of a tensor; unknown names stay."""
   found = re.fullmatch(r'blk\.(\d+)\.(\w+)\.(weight|bias)', name)
   if found and found[2] in _LAYER:
     return f'model.layers.{found[1]}.{_LAYER[found[2]]}.{found[3]}'

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Models of the Hugging Face Hub, wherever a model's folder is asked for."""
+"""Models of the Hugging Face Hub, usable in place of a model's folder."""
 
 import functools
 import os
@@ -11,25 +11,24 @@ from antjax import paths
 
 SCHEME = 'hf://'
 _NAME = re.compile(r'[\w.-]+/[\w.-]+')
-# What is read of a model; other weights of a repository are left there.
+# Files of a model to download; other weights of a repository are not.
 _FILES = (
   *('config.json', 'tokenizer.json', 'tokenizer_config.json'),
   *('*.safetensors', '*.safetensors.index.json'),
-  # Of sentence-transformers.
+  # Files of sentence-transformers.
   *('modules.json', '*/config.json', 'sentence_bert_config.json'),
   *('config_sentence_transformers.json', 'adapter_config.json'),
 )
 
 
 def local(model: str | os.PathLike[str]) -> pathlib.Path:
-  """The folder of a model: its path, or what a URL is fetched to.
+  """The folder of a model: its path, or the folder that a URL is fetched to.
 
   hf://org/name@revision names a commit, branch or tag. The first call of a
-  process asks the Hub and downloads what is not in its cache, later ones do
-  not.
+  process asks the Hub and downloads what its cache lacks; later calls do not.
 
   Raises:
-    ValueError: What follows hf:// is no such name.
+    ValueError: The text after hf:// is not such a name.
     RuntimeError: It cannot be fetched and is not in the cache.
   """
   text = os.fspath(model)
@@ -58,7 +57,7 @@ def fetch(
   Raises:
     RuntimeError: It cannot be fetched.
   """
-  import huggingface_hub  # Slow, and few need it.
+  import huggingface_hub  # Slow, and rarely needed.
 
   download = functools.partial(
     huggingface_hub.snapshot_download,
@@ -71,7 +70,7 @@ def fetch(
     weights = [*pathlib.Path(made).rglob('*.safetensors')]
     if pathlib.Path(made, 'config.json').is_file() and not weights:
       made = download(allow_patterns=['*.bin', '*.bin.index.json'])
-  except Exception as error:  # Of its own, its HTTP client's, the system's.
+  except Exception as error:  # Its own, its HTTP client's or the system's.
     why = ' '.join(str(error).split())
     raise RuntimeError(
       f'{SCHEME}{name} cannot be fetched from the Hugging Face Hub'

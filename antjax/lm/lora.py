@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA: low-rank adapters beside chosen matrices of every layer.
+"""LoRA: low-rank adapters of chosen matrices of every layer.
 
 A matrix W [in, out] becomes W + scale A B with A [in, r] and B [r, out], where
 scale is `config.lora_scale` (Hu et al. 2021, https://arxiv.org/abs/2106.09685:
 alpha / r). DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) gives each
-column of that a length m of its own. The adapters are parameters of the model's
-layers, where every pass finds them.
+column of the sum a trained length m. The adapters are parameters of the model's
+layers, so every pass uses them.
 """
 
 from collections.abc import Callable, Collection
@@ -22,7 +22,7 @@ from antjax.lm import quantized
 from antjax.lm.transformer import Transformer
 
 TARGETS = quantized.MATRICES
-# For Trainer(trainable=...): only adapters are trained.
+# For Trainer(trainable=...): trains adapters only.
 PATTERN = r'_lora_[abm]$'
 
 
@@ -35,23 +35,23 @@ def add(
   dora: bool = False,
   rngs: nnx.Rngs,
 ) -> None:
-  """Gives a model fresh adapters, which change no output yet.
+  """Adds new adapters to a model, which do not change its outputs yet.
 
-  A is normal with deviation in ** -0.5, B is 0; both in the dtype of their
-  matrix.
+  A is normal with standard deviation in ** -0.5, and B is 0; both have the
+  dtype of their matrix.
 
   Args:
     model: A whole model, or a part with layers.
     rank: Width r of the adapters.
-    targets: Names from `TARGETS` to adapt.
-    scale: Factor of the adapters, see `scale_of`; None: the config's.
-    dora: Train the length of each column of a matrix apart from its direction,
-      which the adapter changes.
+    targets: Matrices to adapt, from `TARGETS`.
+    scale: Factor of the adapters, see `scale_of`; None: that of the config.
+    dora: Whether to train the length of each column of a matrix separately from
+      its direction, which the adapter changes.
     rngs: Source of the random numbers.
 
   Raises:
-    ValueError: A rank below 1, a target that the model does not have, or a
-      model without layers.
+    ValueError: The rank is below 1, the model lacks a target, or it has no
+      layers.
   """
   if not hasattr(model, 'layers'):
     raise ValueError(
@@ -59,7 +59,7 @@ def add(
       ' whole model, or a half with layers.'
     )
   layers = model.layers
-  known = [  # Experts' matrices have a dim more.
+  known = [  # Experts' matrices have one more dim.
     x for x in TARGETS if hasattr(layers, x) and getattr(layers, x).ndim == 3
   ]
   wrong = sorted(set(targets) - set(known))
@@ -96,7 +96,7 @@ def set_scale(model: Transformer, scale: float) -> None:
 
 
 def merge(model: Transformer) -> None:
-  """Adds a model's adapters to their matrices, all floats, and drops them."""
+  """Merges a model's adapters into their float matrices and removes them."""
   layers = model.layers
   for name in TARGETS:
     if not hasattr(layers, name):
@@ -116,12 +116,12 @@ def merge(model: Transformer) -> None:
 
 
 def matching(pattern: str) -> Callable[[str], bool]:
-  """For Trainer(trainable=...): whether a leaf's name has the pattern.
+  """For Trainer(trainable=...): whether a leaf's name matches the pattern.
 
-  Names are paths with dots, 'layers.query_lora_a' say.
+  Names are dotted paths, such as 'layers.query_lora_a'.
 
   Raises:
-    ValueError: The pattern is no regular expression.
+    ValueError: The pattern is not a regular expression.
   """
   try:
     found = re.compile(pattern)

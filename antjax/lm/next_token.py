@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Cross-entropy of the next token, by chunks where the logits are many."""
+"""Cross-entropy of the next token, in chunks if there are many logits."""
 
 import jax
 from jax import lax
@@ -13,7 +13,7 @@ from antjax.lm.config import Config
 # Shape suffixes: B = sequences, T = tokens of a sequence, D = embed_dim,
 # V = vocabulary, C = tokens in a chunk, N = chunks.
 
-# Logits that are held at once: 64 MiB in fp32.
+# Maximum number of logits in memory: 64 MiB in fp32.
 MAX_LOGITS = 1 << 24
 
 
@@ -22,7 +22,7 @@ def targets(
 ) -> tuple[jax.Array, jax.Array]:
   """(next token, whether it counts), both [B, T].
 
-  The first token of a document is not predicted from the one before it, and
+  The first token of a document is not predicted from the token before it, and
   segment 0, the padding, has no targets.
   """
   last = ((0, 0), (0, 1))
@@ -43,7 +43,7 @@ def losses(
 ) -> jax.Array:
   """Cross-entropy of each token, fp32 [B, T].
 
-  With more than `max_logits` logits it goes by chunks of tokens.
+  Computes chunks of tokens if there are more than `max_logits` logits.
   """
 
   def chunk_losses(x_BCD, kernel_DV, next_BC):
@@ -63,7 +63,7 @@ def losses(
     x = jnp.pad(x, padding).reshape(B, N, C, *x.shape[2:])
     return jnp.moveaxis(x, 1, 0)
 
-  # In fp32, so that the chunks' gradients are added up in fp32.
+  # In fp32, so that the chunks' gradients are summed in fp32.
   kernel_DV = kernel_DV.astype(jnp.float32)
   recomputed = jax.checkpoint(chunk_losses)
   losses_NBC = lax.map(

@@ -1,17 +1,17 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Many texts of unequal length through a model at once, nearly unpadded.
+"""Runs many texts of unequal length at once, with little padding.
 
-Texts follow each other in rows, and rows of one width make a lane. What
-works on tokens (embeddings, projections, MLPs) runs over all lanes as one long
-row; only attention runs lane by lane, where a token is scored against its row
-alone. So a short text costs no more scores than its lane is wide, and one
-program serves all lanes. How texts are put into rows: `antjax.ctr.llm_rec`.
+Texts follow each other in rows, and rows of one width form a lane. Operations
+on tokens (embeddings, projections, MLPs) run over all lanes as one long row.
+Only attention runs lane by lane, with scores inside a row only. So a token of a
+short text costs at most as many scores as its lane is wide, and one program
+serves all lanes. `antjax.ctr.llm_rec` packs texts into rows.
 
-With several chunks the model runs them one after another and keeps nothing of a
-chunk but its output: the backward pass runs each again (gradient caching, Gao
-et al. 2021, https://arxiv.org/abs/2101.06983). What a loss makes of all outputs
-together is not changed by that, nor is its gradient; memory is that of a chunk.
+With several chunks, the model runs them one after another and keeps only their
+outputs; the backward pass recomputes each (gradient caching, Gao et al. 2021,
+https://arxiv.org/abs/2101.06983). This changes neither a loss over all outputs
+nor its gradient, and takes the memory of one chunk.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ class Lane(NamedTuple):
 
   Attributes:
     tokens: int32 [R, W].
-    texts: int32 [R, W], a number for each text, different for neighbors; 0
-      where there is no token.
+    texts: int32 [R, W], a number for each text, different from its neighbors';
+      0 for no token.
   """
 
   tokens: jax.Array
@@ -53,14 +53,14 @@ def hidden(
 
   Args:
     model: The model, in the dtype to compute in.
-    lanes: The texts. Each text is in one row.
-    num_chunks: Parts that run after one another; divides the rows of each lane.
-    at: int32 [M], the slots that are wanted; None: all. With one chunk the last
-      layer's MLP runs for no others.
+    lanes: Texts in lanes, each text in one row.
+    num_chunks: Number of sequential chunks; divides the rows of each lane.
+    at: int32 [M], the slots to return; None: all. With one chunk, the last
+      layer's MLP runs for these only.
 
   Returns:
-    [S, D], lane after lane, row after row, or [M, D]. What comes out for a slot
-    without a token means nothing.
+    [S, D], lane by lane, row by row, or [M, D]. Outputs of slots without a
+    token are meaningless.
 
   Raises:
     ValueError: `num_chunks` does not divide the rows of a lane.
@@ -95,7 +95,7 @@ def _hidden(
   shapes = [lane.tokens.shape for lane in lanes]
   tokens = _flat([lane.tokens for lane in lanes])
   places = _flat([positions.document_positions(*lane) for lane in lanes])
-  if config.positions == 'learned':  # A run of padding may be longer.
+  if config.positions == 'learned':  # A padding run may be longer.
     places = jnp.minimum(places, config.max_positions - 1)
   biases = [model.row_bias(w) for _, w in shapes]
 

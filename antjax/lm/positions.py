@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Positions of tokens: rotations of Llama, distances of T5.
+"""Positions of tokens: rotary (Llama) and relative (T5).
 
 Sources: Su et al. 2021 (https://arxiv.org/abs/2104.09864) for rotary positions,
 Raffel et al. 2020 (https://arxiv.org/abs/1910.10683) for relative ones.
@@ -26,7 +26,7 @@ from antjax.lm.config import Config
 def document_positions(
   tokens: jax.Array, segment_ids: jax.Array | None
 ) -> jax.Array:
-  """int32 [B, T]: the place of each token in its run of equal segment ids."""
+  """Place of each token in its run of equal segment ids, int32 [B, T]."""
   place_T = jnp.arange(tokens.shape[1], dtype=jnp.int32)
   if segment_ids is None:
     return jnp.broadcast_to(place_T, tokens.shape)
@@ -42,10 +42,9 @@ def document_positions(
 def rope_angles(
   config: Config, positions: jax.Array
 ) -> tuple[jax.Array, jax.Array] | None:
-  """(cos, sin) of the rotary angles; None without.
+  """(cos, sin) of the rotary angles; None without rotary positions.
 
-  fp32 [B, T, 1, K / 2], or one such array for each of the pattern's letters,
-  sorted, if it has several.
+  fp32 [B, T, 1, K / 2]; stacked by letter, sorted, if the pattern has several.
   """
   if config.positions != 'rope':
     return None
@@ -81,7 +80,7 @@ def _scale(
 ) -> tuple[jax.Array, float]:
   """Frequencies of a rope_scaling, and a factor of queries and keys.
 
-  As in `transformers`, dynamic and longrope go by the longest text at hand.
+  As in `transformers`, dynamic and longrope depend on a batch's longest text.
   """
   kind, width = scaling['rope_type'], 2 * len(exponents)
   frequencies = theta**-exponents
@@ -106,7 +105,7 @@ def _scale(
     share = jnp.clip((turns - low) / (high - low), 0, 1)
     return frequencies * (share + (1 - share) / factor), 1.0
 
-  def place(turns: float) -> float:  # Where a text has so many turns.
+  def place(turns: float) -> float:  # Place with this many turns per text.
     wavelength = original / (turns * 2 * math.pi)
     return width * math.log(wavelength) / (2 * math.log(theta))
 
@@ -131,9 +130,9 @@ def _scale(
 
 
 def rotate(x_BTHK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Turns each pair (x[i], x[i + K / 2]) by its token's angle.
+  """Rotates each pair (x[i], x[i + K / 2]) by its token's angle.
 
-  Angles of fewer than K / 2 pairs turn the first numbers of a head only.
+  Fewer than K / 2 angles rotate only the first numbers of a head.
   """
   cos, sin = angles
   width = 2 * cos.shape[-1]
@@ -148,11 +147,11 @@ def rotate(x_BTHK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 def extend_learned(
   config: Config, params: Any, max_positions: int
 ) -> tuple[Config, Any]:
-  """Extends learned positions; the new ones repeat the trained ones.
+  """Extends learned positions by repeating the trained ones.
 
-  Far positions then start as copies, which training differentiates (Beltagy et
-  al. 2020, https://arxiv.org/abs/2004.05150, section 5). Models without learned
-  positions, or with as many, stay as they are.
+  Far positions start as copies, which training separates (Beltagy et al. 2020,
+  https://arxiv.org/abs/2004.05150, section 5). Models without learned
+  positions, or with enough of them, do not change.
   """
   if config.positions != 'learned' or max_positions <= config.max_positions:
     return config, params
@@ -171,7 +170,7 @@ def relative_bias(
   queries: jax.Array,
   keys: jax.Array,
 ) -> jax.Array | None:
-  """T5's addends to the scores; None where the model has no such positions.
+  """T5's bias of the scores; None if the model has no relative positions.
 
   Args:
     config: Configuration of the model.
@@ -190,7 +189,7 @@ def relative_bias(
   buckets = jnp.zeros_like(offset_TS)
   if config.causal:
     distance_TS = jnp.maximum(-offset_TS, 0)
-  else:  # Half of the classes for what comes behind the query.
+  else:  # Half of the classes are for keys after the query.
     half //= 2
     buckets = jnp.where(offset_TS > 0, half, 0)
     distance_TS = jnp.abs(offset_TS)
@@ -201,10 +200,10 @@ def relative_bias(
 
 
 def distance_classes(num_classes: int, max_distance: int) -> np.ndarray:
-  """int32 [max_distance + 1]: the class of each distance.
+  """Class of each distance, int32 [max_distance + 1].
 
-  Half of the classes are the short distances themselves, the others are
-  logarithmic. In fp32, as T5 was trained.
+  Half of the classes are single short distances, the others are logarithmic.
+  Computed in fp32, as in T5's training.
   """
   exact = num_classes // 2
   distances = np.arange(1, max_distance + 1, dtype=np.float32)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrained weights: reads and writes Hugging Face folders, reads GGUF."""
+"""Pretrained weights: Hugging Face folders (read, write) and GGUF (read)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
@@ -31,11 +31,11 @@ from antjax.lm.transformer import Transformer
 
 PyTree = Any
 CONFIG_NAME = 'config.json'
-_SHOWN = 5  # Names in an error.
+_SHOWN = 5  # Maximum number of names in an error.
 
 
 class TensorSource(Protocol):
-  """Tensors by their Hugging Face names."""
+  """Source of tensors by their Hugging Face names."""
 
   shapes: Mapping[str, tuple[int, ...]]
 
@@ -51,13 +51,13 @@ def load_pretrained(
 ) -> tuple[Config, PyTree]:
   """Reads a model shard by shard, directly to its devices.
 
-  The host holds one device's shard of one leaf at a time (of all layers, which
-  are stacked), and reads nothing of what other hosts hold.
+  The host holds one device's shard of one leaf (stacked over layers) at a time,
+  and does not read shards of other hosts.
 
   Args:
     path: Folder with config.json and model.safetensors (or its index), a .gguf
-      file or a folder with one, or hf://org/name, see `hub`. Families are those
-      of `family_tables`; in GGUF, Llama and Qwen2.
+      file or a folder with one, or hf://org/name, see `hub`. For families see
+      `family_tables`; in GGUF, Llama and Qwen2.
     dtype: Dtype of the parameters. None: as stored (quantized ones as fp32).
     shardings: One sharding for all leaves, or a tree of the same structure as
       the parameters. None: the default device.
@@ -68,7 +68,7 @@ def load_pretrained(
   Raises:
     FileNotFoundError: A file does not exist.
     ValueError: The family or a setting is not supported, a file is damaged, or
-      tensors are missing, left over or of a wrong shape.
+      tensors are missing, unknown or of a wrong shape.
   """
   path = hub.local(path)
   file, fields, source = _open(path)
@@ -111,10 +111,10 @@ def load(
     dtype: Dtype of the parameters. None: as stored.
     shardings: One sharding for all leaves, or a tree of the same structure as
       the parameters.
-    block: (config, rngs=...) -> one layer, with the parameters of a `Block`.
+    block: Function (config, rngs=...) -> layer, with the parameters of `Block`.
 
   Raises:
-    ValueError: The block has other parameters; or as for `load_pretrained`.
+    ValueError: The block has other parameters; also as for `load_pretrained`.
   """
   config, params = load_pretrained(path, dtype=dtype, shardings=shardings)
   if transformer.shapes(config, block) != transformer.shapes(config):
@@ -163,7 +163,7 @@ def save_pretrained(
   Args:
     path: Folder to create; must not contain a model.
     config: Configuration of the model.
-    params: Parameters, each whole or sharded over this host's devices.
+    params: Parameters, replicated or sharded over this host's devices.
     max_file_bytes: Maximum size of a file, unless a single tensor is larger.
 
   Raises:
@@ -202,7 +202,7 @@ def save_pretrained(
     safetensors.numpy.save_file(
       {name: read() for name, read in group.items()},
       folder / file,
-      metadata={'format': 'pt'},  # Transposed as PyTorch has them.
+      metadata={'format': 'pt'},  # Transposed as in PyTorch.
     )
     where |= dict.fromkeys(group, file)
   if len(groups) > 1:
@@ -210,7 +210,7 @@ def save_pretrained(
     index = {'metadata': {'total_size': total}, 'weight_map': where}
     _write_json(folder / safetensors_file.INDEX_NAME, index)
   fields['dtype'] = str(params['embed'].dtype)
-  _write_json(folder / CONFIG_NAME, fields)  # Last: now the folder is a model.
+  _write_json(folder / CONFIG_NAME, fields)  # Last: completes the folder.
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
@@ -288,7 +288,7 @@ def _needed(
 
 
 def _match(path, family, config, needed, source) -> dict[str, str]:
-  """Name as we write it -> name in the file, for all that is needed."""
+  """Name as we write it -> name in the file, for all needed tensors."""
   files: dict[str, str] = {}
   for name in source.shapes:
     ours = families.our_name(family, name)
@@ -362,7 +362,7 @@ class _Leaf:
       one = self._one(name or str(self._stored[-1]), inner)
       if piece is None:
         piece = np.empty((names.size, *one.shape), one.dtype)
-      piece[i] = one if name else 1.0  # No such norm: its weight is not used.
+      piece[i] = one if name else 1.0  # A missing norm's weight is not used.
     assert piece is not None
     return piece.reshape(*names.shape, *piece.shape[1:])
 
@@ -380,7 +380,7 @@ class _Leaf:
 
 
 def _place(read: _Leaf, shape: tuple[int, ...], home: Sharding) -> jax.Array:
-  """One leaf on its devices; each different piece is read once."""
+  """One leaf on its devices; each distinct piece is read once."""
   where = home.addressable_devices_indices_map(shape)
   pieces: dict[tuple[tuple[int, int, int], ...], list[Any]] = {}
   for device, index in where.items():
@@ -391,7 +391,7 @@ def _place(read: _Leaf, shape: tuple[int, ...], home: Sharding) -> jax.Array:
     piece = read(tuple(slice(*span) for span in spans))
     for device in devices:
       arrays[device] = jax.device_put(piece, device)
-    # Before the next piece is read: the host holds one.
+    # Wait before reading the next piece: the host holds only one.
     jax.block_until_ready([arrays[device] for device in devices])
   return jax.make_array_from_single_device_arrays(
     shape, home, [arrays[device] for device in where]

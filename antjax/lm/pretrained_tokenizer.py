@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer that a pretrained model came with."""
+"""Tokenizers of pretrained models."""
 
 import os
 import pathlib
@@ -12,8 +12,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from antjax.lm import gguf_model, hub
 
 FILE_NAME = 'tokenizer.json'
-_CONTROL = 3  # Type of a token that no text has.
-# llama.cpp's name of how texts are cut before merges -> the same steps.
+_CONTROL = 3  # Type of tokens that never occur in texts.
+# llama.cpp's name of a pre-tokenizer -> equivalent steps.
 _QWEN2_WORDS = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
   r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
@@ -23,25 +23,25 @@ _QWEN2_WORDS = (
 def load_tokenizer(
   path: str | os.PathLike[str], vocab_size: int | None = None
 ) -> tokenizers.Tokenizer:
-  """Reads a folder's tokenizer.json, or what a GGUF file holds.
+  """Reads a folder's tokenizer.json, or the tokenizer of a GGUF file.
 
-  Texts are neither cut nor padded, whatever the file was set to.
+  Truncation and padding are off, whatever the file says.
 
   Args:
     path: Folder with a tokenizer.json, .gguf file, or folder with one; or
       hf://org/name.
     vocab_size: Vocabulary size of the model that reads the ids; it may be
-      larger than the tokenizer's. None: nobody checks that they fit.
+      larger than the tokenizer's. None: not checked.
 
   Raises:
     FileNotFoundError: There is no tokenizer.
-    ValueError: It is damaged, of a kind that we do not read, or has ids that
-      the model does not know.
+    ValueError: It is damaged or of an unsupported kind, or has ids that the
+      model lacks.
   """
   tokenizer = _load(path)
   last = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
   if vocab_size is not None and last >= vocab_size:
-    # JAX would take the last row for all of those.
+    # JAX would clamp them to the last row.
     raise ValueError(
       f'the tokenizer of {path} has ids up to {last}, its model of vocab_size='
       f'{vocab_size} needs ids up to {vocab_size - 1} at most; give the'
@@ -57,7 +57,7 @@ def _load(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
     return _from_gguf(file)
   try:
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
-  except Exception as error:  # The package raises nothing more exact.
+  except Exception as error:  # The package raises no specific type.
     raise ValueError(f'{file} is no tokenizer ({error}).') from error
   tokenizer.no_truncation()
   tokenizer.no_padding()

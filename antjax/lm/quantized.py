@@ -1,15 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Matrices of frozen layers in 8 or 4 bits, beside adapters that are trained.
+"""Matrices of frozen layers in 8 or 4 bits, for training of adapters.
 
-A matrix W [in, out] is kept as integers q and scales s, W = q s, symmetric
-around 0 and with a scale for each output and group of inputs (Dettmers et al.
-2023, https://arxiv.org/abs/2305.14314, has the use). So
+A matrix W [in, out] is stored as integers q and scales s, W = q s, symmetric
+around 0, with one scale per output and group of inputs (as used by Dettmers et
+al. 2023, https://arxiv.org/abs/2305.14314). So
 
   |W - q s| <= max |W of the group| / 254 in 8 bits, / 14 in 4.
 
-8 bits have one group, 4 bits groups of at most 32 inputs, two in a byte. What
-computes with a matrix restores it in the scales' dtype, a layer at a time.
+8 bits have one group; 4 bits have groups of at most 32 inputs, two per byte.
+Each use of a matrix restores it in the scales' dtype, one layer at a time.
 """
 
 from typing import Any, Literal
@@ -25,14 +25,14 @@ _MAX_GROUP = 32
 
 
 def quantize(layers: nnx.Module, kind: Kind) -> None:
-  """Replaces the matrices of layers; they are no more trained.
+  """Quantizes the matrices of layers, which are then no longer trained.
 
   Args:
     layers: A `Block`, stacked or not.
-    kind: Bits of a number.
+    kind: Format of the integers.
 
   Raises:
-    ValueError: For int4, a matrix of an odd number of inputs.
+    ValueError: With int4, a matrix has an odd number of inputs.
   """
   for name in MATRICES:
     if hasattr(layers, name):

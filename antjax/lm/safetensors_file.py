@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensors of a Hugging Face folder, read piece by piece.
 
-Safetensors, or where there are none what PyTorch saved.
+Reads safetensors, or otherwise files saved by PyTorch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ TORCH_NAME = 'pytorch_model.bin'
 
 
 class SafetensorsFolder:
-  """The tensors of model.safetensors, or of the files that its index names.
+  """The tensors of model.safetensors, or of the files in its index.
 
-  Without either, those of pytorch_model.bin or of its index.
+  If there is neither, those of pytorch_model.bin or its index.
 
   Attributes:
     shapes: Name -> shape of all tensors.
@@ -35,11 +35,11 @@ class SafetensorsFolder:
     folder: str | os.PathLike[str],
     kinds: Sequence[str] = (FILE_NAME, TORCH_NAME),
   ):
-    """Opens the files of the first of `kinds` that is there; reads no tensor.
+    """Opens the files of the first of `kinds` that exists; reads no tensor.
 
     Raises:
-      FileNotFoundError: A file is not there.
-      ValueError: A file is damaged, or lacks what the index says.
+      FileNotFoundError: A file is missing.
+      ValueError: A file is damaged, or lacks tensors of the index.
     """
     folder = pathlib.Path(folder)
     self._files: dict[str, Any] = {}
@@ -94,7 +94,7 @@ class SafetensorsFolder:
 def _weight_map(path: pathlib.Path) -> dict[str, str]:
   try:
     weight_map = json.loads(path.read_text(encoding='utf-8'))['weight_map']
-    # Only the last part of a name: it cannot leave the folder.
+    # Only the last part of a name, which cannot leave the folder.
     return {k: pathlib.PurePosixPath(v).name for k, v in weight_map.items()}
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f'{path} is no index of safetensors ({error}).') from error

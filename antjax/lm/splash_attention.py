@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention with JAX's Pallas kernel for TPUs (splash attention).
 
-Scores never leave the chip, and blocks that a causal mask hides are not
-computed. The kernel is JAX's own; here its limits are met: lengths of whole
-blocks, scores without a scale, one sequence at a time.
+Scores never leave the chip, and blocks hidden by a causal mask are not
+computed. The kernel is JAX's own. This module adapts to its limits: lengths of
+whole blocks, unscaled scores, one sequence at a time.
 """
 
 import jax
@@ -21,7 +21,7 @@ from antjax.lm import blocked_attention
 # Shape suffixes: B = sequences, T = tokens, H = query heads, G = key/value
 # heads, K = width of a head.
 
-# Most queries and keys of a block, and what its size is a multiple of.
+# Maximum and granularity of the block size, in queries or keys.
 BLOCK = 512
 _LANES = kernel_lib.NUM_LANES
 _PADDING = -1  # Segment of the tokens that fill the last block.
@@ -37,12 +37,11 @@ def attend(
   block: int = BLOCK,
   interpret: bool = False,
 ) -> jax.Array:
-  """See `antjax.lm.attention.attend`; scores are held by tiles on the chip.
+  """See `antjax.lm.attention.attend`; scores are tiled on the chip.
 
   Queries are scaled before the product, in their own dtype. On several devices
-  it needs a `shard_map` with check_vma=False: the kernel is not split, and
-  declares no manual axes. `interpret` computes it step by step on any device,
-  for tests.
+  this needs a `shard_map` with check_vma=False: XLA does not split the kernel,
+  which declares no manual axes. `interpret` runs it on any device, for tests.
   """
   num_tokens, num_heads = q_BTHK.shape[1:3]
   block, padded = blocks_of(num_tokens, block)
@@ -92,7 +91,7 @@ def attend(
 
 
 def blocks_of(num_tokens: int, most: int = BLOCK) -> tuple[int, int]:
-  """(tokens of a block, padded length): as few blocks as fit, then even ones.
+  """(tokens per block, padded length), for the fewest and most even blocks.
 
   A block has at most `most` tokens, rounded up to the kernel's lanes.
   """

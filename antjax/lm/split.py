@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A transformer cut at layer k: a half to freeze and a half to train.
 
-BAHE (Geng et al. 2024, https://arxiv.org/abs/2403.19347) encodes each
-behavior once by the frozen low layers and trains the high ones on sequences of
-such encodings. Each half is a module made from the whole model: training the
-high half does not need the low one. A low half's parameters are `Frozen`,
-no nnx.Param: nnx.split(model, nnx.Param, ...) and nnx.Optimizer(wrt=nnx.Param)
-leave them out.
+BAHE (Geng et al. 2024, https://arxiv.org/abs/2403.19347) encodes each behavior
+once by the frozen low layers and trains the high layers on sequences of such
+encodings. Each half is a module made from the whole model: training the high
+half does not need the low one. Parameters of a low half are `Frozen` instead of
+nnx.Param, so that nnx.split(model, nnx.Param, ...) and
+nnx.Optimizer(wrt=nnx.Param) skip them.
 
-How positions are encoded differs by family. Rotations are in every layer: the
-high half counts behaviors by itself. T5's table belongs to all layers, so both
-halves carry it. Learned positions are added below the cut only: the high half
-gets a table of its own for places of behaviors, of zeros at first.
+Position encodings differ by family. Rotations are in every layer, so the high
+half counts behaviors by itself. T5's table is shared by all layers, so both
+halves have it. Learned positions are added below the cut only, so the high half
+gets a separate table for places of behaviors, initialized to zeros.
 """
 
 from flax import nnx
@@ -29,10 +29,10 @@ class Frozen(nnx.Variable):
 
 
 class _Half(Transformer):
-  """Some of a whole model's layers, and what stands before or behind them.
+  """Some of a model's layers, and the parts before or after them.
 
   Attributes:
-    num_low: Layers below the cut.
+    num_low: Number of layers below the cut.
   """
 
   def __init__(
@@ -77,11 +77,10 @@ class LowEncoder(_Half):
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
   ) -> jax.Array:
-    """What goes into the first layer above the cut, [B, T, D].
+    """Input of the first layer above the cut, [B, T, D].
 
-    Segments are the text of each token, a mask of padding will do; None: one
-    text a row. Positions are counted in each text, and types are 0, where not
-    given.
+    Segments give the text of each token, or a mask of padding; None: one text
+    per row. By default positions are counted in each text, and types are 0.
     """
     if positions is None:
       self.config.check_length(tokens.shape[1])
@@ -103,9 +102,9 @@ class HighEncoder(_Half):
     Args:
       whole: The whole model.
       num_low: Layers below the cut, from 0 to all (the final norm only).
-      max_behaviors: Places of behaviors with a learned embedding, zeros at
-        first, for models of learned positions; 0: none, which leaves their
-        order unknown to the half.
+      max_behaviors: Number of places with a learned embedding, initialized to
+        zeros, for models with learned positions; 0: none, so that the half does
+        not see the order of behaviors.
     """
     super().__init__(whole, num_low, False, ['final_norm', 'final_norm_bias'])
     self.max_behaviors = max_behaviors
@@ -126,15 +125,15 @@ class HighEncoder(_Half):
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
   ) -> jax.Array:
-    """The normed output of the last layer, [B, M, D], for vectors of behaviors.
+    """Normed output of the last layer, [B, M, D], for vectors of behaviors.
 
-    The vectors are outputs of the low half. Segments are the sequence of each
-    behavior, a mask of padding will do; None: one sequence a row. Positions are
-    counted in each sequence where not given.
+    The vectors are outputs of the low half. Segments give the sequence of each
+    behavior, or a mask of padding; None: one sequence per row. By default
+    positions are counted in each sequence.
 
     Raises:
-      ValueError: More behaviors than `max_behaviors`, unless that is 0 or
-        positions are given.
+      ValueError: There are more behaviors than `max_behaviors`, unless that is
+        0 or positions are given.
     """
     is_cut = positions is not None or x_BMD.shape[1] <= self.max_behaviors
     if self.max_behaviors and not is_cut:

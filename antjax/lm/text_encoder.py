@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors of many texts without training: each is computed once.
+"""Encodes many texts, each once, without training.
 
-Texts are sorted by length, padded to the next of a few lengths, and go through
-in batches of about equal numbers of tokens: one compiled program per length.
-Several texts in a row (packing) would need next to no padding, but scores of
-all tokens of the row with each other; we have not measured which is faster.
+Texts are sorted by length, padded to the next of a few lengths, and run in
+batches of about equal numbers of tokens: one compiled program per length.
+Packing several texts per row would need almost no padding, but scores between
+all tokens of a row; we have not measured which is faster.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from antjax.mesh import compiler
 PyTree = Any
 # Shape suffixes: B = texts, T = tokens of a text, D = width of a vector.
 
-# In the order in which sentence-transformers joins them -> their old names.
+# In the order of sentence-transformers' concatenation -> their old names.
 POOLINGS = {
   'cls': 'cls_token',
   'max': 'max_tokens',
@@ -31,34 +31,34 @@ POOLINGS = {
   'weightedmean': 'weightedmean_tokens',
   'lasttoken': 'lasttoken',
 }
-# Texts are padded to these. On the titles of MovieLens-1M (12.7 tokens on
-# average) MiniLM's three layers take 11 % less processor time with them than
-# with powers of 2 alone.
+# Lengths to which texts are padded. On the titles of MovieLens-1M (12.7 tokens
+# on average) three layers of MiniLM take 11 % less processor time with these
+# than with powers of 2 only.
 LENGTHS = (
   *(4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
   *(1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384, 24_576, 32_768),
 )
-# Per device. On a CPU larger batches are no faster, and the last one of a
-# length is emptier (measured: 2,048 takes 20 % less time than 8,192).
+# Per device. On a CPU larger batches are no faster, and the last batch of a
+# length has more padding (measured: 2,048 takes 20 % less time than 8,192).
 CPU_TOKENS = 2048
-# Enough for an accelerator to be busy; not measured.
+# Enough to keep an accelerator busy; not measured.
 DEVICE_TOKENS = 32_768
 
 
 def token_mask(tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-  """int32 [B, T]: 1 for tokens, 0 for padding behind them."""
+  """int32 [B, T]: 1 for tokens, 0 for padding after them."""
   place_1T = jnp.arange(tokens_BT.shape[1])[None]
   return (place_1T < lengths_B[:, None]).astype(jnp.int32)
 
 
 def pool(x_BTD: jax.Array, mask_BT: jax.Array, mode: str = 'mean') -> jax.Array:
-  """Outputs of a text's tokens as one vector, fp32 [B, D]; zeros for no token.
+  """Pools token outputs to one vector per text, fp32 [B, D]; zeros if empty.
 
   Args:
     x_BTD: Outputs of the tokens.
-    mask_BT: 1 for the tokens that count.
+    mask_BT: Mask, 1 for the tokens that count.
     mode: One of `POOLINGS`; cls is the first token that counts; weightedmean
-      weighs a token by its place from 1 (Muennighoff 2022, SGPT).
+      weights tokens by their place, from 1 (Muennighoff 2022, SGPT).
   """
   mask_BT1 = mask_BT[..., None] > 0
   place_1T1 = jnp.arange(x_BTD.shape[1])[None, :, None]
@@ -73,7 +73,7 @@ def pool(x_BTD: jax.Array, mask_BT: jax.Array, mode: str = 'mean') -> jax.Array:
   if mode == 'max':
     best_BD = jnp.where(mask_BT1, x_BTD, -jnp.inf).max(axis=1)
     return jnp.where(mask_BT1.any(axis=1), best_BD, 0)
-  # What comes out for padding is no number to count on: not by products.
+  # Outputs for padding may be nan or inf, so they are not multiplied by 0.
   sums_BD = (jnp.where(mask_BT1, x_BTD, 0) * weight_BT1).sum(axis=1)
   total_B1 = jnp.maximum(weight_BT1.sum(axis=1), 1)
   root = mode == 'mean_sqrt_len_tokens'
@@ -85,7 +85,7 @@ class TextEncoder:
 
   Attributes:
     dim: Width of a vector.
-    max_tokens: Longest text.
+    max_tokens: Length of the longest text, in tokens.
   """
 
   def __init__(
@@ -98,16 +98,16 @@ class TextEncoder:
     tokens_per_batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
   ):
-    """Puts the model on the devices; compiles nothing yet.
+    """Places the model on the devices; compiles nothing yet.
 
     Args:
       encode_fn: (model, tokens int32 [B, T], lengths int32 [B]) -> [B, D].
       model: A Flax module, or another tree of arrays in the compute dtype.
       dim: Width of a vector, D.
-      max_tokens: Tokens of a text at most.
-      tokens_per_batch: Tokens of a batch on a device, at least one text; None:
-        CPU_TOKENS or DEVICE_TOKENS.
-      devices: Devices to compute on; None: all of this process.
+      max_tokens: Maximum number of tokens of a text.
+      tokens_per_batch: Number of tokens per batch and device, at least one
+        text; None: CPU_TOKENS or DEVICE_TOKENS.
+      devices: Devices to use; None: all of this process.
     """
     devices = jax.local_devices() if devices is None else devices
     mesh = jax.sharding.Mesh(np.asarray(devices), ('text',))
@@ -121,7 +121,7 @@ class TextEncoder:
     self._by_text = NamedSharding(mesh, PartitionSpec('text'))
     by_text = self._by_text.spec
     self._encode = jax.jit(
-      jax.shard_map(  # Each device its texts, by fused kernels if it has any.
+      jax.shard_map(  # Each device encodes its texts, by fused kernels if any.
         encode_fn,
         mesh=mesh,
         in_specs=(PartitionSpec(), by_text, by_text),
@@ -133,7 +133,7 @@ class TextEncoder:
     self.hold(model)
 
   def hold(self, model: PyTree) -> None:
-    """Takes other parameters; nothing is compiled again."""
+    """Replaces the parameters without compiling again."""
     self._model = jax.device_put(model, self._everywhere)
 
   def __call__(
@@ -146,8 +146,8 @@ class TextEncoder:
 
     Args:
       tokens: int32 [all].
-      offsets: int64 [n + 1]: text i is tokens[offsets[i]:offsets[i + 1]]. One
-        without tokens becomes zeros.
+      offsets: int64 [n + 1]: text i is tokens[offsets[i]:offsets[i + 1]]. A
+        text without tokens becomes zeros.
       on_texts: Called after each batch with the number of texts so far.
 
     Returns:
@@ -164,7 +164,7 @@ class TextEncoder:
       )
     result = np.zeros((len(lengths), self.dim), np.float32)
     num_done = 0
-    # One batch is on the devices while the one before is fetched.
+    # A batch runs on the devices while the previous one is fetched.
     pending: tuple[np.ndarray, jax.Array] | None = None
     for batch in [*self._batches(lengths), None]:
       vectors = None
@@ -183,7 +183,7 @@ class TextEncoder:
   def _place(
     self, arrays: Sequence[np.ndarray], num_rows: int
   ) -> Sequence[jax.Array]:
-    """Puts arrays on the devices, with rows of zeros up to `num_rows`."""
+    """Places arrays on the devices, zero-padded to `num_rows` rows."""
     whole = [
       np.pad(x, [(0, num_rows - len(x))] + [(0, 0)] * (x.ndim - 1))
       for x in arrays
@@ -195,8 +195,8 @@ class TextEncoder:
   ) -> Iterator[tuple[np.ndarray, int, int]]:
     """(texts, rows of the batch, tokens per row), shortest first.
 
-    The texts of a length that fill no batch join those of the next one where
-    that pads less than empty rows would.
+    Texts of a length that do not fill a batch join the next length if this
+    needs less padding than empty rows.
     """
     steps = [n for n in LENGTHS if n < self.max_tokens] + [self.max_tokens]
     step_of = np.searchsorted(steps, lengths)

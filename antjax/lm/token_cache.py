@@ -1,16 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Token ids of many short texts, made once and mapped into memory.
+"""Token ids of many short texts, computed once and memory-mapped.
 
-A training step never sees a tokenizer: what needs tokens of behaviors or of
-titles gathers them from here. Special tokens are those that the tokenizer's own
-template adds: [CLS] .. [SEP] for BERT, </s> at the end for T5, none for
-SmolLM2; or there are none, where texts are to be put together. A row without
-characters, the padding, has no tokens, not even these.
+Training steps never run a tokenizer: tokens of behaviors or titles are gathered
+from here. Special tokens are those of the tokenizer's template: [CLS] .. [SEP]
+for BERT, </s> at the end for T5, none for SmolLM2. They can be left out for
+texts to be concatenated. An empty row, such as the padding, has no tokens at
+all.
 
-A folder holds `tokens.bin` (int32, all rows after each other), `offsets.bin`
-(int64 [rows + 1]) and `token_cache.json`, which is replaced last: what it does
-not count was left by a run that was killed, and is overwritten.
+A folder has `tokens.bin` (int32, all rows concatenated), `offsets.bin` (int64
+[rows + 1]) and `token_cache.json`, which is replaced last: anything beyond its
+counts is from a killed run and is overwritten.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,15 +33,15 @@ from antjax.lm.fingerprint import TextRows
 MANIFEST = 'token_cache.json'
 _TOKENS, _OFFSETS = 'tokens.bin', 'offsets.bin'
 _VERSION = 1
-_BLOCK = 65_536  # Texts that are tokenized and written at once.
+_BLOCK = 65_536  # Number of texts tokenized and written at once.
 
 
 class RowTokenizer:
-  """Texts -> token ids with special tokens, cut to a length.
+  """Maps texts to token ids with special tokens, truncated to a length.
 
   Attributes:
-    max_tokens: Longest row, special tokens included.
-    num_cut: Texts so far that were longer.
+    max_tokens: Maximum length of a row, including special tokens.
+    num_cut: Number of texts truncated so far.
   """
 
   def __init__(
@@ -50,10 +50,10 @@ class RowTokenizer:
     max_tokens: int,
     special_tokens: bool = True,
   ):
-    """Takes over a tokenizer of `pretrained_tokenizer`.
+    """Wraps a tokenizer of `pretrained_tokenizer`.
 
     Raises:
-      ValueError: max_tokens leaves no room beside the special tokens.
+      ValueError: max_tokens leaves no room for text beside the special tokens.
     """
     special = 0
     if special_tokens:
@@ -68,7 +68,7 @@ class RowTokenizer:
     tokenizer.enable_truncation(max_length=max_tokens)
 
   def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenizes texts; an empty text gets no token at all.
+    """Tokenizes texts; an empty text gets no tokens.
 
     Returns:
       (tokens int32 [all], offsets int64 [n + 1]): row i is
@@ -100,17 +100,17 @@ class _Manifest:
 
 
 class TokenCache:
-  """Tokens of the rows of a vocabulary, as they were when it was opened.
+  """Tokens of the rows of a vocabulary, as of opening the cache.
 
   Attributes:
     tokens: int32 [all], memory-mapped.
     offsets: int64 [rows + 1], memory-mapped.
-    max_tokens: Longest row that there can be.
+    max_tokens: Maximum length of a row.
     tokenizer: Fingerprint of the tokenizer.
   """
 
   def __init__(self, folder: pathlib.Path, manifest: _Manifest):
-    """Use `open` or `build`."""
+    """Use `open` or `build` instead."""
     self._manifest = manifest
     self.max_tokens = manifest.max_tokens
     self.tokenizer = manifest.tokenizer
@@ -119,10 +119,10 @@ class TokenCache:
 
   @classmethod
   def open(cls, folder: str | os.PathLike[str]) -> 'TokenCache':
-    """Opens what `build` made.
+    """Opens a cache written by `build`.
 
     Raises:
-      FileNotFoundError: No cache there.
+      FileNotFoundError: There is no cache.
       ValueError: It is damaged.
     """
     folder = pathlib.Path(folder)
@@ -146,21 +146,21 @@ class TokenCache:
   ) -> 'TokenCache':
     """Tokenizes the rows that the cache lacks, and opens it.
 
-    One of several processes does it while the others wait. Longer texts are
-    cut; their number is logged.
+    One of several processes does this while the others wait. Longer texts are
+    truncated; their number is logged.
 
     Args:
-      folder: Parent of the caches; each tokenizer, length and kind has one of
-        its own in it, which is made where it is missing.
+      folder: Parent folder of the caches, with one for each tokenizer, length
+        and kind, created if missing.
       vocabulary: Texts by row.
       model: Folder or GGUF file with the tokenizer.
-      max_tokens: Tokens of a row at most, special ones included.
-      special_tokens: Whether rows have those of the tokenizer's template.
+      max_tokens: Maximum number of tokens of a row, including special ones.
+      special_tokens: Whether to add those of the tokenizer's template.
 
     Raises:
       FileNotFoundError: There is no tokenizer.
-      ValueError: The cache is of another vocabulary or normalizer, or damaged.
-      OSError: It cannot be written.
+      ValueError: The cache is damaged, or of another vocabulary or normalizer.
+      OSError: The cache cannot be written.
     """
     digest = fingerprint.of_tokenizer(model)
     name = f'{digest[:16]}-{max_tokens}' + '-bare' * (not special_tokens)
@@ -199,7 +199,7 @@ class TokenCache:
   def padded(
     self, ids: np.ndarray, num_tokens: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of rows `ids` [n], cut to `num_tokens`, 0 behind their ends.
+    """Tokens of rows `ids` [n], truncated or zero-padded to `num_tokens`.
 
     Returns:
       (tokens int32 [n, num_tokens], lengths int32 [n]).
@@ -228,7 +228,7 @@ def _append(
   vocabulary: TextRows,
   tokenizer: RowTokenizer,
 ) -> _Manifest:
-  """Adds the rows that are missing; the manifest comes last."""
+  """Adds the missing rows; writes the manifest last."""
   num_rows, num_tokens = len(vocabulary), old.num_tokens
   with (
     _opened(folder / _TOKENS, 4 * old.num_tokens) as token_file,
@@ -272,7 +272,7 @@ def _append(
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path, size: int) -> Iterator[Any]:
-  """Opens a file after its first `size` bytes; the rest is dropped."""
+  """Truncates a file to `size` bytes and opens it for appending."""
   with open(path, 'r+b' if path.exists() else 'w+b') as file:
     file.truncate(size)
     file.seek(size)
@@ -316,7 +316,7 @@ def _read(folder: pathlib.Path) -> _Manifest | None:
 def _check(
   folder: pathlib.Path, manifest: _Manifest, vocabulary: TextRows
 ) -> None:
-  """Raises where a cache does not go with a vocabulary."""
+  """Raises if a cache does not match a vocabulary."""
   head = min(manifest.vocabulary_rows, len(vocabulary))
   if manifest.normalizer != vocabulary.normalizer:
     problem = (

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A byte-level BPE tokenizer: learned from a corpus, kept in one file."""
+"""A byte-level BPE tokenizer, learned from a corpus, stored in one file."""
 
 from collections.abc import Iterable, Iterator, Sequence
 import hashlib
@@ -13,13 +13,13 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from antjax import paths
 
 FILE_NAME = 'tokenizer.json'
-# Stands before and after every document; the first of the vocabulary.
+# Precedes and follows every document; first token of the vocabulary.
 DOCUMENT = '<|document|>'
-# What tokenizers of pretrained models have in its place.
+# Its equivalents in tokenizers of pretrained models.
 _MARKS = (DOCUMENT, '<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>')
-# All bytes and the mark: the least vocabulary that can write any text.
+# All bytes and the mark: the smallest vocabulary that can encode any text.
 MIN_VOCAB_SIZE = 257
-# The time to learn grows with the square of the longest word.
+# Learning time grows with the square of the longest word.
 _MAX_WORD = 512
 _LONG_RUN = re.compile(
   rf'(?<!\S)\S{{{_MAX_WORD + 1},}}|(?<!\s)\s{{{_MAX_WORD + 1},}}'
@@ -27,18 +27,18 @@ _LONG_RUN = re.compile(
 
 
 class Tokenizer:
-  """Turns texts into token ids and back, without loss.
+  """Converts texts to token ids and back, losslessly.
 
   Byte-level BPE (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909;
   Radford et al. 2019): every text can be encoded, and there is no unknown
   token.
 
   Attributes:
-    document: Id of the token between documents.
+    document: Id of the mark between documents.
   """
 
   def __init__(self, inner: tokenizers.Tokenizer, name: str = 'tokenizer'):
-    """Wraps a tokenizer of the `tokenizers` package that has such a token."""
+    """Wraps a tokenizer of the `tokenizers` package that has such a mark."""
     ids = map(inner.token_to_id, _MARKS)
     marks = [mark for mark in ids if mark is not None]
     if not marks:
@@ -58,13 +58,13 @@ class Tokenizer:
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, without marks; uses all cores.
 
-    A text that holds `DOCUMENT` gets the bytes of it, never the mark.
+    `DOCUMENT` inside a text is encoded as bytes, never as the mark.
     """
     done = self._inner.encode_batch(list(texts), add_special_tokens=False)
     return [encoding.ids for encoding in done]
 
   def decode(self, tokens: Sequence[int]) -> str:
-    """The text of token ids; marks are left out."""
+    """The text of token ids, without marks."""
     return str(self._inner.decode([int(t) for t in tokens]))
 
   def save(self, path: str | os.PathLike[str]) -> None:
@@ -74,7 +74,7 @@ class Tokenizer:
 
 
 def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-  """Learns merges from texts; the same for the same texts in any order.
+  """Learns merges from texts; the result does not depend on their order.
 
   A small corpus may give fewer than `vocab_size` tokens.
 
@@ -89,7 +89,7 @@ def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
   inner = tokenizers.Tokenizer(models.BPE())
   inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   inner.decoder = decoders.ByteLevel()
-  # A text that spells the mark is text.
+  # The mark in a text is plain text.
   inner.encode_special_tokens = True
   inner.train_from_iterator(
     _cut_words(texts),
@@ -104,7 +104,7 @@ def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _cut_words(texts: Iterable[str]) -> Iterator[str]:
-  """Texts, cut where a run of letters or of spaces is too long."""
+  """Splits texts at too long runs of letters or spaces."""
   for text in texts:
     start = 0
     for run in _LONG_RUN.finditer(text):
@@ -119,7 +119,7 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
 
   Raises:
     FileNotFoundError: No such file.
-    ValueError: It is no tokenizer, or has no mark between documents.
+    ValueError: It is not a tokenizer, or has no mark between documents.
   """
   path = paths.fetched(path, 'tokenizer')
   if not path.is_file():
@@ -128,13 +128,13 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
     )
   try:
     inner = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # The package raises nothing more exact.
+  except Exception as error:  # The package raises no specific type.
     raise ValueError(f'{path} is no tokenizer ({error}).') from error
-  inner.encode_special_tokens = True  # Not kept in the file.
+  inner.encode_special_tokens = True  # Not stored in the file.
   return Tokenizer(inner, str(path))
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-  """SHA-256 of the file: a model's ids mean nothing with another tokenizer."""
+  """SHA-256 of the file; ids are meaningless with another tokenizer."""
   with open(paths.fetched(path), 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors of a pytorch_model.bin, read without running what it says.
+"""Reads tensors of a pytorch_model.bin without executing its pickle.
 
-A file that `torch.save` wrote is a zip archive: a pickle names tensors, other
-entries hold their numbers. A pickle is a program; the interpreter here knows
-what state dicts are made of and refuses all else by name, before anything is
-read that the file only claims to have.
+A file written by `torch.save` is a zip archive: a pickle describes tensors,
+other entries hold their data. A pickle is a program. The interpreter here
+accepts only the operations of state dicts and rejects all others by name,
+before it reads any data.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 
-_MAX_PICKLE = 1 << 26  # Bytes; that of a model with 10,000 tensors has 2 MB.
+_MAX_PICKLE = 1 << 26  # Bytes; a model with 10,000 tensors has about 2 MB.
 _DTYPES = {
   'FloatStorage': np.dtype('<f4'),
   'HalfStorage': np.dtype('<f2'),
@@ -52,7 +52,7 @@ class _Global(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-  """A view of a storage: its entry and dtype, and numbers of elements."""
+  """A view of a storage: its entry and dtype, and counts of elements."""
 
   entry: str
   dtype: np.dtype
@@ -62,11 +62,11 @@ class _Tensor(NamedTuple):
 
 
 def load(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The tensors of a file, mapped into memory.
+  """The tensors of a file, memory-mapped.
 
   Raises:
-    ValueError: The file is damaged, compressed, of before PyTorch 1.6, or its
-      pickle holds anything but a dict of tensors.
+    ValueError: The file is damaged, compressed or older than PyTorch 1.6, or
+      its pickle is not a dict of tensors.
   """
   try:
     with zipfile.ZipFile(path) as archive:
@@ -87,7 +87,7 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f'{key!r} is no tensor')
       found[key] = _view(key, x, entries[root + x.entry], data)
     return found
-  except Exception as error:  # Whatever a damaged pickle leads to.
+  except Exception as error:  # A damaged pickle may raise anything.
     raise ValueError(
       f'{path} is no file of tensors that PyTorch 1.6 or later wrote'
       f" ({error}); save the model as safetensors by transformers'"
@@ -98,8 +98,8 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _view(
   name: str, tensor: _Tensor, entry: zipfile.ZipInfo, data: np.ndarray
 ) -> np.ndarray:
-  """A tensor in its entry of a file's bytes; raises ValueError if it is not."""
-  # A local header ends with a name and more, whose lengths it has.
+  """A tensor in its entry of a file's bytes; ValueError if it exceeds it."""
+  # A local header ends with a name and extra data of variable length.
   header = entry.header_offset
   start = header + 30 + int(data[header + 26 : header + 30].view('<u2').sum())
   size = tensor.dtype.itemsize
@@ -124,7 +124,7 @@ def _view(
 
 
 def _run(pickle: bytes) -> Any:
-  """What a pickle of dicts of tensors makes."""
+  """Evaluates a pickle of dicts of tensors."""
   stack: list[Any] = []
   memo: dict[int, Any] = {}
 
@@ -170,7 +170,7 @@ def _run(pickle: bytes) -> Any:
       arguments = stack.pop()
       stack.append(_call(stack.pop(), arguments))
     elif name == 'BUILD':
-      stack.pop()  # Versions of modules, which state dicts carry.
+      stack.pop()  # Versions of modules in state dicts.
     elif name == 'STOP':
       return stack.pop()
     elif name not in ('PROTO', 'FRAME'):

@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One transformer for all families of families.toml.
 
-Its 'layers' are one `Block` whose leaves are stacked, [L, ...], so that one
-compiled layer runs in a loop and a sharded layer is gathered when needed. The
+Its 'layers' are one `Block` with stacked leaves [L, ...], so that one compiled
+layer runs in a loop and a sharded layer is gathered when needed. The
 computation uses the dtype of the parameters, except that norms, softmax and
 loss are always in fp32. Source: Vaswani et al. 2017
-(https://arxiv.org/abs/1706.03762); `Config` has the settings by which families
-differ.
+(https://arxiv.org/abs/1706.03762); families differ in the settings of `Config`.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,16 +34,16 @@ PyTree = Any
 class Transformer(blocks.ModelPart):
   """The transformer model.
 
-  The tree of its parameters (`layers.functional.params_of`) is that of
+  The tree of its parameters (`layers.functional.params_of`) is the same as in
   checkpoints: 'embed', 'layers.query' and so on.
 
   Attributes:
     config: Configuration of the model.
-    layers: Block whose leaves are [L, ...]. Parts of a model may lack it.
+    layers: Block with leaves [L, ...]. Parts of a model may lack it.
     first: Index of the first of these layers in the whole model.
   """
 
-  # Those of the parameters that the config asks for.
+  # Parameters that depend on the config.
   embed: nnx.Param[jax.Array]
   positions: nnx.Param[jax.Array]
   relative_bias: nnx.Param[jax.Array]
@@ -61,7 +60,7 @@ class Transformer(blocks.ModelPart):
     Args:
       config: Configuration; it needs vocab_size > 0.
       rngs: Source of the random numbers.
-      block: (config, rngs=...) -> one layer.
+      block: Function (config, rngs=...) -> layer.
     """
     if not config.vocab_size:
       raise ValueError('Transformer: set vocab_size; it is 0.')
@@ -82,9 +81,9 @@ class Transformer(blocks.ModelPart):
     *,
     block: Callable[..., Block] = Block,
   ) -> 'Transformer':
-    """Creates the model that has these parameters.
+    """Creates the model with the given parameters.
 
-    Some parameters may be missing, and there may be LoRA adapters. Methods that
+    Parameters may be missing, and LoRA adapters may be present. Methods that
     need a missing parameter cannot be called.
     """
     model = nnx.merge(*_abstract(config, block))
@@ -144,11 +143,11 @@ class Transformer(blocks.ModelPart):
   ) -> jax.Array:
     """Input of the first layer, [B, T, D] in the parameters' dtype.
 
-    Places [B, T] are those of tokens in their documents; no token types are all
-    0.
+    `places` [B, T] are positions of tokens in their documents. Without token
+    types, all are 0.
 
     Raises:
-      ValueError: Types for a model without them.
+      ValueError: Token types are given for a model without them.
     """
     config = self.config
     if token_types is not None and not config.token_types:
@@ -177,17 +176,16 @@ class Transformer(blocks.ModelPart):
     attend: Callable[..., jax.Array] | None = None,
     at: jax.Array | None = None,
   ) -> jax.Array:
-    """All layers, if there are any.
+    """Runs all layers, if any.
 
     Args:
-      x_BTD: Output of `embedded` or of the layers before.
+      x_BTD: Output of `embedded` or of previous layers.
       segment_ids: See `hidden`.
       positions: int32 [B, T]. Relative positions count places in the row.
-      attend: (block, queries, keys, values) -> mixed, in place of attention
-        inside the rows; see `antjax.lm.packed`.
-      at: int32 [M], places in the B T tokens. If given, only their outputs are
-        computed behind the last attention: of a BERT-like layer that is three
-        quarters.
+      attend: Function (block, queries, keys, values) -> mixed values that
+        replaces attention inside rows; see `antjax.lm.packed`.
+      at: int32 [M], places in the B T tokens. If given, computation after the
+        last attention, three quarters of a BERT-like layer, is only for these.
 
     Returns:
       [B, T, D]; with `at` [1, M, D].
@@ -228,7 +226,7 @@ class Transformer(blocks.ModelPart):
     run_all = functools.partial(run, layers_per_step=config.layers_per_step)
     if at is None:
       return run_all(layer, x_BTD, layers)
-    if config.layers_per_step > 1:  # The last ones are gathered together.
+    if config.layers_per_step > 1:  # The last layers are gathered together.
       return chosen(run_all(layer, x_BTD, layers))
     last = jax.tree.map(lambda x: x[-1:], layers)
     if jax.tree.leaves(layers)[0].shape[0] > 1:
@@ -243,9 +241,9 @@ class Transformer(blocks.ModelPart):
     return model
 
   def stack(self) -> tuple[nnx.GraphDef[Block], PyTree]:
-    """(definition of a layer, leaves of all), for `blocks.merge` of one layer.
+    """(definition of a layer, stacked leaves), for `blocks.merge` of a layer.
 
-    Where layers differ, the leaves have their numbers.
+    If layers differ, the leaves include their indices.
     """
     graphdef, state = nnx.split(self.layers)
     leaves, places = nnx.to_pure_dict(state), None
@@ -255,7 +253,7 @@ class Transformer(blocks.ModelPart):
     return graphdef, (leaves, places)
 
   def row_bias(self, num_tokens: int) -> jax.Array | None:
-    """Addend of relative positions to a row's scores, [H, T, T], or None."""
+    """Bias of relative positions for a row's scores, [H, T, T], or None."""
     place_T = jnp.arange(num_tokens, dtype=jnp.int32)
     return self.bias(place_T, place_T)
 
@@ -277,7 +275,7 @@ class Transformer(blocks.ModelPart):
     return blocks.logits(self.config, x_BTD, self.output_matrix())
 
   def output_matrix(self) -> jax.Array:
-    """[D, V].
+    """Matrix of the output layer [D, V].
 
     Raises:
       ValueError: The model is an encoder.
@@ -327,7 +325,7 @@ class Transformer(blocks.ModelPart):
 
 
 def shapes(config: Config, block: Callable[..., Block] = Block) -> PyTree:
-  """The tree of a model's parameters with a tuple in place of each array."""
+  """The tree of a model's parameters, with shapes in place of arrays."""
   return jax.tree.map(jnp.shape, nnx.to_pure_dict(_abstract(config, block)[1]))
 
 
@@ -345,7 +343,7 @@ def _abstract(config: Config, block: Callable[..., Block]):
 
 
 def _hold(module: nnx.Module, leaves: PyTree) -> None:
-  """Gives a module's parameters values, and no others."""
+  """Sets a module's parameters to the given values, without any others."""
   for name, value in list(vars(module).items()):
     if isinstance(value, nnx.Variable | nnx.Module) and name not in leaves:
       delattr(module, name)

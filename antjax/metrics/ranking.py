@@ -99,7 +99,7 @@ class _Rows(Kept):
     )
 
   def _columns(self) -> tuple[np.ndarray, ...]:
-    """Returns (group, score, label, weight) in an order that merges keep."""
+    """Returns (group, score, label, weight), sorted for any merge order."""
     arrays = self._arrays()
     if not arrays:
       return (np.zeros(0, np.int64), *(np.zeros(0) for _ in range(3)))

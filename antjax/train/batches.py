@@ -19,7 +19,7 @@ from antjax.train.step import StepInput
 
 
 class BatchPlacer:
-  """Puts a process's batches on the devices of a mesh."""
+  """Places a process's batches on the devices of a mesh."""
 
   def __init__(
     self,
@@ -34,15 +34,15 @@ class BatchPlacer:
     self._paro = paro
     self._tables = tables
     self._num_micro_batches = num_micro_batches
-    self._num_local = len(local_positions(mesh))
+    self.num_local = len(local_positions(mesh))
     self.keys = keys
     self._constants = constants
-    # Rows that the last batch placed wants new, by table.
+    # Rows that the last placed batch needs initialized, by table.
     self.reset: dict[str, np.ndarray] = {}
-    self._is_elastic = False  # Until counts are given; then for good.
+    self._is_elastic = False  # Stays True once counts are given.
 
   def place(self, batch: PyTree, **options: Any) -> StepInput:
-    """A batch's inputs as global arrays; the options are `prepare`'s."""
+    """A batch's inputs as global arrays; for the options see `prepare`."""
     return self.to_devices(self.prepare(batch, **options))
 
   def prepare(
@@ -56,23 +56,22 @@ class BatchPlacer:
     num_parts: int | None = None,
     is_training: bool = True,
   ) -> StepInput:
-    """Checks a local batch and routes its ids; this process's arrays.
+    """Checks a local batch and routes its ids; returns this process's arrays.
 
     Args:
       batch: This process's rows.
-      counts: Micro-batches of each group, or None for all of them.
-      is_valid: False for a filler of a process without data.
+      counts: Number of micro-batches of each group, or None for all of them.
+      is_valid: False for a filler batch of a process without data.
       is_stopping: Whether this process wants to stop.
-      num_examples: Examples in the batch, for throughput.
-      num_parts: Micro-batches that the batch is split into; the Trainer's by
-        default.
-      is_training: False looks keys up without counting them.
+      num_examples: Number of examples in the batch, for throughput.
+      num_parts: Number of micro-batches in the batch; by default the Trainer's.
+      is_training: False looks up keys without counting them.
 
     Raises:
-      ValueError: A batch or counts that do not fit.
+      ValueError: The batch or the counts are invalid.
     """
     parts = self._num_micro_batches if num_parts is None else num_parts
-    check_batch(batch, self._num_local * parts, 'local devices x micro-batches')
+    check_batch(batch, self.num_local * parts, 'local devices x micro-batches')
     local_counts = self._local_counts(counts)
     routing: PyTree = {}
     if self._tables is not None:
@@ -81,15 +80,15 @@ class BatchPlacer:
       if self.keys is not None:
         ids = self.keys.read(ids)
       if not is_valid or local_counts is not None:
-        # What is left out is not even touched: a lazy optimizer would move it.
-        none = np.zeros((self._num_local,), np.int32)
+        # Skipped rows must not be touched: a lazy optimizer would change them.
+        none = np.zeros((self.num_local,), np.int32)
         ids = _leave_out(ids, local_counts if is_valid else none, parts)
       if self.keys is not None:
         ids, self.reset = self.keys.ids(ids, is_training=is_training)
-      ids, routing = self._tables.prepare(ids, self._num_local)
+      ids, routing = self._tables.prepare(ids, self.num_local)
       batch = batch | {'ids': ids}
     check_numbers(batch)
-    once = np.zeros((self._num_local,), np.float32)
+    once = np.zeros((self.num_local,), np.float32)
     once[0] = num_examples
     if self._constants is not None:
       if not isinstance(batch, dict) or 'constants' in batch:
@@ -101,20 +100,20 @@ class BatchPlacer:
       batch=batch,
       routing=routing,
       num_micro_batches=local_counts,
-      is_valid=np.full((self._num_local,), is_valid, np.float32),
-      is_stopping=np.full((self._num_local,), is_stopping, np.float32),
+      is_valid=np.full((self.num_local,), is_valid, np.float32),
+      is_stopping=np.full((self.num_local,), is_stopping, np.float32),
       num_examples=once,
     )
 
   def with_new_rows(self, state: TrainState) -> TrainState:
-    """The state with the rows made new that the last batch placed asks for."""
+    """The state with the rows reset that the last placed batch needs new."""
     reset, self.reset = self.reset, {}
     if self._tables is None or not reset:
       return state
     return reset_rows(self._tables, state, reset)
 
   def _local_counts(self, counts: Sequence[int] | None) -> np.ndarray | None:
-    """Micro-batches of each local device, or None for all of them."""
+    """Number of micro-batches of each local device, or None for all."""
     if counts is None and not self._is_elastic:
       return None
     n, m = num_groups(self._mesh), group_size(self._mesh)
@@ -143,7 +142,7 @@ class BatchPlacer:
     return every[local_positions(self._mesh)]
 
   def to_devices(self, inputs: StepInput, is_stack: bool = False) -> StepInput:
-    """Global arrays of `prepare`'s, or of a `stack` of several steps'."""
+    """Global arrays from those of `prepare`, or of a `stack` of steps."""
     split = P(None, BATCH_AXES) if is_stack else P(BATCH_AXES)
     sharding = NamedSharding(self._mesh, split)
     is_cpu = self._mesh.devices.flat[0].platform == 'cpu'
@@ -151,7 +150,7 @@ class BatchPlacer:
     if not is_stack:
       inputs = jax.tree.map(own_copy, inputs)
     if self._mesh.size == 1 and is_cpu and not has_jax:
-      placed = inputs  # A call takes numpy arrays in a tenth of the time.
+      placed = inputs  # Passing numpy arrays takes a tenth of the time.
     elif jax.process_count() == 1:
       placed = jax.device_put(inputs, sharding)
     else:
@@ -165,7 +164,7 @@ class BatchPlacer:
 
 
 def own_copy(x: Any) -> Any:
-  """An array of ours, as the loader may refill its own; JAX's as they are."""
+  """A copy, since a loader may reuse its arrays; JAX arrays are not copied."""
   if isinstance(x, jax.Array):
     return x
   x = np.asarray(x)
@@ -173,7 +172,7 @@ def own_copy(x: Any) -> Any:
 
 
 def stack(steps: Sequence[StepInput]) -> StepInput | None:
-  """The arrays of several steps in one, [K, ...]; None where shapes differ."""
+  """Stacks the arrays of several steps, [K, ...]; None if shapes differ."""
   shapes = {
     tuple(map(np.shape, jax.tree.leaves(x))) + (jax.tree.structure(x),)
     for x in steps
@@ -209,7 +208,7 @@ _NO_PARAMS = (
 def check_numbers(
   tree: PyTree, what: str = 'Trainer: batch', hint: str = _NO_BATCH
 ) -> None:
-  """Raises ValueError unless devices can hold each leaf of a tree."""
+  """Raises ValueError unless each leaf of a tree is numeric."""
   for path, x in jax.tree.leaves_with_path(tree):
     if not isinstance(x, jax.Array) and np.asarray(x).dtype.kind in 'OSUMm':
       is_array = isinstance(x, (np.ndarray, np.generic))
@@ -221,7 +220,7 @@ def check_numbers(
 
 
 def only_numbers(params: PyTree) -> PyTree:
-  """Parameters that devices can hold, or ValueError."""
+  """The parameters if all are numeric, else ValueError."""
   check_numbers(params, 'Trainer.init: params', _NO_PARAMS)
   return params
 
@@ -237,17 +236,17 @@ def check_has_ids(batch: PyTree) -> None:
 def join_ids(
   micro_batches: Sequence[PyTree], like: PyTree, num_devices: int, most: int
 ) -> tuple[PyTree, Callable[[PyTree], list[PyTree]]]:
-  """One tree of ids for several micro-batches, of a shape that never changes.
+  """Joins the ids of several micro-batches to one tree of constant shapes.
 
   Args:
-    micro_batches: Ids of each, like `like` or of fewer rows.
+    micro_batches: Ids of each micro-batch, like `like` or with fewer rows.
     like: Arrays of the largest shapes that occur.
     num_devices: Devices of this process.
-    most: Micro-batches that there is room for; what is free is padding (-1).
+    most: Maximum number of micro-batches; unused room is padding (-1).
 
   Returns:
-    (ids, split): leaves [num_devices * most * rows, ...], and the function
-    that takes a tree of such leaves apart into micro-batches again.
+    (ids, split): leaves [num_devices * most * rows, ...], and the function that
+    splits a tree of such leaves into micro-batches.
 
   Raises:
     ValueError: A micro-batch is larger than `like`.
@@ -292,7 +291,7 @@ def join_ids(
 
 
 def _leave_out(ids: PyTree, counts: Any, num_parts: int) -> PyTree:
-  """Ids with padding (-1) in the micro-batches that a device leaves out."""
+  """Ids with padding (-1) in the micro-batches that a device skips."""
   is_done = np.arange(num_parts)[None, :] < np.asarray(counts)[:, None]
 
   def one(x: Any) -> np.ndarray:

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint form of a state, independent of PaRO code, mesh and processes.
 
-Arrays by name in their true shapes (padding is cut on writing and added on
-reading) and tables in the order of their ids. In files parameters and optimizer
-state are the user's own trees, so that Orbax alone can read them.
+Arrays by name in their true shapes (padding is removed on writing and added on
+reading), and tables in the order of their ids. In files, parameters and
+optimizer state are the user's own trees, so that plain Orbax can read them.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from antjax.train.state import Layout, Leaf, named_leaves, PyTree, TrainState
 
 
 def describe(layout: Layout) -> dict[str, Any]:
-  """Names, true shapes and dtypes: what makes a checkpoint fit a model."""
+  """Names, true shapes and dtypes, by which a checkpoint matches a model."""
   tables = {}
   if layout.tables is not None:
     tables = _named_shapes(layout.tables.canonical_shapes())
@@ -45,7 +45,7 @@ def describe(layout: Layout) -> dict[str, Any]:
 
 
 def check_model(layout: Layout, saved: dict[str, Any], where: str) -> None:
-  """Raises ValueError unless `describe` said this of the model there."""
+  """Raises ValueError unless `describe` gives `saved` for this model."""
   here = json.loads(json.dumps(describe(layout)))
   for part in ('params', 'opt_state', 'tables'):
     if saved[part] == here[part]:
@@ -65,7 +65,7 @@ def check_model(layout: Layout, saved: dict[str, Any], where: str) -> None:
 
 
 def without_empty(tree: dict[str, Any]) -> dict[str, Any]:
-  """A tree of dicts without its arrays of no element, which no file holds."""
+  """A tree of dicts without empty arrays, which files cannot hold."""
   return {
     name: without_empty(x) if isinstance(x, dict) else x
     for name, x in tree.items()
@@ -74,7 +74,7 @@ def without_empty(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_empty(tree: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
-  """A tree as `target` has it, from one `without_empty`."""
+  """The inverse of `without_empty`; `target` has the empty arrays."""
   return {
     name: with_empty(tree.get(name, {}), want)
     if isinstance(want, dict)
@@ -86,7 +86,7 @@ def with_empty(tree: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
-  """A state in this form."""
+  """Converts a state to this form."""
   leaves = jax.tree.leaves(state.params)
   if state.master is not None:
     leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
@@ -110,7 +110,7 @@ def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
 
 
 def _cut(spec: LeafSpec, mesh: Mesh, x: jax.Array) -> jax.Array:
-  """Without padding; an array that has some is as at level none then."""
+  """Removes padding; an array that had some is replicated afterwards."""
   return x if x.shape == spec.shape else _unpadded(spec, mesh, x)
 
 
@@ -121,12 +121,12 @@ def _unpadded(spec: LeafSpec, mesh: Mesh, x: jax.Array) -> jax.Array:
 
 
 def to_items(layout: Layout, named: Mapping[str, Any]) -> dict[str, Any]:
-  """Trees as files have them: 'params', and 'state' with all the rest.
+  """Trees as in files: 'params', and 'state' with the rest.
 
   Args:
     layout: Layout of the model.
-    named: What `of_state` or `restore_target` gives, or only its 'params';
-      arrays that are missing become None.
+    named: Result of `of_state` or `restore_target`, or only its 'params';
+      missing arrays become None.
   """
   items: dict[str, Any] = {'params': _tree(*_params(layout), named['params'])}
   if 'opt_state' in named:
@@ -147,7 +147,7 @@ def from_items(layout: Layout, items: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tree(structure: Any, names: list[str], by_name: dict[str, Any]) -> Any:
-  """A tree of arrays; where its names would collide in files, by name."""
+  """A tree of arrays, or a dict by name if names would collide in files."""
   leaves = [by_name.get(name) for name in names]
   if _collides(structure):
     return dict(zip(names, leaves, strict=True))
@@ -161,7 +161,7 @@ def _by_name(structure: Any, names: list[str], tree: Any) -> dict[str, Any]:
 
 
 def _collides(structure: Any) -> bool:
-  """Whether two paths look alike in files: ['a.b'] and ['a']['b']."""
+  """Whether two paths are equal in files, such as ['a.b'] and ['a']['b']."""
   tree = jax.tree.unflatten(structure, range(structure.num_leaves))
   paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
   names = {jax.tree_util.keystr(p, simple=True, separator='.') for p in paths}
@@ -180,7 +180,7 @@ def _opt_state(layout: Layout) -> tuple[Any, list[str]]:
 
 
 def restore_target(layout: Layout) -> dict[str, Any]:
-  """What to ask Orbax for: shapes at our levels, cut or padded as needed."""
+  """Arrays to request from Orbax: shapes and shardings at our levels."""
   shardings = layout.shardings()
 
   def want(shape, dtype, sharding):
@@ -210,7 +210,7 @@ def restore_target(layout: Layout) -> dict[str, Any]:
 
 
 def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:
-  """The state of what was read as `restore_target` says."""
+  """The state from arrays that were read as in `restore_target`."""
   shardings = layout.shardings()
   leaves = [canonical['params'][leaf.name] for leaf in layout.leaves]
   opt_shapes = layout.opt_state_shapes()
@@ -238,14 +238,14 @@ def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:
 
 
 def _read_level(layout: Layout, leaf: Leaf) -> Level:
-  """A trained leaf is read as a master in mixed precision."""
+  """Level at which to read a leaf: in mixed precision, that of its master."""
   if layout.compute_dtype is not None and leaf.is_trained:
     return layout.paro.opt_state
   return layout.paro.params
 
 
 def _compute_copies(layout: Layout, leaves: list[Any]) -> list[jax.Array]:
-  """The step's copies of the parameters, from their masters."""
+  """Compute copies of the parameters, from their masters."""
   specs = [leaf.spec for leaf in layout.leaves]
   levels = [_read_level(layout, leaf) for leaf in layout.leaves]
   dtypes = [layout.kept_type(leaf) for leaf in layout.leaves]

@@ -23,12 +23,12 @@ from orbax.checkpoint import checkpoint_managers
 
 from antjax import paths
 from antjax.mesh.gather import gather_json
-from antjax.train import canonical, lease
+from antjax.train import canonical, lease, object_store
 from antjax.train.checkpoint_folder import Claim, room, TreeHandler
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
-# 2: 'params' is the user's tree. 1 had all in 'state', by names with dots.
+# 2: 'params' is the user's tree. 1: all is in 'state', by dotted names.
 _FORMAT = 2
 _BYTES, _TUPLE = '__bytes__', '__tuple__'
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
@@ -41,8 +41,10 @@ def latest_step(directory: str | os.PathLike[str]) -> int | None:
 
 def steps(directory: str | os.PathLike[str]) -> list[int]:
   """Steps of the committed checkpoints in a folder, in order."""
-  paths.check(directory, 'checkpoints', paths.CHECKPOINT_URL)
-  folder = epath.Path(paths.origin(directory))
+  paths.check(directory, 'checkpoints')
+  directory = paths.origin(directory)
+  object_store.prepare(directory)
+  folder = epath.Path(directory)
   if not folder.is_dir():
     return []
   return sorted(ocp.utils.checkpoint_steps(folder))
@@ -96,7 +98,7 @@ class Checkpointer:
     """Opens (and creates) a folder.
 
     Args:
-      directory: A path or a gs:// URL.
+      directory: A path, or a gs:// or s3:// URL.
       layout: Layout of the model to save or to restore into.
       keep: Number of newest checkpoints to keep.
       best_metric: Metric by which the best checkpoint is also kept, if given.
@@ -108,8 +110,9 @@ class Checkpointer:
         " least 1 and best_mode 'min' or 'max'."
       )
     self._claim: Claim | None = None
-    paths.check(directory, 'Checkpointer: directory', paths.CHECKPOINT_URL)
+    paths.check(directory, 'Checkpointer: directory')
     directory = paths.origin(directory)
+    object_store.prepare(directory)
     if not paths.is_url(directory):
       self._claim = Claim(directory)
     self.directory = directory
@@ -127,8 +130,8 @@ class Checkpointer:
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
     self._handlers = {name: TreeHandler() for name in ('params', 'state')}
-    self._num_bytes = 0  # Of the arrays of the checkpoint saved last.
-    self._is_broken = False  # Since a `save` failed; the manager then hangs.
+    self._num_bytes = 0  # Size of the arrays of the last checkpoint.
+    self._is_broken = False  # After a failed `save`, the manager hangs.
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for item, handler in self._handlers.items():
       for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
@@ -149,7 +152,7 @@ class Checkpointer:
   def __exit__(self, kind: Any = None, *rest: Any) -> None:
     is_fault = kind is not None and not issubclass(kind, KeyboardInterrupt)
     if self._is_broken or (is_fault and jax.process_count() > 1):
-      return  # What a wait would wait for may never come.
+      return  # A wait might never end.
     self.wait()
     self._manager.close()
 
@@ -158,12 +161,12 @@ class Checkpointer:
     return self._manager.latest_step()
 
   def newest(self) -> int | None:
-    """Step of the newest whole checkpoint, or None; the same everywhere."""
-    # As process 0 sees it.
+    """Step of the newest complete checkpoint, or None; equal everywhere."""
+    # As seen by process 0.
     return gather_json(self._manager.latest_step())[0]
 
   def is_committed(self, step: int) -> bool:
-    """Whether the checkpoint that `save` began is complete; does not wait.
+    """Whether the checkpoint started by `save` is complete; does not wait.
 
     Only process 0 reads the folder, because the others may see changes late.
 
@@ -196,8 +199,8 @@ class Checkpointer:
     """Blocks until the last `save` is committed.
 
     Raises:
-      RuntimeError: This process could not write its part. It then does not wait
-        for the others, which wait for it.
+      RuntimeError: This process could not write its part. It does not wait for
+        the others, which wait for it.
     """
     while self._manager.is_saving_in_progress():
       self._check()
@@ -214,7 +217,7 @@ class Checkpointer:
     metrics: Mapping[str, float] | None = None,
     keys: Mapping[str, np.ndarray] | None = None,
   ) -> list[Any]:
-    """Starts to write and returns once the state may change again.
+    """Starts writing, and returns when the state may be changed again.
 
     Call it on all processes at the same step.
 
@@ -225,7 +228,7 @@ class Checkpointer:
         None.
       config: JSON-able configuration of the run.
       metrics: Metrics, for `best_metric`.
-      keys: Vocabularies (`Keys.state`), the same on all processes.
+      keys: Vocabularies (`Keys.state`), equal on all processes.
 
     Returns:
       The input positions of all processes.
@@ -272,7 +275,7 @@ class Checkpointer:
     return [_decode_position(x) for x in input_states]
 
   def _gather(self, input_state: Any) -> list[Any]:
-    """The positions of all processes; the folder is this run's from now on."""
+    """Gathers all processes' positions; takes over the folder."""
     if self._claim is None:
       return gather_json(input_state)
     if jax.process_index() == 0:
@@ -285,11 +288,11 @@ class Checkpointer:
     """Reads a checkpoint, the newest by default.
 
     Returns:
-      (state on this mesh at this code's levels, the input positions of all
-      the processes that saved it).
+      (state on this mesh at this code's levels, input positions of all
+      processes that saved it).
 
     Raises:
-      ValueError: There is no checkpoint, or it is damaged or of another model.
+      ValueError: There is no checkpoint, it is damaged, or of another model.
     """
     step = self.newest() if step is None else step
     if step is None:
@@ -312,15 +315,15 @@ class Checkpointer:
 
     Args:
       step: Step of the checkpoint.
-      meta: Its item of this name.
-      target: Shapes, dtypes and shardings by name: those of all of a state, or
-        of its parameters.
+      meta: The item 'meta' of the checkpoint.
+      target: Shapes, dtypes and shardings by name, of a whole state or of its
+        parameters only.
 
     Raises:
-      ValueError: As of `read_item`.
+      ValueError: See `read_item`.
     """
     asked = canonical.without_empty(target)
-    is_old = meta.get('format', 1) == 1  # Names with dots, all in one item.
+    is_old = meta.get('format', 1) == 1  # Dotted names, all in one item.
     trees = {'state': asked}
     if not is_old:
       trees = canonical.to_items(self._layout, asked)
@@ -344,7 +347,7 @@ class Checkpointer:
     return canonical.with_empty(found['state'], target)
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
-    """Returns the vocabularies of a checkpoint; empty if it has none."""
+    """Returns the vocabularies of a checkpoint, or an empty dict."""
     if 'keys' not in self.read_item(step, 'meta', ocp.args.JsonRestore()):
       return {}
     return self.read_item(step, 'keys', ocp.args.PyTreeRestore())
@@ -353,18 +356,18 @@ class Checkpointer:
     """Reads an item of a step: 'params', 'state', 'meta' or 'keys'.
 
     Raises:
-      ValueError: It cannot be read; with what to do about it.
+      ValueError: It cannot be read; the message says what to do.
     """
     try:
       return self._manager.restore(
         step, args=ocp.args.Composite(**{item: args})
       )[item]
     except (MemoryError, jax.errors.JaxRuntimeError):
-      raise  # The files may be well.
-    # Damage shows in many ways, a bare Exception of TensorStore for one.
+      raise  # The files may be intact.
+    # Damage causes many errors, such as a bare Exception of TensorStore.
     except Exception as error:
       older = sorted(one for one in self._manager.all_steps() if one < step)
-      then = f'goes on from step {older[-1]}' if older else 'begins anew'
+      then = f'resumes from step {older[-1]}' if older else 'starts over'
       cause = ' '.join(f'{type(error).__name__}: {error}'.split())
       raise ValueError(
         f'Checkpointer: step {step} of {self.directory} cannot be read'
@@ -375,7 +378,7 @@ class Checkpointer:
 
 
 def _rank(metrics: Mapping[str, float], name: str, mode: str) -> float:
-  """A checkpoint's metric; one without a value is the worst."""
+  """A checkpoint's metric; a missing value ranks worst."""
   value = float(metrics.get(name, math.nan))
   if math.isnan(value):
     return math.inf if mode == 'min' else -math.inf

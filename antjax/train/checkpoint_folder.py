@@ -9,9 +9,9 @@ partition) may wake up in the middle of a save, while its successors have
 resumed from an older checkpoint and write the same step. Orbax gives an
 unfinished checkpoint a fixed name, so such a process would publish its
 successors' half-written one, and the job could never start again. Here the
-unfinished folders of each run have unique names, and the first save of a run
-takes over the folder: unfinished saves of other runs can no longer finish, and
-later ones are not published.
+unfinished folders of each run have unique names. The first save of a run takes
+over the folder: unfinished saves of other runs can no longer finish, and their
+later saves are not published.
 """
 
 from collections.abc import Collection
@@ -30,15 +30,15 @@ from antjax import paths
 
 _MARK = ocp_path.atomicity_types.TMP_DIR_SUFFIX
 _OWNER, _OLD = '.owner', '-old'
-# Devices that hold the same array each write a part of it, cut off by a program
-# that is compiled for it: that takes longer than writing this much.
+# Devices that hold the same array each write a part of it. A compiled program
+# cuts off the part, which takes longer than writing this many bytes.
 _MIN_PART_BYTES = 1 << 20
 
 
 def remove_unfinished(directory: pathlib.Path) -> None:
-  """Removes checkpoints in a folder that were begun and not finished.
+  """Removes unfinished checkpoints in a folder.
 
-  Also what runs left there that died while they took the folder.
+  Also removes files of runs that died while they took over the folder.
   """
   for path in list(directory.iterdir()):
     name, aside = path.name, path
@@ -49,17 +49,17 @@ def remove_unfinished(directory: pathlib.Path) -> None:
       continue
     try:
       if not name.endswith(_OLD):
-        # Renamed first: at once it has no name that could be published.
+        # Renamed first, so that its name can no longer be published.
         aside = path.with_name(f'{name}-{secrets.randbits(62)}{_OLD}')
         path.rename(aside)
-    except FileNotFoundError:  # Published or given up just now.
+    except FileNotFoundError:  # Just published or removed.
       continue
     logging.info('Removing %s, which was not finished.', path)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def room(directory: str | os.PathLike[str], needed: int = 0) -> str:
-  """Says how much room there is on a folder's disk, and what to do."""
+  """Text about the free space on a folder's disk, and what to do."""
   if paths.is_url(directory):
     return 'See whether it may be written.'
   free = shutil.disk_usage(directory).free
@@ -77,21 +77,21 @@ class Claim:
   """
 
   def __init__(self, directory: str):
-    """Claims nothing yet: who only reads does not."""
+    """Claims nothing yet, since readers never do."""
     self._directory = paths.local(directory)
     self.token = ''
 
   def take(self, known_steps: Collection[int]) -> None:
-    """Takes the folder over, on the process that publishes; again: nothing.
+    """Takes over the folder, on the process that publishes, if not done yet.
 
-    `known_steps` are those that the run found there when it began. Other
-    checkpoints came since from a run that had lost the folder, and are renamed.
+    `known_steps` are the steps that the run found at its start. Other
+    checkpoints came from a run that had lost the folder, and are renamed.
     """
     if self.token:
       return
     token = str(secrets.randbits(62))
-    # First what may fill the disk. What is begun until this run is the owner is
-    # removed below; what is begun later is not published.
+    # First free the disk. Saves of other runs that start before this run is the
+    # owner are removed below; later ones are not published.
     remove_unfinished(self._directory)
     owner = self._directory / f'{_OWNER}-{token}'
     try:
@@ -119,7 +119,7 @@ class Claim:
       )
 
   def check(self) -> None:
-    """Raises RuntimeError where another run has taken the folder over."""
+    """Raises RuntimeError if another run has taken over the folder."""
     owner = (self._directory / _OWNER).read_text()
     if owner != self.token:
       raise RuntimeError(
@@ -140,7 +140,7 @@ class Claim:
         return cls(final_path.parent / name, final_path, **options)
 
       async def finalize(self) -> None:
-        # The parts of a checkpoint are in a folder that is not published yet.
+        # Parts of a checkpoint are in a folder that is not published yet.
         if os.fspath(self.get_final().parent) == os.fspath(claim._directory):
           claim.check()
         await super().finalize()
@@ -149,14 +149,14 @@ class Claim:
 
 
 class TreeHandler(ocp.PyTreeCheckpointHandler):
-  """Orbax's handler of trees, which tells at once when a write has failed.
+  """Orbax's handler of trees, which reports failed writes at once.
 
-  Where a process cannot write its part (its disk is full), Orbax raises the
-  error in a thread that first waits for the other processes, which wait for
-  this one: for minutes nobody hears of it.
+  If a process cannot write its part (because its disk is full), Orbax raises
+  the error in a thread that first waits for the other processes, which wait for
+  this one, so it stays hidden for minutes.
   """
 
-  error: Exception | None = None  # Of the first failed write of this process.
+  error: Exception | None = None  # First failed write of this process.
 
   def __init__(self) -> None:
     handlers = ocp.type_handlers
@@ -173,7 +173,7 @@ class TreeHandler(ocp.PyTreeCheckpointHandler):
 
   @classmethod
   def typestr(cls) -> str:
-    """The name in checkpoints of who can read this: Orbax's own."""
+    """Name of the handler in checkpoints: that of Orbax's own."""
     return ocp.PyTreeCheckpointHandler.typestr()
 
   async def async_save(self, *args: Any, **kwargs: Any) -> list[Any]:
@@ -182,7 +182,7 @@ class TreeHandler(ocp.PyTreeCheckpointHandler):
 
 
 class _Watched:
-  """A write that is under way."""
+  """A write in progress."""
 
   def __init__(self, future: Any, handler: TreeHandler):
     self._future, self._handler = future, handler

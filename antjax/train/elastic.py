@@ -3,8 +3,8 @@
 """Interface between an elastic training loop and the controller of its job.
 
 `Trainer.fit(elastic=...)` uses only these protocols. `antjax.Agent` implements
-them for a job under a coordinator; a test needs ten lines. Nothing else of
-antjax is imported, so neither side depends on the other.
+them for jobs with a coordinator; a test needs ten lines. This module imports
+nothing else of antjax, so neither side depends on the other.
 """
 
 from collections.abc import Mapping
@@ -28,16 +28,16 @@ class PlanLike(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How much each worker does in a step.
+  """Work of each worker in a step.
 
   Attributes:
-    version: Later plans have higher ones; 0 is no plan: the Trainer's number
-      of micro-batches, a scale of 1, no deadline.
-    num_micro_batches: Worker -> its micro-batches in a step; a worker that is
-      not named does the Trainer's number.
+    version: Version, higher for later plans. 0: no plan, that is, the Trainer's
+      number of micro-batches, a scale of 1 and no deadline.
+    num_micro_batches: Worker -> its number of micro-batches in a step; other
+      workers run the Trainer's number.
     lr_scale: Factor of the optimizer's updates.
-    deadline_s: Seconds after which a worker takes no further micro-batch in a
-      step; it does at least one. 0: none.
+    deadline_s: Seconds after which a worker starts no further micro-batch in a
+      step; it runs at least one. 0: no deadline.
   """
 
   version: int = 0
@@ -47,10 +47,10 @@ class Plan:
 
   @classmethod
   def of(cls, plan: PlanLike) -> 'Plan':
-    """A checked copy.
+    """Returns a checked copy.
 
     Raises:
-      ValueError: A number that cannot be.
+      ValueError: A number is invalid.
     """
     if plan.version < 1:
       return cls()
@@ -72,15 +72,15 @@ class Plan:
 class ElasticControl(Protocol):
   """The other side of `Trainer.fit(elastic=...)`.
 
-  All methods are called on the thread of the loop, once a step or less, and
-  should return at once. An implementation may also have `may_get_more() ->
-  bool`: whether data may still come to this worker after its iterator has
-  raised StopIteration, a shard given back by another worker or a stream that
-  grows. Then the worker takes part with no micro-batch, and asks its iterator
-  again in the next step. It may also have `checkpoint_every_s(save_s) ->
-  float`: seconds between checkpoints by the failures seen, where one holds
-  training up for `save_s`; asked on process 0's behalf on all. And it may have
-  `on_loss(loss)`, which gets the loss of each step.
+  All methods are called on the loop's thread, at most once per step, and should
+  return at once. Three methods are optional. `may_get_more() -> bool` tells
+  whether this worker may get more data after its iterator has raised
+  StopIteration, such as a shard given back by another worker or a growing
+  stream. If so, the worker takes part without micro-batches and asks its
+  iterator again in the next step. `checkpoint_every_s(save_s) -> float` returns
+  the seconds between checkpoints, given failures so far, if each holds up
+  training for `save_s`; all processes call it, and the answer of process 0
+  counts. `on_loss(loss)` gets the loss of each step.
   """
 
   @property
@@ -88,10 +88,10 @@ class ElasticControl(Protocol):
     """Name of this process in `Plan.num_micro_batches`."""
 
   def plan(self) -> PlanLike:
-    """The newest plan that is known here.
+    """The newest plan known to this process.
 
-    A plan takes effect at the same step everywhere: the one after all
-    processes have said that it is their newest.
+    A plan takes effect at the same step everywhere: the one after all processes
+    have reported it as their newest.
     """
 
   def on_batch_time(
@@ -102,19 +102,19 @@ class ElasticControl(Protocol):
     num_micro_batches: int,
     num_samples: int,
   ) -> None:
-    """Gets the times of a step; not of the first one, which compiles.
+    """Receives the times of a step, except the first one, which compiles.
 
     Args:
       step: Number of the step, from 1.
-      compute_s: Seconds in micro-batches, without waiting for input.
-      wait_s: From then to the end of the step: the exchange, that is waiting
-        for the slowest worker, and the update.
+      compute_s: Time of the micro-batches in seconds, without waits for input.
+      wait_s: Time from then to the end of the step in seconds: the exchange,
+        which waits for the slowest worker, and the update.
       num_micro_batches: Number of micro-batches that this process did.
-      num_samples: Rows in them.
+      num_samples: Number of rows in them.
     """
 
   def on_commit(self, step: int, input_state: Any) -> None:
-    """Gets told, on process 0 only, that a checkpoint is committed.
+    """Called on process 0 only when a checkpoint is committed.
 
     Args:
       step: Step of the checkpoint.
@@ -122,4 +122,4 @@ class ElasticControl(Protocol):
     """
 
   def is_stopping(self) -> bool:
-    """Whether the run is to save and end."""
+    """Whether the run should save and end."""

@@ -30,14 +30,14 @@ from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.save_clock import SaveClock
 from antjax.train.state import PyTree, TrainState
 
-# Between two looks at an input that nobody has anything of.
+# Pause between reads while no process has data.
 _POLL_S = 0.05
 
 
 def check(
   options: FitOptions, *, row_staleness: int, has_vocabularies: bool
 ) -> None:
-  """Raises ValueError for what cannot go together with `elastic`."""
+  """Raises ValueError for options that conflict with `elastic`."""
   if options.num_micro_batches_fn is not None:
     raise ValueError(
       'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
@@ -80,7 +80,7 @@ def fit(
   step: ElasticStep,
   clock: Callable[[], float] = time.perf_counter,
 ) -> TrainState:
-  """See `Trainer.fit`; a clock gives seconds from any origin."""
+  """See `Trainer.fit`; the clock gives seconds from any origin."""
   iterator = iter(batches)
   assert options.elastic is not None
   with loop.opened(step.spec, None, state, iterator, options) as (saver, state):
@@ -90,12 +90,12 @@ def fit(
 
 @dataclasses.dataclass
 class _Pending:
-  """A step that is dispatched; its metrics are not fetched yet."""
+  """A dispatched step whose metrics are not fetched yet."""
 
   number: int
   on_device: dict[str, Any]
   compute_s: float
-  done_at: float  # The clock, when its micro-batches were done.
+  done_at: float  # Time at which its micro-batches were done.
   num_micro_batches: int
   num_samples: int
 
@@ -118,11 +118,11 @@ class _Run:
     self._timer = StepTimer(clock)
     self._reporter = loop.Reporter(options)
     self._plan = Plan()  # In use; equal on all processes.
-    self._newest = Plan()  # That this process last said it has.
+    self._newest = Plan()  # Last reported by this process as its newest.
     self._ids_like: PyTree = None
     self._most = step.spec.num_micro_batches
     self._pending: _Pending | None = None
-    self._saved: tuple[int, list[Any]] | None = None  # Perhaps not committed.
+    self._saved: tuple[int, list[Any]] | None = None  # May be uncommitted.
     self._done = self._start = 0
     self._is_over = self._is_stopping = self._is_waiting = False
 
@@ -134,7 +134,7 @@ class _Run:
       if self._last_number() == num_steps:
         if self._pending is None:
           break
-        self._flush()  # It may turn out that nobody had any data.
+        self._flush()  # It may show that no process had data.
         continue
       state = self._advance(state)
       self._tell_committed()
@@ -144,7 +144,7 @@ class _Run:
       if number < num_steps and (is_pause or is_look):
         if values := self._fetch():
           extra = self._reporter.evaluate(number, state)
-          # Reported before it is saved: a lost state must not be.
+          # Reported before saving: a diverged state must not be saved.
           self._reporter.tell(number, values, extra)
           if self._clock.look(number) or is_pause:
             self._save(state, extra)
@@ -167,19 +167,19 @@ class _Run:
   # One step.
 
   def _advance(self, state: TrainState) -> TrainState:
-    """Does a step; the metrics of the one before are fetched on the way."""
+    """Runs a step and fetches the metrics of the previous one."""
     plan = self._plan
     quota = plan.num_micro_batches.get(
       self._elastic.worker, self._step.spec.num_micro_batches
     )
     if self._is_waiting:
-      quota = max(quota, 1)  # Nobody had data: whoever has some continues.
+      quota = max(quota, 1)  # No process had data: one with data continues.
     if self._step.spec.tables is None:
       examples, samples = self._do_micro_batches(state, quota, plan)
     else:
       examples, samples = self._do_routed(state, quota, plan)
     if self._is_over and not self._is_stopping:
-      return state  # The step before was the end of all data.
+      return state  # The previous step was the end of all data.
     self._newest = Plan.of(self._elastic.plan())
     num = self._step.local.num_micro_batches
     wants_stop = self._elastic.is_stopping() or self._options.wants_stop()
@@ -188,7 +188,7 @@ class _Run:
       'is_stopping': float(wants_stop),
       'num_examples': examples,
       'may_get_more': float(not self._input.is_over),
-      # A small number, exact in float32.
+      # A small number, which float32 holds exactly.
       'plan': self._newest.version - plan.version,
     }
     state, on_device = self._step.finish(state, flags, lr_scale=plan.lr_scale)
@@ -225,7 +225,7 @@ class _Run:
   def _do_routed(
     self, state: TrainState, quota: int, plan: Plan
   ) -> tuple[float, int]:
-    """As `_do_micro_batches`; with tables all rows are fetched at once."""
+    """Like `_do_micro_batches`, with tables: fetches all rows at once."""
     if plan.deadline_s:
       logging.log_first_n(
         logging.WARNING,
@@ -248,8 +248,8 @@ class _Run:
     if self._ids_like is None:
       self._is_over = True
       return 0.0, 0
-    # Room for the largest number of any worker, equal on all processes; a
-    # larger one than before compiles once more.
+    # Room for the largest number of any worker, equal on all processes; a new
+    # maximum compiles once more.
     while self._most < max(plan.num_micro_batches.values(), default=0):
       self._most *= 2
     (placed,) = self._step.route(state, [batches], self._ids_like, self._most)
@@ -260,7 +260,7 @@ class _Run:
     return examples, sum(map(_num_rows, batches))
 
   def _agree_on_ids(self, batches: list[PyTree]) -> None:
-    """Learns the shapes of ids, from the others if there is no data here."""
+    """Determines the shapes of ids, from other processes if without data."""
     while self._ids_like is None:
       filled = [self._step.local.fill(batch)[0] for batch in batches]
       largest = max(filled, key=_num_rows, default=None)
@@ -279,18 +279,18 @@ class _Run:
         if (batch := self._input.pull()) is not None:
           batches.append(batch)
 
-  # What all processes have said in a step.
+  # Reports of all processes in a step.
 
   def _flush(self, *, is_in_step: bool = False) -> None:
-    """Fetches and reports the step before, if that is not done yet."""
+    """Fetches and reports the previous step, if not done yet."""
     values = self._fetch(is_in_step=is_in_step)
     if values:
       self._reporter.tell(self._done, values)
 
   def _fetch(self, *, is_in_step: bool = False) -> Metrics:
-    """Waits for the step before; its metrics, or {} if it was none.
+    """Waits for the previous step; its metrics, or {} if there was none.
 
-    `is_in_step`: the next step's first micro-batch is dispatched already.
+    `is_in_step`: whether the next step's first micro-batch is dispatched.
     """
     item, self._pending = self._pending, None
     if item is None:
@@ -327,7 +327,7 @@ class _Run:
     return values
 
   def _agree_on_first_plan(self) -> None:
-    """Takes the newest plan that any process has before the first step."""
+    """Before the first step, takes the newest plan of any process."""
     plan = Plan.of(self._elastic.plan())
     said = gather_json(dataclasses.asdict(plan))
     self._plan = Plan(**max(said, key=lambda p: p['version']))
@@ -349,7 +349,7 @@ class _Run:
     self._saved = self._done, positions
 
   def _tell_committed(self, *, wait: bool = False) -> None:
-    """Tells the control of a checkpoint once it is committed."""
+    """Reports a checkpoint to the control once it is committed."""
     if self._saver is None or self._saved is None:
       return
     if wait:
@@ -367,17 +367,17 @@ class _Run:
 
 
 class _Input:
-  """This process's micro-batches, to their end or beyond it."""
+  """This process's micro-batches, which may continue after an end."""
 
   def __init__(
     self, iterator: Iterator[PyTree], may_get_more: Callable[[], bool] | None
   ):
     self.iterator = iterator
-    self.is_over = False  # For good.
+    self.is_over = False  # Permanently.
     self._may_get_more = may_get_more
 
   def pull(self) -> PyTree | None:
-    """The next micro-batch; None: there is none now."""
+    """The next micro-batch; None: none available now."""
     if self.is_over:
       return None
     batch = next(self.iterator, None)

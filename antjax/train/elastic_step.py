@@ -3,7 +3,7 @@
 """The host-loop form of the PaRO step, for the elastic codes.
 
 A process runs any number of micro-batches, one program call each
-(`micro_steps`), and one global program ends the step. In between, the host can
+(`micro_steps`), and a global program ends the step. In between, the host can
 check the clock, the input or a plan.
 """
 
@@ -30,7 +30,7 @@ from antjax.train.state import PyTree, TrainState
 from antjax.train.step import grad_specs, jit_step, make_update, Metrics
 
 _BATCH = P(BATCH_AXES)
-# What each process says in a step, to be summed.
+# Values that each process reports in a step, to be summed.
 FLAGS = (
   'num_valid',
   'is_stopping',
@@ -42,11 +42,11 @@ _NUM_COLUMNS = len(FLAGS) + 1
 
 
 class ElasticStep:
-  """A whole step: each process's micro-batches, and the program that ends it.
+  """A step: each process's micro-batches, and the program that ends it.
 
-  `begin`, any number of `local.add(local.place(batch))`, then `finish` on all
-  processes. With tables all micro-batches must be known first: `route` them,
-  `begin` with their rows, then `local.add` each.
+  Call `begin`, any number of `local.add(local.place(batch))`, then `finish` on
+  all processes. With tables all micro-batches must be known first: `route`
+  them, which also begins the step, then `local.add` each.
   """
 
   def __init__(
@@ -59,13 +59,13 @@ class ElasticStep:
 
     Args:
       spec: Description of the step.
-      parts: Groups of each part that does its own number of micro-batches in
-        this process; by default one part, of all groups of the process.
+      parts: Groups of each part of this process with its own number of
+        micro-batches; by default one part with all groups of the process.
       constants: Constants of the Trainer.
 
     Raises:
-      NotElasticError: Another code.
-      ValueError: A group over several processes.
+      NotElasticError: The code is not elastic.
+      ValueError: A group spans several processes.
     """
     layout = spec.layout
     if not layout.paro.is_elastic:
@@ -83,7 +83,7 @@ class ElasticStep:
     self._batch = NamedSharding(layout.mesh, _BATCH)
     self._routed: tuple[PyTree, PyTree] = ({}, {})  # Routing, rounds.
     self._scales: dict[float, jax.Array] = {}
-    self._has_agreed = False  # On the metrics of the loss.
+    self._has_agreed = False  # Whether metrics of the loss are agreed on.
     self._finish = self._compile_finish()
     if spec.tables is not None:
       self._fetch = jax.jit(
@@ -102,14 +102,14 @@ class ElasticStep:
     ids_like: PyTree,
     most: int,
   ) -> list[list[PyTree]]:
-    """With tables: brings the rows of all micro-batches; begins the step.
+    """With tables: fetches the rows of all micro-batches; begins the step.
 
     A collective call.
 
     Args:
       state: State before the step.
       batches: Micro-batches of each part.
-      ids_like: Arrays of the shape of a micro-batch's ids, as on all processes.
+      ids_like: Arrays with the shapes of a micro-batch's ids on all processes.
       most: Number of micro-batches to make room for, equal on all processes.
 
     Returns:
@@ -136,11 +136,11 @@ class ElasticStep:
     rows, rounds = self._fetch(state.tables, joined_routing)
     self._routed = joined_routing, rounds
     self.begin(state, rows)
-    jax.block_until_ready(rows)  # Not to be taken for computation.
+    jax.block_until_ready(rows)  # Must not count as computation.
     return placed
 
   def begin(self, state: TrainState, rows: PyTree = None) -> None:
-    """Starts a step at `state`, which `finish` then takes."""
+    """Starts a step at `state`, which is later passed to `finish`."""
     for part in self.parts:
       part.begin(state, rows)
 
@@ -153,14 +153,14 @@ class ElasticStep:
     """Ends the step on all processes; a collective call.
 
     Args:
-      state: State given to `begin`; it is donated.
-      *flags: Values of each part: the names in `FLAGS`, and `plan`, a number of
-        its newest plan; 0 by default.
+      state: State passed to `begin`; it is donated.
+      *flags: Values of each part: the names in `FLAGS`, and `plan`, the number
+        of its newest plan; 0 by default.
       lr_scale: Factor of the updates, equal on all processes.
 
     Returns:
-      (state, metrics) as of `make_step`, with the sums of `flags` and `plans`:
-      the least number of a plan, and minus the greatest.
+      (state, metrics) as from `make_step`, with the sums of `flags`, and
+      `plans`: the least number of a plan, and minus the greatest.
     """
     self._agree_on_metrics()
     carries, columns = [], []
@@ -180,7 +180,7 @@ class ElasticStep:
     )
 
   def _agree_on_metrics(self) -> None:
-    """In the first step a process may have no micro-batch to know them from."""
+    """Shares names of metrics with processes without a micro-batch yet."""
     if self._has_agreed:
       return
     said = gather_json([part.metrics or [] for part in self.parts])
@@ -201,7 +201,7 @@ class ElasticStep:
     return self._scales[lr_scale]
 
   def _join(self, parts: list[PyTree]) -> PyTree:
-    """Global arrays of all processes' parts, split by their leading dim."""
+    """Global arrays of all processes' parts, split along their leading dim."""
     size = num_positions(self.spec.layout.mesh)
     if len(parts) == 1 and self.local.num_devices == size:
       return parts[0]

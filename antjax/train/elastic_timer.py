@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the compute time of a process in a step, from the host.
+"""Measures, on the host, the compute time of a process in a step.
 
 Micro-batches run asynchronously: the host reads and dispatches one while the
 previous one is still running. The timer waits until only that one is left,
-reads the clock, and subtracts the time in which the devices were idle because
-the input was late.
+reads the clock, and subtracts the time that devices were idle because of late
+input.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from typing import Protocol
 
 
 class Result(Protocol):
-  """What a dispatched micro-batch makes ready: a `jax.Array`."""
+  """Result of a dispatched micro-batch, a `jax.Array`."""
 
   def is_ready(self) -> bool: ...
   def block_until_ready(self) -> object: ...
 
 
 class StepTimer:
-  """Times the micro-batches of step after step.
+  """Times the micro-batches of consecutive steps.
 
-  In each step: `pulling`, `dispatch`, `begin`, then for each further
-  micro-batch `may_pull`, `dispatch`, at last `end`.
+  In each step call `pulling`, `dispatch` and `begin`, then `may_pull` and
+  `dispatch` for each further micro-batch, and finally `end`.
 
   Attributes:
     pulling_at: Time at which the input was last pulled.
@@ -34,18 +34,18 @@ class StepTimer:
     self.pulling_at = 0.0
     self._dispatched_at = 0.0
     self._begun = self._idle_s = 0.0
-    self._running: list[Result] = []  # Dispatched, not seen to be done.
-    self._started = 0.0  # When the newest of them began, as far as known.
-    self._each_s = 0.0  # The last one that was seen from its start to its end.
+    self._running: list[Result] = []  # Dispatched and not known to be done.
+    self._started = 0.0  # Start of the newest of them, as far as known.
+    self._each_s = 0.0  # Duration of the last one observed from start to end.
 
   def pulling(self) -> None:
-    """The input is about to be asked."""
+    """Called before the input is read."""
     self.pulling_at = self._dispatched_at = self.clock()
 
   def may_pull(self, deadline_s: float) -> bool:
-    """Waits until at most one micro-batch runs; False if time is up then.
+    """Waits until at most one micro-batch runs; False if time is then up.
 
-    Micro-batches of a step begin within `deadline_s`; 0: no limit.
+    Micro-batches of a step start within `deadline_s`; 0: no limit.
     """
     self._wait(1)
     ends_at = self.clock() + len(self._running) * self._each_s
@@ -55,10 +55,10 @@ class StepTimer:
     return True
 
   def dispatch(self, run: Callable[[], Result]) -> None:
-    """Dispatches a micro-batch; `run` returns what it makes ready."""
+    """Dispatches a micro-batch; `run` returns its result."""
     now = self.clock()
     if self._running and self._running[-1].is_ready():
-      # When it was done is not known; about then, if it took what others take.
+      # Its end is unknown; estimated from the duration of the last one.
       done = min(now, self._started + self._each_s)
       self._idle_s += now - max(self.pulling_at, done)
       self._running.clear()
@@ -68,12 +68,12 @@ class StepTimer:
     self._running.append(run())
 
   def begin(self, *, is_late: bool) -> None:
-    """The step before has ended: now, or already before the first dispatch."""
+    """The previous step has ended: now, or, if late, before the dispatch."""
     self._begun = self._dispatched_at if is_late else self.clock()
     self._started, self._idle_s = self._begun, 0.0
 
   def end(self) -> tuple[float, float]:
-    """Waits for all; returns (seconds of computation, when it was done)."""
+    """Waits for all; returns (seconds of computation, time of its end)."""
     has_run = bool(self._running)
     self._wait(0)
     now = self.clock()

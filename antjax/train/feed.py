@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A process's batches, in step with the other processes, and their position."""
+"""A process's batches, in lockstep with other processes, and positions."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ from antjax.train.state import PyTree
 
 
 class Feed:
-  """A process's batches, in step with the other processes of the job."""
+  """A process's batches, in lockstep with the other processes of the job."""
 
   def __init__(self, iterator: Iterator[PyTree]):
     self._iterator = iterator
@@ -24,11 +24,11 @@ class Feed:
   def open(self) -> bool:
     """Reads the first batch; False if no process has any.
 
-    A collective call. A process without data learns the shapes of a batch from
-    another, so that it can take part in the others' steps.
+    A collective call. A process without data gets the shapes of a batch from
+    another, so that it can take part in steps.
 
     Raises:
-      RuntimeError: A process without data cannot make up such a batch.
+      RuntimeError: A process without data cannot construct such a batch.
     """
     self._first = next(self._iterator, None)
     self._last = self._first
@@ -50,7 +50,7 @@ class Feed:
     return batch
 
   def filler(self) -> PyTree:
-    """Something of a batch's shape, to be given as not valid."""
+    """A batch of the right shapes, to be passed as not valid."""
     return self._last
 
 
@@ -67,7 +67,7 @@ def describe(batch: PyTree | None) -> Any:
 
 
 def zeros_of(description: Any) -> PyTree:
-  """Zeros of what `describe` described."""
+  """Zeros in the shapes and dtypes of a description by `describe`."""
   if isinstance(description, dict):
     return {name: zeros_of(part) for name, part in description.items()}
   kind, shape, dtype = description
@@ -81,7 +81,7 @@ def zeros_of(description: Any) -> PyTree:
 
 
 def get_position(iterator: Any) -> Any:
-  """An iterator's position, or None if it keeps none."""
+  """An iterator's position, or None if it has none."""
   return iterator.get_state() if hasattr(iterator, 'get_state') else None
 
 

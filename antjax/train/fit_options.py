@@ -79,9 +79,7 @@ class FitOptions:
 
   def __post_init__(self) -> None:
     if self.checkpoint_dir is not None:
-      paths.check(
-        self.checkpoint_dir, 'Trainer.fit: checkpoint_dir', paths.CHECKPOINT_URL
-      )
+      paths.check(self.checkpoint_dir, 'Trainer.fit: checkpoint_dir')
     least = {'checkpoint_every': 1, 'evaluate_every': 0, 'steps_per_call': 1}
     for name, least_value in least.items():
       value = getattr(self, name)
@@ -90,7 +88,7 @@ class FitOptions:
           f'Trainer.fit({name}={value}): needed is a number of steps,'
           f' {least_value} or more.'
         )
-    if not self.checkpoint_every_s >= 0:  # Nor nan.
+    if not self.checkpoint_every_s >= 0:  # Also true for nan.
       raise ValueError(
         f'Trainer.fit(checkpoint_every_s={self.checkpoint_every_s}): needed is'
         ' a number of seconds, 0 or more.'
@@ -115,15 +113,15 @@ class FitOptions:
     return 0.0 if self.count_examples is None else self.count_examples(batch)
 
   def is_evaluation(self, number: int) -> bool:
-    """Whether `evaluate_fn` is due after this step, the last one aside."""
+    """Whether `evaluate_fn` is due after this step, unless it is the last."""
     return bool(self.evaluate_every) and number % self.evaluate_every == 0
 
   def is_pause(self, number: int) -> bool:
-    """Whether to evaluate or save after this step, the last one aside."""
+    """Whether to evaluate or save after this step, unless it is the last."""
     return self.is_evaluation(number) or number % self.checkpoint_every == 0
 
   def steps_of_call(self, done: int, num_steps: int) -> int:
-    """Steps to do in one call after `done` others."""
+    """Number of steps to run in one call after `done` others."""
     K = self.steps_per_call
     is_cut = any(map(self.is_pause, range(done + 1, done + K)))
     return 1 if is_cut or done + K > num_steps else K

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a step's gradient, shared by both forms of the step.
 
-`add_micro_batch` is the body of the micro-batch loop and moves nothing between
-groups under the elastic codes. `sync` is the exchange at the end of a step.
+`add_micro_batch` is the body of the micro-batch loop, which moves nothing
+between groups under elastic codes. `sync` is the exchange at the end of a step.
 Both run in `shard_map`, the first also on the devices of a single process.
 """
 
@@ -43,43 +43,43 @@ from antjax.train.state import (
   TrainState,
 )
 
-# Accumulators by leaf, those of rows, then sums: see `empty_carry`.
+# Accumulators of leaves, those of rows, and sums: see `empty_carry`.
 Carry = tuple[list[jax.Array], PyTree, Sums]
 
-# Scope of a step's last micro-batch where it stands behind the loop.
+# Name scope of a step's last micro-batch if it runs after the loop.
 LAST_MICRO_BATCH = 'last_micro_batch'
-METRIC = 'metric '  # Before the names of metrics among a step's sums.
+METRIC = 'metric '  # Prefix of the names of metrics among a step's sums.
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StateView:
-  """What a step reads of the state; in `shard_map` a device's pieces."""
+  """Parts of the state that a step reads; in `shard_map`, per device."""
 
-  leaves: Any  # Of the parameters.
+  leaves: Any  # Leaves of the parameters.
   tables: PyTree
   step: Any  # Number of steps done so far.
   rng: Any  # Key data of the run.
-  factor: Any  # Factor on the loss that is differentiated.
+  factor: Any  # Factor of the differentiated loss.
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-  """What a step is made of; see `Trainer` for what is not explained here.
+  """Description of a step; see `Trainer` for details.
 
   Attributes:
     layout: Layout of the state.
     loss_fn: Loss of a micro-batch.
     num_micro_batches: Number of micro-batches of a device's batch; in the
-      host-loop form, where there is no plan.
-    how: Algorithm that moves arrays over both mesh axes at once.
-    loss_scale: Constant factor of the loss that is differentiated, times the
-      optimizer's own where it has one.
+      host-loop form, the number without a plan.
+    how: Algorithm of transfers over both mesh axes at once.
+    loss_scale: Constant factor of the differentiated loss, multiplied by that
+      of the optimizer, if any.
     regather: Whether stacked layers are gathered again in the backward pass.
-    overlap: Whether stacked layers are gathered one ahead.
-    early_sums: Whether their sums cross groups beside the last micro-batch.
+    overlap: Whether stacked layers are gathered one layer ahead.
+    early_sums: Whether their sums cross groups during the last micro-batch.
     constants: PartitionSpecs of the Trainer's constants, or None.
-    check_vma: Whether `shard_map` may check types.
+    check_vma: Whether `shard_map` may check varying axes.
   """
 
   layout: Layout
@@ -112,13 +112,13 @@ class StepSpec:
 
   @property
   def view_specs(self) -> StateView:
-    """PartitionSpecs of what `view` gives."""
+    """PartitionSpecs of the result of `view`."""
     layout = self.layout
     return StateView(layout.param_specs, layout.table_specs, P(), P(), P())
 
   @property
   def crosses_early(self) -> bool:
-    """Whether sums leave for other groups beside the last micro-batch."""
+    """Whether sums are sent to other groups during the last micro-batch."""
     return self.early_sums and any(
       crosses_early(self.layout, leaf) for leaf in self.layout.leaves
     )
@@ -126,7 +126,7 @@ class StepSpec:
   def open_leaves(
     self, pieces: list[jax.Array], carried: list[jax.Array] | None = None
   ) -> list[Any]:
-    """`open_leaves` as the step does it."""
+    """`open_leaves` with the options of this step."""
     return open_leaves(
       self.layout,
       pieces,
@@ -137,7 +137,7 @@ class StepSpec:
     )
 
   def reading(self, constants: PyTree) -> 'StepSpec':
-    """With a loss that finds these constants in its batch; in `shard_map`."""
+    """A copy whose loss has these constants in its batch; in `shard_map`."""
     loss_fn = reading_constants(self.loss_fn, constants)
     return dataclasses.replace(self, loss_fn=loss_fn)
 
@@ -145,13 +145,13 @@ class StepSpec:
 def empty_carry(
   spec: StepSpec, rows: PyTree, metrics: Iterable[str] = ()
 ) -> Carry:
-  """Sums of nothing on this device, marked as differing between devices.
+  """Zero sums of this device, marked as varying between devices.
 
   Args:
     spec: Description of the step.
     rows: Table rows, or an empty dict.
-    metrics: Names of the loss's metrics, where the carry is to be that of a
-      loop, whose type does not change.
+    metrics: Names of the loss's metrics, if the carry is that of a loop and
+      must not change its type.
   """
   layout = spec.layout
   leaves = [empty_accumulator(layout, s) for s in layout.trained_specs]
@@ -173,7 +173,7 @@ def metric_names(
   micro: PyTree,
   key: jax.Array,
 ) -> list[str]:
-  """Names of the loss's metrics; the arguments are those of a micro-batch."""
+  """Names of the loss's metrics, from the arguments of a micro-batch."""
   layout = spec.layout
   names: list[str] = []
 
@@ -208,9 +208,9 @@ def add_micro_batch(
     micro: Micro-batch.
     key: Random key of the micro-batch.
     factor: Factor on the loss.
-    is_valid: Factor of the weights; None is 1.
-    is_last: Whether it is a step's last, and what `crosses_early` may cross:
-      such sums come back as `sync` makes them.
+    is_valid: Factor of the weights; None: 1.
+    is_last: Whether this is a step's last micro-batch and sums of leaves with
+      `crosses_early` are sent now: these are returned as after `sync`.
   """
   layout, how = spec.layout, spec.how
   acc, row_acc, sums = carry
@@ -219,7 +219,7 @@ def add_micro_batch(
   opened = layout.trained(whole)
 
   def loss_of(trained, rows):
-    # Each stack, of layers split alike or not, is used once.
+    # Each stack is used once, whether its layers are split alike or not.
     uses: dict[int, OneUse] = {}
 
     def given(x: Any, new: jax.Array) -> Any:
@@ -237,7 +237,7 @@ def add_micro_batch(
     args = (params,) if spec.tables is None else (params, rows)
     said = read_loss(spec.loss_fn(*args, micro, key))
     weights = said.weights if is_valid is None else said.weights * is_valid
-    # Padding may have any loss; its gradient should be finite all the same.
+    # Padding may have any loss, but its gradient should be finite.
     losses = jnp.where(weights != 0, said.losses, 0)
     loss, weight = jnp.sum(losses * weights), jnp.sum(weights)
     metrics = {
@@ -249,7 +249,7 @@ def add_micro_batch(
     return loss * factor, Sums(loss, weight, metrics, updates)
 
   # With respect to whole arrays, and to the slots of stacks, whose gradients
-  # come reduced, layer by layer.
+  # are already reduced layer by layer.
   arguments = [x.slot if isinstance(x, LayerPiece) else x for x in opened]
   (_, new_sums), (grads, row_grads) = jax.value_and_grad(
     loss_of, argnums=(0, 1), has_aux=True
@@ -291,8 +291,8 @@ def sync(
     view: State before the step; its leaves are not read.
     routing: Routing of the step's rows.
     rounds: Second result of the tables' `fetch`.
-    flags: Scalars of this device, to be summed as well.
-    lr_scale: Factor of the rows' changes.
+    flags: Further scalars of this device to sum.
+    lr_scale: Factor of the updates of rows.
     has_crossed: Whether the last micro-batch was added with `is_last`.
 
   Returns:
@@ -316,9 +316,9 @@ def sync(
   synced = list(acc)
   for i, x in zip(rest, late, strict=True):
     synced[i] = x
-  # Sums that are rounded to be sent may overflow on the way.
+  # Sums may overflow if they are rounded for sending.
   checked = acc if spec.how.payload_dtype is None else synced
-  # Sums and weights cross the wire, never means.
+  # Sums and weights are sent, never means.
   sums: dict[str, Any] = _sum_scalars(
     {
       'loss': mine.loss,
@@ -362,7 +362,7 @@ def _sum_scalars(scalars: Mapping[str, Any]) -> dict[str, jax.Array]:
 def device_key(
   rng: jax.Array, step: jax.Array, num_micro_batches: int, i: Any
 ) -> jax.Array:
-  """A key for this device's micro-batch i; the same on any mesh shape."""
+  """A key for this device's micro-batch i, equal on any mesh shape."""
   device = lax.axis_index(INTER) * lax.axis_size(INTRA) + lax.axis_index(INTRA)
   return key_of(rng, step, device * num_micro_batches + i)
 
@@ -376,7 +376,7 @@ def key_of(rng: jax.Array, step: jax.Array, index: Any) -> jax.Array:
 def reading_constants(
   fn: Callable[..., Any], constants: PyTree
 ) -> Callable[..., Any]:
-  """A loss_fn or predict_fn that finds `constants` in its batch."""
+  """Wraps a loss_fn or predict_fn, adding `constants` to its batch."""
   if constants is None:
     return fn
 

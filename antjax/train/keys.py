@@ -3,7 +3,7 @@
 """Keys in batches: vocabularies that all processes of a job share.
 
 In each step the distinct keys of all processes are counted together, so every
-process makes the same update and has the same vocabularies. A single process
+process makes the same updates and has the same vocabularies. A single process
 sends nothing; several need two small all-gathers between hosts.
 """
 
@@ -20,22 +20,22 @@ from antjax.mesh.gather import gather_arrays
 from antjax.train.state import SparseTables
 
 PyTree = Any
-# Distinct keys of a table, rising, and how often each was seen.
+# Distinct keys of a table, ascending, and their counts.
 Counts = tuple[np.ndarray, np.ndarray]
 
 
 class Keys:
-  """Turns keys into ids, and says which rows have changed hands."""
+  """Converts keys to ids, and tells which rows were reassigned."""
 
   def __init__(
     self,
     vocabularies: Mapping[str, Vocabulary],
     tables: SparseTables | None,
   ):
-    """Takes vocabularies by table name, and all tables, if there are any.
+    """Takes vocabularies by table name, and all tables, if any.
 
     Raises:
-      ValueError: An unknown table, or one of another size.
+      ValueError: A table is unknown or has another size.
     """
     shapes = {} if tables is None else tables.canonical_shapes()
     num_rows = {name: x['table'].shape[0] for name, x in shapes.items()}
@@ -51,15 +51,15 @@ class Keys:
     self._num_updates = 0
 
   def read(self, ids: PyTree) -> PyTree:
-    """Integers or texts as keys: int64, negative for padding.
+    """Converts integers or texts to int64 keys, negative for padding.
 
     Args:
       ids: batch['ids']: nested dict whose innermost keys are feature names. A
         negative integer or an empty text is padding. Features of tables without
-        a vocabulary hold ids and stay as they are.
+        a vocabulary have ids and do not change.
 
     Raises:
-      ValueError: A key of 2^63 or more, which would be negative.
+      ValueError: A key is 2^63 or more, which would become negative.
     """
 
     def one(path, x):
@@ -81,13 +81,13 @@ class Keys:
   def ids(
     self, keys: PyTree, *, is_training: bool
   ) -> tuple[PyTree, dict[str, np.ndarray]]:
-    """Looks keys of `read` up; in training counts and admits them first.
+    """Looks up keys of `read`; in training, counts and admits them first.
 
     A collective call in training.
 
     Returns:
-      (ids, int32 with -1 for padding; table -> rows that have changed hands and
-      are to be made new before the ids are used).
+      (ids, int32 with -1 for padding; table -> reassigned rows, to be reset
+      before the ids are used).
     """
     by_path, treedef = jax.tree.flatten_with_path(keys)
     leaves = [x for _, x in by_path]
@@ -101,15 +101,15 @@ class Keys:
       distinct, position, count = np.unique(
         flat, return_inverse=True, return_counts=True
       )
-      first = np.searchsorted(distinct, 0)  # Before it is padding.
+      first = np.searchsorted(distinct, 0)  # Padding comes before it.
       found[table] = distinct[first:], position - first
       counts[table] = distinct[first:], count[first:]
     reset = self._count(counts) if is_training else {}
     for i in {i for where in places.values() for i, _ in where}:
-      leaves[i] = leaves[i].astype(np.int32)  # Other columns hold ids.
+      leaves[i] = leaves[i].astype(np.int32)  # Other columns have ids.
     for table, where in places.items():
       distinct, position = found[table]
-      # Its last row is for padding, whose position is negative.
+      # The last entry is for padding, whose position is negative.
       rows = np.append(self.vocabularies[table].lookup(distinct), np.int32(-1))
       flat = rows[np.maximum(position, -1)]
       for i, column in where:
@@ -119,10 +119,10 @@ class Keys:
     return jax.tree.unflatten(treedef, leaves), reset
 
   def _columns(self, path) -> list[tuple[str, Any]]:
-    """(table, index into the leaf) of what a leaf looks up by key."""
+    """(table, index into the leaf) for columns of keys."""
     feature = self._features.get(getattr(path[-1], 'key', ''))
     if feature is None:
-      return []  # `prepare` says what is wrong.
+      return []  # `prepare` reports the error.
     return [
       (table, (..., j) if feature.has_columns else ...)
       for j, table in enumerate(feature.tables)
@@ -137,7 +137,7 @@ class Keys:
     }
     return {table: rows for table, rows in reset.items() if len(rows)}
 
-  # In checkpoints: one array of bytes a table.
+  # In checkpoints: one byte array per table.
 
   def state(self) -> dict[str, np.ndarray]:
     """Table name -> its vocabulary as bytes, uint8."""
@@ -149,10 +149,10 @@ class Keys:
     return saved
 
   def set_state(self, saved: Mapping[str, np.ndarray]) -> None:
-    """Takes what `state` gave.
+    """Restores the result of `state`.
 
     Raises:
-      ValueError: It is of other tables, or of vocabularies of another kind.
+      ValueError: Tables or settings of vocabularies differ.
     """
     if set(saved) != set(self.vocabularies):
       raise ValueError(

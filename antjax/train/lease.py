@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Ensures a single live run per run folder, on a disk or in a bucket.
+"""Ensures at most one live run per run folder, on a disk or in a bucket.
 
 A run writes a small file there every few seconds. TensorStore writes it only if
-no other process has written it since, on disks as in buckets, so that exactly
+no other process has written it since, on disks and in buckets, so that exactly
 one of two runs owns the folder. A run that finds the file checks whether its
-process is alive, if that can be known, and otherwise watches the file. Clocks
+writer is alive, if that can be known, and otherwise watches the file. Clocks
 are never compared.
 """
 
@@ -26,25 +26,26 @@ import tensorstore as ts
 
 from antjax import paths
 from antjax.mesh.gather import gather_json
-from antjax.train import checkpoint_folder
+from antjax.train import checkpoint_folder, object_store
 
 FILE = '.lease'
 BEAT_S = 5.0
-STALE_S = 30.0  # A file that stays the same for so long is a dead run's.
+STALE_S = 30.0  # A file unchanged for this long is from a dead run.
 
-_leases: 'list[Lease]' = []  # Of this process.
+_leases: 'list[Lease]' = []  # Leases of this process.
 
 
 class Lease:
-  """A run's hold of a folder, on the process that writes there."""
+  """A run's hold on a folder, on the process that writes there."""
 
   def __init__(self, folder: str, job: str, generation: int):
     """Takes nothing yet. See `held`."""
     self.folder = folder
-    self._stamp = b''  # The file's generation when this run wrote it last.
+    self._stamp = b''  # The file's generation after this run's last write.
     self._ended, self._lock = threading.Event(), threading.Lock()
     self._lost = ''
-    self._me = {
+    self._me: dict[str, Any] = {
+      'num_written': 0,
       'host': socket.gethostname(),
       'pid': os.getpid(),
       'process': _process(os.getpid()),
@@ -55,15 +56,12 @@ class Lease:
     }
 
   def take(self) -> None:
-    """Takes the folder, once it is known that nobody else has it.
+    """Takes the folder once it is known that no other run has it.
 
     Raises:
-      ValueError: A living run has it, or the file cannot be written.
+      ValueError: A live run has it, or the file cannot be written.
     """
-    spec: dict[str, Any] = {'driver': 'file', 'path': f'{self.folder}/'}
-    if paths.is_url(self.folder):
-      bucket, _, name = self.folder.partition('://')[2].partition('/')
-      spec = {'driver': 'gcs', 'bucket': bucket, 'path': f'{name}/'}
+    spec = object_store.kvstore(f'{self.folder}/')
     self._files = ts.KvStore.open(spec).result()
     first = found = self._files.read(FILE).result()
     end = time.monotonic() + STALE_S
@@ -87,11 +85,11 @@ class Lease:
     threading.Thread(target=self._beat, name='lease', daemon=True).start()
 
   def _is_over(self, other: dict[str, Any]) -> bool | None:
-    """Whether the other run has ended; None where it cannot be known."""
+    """Whether the other run has ended; None if unknown."""
     me = self._me
     if me['job'] and me['job'] == other['job']:
       if me['generation'] > other['generation']:
-        return True  # The coordinator has started this one instead.
+        return True  # The coordinator has replaced it by this run.
     if me['machine'] and me['machine'] == other['machine']:
       return _process(other['pid']) != other['process']
     return None
@@ -109,10 +107,10 @@ class Lease:
     )
 
   def _first_write(self, stamp: bytes) -> bool:
-    """Writes the file as `_write`; what a dead run has left may fill the disk.
+    """Like `_write`; on a full disk, first removes files of dead runs.
 
     Raises:
-      ValueError: There is still no room.
+      ValueError: The disk is still full.
     """
     try:
       return self._write(stamp)
@@ -134,7 +132,9 @@ class Lease:
       ) from error
 
   def _write(self, stamp: bytes) -> bool:
-    """Writes the file if it is still the one of a stamp."""
+    """Writes the file if its generation is still `stamp`."""
+    # On s3:// the same text would have the same generation.
+    self._me['num_written'] += 1
     text = json.dumps(self._me).encode()
     written = self._files.write(FILE, text, if_equal=stamp).result()
     self._stamp = written.generation or self._stamp
@@ -145,7 +145,7 @@ class Lease:
       self.renew()
 
   def renew(self) -> None:
-    """Writes the file again; notes where somebody else has the folder."""
+    """Writes the file again; records whether another run has the folder."""
     with self._lock:
       if self._ended.is_set() or self._lost:
         return
@@ -157,13 +157,13 @@ class Lease:
         logging.warning('%s/%s: %s', self.folder, FILE, error)
 
   def check(self) -> None:
-    """Raises RuntimeError where somebody else has taken the folder."""
+    """Raises RuntimeError if another run has taken the folder."""
     self.renew()
     if self._lost:
       raise RuntimeError(f'This run has lost its folder. {self._lost}')
 
   def release(self) -> None:
-    """Deletes the file, if it is still this run's."""
+    """Deletes the file if it is still this run's."""
     with self._lock:
       self._ended.set()
       with contextlib.suppress(OSError, ValueError):
@@ -174,15 +174,15 @@ class Lease:
 def held(
   folder: str | os.PathLike[str], job: str = '', generation: int = 0
 ) -> Iterator[None]:
-  """Holds a folder, and those in it, for this run; on all processes.
+  """Holds a folder and its subfolders for this run; call on all processes.
 
   Args:
-    folder: A path or a gs:// URL.
+    folder: A path, or a gs:// or s3:// URL.
     job: Name of a job that a coordinator restarts; '' for none.
-    generation: A later one of the same job takes the folder over at once.
+    generation: Generation of the job; a later one takes over at once.
 
   Raises:
-    ValueError: A living run has it; says which.
+    ValueError: A live run has the folder; the message names it.
   """
   folder = paths.origin(folder).rstrip('/')
   if any(f'{folder}/'.startswith(f'{one.folder}/') for one in _leases):
@@ -207,7 +207,7 @@ def held(
 
 
 def check(folder: str) -> None:
-  """Raises RuntimeError where this process has lost a folder that it held."""
+  """Raises RuntimeError if this process has lost a folder that it held."""
   for lease in _leases:
     if f'{folder}/'.startswith(f'{lease.folder}/') and not jax.process_index():
       lease.check()
@@ -221,7 +221,7 @@ def _is_full(error: Exception) -> bool:
 
 
 def _machine() -> str:
-  """What processes share that see each other by their numbers; '' unknown."""
+  """Identity of boot and PID namespace; '' if unknown."""
   try:
     boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
     return f'{boot} {os.readlink("/proc/self/ns/pid")}'
@@ -230,7 +230,7 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> str:
-  """What tells a living process from a later one of its number; '' if dead."""
+  """Start time, which distinguishes reuses of a PID; '' if dead."""
   try:
     stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
   except OSError:

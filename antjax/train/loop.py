@@ -25,14 +25,14 @@ from antjax.train.save_clock import SaveClock
 from antjax.train.state import PyTree, TrainState
 from antjax.train.step import Step, StepInput
 
-# Halved so often, the loss itself must be at fault.
+# Below this, the loss itself is not finite.
 _LEAST_LOSS_SCALE = 2.0**-14
 
 
 def check(
   options: FitOptions, *, row_staleness: int, has_vocabularies: bool
 ) -> None:
-  """Raises ValueError for what cannot go together with several steps a call."""
+  """Raises ValueError for options that conflict with several steps per call."""
   if options.steps_per_call > 1 and (row_staleness or has_vocabularies):
     name = 'row_staleness=1' if row_staleness else 'vocabularies=...'
     raise ValueError(
@@ -49,7 +49,7 @@ def opened(
   iterator: Iterator[PyTree],
   options: FitOptions,
 ) -> Iterator[tuple[Checkpointer | None, TrainState]]:
-  """Opens the folder; state and input position are those of its newest step."""
+  """Opens the folder; restores state and position of its newest checkpoint."""
   if options.checkpoint_dir is None:
     yield None, state
     return
@@ -71,7 +71,7 @@ def opened(
       ' Give the class a __repr__ that tells its data.',
       address[0],
     )
-  # Of an `antjax.Agent`.
+  # Method of an `antjax.Agent`.
   incarnation = getattr(options.elastic, 'incarnation', ())
   with (
     lease.held(options.checkpoint_dir, *incarnation),
@@ -86,14 +86,14 @@ def opened(
     if (step := saver.newest()) is not None:
       state, positions = saver.restore(step)
       set_position(iterator, positions, options.merge_input_states)
-      # A Trainer without vocabularies refuses a checkpoint with some.
+      # A Trainer without vocabularies rejects a checkpoint with some.
       keys = keys or Keys({}, None)
       keys.set_state(saver.restore_keys(step))
     yield saver, state
 
 
 class Reporter:
-  """Tells the user of steps, and ends a run whose parameters are lost."""
+  """Reports steps to the user, and ends a run that has diverged."""
 
   def __init__(self, options: FitOptions):
     self._options = options
@@ -102,7 +102,7 @@ class Reporter:
   def tell(
     self, number: int, values: Metrics, extra: Metrics | None = None
   ) -> None:
-    """`tell_all` of one step."""
+    """`tell_all` for one step."""
     self.tell_all(number, [values], extra)
 
   def tell_all(
@@ -111,10 +111,10 @@ class Reporter:
     steps: Sequence[Metrics],
     extra: Metrics | None = None,
   ) -> None:
-    """Reports the steps of a call; examples per second join their metrics.
+    """Reports the steps of a call, adding examples per second.
 
-    Not for the first call, which compiles. `extra` are results of
-    `evaluate_fn` after the last of them.
+    The first call, which compiles, has no such figure. `extra` are results of
+    `evaluate_fn` after the last step.
 
     Raises:
       RuntimeError: The loss or the gradient is not finite.
@@ -134,13 +134,13 @@ class Reporter:
   ) -> None:
     if self._options.on_step is not None:
       self._options.on_step(number, values | (extra or {}))
-    # A gradient that overflows is what a dynamic loss scale is for.
+    # A dynamic loss scale handles overflowing gradients.
     is_scaling = values.get('loss_scale', 0) > _LEAST_LOSS_SCALE
     norm = 0 if is_scaling else values['grad_norm']
     if not math.isfinite(values['loss'] + norm):
       folder = self._options.checkpoint_dir
       saved = latest_step(folder) if folder else None
-      told = f'Resume from step {saved} in {folder}' if saved else 'Begin again'
+      told = f'Resume from step {saved} in {folder}' if saved else 'Start over'
       raise RuntimeError(
         f'Trainer.fit: the loss of step {number} is {values["loss"]}, the'
         f' norm of its gradient {values["grad_norm"]}: the parameters are'
@@ -149,13 +149,13 @@ class Reporter:
       )
 
   def evaluate(self, number: int, state: TrainState) -> Metrics | None:
-    """Results of `evaluate_fn` where it is due after this step."""
+    """Results of `evaluate_fn` if it is due after this step."""
     if self._options.is_evaluation(number) and self._options.evaluate_fn:
       return self._options.evaluate_fn(state)
     return None
 
   def evaluate_last(self, number: int, state: TrainState) -> Metrics | None:
-    """Results of `evaluate_fn` after the last step, reported as well."""
+    """Results of `evaluate_fn` after the last step; also reports them."""
     if self._options.evaluate_fn is None:
       return None
     final = self._options.evaluate_fn(state)
@@ -178,19 +178,19 @@ def fit(
 ) -> TrainState:
   """See `Trainer.fit`.
 
-  `steps` does several in a call; where given, `rows_ahead` is the step to use
+  `steps` runs several steps per call. If given, `rows_ahead` is the step to use
   instead.
   """
   iterator, keys = iter(batches), placer.keys
   with opened(spec, keys, state, iterator, options) as (saver, state):
     start = done = int(state.step)
-    # The feed reads a batch ahead of the first step.
+    # The feed reads a batch before the first step.
     start_position = get_position(iterator)
     feed, reporter = Feed(iterator), Reporter(options)
     has_data = done < num_steps and feed.open()
     save_clock = SaveClock(options, done)
     is_stopping = False
-    # Calls that are not yet fetched: the first of their steps, metrics.
+    # Calls not fetched yet: (their first step, metrics).
     pending: list[tuple[int, Any]] = []
     rows: PyTree | None = None  # Rows of the next step, in flight.
     ahead: StepInput | None = None  # The next step's inputs, already read,
@@ -213,7 +213,7 @@ def fit(
           )
 
     def read(number: int) -> StepInput | None:
-      """Inputs of the step after `number` others; None where all data end."""
+      """Inputs of the step after `number` others; None at the end of data."""
       batch = feed.next()
       if batch is None and jax.process_count() == 1:
         return None
@@ -227,12 +227,12 @@ def fit(
       )
 
     def place(number: int) -> StepInput | None:
-      """Likewise, on the devices."""
+      """Like `read`, on the devices."""
       inputs = read(number)
       return None if inputs is None else placer.to_devices(inputs)
 
     def run(state: TrainState, done: int) -> tuple[TrainState, int]:
-      """Does the steps of a call; none where all data end."""
+      """Runs the steps of a call; none at the end of data."""
       num = options.steps_of_call(done, num_steps)
       found: list[StepInput] = []
       while len(found) < num and (inputs := read(done + len(found))):
@@ -251,7 +251,7 @@ def fit(
       return state, done
 
     def report(extra: Metrics | None = None, but: int = 0) -> bool:
-      """Fetches metrics of all calls but the newest; False: training ends."""
+      """Fetches metrics of all but the last `but` calls; False: stop."""
       nonlocal is_stopping
       goes_on = True
       while len(pending) > but:
@@ -288,13 +288,13 @@ def fit(
         )
         done += 1
         pending.append((done, on_device))
-      # One call is fetched while the next one runs: the devices never wait.
+      # A call is fetched while the next one runs: devices never wait.
       if done == before or not report(but=1):
         break
       is_pause = options.is_pause(done)
       if done < num_steps and (is_pause or save_clock.is_look(done)):
         extra = reporter.evaluate(done, state)
-        # Reported before it is saved: a lost state must not be.
+        # Reported before saving: a diverged state must not be saved.
         goes_on = report(extra)
         if save_clock.look(done) or is_pause:
           save(extra)

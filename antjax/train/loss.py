@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the results of a user's loss and computes the sums of a step."""
+"""Checks the results of a user's loss, and sums them over a step."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -16,14 +16,14 @@ from antjax.train.state import Layout, named_leaves, PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sums:
-  """What a device sums over its micro-batches beside gradients.
+  """Sums of a device over its micro-batches, beside gradients.
 
   Attributes:
     loss: Weighted sum of losses.
     weight: Sum of weights.
     metrics: Weighted sums of the loss's metrics, by name.
-    updates: New values of mutable leaves, by name: weighted sums of floats, the
-      greatest of integers and booleans.
+    updates: New values of mutable leaves, by name: weighted sums of floats,
+      maxima of integers and booleans.
   """
 
   loss: jax.Array
@@ -32,7 +32,7 @@ class Sums:
   updates: dict[str, jax.Array]
 
   def plus(self, other: 'Sums') -> 'Sums':
-    """Sums of both; metrics may be missing in the first."""
+    """Adds `other`; `self` may lack metrics."""
     zero = jnp.zeros_like(self.loss)
     return Sums(
       self.loss + other.loss,
@@ -48,24 +48,24 @@ class Sums:
 
 
 def is_summed(x: jax.Array) -> bool:
-  """Whether new values are averaged; of integers the greatest is taken."""
+  """Whether new values are averaged (floats) or their maximum is taken."""
   return bool(jnp.issubdtype(x.dtype, jnp.inexact))
 
 
 def blank(x: jax.Array) -> jax.Array:
-  """Where a sum like `x` begins: 0, or the least integer."""
+  """Initial value of a sum like `x`: 0, or the least integer."""
   least = 0 if is_summed(x) else jnp.iinfo(x.dtype).min
   return jnp.full_like(x, least)
 
 
 def summed(x: jax.Array) -> jax.Array:
-  """In the dtype of its sum."""
-  least = jnp.float32 if is_summed(x) else jnp.uint8  # Booleans: any.
+  """Converts to the dtype of the sum."""
+  least = jnp.float32 if is_summed(x) else jnp.uint8  # Booleans: logical or.
   return x.astype(jnp.promote_types(x.dtype, least))
 
 
 def checked_updates(layout: Layout, updates: PyTree) -> dict[str, jax.Array]:
-  """New values by leaf name, in the dtype of their sums."""
+  """New values by leaf name, in the dtypes of their sums."""
   found = dict(named_leaves(jax.tree.leaves_with_path(updates)))
   wanted = {leaf.name: leaf.spec for leaf in layout.leaves if leaf.is_mutable}
   if found.keys() != wanted.keys():
@@ -88,11 +88,11 @@ def checked_updates(layout: Layout, updates: PyTree) -> dict[str, jax.Array]:
 
 
 class Loss(NamedTuple):
-  """What a loss function gives; see `Trainer`.
+  """Result of a loss function; see `Trainer`.
 
   Attributes:
-    losses: float32 [B].
-    weights: float32 [B].
+    losses: Losses, float32 [B].
+    weights: Weights of the losses, float32 [B].
     metrics: Name -> float32 [B].
     updates: New values of mutable leaves, a part of the parameters' tree.
   """
@@ -104,7 +104,7 @@ class Loss(NamedTuple):
 
 
 def read_loss(result: Any) -> Loss:
-  """Checks what the user's loss returned; weights are 1 by default."""
+  """Checks the result of the user's loss; weights are 1 by default."""
   losses, *rest = result if isinstance(result, (tuple, list)) else (result,)
   if rest and isinstance(rest[0], Mapping):
     rest = [None, *rest]
@@ -151,7 +151,7 @@ def read_loss(result: Any) -> Loss:
 
 @jax.custom_vjp
 def _constant(weights: jax.Array) -> jax.Array:
-  """Weights, which are refused where they are differentiated."""
+  """Weights that raise an error if they are differentiated."""
   return weights
 
 

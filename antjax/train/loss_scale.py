@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Dynamic loss scaling, for gradients in float16.
+"""Dynamic loss scaling for float16 gradients.
 
-The loss is multiplied by a scale before it is differentiated, and the gradient
-divided by it. A step whose gradient is not finite only halves the scale; after
+The loss is multiplied by a scale before differentiation, and the gradient is
+divided by it. A step whose gradient is not finite only halves the scale. After
 `PERIOD` finite steps it is doubled. The scale is part of the optimizer state
 and so of checkpoints. Whether a gradient is finite is decided over all devices,
 so every PaRO code skips the same steps.
@@ -20,7 +20,7 @@ from antjax.train import optimizer as optimizer_lib
 
 INITIAL = 2.0**15
 PERIOD = 1000
-# Where no gradient ever overflows, its product with the weights must not.
+# Even if no gradient overflows, its product with the weights must not.
 MOST = 2.0**60
 
 
@@ -35,7 +35,7 @@ class LossScaleState(NamedTuple):
 def with_loss_scale(
   optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """The optimizer with a scale in its state; the step does the scaling."""
+  """Adds a scale to the optimizer's state; the step applies it."""
 
   def init(params: optax.Params) -> LossScaleState:
     inner = optimizer.init(params)
@@ -57,7 +57,7 @@ def choose(
   """(optimizer, constant factor of the loss) for `Trainer(loss_scale=...)`.
 
   Raises:
-    ValueError: A factor that is not positive.
+    ValueError: The factor is not positive.
   """
   if loss_scale == 'dynamic':
     return with_loss_scale(optimizer), 1.0

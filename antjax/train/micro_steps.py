@@ -3,8 +3,8 @@
 """The part of a host-loop step that a process runs alone.
 
 Micro-batches run on a mesh of the process's own devices, one program call each.
-Nothing crosses groups, and no other process is involved. Arrays move from the
-global mesh to this one by their single-device shards, without copies.
+Nothing crosses groups, and no other process is involved. Arrays pass from the
+global mesh to this one as single-device shards, without copies.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def local_groups(mesh: Mesh) -> list[int]:
   """Indices of this process's groups.
 
   Raises:
-    ValueError: A group is spread over several processes.
+    ValueError: A group spans several processes.
   """
   grid = positions(mesh)
   owners = [sorted({d.process_index for d in row.flat}) for row in grid]
@@ -61,20 +61,20 @@ def local_groups(mesh: Mesh) -> list[int]:
 
 
 class MicroSteps:
-  """The part of a step that a process does alone, on its own devices."""
+  """The part of a step that a process runs alone, on its own devices."""
 
   def __init__(
     self, spec: StepSpec, groups: Sequence[int], constants: PyTree = None
   ):
-    """Takes the step, groups of this process, the Trainer's constants."""
+    """Takes the step, groups of this process and the Trainer's constants."""
     layout = spec.layout
     whole = layout.mesh
     inter = whole.axis_names.index(INTER)
     devices = whole.devices.take(list(groups), inter)
     self.mesh = Mesh(devices, whole.axis_names, axis_types=whole.axis_types)
     self.num_devices = num_positions(self.mesh)
-    self.num_micro_batches = 0  # Added in this step.
-    self.metrics: list[str] | None = None  # Known with the first micro-batch.
+    self.num_micro_batches = 0  # Number added in this step.
+    self.metrics: list[str] | None = None  # Known from the first batch on.
     self._spec = spec
     self._devices = set(devices.ravel())
     self._is_whole = self.mesh == whole
@@ -99,15 +99,15 @@ class MicroSteps:
     )
     self._view: PyTree = None
     self._carry: PyTree = None
-    self._num_rows = 0  # Most rows of a micro-batch so far.
+    self._num_rows = 0  # Maximum number of rows of a micro-batch so far.
     self._all_rows: dict[int, jax.Array] = {}
     self._has_filled = False
-    self._has_row_losses: bool | None = None  # Known once it is traced.
+    self._has_row_losses: bool | None = None  # Known after tracing.
 
   def begin(self, state: TrainState, rows: PyTree = None) -> None:
-    """Starts a step's sums at zero.
+    """Starts the sums of a step at zero.
 
-    The global state must stay until the last micro-batch; `rows` are global
+    The global state must exist until the last micro-batch; `rows` are global
     table rows.
     """
     scaling = state.opt_state
@@ -131,7 +131,7 @@ class MicroSteps:
       self._carry = self._reset(self._carry)
 
   def place(self, batch: PyTree) -> PyTree:
-    """Puts a micro-batch on the devices, for `add`."""
+    """Places a micro-batch on the devices, for `add`."""
     batch, is_row = self.fill(batch)
     return self.put(batch), self.put_rows(is_row)
 
@@ -140,7 +140,7 @@ class MicroSteps:
     return jax.device_put(jax.tree.map(own_copy, tree), self._batch)
 
   def put_rows(self, is_row: np.ndarray) -> jax.Array:
-    """Puts the second result of `fill` on the devices."""
+    """Places the second result of `fill` on the devices."""
     if not is_row.all():
       return self.put(is_row)
     if is_row.size not in self._all_rows:
@@ -148,17 +148,17 @@ class MicroSteps:
     return self._all_rows[is_row.size]
 
   def fill(self, batch: PyTree) -> tuple[PyTree, np.ndarray]:
-    """Fills a micro-batch up to the rows that others had, for one shape.
+    """Pads a micro-batch to the rows of earlier ones, for a constant shape.
 
-    The input's end, and each wait for more, cuts one short. What is added is
-    its first row again, with weight 0; and with tables no ids.
+    Micro-batches are short at the end of the input, and before each wait for
+    more. Padding repeats the first row with weight 0, without ids of tables.
 
     Returns:
-      (batch, float32 [rows]: 1 for its own rows, 0 for others).
+      (batch, float32 [rows]: 1 for its own rows, 0 for padding).
 
     Raises:
-      ValueError: It does not divide by the devices, and cannot be filled up:
-        its leaves have several leading dims, or the losses are not by row.
+      ValueError: The rows do not divide among the devices, and cannot be
+        padded, since leading dims differ or losses are not per row.
     """
     sizes = {np.shape(x)[:1] for x in jax.tree.leaves(batch)}
     size = next(iter(sizes))[0] if len(sizes) == 1 and () not in sizes else 0
@@ -183,7 +183,7 @@ class MicroSteps:
     return jax.tree.map_with_path(filled, batch), is_row
 
   def add(self, micro: PyTree) -> Any:
-    """Dispatches a micro-batch; returns what is ready when it is done."""
+    """Dispatches a micro-batch; returns an array that is ready at its end."""
     i = self.num_micro_batches
     while len(self._numbers) <= i:
       number = np.int32(len(self._numbers))
@@ -197,18 +197,18 @@ class MicroSteps:
     return done
 
   def know_metrics(self, names: Sequence[str]) -> None:
-    """Makes room for metrics of the loss before the first micro-batch."""
+    """Sets the loss's metrics before the first micro-batch."""
     self.metrics = list(names)
     if names:
       self._carry = self._empty(self._view[1], names)
 
   def end(self) -> PyTree:
-    """The step's sums; the next `begin` uses their memory again."""
+    """The step's sums, whose memory the next `begin` reuses."""
     self._view = None
     return self._carry
 
   def local(self, x: jax.Array, sharding: NamedSharding) -> jax.Array:
-    """This process's part of a global array, on its mesh."""
+    """This process's part of a global array, on the process's mesh."""
     if self._is_whole:
       return x
     pieces = [s.data for s in x.addressable_shards if s.device in self._devices]
@@ -219,7 +219,7 @@ class MicroSteps:
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
   def _loss_fn(self, spec: StepSpec, *args: Any) -> Loss:
-    """The user's loss, with weight 0 for what `fill` added."""
+    """The user's loss, with weight 0 for padding by `fill`."""
     *front, (batch, is_row), rng = args
     said = read_loss(spec.loss_fn(*front, batch, rng))
     self._has_row_losses = said.losses.shape == is_row.shape
@@ -243,7 +243,7 @@ class MicroSteps:
       acc, row_acc, sums = carry
       leaves, rows, step, rng, scale = view
       factor = jnp.float32(spec.loss_scale) * (1 if scale is None else scale)
-      # Numbers as in the other form; those beyond it come after all of them.
+      # Numbered as in the other form; any further ones come after all of them.
       index = jnp.where(
         i < most,
         device[0] * most + i,
@@ -260,7 +260,7 @@ class MicroSteps:
       )
       new_sums = jax.tree.map(lambda x: x[None], new_sums)
       carry = [a[None] for a in acc], row_acc, new_sums
-      # Not one of the sums: they are donated to the next call.
+      # Not one of the sums, which are donated to the next call.
       return carry, new_sums.loss - sums.loss
 
     mapped = manual(

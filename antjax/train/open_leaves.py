@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Whole parameters of a step from a device's pieces, and where to sum them."""
+"""Whole parameters from a device's pieces, and their accumulators."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.train.state import Layout, Leaf
 
-_LEAST_LAYERS = 4  # Of a stack that crosses groups layer by layer.
+_LEAST_LAYERS = 4  # Least depth of a stack sent to groups layer by layer.
 
 
 def open_leaves(
@@ -30,7 +30,7 @@ def open_leaves(
   """Whole parameters from a state's params; stacks as `LayerPiece`s.
 
   Call it in `shard_map`. `carried` are a step's accumulators before its last
-  micro-batch, whose sums cross groups beside it.
+  micro-batch, during which the sums cross groups.
   """
   paro = layout.paro
   opened: list[Any] = []
@@ -66,7 +66,7 @@ def open_leaves(
 
 
 def crosses_early(layout: Layout, leaf: Leaf) -> bool:
-  """Whether a leaf's sums can leave for other groups layer by layer."""
+  """Whether a leaf's sums can be sent to other groups layer by layer."""
   return (
     leaf.is_stack
     and leaf.is_trained
@@ -79,7 +79,7 @@ def crosses_early(layout: Layout, leaf: Leaf) -> bool:
 def empty_accumulator(
   layout: Layout, spec: LeafSpec, level: Level | None = None
 ) -> jax.Array:
-  """This device's zeros to sum gradients in, at least fp32."""
+  """This device's zeros for gradient sums, at least fp32."""
   level = layout.paro.grads if level is None else level
   shape = spec.piece_shape(level, layout.mesh)
   zeros = jnp.zeros(shape, jnp.promote_types(spec.dtype, jnp.float32))

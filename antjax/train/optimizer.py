@@ -17,7 +17,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-  """AdamW with clipping, warm-up and decay; a language model has its rate."""
+  """AdamW with clipping, warm-up, decay and a rate for language models."""
 
   kind: Annotated[
     Literal['adamw', 'adagrad'],
@@ -71,9 +71,9 @@ class OptimizerConfig:
   def schedule(
     self, num_steps: int, peak: float | None = None
   ) -> float | optax.Schedule:
-    """The rate of each step of a run.
+    """The learning rate of each step of a run.
 
-    `peak` is that of embedding rows, say; None: learning_rate.
+    `peak` is the peak rate, e.g. of embedding rows; None: learning_rate.
     """
     peak = self.learning_rate if peak is None else peak
     warmup = min(self.warmup_steps, max(num_steps - 1, 1))
@@ -93,8 +93,8 @@ class OptimizerConfig:
   ) -> optax.GradientTransformation:
     """The optimizer of a run.
 
-    `lm_learning_rate` is the rate of the leaves whose names `is_lm` picks; None
-    picks none.
+    `lm_learning_rate` applies to leaves whose names `is_lm` selects; None:
+    none.
     """
     adamw = self._adamw(self.schedule(num_steps))
     if is_lm is not None:
@@ -132,10 +132,10 @@ def update(
   params: PyTree,
   **extra: Any,
 ) -> tuple[PyTree, PyTree]:
-  """Calls an optax transform with those of `extra` that it takes.
+  """Calls an optax transform with those of `extra` that it accepts.
 
   Raises:
-    ValueError: It wants what a step does not have, or gives other shapes.
+    ValueError: It needs arguments that a step lacks, or returns other shapes.
   """
   optimizer = optax.with_extra_args_support(optimizer)
   taken = inspect.signature(optimizer.update).parameters
@@ -170,7 +170,7 @@ def update(
 
 
 def decays(params: PyTree) -> PyTree:
-  """Whether each leaf decays: no norm, bias or factor does, by name."""
+  """Whether each leaf decays: not norms, biases and factors, by name."""
   return jax.tree.map_with_path(
     lambda path, _: not _name(path).endswith(('norm', 'bias', 'log_scale')),
     params,

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a training state: predictions and parameters."""
+"""Computes predictions and parameters from a training state."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
-from antjax.mesh.gather import gather_arrays
+from antjax.mesh.gather import gather_arrays, gather_json
 from antjax.mesh.manual import manual
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
@@ -113,7 +113,7 @@ def make_opt_state(layout: Layout) -> Callable[[TrainState], PyTree]:
 def _gatherer(
   layout: Layout, at: Sequence[tuple[LeafSpec, Level]]
 ) -> Callable[[list[jax.Array]], list[jax.Array]]:
-  """Makes arrays whole and unpadded on every device; to be called in `jit`."""
+  """Replicates and unpads arrays on every device; call it in `jit`."""
   return manual(
     lambda xs: [
       transition.coarsen(x, spec, level, Level.NONE)
@@ -128,10 +128,10 @@ def _gatherer(
 def with_params(
   layout: Layout, state: TrainState, params: PyTree
 ) -> TrainState:
-  """A state to predict with, of other (whole) parameters; None: its own.
+  """A state for predictions with other (whole) parameters; None: its own.
 
   Raises:
-    ValueError: A tree of another structure or other shapes.
+    ValueError: The tree has another structure or other shapes.
   """
   wanted = jax.tree.unflatten(
     layout.treedef, [leaf.spec.shape for leaf in layout.leaves]
@@ -142,7 +142,7 @@ def with_params(
       *(params, wanted),
       is_leaf=_is_none,
     )
-  except ValueError:  # Another structure.
+  except ValueError:  # The structure differs.
     there = jax.tree.map(jnp.shape, params)
   if there != wanted:
     raise ValueError(
@@ -174,7 +174,7 @@ def _is_none(x: Any) -> bool:
 def evaluate(
   outputs: Iterable[Mapping[str, np.ndarray]], metrics: Mapping[str, Metric]
 ) -> dict[str, float]:
-  """Values of metrics over `outputs` of all processes."""
+  """Values of metrics over the `outputs` of all processes."""
   for arrays in outputs:
     for metric in metrics.values():
       metric.update(**{name: x.reshape(-1) for name, x in arrays.items()})
@@ -183,7 +183,7 @@ def evaluate(
 
 
 def collect(outputs: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Rows of positive weight of `outputs` of all processes."""
+  """Rows of positive weight from the `outputs` of all processes."""
   parts: list[dict[str, np.ndarray]] = []
   for arrays in outputs:
     weight = arrays.get('weight')
@@ -212,24 +212,51 @@ def outputs(
   """See `Trainer.outputs`; `predict` is from `make_predict`."""
   feed = Feed(iter(batches))
   has_data = feed.open()
+  # Rows of the largest batch so far: with the last one, smaller, no program is
+  # compiled, and all processes have equal shapes.
+  most = max(gather_json(_num_rows(feed.filler())))
   # The outputs of one batch are fetched while the next one runs.
-  pending: tuple[Any, Any, bool] | None = None
+  pending: tuple[Any, Any, tuple[int, int] | None] | None = None
   while has_data:
     batch = feed.next()
-    if batch is None and jax.process_count() == 1:
+    is_mine = batch is not None
+    if not is_mine and jax.process_count() == 1:
       break
+    batch = batch if is_mine else feed.filler()
+    num = padded = _num_rows(batch)
+    if num % placer.num_local or (num and jax.process_count() > 1):
+      most = max(most, num)
+      padded = -(-most // placer.num_local) * placer.num_local
+    if num < padded:
+      index = np.minimum(np.arange(padded), num - 1)
+      batch = jax.tree.map(lambda x, index=index: np.asarray(x)[index], batch)
     inputs = placer.place(
-      feed.filler() if batch is None else batch,
-      is_valid=batch is not None,
-      num_parts=1,
-      is_training=False,
+      batch, is_valid=is_mine, num_parts=1, is_training=False
     )
-    older, pending = pending, (*predict(state, inputs), batch is not None)
+    older = pending
+    pending = (*predict(state, inputs), (num, padded) if is_mine else None)
     if older is not None:
-      arrays, num_valid, is_mine = older
-      if is_mine:
-        yield {name: local_rows(x) for name, x in arrays.items()}
-      if not float(num_valid) > 0:
+      yield from _own_rows(older)
+      if not float(older[1]) > 0:
         return
-  if pending is not None and pending[2]:
-    yield {name: local_rows(x) for name, x in pending[0].items()}
+  if pending is not None:
+    yield from _own_rows(pending)
+
+
+def _num_rows(batch: PyTree) -> int:
+  """Rows of a batch, if its arrays have equally many; else 0."""
+  sizes = {np.shape(x)[:1] for x in jax.tree.leaves(batch)}
+  return sizes.pop()[0] if len(sizes) == 1 and () not in sizes else 0
+
+
+def _own_rows(
+  found: tuple[Any, Any, tuple[int, int] | None],
+) -> Iterator[dict[str, np.ndarray]]:
+  """A batch's outputs without the rows that filled it up; none of a filler."""
+  arrays, _, rows = found
+  if rows is not None:
+    own = {name: local_rows(x) for name, x in arrays.items()}
+    num, padded = rows
+    if num < padded:
+      own = {name: x[: len(x) * num // padded] for name, x in own.items()}
+    yield own

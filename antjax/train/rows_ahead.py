@@ -26,11 +26,11 @@ _BATCH = P(BATCH_AXES)
 
 
 class RowsAhead:
-  """A training step that takes its rows, and gives those of the next one.
+  """A training step that takes its rows and returns those of the next one.
 
-  `fetch` brings the rows of a first step, fresh; then `step` each, with the
-  routing of the step after it or, where that is not known, with None: the rows
-  are then to be fetched again.
+  `fetch` gets the rows of the first step. Then call `step` for each one, with
+  the routing of the next step or, if that is unknown, with None; after that,
+  `fetch` again.
   """
 
   def __init__(self, spec: StepSpec):
@@ -49,7 +49,7 @@ class RowsAhead:
     )
 
   def fetch(self, state: TrainState, inputs: StepInput) -> PyTree:
-    """The rows of a step, as they are in the tables now."""
+    """The rows of a step, as currently in the tables."""
     return self._fetch(state.tables, inputs.routing)
 
   def step(
@@ -61,23 +61,23 @@ class RowsAhead:
   ) -> tuple[TrainState, Metrics, PyTree | None]:
     """One optimizer step; `state` is donated.
 
-    `rows` are from `fetch` or from the previous step, `next_routing` is that of
-    the next step's inputs, if those are known.
+    `rows` are from `fetch` or the previous step. `next_routing` is the routing
+    of the next step's inputs, if known.
 
     Returns:
-      (state, metrics, the next step's rows or None).
+      (state, metrics, rows of the next step or None).
     """
     if next_routing is None:
       return *self._last(state, inputs, rows), None
     return self._inner(state, inputs, rows, next_routing)
 
   def _fetch_ahead(self, tables: PyTree, routing: PyTree) -> PyTree:
-    """Rows that an exchange brings; other tables are at hand in the step."""
+    """Rows that need an exchange; the step reads other tables itself."""
     rows, rounds = self._tables.fetch(tables, routing)
     return {name: rows[name] for name in rounds}
 
   def lower(self, *args: Any) -> Any:
-    """The lowered step with a next one; for inspection."""
+    """The lowered step that has a next one, for inspection."""
     return self._inner.lower(*args)
 
   def _compile(self, *, is_last: bool) -> Any:
@@ -85,7 +85,7 @@ class RowsAhead:
 
     def local(view, inputs, rows, ahead):
       at_hand, rounds = tables.fetch(view.tables, inputs.routing)
-      rows = at_hand | rows  # XLA drops the exchange whose rows nobody reads.
+      rows = at_hand | rows  # XLA removes the exchange of unused rows.
       next_rows = None
       if ahead is not None:
         next_rows = self._fetch_ahead(view.tables, ahead)
@@ -105,11 +105,11 @@ class RowsAhead:
 
 
 def _after(rounds: PyTree, rows: PyTree) -> PyTree:
-  """Rounds that are known only once `rows` are.
+  """Rounds that depend on `rows`.
 
-  The push then writes to a table when the fetch has read it, in its own buffer;
-  with no order between them XLA would copy the table. A barrier does not do:
-  XLA drops it before it looks for copies.
+  So the push writes to a table, in place, after the fetch has read it. Without
+  an order between them XLA would copy the table. A barrier is not enough: XLA
+  removes it before copy insertion.
   """
   is_never = lax.axis_index(INTRA) >= lax.axis_size(INTRA)
   zero = jnp.zeros((), jnp.int32)

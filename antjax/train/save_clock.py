@@ -15,12 +15,12 @@ import time
 from antjax.mesh.gather import gather_json
 from antjax.train.fit_options import FitOptions
 
-_FIRST = 2  # Steps until the first look; the very first one compiles.
+_FIRST = 2  # Steps until the first check; the first step compiles.
 _LEAST_SAVE_S = 0.01
 
 
 class SaveClock:
-  """When to save, beside each `checkpoint_every` steps."""
+  """Decides when to save, in addition to every `checkpoint_every` steps."""
 
   def __init__(
     self,
@@ -28,30 +28,30 @@ class SaveClock:
     number: int,
     clock: Callable[[], float] = time.perf_counter,
   ):
-    """Begins after `number` steps."""
+    """Starts after `number` steps."""
     self._options, self._clock = options, clock
     self._interval_s_fn = getattr(options.elastic, 'checkpoint_every_s', None)
     is_used = options.checkpoint_dir is not None and (
       options.checkpoint_every_s > 0 or self._interval_s_fn is not None
     )
-    self._save_s = _LEAST_SAVE_S  # That the last save held training up.
-    self._since = number  # The last look, and its time.
+    self._save_s = _LEAST_SAVE_S  # Duration of the last save.
+    self._since = number  # Step of the last check, and below its time.
     self._since_s = self._saved_s = clock()
     self._next: float = number + _FIRST if is_used else math.inf
 
   @property
   def interval_s(self) -> float:
-    """Seconds between two checkpoints, as this process sees it."""
+    """Seconds between two checkpoints, as decided by this process."""
     if self._options.checkpoint_every_s or self._interval_s_fn is None:
       return self._options.checkpoint_every_s or math.inf
     return float(self._interval_s_fn(self._save_s))
 
   def is_look(self, number: int) -> bool:
-    """Whether all look at the clock after this step."""
+    """Whether all processes check the clock after this step."""
     return number >= self._next
 
   def look(self, number: int) -> bool:
-    """Whether to save after this step; collective where `is_look`."""
+    """Whether to save after this step; a collective call if `is_look`."""
     if not self.is_look(number):
       return False
     now = self._clock()
@@ -59,7 +59,7 @@ class SaveClock:
     left_s = self.interval_s - (now - self._saved_s)
     is_due = left_s < step_s / 2
     steps = (self.interval_s if is_due else left_s) / step_s
-    # Half of the way, so that steps may become slower.
+    # Half of the remaining steps, in case steps become slower.
     steps = max(1, round(steps / 2)) if steps < 1e9 else int(1e9)
     is_due, steps = gather_json([is_due, steps])[0]
     self._since, self._since_s = number, now
@@ -68,7 +68,7 @@ class SaveClock:
 
   @contextlib.contextmanager
   def saving(self) -> Iterator[None]:
-    """Around each save, of whatever cause."""
+    """Context of each save, whatever its cause."""
     if self._options.before_save is not None:
       self._options.before_save()
     began = self._clock()

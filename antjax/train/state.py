@@ -49,7 +49,7 @@ class TrainState:
 
 
 class SparseTables(Protocol):
-  """What a step needs of embedding tables; see `antjax.embedding`."""
+  """Interface of embedding tables for a step; see `antjax.embedding`."""
 
   @property
   def mesh(self) -> Mesh: ...
@@ -105,8 +105,8 @@ class Layout:
   treedef: Any  # Structure of the user's parameter tree.
   leaves: tuple[Leaf, ...]  # Its leaves, in order.
   optimizer: optax.GradientTransformation  # Optax transform.
-  tables: SparseTables | None = None  # Embedding tables, if there are any.
-  # Dtype of floating leaves in the step; None keeps their own.
+  tables: SparseTables | None = None  # Embedding tables, if any.
+  # Dtype of floating-point leaves in the step; None: their own.
   compute_dtype: Any = None
 
   @classmethod
@@ -125,14 +125,14 @@ class Layout:
     min_shard_size: int = 1024,
     auto_specs: Callable[[str], P | None] | None = None,
   ) -> 'Layout':
-    """Describes a tree of arrays or ShapeDtypeStructs; logs what stays whole.
+    """Describes a tree of arrays or ShapeDtypeStructs; logs unsharded leaves.
 
-    The arguments are those of `Trainer`. Leaves that are not floating point
-    are never trained.
+    For the arguments see `Trainer`. Leaves that have no elements, or are not
+    floating point, are never trained.
 
     Raises:
-      ValueError: Nothing is left to train, a scalar is called a stack, or a
-        leaf to train is complex.
+      ValueError: No leaf is trained, a scalar is selected as a stack, or a
+        trained leaf is complex.
     """
     by_path, treedef = jax.tree.flatten_with_path(params)
     if not by_path:
@@ -152,6 +152,7 @@ class Layout:
       is_trained = (
         not is_mutable
         and bool(jnp.issubdtype(dtype, jnp.inexact))
+        and 0 not in jnp.shape(x)  # Optimizers divide by sizes.
         and (trainable is None or bool(trainable(name)))
       )
       if is_trained and jnp.issubdtype(dtype, jnp.complexfloating):
@@ -160,7 +161,7 @@ class Layout:
           ' not trained: keep real and imaginary part as two leaves, or freeze'
           ' it with trainable.'
         )
-      if compute_dtype is not None and is_trained:  # Masters: at least fp32.
+      if compute_dtype is not None and is_trained:  # Masters are at least fp32.
         dtype = np.dtype(jnp.promote_types(dtype, jnp.float32))
       shape = jnp.shape(x)
       is_stack = scanned is not None and bool(scanned(name))
@@ -175,7 +176,7 @@ class Layout:
         shape[1:] if is_stack else shape,
         dtype,
         num_devices=num_positions(mesh),
-        # The sums of new values are over all devices, and whole.
+        # New values are summed over all devices and not sharded.
         min_size=sys.maxsize if is_mutable else min_shard_size,
         auto=P(*auto[1:]) if is_stack else auto,
       )
@@ -197,12 +198,12 @@ class Layout:
     return [leaf.spec for leaf in self.leaves if leaf.is_trained]
 
   def trained(self, values: list[Any]) -> list[Any]:
-    """Those of the trained ones among all leaves."""
+    """Selects the values of trained leaves from those of all leaves."""
     pairs = zip(values, self.leaves, strict=True)
     return [x for x, leaf in pairs if leaf.is_trained]
 
   def with_trained(self, values: list[Any], trained: list[Any]) -> list[Any]:
-    """All leaves, with these in place of the trained ones."""
+    """Values of all leaves, with the given ones for trained leaves."""
     it = iter(trained)
     pairs = zip(values, self.leaves, strict=True)
     return [next(it) if leaf.is_trained else x for x, leaf in pairs]
@@ -213,7 +214,7 @@ class Layout:
     return jax.tree.unflatten(self.treedef, leaves)
 
   def compute_type(self, spec: LeafSpec) -> np.dtype:
-    """Dtype in which a leaf is kept at the parameters' level."""
+    """Dtype of a leaf's copy at the parameters' level."""
     floating = jnp.issubdtype(spec.dtype, jnp.floating)
     if self.compute_dtype is None or not floating:
       return spec.dtype
@@ -248,10 +249,10 @@ class Layout:
 
   @functools.cached_property
   def _opt_state(self) -> tuple[PyTree, list[LeafSpec | None]]:
-    """Optax state of whole masters, and which master each leaf of it is like.
+    """Optax state of whole masters, and the master that each leaf is like.
 
-    A moment is at its parameter's path, behind the optimizer's own, and has its
-    shape; that also holds inside masked and multi_transform.
+    A moment has its parameter's shape, and its path ends with the parameter's
+    path; that also holds inside masked and multi_transform.
     """
     specs = self.trained_specs
     master = self.trained_tree(
@@ -278,7 +279,7 @@ class Layout:
   def map_moments(
     self, fn: Callable[[LeafSpec, Any], Any], opt_state: PyTree
   ) -> PyTree:
-    """An optax state with `fn` of the leaves that are like a master."""
+    """Applies `fn` to the leaves of an optax state that are like a master."""
     leaves, treedef = jax.tree.flatten(opt_state)
     likes = self._opt_state[1]
     return jax.tree.unflatten(
@@ -290,7 +291,7 @@ class Layout:
     )
 
   def opt_state_shapes(self) -> PyTree:
-    """The optax state as kept: shapes, dtypes and shardings."""
+    """Shapes, dtypes and shardings of the stored optax state."""
     shapes, likes = self._opt_state
     level, whole = self.paro.opt_state, NamedSharding(self.mesh, P())
 
@@ -336,7 +337,7 @@ class Layout:
     )
 
   def new_state(self, params: PyTree, key: jax.Array) -> TrainState:
-    """The state of the user's (whole) parameters; call in `jit`."""
+    """Creates the state from the user's (whole) parameters; call in `jit`."""
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(params)]
     specs = [leaf.spec for leaf in self.leaves]
     level = self.paro.opt_state
@@ -367,9 +368,9 @@ class Layout:
 
 
 def named_leaves(by_path: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
-  """('mlp.kernel', leaf) of what `jax.tree.leaves_with_path` gives.
+  """('mlp.kernel', leaf) pairs from `jax.tree.leaves_with_path`.
 
-  Paths are spelt out where such names repeat.
+  If such names repeat, full paths are used.
   """
   paths = [path for path, _ in by_path]
   names = [
@@ -383,10 +384,10 @@ def named_leaves(by_path: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
 def reset_rows(
   tables: SparseTables, state: TrainState, ids: Mapping[str, np.ndarray]
 ) -> TrainState:
-  """Gives rows of the tables the values and slots that they were born with.
+  """Resets rows of the tables, and their slots, to their initial values.
 
-  For ids [n] by table, the same on every process, that a `Vocabulary` has given
-  to another key; the tables are donated.
+  Takes ids [n] by table, equal on every process, that a `Vocabulary` has
+  reassigned to other keys; the tables are donated.
   """
   key = _tables_key(jax.random.wrap_key_data(state.rng))
   new = tables.reset_rows(state.tables, ids, key)

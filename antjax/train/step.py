@@ -45,16 +45,16 @@ _BATCH = P(BATCH_AXES)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepInput:
-  """One step's global arrays, split over devices by their leading dim.
+  """One step's global arrays, split over devices along their leading dim.
 
   Attributes:
-    batch: The user's batch; ids already turned into row indices.
+    batch: The user's batch, with row indices in place of ids.
     routing: Routing from `SparseTables.prepare`, or an empty dict.
-    num_micro_batches: int32 [num_devices], or None for all of them.
-    is_valid: float32 [num_devices], 0 where a process has run out of data.
-    is_stopping: float32 [num_devices], 1 where a process wants to stop.
-    num_examples: float32 [num_devices], for throughput only.
-    constants: Constants of the Trainer, unchanged; None: there are none.
+    num_micro_batches: int32 [num_devices], or None for all micro-batches.
+    is_valid: float32 [num_devices], 0 if a process has run out of data.
+    is_stopping: float32 [num_devices], 1 if a process wants to stop.
+    num_examples: float32 [num_devices], used only for throughput.
+    constants: Constants of the Trainer, unchanged; None: no constants.
   """
 
   batch: PyTree
@@ -90,10 +90,10 @@ def make_step(spec: StepSpec) -> Step:
 
 
 def make_steps(spec: StepSpec) -> Step:
-  """`make_step` for several steps a call.
+  """`make_step` for several steps per call.
 
-  Arrays of the inputs are [K, ...] with those of K steps, and so are metrics;
-  constants are those of one.
+  Inputs and metrics are arrays [K, ...] for K steps; constants are those of one
+  step.
   """
   backward = make_backward(spec, functools.partial(accumulate, spec))
   update = make_update(spec)
@@ -119,7 +119,7 @@ def make_backward(
 
   Args:
     spec: Description of the step.
-    local: A device's part, as `accumulate`.
+    local: Function of a device's part, such as `accumulate`.
     more_in: PartitionSpecs of further arguments of `local`.
     more_out: PartitionSpecs of further results.
 
@@ -137,7 +137,7 @@ def make_backward(
 
 
 def grad_specs(spec: StepSpec) -> tuple[Any, ...]:
-  """PartitionSpecs of what `gradient.sync` returns."""
+  """PartitionSpecs of the results of `gradient.sync`."""
   return spec.layout.master_specs, spec.layout.table_specs, P()
 
 
@@ -199,7 +199,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     is_finite = sums['num_bad'] == 0
     is_active = (total != 0) & (is_finite | (not is_scaled))
     if state.master is None:
-      # Going finer is a local slice.
+      # Refining is a local slice.
       master = [
         s.stored(x, paro.opt_state)
         for s, x in zip(trained_specs, layout.trained(leaves), strict=True)
@@ -207,7 +207,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     else:
       master = jax.tree.leaves(state.master)
     master = at_opt_level(master)
-    # The optimizer sees true shapes: cutting and padding move nothing.
+    # The optimizer sees true shapes; unpadding and padding move nothing.
     masters_tree = layout.trained_tree(
       [s.unpad(x) for s, x in zip(trained_specs, master, strict=True)]
     )
@@ -231,7 +231,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     new_master = optax.apply_updates(masters_tree, updates)
     opt_state = layout.map_moments(kept_at, opt_state)
 
-    # Without a gradient nothing changes: no decay either.
+    # Without a gradient nothing changes, not even by decay.
     def keep(new, old):
       return jnp.where(is_active, new, old)
 
@@ -296,13 +296,13 @@ def accumulate(
   inputs: StepInput,
   fetched: PyTree = None,
 ) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
-  """One device's part: gradients of the weighted mean loss, synced.
+  """One device's part: synchronized gradients of the weighted mean loss.
 
   Args:
     spec: Description of the step.
     view: This device's pieces of the state.
     inputs: The step's inputs, likewise.
-    fetched: `(rows, rounds)` where the rows are at hand; None fetches them.
+    fetched: `(rows, rounds)` if the rows are fetched; None fetches them.
 
   Returns:
     (grads at the optimizer's level, new tables, sums replicated).
@@ -315,7 +315,7 @@ def accumulate(
   if fetched is not None:
     rows, rounds = fetched
   elif spec.tables is not None:
-    # One exchange for all micro-batches of the step.
+    # A single exchange for all micro-batches of the step.
     rows, rounds = spec.tables.fetch(view.tables, inputs.routing)
 
   def add_micro_batch(i, carry, is_last=False):
@@ -331,8 +331,8 @@ def accumulate(
       is_last,
     )
 
-  # Groups that do unequal numbers of micro-batches have no last one together.
-  # With two, the loop of one would be none.
+  # Groups with unequal numbers of micro-batches share no last one. With two, a
+  # loop of one iteration would be left, which XLA unrolls.
   has_crossed = (
     spec.crosses_early
     and inputs.num_micro_batches is None

@@ -132,7 +132,7 @@ class Trainer:
         `psum` there then has the gradient of an untyped `jax.shard_map`.
 
     Raises:
-      ValueError: A mesh without these axes, or an invalid code or count.
+      ValueError: The mesh lacks these axes, or a code or count is invalid.
     """
     mesh = own_mesh(mesh, inter, intra, 'Trainer')
     if overlap is None:
@@ -214,9 +214,9 @@ class Trainer:
       seed: Seed of the run's randomness.
     """
     key = jax.random.key(seed)
-    # An Equinox module can be called too, but is a pytree.
+    # An Equinox module is callable too, but is a pytree.
     is_init = callable(params) and jax.tree_util.all_leaves([params])
-    # An argument: as constants a large model would be in the program's text.
+    # Passed as an argument: constants would be part of the program's text.
     given = None if is_init else jax.device_get(only_numbers(params))
 
     def whole(key: jax.Array, given: PyTree) -> PyTree:
@@ -302,7 +302,7 @@ class Trainer:
     return self._once('step', step_lib.make_step, self.step_spec())
 
   def compiled_steps(self) -> Callable[..., Any]:
-    """`compiled_step` for several steps a call; see `FitOptions`."""
+    """`compiled_step` for several steps per call; see `FitOptions`."""
     return self._once('steps', step_lib.make_steps, self.step_spec())
 
   def step_spec(self) -> StepSpec:
@@ -387,8 +387,8 @@ class Trainer:
 
     Args:
       state: Training state, which is not donated.
-      batches: Batches of this process. Leading dims are multiples of its number
-        of devices (pad with weight 0).
+      batches: Batches of this process. One whose number of rows is no multiple
+        of its devices is filled up, and the outputs are cut.
       predict_fn: `(params, batch, rng)` or, with tables, `(params, rows, batch,
         rng)` -> arrays by name: 'prediction' and 'label', optionally 'weight'
         and 'group', of equal shape, with the leading dim sharded over devices.

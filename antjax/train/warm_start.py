@@ -29,23 +29,23 @@ def warm_start(
 ) -> TrainState:
   """Replaces the parameters of a new state by those of a checkpoint.
 
-  Step, optimizer state and random key stay those of `state`. What the other run
-  trained or froze, its optimizer, PaRO code, mesh and dtypes do not matter; the
-  names and shapes of the parameters must be the same. Each device reads only
-  its own piece. Of the tables, whose sizes may differ, those rows are replaced
-  for which a source is given; a process reads a table whole.
+  Step, optimizer state and random key of `state` do not change. The names and
+  shapes of the parameters must be the same; frozen leaves, optimizer, PaRO
+  code, mesh and dtypes of the other run may differ. Each device reads only its
+  own shard. Tables may differ in size. Of these only rows with a source are
+  replaced, and a process reads the whole table.
 
   Args:
     trainer: The trainer that made `state`.
     state: State from `trainer.init`.
     directory: Folder of checkpoints of the other run.
     step: Step of the checkpoint; the newest by default.
-    sources: Table -> int [V], for each of its rows the row of the saved table
-      that it starts from, or -1 to stay as it is.
+    sources: Table -> int [V], for each row the row of the saved table to copy,
+      or -1 for no change.
 
   Raises:
-    ValueError: No checkpoint, parameters of other names or shapes, or a table
-      that is absent there, or narrower, or too short; or it is damaged.
+    ValueError: There is no checkpoint, or it is damaged, has other names or
+      shapes of parameters, or lacks a table of this width and enough rows.
   """
   directory = paths.origin(directory)
   step = latest_step(directory) if step is None else step
@@ -73,7 +73,7 @@ def warm_start(
       table = parts['tables'][name]
       saved_rows = _read_table(reader, step, meta, name)
       table['table'] = _replace_rows(name, table['table'], saved_rows, source)
-    # The old copies are let go first; the rest of `parts` stays.
+    # The old copies are released first; the rest of `parts` stays.
     del state
     new = canonical.to_state(layout, parts)
   logging.info('Parameters are those of step %d of %s.', step, directory)
@@ -83,7 +83,7 @@ def warm_start(
 def _read_table(
   reader: Checkpointer, step: int, meta: Any, name: str
 ) -> np.ndarray:
-  """A saved table [V, D] in the memory of this process."""
+  """Reads a saved table [V, D] into the memory of this process."""
   shape = meta['model']['tables'].get(f'{name}.table', [None])[0]
   if shape is None:
     raise ValueError(f'warm_start: step {step} has no table {name}.')
@@ -104,7 +104,7 @@ def _read_table(
 def _replace_rows(
   name: str, table: jax.Array, saved: np.ndarray, source: np.ndarray
 ) -> jax.Array:
-  """A table with rows of a saved one where `source` says which."""
+  """Replaces the rows of a table that have a source in a saved one."""
   if saved.shape[1] != table.shape[1] or source.max(initial=-1) >= len(saved):
     raise ValueError(
       f'warm_start: table {name} is {list(saved.shape)} there; needed is width'

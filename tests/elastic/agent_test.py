@@ -20,6 +20,7 @@ from antjax.elastic import host_sockets, process_group, rendezvous_room
 from antjax.elastic import jobs as jobs_lib
 from antjax.elastic import rendezvous as rendezvous_lib
 from antjax.elastic.client import CoordinatorGoneError, StaleError
+from tests.elastic.jobs_test import Worker
 
 _DEADLINE_S = 30.0
 _PRELUDE = (
@@ -54,10 +55,7 @@ class _Coordinator:
     return self.jobs.job('job')
 
   def operate(self, action: str, target: str = '') -> None:
-    request = pb.OperateRequest(action=action, target=target)
-    request.head.job, request.head.client = 'job', 'operator'
-    request.head.incarnation, request.head.sequence = 1, 1
-    self.jobs.apply(request, time.time())
+    Worker(self.jobs, 'operator', job='job').operate(action, target=target)
 
   def beat(self, name: str, incarnation: int, request, give_up_s: float):
     if self.is_down:

@@ -25,74 +25,13 @@ def _makespan(counts, costs):
   return max(cost(count) for cost, count in zip(costs, counts))
 
 
-# --- Proportional. -----------------------------------------------------------
-
-
-def test_proportional_shares_by_speed():
-  shares = allocation.proportional(
-    13, [4.0, 4.0, 4.0, 1.0], [1] * 4, [None] * 4
-  )
-  assert shares == [4, 4, 4, 1]
-
-
-def test_proportional_rounds_by_largest_remainder():
-  # Shares 4.67, 2.8, 0.53: two are left over.
-  assert allocation.proportional(8, [5.0, 3.0, 0.572], [0] * 3, [None] * 3) == [
-    5,
-    3,
-    0,
-  ]
-
-
-def test_what_is_clamped_goes_to_the_others():
-  assert allocation.proportional(
-    16, [1.0, 1.0, 1.0, 1.0], [1] * 4, [2, None, None, None]
-  ) == [2, 5, 5, 4]
-  assert allocation.proportional(
-    12, [100.0, 1.0, 1.0], [1, 3, 1], [None, None, None]
-  ) == [8, 3, 1]
-
-
-@given(
-  st.integers(0, 60),
-  st.lists(
-    st.tuples(
-      st.floats(0.01, 100.0), st.integers(0, 8), st.none() | st.integers(0, 20)
-    ),
-    min_size=1,
-    max_size=7,
-  ),
-)
-def test_proportional_keeps_sum_and_bounds(total, workers):
-  speeds, minima, extras = zip(*workers)
-  maxima = [
-    None if extra is None else low + extra for low, extra in zip(minima, extras)
-  ]
-  counts = allocation.proportional(total, speeds, minima, maxima)
-  tops = [math.inf if top is None else top for top in maxima]
-  assert all(a <= c <= b for a, c, b in zip(minima, counts, tops))
-  assert sum(counts) == max(sum(minima), min(total, sum(tops)))
-
-
-@given(
-  st.integers(0, 60), st.lists(st.floats(0.01, 100), min_size=1, max_size=7)
-)
-def test_free_shares_are_within_one_of_exact(total, speeds):
-  n = len(speeds)
-  counts = allocation.proportional(total, speeds, [0] * n, [None] * n)
-  for count, speed in zip(counts, speeds):
-    assert abs(count - total * speed / sum(speeds)) < 1 + 1e-9
-
-
 # --- Greedy. -----------------------------------------------------------------
 
 
 def test_greedy_on_one_slow_worker():
   costs = [Cost(0.0, 1.0)] * 3 + [Cost(0.0, 4.0)]
-  assert sum(allocation.greedy(32, costs, [1] * 4, [None] * 4)) == 32
-  assert (
-    _makespan(allocation.greedy(32, costs, [1] * 4, [None] * 4), costs) == 10
-  )
+  counts = allocation.greedy(32, costs, [1] * 4, [None] * 4)
+  assert sum(counts) == 32 and _makespan(counts, costs) == 10
 
 
 def test_greedy_leaves_a_hopeless_worker_out_if_it_may():
@@ -200,11 +139,7 @@ def test_work_of_nothing_takes_no_time():
       lambda: allocation.greedy(4, [Cost(0.0, 1.0)], [3], [2]),
       'worker 0 has minimum 3 and maximum 2',
     ),
-    (
-      lambda: allocation.proportional(4, [0.0], [0], [None]),
-      'worker 0 has speed 0.0',
-    ),
-    (lambda: allocation.proportional(-1, [1.0], [0], [None]), '-1 units'),
+    (lambda: allocation.greedy(-1, [Cost(0.0, 1.0)], [0], [None]), '-1 units'),
   ],
 )
 def test_errors_say_what_is_wrong(call, message):

@@ -155,24 +155,6 @@ def test_another_process_of_the_name_fences_off_the_first(server):
     assert len(lease(new).leases) == 1
 
 
-def test_an_older_generation_is_stale(server):
-  """DLRover's defect 4: a zombie's late report must reach nobody."""
-  with (
-    connect(server, 'old', generation=1) as old,
-    connect(server, 'new', generation=2) as new,
-  ):
-    create(old)
-    begin(old)
-    late = lease(old).leases[0].shard
-    create(new)
-    begin(new)
-    counts = server.ledger().counts()
-    with pytest.raises(StaleError, match='generation'):
-      lease(old, consumed=[late])
-    assert server.ledger().counts() == counts
-    assert counts['doing'] == counts['consumed'] == 0
-
-
 def test_threads_share_one_client(server):
   with connect(server) as client:
     create(client, 400)

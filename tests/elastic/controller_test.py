@@ -246,8 +246,3 @@ def test_a_batch_is_bounded_where_the_workers_name_no_bound():
   )
   most = AdjustBatch({'a': 60, 'b': 4})
   assert _controller(most).decide(view, 0.0) == [most]
-
-
-def test_config_errors():
-  with pytest.raises(ValueError, match='min_samples must be'):
-    ControllerConfig(min_samples=0)

@@ -15,14 +15,18 @@ import threading
 import time
 
 import grpc
+import grpc.aio
+import pytest
 
-from antjax.elastic import protocol, security, service, writer
+from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import policy, protocol, security, service, writer
 from antjax.elastic.controller import Controller
 from antjax.elastic.coordinator import Coordinator, CoordinatorConfig
 from antjax.elastic.jobs import Jobs
 from antjax.shards.journal import Journal
 from tests import source_tree
 
+DATA_SET = pb.DataSet(name='d', num_records=400, shard_size=4, num_epochs=1)
 TOKENS = {role: f'a-token-of-the-{role}' for role in protocol.ROLES}
 WAIT_S = 30.0
 
@@ -52,20 +56,32 @@ def _stored(jobs):
   return digest(jobs.to_bytes())
 
 
-class LoopServer:
-  """A coordinator's server on this event loop, without TLS."""
+class Clock:
+  def __init__(self):
+    self.now = 1000.0
 
-  def __init__(self, config, tokens, policy, clock=time.monotonic):
-    self.config, self.clock = config, clock
-    self._tokens, self._policy = tokens, policy
+  def __call__(self):
+    return self.now
 
-  async def start(self):
+
+class Server:
+  """A coordinator on this event loop, without TLS; ticks when told."""
+
+  def __init__(self, folder, tokens=None, clock=None, **fields):
+    self.config = CoordinatorConfig(
+      journal=str(folder / 'journal.db'), **fields
+    )
+    self.clock, self._tokens = clock or Clock(), tokens or security.RoleTokens()
+    if self.config.token_file:
+      self._tokens = security.read_tokens(self.config.token_file)
+
+  async def __aenter__(self):
     self.journal = Journal(self.config.journal)
     self.writer = writer.Writer(writer.load(self.journal), self.journal)
     self.coordinator = Coordinator(
       self.config,
       self.writer,
-      Controller(self._policy, self.config.controller),
+      Controller(policy.static, self.config.controller),
       self.clock,
     )
     self.server, self.port = service.make_server(
@@ -75,6 +91,76 @@ class LoopServer:
       None,
     )
     await self.server.start()
+    self.channel = grpc.aio.insecure_channel(
+      f'127.0.0.1:{self.port}',
+      options=[
+        ('grpc.max_send_message_length', -1),
+        ('grpc.use_local_subchannel_pool', 1),
+      ],
+    )
+    return self
+
+  async def __aexit__(self, *exc):
+    await self.channel.close()
+    await self.server.stop(0)
+    if self.writer.error is None:
+      await self.writer.close()
+    self.journal.close()
+
+  @property
+  def jobs(self):
+    return self.writer.jobs
+
+  async def ask(self, name, data, token=None):
+    """Returns the bytes of the reply to bytes."""
+    metadata = [('authorization', f'Bearer {token}')] if token else None
+    call = self.channel.unary_unary(f'/{protocol.SERVICE}/{name}')
+    return await call(data, metadata=metadata, timeout=WAIT_S)
+
+  async def send(self, name, data, token=None):
+    if not isinstance(data, bytes):
+      data = data.SerializeToString()
+    reply = await self.ask(name, data, token)
+    return protocol.METHODS[name].reply.FromString(reply)
+
+  async def refused(self, name, data, code, match='', token=None):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+      await self.send(name, data, token)
+    assert caught.value.code() == grpc.StatusCode[code], caught.value.details()
+    assert match in caught.value.details()
+
+
+def head(sequence=1, client='a', job='j', incarnation=7, generation=0):
+  return pb.Head(
+    job=job,
+    client=client,
+    incarnation=incarnation,
+    sequence=sequence,
+    generation=generation,
+  )
+
+
+async def join(server, client='a', **fields):
+  await server.send(
+    'CreateDataSet',
+    pb.CreateDataSetRequest(head=head(1, client, **fields), data_set=DATA_SET),
+  )
+  await server.send(
+    'Begin',
+    pb.BeginRequest(
+      head=head(2, client, **fields), data_set='d', pass_number=1
+    ),
+  )
+
+
+def exchange(sequence, client='a', num_wanted=1, **fields):
+  return pb.ExchangeRequest(
+    head=head(sequence, client),
+    data_set='d',
+    pass_number=1,
+    num_wanted=num_wanted,
+    **fields,
+  )
 
 
 class CoordinatorProcess:
@@ -121,7 +207,10 @@ class CoordinatorServer:
   """The coordinator's server on an event loop in a thread; ticks when told."""
 
   def __init__(self, folder):
-    self.journal = folder / 'journal.db'
+    tokens = tuple(
+      (token.encode(), security.Grant(role)) for role, token in TOKENS.items()
+    )
+    self._inner = Server(folder, security.RoleTokens(tokens), time.monotonic)
     self._loop = asyncio.new_event_loop()
     self._thread = threading.Thread(target=self._loop.run_forever)
     self._records = _Records()
@@ -129,20 +218,11 @@ class CoordinatorServer:
   def __enter__(self):
     logging.getLogger('absl').addHandler(self._records)
     self._thread.start()
-    self.run(self._start())
-    self.port = self._inner.port
-    self.address = f'127.0.0.1:{self.port}'
-    self._channel = grpc.insecure_channel(
-      self.address,
-      options=[
-        ('grpc.max_send_message_length', -1),
-        ('grpc.use_local_subchannel_pool', 1),
-      ],
-    )
+    self.run(self._inner.__aenter__())
+    self.coordinator, self.port = self._inner.coordinator, self._inner.port
     return self
 
   def __exit__(self, *exc):
-    self._channel.close()
     self.run(self._stop())
     self._loop.call_soon_threadsafe(self._loop.stop)
     self._thread.join()
@@ -154,18 +234,8 @@ class CoordinatorServer:
       WAIT_S
     )
 
-  async def _start(self):
-    tokens = security.RoleTokens(
-      tuple(
-        (token.encode(), security.Grant(role)) for role, token in TOKENS.items()
-      )
-    )
-    config = CoordinatorConfig(journal=str(self.journal))
-    self._inner = LoopServer(config, tokens, lambda view: [])
-    await self._inner.start()
-    self.coordinator = self._inner.coordinator
-
   async def _stop(self):
+    await self._inner.channel.close()
     await self._inner.server.stop(None)
     await self._inner.writer.settled()
     # As a kill would: without a snapshot.
@@ -177,7 +247,7 @@ class CoordinatorServer:
 
   def _jobs(self):
     async def read():
-      return self._inner.writer.jobs.to_bytes()
+      return self._inner.jobs.to_bytes()
 
     return self.run(read())
 
@@ -187,17 +257,13 @@ class CoordinatorServer:
 
     self.run(tick())
 
-  def call(self, method, data, caller, timeout=WAIT_S):
+  def call(self, method, data, caller):
     """Returns (status code, reply)."""
-    metadata = []
-    if caller != 'nobody':
-      token = TOKENS.get(caller, 'a-token-of-nobody-here')
-      metadata = [('authorization', f'Bearer {token}')]
+    token = TOKENS.get(caller, 'a-token-of-nobody-here')
+    if caller == 'nobody':
+      token = None
     try:
-      path = f'/{protocol.SERVICE}/{method}'
-      reply = self._channel.unary_unary(path)(
-        data, timeout=timeout, metadata=metadata
-      )
+      reply = self.run(self._inner.ask(method, data, token))
       return grpc.StatusCode.OK, reply
     except grpc.RpcError as error:
       return error.code(), error.details()
@@ -222,5 +288,5 @@ class CoordinatorServer:
 
   def check_journal(self):
     """What is stored leads to the state that was served. Call when stopped."""
-    with Journal(self.journal) as journal:
+    with Journal(self._inner.config.journal) as journal:
       assert _stored(writer.load(journal)) == self._last

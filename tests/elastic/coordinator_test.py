@@ -20,199 +20,92 @@ import grpc.aio
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import protocol, requests, security, writer
+from antjax.elastic import protocol, writer
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.coordinator import CoordinatorConfig, serve
-from antjax.elastic.jobs import Jobs
-from antjax.elastic.policy import resolve
-from antjax.elastic.protocol import Refused
 from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.shards.journal import Journal
 from tests import source_tree
 from tests.elastic import certificates
-from tests.elastic.coordinator_server import CoordinatorProcess, LoopServer
-
-DATA_SET = pb.DataSet(name='d', num_records=400, shard_size=4, num_epochs=1)
-TOKENS = {role: f'token-of-the-{role}' for role in protocol.ROLES}
-
-
-class Clock:
-  def __init__(self):
-    self.now = 1000.0
-
-  def __call__(self):
-    return self.now
-
-
-class Server(LoopServer):
-  """A coordinator on this event loop; ticks when told."""
-
-  def __init__(self, folder, **fields):
-    config = CoordinatorConfig(
-      journal=str(folder / 'journal.db'), policy='static', **fields
-    )
-    tokens = security.RoleTokens()
-    if config.token_file:
-      tokens = security.read_tokens(config.token_file)
-    super().__init__(config, tokens, resolve('static'), Clock())
-
-  async def __aenter__(self):
-    await self.start()
-    self.channel = grpc.aio.insecure_channel(
-      f'127.0.0.1:{self.port}',
-      options=[
-        ('grpc.max_send_message_length', -1),
-        ('grpc.use_local_subchannel_pool', 1),
-      ],
-    )
-    return self
-
-  async def __aexit__(self, *exc):
-    await self.channel.close()
-    await self.server.stop(0)
-    if self.writer.error is None:
-      await self.writer.close()
-    self.journal.close()
-
-  @property
-  def jobs(self):
-    return self.writer.jobs
-
-  async def send(self, name, data, token=None):
-    if not isinstance(data, bytes):
-      data = data.SerializeToString()
-    metadata = [('authorization', f'Bearer {token}')] if token else None
-    path = f'/{protocol.SERVICE}/{name}'
-    call = self.channel.unary_unary(path)
-    reply = await call(data, metadata=metadata, timeout=20)
-    return protocol.METHODS[name].reply.FromString(reply)
-
-  async def refused(self, name, data, code, match='', token=None):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-      await self.send(name, data, token)
-    assert caught.value.code() == grpc.StatusCode[code], caught.value.details()
-    assert match in caught.value.details()
-
-
-def run(test):
-  """Runs an asynchronous test."""
-
-  def wrapped(tmp_path):
-    asyncio.run(asyncio.wait_for(test(tmp_path), 60))
-
-  wrapped.__name__ = test.__name__
-  wrapped.__doc__ = test.__doc__
-  return wrapped
-
-
-def head(sequence=1, client='a', job='j', incarnation=7, generation=0):
-  return pb.Head(
-    job=job,
-    client=client,
-    incarnation=incarnation,
-    sequence=sequence,
-    generation=generation,
-  )
-
-
-async def join(server, client='a', **fields):
-  await server.send(
-    'CreateDataSet',
-    pb.CreateDataSetRequest(head=head(1, client, **fields), data_set=DATA_SET),
-  )
-  await server.send(
-    'Begin',
-    pb.BeginRequest(
-      head=head(2, client, **fields), data_set='d', pass_number=1
-    ),
-  )
-
-
-def exchange(sequence, client='a', num_wanted=1, **fields):
-  return pb.ExchangeRequest(
-    head=head(sequence, client),
-    data_set='d',
-    pass_number=1,
-    num_wanted=num_wanted,
-    **fields,
-  )
-
+from tests.elastic.coordinator_server import (
+  CoordinatorProcess,
+  exchange,
+  head,
+  join,
+  Server,
+  TOKENS,
+)
+from tests.elastic.event_loop import beside, run
 
 # --- Answers. -----------------------------------------------------------------
 
 
-@run
-async def test_workers_get_leases(tmp_path):
-  async with Server(tmp_path) as server:
-    await join(server)
-    reply = await server.send('Exchange', exchange(3, num_wanted=3))
-    assert len(reply.leases) == 3
-    assert await server.send('Exchange', exchange(3, num_wanted=3)) == reply
-    await server.refused(
-      'Exchange', exchange(2), 'FAILED_PRECONDITION', 'older than'
-    )
+@beside(Server)
+async def test_workers_get_leases(server):
+  await join(server)
+  reply = await server.send('Exchange', exchange(3, num_wanted=3))
+  assert len(reply.leases) == 3
+  assert await server.send('Exchange', exchange(3, num_wanted=3)) == reply
+  await server.refused(
+    'Exchange', exchange(2), 'FAILED_PRECONDITION', 'older than'
+  )
 
 
-@run
-async def test_requests_are_written_in_groups_before_they_are_answered(
-  tmp_path,
-):
-  async with Server(tmp_path) as server:
-    for n in range(40):
-      await join(server, f'w{n}')
-    may_write = threading.Event()
-    append = server.journal.append
+@beside(Server)
+async def test_requests_are_written_in_groups_before_they_are_answered(server):
+  for n in range(40):
+    await join(server, f'w{n}')
+  may_write = threading.Event()
+  append = server.journal.append
 
-    def slow_append(rows):
-      may_write.wait(30)
-      append(rows)
+  def slow_append(rows):
+    may_write.wait(30)
+    append(rows)
 
-    server.journal.append = slow_append
-    num_commits = server.writer.num_commits
-    calls = [
-      asyncio.ensure_future(server.send('Exchange', exchange(3, f'w{n}')))
-      for n in range(40)
-    ]
-    while server.jobs.job('j').data_sets['d'].counts()['doing'] < 40:
-      await asyncio.sleep(0.01)
-    # All is applied, nothing is on disk, and nobody has an answer; nor has
-    # who asks about it.
-    status = asyncio.ensure_future(server.send('Status', pb.StatusRequest()))
-    done, _ = await asyncio.wait([*calls, status], timeout=0.2)
-    assert not done
-    may_write.set()
-    await asyncio.gather(*calls, status)
-    assert 1 <= server.writer.num_commits - num_commits <= 40
-    assert server.writer.num_changes >= 40
+  server.journal.append = slow_append
+  num_commits = server.writer.num_commits
+  calls = [
+    asyncio.ensure_future(server.send('Exchange', exchange(3, f'w{n}')))
+    for n in range(40)
+  ]
+  while server.jobs.job('j').data_sets['d'].counts()['doing'] < 40:
+    await asyncio.sleep(0.01)
+  # All is applied, nothing is on disk, and nobody has an answer; nor has
+  # who asks about it.
+  status = asyncio.ensure_future(server.send('Status', pb.StatusRequest()))
+  done, _ = await asyncio.wait([*calls, status], timeout=0.2)
+  assert not done
+  may_write.set()
+  await asyncio.gather(*calls, status)
+  assert 1 <= server.writer.num_commits - num_commits <= 40
+  assert server.writer.num_changes >= 40
 
 
-@run
-async def test_what_was_answered_is_in_the_journal(tmp_path):
-  async with Server(tmp_path) as server:
-    await join(server)
-    await server.send('Exchange', exchange(3, num_wanted=5))
-    copy = tmp_path / 'copy.db'
-    shutil.copy(server.config.journal, copy)
-    shutil.copy(f'{server.config.journal}-wal', f'{copy}-wal')
-    with Journal(copy) as journal:
-      assert writer.load(journal).to_bytes() == server.jobs.to_bytes()
+@beside(Server)
+async def test_what_was_answered_is_in_the_journal(server, tmp_path):
+  await join(server)
+  await server.send('Exchange', exchange(3, num_wanted=5))
+  copy = tmp_path / 'copy.db'
+  shutil.copy(server.config.journal, copy)
+  shutil.copy(f'{server.config.journal}-wal', f'{copy}-wal')
+  with Journal(copy) as journal:
+    assert writer.load(journal).to_bytes() == server.jobs.to_bytes()
 
 
-@run
-async def test_a_journal_that_cannot_be_written_ends_the_coordinator(tmp_path):
-  async with Server(tmp_path) as server:
-    await join(server)
+@beside(Server)
+async def test_a_journal_that_cannot_be_written_ends_the_coordinator(server):
+  await join(server)
 
-    def full(rows):
-      raise OSError('No space left on device')
+  def full(rows):
+    raise OSError('No space left on device')
 
-    server.journal.append = full
-    await server.refused(
-      'Exchange', exchange(3), 'UNAVAILABLE', 'No space left on device'
-    )
-    await server.refused('Exchange', exchange(4), 'UNAVAILABLE')
-    with pytest.raises(RuntimeError, match='No space left'):
-      await server.coordinator.run(asyncio.Event())
+  server.journal.append = full
+  await server.refused(
+    'Exchange', exchange(3), 'UNAVAILABLE', 'No space left on device'
+  )
+  await server.refused('Exchange', exchange(4), 'UNAVAILABLE')
+  with pytest.raises(RuntimeError, match='No space left'):
+    await server.coordinator.run(asyncio.Event())
 
 
 @run
@@ -231,18 +124,17 @@ async def test_a_snapshot_takes_the_place_of_many_requests(tmp_path):
     assert writer.load(journal).to_bytes() == expected
 
 
-@run
-async def test_an_inner_error_tells_nothing_and_ends_nothing(tmp_path):
-  async with Server(tmp_path) as server:
-    await join(server)
+@beside(Server)
+async def test_an_inner_error_tells_nothing_and_ends_nothing(server):
+  await join(server)
 
-    def broken(request, now):
-      raise KeyError('a secret')
+  def broken(request, now):
+    raise KeyError('a secret')
 
-    answer, server.jobs.answer = server.jobs.answer, broken
-    await server.refused('Exchange', exchange(3), 'UNKNOWN', 'see its log')
-    server.jobs.answer = answer
-    assert (await server.send('Exchange', exchange(3))).leases
+  answer, server.jobs.answer = server.jobs.answer, broken
+  await server.refused('Exchange', exchange(3), 'UNKNOWN', 'see its log')
+  server.jobs.answer = answer
+  assert (await server.send('Exchange', exchange(3))).leases
 
 
 # --- Who may call, and what is taken. -----------------------------------------
@@ -269,92 +161,12 @@ async def test_roles_hold(tmp_path):
     assert server.jobs.names() == []
 
 
-@run
-async def test_an_unknown_method_is_unimplemented(tmp_path):
-  async with Server(tmp_path) as server:
-    call = server.channel.unary_unary(f'/{protocol.SERVICE}/Explode')
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-      await call(b'')
-    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-
-
-@run
-async def test_what_is_too_large_is_refused(tmp_path):
-  async with Server(tmp_path) as server:
-    await join(server)
-    before = server.jobs.to_bytes()
-    large = exchange(3)
-    large.data_set = 'x' * (requests.MAX_BYTES + 1)
-    await server.refused('Exchange', large, 'INVALID_ARGUMENT', 'at most')
-    huge = pb.BeginRequest(
-      head=head(3), data_set='d', state=b' ' * (33 << 20), pass_number=2
-    )
-    await server.refused('Begin', huge, 'RESOURCE_EXHAUSTED')
-    assert server.jobs.to_bytes() == before
-
-
-BAD = [
-  ('CreateDataSet', {'data_set': {'shard_size': 0}}, 'shard_size=0'),
-  ('CreateDataSet', {'data_set': {'num_records': 0}}, 'num_records must'),
-  ('CreateDataSet', {'data_set': {'num_records': -1}}, 'num_records=-1'),
-  ('CreateDataSet', {'data_set': {'name': ''}}, 'data_set.name'),
-  ('CreateDataSet', {'data_set': {'name': 'a b'}}, 'data_set.name'),
-  ('CreateDataSet', {'data_set': {'name': 'x' * 129}}, 'data_set.name'),
-  ('CreateDataSet', {'data_set': {'num_epochs': -2}}, 'num_epochs=-2'),
-  ('CreateDataSet', {'data_set': {'delivery': 9}}, 'delivery=9'),
-  (
-    'CreateDataSet',
-    {'data_set': {'num_records': 2**40, 'shard_size': 1}},
-    'use 65536 or more',
-  ),
-  ('Begin', {'pass_number': 0}, 'pass_number=0'),
-  ('Exchange', {'num_wanted': -1}, 'num_wanted=-1'),
-  ('Exchange', {'num_wanted': 1001}, 'num_wanted=1001'),
-  ('Exchange', {'consumed': [{}] * 10_001}, 'number of consumed=10001'),
-  ('Exchange', {'failed': [{'message': 'x' * 5000}]}, 'failed.message'),
-  ('Commit', {'step': -1}, 'step=-1'),
-  ('Commit', {'states': {'a b': b'{}'}}, 'name in states'),
-  ('ExtendStream', {'num_records': -5}, 'num_records=-5'),
-  ('Heartbeat', {'resources': {'cpu_share': float('nan')}}, 'cpu_share=nan'),
-  ('Heartbeat', {'batch_times': [{'compute_s': -1.0}]}, 'compute_s=-1.0'),
-  ('Heartbeat', {'num_samples': -1}, 'num_samples=-1'),
-  ('AgentBeat', {'free_port': 70_000}, 'free_port=70000'),
-  ('AgentBeat', {'status': 7}, 'status=7'),
-  ('AgentBeat', {'log_tail': 'x' * 70_000}, 'log_tail'),
-  ('AgentBeat', {'address': 'a\nb'}, 'address'),
-  ('Operate', {'plan': {'lr_scale': float('inf')}}, 'lr_scale=inf'),
-  ('Operate', {'plan': {'num_micro_batches': {'a': -1}}}, 'num_micro_batches'),
-  ('Operate', {'reason': 'x' * 5000}, 'reason'),
-  ('Begin', {'head': {'job': ''}}, 'head.job'),
-  ('Begin', {'head': {'client': 'a\n'}}, 'head.client'),
-  ('Begin', {'head': {'sequence': 0}}, 'head.sequence=0'),
-  ('Begin', {'head': {'generation': -1}}, 'head.generation=-1'),
-]
-
-
-@pytest.mark.parametrize('name, fields, message', BAD)
-def test_a_field_out_of_range_is_named(name, fields, message):
-  request = protocol.METHODS[name].request(head=head())
-  for field, value in (
-    ('data_set', 'd'),
-    ('pass_number', 1),
-  ):
-    if field in request.DESCRIPTOR.fields_by_name and name != 'CreateDataSet':
-      setattr(request, field, value)
-  if name == 'CreateDataSet':
-    request.data_set.CopyFrom(DATA_SET)
-  for field, value in fields.items():
-    if isinstance(value, dict) and field in ('head', 'data_set'):
-      for key, one in value.items():
-        setattr(getattr(request, field), key, one)
-    else:
-      request.ClearField(field)
-      request.MergeFrom(type(request)(**{field: value}))
-  with pytest.raises(Refused) as caught:
-    parsed = requests.parse(type(request), request.SerializeToString())
-    Jobs().apply(parsed, 0.0)
-  assert caught.value.code == 'INVALID_ARGUMENT'
-  assert message in caught.value.text
+@beside(Server)
+async def test_an_unknown_method_is_unimplemented(server):
+  call = server.channel.unary_unary(f'/{protocol.SERVICE}/Explode')
+  with pytest.raises(grpc.aio.AioRpcError) as caught:
+    await call(b'')
+  assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 @run
@@ -403,43 +215,40 @@ async def test_ended_jobs_go_on_when_asked_to(tmp_path):
     assert not server.jobs.job('k').is_restart_asked
 
 
-@run
-async def test_leases_of_a_silent_worker_go_to_others(tmp_path):
-  async with Server(tmp_path, lease_timeout_s=30) as server:
-    await join(server, 'a')
-    await join(server, 'b')
-    [lost] = (await server.send('Exchange', exchange(3, 'a'))).leases
-    for _ in range(40):
-      server.clock.now += 1
-      server.coordinator.tick()
-      await server.send('Heartbeat', pb.HeartbeatRequest(head=head(0, 'b')))
-    await server.refused(
-      'Exchange', exchange(4, 'a'), 'FAILED_PRECONDITION', 'fenced off'
-    )
-    await server.refused(
-      'Heartbeat',
-      pb.HeartbeatRequest(head=head(0, 'a')),
-      'FAILED_PRECONDITION',
-    )
-    [found] = (await server.send('Exchange', exchange(3, 'b'))).leases
-    assert found == lost
-
-
-@run
-async def test_leases_of_a_worker_that_only_lives_go_to_others(tmp_path):
-  fields = {'lease_timeout_s': 30, 'progress_timeout_s': 100}
-  async with Server(tmp_path, **fields) as server:
-    await join(server, 'a')
-    await server.send('Exchange', exchange(3, 'a'))
-    beat = pb.HeartbeatRequest(head=head(0, 'a'), step=5, num_samples=50)
-    for _ in range(90):
-      server.clock.now += 1
-      await server.send('Heartbeat', beat)
-      server.coordinator.tick()
-    assert server.jobs.job('j').data_sets['d'].holders() == {'a'}
-    server.clock.now += 20
+@beside(Server, lease_timeout_s=30)
+async def test_leases_of_a_silent_worker_go_to_others(server):
+  await join(server, 'a')
+  await join(server, 'b')
+  [lost] = (await server.send('Exchange', exchange(3, 'a'))).leases
+  for _ in range(40):
+    server.clock.now += 1
     server.coordinator.tick()
-    assert server.jobs.job('j').data_sets['d'].holders() == set()
+    await server.send('Heartbeat', pb.HeartbeatRequest(head=head(0, 'b')))
+  await server.refused(
+    'Exchange', exchange(4, 'a'), 'FAILED_PRECONDITION', 'fenced off'
+  )
+  await server.refused(
+    'Heartbeat',
+    pb.HeartbeatRequest(head=head(0, 'a')),
+    'FAILED_PRECONDITION',
+  )
+  [found] = (await server.send('Exchange', exchange(3, 'b'))).leases
+  assert found == lost
+
+
+@beside(Server, lease_timeout_s=30, progress_timeout_s=100)
+async def test_leases_of_a_worker_that_only_lives_go_to_others(server):
+  await join(server, 'a')
+  await server.send('Exchange', exchange(3, 'a'))
+  beat = pb.HeartbeatRequest(head=head(0, 'a'), step=5, num_samples=50)
+  for _ in range(90):
+    server.clock.now += 1
+    await server.send('Heartbeat', beat)
+    server.coordinator.tick()
+  assert server.jobs.job('j').data_sets['d'].holders() == {'a'}
+  server.clock.now += 20
+  server.coordinator.tick()
+  assert server.jobs.job('j').data_sets['d'].holders() == set()
 
 
 def agent_beat(name='h0', **fields):
@@ -448,76 +257,70 @@ def agent_beat(name='h0', **fields):
   )
 
 
-@run
-async def test_agents_run_generations(tmp_path):
-  rendezvous = RendezvousConfig(join_wait_s=1.0)
-  async with Server(tmp_path, rendezvous=rendezvous) as server:
-
-    async def beat(**fields):
-      server.clock.now += 0.5
-      server.coordinator.tick()
-      return await server.send('AgentBeat', agent_beat(**fields))
-
-    async def told_to_run():
-      for _ in range(40):
-        reply = await beat()
-        if reply.command == pb.AgentBeatReply.RUN:
-          return reply
-      raise AssertionError(reply)
-
-    reply = await told_to_run()
-    assert reply.assignment.generation == 1
-    assert reply.assignment.jax_coordinator == '127.0.0.1:4321'
-    await join(server, 'h0', generation=1)
-    running = pb.AgentBeatRequest.RUNNING
-    await beat(status=running, generation=1)
-    exited = {'status': pb.AgentBeatRequest.EXITED, 'generation': 1}
-    await beat(**exited, exit_code=-9)
+@beside(Server, rendezvous=RendezvousConfig(join_wait_s=1.0))
+async def test_agents_run_generations(server):
+  async def beat(**fields):
+    server.clock.now += 0.5
     server.coordinator.tick()
-    assert server.jobs.job('j').phase == 'waiting'
-    assert server.jobs.job('j').restarts_used == 1
-    await server.refused(
-      'Heartbeat',
-      pb.HeartbeatRequest(head=head(0, 'h0', generation=1)),
-      'FAILED_PRECONDITION',
-      'over',
+    return await server.send('AgentBeat', agent_beat(**fields))
+
+  async def told_to_run():
+    for _ in range(40):
+      reply = await beat()
+      if reply.command == pb.AgentBeatReply.RUN:
+        return reply
+    raise AssertionError(reply)
+
+  reply = await told_to_run()
+  assert reply.assignment.generation == 1
+  assert reply.assignment.jax_coordinator == '127.0.0.1:4321'
+  await join(server, 'h0', generation=1)
+  running = pb.AgentBeatRequest.RUNNING
+  await beat(status=running, generation=1)
+  exited = {'status': pb.AgentBeatRequest.EXITED, 'generation': 1}
+  await beat(**exited, exit_code=-9)
+  server.coordinator.tick()
+  assert server.jobs.job('j').phase == 'waiting'
+  assert server.jobs.job('j').restarts_used == 1
+  await server.refused(
+    'Heartbeat',
+    pb.HeartbeatRequest(head=head(0, 'h0', generation=1)),
+    'FAILED_PRECONDITION',
+    'over',
+  )
+  reply = await told_to_run()
+  assert reply.assignment.generation == 2
+  (job,) = server.coordinator.snapshot()['jobs']
+  assert [g['generation'] for g in job['generations']] == [2, 1]
+  # The budgets of faults and of slow workers are two.
+  assert (job['restarts_used'], job['restarts_left']) == (1, 9)
+  assert job['policy_restarts_left'] == 3
+
+
+@beside(Server)
+async def test_jobs_of_agents_alone_are_bounded(server):
+  for n in range(1000):
+    server.coordinator._beaten[f'job{n}'] = server.clock.now
+  await server.refused('AgentBeat', agent_beat(), 'RESOURCE_EXHAUSTED')
+  server.clock.now += 1000
+  server.coordinator.tick()
+  await server.send('AgentBeat', agent_beat())
+
+
+@beside(Server)
+async def test_heartbeats_bring_the_plan_and_the_stop(server):
+  beat = pb.HeartbeatRequest(head=head(0, 'a'))
+  assert (await server.send('Heartbeat', beat)).plan.lr_scale == 1.0
+  await join(server)
+  plan = pb.Plan(num_micro_batches={'a': 3}, lr_scale=1.5)
+  for sequence, action in ((1, 'set_plan'), (2, 'stop')):
+    await server.send(
+      'Operate',
+      pb.OperateRequest(head=head(sequence, 'op'), action=action, plan=plan),
     )
-    reply = await told_to_run()
-    assert reply.assignment.generation == 2
-    (job,) = server.coordinator.snapshot()['jobs']
-    assert [g['generation'] for g in job['generations']] == [2, 1]
-    # The budgets of faults and of slow workers are two.
-    assert (job['restarts_used'], job['restarts_left']) == (1, 9)
-    assert job['policy_restarts_left'] == 3
-
-
-@run
-async def test_jobs_of_agents_alone_are_bounded(tmp_path, monkeypatch=None):
-  del monkeypatch
-  async with Server(tmp_path) as server:
-    for n in range(1000):
-      server.coordinator._beaten[f'job{n}'] = server.clock.now
-    await server.refused('AgentBeat', agent_beat(), 'RESOURCE_EXHAUSTED')
-    server.clock.now += 1000
-    server.coordinator.tick()
-    await server.send('AgentBeat', agent_beat())
-
-
-@run
-async def test_heartbeats_bring_the_plan_and_the_stop(tmp_path):
-  async with Server(tmp_path) as server:
-    beat = pb.HeartbeatRequest(head=head(0, 'a'))
-    assert (await server.send('Heartbeat', beat)).plan.lr_scale == 1.0
-    await join(server)
-    plan = pb.Plan(num_micro_batches={'a': 3}, lr_scale=1.5)
-    for sequence, action in ((1, 'set_plan'), (2, 'stop')):
-      await server.send(
-        'Operate',
-        pb.OperateRequest(head=head(sequence, 'op'), action=action, plan=plan),
-      )
-    reply = await server.send('Heartbeat', beat)
-    assert reply.plan.num_micro_batches['a'] == 3
-    assert reply.is_stopping and reply.plan.version == 1
+  reply = await server.send('Heartbeat', beat)
+  assert reply.plan.num_micro_batches['a'] == 3
+  assert reply.is_stopping and reply.plan.version == 1
 
 
 # --- The process. -------------------------------------------------------------

@@ -140,12 +140,13 @@ def test_wrong_requests_change_nothing(tmp_path):
 def test_messages_that_are_too_large_are_refused(tmp_path):
   with CoordinatorServer(tmp_path) as server:
     before = server.state()
-    for size, code in (
-      (requests.MAX_BYTES + 1, 'INVALID_ARGUMENT'),
-      (requests.MAX_STATE_BYTES + 8192, 'RESOURCE_EXHAUSTED'),
+    for method, size, code, said in (
+      ('Exchange', requests.MAX_BYTES + 1, 'INVALID_ARGUMENT', 'at most'),
+      ('Exchange', requests.MAX_STATE_BYTES + 8192, 'RESOURCE_EXHAUSTED', ''),
+      ('Begin', requests.MAX_STATE_BYTES + 8192, 'RESOURCE_EXHAUSTED', ''),
     ):
-      got, text = server.call('Exchange', bytes(size), 'worker')
-      assert got.name == code, text
+      got, text = server.call(method, bytes(size), 'worker')
+      assert got.name == code and said in text, text
     got, _ = server.call('Exchange', bytes(1 << 20), 'nobody')
     assert got.name == 'UNAUTHENTICATED'
     assert server.state() == before

@@ -15,7 +15,7 @@ from antjax.shards.ledger_spec import LedgerSpec
 from tests.shards.states import state_of
 
 SPEC = LedgerSpec(num_records=20, shard_size=4)
-STALE = 'FAILED_PRECONDITION'
+STALE, INVALID = 'FAILED_PRECONDITION', 'INVALID_ARGUMENT'
 
 
 class Worker:
@@ -79,16 +79,20 @@ def counts(jobs):
   return jobs.job('j').data_sets['d'].counts()
 
 
-def start(jobs, *members):
-  jobs.apply(
-    pb.StartGeneration(job='j', members=members, jax_coordinator='h:1'), 1.0
-  )
-  return jobs.job('j').generation
+def counted(*numbers):
+  states = ('todo', 'doing', 'consumed', 'done', 'set_aside')
+  return dict(zip(states, numbers, strict=True))
 
 
-def end(jobs, **fields):
-  generation = jobs.job('j').generation
-  jobs.apply(pb.EndGeneration(job='j', generation=generation, **fields), 2.0)
+def start(jobs, *members, job='j', now=1.0):
+  message = pb.StartGeneration(job=job, members=members, jax_coordinator='h:1')
+  jobs.apply(message, now)
+  return jobs.job(job).generation
+
+
+def end(jobs, job='j', now=2.0, **fields):
+  generation = jobs.job(job).generation
+  jobs.apply(pb.EndGeneration(job=job, generation=generation, **fields), now)
 
 
 def refused(jobs, code, match, call):
@@ -153,12 +157,8 @@ def test_an_exchange_is_applied_wholly_or_not_at_all(jobs):
     {'consumed': [good], 'progress': [pb.Lease(shard=held, consumed=b'\xff')]},
     {'consumed': [good], 'failed': [pb.DataError(shard=other)]},
   ):
-    refused(
-      jobs,
-      'INVALID_ARGUMENT',
-      'not leased|named twice|so many',
-      lambda: worker.exchange(1, **fields),
-    )
+    wrong = functools.partial(worker.exchange, 1, **fields)
+    refused(jobs, INVALID, 'not leased|named twice|so many', wrong)
 
 
 def test_begin_is_once_a_pass(jobs):
@@ -169,17 +169,10 @@ def test_begin_is_once_a_pass(jobs):
   a.exchange(1)
   b.begin(json_state(range(8)))
   assert counts(jobs)['doing'] == 1
-  refused(
-    jobs, STALE, 'restored different', lambda: b.begin(json_state(range(4)))
-  )
+  other = functools.partial(b.begin, json_state(range(4)))
+  refused(jobs, STALE, 'restored different', other)
   b.begin(json_state(range(12)), number=2)
-  assert counts(jobs) == {
-    'todo': 2,
-    'doing': 0,
-    'consumed': 0,
-    'done': 3,
-    'set_aside': 0,
-  }
+  assert counts(jobs) == counted(2, 0, 0, 3, 0)
   refused(jobs, STALE, 'pass 2 has begun', lambda: a.exchange(1))
   refused(jobs, STALE, 'pass 1 of data set .* is over', lambda: a.begin())
   a.begin(json_state(range(12)), number=2)
@@ -190,9 +183,9 @@ def test_begin_is_once_a_pass(jobs):
 def test_a_state_that_is_none_is_refused(jobs, state):
   worker = Worker(jobs)
   worker.create()
-  refused(jobs, 'INVALID_ARGUMENT', 'tate', lambda: worker.begin(state))
+  refused(jobs, INVALID, 'tate', lambda: worker.begin(state))
   worker.begin()
-  refused(jobs, 'INVALID_ARGUMENT', 'tate', lambda: worker.commit(state))
+  refused(jobs, INVALID, 'tate', lambda: worker.commit(state))
 
 
 def test_a_commit_makes_what_it_has_done(jobs):
@@ -223,23 +216,14 @@ def test_a_commit_to_two_data_sets_is_wholly_or_not_at_all(jobs):
   bad = json.dumps(state_of({(3, 1)}, SPEC)).encode()
   for states in ({'d': good, 'e': bad}, {'d': bad, 'e': good}):
     request = pb.CommitRequest(states=states)
-    refused(jobs, 'INVALID_ARGUMENT', 'only 0', lambda: worker.send(request))
+    refused(jobs, INVALID, 'only 0', lambda: worker.send(request))
 
 
 def test_workers_must_say_the_same_of_a_data_set(jobs):
   Worker(jobs, 'a').join()
-  refused(
-    jobs,
-    'INVALID_ARGUMENT',
-    'created with shard_size=4; got 5',
-    lambda: Worker(jobs, 'b').create(shard_size=5),
-  )
-  refused(
-    jobs,
-    'INVALID_ARGUMENT',
-    'num_epochs=1; got 2',
-    lambda: Worker(jobs, 'b').create(num_epochs=2),
-  )
+  for name, old, new in (('shard_size', 4, 5), ('num_epochs', 1, 2)):
+    other = functools.partial(Worker(jobs, 'b').create, **{name: new})
+    refused(jobs, INVALID, f'created with {name}={old}; got {new}', other)
 
 
 def test_a_later_generation_may_train_for_more_epochs(jobs):
@@ -283,7 +267,7 @@ def test_a_stream_is_extended_by_several_in_any_order(jobs):
   extend(10, True)
   extend(9)
   assert jobs.job('j').sets['d'].spec.num_records == 10
-  refused(jobs, 'INVALID_ARGUMENT', 'closed', lambda: extend(12))
+  refused(jobs, INVALID, 'closed', lambda: extend(12))
   [lease] = worker.exchange(9).leases
   assert (lease.shard.start, lease.shard.stop) == (8, 10)
 
@@ -312,9 +296,8 @@ def test_only_the_running_generation_may_change_a_job(jobs):
 def test_a_job_without_agents_begins_later_generations_itself(jobs):
   old = Worker(jobs, 'a', generation=0).join()
   old.exchange(3)
-  refused(
-    jobs, STALE, 'at generation 0', Worker(jobs, 'b', generation=1).exchange
-  )
+  newer = Worker(jobs, 'b', generation=1)
+  refused(jobs, STALE, 'at generation 0', newer.exchange)
   new = Worker(jobs, 'a', generation=1).join()
   refused(jobs, STALE, 'at generation 1', old.exchange)
   assert len(new.exchange(9).leases) == 5
@@ -323,19 +306,17 @@ def test_a_job_without_agents_begins_later_generations_itself(jobs):
 def test_a_request_that_is_refused_begins_no_generation(jobs):
   Worker(jobs, 'a').join()
   newer = Worker(jobs, 'a', generation=4)
-  refused(
-    jobs, 'INVALID_ARGUMENT', 'created', lambda: newer.create(shard_size=3)
-  )
+  refused(jobs, INVALID, 'created', lambda: newer.create(shard_size=3))
 
 
 def test_no_generation_or_pass_is_so_late_that_none_can_follow(jobs):
   Worker(jobs, 'a').join()
   last = Worker(jobs, 'b', generation=(1 << 53) - 1)
-  refused(jobs, 'INVALID_ARGUMENT', 'head.generation=', last.create)
+  refused(jobs, INVALID, 'head.generation=', last.create)
   worker = Worker(jobs, 'b', generation=1_700_000_000)  # By the clock.
   worker.create()
   late = functools.partial(worker.begin, number=(1 << 53) - 1)
-  refused(jobs, 'INVALID_ARGUMENT', 'pass_number=', late)
+  refused(jobs, INVALID, 'pass_number=', late)
 
 
 @pytest.mark.parametrize('at_most_once', [False, True])
@@ -346,7 +327,7 @@ def test_an_epoch_that_no_message_could_name_changes_nothing(
   worker.create(delivery=int(at_most_once))
   state = {**json.loads(json_state([])), 'first_epoch': 1 << 70, 'epochs': []}
   begin = functools.partial(worker.begin, json.dumps(state).encode())
-  refused(jobs, 'INVALID_ARGUMENT', 'first_epoch', begin)
+  refused(jobs, INVALID, 'first_epoch', begin)
 
 
 def test_generations_are_recorded(jobs):
@@ -366,17 +347,9 @@ def test_generations_are_recorded(jobs):
 
 def test_the_time_between_faults_is_measured(jobs):
   assert jobs.job('j').mtbf_s == 0.0
-  for begin, until, counts_ in (
-    (0, 100, True),
-    (200, 500, False),
-    (500, 600, True),
-  ):
-    message = pb.StartGeneration(job='j', members=['a'], jax_coordinator='h:1')
-    jobs.apply(message, begin)
-    generation = jobs.job('j').generation
-    jobs.apply(
-      pb.EndGeneration(job='j', generation=generation, counts=counts_), until
-    )
+  for began, until, is_fault in ((0, 100, 1), (200, 500, 0), (500, 600, 1)):
+    start(jobs, 'a', now=began)
+    end(jobs, now=until, counts=is_fault)
   assert jobs.job('j').mtbf_s == 250.0
 
 
@@ -408,14 +381,10 @@ def test_a_plan_is_for_the_hosts_it_was_made_for(jobs):
 
 
 def test_operators_stop_restart_and_replace(jobs):
-  generation = start(jobs, 'a', 'b')
+  start(jobs, 'a', 'b')
   operator = Worker(jobs, 'operator')
-  refused(
-    jobs,
-    'INVALID_ARGUMENT',
-    "'z' is no worker .* has a, b",
-    lambda: operator.operate('replace', target='z'),
-  )
+  replace = functools.partial(operator.operate, 'replace', target='z')
+  refused(jobs, INVALID, "'z' is no worker .* has a, b", replace)
   operator.operate('replace', target='b', reason='it smokes')
   job = jobs.job('j')
   assert job.replace_asked == ['b']
@@ -426,18 +395,12 @@ def test_operators_stop_restart_and_replace(jobs):
   assert not job.is_restart_asked and not job.replace_asked
   operator.operate('stop')
   assert job.is_stopping
-  jobs.apply(
-    pb.EndGeneration(job='j', generation=generation, is_final=True), 3.0
-  )
+  end(jobs, is_final=True)
   assert job.phase == 'ended'
   operator.operate('restart')
   assert (job.phase, job.is_stopping) == ('waiting', False)
-  refused(
-    jobs,
-    'INVALID_ARGUMENT',
-    'one of stop, restart',
-    lambda: operator.operate('explode'),
-  )
+  explode = functools.partial(operator.operate, 'explode')
+  refused(jobs, INVALID, 'one of stop, restart', explode)
 
 
 def test_operators_set_plans_and_retry_bad_shards(jobs):
@@ -461,9 +424,7 @@ def test_the_controller_replaces_within_its_budget(jobs):
   assert jobs.decide(asked, 0.0)
   assert jobs.job('j').policy_restarts == 1
   asked.target = 'z'
-  refused(
-    jobs, 'INVALID_ARGUMENT', 'no worker', lambda: jobs.decide(asked, 0.0)
-  )
+  refused(jobs, INVALID, 'no worker', lambda: jobs.decide(asked, 0.0))
 
 
 def test_ended_jobs_make_room_for_new_ones(jobs, monkeypatch):
@@ -505,30 +466,22 @@ def test_everything_is_stored(jobs):
 # --- Who is given up. ---------------------------------------------------------
 
 
-def test_workers_under_agents_are_given_up_when_silent_or_stuck(jobs):
+@pytest.mark.parametrize(
+  'lease_timeout_s, silent_from, hung_from', [(30, 60, 90), (1000, 200, 130)]
+)
+def test_workers_under_agents_are_given_up_when_silent_or_stuck(
+  jobs, lease_timeout_s, silent_from, hung_from
+):
+  """B makes no step after 30 s, and says nothing from some time on."""
   generation = start(jobs, 'a', 'b')
-  job = jobs.job('j')
-  liveness = Liveness(lease_timeout_s=30, progress_timeout_s=100)
-  assert liveness.hung(job, 0) == []
+  liveness = Liveness(lease_timeout_s, progress_timeout_s=100)
+  assert liveness.hung(jobs.job('j'), 0) == []
   for now in range(10, 200, 10):
     liveness.note_progress(said('a', generation), now, (now, now))
-    if now <= 60:
-      liveness.note_progress(
-        said('b', generation),
-        now,
-        (min(now, 30), 0),
-      )
-    expected = ['b'] if now > 90 else []
-    assert liveness.hung(job, now) == expected, now
-  liveness = Liveness(lease_timeout_s=1000, progress_timeout_s=100)
-  for now in range(10, 200, 10):
-    liveness.note_progress(said('a', generation), now, (now, now))
-    liveness.note_progress(
-      said('b', generation),
-      now,
-      (min(now, 30), 0),
-    )
-    assert liveness.hung(job, now) == (['b'] if now > 130 else []), now
+    if now <= silent_from:
+      liveness.note_progress(said('b', generation), now, (min(now, 30), 0))
+    expected = ['b'] if now > hung_from else []
+    assert liveness.hung(jobs.job('j'), now) == expected, now
 
 
 def test_what_has_taken_long_before_may_take_as_long_again(jobs):
@@ -605,12 +558,8 @@ def test_dlrover_defect_8_a_hung_worker_loses_its_shards_and_is_fenced(jobs):
   assert not jobs.decide(expire, 6.0)
   [again] = alive.exchange(1).leases
   assert again == pb.Lease(shard=lease.shard, consumed=b'\x01')
-  refused(
-    jobs,
-    STALE,
-    'its shards went to others',
-    lambda: hung.exchange(consumed=[lease.shard]),
-  )
+  late = functools.partial(hung.exchange, consumed=[lease.shard])
+  refused(jobs, STALE, 'its shards went to others', late)
   with pytest.raises(Refused, match='fenced off'):
     jobs.check_alive(hung.head)
   assert Worker(jobs, 'hung').join().exchange(1).leases
@@ -625,15 +574,6 @@ def test_dlrover_defect_10_data_sets_are_there_once_and_leases_end(jobs):
   assert len(jobs.job('j').data_sets) == 1
   worker.begin(number=2)
   assert counts(jobs)['doing'] == 0
-  refused(
-    jobs,
-    STALE,
-    'pass 2 has begun',
-    lambda: worker.exchange(consumed=[ahead[0].shard]),
-  )
-  refused(
-    jobs,
-    'INVALID_ARGUMENT',
-    'not leased',
-    lambda: worker.exchange(number=2, consumed=[ahead[0].shard]),
-  )
+  late = functools.partial(worker.exchange, consumed=[ahead[0].shard])
+  refused(jobs, STALE, 'pass 2 has begun', late)
+  refused(jobs, INVALID, 'not leased', functools.partial(late, number=2))

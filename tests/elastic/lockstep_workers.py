@@ -3,6 +3,7 @@
 """Workers of one generation in one thread, and records that count."""
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -96,6 +97,24 @@ class Workers:
 
   def state(self):
     return merge_states([i.get_state() for i in self.iterators])
+
+
+class Reading(threading.Thread):
+  """Reads batches, or records, in a thread; `seen` are their numbers so far."""
+
+  def __init__(self, batches):
+    super().__init__(daemon=True)
+    self._batches, self.seen = batches, []
+    self.start()
+
+  def run(self):
+    for batch in self._batches:
+      self.seen.extend(int(x) for x in np.ravel(batch['x']))
+
+  def end(self):
+    self.join(30)
+    assert not self.is_alive()
+    return self.seen
 
 
 def assert_each(seen, count, num_records=NUM_RECORDS):

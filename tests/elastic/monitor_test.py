@@ -32,13 +32,34 @@ def test_slow_now_is_transient_slow_for_long_is_persistent():
   assert job.states()['a'] == 'normal'
 
 
-def test_slow_from_the_start_is_persistent_once_the_long_window_is_full():
-  job = Job()
-  job.run(90, slow={'d': 4.0})
-  assert job.states()['d'] == 'transient'
-  job.run(11, slow={'d': 4.0})
-  assert job.states()['d'] == 'persistent'
-  assert of(job.view(), 'd').long_slowness == pytest.approx(4.0)
+@pytest.mark.parametrize(
+  'workers, phases',
+  [
+    # From the start, it is persistent once the long window is full.
+    ('abcd', [(90, {'d': 4.0}, 'nnnt'), (11, {'d': 4.0}, 'nnnp')]),
+    # Hysteresis keeps a state between the thresholds.
+    (
+      'abcd',
+      [(10, {'d': 1.2}, 'nnnn'), (30, {'d': 1.5}, 'nnnt')]
+      + [(40, {'d': 1.2}, 'nnnt'), (40, {'d': 1.1}, 'nnnn')],
+    ),
+    # A leader is faster than the median.
+    ('abcd', [(20, {'a': 0.5}, 'lnnn')]),
+    # Of two workers the faster one is the measure.
+    ('ab', [(20, {'b': 4.0}, 'nt')]),
+    # Half of the workers cannot hide behind each other.
+    ('abcd', [(20, {'c': 3.0, 'd': 3.0}, 'nntt')]),
+  ],
+)
+def test_states_follow_the_speeds(workers, phases):
+  """Of each worker's state the first letter."""
+  job = Job(workers=workers)
+  for steps, slow, states in phases:
+    view = job.run(steps, slow=slow)
+    assert ''.join(w.state[0] for w in view.workers) == states
+  for worker in view.workers:
+    expected = slow.get(worker.worker, 1.0)
+    assert worker.short_slowness == pytest.approx(expected)
 
 
 def test_a_quarter_of_the_time_is_never_persistent():
@@ -48,42 +69,6 @@ def test_a_quarter_of_the_time_is_never_persistent():
       for _ in range(steps):
         job.run(1, slow=slow)
         assert job.states()['d'] in ('normal', 'transient')
-
-
-def test_hysteresis_keeps_a_state_between_the_thresholds():
-  job = Job()
-  job.run(10, slow={'d': 1.2})
-  assert job.states()['d'] == 'normal'
-  job.run(30, slow={'d': 1.5})
-  assert job.states()['d'] == 'transient'
-  job.run(40, slow={'d': 1.2})
-  assert job.states()['d'] == 'transient'
-  job.run(40, slow={'d': 1.1})
-  assert job.states()['d'] == 'normal'
-
-
-def test_a_leader_is_faster_than_the_median():
-  job = Job()
-  job.run(20, slow={'a': 0.5})
-  assert job.states() == {
-    'a': 'leader',
-    'b': 'normal',
-    'c': 'normal',
-    'd': 'normal',
-  }
-
-
-def test_of_two_workers_the_faster_one_is_the_measure():
-  job = Job(workers='ab')
-  view = job.run(20, slow={'b': 4.0})
-  assert of(view, 'b').short_slowness == pytest.approx(4.0)
-  assert job.states() == {'a': 'normal', 'b': 'transient'}
-
-
-def test_half_of_the_workers_cannot_hide_behind_each_other():
-  job = Job()
-  job.run(20, slow={'c': 3.0, 'd': 3.0})
-  assert [job.states()[w] for w in 'abcd'] == ['normal'] * 2 + ['transient'] * 2
 
 
 def test_a_slow_device_kind_is_deterministic():
@@ -96,24 +81,19 @@ def test_a_slow_device_kind_is_deterministic():
   assert [job.states()[w] for w in 'cd'] == ['deterministic', 'transient']
 
 
-def test_persistent_through_a_restart_is_deterministic():
+@pytest.mark.parametrize('is_forgotten', [False, True])
+def test_persistent_through_a_restart_is_deterministic(is_forgotten):
+  """Also of a worker that has left, and comes back by its name."""
   job = Job()
-  job.run(110, slow={'d': 4.0})
-  assert job.states()['d'] == 'persistent'
+  view = job.run(110, slow={'d': 4.0})
+  assert of(view, 'd').state == 'persistent'
+  assert of(view, 'd').long_slowness == pytest.approx(4.0)
+  if is_forgotten:
+    job.monitor.forget('job', 'd')
   job.restart()
-  view = job.run(10, slow={'d': 4.0})
-  assert job.states()['d'] == 'deterministic'
-  assert of(view, 'd').restarts == 1
-
-
-def test_who_comes_back_by_its_name_and_is_slow_again_is_deterministic():
-  job = Job()
-  job.run(110, slow={'d': 4.0})
-  job.monitor.forget('job', 'd')
-  job.restart()
-  view = job.run(10, slow={'d': 4.0})
-  assert of(view, 'd').state == 'deterministic'
-  assert of(view, 'd').restarts == 0
+  late = of(job.run(10, slow={'d': 4.0}), 'd')
+  assert late.state == 'deterministic'
+  assert late.restarts == (0 if is_forgotten else 1)
 
 
 def test_well_for_long_after_a_restart_is_forgiven():

@@ -19,22 +19,18 @@ import pytest
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import (
   host_check,
-  host_links,
+  host_sockets,
   metrics_export,
   node_check,
   process_group,
-  requests,
   status,
 )
-from antjax.elastic import jobs as jobs_lib
-from antjax.elastic import rendezvous as rendezvous_lib
 from antjax.elastic.decisions import ActionLog
 from antjax.elastic.monitor import Monitor
-from antjax.elastic.protocol import Refused
-from antjax.elastic.rendezvous_room import RendezvousConfig
 from antjax.jobs import node_check as program
+from tests.elastic.rendezvous_test import Host, World
 
-_Beat, _Check = pb.AgentBeatRequest, pb.NodeCheck
+_Check = pb.NodeCheck
 _WELL = {
   'platform': 'gpu',
   'device_kind': 'H100',
@@ -131,54 +127,33 @@ def test_others_medians_leave_the_host_itself_out(values):
 # --- Under a coordinator. -----------------------------------------------------
 
 
-class _World:
-  """A job and its agents, whose checks are what a test gives them."""
+class _Host(Host):
+  """A host whose check finds what a test says; None: its agent cannot check."""
 
-  def __init__(self, mode, fields, **config):
-    self.config = RendezvousConfig(
-      node_check=mode, grow_after_s=0, join_wait_s=0, **config
-    )
-    self.rendezvous = rendezvous_lib.Rendezvous(self.config)
-    self.jobs, self.now = jobs_lib.Jobs(), 100.0
-    self.checks = {
-      name: None if one is None else _Check(link_port=0)
-      for name, one in fields.items()
-    }
-    self.fields = fields
-    self.replies = {}
+  def __init__(self, name, found):
+    super().__init__(name, '10.0.0.1')
+    self.found, self.check = found, None if found is None else _Check()
 
-  @property
-  def job(self):
-    return self.jobs.job('job')
+  def obey(self, reply):
+    super().obey(reply)
+    self.reply = reply
+    if reply.is_to_check:
+      fields = {'state': _Check.DONE, **_WELL, **self.found}
+      self.check = _Check(link_port=1, link_key=7, **fields)
+    if reply.HasField('link'):
+      assert (reply.link.port, reply.link.key) == (1, 7)
+      self.check.links.add(peer=reply.link.peer, bytes=1e9)
 
-  def tick(self, count=1):
-    for _ in range(count):
-      self.now += 0.5
-      for name, check in self.checks.items():
-        self.replies[name] = reply = self.rendezvous.beat(
-          _Beat(
-            head=pb.Head(job='job', client=name, incarnation=1),
-            address='10.0.0.1',
-            free_port=7000,
-            check=check,
-          ),
-          self.job,
-          self.now,
-        )
-        if reply.is_to_check:
-          fields = {'state': _Check.DONE, **_WELL, **self.fields[name]}
-          self.checks[name] = _Check(link_port=1, link_key=7, **fields)
-        if reply.HasField('link'):
-          assert (reply.link.port, reply.link.key) == (1, 7)
-          check.links.add(peer=reply.link.peer, bytes=1e9)
-      for message in self.rendezvous.decide(self.job, self.now):
-        self.jobs.apply(message, self.now)
 
-  def snapshot(self):
-    snapshots = status.Snapshots(
-      self.jobs, Monitor(), self.rendezvous, ActionLog()
-    )
-    return snapshots.take(self.now, self.now, more_names=['job'])
+def _world(mode, found, **config):
+  world = World(node_check=mode, grow_after_s=0, join_wait_s=0, **config)
+  world.hosts = {name: _Host(name, one) for name, one in found.items()}
+  return world
+
+
+def _snapshot(world):
+  parts = world.jobs, Monitor(), world.rendezvous, ActionLog()
+  return status.Snapshots(*parts).take(world.now, world.now, more_names=['job'])
 
 
 _SLOW = {'matmul_flops': 1e13}
@@ -186,31 +161,31 @@ _SLOW = {'matmul_flops': 1e13}
 
 def test_a_bad_host_is_kept_out_while_there_are_enough(caplog):
   fields = {'a': {}, 'b': _SLOW, 'c': {}, 'd': {}}
-  world = _World('exclude', fields, min_hosts=3, max_hosts=4)
+  world = _world('exclude', fields, min_hosts=3, max_hosts=4)
   world.tick(6)
   assert world.job.members == ['a', 'c', 'd']
   assert 'Job job: b is kept out' in caplog.text
-  assert 'products of matrices' in world.replies['b'].reason
-  (job,) = world.snapshot()['jobs']
+  assert 'products of matrices' in world.hosts['b'].reply.reason
+  (job,) = _snapshot(world)['jobs']
   by_name = {agent['name']: agent for agent in job['agents']}
   assert by_name['b']['state'] == 'kept out'
   assert 'products' in by_name['b']['check']['finding']
   assert by_name['a']['check']['link_bytes'] == 1e9
-  metrics = metrics_export.render(world.snapshot()).decode()
+  metrics = metrics_export.render(_snapshot(world)).decode()
   assert 'antjax_job_bad_hosts{job_name="job"} 1.0' in metrics
   assert 'antjax_agent_matmul_flops{agent="b",job_name="job"} 1e+13' in metrics
 
 
 def test_a_bad_host_is_admitted_where_it_is_needed(caplog):
   fields = {'a': {}, 'b': _SLOW, 'c': {'is_wrong': True}}
-  world = _World('exclude', fields, min_hosts=2)
+  world = _world('exclude', fields, min_hosts=2)
   world.tick(6)
   assert world.job.members == ['a', 'b']  # The one that computes wrong is not.
   assert 'b takes part all the same: the job needs 2 hosts' in caplog.text
 
 
 def test_by_default_it_is_only_named(caplog):
-  world = _World('warn', {'a': {}, 'b': _SLOW, 'c': {}}, min_hosts=3)
+  world = _world('warn', {'a': {}, 'b': _SLOW, 'c': {}}, min_hosts=3)
   world.tick(6)
   assert world.job.members == ['a', 'b', 'c']
   assert 'Job job: b: products of matrices' in caplog.text
@@ -218,24 +193,24 @@ def test_by_default_it_is_only_named(caplog):
 
 def test_every_host_measures_two_links_before_the_start():
   names = 'abcde'
-  world = _World('warn', dict.fromkeys(names, {}), min_hosts=5)
+  world = _world('warn', dict.fromkeys(names, {}), min_hosts=5)
   world.tick()
-  assert all(world.replies[name].is_to_check for name in names)
+  assert all(world.hosts[name].reply.is_to_check for name in names)
   world.tick(5)
   assert world.job.phase == 'running'
-  peers = {n: [x.peer for x in c.links] for n, c in world.checks.items()}
+  peers = {n: [x.peer for x in h.check.links] for n, h in world.hosts.items()}
   assert peers['a'] == ['b', 'c'] and peers['e'] == ['a', 'b']
 
 
 def test_agents_that_cannot_check_take_part():
-  world = _World('exclude', {'a': None, 'b': None}, min_hosts=2)
+  world = _world('exclude', {'a': None, 'b': None}, min_hosts=2)
   world.tick()
   assert world.job.members == ['a', 'b']
-  assert not world.replies['a'].is_to_check
+  assert not world.hosts['a'].reply.is_to_check
 
 
 def test_a_check_that_never_ends_is_not_waited_for():
-  world = _World('warn', {'a': {}, 'b': {'state': _Check.RUNNING}}, min_hosts=2)
+  world = _world('warn', {'a': {}, 'b': {'state': _Check.RUNNING}}, min_hosts=2)
   world.tick(10)
   assert world.job.phase == 'waiting'
   world.tick(200)
@@ -244,36 +219,10 @@ def test_a_check_that_never_ends_is_not_waited_for():
 
 @pytest.mark.parametrize('mode, most', [('off', 0), ('warn', 1)])
 def test_nobody_checks_where_it_is_off_or_there_is_one_host(mode, most):
-  world = _World(mode, {'a': {}}, max_hosts=most)
+  world = _world(mode, {'a': {}}, max_hosts=most)
   world.tick()
-  assert not world.replies['a'].is_to_check
+  assert not world.hosts['a'].reply.is_to_check
   assert world.job.members == ['a']
-
-
-@pytest.mark.parametrize(
-  'check, field',
-  [
-    (_Check(matmul_flops=math.nan), 'matmul_flops'),
-    (_Check(disk_bytes=-1), 'disk_bytes'),
-    (_Check(error='x' * 501), 'error'),
-    (_Check(links=[pb.Link(peer='a')] * 9), 'links'),
-    (_Check(links=[pb.Link(peer='a', bytes=math.inf)]), 'bytes'),
-    (_Check(links=[pb.Link(peer='\n')]), 'peer'),
-    (_Check(link_port=70_000), 'link_port'),
-    (_Check(num_devices=-1), 'num_devices'),
-  ],
-)
-def test_garbage_is_refused(check, field):
-  beat = _Beat(head=pb.Head(job='j', client='a'), check=check)
-  with pytest.raises(Refused, match=field):
-    requests.parse(_Beat, beat.SerializeToString())
-
-
-def test_a_wrong_setting_is_an_error():
-  with pytest.raises(ValueError, match='node_check=on'):
-    RendezvousConfig(node_check='on')
-  with pytest.raises(ValueError, match='node_check_fraction=1.5'):
-    RendezvousConfig(node_check_fraction=1.5)
 
 
 # --- On a host. ---------------------------------------------------------------
@@ -283,7 +232,7 @@ def test_a_wrong_setting_is_an_error():
 def checked(monkeypatch):
   """Runs a program in place of the check, and returns what the agent has."""
   guard = process_group.Guard()
-  monkeypatch.setattr(host_links, 'NUM_BYTES', 1 << 20)
+  monkeypatch.setattr(host_sockets, 'NUM_BYTES', 1 << 20)
   made = []
 
   def run(code, timeout_s=20.0):
@@ -333,7 +282,7 @@ def test_two_hosts_measure_their_link(checked):
   a.forget()
   assert a.message().state == _Check.NONE
   # A stranger gets nothing.
-  assert host_links.measure('127.0.0.1', to.link_port, to.link_key ^ 1) == 0.0
+  assert host_sockets.measure('127.0.0.1', to.link_port, to.link_key ^ 1) == 0.0
   with socket.create_connection(('127.0.0.1', to.link_port)) as stranger:
     stranger.sendall(b'GET / HTTP/1.1\r\n\r\n')
     with contextlib.suppress(ConnectionResetError):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A coordinator whose journal has lost its end gives nothing out twice."""
 
+import functools
 import shutil
 import sqlite3
 
@@ -12,9 +13,22 @@ from antjax.elastic import writer
 from antjax.elastic.client import CoordinatorClient, StaleError
 from antjax.elastic.jobs import Jobs
 from antjax.shards.journal import Journal
-from tests.elastic.coordinator_server import CoordinatorProcess
-from tests.elastic.coordinator_test import exchange, head, join, run, Server
-from tests.elastic.jobs_test import counts, refused, STALE, start, Worker
+from tests.elastic.coordinator_server import (
+  CoordinatorProcess,
+  exchange,
+  head,
+  join,
+  Server,
+)
+from tests.elastic.event_loop import run
+from tests.elastic.jobs_test import (
+  counts,
+  INVALID,
+  refused,
+  STALE,
+  start,
+  Worker,
+)
 
 
 def known(jobs, worker):
@@ -47,9 +61,8 @@ def test_who_knows_more_than_the_journal_makes_all_begin_again():
   for worker in (a, b):
     worker.jobs, worker.head.generation = jobs, 2
     refused(jobs, STALE, 'has lost a part of its journal', worker.exchange)
-    refused(
-      jobs, STALE, 'lost a part', lambda h=worker.head: jobs.check_alive(h)
-    )
+    alive = functools.partial(jobs.check_alive, worker.head)
+    refused(jobs, STALE, 'lost a part', alive)
   new = Worker(jobs, 'a', generation=2)
   assert new.join().exchange(9).leases
   assert Jobs.from_bytes(jobs.to_bytes()).to_bytes() == jobs.to_bytes()
@@ -62,12 +75,8 @@ def test_a_coordinator_without_its_journal_goes_on_above_what_was(tmp_path):
   assert start(jobs, 'a') == 6
   worker = Worker(jobs, 'a')
   worker.head.revision = 1 << 50
-  refused(
-    jobs,
-    'INVALID_ARGUMENT',
-    'head.revision=',
-    lambda: jobs.recovery(worker.head),
-  )
+  recovery = functools.partial(jobs.recovery, worker.head)
+  refused(jobs, INVALID, 'head.revision=', recovery)
 
 
 def test_replies_say_the_revision_and_requests_repeat_it(tmp_path):

@@ -3,7 +3,6 @@
 """Data sets leased from a coordinator: bad data, streams, mixes."""
 
 import json
-import threading
 
 import grain
 import pytest
@@ -16,6 +15,7 @@ from tests.elastic.lockstep_workers import (
   assert_each,
   consumed,
   NUM_RECORDS,
+  Reading,
   Source,
   Stream,
   Workers,
@@ -60,22 +60,13 @@ def test_a_stream_grows_while_it_is_read(server):
   source = Stream(25)
   with Workers(server, 1, 1, source=source, lockstep=False) as workers:
     with workers.agents[0]:
-      seen = []
-
-      def read():
-        for batch in workers.iterators[0]:
-          seen.extend(batch['x'].tolist())
-
-      thread = threading.Thread(target=read)
-      thread.start()
+      reading = Reading(workers.iterators[0])
       eventually(lambda: consumed(server) == 2)
-      assert thread.is_alive()
+      assert reading.is_alive()
       source.num_records = 58
       eventually(lambda: consumed(server) == 5)
       source.is_closed = True
-      thread.join(30)
-      assert not thread.is_alive()
-      assert seen == list(range(58))  # In order.
+      assert reading.end() == list(range(58))  # In order.
 
 
 def test_a_stream_in_lockstep(server):

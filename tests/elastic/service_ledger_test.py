@@ -23,6 +23,7 @@ from tests.elastic.lockstep_workers import (
   assert_each,
   consumed,
   NUM_RECORDS,
+  Reading,
   Source,
   Workers,
 )
@@ -41,21 +42,9 @@ def test_each_record_once_an_epoch(server, num_workers):
 
 def test_workers_that_wait_for_each_other_in_threads(server):
   with Workers(server, 4, 0, lockstep=False) as workers:
-    parts = [[] for _ in workers.iterators]
-
-    def read(iterator, part):
-      for batch in iterator:
-        part.extend(batch['x'].tolist())
-
-    threads = [
-      threading.Thread(target=read, args=pair)
-      for pair in zip(workers.iterators, parts)
-    ]
-    for thread in threads:
-      thread.start()
-    for thread in threads:
-      thread.join()
-  assert_each(sum(parts, []), 2)
+    readings = [Reading(iterator) for iterator in workers.iterators]
+    seen = [x for reading in readings for x in reading.end()]
+  assert_each(seen, 2)
 
 
 @pytest.mark.parametrize('before, after', [(1, 3), (3, 1), (2, 2), (3, 4)])
@@ -155,25 +144,15 @@ def test_an_idle_worker_waits_for_a_shard_that_may_come_back(server):
     holder = one.iterators[0]
     first = next(holder)['x'].tolist()  # Of ten in the shard it holds.
     late = Agent(server.address, job='job', worker='late', lockstep=False)
-    seen = []
     with late:
-      iterator = iter(
-        late.dataset(Source(), shard_size=10, num_epochs=1).batch(1)
-      )
-
-      def read():
-        for batch in iterator:
-          seen.extend(batch['x'].tolist())
-
-      thread = threading.Thread(target=read)
-      thread.start()
+      records = late.dataset(Source(), shard_size=10, num_epochs=1)
+      reading = Reading(records)
       # It has all but what is held: shards in use and read ahead.
       eventually(lambda: server.ledger().outcome() == 'WAIT')
-      assert thread.is_alive()
+      assert reading.is_alive()
       one.agents[0].close()
-      thread.join(30)
-      assert not thread.is_alive()
-  assert_each(first + seen, 1)  # Also the rest of the shard in use.
+      seen = first + reading.end()
+  assert_each(seen, 1)  # Also the rest of the shard in use.
 
 
 def test_at_the_end_a_slow_worker_holds_nothing_in_reserve(server, monkeypatch):
@@ -187,20 +166,12 @@ def test_at_the_end_a_slow_worker_holds_nothing_in_reserve(server, monkeypatch):
     first = iter(slow.dataset(source, shard_size=10, read_ahead=3))
     seen = [next(first)['x']]
     eventually(lambda: server.ledger().num_held('slow') == 4)
-    second = iter(fast.dataset(source, shard_size=10, read_ahead=3))
-    others = []
-
-    def read():
-      others.extend(int(record['x']) for record in second)
-
-    thread = threading.Thread(target=read)
-    thread.start()
+    others = Reading(fast.dataset(source, shard_size=10, read_ahead=3))
     # Only the shard that the slow one is in is not for the fast one.
-    eventually(lambda: len(others) == 50)
+    eventually(lambda: len(others.seen) == 50)
     assert server.ledger().num_held('slow') == 1
-    seen += [record['x'] for record in first]
-    thread.join(30)
-  assert sorted([*map(int, seen), *others]) == list(range(60))
+    seen += [record['x'] for record in first] + others.end()
+  assert_each(map(int, seen), 1, 60)
 
 
 def test_in_lockstep_nobody_waits(server):

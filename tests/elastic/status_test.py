@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The snapshot: complete, plain, and bounded whatever there is to say."""
 
-import itertools
 import json
 
 import pytest
@@ -10,13 +9,12 @@ import pytest
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import decisions, status
 from antjax.elastic import rates as rates_lib
-from antjax.elastic.job_state import (
-  JobState,
-)
+from antjax.elastic.job_state import JobState
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.rendezvous import Rendezvous
 from antjax.elastic.view import ClusterView, WorkerView
+from tests.elastic.jobs_test import counted, start, Worker
 from tests.elastic.status_examples import huge, Known, lively, NOW
 
 
@@ -30,25 +28,16 @@ def test_snapshot_says_what_there_is():
   assert job['plan']['version'] == 7
   assert job['exit_codes'] == {'-9': 2}
   assert job['action_counts'] == {'KILL_RESTART': 1, 'ADJUST_BS': 1}
-  assert job['worker_states'] == {
-    'normal': 1,
-    'leader': 1,
-    'silent': 1,
-    'transient': 1,
-  }
+  assert job['worker_states'] == dict.fromkeys(
+    ('normal', 'leader', 'silent', 'transient'), 1
+  )
   w3 = job['workers'][3]
   assert (w3['name'], w3['rank'], w3['quota']) == ('w3', 3, 5)
   assert w3['seconds_per_sample_short'] == 0.0036
   assert len(w3['bpt_s']) == 30 and w3['bpt_s'][0] == 0.144
   assert 0.2 < w3['wait_share'] < 0.3
   (data,) = job['data_sets']
-  assert data['shards'] == {
-    'todo': 39,
-    'doing': 8,
-    'consumed': 12,
-    'done': 40,
-    'set_aside': 1,
-  }
+  assert data['shards'] == counted(39, 8, 12, 40, 1)
   assert data['num_used'] == 152_000
   assert data['set_aside'][0]['message'] == 'CRC of block 17 is wrong'
   assert [g['generation'] for g in job['generations']] == [3, 2, 1]
@@ -100,27 +89,23 @@ def test_numbers_that_json_cannot_say_are_unknown():
   assert job['workers'][0]['seconds_per_sample_short'] is None
 
 
-def test_rates_of_records():
+@pytest.mark.parametrize(
+  'points, rate',
+  [
+    ([(10.0, 100)], None),
+    ([(10.0, 100), (12.0, 300)], 100.0),
+    # A checkpoint is restored: it begins anew, and is never negative.
+    ([(10.0, 100), (12.0, 300), (13.0, 50)], None),
+    ([(10.0, 100), (12.0, 300), (13.0, 50), (14.0, 60)], 10.0),
+    # What is old is forgotten.
+    ([(float(s), 5 * min(s, 100)) for s in range(200)], 0.0),
+    # Polls may be far apart.
+    ([(0.0, 0), (300.0, 300), (600.0, 900)], 2.0),
+  ],
+)
+def test_rates_of_records(points, rate):
   rates = rates_lib.Rates()
-  assert rates.note('a', 'd', 100, 10.0) is None
-  assert rates.note('a', 'd', 300, 12.0) == 100.0
-  # A checkpoint is restored: the rate begins anew, and is never negative.
-  assert rates.note('a', 'd', 50, 13.0) is None
-  assert rates.note('a', 'd', 60, 14.0) == 10.0
-
-
-def test_rates_forget_what_is_old():
-  rates = rates_lib.Rates()
-  for second in range(200):
-    rate = rates.note('a', 'd', 5 * min(second, 100), float(second))
-  assert rate == 0.0
-
-
-def test_rates_of_polls_that_are_far_apart():
-  rates = rates_lib.Rates()
-  rates.note('a', 'd', 0, 0.0)
-  rates.note('a', 'd', 300, 300.0)
-  assert rates.note('a', 'd', 900, 600.0) == 2.0
+  assert [rates.note('a', 'd', value, now) for now, value in points][-1] == rate
 
 
 def test_memory_is_bounded():
@@ -186,21 +171,11 @@ def test_of_many_workers_those_with_trouble_are_shown():
 
 def test_of_the_real_parts():
   jobs, monitor, rendezvous = Jobs(), Monitor(), Rendezvous()
-  sequence = itertools.count(1)
-
-  def say(kind, **fields):
-    head = pb.Head(
-      job='j',
-      client='h0',
-      incarnation=1,
-      sequence=next(sequence),
-      generation=1,
-    )
-    reply = jobs.apply(kind(head=head, **fields), NOW)
-    return pb.ExchangeReply.FromString(reply)
-
-  beat = pb.AgentBeatRequest(address='10.0.0.1', free_port=4000)
-  beat.head.job, beat.head.client, beat.head.incarnation = 'j', 'h0', 7
+  beat = pb.AgentBeatRequest(
+    head=pb.Head(job='j', client='h0', incarnation=7),
+    address='10.0.0.1',
+    free_port=4000,
+  )
   rendezvous.beat(beat, jobs.job('j'), 5.0)
   # Of a job that has not begun only its agents are there.
   snapshots = status.Snapshots(jobs, monitor, rendezvous, decisions.ActionLog())
@@ -208,43 +183,23 @@ def test_of_the_real_parts():
   assert (job['phase'], job['num_workers']) == ('waiting', 0)
   assert [a['state'] for a in job['agents']] == ['waiting']
 
-  jobs.apply(
-    pb.StartGeneration(
-      job='j', members=['h0'], jax_coordinator='10.0.0.1:4000'
-    ),
-    NOW,
-  )
-  say(
-    pb.CreateDataSetRequest,
-    data_set=pb.DataSet(
-      name='d', num_records=95, shard_size=10, num_epochs=2, max_data_errors=1
-    ),
-  )
-  say(pb.BeginRequest, data_set='d', pass_number=1)
-  leases = say(
-    pb.ExchangeRequest, data_set='d', pass_number=1, num_wanted=4
-  ).leases
-  bad = pb.DataError(shard=leases[1].shard, message='CRC is wrong')
-  say(
-    pb.ExchangeRequest,
-    data_set='d',
-    pass_number=1,
-    consumed=[leases[0].shard],
-    failed=[bad],
-  )
-  request = pb.HeartbeatRequest(step=9, device_kind='cpu')
-  request.head.CopyFrom(pb.Head(job='j', client='h0', generation=1))
-  for step in range(10):
-    request.batch_times.append(
-      pb.BatchTime(
-        step=step,
-        end_unix_s=NOW + step,
-        compute_s=0.5,
-        wait_s=0.5,
-        num_micro_batches=2,
-        num_samples=20,
-      )
+  worker = Worker(jobs, 'h0', generation=start(jobs, 'h0'))
+  worker.join(num_records=95, shard_size=10, num_epochs=2, max_data_errors=1)
+  good, bad, *_ = (lease.shard for lease in worker.exchange(4).leases)
+  error = pb.DataError(shard=bad, message='CRC is wrong')
+  worker.exchange(consumed=[good], failed=[error])
+  times = [
+    pb.BatchTime(
+      step=step,
+      end_unix_s=NOW + step,
+      compute_s=0.5,
+      wait_s=0.5,
+      num_micro_batches=2,
+      num_samples=20,
     )
+    for step in range(10)
+  ]
+  request = pb.HeartbeatRequest(head=worker.head, step=9, batch_times=times)
   monitor.record_heartbeat(request, 8.0)
   out = snapshots.take(NOW, 9.0)
   json.dumps(out, allow_nan=False)
@@ -253,13 +208,7 @@ def test_of_the_real_parts():
   assert (worker['name'], worker['step']) == ('h0', 9)
   assert worker['bpt_s'] == [0.5] and worker['wait_share'] == 0.5
   assert worker['last_beat_age_s'] == 1.0
-  assert data['shards'] == {
-    'todo': 6,
-    'doing': 2,
-    'consumed': 1,
-    'done': 0,
-    'set_aside': 1,
-  }
+  assert data['shards'] == counted(6, 2, 1, 0, 1)
   assert data['set_aside'][0]['message'] == 'CRC is wrong'
   assert (data['epoch'], data['num_epochs']) == (0, 2)
   assert job['generations'][0]['members'] == ['h0']

@@ -23,15 +23,14 @@ FLAGS = (
 )
 
 pytestmark = [
-  bucket.NEEDS_PACKAGES,
   pytest.mark.multiprocess,
   pytest.mark.slow,
 ]
 
 
-@pytest.fixture(scope='module')
-def url():
-  with bucket.used() as url:
+@pytest.fixture(scope='module', params=bucket.SCHEMES)
+def url(request):
+  with bucket.used(request.param) as url:
     yield url
 
 
@@ -80,7 +79,7 @@ def test_a_killed_job_resumes_from_its_bucket(url, tmp_path, hosts):
   run(tmp_path, *command, tuned, f'--init_from={url}/run', '--num_steps=2')
   ((_, first), _) = logged(tmp_path / 'tuned')
   assert first < min(loss for _, loss in expected[:12])
-  assert not (tmp_path / 'gs:').exists()
+  assert not (tmp_path / url.partition('/')[0]).exists()
 
 
 def test_a_model_is_delivered_through_a_bucket(url, tmp_path):
@@ -115,4 +114,4 @@ def test_a_model_is_delivered_through_a_bucket(url, tmp_path):
     f'--out={url}/scores.parquet',
   )
   assert (epath.Path(url) / 'scores.parquet').exists()
-  assert not (tmp_path / 'gs:').exists()
+  assert not (tmp_path / url.partition('/')[0]).exists()

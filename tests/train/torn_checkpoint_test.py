@@ -103,7 +103,7 @@ def test_a_damaged_step_is_named_and_what_to_do(tmp_path, part):
   )
   assert message.endswith(
     f'Older steps there: 2. If step 4 is damaged, move {tmp_path}/4 away: the'
-    ' run then goes on from step 2.'
+    ' run then resumes from step 2.'
   )
   assert '\n' not in message and len(message) < 700
   (tmp_path / '4').rename(tmp_path.with_suffix('.away'))
@@ -113,7 +113,7 @@ def test_a_damaged_step_is_named_and_what_to_do(tmp_path, part):
 def test_a_damaged_step_without_an_older_one(tmp_path):
   save(tmp_path, [4])
   (tmp_path / '4/meta/metadata').write_text('{')
-  with pytest.raises(ValueError, match='4 away: the run then begins anew'):
+  with pytest.raises(ValueError, match='4 away: the run then starts over'):
     restored(tmp_path)
 
 
