@@ -53,12 +53,6 @@ class Takes:
 
 URL = Takes(('gs', 's3'), 'only gs:// and s3:// are known')
 MODEL_URL = Takes(('gs', 's3', 'hf'), 'only gs://, s3:// and hf:// are known')
-CHECKPOINT_URL = Takes(
-  ('gs',),
-  'Orbax writes checkpoints to gs:// and to file systems only; mount the'
-  ' bucket (for s3:// with Mountpoint for Amazon S3)',
-)
-
 MAPPED = Takes(why='its files are mapped into memory')
 LOCKED = Takes(why='its writers need locks and fsync')
 

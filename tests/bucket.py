@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A bucket of Google Cloud Storage, served on loopback."""
+"""Buckets of Google Cloud Storage and of S3, served on loopback."""
 
 from collections.abc import Iterator
 import contextlib
@@ -12,27 +12,43 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
+import urllib.request
 
+import fsspec
 import pytest
 
+from antjax.train import object_store
+
 NAME = 'bucket'
-URL = f'gs://{NAME}'
 # gcsfs reads its environment when it is imported: not here.
-NEEDS_PACKAGES = pytest.mark.skipif(
-  not all(map(importlib.util.find_spec, ('gcsfs', 'gcp_storage_emulator'))),
-  reason='gcsfs and gcp-storage-emulator of requirements-dev.txt are missing',
-)
+_PACKAGES = {
+  'gs': ('gcsfs', 'gcp_storage_emulator'),
+  's3': ('s3fs', 'moto', 'flask_cors'),
+}
+
+
+def _schemes() -> Iterator[Any]:
+  for scheme, names in _PACKAGES.items():
+    missing = [x for x in names if importlib.util.find_spec(x) is None]
+    reason = f'{", ".join(missing)} of requirements-dev.txt: not installed'
+    skips = pytest.mark.skipif(bool(missing), reason=reason)
+    yield pytest.param(scheme, marks=skips)
+
+
+SCHEMES = [*_schemes()]  # For parametrize.
 
 
 @contextlib.contextmanager
-def served() -> Iterator[dict[str, str]]:
+def served(scheme: str) -> Iterator[dict[str, str]]:
   """Serves an empty bucket; yields what a client's environment needs."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
   address = f'http://127.0.0.1:{port}'
+  module = ['moto.server', '-p'] if scheme == 's3' else ['tests.bucket']
   server = subprocess.Popen(
-    [sys.executable, '-m', 'tests.bucket', str(port)],
+    [sys.executable, '-m', *module, str(port)],
     cwd=pathlib.Path(__file__).parents[1],
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
@@ -43,25 +59,37 @@ def served() -> Iterator[dict[str, str]]:
         socket.create_connection(('127.0.0.1', port)).close()
         break
       time.sleep(0.05)
-    yield {
-      'STORAGE_EMULATOR_HOST': address,  # Of gcsfs.
-      'TENSORSTORE_GCS_HTTP_URL': address,
-      # gcsfs would ask Google for the kind of the bucket.
-      'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',
-    }
+    if scheme == 's3':
+      make = urllib.request.Request(f'{address}/{NAME}', method='PUT')
+      urllib.request.urlopen(make).close()
+      yield {
+        'AWS_ENDPOINT_URL': address,
+        'AWS_ACCESS_KEY_ID': 'anyone',
+        'AWS_SECRET_ACCESS_KEY': 'anything',
+      }
+    else:
+      yield {
+        'STORAGE_EMULATOR_HOST': address,  # Of gcsfs.
+        'TENSORSTORE_GCS_HTTP_URL': address,
+        # gcsfs would ask Google for the kind of the bucket.
+        'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',
+      }
   finally:
     server.kill()
     server.wait()
 
 
 @contextlib.contextmanager
-def used() -> Iterator[str]:
+def used(scheme: str) -> Iterator[str]:
   """Serves an empty bucket to this process; yields its URL."""
   before = dict(os.environ)
-  with served() as environment:
+  with served(scheme) as environment:
     os.environ.update(environment)
+    # Clients keep the address of an earlier server.
+    fsspec.filesystem(scheme).clear_instance_cache()
+    object_store.aws.cache_clear()
     try:
-      yield URL
+      yield f'{scheme}://{NAME}'
     finally:
       os.environ.clear()
       os.environ.update(before)

@@ -80,9 +80,6 @@ class Config(plan_models.StepConfig):
   overlap: Annotated[
     bool, 'Gather stacked layers one ahead, as `Trainer` does on such devices.'
   ] = True
-  early_sums: Annotated[
-    bool, 'Send gradient sums of layers during the last micro-batch.'
-  ] = False
   out: Annotated[
     str, 'Folder for report.json and the compiled text. Empty: none.'
   ] = ''

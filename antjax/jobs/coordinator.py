@@ -10,11 +10,9 @@ If it is killed, start it again with the same journal to resume; workers and
 agents wait for it. It needs no accelerator and does not import jax.
 """
 
-import asyncio
 from collections.abc import Callable
 import dataclasses
 import inspect
-import signal
 import sys
 from typing import Annotated, Any, TypeVar
 
@@ -207,22 +205,12 @@ def _part(kind: Callable[..., _T], config: Config, **others: Any) -> _T:
 
 
 async def _serve(settings: coordinator.CoordinatorConfig) -> None:
-  until = asyncio.Event()
-
-  def stop(number: signal.Signals) -> None:
-    script.stop_request.signal = number
-    until.set()
-
-  loop = asyncio.get_running_loop()
-  for number in (signal.SIGINT, signal.SIGTERM):
-    loop.add_signal_handler(number, stop, number)
-
   def say(port: int, url: str) -> None:
     print(f'coordinator: {settings.address}:{port}', flush=True)
     if url:
       print(f'status: {url}', flush=True)
 
-  await coordinator.serve(settings, until, say)
+  await coordinator.serve(settings, script.stop_event(), say)
 
 
 def _operate(config: Config) -> None:

@@ -53,7 +53,7 @@ class JobConfig:
     str,
     'Folder for config, logs, checkpoints and report. Starting again with the'
     ' same folder resumes the run.',
-    paths.CHECKPOINT_URL,
+    paths.URL,
   ]
   intra: Annotated[
     int | None,
@@ -306,7 +306,7 @@ def start(config: JobConfig) -> Job:
   config.check_inputs()
   run_dir, mirror = pathlib.Path(config.run_dir), None
   if paths.is_url(config.run_dir):
-    paths.check(config.run_dir, 'run_dir', paths.CHECKPOINT_URL)
+    paths.check(config.run_dir, 'run_dir')
     _open.enter_context(lease.held(config.run_dir, *_incarnation()))
     mirror = _open.enter_context(paths.mirrored(config.run_dir))
     _open.callback(mirror.push)

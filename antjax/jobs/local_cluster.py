@@ -37,6 +37,7 @@ from typing import Annotated
 from absl import flags
 
 from antjax import config_values, paths
+from antjax.elastic import host_sockets
 from antjax.elastic.process_group import (
   describe_exit,
   describe_signal,
@@ -48,6 +49,7 @@ from antjax.jobs import script, worker_env
 
 flags.disclaim_key_flags()  # They are the script's.
 
+_HERE = '127.0.0.1'
 _POLL_S = 0.05
 # Hosts whose peer has died wait in a collective and do not hear a SIGTERM.
 _GRACE_AFTER_FAILURE_S = 5.0
@@ -282,7 +284,7 @@ class Config:
 
 def _plain_hosts(config: Config, command: Sequence[str]) -> list[_Program]:
   is_terminal = sys.stdout.isatty()
-  coordinator = f'127.0.0.1:{worker_env.free_port()}'
+  coordinator = f'{_HERE}:{host_sockets.free_port(_HERE)}'
   hosts = []
   for host in range(config.hosts):
     env = worker_env.worker_env(
@@ -304,16 +306,16 @@ def _elastic_programs(
   config: Config, command: Sequence[str], folder: str
 ) -> tuple[_Program, list[_Program]]:
   """The coordinator and the agents."""
-  port = worker_env.free_port()
+  port = host_sockets.free_port(_HERE)
   env = worker_env.checkout_env(os.environ)
   shared = ('max_restarts', 'policy', 'lease_timeout_s', 'progress_timeout_s')
   coordinator = [
-    *(*_CONSOLE, 'coordinator', '--address=127.0.0.1', f'--port={port}'),
+    *(*_CONSOLE, 'coordinator', f'--address={_HERE}', f'--port={port}'),
     f'--journal={config.journal or os.path.join(folder, "journal.db")}',
     f'--min_hosts={config.min_hosts or config.hosts}',
     f'--max_hosts={config.hosts}',
     *(f'--{name}={getattr(config, name)}' for name in shared),
-    f'--status_port={config.status_port or worker_env.free_port()}',
+    f'--status_port={config.status_port or host_sockets.free_port(_HERE)}',
     '--node_check=off',  # The hosts are one machine.
     _RESTART_ENDED,
   ]
@@ -323,7 +325,7 @@ def _elastic_programs(
   agents = []
   for host in range(config.hosts):
     agent = [
-      *(*_CONSOLE, 'agent', f'--coordinator=127.0.0.1:{port}', '--job=job'),
+      *(*_CONSOLE, 'agent', f'--coordinator={_HERE}:{port}', '--job=job'),
       f'--name=host-{host}',
       f'--devices_per_host={config.devices_per_host}',
       f'--platform={config.platform}',

@@ -102,9 +102,6 @@ class Config(job_lib.JobConfig, plan_models.StepConfig):
   overlap: Annotated[
     bool, 'Overlap communication with computation. XLA on CPU does not.'
   ] = True
-  early_sums: Annotated[
-    bool, 'Send gradient sums of layers during the last micro-batch.'
-  ] = False
   elastic_only: Annotated[
     bool, 'Only codes whose groups may run unequal micro-batches.'
   ] = False

@@ -73,6 +73,9 @@ class StepConfig:
   min_shard_size: Annotated[
     int, 'Leaves with fewer elements are not sharded.'
   ] = 1024
+  early_sums: Annotated[
+    bool, 'Send gradient sums of layers during the last micro-batch.'
+  ] = False
 
   def __post_init__(self) -> None:
     names = ('num_micro_batches', 'sequences', 'seq_len')

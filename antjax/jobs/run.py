@@ -9,7 +9,7 @@ import math
 import pathlib
 import shlex
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 from absl import logging
 import jax
@@ -19,24 +19,12 @@ from antjax import config as config_lib
 from antjax import paths
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
+from antjax.jobs.training_config import FitConfig
 from antjax.report import progress, watch
 from antjax.shards import dataset
 from antjax.train import checkpoint
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
-
-
-class RunConfig(Protocol):
-  """What every run reads of its settings."""
-
-  @property
-  def checkpoint_every(self) -> int: ...
-
-  @property
-  def checkpoint_every_s(self) -> float: ...
-
-  @property
-  def steps_per_call(self) -> int: ...
 
 
 def num_examples(batch: Mapping[str, Any]) -> int:
@@ -102,7 +90,7 @@ class Run:
   def __init__(
     self,
     name: str,
-    config: RunConfig,
+    config: FitConfig,
     job: job_lib.Job,
     made_of: Mapping[str, Any],
     *,
@@ -118,7 +106,7 @@ class Run:
 
     Args:
       name: Name on the progress bar.
-      config: Dataclass; a run that validates reads evaluate_every, patience and
+      config: A run that validates reads evaluate_every, patience and
         best_metric too.
       job: The job; its run folder gets the settings and `made_of`.
       made_of: Fingerprints of the run's inputs, see `identity`.

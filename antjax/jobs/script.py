@@ -5,6 +5,7 @@
 `antjax.jobs.job` adds what jobs on devices need; this imports no jax.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import logging as python_logging
@@ -73,6 +74,19 @@ class StopRequest:
 
 
 stop_request = StopRequest()
+
+
+def stop_event() -> asyncio.Event:
+  """An event of the running loop, which SIGINT and SIGTERM set."""
+  event, loop = asyncio.Event(), asyncio.get_running_loop()
+
+  def stop(number: signal.Signals) -> None:
+    stop_request.signal = number
+    event.set()
+
+  for number in (signal.SIGINT, signal.SIGTERM):
+    loop.add_signal_handler(number, stop, number)
+  return event
 
 
 def is_news(record: python_logging.LogRecord) -> bool:

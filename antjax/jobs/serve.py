@@ -14,7 +14,6 @@ the start. After SIGTERM, it answers all open requests and exits.
 
 import asyncio
 import dataclasses
-import signal
 import sys
 from typing import Annotated, Any, NamedTuple
 
@@ -136,16 +135,7 @@ def load(config: Config) -> Opened:
 
 
 async def _serve(config: Config) -> None:
-  stop = asyncio.Event()
-  loop = asyncio.get_running_loop()
-
-  def ask(number: signal.Signals) -> None:
-    script.stop_request.signal = number
-    stop.set()
-
-  for number in (signal.SIGINT, signal.SIGTERM):
-    loop.add_signal_handler(number, ask, number)
-  metrics = Metrics()
+  stop, metrics = script.stop_event(), Metrics()
   served, live, digest = await asyncio.to_thread(load, config)
   version = {'sequence': 0, 'digest': digest}
   follower = None

@@ -25,7 +25,24 @@ _FEW_STEPS = 100  # Fewer in a run are more likely an oversight than a wish.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig(JobConfig):
+class FitConfig:
+  """What a run reads of its settings, see `Run`."""
+
+  checkpoint_every: Annotated[int, 'Number of steps between checkpoints.'] = 500
+  checkpoint_every_s: Annotated[
+    float,
+    'Seconds between checkpoints, in addition to those by steps. 0: none, or'
+    ' under agents chosen by the failure rate and the time to save.',
+  ] = 0.0
+  steps_per_call: Annotated[
+    int,
+    'Number of steps that run as one program, between saves and validations.'
+    ' More are faster if a step takes only a few milliseconds.',
+  ] = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(JobConfig, FitConfig):
   """Settings of every training job; a job's own Config extends it."""
 
   paro: Annotated[
@@ -54,17 +71,6 @@ class TrainingConfig(JobConfig):
     ' Under agents, slow workers run fewer and fast workers more.',
   ] = 1
   shard_size: Annotated[int, 'Number of examples in a DataShard.'] = 256
-  checkpoint_every: Annotated[int, 'Number of steps between checkpoints.'] = 500
-  checkpoint_every_s: Annotated[
-    float,
-    'Seconds between checkpoints, in addition to those by steps. 0: none, or'
-    ' under agents chosen by the failure rate and the time to save.',
-  ] = 0.0
-  steps_per_call: Annotated[
-    int,
-    'Number of steps that run as one program, between saves and validations.'
-    ' More are faster if a step takes only a few milliseconds.',
-  ] = 1
   seed: Annotated[int, 'Seed of parameters, shuffles and samples.'] = 0
 
   def __post_init__(self) -> None:

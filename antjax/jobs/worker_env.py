@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import os
 import pathlib
 import re
-import socket
 import sys
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -57,13 +56,6 @@ def checkout_env(base: Mapping[str, str]) -> dict[str, str]:
   """Adds that programs find `launch` and `antjax` without installation."""
   paths = [str(_ROOT), *filter(None, [base.get('PYTHONPATH')])]
   return {**base, 'PYTHONPATH': os.pathsep.join(paths), 'PYTHONUNBUFFERED': '1'}
-
-
-def free_port() -> int:
-  """Returns a loopback port that nobody uses now."""
-  with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-    probe.bind(('127.0.0.1', 0))
-    return int(probe.getsockname()[1])
 
 
 def found_command(command: Sequence[str]) -> list[str]:

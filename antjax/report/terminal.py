@@ -3,6 +3,7 @@
 """Terminal output of jobs."""
 
 from collections.abc import Iterable, Sequence
+import math
 from typing import Literal
 
 import rich.console
@@ -18,6 +19,17 @@ def show(what: rich.console.RenderableType) -> None:
   if not console.is_terminal:
     console = rich.console.Console(width=_FULL_WIDTH)
   console.print(what)
+
+
+def number(
+  value: float | None, error: float | None = None, digits: int = 4
+) -> str:
+  """A number in a table, with its error if it has one; '-' for None and nan."""
+  if value is None or math.isnan(value):
+    return '-'
+  text = f'{value:.{digits}f}'
+  has_error = error is not None and not math.isnan(error)
+  return f'{text} ± {error:.{digits}f}' if has_error else text
 
 
 def show_table(

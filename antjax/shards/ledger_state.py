@@ -106,9 +106,10 @@ def read(state: Any) -> list[EpochRun]:
       ('first_epoch', 0),
     ):
       _check_whole(name, state[name], low)
-    worker, num_workers = state['share'] or (0, 1)
-    _check_whole('share', worker)
-    _check_whole('share', num_workers, 1)
+    if state['share'] is not None:
+      worker, num_workers = state['share']
+      _check_whole('share', worker)
+      _check_whole('share', num_workers, 1)
     expected, runs = state['first_epoch'], list[EpochRun]()
     _check_bounds(state)
     room = _MAX_SET_BYTES

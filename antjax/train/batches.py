@@ -34,7 +34,7 @@ class BatchPlacer:
     self._paro = paro
     self._tables = tables
     self._num_micro_batches = num_micro_batches
-    self._num_local = len(local_positions(mesh))
+    self.num_local = len(local_positions(mesh))
     self.keys = keys
     self._constants = constants
     # Rows that the last placed batch needs initialized, by table.
@@ -71,7 +71,7 @@ class BatchPlacer:
       ValueError: The batch or the counts are invalid.
     """
     parts = self._num_micro_batches if num_parts is None else num_parts
-    check_batch(batch, self._num_local * parts, 'local devices x micro-batches')
+    check_batch(batch, self.num_local * parts, 'local devices x micro-batches')
     local_counts = self._local_counts(counts)
     routing: PyTree = {}
     if self._tables is not None:
@@ -81,14 +81,14 @@ class BatchPlacer:
         ids = self.keys.read(ids)
       if not is_valid or local_counts is not None:
         # Skipped rows must not be touched: a lazy optimizer would change them.
-        none = np.zeros((self._num_local,), np.int32)
+        none = np.zeros((self.num_local,), np.int32)
         ids = _leave_out(ids, local_counts if is_valid else none, parts)
       if self.keys is not None:
         ids, self.reset = self.keys.ids(ids, is_training=is_training)
-      ids, routing = self._tables.prepare(ids, self._num_local)
+      ids, routing = self._tables.prepare(ids, self.num_local)
       batch = batch | {'ids': ids}
     check_numbers(batch)
-    once = np.zeros((self._num_local,), np.float32)
+    once = np.zeros((self.num_local,), np.float32)
     once[0] = num_examples
     if self._constants is not None:
       if not isinstance(batch, dict) or 'constants' in batch:
@@ -100,8 +100,8 @@ class BatchPlacer:
       batch=batch,
       routing=routing,
       num_micro_batches=local_counts,
-      is_valid=np.full((self._num_local,), is_valid, np.float32),
-      is_stopping=np.full((self._num_local,), is_stopping, np.float32),
+      is_valid=np.full((self.num_local,), is_valid, np.float32),
+      is_stopping=np.full((self.num_local,), is_stopping, np.float32),
       num_examples=once,
     )
 

@@ -23,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from antjax import paths
 from antjax.mesh.gather import gather_json
-from antjax.train import canonical, lease
+from antjax.train import canonical, lease, object_store
 from antjax.train.checkpoint_folder import Claim, room, TreeHandler
 from antjax.train.state import Layout, TrainState
 
@@ -41,8 +41,10 @@ def latest_step(directory: str | os.PathLike[str]) -> int | None:
 
 def steps(directory: str | os.PathLike[str]) -> list[int]:
   """Steps of the committed checkpoints in a folder, in order."""
-  paths.check(directory, 'checkpoints', paths.CHECKPOINT_URL)
-  folder = epath.Path(paths.origin(directory))
+  paths.check(directory, 'checkpoints')
+  directory = paths.origin(directory)
+  object_store.prepare(directory)
+  folder = epath.Path(directory)
   if not folder.is_dir():
     return []
   return sorted(ocp.utils.checkpoint_steps(folder))
@@ -96,7 +98,7 @@ class Checkpointer:
     """Opens (and creates) a folder.
 
     Args:
-      directory: A path or a gs:// URL.
+      directory: A path, or a gs:// or s3:// URL.
       layout: Layout of the model to save or to restore into.
       keep: Number of newest checkpoints to keep.
       best_metric: Metric by which the best checkpoint is also kept, if given.
@@ -108,8 +110,9 @@ class Checkpointer:
         " least 1 and best_mode 'min' or 'max'."
       )
     self._claim: Claim | None = None
-    paths.check(directory, 'Checkpointer: directory', paths.CHECKPOINT_URL)
+    paths.check(directory, 'Checkpointer: directory')
     directory = paths.origin(directory)
+    object_store.prepare(directory)
     if not paths.is_url(directory):
       self._claim = Claim(directory)
     self.directory = directory

@@ -79,9 +79,7 @@ class FitOptions:
 
   def __post_init__(self) -> None:
     if self.checkpoint_dir is not None:
-      paths.check(
-        self.checkpoint_dir, 'Trainer.fit: checkpoint_dir', paths.CHECKPOINT_URL
-      )
+      paths.check(self.checkpoint_dir, 'Trainer.fit: checkpoint_dir')
     least = {'checkpoint_every': 1, 'evaluate_every': 0, 'steps_per_call': 1}
     for name, least_value in least.items():
       value = getattr(self, name)

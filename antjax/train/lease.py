@@ -26,7 +26,7 @@ import tensorstore as ts
 
 from antjax import paths
 from antjax.mesh.gather import gather_json
-from antjax.train import checkpoint_folder
+from antjax.train import checkpoint_folder, object_store
 
 FILE = '.lease'
 BEAT_S = 5.0
@@ -44,7 +44,8 @@ class Lease:
     self._stamp = b''  # The file's generation after this run's last write.
     self._ended, self._lock = threading.Event(), threading.Lock()
     self._lost = ''
-    self._me = {
+    self._me: dict[str, Any] = {
+      'num_written': 0,
       'host': socket.gethostname(),
       'pid': os.getpid(),
       'process': _process(os.getpid()),
@@ -60,10 +61,7 @@ class Lease:
     Raises:
       ValueError: A live run has it, or the file cannot be written.
     """
-    spec: dict[str, Any] = {'driver': 'file', 'path': f'{self.folder}/'}
-    if paths.is_url(self.folder):
-      bucket, _, name = self.folder.partition('://')[2].partition('/')
-      spec = {'driver': 'gcs', 'bucket': bucket, 'path': f'{name}/'}
+    spec = object_store.kvstore(f'{self.folder}/')
     self._files = ts.KvStore.open(spec).result()
     first = found = self._files.read(FILE).result()
     end = time.monotonic() + STALE_S
@@ -135,6 +133,8 @@ class Lease:
 
   def _write(self, stamp: bytes) -> bool:
     """Writes the file if its generation is still `stamp`."""
+    # On s3:// the same text would have the same generation.
+    self._me['num_written'] += 1
     text = json.dumps(self._me).encode()
     written = self._files.write(FILE, text, if_equal=stamp).result()
     self._stamp = written.generation or self._stamp
@@ -177,7 +177,7 @@ def held(
   """Holds a folder and its subfolders for this run; call on all processes.
 
   Args:
-    folder: A path or a gs:// URL.
+    folder: A path, or a gs:// or s3:// URL.
     job: Name of a job that a coordinator restarts; '' for none.
     generation: Generation of the job; a later one takes over at once.
 

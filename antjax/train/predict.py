@@ -15,7 +15,7 @@ import numpy as np
 
 from antjax.collectives import transition
 from antjax.mesh import compiler
-from antjax.mesh.gather import gather_arrays
+from antjax.mesh.gather import gather_arrays, gather_json
 from antjax.mesh.manual import manual
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.mesh.paro import Level
@@ -212,24 +212,51 @@ def outputs(
   """See `Trainer.outputs`; `predict` is from `make_predict`."""
   feed = Feed(iter(batches))
   has_data = feed.open()
+  # Rows of the largest batch so far: with the last one, smaller, no program is
+  # compiled, and all processes have equal shapes.
+  most = max(gather_json(_num_rows(feed.filler())))
   # The outputs of one batch are fetched while the next one runs.
-  pending: tuple[Any, Any, bool] | None = None
+  pending: tuple[Any, Any, tuple[int, int] | None] | None = None
   while has_data:
     batch = feed.next()
-    if batch is None and jax.process_count() == 1:
+    is_mine = batch is not None
+    if not is_mine and jax.process_count() == 1:
       break
+    batch = batch if is_mine else feed.filler()
+    num = padded = _num_rows(batch)
+    if num % placer.num_local or (num and jax.process_count() > 1):
+      most = max(most, num)
+      padded = -(-most // placer.num_local) * placer.num_local
+    if num < padded:
+      index = np.minimum(np.arange(padded), num - 1)
+      batch = jax.tree.map(lambda x, index=index: np.asarray(x)[index], batch)
     inputs = placer.place(
-      feed.filler() if batch is None else batch,
-      is_valid=batch is not None,
-      num_parts=1,
-      is_training=False,
+      batch, is_valid=is_mine, num_parts=1, is_training=False
     )
-    older, pending = pending, (*predict(state, inputs), batch is not None)
+    older = pending
+    pending = (*predict(state, inputs), (num, padded) if is_mine else None)
     if older is not None:
-      arrays, num_valid, is_mine = older
-      if is_mine:
-        yield {name: local_rows(x) for name, x in arrays.items()}
-      if not float(num_valid) > 0:
+      yield from _own_rows(older)
+      if not float(older[1]) > 0:
         return
-  if pending is not None and pending[2]:
-    yield {name: local_rows(x) for name, x in pending[0].items()}
+  if pending is not None:
+    yield from _own_rows(pending)
+
+
+def _num_rows(batch: PyTree) -> int:
+  """Rows of a batch, if its arrays have equally many; else 0."""
+  sizes = {np.shape(x)[:1] for x in jax.tree.leaves(batch)}
+  return sizes.pop()[0] if len(sizes) == 1 and () not in sizes else 0
+
+
+def _own_rows(
+  found: tuple[Any, Any, tuple[int, int] | None],
+) -> Iterator[dict[str, np.ndarray]]:
+  """A batch's outputs without the rows that filled it up; none of a filler."""
+  arrays, _, rows = found
+  if rows is not None:
+    own = {name: local_rows(x) for name, x in arrays.items()}
+    num, padded = rows
+    if num < padded:
+      own = {name: x[: len(x) * num // padded] for name, x in own.items()}
+    yield own

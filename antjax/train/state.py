@@ -127,8 +127,8 @@ class Layout:
   ) -> 'Layout':
     """Describes a tree of arrays or ShapeDtypeStructs; logs unsharded leaves.
 
-    For the arguments see `Trainer`. Leaves that are not floating point are
-    never trained.
+    For the arguments see `Trainer`. Leaves that have no elements, or are not
+    floating point, are never trained.
 
     Raises:
       ValueError: No leaf is trained, a scalar is selected as a stack, or a
@@ -152,6 +152,7 @@ class Layout:
       is_trained = (
         not is_mutable
         and bool(jnp.issubdtype(dtype, jnp.inexact))
+        and 0 not in jnp.shape(x)  # Optimizers divide by sizes.
         and (trainable is None or bool(trainable(name)))
       )
       if is_trained and jnp.issubdtype(dtype, jnp.complexfloating):

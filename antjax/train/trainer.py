@@ -387,8 +387,8 @@ class Trainer:
 
     Args:
       state: Training state, which is not donated.
-      batches: Batches of this process. Leading dims are multiples of its number
-        of devices (pad with weight 0).
+      batches: Batches of this process. One whose number of rows is no multiple
+        of its devices is filled up, and the outputs are cut.
       predict_fn: `(params, batch, rng)` or, with tables, `(params, rows, batch,
         rng)` -> arrays by name: 'prediction' and 'label', optionally 'weight'
         and 'group', of equal shape, with the leading dim sharded over devices.

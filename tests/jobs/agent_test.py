@@ -15,6 +15,7 @@ import urllib.request
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import host_sockets
 from antjax.jobs import agent, worker_env
 from tests.elastic import certificates
 from tests.elastic.preemption_test import Ec2, metadata
@@ -149,7 +150,7 @@ class _OneHost:
   """A coordinator of jobs of one host, and what starts that host's agent."""
 
   def __init__(self, start, folder: pathlib.Path, *flags: str):
-    self._start, self._port = start, worker_env.free_port()
+    self._start, self._port = start, host_sockets.free_port('127.0.0.1')
     self._flags = (
       *(f'--port={self._port}', f'--journal={folder / "journal"}'),
       *('--min_hosts=1', '--max_hosts=1', *flags),
@@ -301,7 +302,10 @@ def test_a_notice_of_preemption_saves_and_leaves(start, script, tmp_path):
 
 @pytest.mark.slow
 def test_hosts_are_checked_before_their_workers_start(start, script, tmp_path):
-  port, status = worker_env.free_port(), worker_env.free_port()
+  port, status = (
+    host_sockets.free_port('127.0.0.1'),
+    host_sockets.free_port('127.0.0.1'),
+  )
   start(
     'coordinator',
     *(f'--port={port}', f'--status_port={status}', '--min_hosts=2'),

@@ -8,10 +8,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import threading
-import time
 
 import ibis
 import numpy as np
@@ -29,9 +25,8 @@ from antjax.lm import pretrained_tokenizer
 from antjax.lm.token_cache import RowTokenizer
 from antjax.lm.transformer import Transformer
 from tests.ctr.bahe import small_vocabulary
+from tests.jobs.processes import Program
 
-_ROOT = pathlib.Path(__file__).parents[2]
-_DEADLINE_S = 300.0
 MAX_TOKENS = 12
 
 
@@ -221,66 +216,24 @@ def test_wrong_flags(fields, why):
     Config(**fields)
 
 
-class _Process:
-  """A program and the lines it has printed so far."""
-
-  def __init__(self, *command):
-    self.process = subprocess.Popen(
-      [sys.executable, *map(str, command)],
-      cwd=_ROOT,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-    )
-    self.lines = []
-    self._thread = threading.Thread(target=self._read, daemon=True)
-    self._thread.start()
-
-  def _read(self):
-    for line in self.process.stdout:
-      self.lines.append(line.rstrip())
-
-  def wait_for(self, pattern, count=1):
-    """The match of the `count`-th line that has the pattern."""
-    end = time.monotonic() + _DEADLINE_S
-    while time.monotonic() < end:
-      found = [
-        m for line in list(self.lines) if (m := re.search(pattern, line))
-      ]
-      if len(found) >= count:
-        return found[count - 1]
-      if self.process.poll() is not None and not self._thread.is_alive():
-        break
-      time.sleep(0.02)
-    raise AssertionError(f'no {pattern!r} in\n' + '\n'.join(self.lines))
-
-  def wait(self):
-    code = self.process.wait(_DEADLINE_S)
-    self._thread.join()
-    return code
-
-  def wrote(self):
-    found = [re.search(r'WROTE (\d+) (\d+)', line) for line in self.lines]
-    return [(int(m[1]), int(m[2])) for m in found if m]
-
-  def kill(self):
-    self.process.kill()
-    self.wait()
-    self.process.stdout.close()
-
-
 @pytest.fixture
 def programs():
+  """Starts programs, and kills those that are left after the test."""
   started = []
 
   def start(*command):
-    started.append(_Process(*command))
+    started.append(Program(*command))
     return started[-1]
 
   yield start
   for one in started:
-    one.kill()
+    one.end(signal.SIGKILL)
+
+
+def wrote(program):
+  """Ranges that a builder has written."""
+  found = [re.search(r'WROTE (\d+) (\d+)', line) for line in program.lines]
+  return [(int(m[1]), int(m[2])) for m in found if m]
 
 
 def _flags(config, *names):
@@ -313,7 +266,7 @@ def test_a_killed_process_costs_its_open_range(
     *('-m', 'launch.coordinator', f'--journal={tmp_path / "journal.db"}'),
     '--lease_timeout_s=3',
   )
-  address = coordinator.wait_for(r'coordinator: (\S+)')[1]
+  address = coordinator.line(r'coordinator: (\S+)')[1]
   builders = [
     programs(
       *('-m', 'tests.jobs.store_builder', 0.5, *_flags(config, *FLAGS)),
@@ -323,15 +276,14 @@ def test_a_killed_process_costs_its_open_range(
   ]
   victim, other = builders
   for one in builders:
-    one.wait_for('WROTE')
+    one.line('WROTE')
   num_encoding = sum('ENCODING' in line for line in victim.lines)
-  victim.wait_for('ENCODING', num_encoding + 1)
-  victim.process.send_signal(signal.SIGKILL)
-  assert victim.wait() == -signal.SIGKILL
+  victim.line('ENCODING', num_encoding + 1)
+  assert victim.end(signal.SIGKILL) == -signal.SIGKILL
   with pytest.raises(ValueError, match='has no complete rows'):
     BehaviorStore.open(config.out)
-  assert other.wait() == 0, other.lines
-  written = sorted(victim.wrote() + other.wrote())
+  assert other.end() == 0, other.lines
+  written = sorted(wrote(victim) + wrote(other))
   # Each range once: what the victim had written was not made again.
   assert written == [(i, min(i + 1024, 12_042)) for i in range(0, 12_042, 1024)]
   check_store(config, model, 12_040)
@@ -339,7 +291,7 @@ def test_a_killed_process_costs_its_open_range(
     *('-m', 'tests.jobs.store_builder', 0, *_flags(config, *FLAGS)),
     f'--coordinator={address}',
   )
-  assert late.wait() == 0 and not late.wrote()
+  assert late.end() == 0 and not wrote(late)
 
 
 @pytest.mark.slow
@@ -352,7 +304,7 @@ def test_under_agents_what_is_written_stays(config, model, tmp_path, programs):
     *('--devices_per_host=2', '--', '-m', 'tests.jobs.store_builder', 0.5),
     *_flags(config, *FLAGS),
   )
-  cluster.wait_for('WROTE', 4)
+  cluster.line('WROTE', 4)
   victims = [
     int(pid)
     for pid in os.listdir('/proc')
@@ -360,9 +312,9 @@ def test_under_agents_what_is_written_stays(config, model, tmp_path, programs):
   ]
   assert len(victims) == 2
   os.kill(victims[0], signal.SIGKILL)
-  assert cluster.wait() == 0, cluster.lines
+  assert cluster.end() == 0, cluster.lines
   assert any('generation 2' in line for line in cluster.lines)
-  written = cluster.wrote()
+  written = wrote(cluster)
   assert sorted(set(written)) == sorted(written)
   assert sum(stop - start for start, stop in written) == 12_042
   check_store(config, model, 12_040)

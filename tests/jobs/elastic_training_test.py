@@ -54,7 +54,7 @@ def test_a_killed_worker_costs_a_restart_from_the_last_checkpoint(
   job = _start(data, run_dir)
   checkpoints = run_dir / 'checkpoints'
   os.kill(job.workers()[victim], signal.SIGKILL)
-  output = job.output()
+  output = job.ended()
   assert 'generation 2: rank 0 of 2' in output
   assert 'generation 3' not in output
   assert 'Restored step' in output
@@ -68,6 +68,6 @@ def test_a_stopped_worker_is_missed_and_replaced(data, tmp_path):
   run_dir = tmp_path / 'run'
   job = _start(data, run_dir, '--lease_timeout_s=5')
   os.kill(job.workers()[1], signal.SIGSTOP)
-  output = job.output()
+  output = job.ended()
   assert 'silent or makes no progress' in output
   assert logged_steps(run_dir) == list(range(20))

@@ -215,5 +215,5 @@ def test_wrong_flags_are_refused(options, message):
     Config(**options)
   with pytest.raises(ValueError, match='training.num_steps=0'):
     NextItemConfig(num_steps=0)
-  with pytest.raises(ValueError, match='num_negatives=0 must be at least 1'):
+  with pytest.raises(ValueError, match='num_negatives=0: must be at least 1'):
     llm_rec_held_out.HeldOutConfig(num_negatives=0)

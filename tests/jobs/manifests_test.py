@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from antjax.jobs import worker_env
+from antjax.elastic import host_sockets
 from tests import warm_python
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -263,7 +263,7 @@ def test_slurm_script_runs_a_job(tmp_path, code):
       'PATH': f'{folder}:{os.environ["PATH"]}',
       'RUN_DIR': str(tmp_path / 'run'),
       'SLURM_TMPDIR': str(tmp_path),
-      'PORT': str(worker_env.free_port()),
+      'PORT': str(host_sockets.free_port('127.0.0.1')),
       'MIN_HOSTS': '2',
       'SLURM_JOB_ID': '7',
       'SLURM_JOB_NUM_NODES': '2',

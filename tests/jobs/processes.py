@@ -3,13 +3,17 @@
 """Jobs in this process or in others, and what tests ask of processes."""
 
 from collections.abc import Callable
+import itertools
 import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -17,6 +21,8 @@ from antjax.jobs import job as job_lib
 from antjax.jobs import script
 from antjax.mesh.mesh import make_mesh
 from tests import warm_python
+
+_T = TypeVar('_T')
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 400.0
@@ -76,44 +82,87 @@ def logged_steps(folder: str | os.PathLike[str]) -> list[int]:
   return [step for step, _ in logged(folder)]
 
 
-class ElasticJob:
-  """A job under `local_cluster --elastic`, on two hosts of two devices."""
+class Program:
+  """`python COMMAND`, and the lines that it has printed so far.
 
-  def __init__(self, script: str, *flags: str, launcher: tuple[str, ...] = ()):
-    self._script = script
-    self._process = subprocess.Popen(
-      [
-        *(sys.executable, '-m', 'launch.local_cluster', '--elastic'),
-        *('--hosts=2', '--devices_per_host=2', *launcher, '--'),
-        *(f'launch/{script}.py', *flags),
-      ],
-      cwd=ROOT,
+  Attributes:
+    process: The process.
+    lines: Lines, those of its errors among them.
+  """
+
+  def __init__(self, *command: object, **options: Any):
+    self.process = subprocess.Popen(
+      [sys.executable, *map(str, command)],
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
+      **{'cwd': ROOT} | options,
     )
+    self.lines = list[str]()
+    self._reader = threading.Thread(target=self._read, daemon=True)
+    self._reader.start()
+
+  def _read(self) -> None:
+    for line in self.process.stdout:
+      self.lines.append(line.rstrip())
+
+  @property
+  def output(self) -> str:
+    return '\n'.join(self.lines)
+
+  def wait_for(self, condition: Callable[[], _T]) -> _T:
+    """What a condition gives when it holds; it must while the program runs."""
+    end = time.monotonic() + DEADLINE_S
+    while True:
+      is_over = self.process.poll() is not None and not self._reader.is_alive()
+      if found := condition():
+        return found
+      if is_over or time.monotonic() > end:
+        self.end(signal.SIGKILL)
+        raise AssertionError(self.output)
+      time.sleep(0.02)
+
+  def line(self, pattern: str, count: int = 1) -> re.Match[str]:
+    """The match of the `count`-th line that has a pattern."""
+
+    def found() -> re.Match[str] | None:
+      every = (re.search(pattern, line) for line in [*self.lines])
+      return next(itertools.islice(filter(None, every), count - 1, None), None)
+
+    return self.wait_for(found)
+
+  def end(self, number: int | None = None) -> int:
+    """Its exit code, after a signal if there is one."""
+    if number is not None:
+      self.process.send_signal(number)
+    code = self.process.wait(DEADLINE_S)
+    self._reader.join()
+    self.process.stdout.close()
+    return code
+
+
+class ElasticJob(Program):
+  """A job under `local_cluster --elastic`, on two hosts of two devices."""
+
+  def __init__(self, script: str, *flags: str, launcher: tuple[str, ...] = ()):
+    super().__init__(
+      *('-m', 'launch.local_cluster', '--elastic', '--hosts=2'),
+      *('--devices_per_host=2', *launcher, '--', f'launch/{script}.py', *flags),
+    )
+    self._script = script
 
   def workers(self) -> list[int]:
     """Processes that train, by rank."""
     found = [
       worker
-      for agent in children(self._process.pid)
+      for agent in children(self.process.pid)
       for worker in children(agent)
       if self._script in pathlib.Path(f'/proc/{worker}/cmdline').read_text()
     ]
     assert len(found) == 2
     return found
 
-  def wait_for(self, condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-      if self._process.poll() is not None or time.monotonic() > end:
-        self._process.kill()
-        raise AssertionError(self._process.communicate()[0])
-      time.sleep(0.05)
-
-  def output(self) -> str:
+  def ended(self) -> str:
     """All that it said, when it has ended well."""
-    output, _ = self._process.communicate(timeout=DEADLINE_S)
-    assert self._process.returncode == 0, output
-    return output
+    assert self.end() == 0, self.output
+    return self.output

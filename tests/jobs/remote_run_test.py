@@ -3,9 +3,6 @@
 """A job whose texts and run folder are in a bucket, killed and resumed."""
 
 import signal
-import subprocess
-import sys
-import time
 
 from etils import epath
 import pytest
@@ -15,7 +12,7 @@ from antjax.train import checkpoint
 from tests import bucket, warm_python
 from tests.data import movielens_fixture
 from tests.jobs.gmeta_delivery_test import TRAIN
-from tests.jobs.processes import logged
+from tests.jobs.processes import logged, Program
 from tests.serving import delta_test
 
 FLAGS = (
@@ -26,34 +23,26 @@ FLAGS = (
 )
 
 pytestmark = [
-  bucket.NEEDS_PACKAGES,
   pytest.mark.multiprocess,
   pytest.mark.slow,
 ]
 
 
-@pytest.fixture(scope='module')
-def url():
-  with bucket.used() as url:
+@pytest.fixture(scope='module', params=bucket.SCHEMES)
+def url(request):
+  with bucket.used(request.param) as url:
     yield url
 
 
 def start(folder, *command):
-  return subprocess.Popen(
-    [sys.executable, *command],
-    cwd=folder,
-    env=warm_python.env_of(4) | {'TMPDIR': str(folder)},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+  env = warm_python.env_of(4) | {'TMPDIR': str(folder)}
+  return Program(*command, cwd=folder, env=env)
 
 
 def run(folder, *command):
-  process = start(folder, *command)
-  output = process.communicate(timeout=600)[0]
-  assert process.returncode == 0, output
-  return output
+  program = start(folder, *command)
+  assert program.end() == 0, program.output
+  return program.output
 
 
 @pytest.mark.parametrize('hosts', [1, 2])
@@ -72,14 +61,10 @@ def test_a_killed_job_resumes_from_its_bucket(url, tmp_path, hosts):
   command = ['-m', *launcher, *flags]
   run(tmp_path, *command, f'--run_dir={url}/whole')
   killed = start(tmp_path, *command, f'--run_dir={url}/run')
-  deadline = time.monotonic() + 300
-  while killed.poll() is None and time.monotonic() < deadline:
-    if (checkpoint.latest_step(f'{url}/run/checkpoints') or 0) >= 6:
-      break
-    time.sleep(0.05)
-  killed.send_signal(signal.SIGKILL)
-  killed.communicate()
-  assert killed.returncode == -signal.SIGKILL
+  killed.wait_for(
+    lambda: (checkpoint.latest_step(f'{url}/run/checkpoints') or 0) >= 6
+  )
+  assert killed.end(signal.SIGKILL) == -signal.SIGKILL
   output = run(tmp_path, *command, f'--run_dir={url}/run')
   assert 'Restored step' in output
   expected = logged(f'{url}/whole')
@@ -94,7 +79,7 @@ def test_a_killed_job_resumes_from_its_bucket(url, tmp_path, hosts):
   run(tmp_path, *command, tuned, f'--init_from={url}/run', '--num_steps=2')
   ((_, first), _) = logged(tmp_path / 'tuned')
   assert first < min(loss for _, loss in expected[:12])
-  assert not (tmp_path / 'gs:').exists()
+  assert not (tmp_path / url.partition('/')[0]).exists()
 
 
 def test_a_model_is_delivered_through_a_bucket(url, tmp_path):
@@ -129,4 +114,4 @@ def test_a_model_is_delivered_through_a_bucket(url, tmp_path):
     f'--out={url}/scores.parquet',
   )
   assert (epath.Path(url) / 'scores.parquet').exists()
-  assert not (tmp_path / 'gs:').exists()
+  assert not (tmp_path / url.partition('/')[0]).exists()

@@ -422,7 +422,7 @@ def test_two_hosts_under_agents_of_which_one_is_killed(folder, tmp_path):
   )
   job.wait_for(lambda: len(logged_steps(run_dir)) >= 5)
   os.kill(job.workers()[1], signal.SIGKILL)
-  output = job.output()
+  output = job.ended()
   assert 'generation 2: rank 0 of 2' in output
   assert 'Restored step' in output
   assert logged_steps(run_dir) == list(range(16))

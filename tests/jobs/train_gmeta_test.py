@@ -3,12 +3,8 @@
 """launch/train_gmeta as a user runs it, on a tiny made-up data set."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -16,7 +12,7 @@ from antjax.collectives import cost_model
 from tests import warm_python
 from tests.data import movielens_fixture
 from tests.jobs import processes
-from tests.jobs.processes import logged, logged_steps, ROOT
+from tests.jobs.processes import logged, logged_steps
 
 FLAGS = (
   '--support_sizes=8,32',
@@ -59,24 +55,12 @@ def run(*flags, hosts=2, expect=0):
 def test_a_stopped_run_goes_on_and_reports(data, tmp_path):
   run_dir = tmp_path / 'run'
   flags = (*FLAGS, f'--data={data}', f'--run_dir={run_dir}')
-  job = subprocess.Popen(
-    [
-      sys.executable,
-      *processes.cluster('train_gmeta', *flags, '--num_steps=100000'),
-    ],
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
+  job = processes.Program(
+    *processes.cluster('train_gmeta', *flags, '--num_steps=100000')
   )
-  deadline = time.monotonic() + 300
-  while len(logged_steps(run_dir / 'meta')) < 3:
-    assert job.poll() is None and time.monotonic() < deadline, job.stdout.read()
-    time.sleep(0.2)
-  os.kill(job.pid, signal.SIGINT)  # Ctrl-C
-  output, _ = job.communicate(timeout=120)
-  assert job.returncode == 128 + signal.SIGINT, output
-  assert 'Traceback' not in output
+  job.wait_for(lambda: len(logged_steps(run_dir / 'meta')) >= 3)
+  assert job.end(signal.SIGINT) == 128 + signal.SIGINT, job.output  # Ctrl-C.
+  assert 'Traceback' not in job.output
   kept = logged_steps(run_dir / 'meta')
   assert kept == list(range(len(kept)))
   saved = (run_dir / 'meta/checkpoints').iterdir()
@@ -173,11 +157,15 @@ def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
   run(*flags, '--joint_steps=0', hosts=1)
   config = (tmp_path / 'config.json').read_text()
   done = run(*flags, '--model.widths=24', hosts=1, expect=1)
-  assert 'is of another model: params' in done.stdout
-  assert 'Use another run folder' in done.stdout
-  assert 'Traceback' not in done.stdout
+  assert 'model.widths was [16] and is [24]' in done.stdout
   done = run(*flags, '--algorithm=anil', hosts=1, expect=1)
   assert 'trained with another algorithm than given' in done.stdout
   # What is there stays, the config of the finished run too.
   assert (tmp_path / 'config.json').read_text() == config
   assert not (tmp_path / 'config.0.json').exists()
+  # Without the settings the checkpoint tells.
+  (tmp_path / 'config.json').unlink()
+  done = run(*flags, '--model.widths=24', hosts=1, expect=1)
+  assert 'is of another model: params' in done.stdout
+  assert 'Use another run folder' in done.stdout
+  assert 'Traceback' not in done.stdout

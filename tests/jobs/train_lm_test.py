@@ -6,15 +6,12 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from tests import warm_python
 from tests.jobs import processes
-from tests.jobs.processes import logged, ROOT
+from tests.jobs.processes import logged
 
 FLAGS = (
   '--model.num_layers=2',
@@ -121,23 +118,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     *('launch/train_lm.py', *FLAGS, f'--data={data}', '--intra=2'),
     *(f'--run_dir={run_dir}', '--num_steps=24', '--prompts=one two'),
   ]
-  job = subprocess.Popen(
-    [sys.executable, *command],
-    cwd=ROOT,
-    env=warm_python.env_of(4),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  )
-  # Past the second checkpoint, short of the end.
-  deadline = time.monotonic() + 300
+  job = processes.Program(*command, env=warm_python.env_of(4))
+  # Past the second checkpoint; on a fast machine the last one counts.
   committed = run_dir / 'checkpoints' / '12'
-  while not committed.exists():
-    assert time.monotonic() < deadline
-    if job.poll() is not None:
-      break  # The machine was faster than this loop: its last one counts.
-    time.sleep(0.01)
-  job.send_signal(signal.SIGKILL)
-  job.wait()
+  job.wait_for(lambda: committed.exists() or job.process.poll() is not None)
+  job.end(signal.SIGKILL)
   assert 'Restored step' in run(*command).stderr
   expected = curve(whole_run[0])
   actual = curve(run_dir)

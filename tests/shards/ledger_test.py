@@ -292,6 +292,7 @@ def bad_states():
   yield changed(epochs=[{}]), "no 'start'"
   yield changed(share=3, epochs=[]), 'Not a state'
   yield changed(share=[0], epochs=[]), 'Not a state'
+  yield changed(share=''), 'Not a state'
   yield changed(share=[0, 'b'], epochs=[]), 'share .* is no whole number'
   yield changed(num_records=21), 'num_records'
   yield changed(num_records=20.0), 'whole number'

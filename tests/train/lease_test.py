@@ -77,14 +77,12 @@ def test_a_killed_run_gives_way(tmp_path, held, monkeypatch):
     assert time.monotonic() - began > 0.3
 
 
-@pytest.mark.parametrize('place', ['disk', 'bucket'])
+@pytest.mark.parametrize('place', ['disk', *bucket.SCHEMES])
 def test_of_two_machines_one_has_the_folder(tmp_path, monkeypatch, place):
-  if place == 'bucket' and bucket.NEEDS_PACKAGES.args[0]:
-    pytest.skip(bucket.NEEDS_PACKAGES.kwargs['reason'])
   with contextlib.ExitStack() as stack:
     folder = str(tmp_path)
-    if place == 'bucket':
-      folder = stack.enter_context(bucket.used()) + '/a run'
+    if place != 'disk':
+      folder = stack.enter_context(bucket.used(place)) + '/a run'
     first = lease.Lease(folder, '', 0)
     first.take()
     monkeypatch.setattr(lease, '_machine', lambda: 'another')

@@ -196,6 +196,17 @@ def test_every_optimizer_is_that_of_one_device(name, code):
   _assert_equal(name, code)
 
 
+@pytest.mark.parametrize(
+  'name', ['sm3', pytest.param('muon', marks=pytest.mark.slow)]
+)
+def test_a_leaf_without_elements_is_left_to_no_optimizer(name):
+  trainer = Trainer(_loss, _optimizer(name), mesh=make_mesh(intra=4))
+  state = trainer.init(_params() | {'none': np.zeros((0, 3), np.float32)})
+  state, metrics = trainer.step(state, next(_batches(1)))
+  assert np.isfinite(metrics['loss'])
+  assert trainer.params(state)['none'].shape == (0, 3)
+
+
 def test_averages_beside_frozen_leaves():
   trainer = Trainer(
     _loss,

@@ -15,12 +15,10 @@ from antjax.train import checkpoint, warm_start
 from antjax.train.trainer import Trainer
 from tests import bucket
 
-pytestmark = bucket.NEEDS_PACKAGES
 
-
-@pytest.fixture(scope='module')
-def url():
-  with bucket.used() as url:
+@pytest.fixture(scope='module', params=bucket.SCHEMES)
+def url(request):
+  with bucket.used(request.param) as url:
     yield url
 
 

@@ -3,7 +3,6 @@
 """Shows and writes the results of launch/train_bahe.py."""
 
 from collections.abc import Mapping
-import math
 from typing import Any
 
 from antjax.jobs import job as job_lib
@@ -46,7 +45,11 @@ def write(
     f'Clicks ({rows[0]["method"]})',
     ('examples of', 'method', *_NAMES.values()),
     [
-      (r['scenario'], r['method'], *(_shown(k, r[k]) for k in _NAMES.values()))
+      (
+        *(r['scenario'], r['method']),
+        *(terminal.number(r[k]) for k in _SCORES),
+        *(f'{r[k]:,.0f}' for k in ('one-class', 'examples')),
+      )
       for r in rows
     ],
   )
@@ -58,12 +61,7 @@ def write(
   }
   job.report(
     'train-bahe',
-    {
-      'results': {
-        split: {name: _plain(x) for name, x in found.items()}
-        for split, found in {**scores, **means}.items()
-      }
-    },
+    {'results': {**scores, **means}},
     config=config,
     trainer=trainer,
     account=account,
@@ -98,19 +96,8 @@ def result_rows(
   for split, found in scores.items():
     for name in click_metrics.SLICES:
       prefix = '' if name == 'all' else f'{name}/'
-      values = {_NAMES[k]: _plain(found[f'{prefix}{k}']) for k in _NAMES}
+      values = {shown: found[f'{prefix}{k}'] for k, shown in _NAMES.items()}
       if values['examples']:
         scenario = split if name == 'all' else f'{split}, {name}'
         rows.append({'scenario': scenario, 'method': method, **values})
   return rows
-
-
-def _shown(name: str, value: float | None) -> str:
-  if value is None:
-    return '-'
-  return f'{value:.4f}' if name in _SCORES else f'{value:,.0f}'
-
-
-def _plain(value: float) -> float | None:
-  """For JSON, which has no nan."""
-  return value if math.isfinite(value) else None

@@ -3,7 +3,6 @@
 """Shows and writes the results of click models for several scenarios."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import math
 from typing import Any, NamedTuple
 
 from antjax.jobs import job as job_lib
@@ -69,15 +68,7 @@ def write(
     notes.append('The data are synthetic: no figure here is of real users.')
   told: dict[str, Any] = {}
   for model, scored in models.items():
-    bins = [
-      {
-        'prediction': one.prediction,
-        # A bin with rows has a share of clicks, perhaps without an interval.
-        'clicks': [None if math.isnan(x) else x for x in one.clicks],
-        'rows': one.rows,
-      }
-      for one in scored.bins
-    ]
+    bins = [one._asdict() for one in scored.bins]
     told[model] = {'parts': scores.as_json(scored.table), 'calibration': bins}
   job.report(
     'train-clicks',
@@ -132,12 +123,8 @@ def _cells(
 
 
 def _shown(estimate: Estimate, *, with_interval: bool = True) -> str:
-  if math.isnan(estimate.value):
-    return '-'
-  text = f'{estimate.value:.4f}'
-  if with_interval and not math.isnan(estimate.low):
-    text += f' ± {(estimate.high - estimate.low) / 2:.4f}'
-  return text
+  width = (estimate.high - estimate.low) / 2 if with_interval else None
+  return terminal.number(estimate.value, width)
 
 
 def _summary(models: Mapping[str, Scored]) -> str:

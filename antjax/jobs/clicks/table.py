@@ -187,10 +187,10 @@ def _mean(cell: Cell, part: str, metric: str) -> str:
   values = [x for x in values if math.isfinite(x)]
   if not values:
     return '-'
-  if len(values) == 1:
-    return f'{values[0]:.4f}'
-  error = statistics.stdev(values) / math.sqrt(len(values))
-  return f'{statistics.mean(values):.4f} ± {error:.4f}'
+  error = None
+  if len(values) > 1:
+    error = statistics.stdev(values) / math.sqrt(len(values))
+  return terminal.number(statistics.mean(values), error)
 
 
 def _plain(cell: Cell) -> Mapping[str, Any]:

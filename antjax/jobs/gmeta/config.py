@@ -26,7 +26,7 @@ class Config(TrainingConfig):
     str,
     'Run folder or checkpoint of the same model, on any data, to start from.'
     ' Ids of values in both data keep their rows; others are initialized.',
-    paths.CHECKPOINT_URL,
+    paths.URL,
   ] = ''
   min_shard_size: int = 256
   algorithm: Annotated[algorithms.Name, algorithms.HELP] = 'default'

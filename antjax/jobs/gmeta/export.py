@@ -45,9 +45,9 @@ MODEL = 'meta'  # The run's folder with the meta-learned model.
 class Config:
   """What to export, and where to."""
 
-  run_dir: Annotated[
-    str, 'Run folder of train_gmeta.', paths.CHECKPOINT_URL
-  ] = 'runs/gmeta'
+  run_dir: Annotated[str, 'Run folder of train_gmeta.', paths.URL] = (
+    'runs/gmeta'
+  )
   out: Annotated[str, 'Folder to create; must not exist.', paths.URL] = (
     'models/gmeta'
   )

@@ -106,16 +106,12 @@ def _cells(
     for m in metrics:
       known = [row[m] for row in members if not math.isnan(row[m])]
       pick = min if m in by_task.LOWER_IS_BETTER else max
-      best[m] = _text(pick(known)) if known else ''
+      best[m] = terminal.number(pick(known), digits=3) if known else ''
     for i, row in enumerate(members):
-      texts = {m: _text(row[m]) for m in metrics}
+      texts = {m: terminal.number(row[m], digits=3) for m in metrics}
       shown = (f'[bold]{t}[/]' if t == best[m] else t for m, t in texts.items())
       yield ['' if i else scenario, row['method'], *shown]
     yield ()
-
-
-def _text(value: float) -> str:
-  return '-' if math.isnan(value) else f'{value:.3f}'
 
 
 def verdict(

@@ -99,7 +99,7 @@ def start_from(
 
 def _find(init_from: str, name: str) -> tuple[pathlib.Path, int | None]:
   """The run folder, and the step if `init_from` names a checkpoint of it."""
-  paths.check(init_from, 'init_from', paths.CHECKPOINT_URL)
+  paths.check(init_from, 'init_from')
   path = epath.Path(paths.origin(init_from))
   run_dir, step = path, None
   if path.name.isdecimal() and path.parent.name == _CHECKPOINTS:

@@ -12,7 +12,7 @@ from antjax.data.sequence_data import SequenceData
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.metrics import rank_metrics
-from antjax.report import job_report
+from antjax.report import job_report, terminal
 
 _METRIC = 'ndcg@10'
 _COLD = 'cold items, apart'
@@ -85,8 +85,9 @@ def _gains(ranks: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray) -> str:
   if len(values) < 2:
     return '-'
-  error = values.std(ddof=1) / np.sqrt(len(values))
-  return f'{values.mean():.4f} ± {error:.4f}'
+  return terminal.number(
+    values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+  )
 
 
 def _table(names: list[str], rows: Mapping[str, list[str]]) -> str:

@@ -5,7 +5,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from antjax import paths
+from antjax import config_values, paths
 from antjax.ctr.llm_rec import hybrid
 from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
 from antjax.ctr.llm_rec.losses import LossConfig
@@ -13,7 +13,7 @@ from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.ctr.tuning import Tuning
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.job import JobConfig
-from antjax.jobs.training_config import LanguageConfig
+from antjax.jobs.training_config import FitConfig, LanguageConfig
 from antjax.mesh.paro import PaRO
 from antjax.metrics import rank_metrics
 from antjax.train.optimizer import OptimizerConfig
@@ -56,12 +56,8 @@ class HeldOutConfig:
   seed: Annotated[int, 'Seed of the samples, the same for every model.'] = 0
 
   def __post_init__(self) -> None:
-    if min(self.num_examples, self.num_cold) < 0 or self.num_negatives < 1:
-      raise ValueError(
-        f'held_out.num_examples={self.num_examples} and num_cold='
-        f'{self.num_cold} must not be negative, num_negatives='
-        f'{self.num_negatives} must be at least 1.'
-      )
+    at_least = {'num_examples': 0, 'num_cold': 0, 'num_negatives': 1}
+    config_values.check_least(self, at_least, 'held_out.')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,12 +90,8 @@ class HybridConfig:
         f'hybrid.parts={self.parts}: {wrong or "none"} cannot be used; there'
         f' are {", ".join(hybrid.PARTS)}.'
       )
-    if self.num_examples < 0 or self.num_negatives < 1 or self.ridge < 0:
-      raise ValueError(
-        f'hybrid.num_examples={self.num_examples} and hybrid.ridge='
-        f'{self.ridge} must not be negative, hybrid.num_negatives='
-        f'{self.num_negatives} must be at least 1.'
-      )
+    at_least = {'num_examples': 0, 'num_negatives': 1, 'ridge': 0}
+    config_values.check_least(self, at_least, 'hybrid.')
     if not (0 <= self.new_share < 1 and 0 <= self.loss_of_ndcg < 1):
       raise ValueError(
         f'hybrid.new_share={self.new_share} and hybrid.loss_of_ndcg='
@@ -177,7 +169,7 @@ class SweepConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NextItemConfig:
+class NextItemConfig(FitConfig):
   """Training of a model of items."""
 
   num_steps: Annotated[int, 'Maximum number of optimizer steps.'] = 4000
@@ -198,25 +190,18 @@ class NextItemConfig:
     'Number of validations without improvement after which training stops and'
     ' the best checkpoint is used. 0: train all steps and use the last.',
   ] = 3
-  checkpoint_every: Annotated[int, 'Steps between checkpoints.'] = 1000
-  checkpoint_every_s: Annotated[
-    float, 'Seconds between checkpoints, beside those by steps. 0: none.'
-  ] = 0.0
-  steps_per_call: Annotated[int, 'Number of steps that run as one program.'] = 1
+  checkpoint_every: int = 1000
 
   def __post_init__(self) -> None:
     positive = 'num_steps batch_size num_negatives num_experts evaluate_every'
-    for name in (*positive.split(), 'checkpoint_every', 'steps_per_call'):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'training.{name}={getattr(self, name)}: must be at least 1.'
-        )
+    positive += ' checkpoint_every steps_per_call'
+    at_least = {**dict.fromkeys(positive.split(), 1), 'patience': 0}
+    config_values.check_least(self, at_least, 'training.')
     rates = self.learning_rate, self.row_learning_rate
-    if not min(rates) > 0 or self.patience < 0:
+    if not min(rates) > 0:
       raise ValueError(
         f'training.learning_rate={rates[0]} and training.row_learning_rate='
-        f'{rates[1]} must be positive, training.patience={self.patience} not'
-        ' negative.'
+        f'{rates[1]} must be positive.'
       )
 
   @property
@@ -343,9 +328,8 @@ class Config(LanguageConfig, SequencesConfig):
       raise ValueError(
         f'best_metric={self.best_metric}: use one of {", ".join(known)}.'
       )
-    tokens = ('max_title_tokens', 'max_tokens', 'max_seen')
-    self.check_least({'stage1_steps': 0})
-    self.check_least(dict.fromkeys((*tokens, 'num_chunks', 'num_shapes'), 1))
+    counts = 'max_title_tokens max_tokens max_seen num_chunks num_shapes'
+    self.check_least({'stage1_steps': 0, **dict.fromkeys(counts.split(), 1)})
     if self.only_domain and self.only_domain == self.without_domain:
       raise ValueError(
         f'only_domain and without_domain are both {self.only_domain}: nothing'

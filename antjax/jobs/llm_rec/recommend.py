@@ -25,7 +25,7 @@ from absl import flags
 import numpy as np
 import rich.table
 
-from antjax import paths
+from antjax import config_values, paths
 from antjax.ctr.llm_rec import untrained
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.report import terminal
@@ -53,10 +53,7 @@ class Config:
   json: Annotated[bool, 'Print JSON lines instead of tables.'] = False
 
   def __post_init__(self) -> None:
-    if self.num < 1 or self.repeats < 1:
-      raise ValueError(
-        f'num={self.num} and repeats={self.repeats} must be at least 1.'
-      )
+    config_values.check_least(self, {'num': 1, 'repeats': 1})
 
 
 def _show(history: list[str], rows: list[dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from antjax.ctr.llm_rec import evaluation
 from antjax.ctr.tuning import Tuning
 from antjax.jobs.llm_rec.config import Config, Start
 from antjax.metrics import rank_metrics
-from antjax.report import job_report, report
+from antjax.report import job_report, report, terminal
 
 _METRIC = 'ndcg@10'
 
@@ -148,7 +148,7 @@ def _write(config: Config, rows: list[dict[str, Any]]) -> None:
     [
       row['line'],
       str(row['max_history']),
-      *(_number(row[k], row[f'{k} se']) for k in numbers),
+      *(terminal.number(row[k], row[f'{k} se']) for k in numbers),
       '-' if row['examples/s'] is None else f'{row["examples/s"]:.1f}',
       report.format_bytes(row['peak_bytes']),
     ]
@@ -181,12 +181,6 @@ def _write(config: Config, rows: list[dict[str, Any]]) -> None:
     },
     notes=['Intervals are one standard error over examples, both ways.'],
   )
-
-
-def _number(value: float | None, error: float | None) -> str:
-  if value is None:
-    return '-'
-  return f'{value:.4f}' + ('' if error is None else f' ± {error:.4f}')
 
 
 def _points(

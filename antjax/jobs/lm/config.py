@@ -29,7 +29,7 @@ class Config(LayersConfig):
     str,
     'Run folder whose newest parameters to fine-tune. Prepare the texts with'
     ' its tokenizer.json. Empty: none.',
-    paths.CHECKPOINT_URL,
+    paths.URL,
   ] = ''
   pretrained: Annotated[
     str,
