@@ -1,26 +1,26 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows a second of AntM2C's reader, beside pyarrow's bare parse of the file.
+"""Rows per second of AntM2C's reader, compared with pyarrow's plain parse.
 
   python -m benchmarks.antm2c_reader_bench > results.jsonl
 
 makes a synthetic file in AntM2C's format (launch/make_antm2c_synthetic) and
-prints a JSON line for each side; the last line is the summary.
+prints a JSON line for each reader; the last line is a summary.
 
-- `antjax`: `text_reader`: every row checked, typed and written to Parquet.
-- `pyarrow`: csv.read_csv of the file with line ends in values, all threads: its
-  own types, nothing checked, nothing written.
-- `pyarrow_typed`: the same, told the types that `antjax` gives.
+- `antjax`: `text_reader`; every row is checked, typed and written to Parquet.
+- `pyarrow`: csv.read_csv with line ends in values and all threads, with
+  inferred types, no checks and no output.
+- `pyarrow_typed`: the same with the types of `antjax`.
 - `pandas`: read_csv.
-- `duckdb`: read_csv with the types and `store_rejects`, into a table on disk.
-  It knows nothing of labels and scenarios, and rounds what is no integer.
+- `duckdb`: read_csv with these types and `store_rejects`, into a table on disk.
+  It does not check labels and scenarios, and rounds non-integers.
 
-The sides take turns, the file in the page cache; medians are compared, of wall
-time; `cpu_s` is that of all threads, which other jobs disturb less. Then
-records become batches: fewer rows are prepared as launch/prepare_data does
-and read in batches in a random order. `peak_mb` is the most memory that a
-process has while it reads the file, `idle_mb` what it has before; `peak_4_mb`
-is that of four such files in one.
+The readers take turns, with the file in the page cache; medians of wall time
+are compared. `cpu_s` is the CPU time of all threads, which other jobs affect
+less. Then fewer rows are prepared as by launch/prepare_data and read in batches
+in random order. `peak_mb` is the peak memory of a process while it reads the
+file, `idle_mb` its memory before; `peak_4_mb` is the peak for four such files
+in one.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ from antjax.jobs.clicks import config as clicks_config
 from antjax.jobs.clicks.data import ScenarioData
 from benchmarks import ctr_form, harness, machine
 
-_SLOW = ('pandas', 'duckdb')  # Have two turns.
+_SLOW = ('pandas', 'duckdb')  # Only two turns.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def pyarrow(path: pathlib.Path, work: pathlib.Path) -> int:
 
 
 def pyarrow_typed(path: pathlib.Path, work: pathlib.Path) -> int:
-  """Parses a file with the types that are wanted."""
+  """Parses a file with given types."""
   del work
   config = Antm2cConfig()
   kinds = dict.fromkeys(event_antm2c.COLUMNS, pa.string())
@@ -115,7 +115,7 @@ def pandas(path: pathlib.Path, work: pathlib.Path) -> int:
 
 
 def duckdb(path: pathlib.Path, work: pathlib.Path) -> int:
-  """Reads a file into a table: malformed lines are set aside."""
+  """Reads a file into a table; malformed lines are quarantined."""
   columns = dict.fromkeys(event_antm2c.COLUMNS, 'VARCHAR')
   columns |= dict.fromkeys(Antm2cConfig().numeric_columns, 'FLOAT')
   columns |= {'label': 'TINYINT', 'log_time': 'TIMESTAMP'}
@@ -150,7 +150,7 @@ SIDES: dict[str, Callable[[pathlib.Path, pathlib.Path], int]] = {
 def compare(
   path: pathlib.Path, work: pathlib.Path, num_turns: int
 ) -> dict[str, dict[str, Any]]:
-  """Lets the sides take turns; returns the line of each."""
+  """Lets the readers take turns; returns the line of each."""
   path.read_bytes()  # Into the page cache.
 
   def turn(name: str) -> tuple[int, float, float]:
@@ -215,14 +215,14 @@ def batches(
 
 
 def memory_mb(path: str, out: str) -> None:
-  """Reads a file in this process; prints its memory before, and the most."""
+  """Reads a file in this process; prints memory before and at the peak."""
   idle = machine.peak_bytes()
   _read(pathlib.Path(path), pathlib.Path(out))
   print(idle, machine.peak_bytes())
 
 
 def peak_mb(path: pathlib.Path, work: pathlib.Path) -> tuple[float, float]:
-  """Memory of a process before and while it reads a file."""
+  """Memory of a process before it reads a file, and at the peak."""
   folder = work / 'child'
   code = 'from benchmarks import antm2c_reader_bench as b; b.memory_mb('
   code += f'{str(path)!r}, {str(folder)!r})'
@@ -248,7 +248,7 @@ def write_repeated(
 
 
 def run(config: Config, work: pathlib.Path) -> dict[str, Any]:
-  """Measures all of it; prints lines, and returns the summary."""
+  """Runs all measurements; prints lines and returns the summary."""
   one = SyntheticConfig(num_rows=config.num_rows, num_parts=1)
   (path,) = antm2c_synthetic_files.write(
     work / 'source', one, image_size=0, progress=logging.info

@@ -1,17 +1,17 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a click costs from made-up CSV to a trained model, by number of rows.
+"""Cost per click from synthetic CSV to a trained model, by number of rows.
 
   python -m benchmarks.antm2c_scale_bench --rows=1000000,10000000
 
-runs, for each number of rows, launch/make_antm2c_synthetic, prepare_data
-and one epoch of train_clicks, a process each, and prints a JSON line: for each
-stage wall seconds, CPU seconds of all threads, both in microseconds a row, and
-the most memory: all that is mapped, and the part that is not of files and
-cannot be given back. `--stream=yes` trains from files, `--memory_limit` bounds
-the engine that prepares. `steps` is training alone, without start, compilation,
-reading of columns and scores. The last line compares the largest run with the
-smallest: `ratio` of CPU time a row by stage, 1 where the cost of a row is flat.
+runs, for each number of rows, launch/make_antm2c_synthetic, prepare_data and
+one epoch of train_clicks in separate processes, and prints a JSON line with,
+for each stage, wall time and CPU time of all threads, in microseconds per row,
+and peak memory: all mapped memory, and the part that is not backed by files.
+`--stream=yes` trains from files, `--memory_limit` bounds the engine of the
+preparation. `steps` is training only, without start, compilation, reading of
+columns and scores. The last line compares the largest run with the smallest:
+`ratio` of CPU time per row by stage, 1 for a constant cost per row.
 
 Files of one size are deleted before the next is made: 10^7 rows take 7 GB.
 """
@@ -74,7 +74,7 @@ def stage(module: str, *args: str) -> dict[str, float]:
 def measure(
   config: Config, num_rows: int, work: pathlib.Path
 ) -> dict[str, Any]:
-  """All stages for so many rows."""
+  """Runs all stages for a number of rows."""
   source, data, run_dir = (work / n for n in ('source', 'data', 'run'))
   stages = {
     'make': stage(
@@ -130,7 +130,7 @@ def measure(
 
 
 def ratios(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
-  """Cost of a row in the last run over that in the first, by stage."""
+  """Cost per row in the last run relative to the first, by stage."""
   found = {
     name: last[name]['cpu_us_per_row'] / first[name]['cpu_us_per_row']
     for name in ('make', 'prepare', 'train')

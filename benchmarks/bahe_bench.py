@@ -1,36 +1,37 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Cost of a training example on long textual behaviour, in four forms.
+"""Cost per training example with long textual behaviors, in four forms.
 
   python -m benchmarks.bahe_bench > results.jsonl
 
-prints one JSON line a case, for antjax (`bahe_forms`) and a peer in PyTorch
+prints one JSON line per case, for antjax (`bahe_forms`) and a peer in PyTorch
 (`bahe_peers`). A click model reads a user's history of `text_length` tokens and
-an item's title. The history is behaviours of `TOKENS_PER_BEHAVIOR` tokens each,
-of as many distinct ones as MovieLens-1M has, few of them often. A text's vector
-is the mean of the language model's outputs; both vectors go into a small MLP,
-and the loss is the mean binary cross entropy. Data and weights are synthetic:
-speed does not depend on their values.
+an item's title. The history consists of behaviors of `TOKENS_PER_BEHAVIOR`
+tokens each, with as many distinct ones as in MovieLens-1M, few of them
+frequent. A text's vector is the mean of the language model's outputs. Both
+vectors are inputs of a small MLP, and the loss is the mean binary cross
+entropy. Data and weights are synthetic, since speed does not depend on their
+values.
 
 The forms: `full_text`, all tokens through the whole language model in antjax,
 and `peer`, the same in PyTorch and transformers; `dedup`, the distinct
-behaviours of a micro-batch through the frozen low half, and their vectors
-through the high half; `bahe`, vectors of a store through the high half.
+behaviors of a micro-batch through the frozen low half, and their vectors
+through the high half; `bahe`, stored vectors through the high half.
 
-Seconds of an example are those of a micro-batch's gradient, from tokens or ids
-in memory to the sum of gradients, over its examples, and those of the optimizer
-over the 32 examples of a step, all forms alike. `time_ratio` is the faster of
-full_text and peer over bahe; `end_to_end_ratio` adds to bahe its share of
-encoding MovieLens-1M's behaviours once for one pass over its examples.
+Seconds per example are those of a micro-batch's gradient, from tokens or ids in
+memory to the sum of gradients, divided by its examples, plus those of the
+optimizer divided by the 32 examples of a step, for all forms. `time_ratio` is
+the faster of full_text and peer over bahe; `end_to_end_ratio` adds to bahe its
+share of encoding MovieLens-1M's behaviors once for one pass over its examples.
 
-Bytes of an example, `memory_ratio`, are beyond the state at rest: for antjax
-what the compiler plans for twice the examples less what it plans for one
+`memory_ratio` compares bytes per example, without the state: for antjax the
+memory planned by the compiler for twice the examples minus that for one
 micro-batch; for the peer the tensors that autograd keeps for the backward pass,
-which is less than it needs. `peak_ratio` is of the resident memory of whole
-processes at their highest during the timed calls, weights, moments and
-gradients included. Both have the smaller of full_text and peer over bahe.
+which is less than it needs. `peak_ratio` compares the peak resident memory of
+whole processes during the timed calls, including weights, moments and
+gradients. Both are the smaller of full_text and peer over bahe.
 
-In float32 both full texts must agree on the loss from the same weights;
+In float32 full_text and peer must agree on the loss from the same weights;
 otherwise an error line is printed and the exit status is 1.
 """
 
@@ -48,21 +49,20 @@ from benchmarks import harness
 
 FORMS = ('full_text', 'dedup', 'bahe', 'peer')
 TEXT_LENGTHS = (256, 512, 1024, 2048)
-# Of MovieLens-1M's behaviours, weighted by how often they occur: 13.3 with
-# MiniLM's tokenizer, 15.4 with SmolLM2's.
+# In MovieLens-1M, weighted by frequency: 13.3 with MiniLM's tokenizer, 15.4
+# with SmolLM2's.
 TOKENS_PER_BEHAVIOR = 16
-# Of launch/prepare_data.py: distinct behaviours and training examples.
+# From launch/prepare_data.py: distinct behaviors and training examples.
 NUM_BEHAVIORS = 3706
 NUM_EXAMPLES = 800_167
-# Examples of an optimizer step; forms work it off in micro-batches that suit
-# them.
+# Examples per optimizer step, split into micro-batches that suit each form.
 STEP_EXAMPLES = 32
 HEAD = ('w0', 'b0', 'w1', 'b1')
 HEAD_WIDTH = 64
 LEARNING_RATE = 1e-5
-# Examples that forms without long texts work off at a time.
+# Examples per micro-batch of forms without long texts.
 _SHORT_MICRO_BATCH = 16
-# float32 sums through a deep model, in another order.
+# Float32 sums in another order, through a deep model.
 LOSS_RTOL = 1e-4
 
 _Remat = Literal['none', 'layer', 'dots']
@@ -79,7 +79,7 @@ class Config(harness.Config):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A language model of `MODELS`, tokens of a history, dtype to compute in."""
+  """A language model of `MODELS`, tokens of a history, compute dtype."""
 
   model: str
   text_length: int
@@ -92,11 +92,11 @@ class Case:
 
   @property
   def num_behaviors(self) -> int:
-    """Behaviours of a user."""
+    """Number of behaviors of a user."""
     return self.text_length // TOKENS_PER_BEHAVIOR
 
   def micro_batch(self, form: str) -> int:
-    """Examples that a form works off at a time."""
+    """Examples per micro-batch of a form."""
     is_long = form in ('full_text', 'peer')
     return max(1, 2048 // self.text_length) if is_long else _SHORT_MICRO_BATCH
 
@@ -108,7 +108,7 @@ _BERT = {
   'hidden_act': 'gelu',
   'layer_norm_eps': 1e-12,
   'type_vocab_size': 2,
-  # MiniLM has 512. Both sides get more, for texts that long.
+  # MiniLM has 512. Both sides get more, for longer texts.
   'max_position_embeddings': 2048,
 }
 _LLAMA = {
@@ -126,7 +126,7 @@ _SIZES = (
   *('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads'),
   *('intermediate_size', 'num_key_value_heads'),
 )
-# Family, sizes, and those of a tiny model.
+# Family, sizes, and sizes of a tiny model.
 MODELS: dict[str, tuple[dict[str, Any], tuple, tuple]] = {
   'minilm': (_BERT, (30_522, 384, 6, 12, 1536), (101, 16, 2, 2, 24)),
   'smollm2': (_LLAMA, (49_152, 576, 30, 9, 1536, 3), (101, 16, 2, 2, 24, 1)),
@@ -154,14 +154,14 @@ def write_model(fields: dict[str, Any], folder: str | pathlib.Path) -> None:
   from antjax.layers.functional import Functional
   from antjax.lm import config_json, pretrained, Transformer
 
-  jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
+  jax.config.update('jax_platforms', 'cpu')  # Do not occupy an accelerator.
   config = config_json.read_config(fields)
   params = jax.jit(Functional(Transformer, config).init)(jax.random.key(0))
   pretrained.save_pretrained(folder, config, params)
 
 
 def make(case: Case, config: dict[str, Any], num_examples: int, seed: int = 0):
-  """A batch, the behaviours' tokens and the head.
+  """A batch, tokens of the behaviors and the head.
 
   Returns:
     tokens: int32 [NUM_BEHAVIORS, TOKENS_PER_BEHAVIOR].
@@ -192,7 +192,7 @@ def make(case: Case, config: dict[str, Any], num_examples: int, seed: int = 0):
 
 
 def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-  """The figures of a case, from what each form measured."""
+  """The figures of a case, from the measurements of each form."""
   seconds = {
     form: statistics.median(x['gradient']) / x['num_examples']
     + statistics.median(x['update']) / STEP_EXAMPLES
@@ -234,7 +234,7 @@ def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
     if 'dedup' in found:
       line['dedup_time_ratio'] = slow_s / seconds['dedup']
-  # The fastest products that a form was seen to do are the bound.
+  # The bound: the fastest products observed in any form.
   peak = max(x.get('peak_flops', 0) for x in found.values())
   line['flops_bound_s'] = {
     form: (x['flops'] / peak) for form, x in found.items() if 'flops' in x
@@ -244,7 +244,7 @@ def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _run(config: Config, case: Case, folder: pathlib.Path) -> dict[str, Any]:
-  """Runs one case in all forms; returns what each measured."""
+  """Runs a case in all forms; returns their measurements."""
   forms = [form for form in FORMS if form not in config.skip]
   sides = {
     form: harness.Side(is_peer=True, threads=config.threads)
@@ -275,7 +275,7 @@ def _run(config: Config, case: Case, folder: pathlib.Path) -> dict[str, Any]:
           is_quick=config.quick,
         )
       found[form] = worker.order('warm_up')
-      worker.order('forget_peak_memory')  # That of compilation.
+      worker.order('forget_peak_memory')  # Excludes compilation.
     calls = {'gradient': 1, 'update': 0}
     turns = harness.take_turns(workers, config.turns, calls)
     for form, worker in workers.items():

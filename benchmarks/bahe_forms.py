@@ -24,11 +24,11 @@ from antjax.lm.split import HighEncoder, LowEncoder
 from antjax.plan import lm_cost
 from benchmarks import bahe_bench, harness, machine
 
-_PAD = 1  # Row 0 of our tables is the padding.
+_PAD = 1  # Row 0 of our tables is padding.
 
 
 class Tokens:
-  """What a TokenCache gives, from an array: all rows are of one length."""
+  """A TokenCache of an array whose rows have one length."""
 
   def __init__(self, tokens: np.ndarray):
     self.tokens = tokens.reshape(-1)
@@ -55,7 +55,7 @@ class Form:
     remat: str,
     is_quick: bool,
   ):
-    """Reads the model and compiles; the problem is of `bahe_bench.make`."""
+    """Reads the model and compiles; the problem is from `bahe_bench.make`."""
     self._form, self._folder, self._is_quick = form, folder, is_quick
     config, params = pretrained.load_pretrained(folder)
     self.config = dataclasses.replace(config, remat=remat)
@@ -66,7 +66,7 @@ class Form:
     self._cache = Tokens(self._problem['tokens'])
     self._tower = self._make_tower(form, lm)
     self._merge, tower_params = functional.split(self._tower)
-    # What is not trained is computed with as it is, and has no moments.
+    # Frozen parameters keep their dtype and have no moments.
     low = tower_params.pop('low', {})
     self._dtype = jnp.dtype(self._case.dtype)
     self._frozen = jax.tree.map(lambda x: x.astype(self._dtype), low)
@@ -150,15 +150,15 @@ class Form:
     return float(jax.block_until_ready((self._sum, loss))[1])
 
   def update(self) -> None:
-    """The optimizer."""
+    """Runs the optimizer."""
     state = self._update(self._params, self._moments, self._sum)
     self._params, self._moments, self._sum = jax.block_until_ready(state)
 
   def _bytes_per_example(self) -> float:
-    """What a micro-batch of one example more takes of the compiler's memory.
+    """Memory planned by the compiler for one more example of a micro-batch.
 
-    The difference of two sizes: what does not grow with examples, a gradient
-    before it is added say, does not count.
+    Computed as a difference of two sizes, so memory that does not grow with
+    examples, such as a gradient before it is added, does not count.
     """
     two = self._compiled(self._prepared(2 * self.num_examples))
     sizes = [
@@ -167,7 +167,7 @@ class Form:
     return (sizes[1] - sizes[0]) / self.num_examples
 
   def warm_up(self) -> dict[str, Any]:
-    """Runs once; returns what is known of the form."""
+    """Runs once; returns facts about the form."""
     dtype = self._case.dtype
     size = 128 if self._is_quick else 2048
     facts = {
@@ -183,7 +183,7 @@ class Form:
     return facts
 
   def _behaviors_per_s(self, num_calls: int = 2) -> float:
-    """Behaviours that the low half encodes a second, the first call aside."""
+    """Behaviors per second of the low half, without the first call."""
     tokens = self._problem['tokens'][: 64 if self._is_quick else 2048]
     encoder = encode.Encoder(
       pretrained.load(self._folder, dtype=self._dtype),
@@ -198,7 +198,7 @@ class Form:
     return len(tokens) / min(seconds)
 
   def _flops_per_example(self) -> float:
-    """Of forward and backward pass, nothing recomputed; the title included."""
+    """FLOPs of forward and backward pass without recomputation, with title."""
     case, width = self._case, bahe_bench.TOKENS_PER_BEHAVIOR
     if isinstance(self._tower, FullTextTower):
       return _flops(self.config, case.text_length) + _flops(self.config, width)
@@ -208,7 +208,7 @@ class Form:
     total = _flops(high, case.num_behaviors) + _flops(high, 1)
     if isinstance(self._tower, DedupTower):
       low = dataclasses.replace(self.config, num_layers=self._num_low)
-      # Forward only.
+      # Forward pass only.
       total += self._tower.capacity * _flops(low, width) / 3 / self.num_examples
     return total
 
@@ -216,6 +216,6 @@ class Form:
 def _flops(config: Config, num_tokens: int) -> float:
   """FLOPs of one text through the layers."""
   total = lm_cost.flops_per_token(config, num_tokens)
-  if config.causal:  # There is no output layer here.
+  if config.causal:  # No output layer here.
     total -= 6.0 * config.embed_dim * config.vocab_size
   return total * num_tokens

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The problem of `bahe_bench` in PyTorch: all tokens through all layers.
 
-transformers' models with its sdpa attention, which takes PyTorch's flash kernel
-on CPU; fused AdamW; in bfloat16 by autocast of float32 weights.
+Uses models of transformers with sdpa attention, which is PyTorch's flash kernel
+on CPU, and fused AdamW; bfloat16 is by autocast of float32 weights.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ class FullText:
     }
     options = {}
     if case['model'] == 'minilm':
-      # No dropout: antjax has none, and here it costs the flash kernel.
+      # No dropout: antjax has none, and it would disable the flash kernel.
       options = {
         'add_pooling_layer': False,
         'hidden_dropout_prob': 0.0,
@@ -75,12 +75,12 @@ class FullText:
     return float(loss.detach())
 
   def update(self) -> None:
-    """The optimizer; the next gradient is added to this one's zeros."""
+    """Runs the optimizer and zeros the gradient."""
     self._optimizer.step()
     self._optimizer.zero_grad(set_to_none=False)
 
   def warm_up(self) -> dict[str, Any]:
-    """Runs once; returns what is known of the form."""
+    """Runs once; returns facts about the form."""
     facts = {
       'bytes': self._bytes_per_example(),
       'loss': self.gradient(),
@@ -90,10 +90,10 @@ class FullText:
     return facts
 
   def _bytes_per_example(self) -> float:
-    """Bytes of the tensors that the backward pass waits for.
+    """Bytes of the tensors kept for the backward pass.
 
-    Parameters do not count. What operators need for a moment does not either,
-    so that the peak is above this.
+    Parameters and temporary buffers of operators do not count, so the peak is
+    higher.
     """
     own = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
     own |= {p.untyped_storage().data_ptr() for p in self._head.values()}
@@ -107,6 +107,6 @@ class FullText:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
       loss = self._loss()
-      total = sum(saved.values())  # While the graph keeps them all alive.
+      total = sum(saved.values())  # While the graph keeps all of them alive.
     del loss
     return total / self.num_examples

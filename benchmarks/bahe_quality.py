@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Clicks on MovieLens-1M from text: BAHE beside what it is compared with.
+r"""Clicks on MovieLens-1M from text: BAHE and its baselines.
 
   python -m launch.prepare_data --views=examples
   python -m launch.fetch_model --model=minilm --out=data/minilm
@@ -10,15 +10,14 @@ r"""Clicks on MovieLens-1M from text: BAHE beside what it is compared with.
   python -m benchmarks.bahe_quality --out=runs/bahe_quality
   python -m benchmarks.bahe_quality --out=runs/bahe_quality --table
 
-runs launch/train_bahe.py for each seed and method, seeds outermost; what is
-done is not done again. Methods that read text see nothing else, and share head,
-steps, batches and shuffles: `bahe` (layers from k on trained), `full_text` (all
-layers), `frozen` (no layer). `din` knows ids only, those of users, films, past
-films and demographics; `din_bahe` has `bahe`'s user vectors beside them.
-`bahe_long` and `din_long` take `--long_steps` steps: what else the time of a
-full text would buy.
+runs launch/train_bahe.py for each seed and method, seeds outermost; completed
+runs are not repeated. Methods that read text see nothing else, and share head,
+steps, batches and shuffles: `bahe` (layers from k on are trained), `full_text`
+(all layers), `frozen` (no layer). `din` reads only ids, of users, films, past
+films and demographics; `din_bahe` adds the user vectors of `bahe`. `bahe_long`
+and `din_long` run `--long_steps` steps, to use the time that full_text takes.
 
---table prints Markdown of the seeds that are whole: means over seeds, and the
+--table prints Markdown for the complete seeds: means over seeds, and the
 difference to `full_text` of the same seed with the 95% interval of Student's t.
 """
 
@@ -32,7 +31,7 @@ from benchmarks import harness, quality_runs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(quality_runs.Config):
-  """What to run, and where things are."""
+  """Settings and paths."""
 
   data: Annotated[str, 'Prepared texts.'] = 'data/ml-1m'
   model: Annotated[str, 'Language model.'] = 'data/minilm'
@@ -59,7 +58,7 @@ _METRICS = ('auc', 'gauc')
 
 
 def run(config: Config, method: str, seed: int) -> bool:
-  """One job, unless it is done; returns whether it is now."""
+  """Runs one job unless it is done; returns whether it is now."""
   kind = method.removesuffix('_long')
   num_steps = config.long_steps if method != kind else config.num_steps
   options: dict[str, Any] = {
@@ -101,7 +100,7 @@ def load(config: Config, method: str, seed: int) -> dict[str, float] | None:
 
 
 def print_table(config: Config) -> None:
-  """Markdown, a line a method; a number that no seed knows is a dash."""
+  """Prints Markdown with a line per method; unknown numbers are dashes."""
   seeds = quality_runs.whole(config, load, config.methods)
   columns = [part + metric for part in _SLICES for metric in _METRICS]
   print()

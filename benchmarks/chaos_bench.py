@@ -1,31 +1,31 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Real training under fire: what is lost, what counts twice, how long it takes.
+"""Real training under faults: lost and repeated records, recovery times.
 
   python -m benchmarks.chaos_bench --kills=200
 
-Hosts (virtual ones, see `benchmarks.cluster`, where this machine can; else
-processes on loopback) train a small language model on real text, with async
-checkpoints every few steps, under launch/agent.py and launch/coordinator.py.
-A seeded schedule (`chaos_events`) kills and stops workers, agents, whole hosts
-and the coordinator, also in the midst of saves, loses replies, cuts the
-network, fills disks, damages the journal's log and sets the clock. It is shown
-first, and `--events` repeats it. Killed agents and coordinators are started
-again, as a cluster would; all else is up to antjax. Data last for some steps
-more than all that needs.
+Hosts (virtual ones, see `benchmarks.cluster`, if this machine supports them;
+else processes on loopback) train a small language model on real text, with
+async checkpoints every few steps, under launch/agent.py and
+launch/coordinator.py. A seeded schedule (`chaos_events`) kills and stops
+workers, agents, whole hosts and the coordinator, also during saves, loses
+replies, cuts the network, fills disks, damages the journal's log and changes
+the clock. It is printed first, and `--events` repeats it. Killed agents and
+coordinators are restarted, as by a cluster; everything else is up to antjax.
+The data suffice for a few more steps than all faults need.
 
-Afterwards it checks, from the workers' own notes (`chaos_lineage`) and from the
-final model, which has counted for itself (`chaos_witness`): each record of each
-epoch went into the final model exactly once; the two agree on how often, and in
-which step last; the coordinator's books say so too; the parameters are
-bit-equal on all workers; and a job without any fault that is fed the same
+Afterwards it checks, from the workers' notes (`chaos_lineage`) and from the
+final model, which counts independently (`chaos_witness`): each record of each
+epoch went into the final model exactly once; the two sources agree on the
+counts and on the last step; the coordinator's journal agrees too; the
+parameters are bit-equal on all workers; and a job without faults with the same
 micro-batches in the same order ends with the same parameters.
 
-The last line is JSON. `kills` counts all blows but lost replies, which are
-`dropped_replies`. `recovery_s_median` is from the blow to the end of the first
-step of a later generation, of blows that end one and were not followed by
-another first; hangs and frozen hosts have to be found out. Exit code 1: a check
-failed.
+The last line is JSON. `kills` counts all faults except lost replies, which are
+`dropped_replies`. `recovery_s_median` is from a fault to the end of the first
+step of a later generation, for faults that end a generation and are not
+followed by another one before; it includes detection of hangs and frozen hosts.
+Exit code 1: a check failed.
 """
 
 from collections import Counter
@@ -81,7 +81,7 @@ class Config:
 def check(
   out: pathlib.Path, job: dict[str, Any], num_hosts: int
 ) -> dict[str, Any]:
-  """What is found in the folder of a run that has ended."""
+  """Evaluates the folder of a finished run."""
   num_keys = job['num_sequences'] * job['num_epochs']
   runs = chaos_lineage.read_runs(out / 'notes')
   ends = [path.name.split('.') for path in (out / 'final').glob('*.json')]
@@ -134,7 +134,7 @@ def check(
 
 
 def _books(out: pathlib.Path) -> dict[str, Any]:
-  """What the coordinator's journal says in the end."""
+  """Final state of the coordinator's journal."""
   with Journal(out / 'journal.db') as journal:
     job = writer.load(journal).job(chaos_storm.JOB)
   counts: Counter[str] = Counter()
@@ -154,7 +154,7 @@ def _replay(
   steps: list[list[list[Micro]]],
   generations: list[int],
 ) -> dict[str, np.ndarray]:
-  """Final arrays of a job without faults that repeats the steps."""
+  """Final arrays of a fault-free job that repeats the steps."""
   folder = out / 'replay'
   folder.mkdir()
   file = folder / 'steps.json'
@@ -177,7 +177,7 @@ def _replay(
 
 
 def failures(line: dict[str, Any], num_kills: int) -> list[str]:
-  """What is wrong with a result."""
+  """Failed checks of a result."""
   wanted = {
     'kills': num_kills,
     'records_lost': 0,
@@ -189,7 +189,7 @@ def failures(line: dict[str, Any], num_kills: int) -> list[str]:
     'is_success': True,
     'shards_not_done': 0,
   }
-  # Other numbers of workers round sums in another way.
+  # Other numbers of workers round sums differently.
   if line['workers_in_steps'] == [line['hosts']]:
     wanted['bit_equal'] = True
   wrong = [
@@ -208,7 +208,7 @@ def failures(line: dict[str, Any], num_kills: int) -> list[str]:
 def make_job(
   config: Config, out: pathlib.Path, num_steps: int
 ) -> dict[str, Any]:
-  """The worker's job: data for so many steps of all hosts."""
+  """The worker's job, with data for a number of steps of all hosts."""
   data = text_job.prepared(config.text)
   one = text_job.Job(data=data, out=str(out), num_sequences=0)
   available = len(text_job.all_sequences(one))
@@ -222,7 +222,7 @@ def make_job(
 
 
 def run(config: Config, out: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
-  """Runs all; returns the result and what is wrong with it."""
+  """Runs everything; returns the result and its failed checks."""
   began = time.monotonic()
 
   def say(message: str) -> None:

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Blows of `benchmarks.chaos_storm` that are more than a signal.
+"""Faults of `benchmarks.chaos_storm` that are more than a signal.
 
   python -m benchmarks.chaos_blows OFFSET_S launch.coordinator FLAGS...
 
-runs a module on a machine whose clock is off by so many seconds.
+runs a module on a machine whose clock is off by OFFSET_S seconds.
 """
 
 import os
@@ -17,25 +17,25 @@ import time
 import psutil
 
 _DAY_S = 86_400.0
-_FILE_BYTES = 4096  # Beyond them a write fails: EFBIG, as on a full disk.
+_FILE_BYTES = 4096  # Larger writes fail with EFBIG, as on a full disk.
 
 
 def clock_offset_s(share: float) -> float:
-  """Seconds by which a clock is off, up to a day either way."""
+  """Offset of a clock in seconds, up to a day in either direction."""
   return round((2 * share - 1) * _DAY_S, 3)
 
 
 def fill_disk(worker: psutil.Process) -> None:
-  """Lets the worker's writes fail from now on, as if its disk were full."""
+  """Makes the worker's writes fail from now on, as on a full disk."""
   worker.rlimit(psutil.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
 
 
 def damage_wal(journal: pathlib.Path, share: float) -> str:
-  """Damages the write-ahead log of a journal; returns what was done to it.
+  """Damages the write-ahead log of a journal; returns a description.
 
   Args:
-    journal: File of a coordinator that does not run.
-    share: Number from 0 to 1 that chooses the damage, and the place.
+    journal: File of a stopped coordinator.
+    share: Number from 0 to 1 that chooses the damage and its place.
   """
   wal = journal.with_name(f'{journal.name}-wal')
   size = wal.stat().st_size if wal.exists() else 0

@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which blows `benchmarks.chaos_bench` deals out, and when: pure and seeded.
+"""The faults of `benchmarks.chaos_bench` and their times: pure and seeded.
 
-An event strikes when the run has made a number of new steps since the last one
-(so that it always gets on), or at once (so that it strikes a job that is just
-about to start again), each a random moment later.
+An event occurs when the run has made a number of new steps since the last one
+(so that it always makes progress), or at once (so that it hits a job that is
+about to restart), each after a random delay.
 """
 
 from collections.abc import Sequence
@@ -64,30 +64,30 @@ _WEIGHTS: dict[Kind, int] = {
   'clock': 2,
 }
 KILLS = tuple(_WEIGHTS)
-# Those after which all workers start again.
+# Kinds after which all workers restart.
 ENDING = ('worker', 'save', 'error', 'agent', 'hang', 'freeze', 'disk')
-_DROP_SHARE = 0.5  # Share of kills with dropped replies before.
-_CHAIN_SHARE = 0.2  # Share that strikes while the job is down.
+_DROP_SHARE = 0.5  # Share of kills preceded by dropped replies.
+_CHAIN_SHARE = 0.2  # Share that occurs while the job is down.
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """A blow."""
+  """A fault."""
 
   kind: Kind
-  host: int  # Whom it hits.
+  host: int  # Affected host.
   after_steps: int  # New steps since the last event; 0: at once.
-  delay_s: float  # After these.
+  delay_s: float  # Delay after these steps.
   share: float
-  count: int = 1  # Replies to lose.
+  count: int = 1  # Number of replies to lose.
 
 
 def schedule(
   seed: int, num_kills: int, num_hosts: int, steps_per_kill: int
 ) -> list[Event]:
-  """The events of a run in order: so many kills, and drops between.
+  """The events of a run in order: kills, and drops between them.
 
-  Each kind of kill comes once before any comes twice.
+  Each kind of kill occurs once before any occurs twice.
   """
   rng = random.Random(seed)
   kinds = list(rng.sample(KILLS, len(KILLS)))
@@ -123,12 +123,12 @@ def _event(
 
 
 def num_steps(events: list[Event]) -> int:
-  """Steps that suffice: the system acts late, and the run continues."""
+  """Sufficient number of steps, as reactions take time while steps continue."""
   return 60 + sum(event.after_steps + 16 for event in events)
 
 
 def shuffle_work(view: ClusterView) -> list[Action]:
-  """A policy that gives out work at random: plans change all the time."""
+  """A policy that assigns work at random, so that plans change often."""
   steps = [worker.step for worker in view.workers]
   rng = random.Random(f'{view.generation} {steps}')
   counts = {worker.worker: rng.randint(1, 3) for worker in view.workers}
@@ -140,7 +140,7 @@ def recoveries(
 ) -> dict[str, list[float]]:
   """Seconds from an event to the first step of a later generation, by kind.
 
-  Of events that end a generation and were not followed by another one first.
+  For events that end a generation and are not followed by another one before.
   """
   found: dict[str, list[float]] = {}
   ending = [one for one in struck if one['kind'] in ENDING]

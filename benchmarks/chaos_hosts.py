@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where the processes of `benchmarks.chaos_bench` run, and what they write."""
+"""Hosts of the processes of `benchmarks.chaos_bench`, and their checkpoints."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -20,15 +20,15 @@ _TEMPORARY = '.orbax-checkpoint-tmp'
 
 
 class Hosts:
-  """Where processes run: virtual hosts, or all on loopback.
+  """Virtual hosts for processes, or loopback for all.
 
-  A context manager; what still runs on loopback at its end is ended.
+  A context manager, which ends remaining processes on loopback.
   """
 
   def __init__(self, cluster: cluster_lib.Cluster | None):
-    """Takes the virtual hosts; the last one is the coordinator's."""
+    """Takes the virtual hosts, of which the last is the coordinator's."""
     self._cluster = cluster
-    self._guard = Guard()  # Ends what is on loopback when we vanish.
+    self._guard = Guard()  # Ends processes on loopback when we die.
     if cluster is None:
       ports = [host_sockets.free_port('127.0.0.1') for _ in range(2)]
       self.proxy, self.coordinator = (f'127.0.0.1:{port}' for port in ports)
@@ -59,7 +59,7 @@ class Saves:
   """The folder of a run's checkpoints, seen from outside."""
 
   def __init__(self, folder: pathlib.Path):
-    """Takes a folder, which need not be there yet."""
+    """Takes a folder, which need not exist yet."""
     self._folder = folder
 
   def unfinished(self) -> dict[str, int]:
@@ -72,7 +72,7 @@ class Saves:
     return found
 
   def wait_for(self, share: float) -> bool:
-    """Returns when an unfinished one has a share of a whole one's bytes."""
+    """Waits until an unfinished one has a share of a complete one's bytes."""
     whole = [
       _num_bytes(self._folder / n) for n in self._names() if n.isdecimal()
     ]
@@ -82,7 +82,7 @@ class Saves:
     while time.monotonic() < end:
       for name in self.unfinished():
         seen.add(name)
-        # Rather some save than none.
+        # Any save is better than none.
         is_late = len(seen) > _SAVE_TRIES
         if is_late or _num_bytes(self._folder / name) >= least:
           return True
@@ -101,7 +101,7 @@ def step_of(name: str) -> int:
 
 
 def _num_bytes(folder: pathlib.Path) -> int:
-  """Bytes of the files in a folder that may be changing."""
+  """Bytes of the files in a folder that may change meanwhile."""
   total = 0
   for parent, _, files in os.walk(folder):
     for name in files:

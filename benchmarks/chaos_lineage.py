@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What went into the steps of the final model, from workers' notes.
+"""Reconstructs the input of each step of the final model from notes.
 
 A step may be done several times: by a generation that dies, and by a later one
-that went back to an older checkpoint. The final model holds one of them, and
-says which generation made each step (`chaos_witness`). Each worker of each
-generation notes, as it goes, what it puts into which step.
+that restored an older checkpoint. The final model contains one of these, and
+records which generation made each step (`chaos_witness`). Each worker of each
+generation notes its input of each step.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ Micro = list[int]
 
 @dataclasses.dataclass
 class Run:
-  """What one worker noted in one generation."""
+  """Notes of one worker in one generation."""
 
   generation: int
   rank: int
@@ -30,11 +30,11 @@ class Run:
 
 
 def read_run(lines: Iterable[str]) -> Run | None:
-  """Reads a worker's notes; None where it died before the first one.
+  """Reads a worker's notes; None if it died before the first one.
 
-  Lines: a head with the fields of `Run`; `keys` of a micro-batch that was
-  taken; `ends` where a step has all that this worker puts into it; `step`, when
-  the end of the last one that has is seen, with its number.
+  Lines: a head with the fields of `Run`; `keys` of a micro-batch; `ends` when
+  the worker's input of a step is complete; `step`, with its number, when the
+  end of the last complete step is seen.
   """
   run: Run | None = None
   taken: list[Micro] = []
@@ -42,7 +42,7 @@ def read_run(lines: Iterable[str]) -> Run | None:
   for line in lines:
     try:
       note = json.loads(line)
-    except ValueError:  # Its writer was killed: the last one.
+    except ValueError:  # Last line of a killed writer.
       break
     if 'generation' in note:
       run = Run(note['generation'], note['rank'], note['num_workers'])
@@ -72,8 +72,8 @@ def steps_of(
     generations: Generation that made each step of the model, from 1.
 
   Raises:
-    ValueError: A generation went back, or a worker that took part in a step has
-      not noted it.
+    ValueError: Generations decrease, or notes of a participating worker are
+      missing.
   """
   if list(generations) != sorted(generations):
     raise ValueError(f'steps are of generations {list(generations)}.')
@@ -94,7 +94,7 @@ def steps_of(
 def used(
   steps: Sequence[Sequence[list[Micro]]], num_keys: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """How often each record went into a step of a lineage, and the last one."""
+  """Number of uses of each record in a lineage, and the last step of use."""
   counts, last = np.zeros(num_keys, int), np.zeros(num_keys, int)
   for number, step in enumerate(steps, start=1):
     keys = [key for micros in step for micro in micros for key in micro]
@@ -108,7 +108,7 @@ def used(
 def disagreement(
   noted: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray]
 ) -> str:
-  """What differs between notes and the final model: name of numbers -> each."""
+  """Differences between notes and the final model, by name of numbers."""
   for name, ours in noted.items():
     places = np.flatnonzero(ours != model[name])
     if len(places):

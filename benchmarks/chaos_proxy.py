@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A gRPC proxy that loses replies: `benchmarks.chaos_bench` puts it in between.
+"""A gRPC proxy that loses replies, for `benchmarks.chaos_bench`.
 
   python -m benchmarks.chaos_proxy 127.0.0.1:7070 127.0.0.1:7071 train
 
 listens at the first address and calls the second. After SIGUSR1 the next reply
-to a request that holds the mark is lost, after SIGUSR2 the next reply to any:
-the server has answered, and the client is told UNAVAILABLE, so that it cannot
+to a request that contains the mark is lost, after SIGUSR2 the next reply to
+any: the server has answered, but the client gets UNAVAILABLE, so that it cannot
 know whether its request has taken effect. Each lost reply prints a line `CUT`.
 """
 
@@ -19,8 +19,8 @@ from typing import Any
 
 import grpc
 
-CUT = 'CUT'  # What is printed.
-# A coordinator that was started again is found soon.
+CUT = 'CUT'  # Printed line.
+# A restarted coordinator is found soon.
 _OPTIONS = (
   ('grpc.initial_reconnect_backoff_ms', 50),
   ('grpc.min_reconnect_backoff_ms', 50),
@@ -29,16 +29,16 @@ _OPTIONS = (
 
 
 class Proxy(grpc.GenericRpcHandler):
-  """Passes calls on as they are, whatever service and messages they are of."""
+  """Forwards calls of any service and messages unchanged."""
 
   def __init__(self, target: str, mark: bytes, on_cut: Callable[[], None]):
-    """Connects; a request that holds the mark is a marked one."""
+    """Connects; requests that contain the mark are marked ones."""
     self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
     self._mark, self._on_cut = mark, on_cut
     self._marked = self._any = 0
 
   def arm(self, is_any: bool) -> None:
-    """Lets one more reply be lost."""
+    """Schedules the loss of one more reply."""
     if is_any:
       self._any += 1
     else:
@@ -76,7 +76,7 @@ class Proxy(grpc.GenericRpcHandler):
 
 
 async def serve(listen: str, proxy: Proxy) -> tuple[grpc.aio.Server, int]:
-  """Starts to pass calls on; returns the server and its port."""
+  """Starts forwarding calls; returns the server and its port."""
   server = grpc.aio.server()
   server.add_generic_rpc_handlers((proxy,))
   port = server.add_insecure_port(listen)

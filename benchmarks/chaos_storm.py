@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a job of `benchmarks.chaos_bench`, and lets its events befall it."""
+"""Runs a job of `benchmarks.chaos_bench` and injects its events."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -21,14 +21,14 @@ from benchmarks.chaos_hosts import Hosts, Saves, step_of
 
 JOB = 'job'
 _POLL_S = 0.01
-_STALL_S = 240.0  # Without a step; then something is wrong.
-_MAX_IN_VAIN = 25  # Generations.
-_FROZEN_S = 60.0  # At most.
-_CUT_S = 10.0  # At most.
+_STALL_S = 240.0  # Time without a step that counts as an error.
+_MAX_IN_VAIN = 25  # Maximum number of generations without a step.
+_FROZEN_S = 60.0  # Maximum.
+_CUT_S = 10.0  # Maximum.
 _HEAD_START_S = 1.0  # A worker wakes up before its agent.
 _PROGRESS_TIMEOUT_S = 45.0
-# A test takes minutes, not days: silence is found out soon, and the restart
-# budget is no limit here. A worker that compiles makes no step for a while.
+# A test takes minutes, not days: silence is detected soon, and the restart
+# budget is unlimited. A compiling worker makes no step for a while.
 _COORDINATOR_FLAGS = (
   '--policy=benchmarks.chaos_events:shuffle_work',
   '--decide_every_s=1',
@@ -46,9 +46,9 @@ _COORDINATOR_FLAGS = (
 
 @dataclasses.dataclass
 class _Frozen:
-  """A host that stands still."""
+  """A suspended host."""
 
-  at: float  # Since when.
+  at: float  # Time of suspension.
   generation: int
   processes: list[psutil.Process]  # The worker last.
   saves: dict[str, int]  # Its unfinished checkpoints, with inodes.
@@ -56,13 +56,13 @@ class _Frozen:
 
 
 class Storm:
-  """One job, and what befalls it.
+  """A job and its faults.
 
   Attributes:
-    struck: The events, with `step`, `generation` and `now` of the run.
-    progress: Lines of the workers, one a step that was done.
-    num_torn: Kills that left the unfinished folder of a checkpoint.
-    coordinator_back_s: From each kill of a coordinator to its service.
+    struck: Events, with `step`, `generation` and `now` of the run.
+    progress: Lines of the workers, one per completed step.
+    num_torn: Number of kills that left an unfinished checkpoint folder.
+    coordinator_back_s: Seconds from each kill of a coordinator until it serves.
   """
 
   def __init__(
@@ -75,7 +75,7 @@ class Storm:
     num_spares: int,
     say: Callable[[str], None],
   ):
-    """Starts nothing yet; spare hosts take the place of lost ones."""
+    """Starts nothing yet; spare hosts replace lost ones."""
     self._hosts, self._job, self._say = hosts, job, say
     self._out = pathlib.Path(job['out'])
     self._saves = Saves(self._out / 'checkpoints')
@@ -90,13 +90,13 @@ class Storm:
     self._frozen: dict[int, _Frozen] = {}
     self._first = -1  # Host of rank 0.
     self._hung: list[tuple[float, psutil.Process]] = []
-    self._generation = 0  # The newest that an agent spoke of.
+    self._generation = 0  # The newest one reported by an agent.
     self.progress: list[dict[str, Any]] = []
     self._offset = 0
     self._last_step = 0
-    self._killed_at = 0.0  # The coordinator.
-    self._clock_s = 0.0  # By which its clock is off.
-    self._cut_until = 0.0  # The proxy stands still.
+    self._killed_at = 0.0  # Time of the coordinator's kill.
+    self._clock_s = 0.0  # Offset of its clock.
+    self._cut_until = 0.0  # Time until which the proxy is suspended.
     self.struck: list[dict[str, Any]] = []
     self.num_dropped = self.num_torn = 0
     self.coordinator_back_s: list[float] = []
@@ -150,7 +150,7 @@ class Storm:
     )
 
   def _on_line(self, host: int, line: str) -> None:
-    """Sees a line of any process; in a thread of its own."""
+    """Handles a line of any process, in a separate thread."""
     if line == chaos_proxy.CUT:
       self.num_dropped += 1
     elif line.startswith('coordinator: ') and self._killed_at:
@@ -179,7 +179,7 @@ class Storm:
   # --- The loop. ---
 
   def _watch(self) -> None:
-    """Strikes when it is time, and repairs, until all agents have ended."""
+    """Injects due events, and repairs, until all agents have ended."""
     waiting = list(self._events)
     ready_at: float | None = None
     mark = 0  # Steps at the last event.
@@ -207,7 +207,7 @@ class Storm:
       time.sleep(_POLL_S)
 
   def _read_progress(self) -> bool:
-    """Reads what rank 0 of the generations has noted; whether it got on."""
+    """Reads the notes of rank 0; whether it made progress."""
     with (self._out / 'progress.jsonl').open('rb') as file:
       file.seek(self._offset)
       data = file.read()
@@ -220,7 +220,7 @@ class Storm:
     return self._last_step > before
 
   def _repair(self, now: float) -> None:
-    """Starts what a cluster would start again, and thaws hosts."""
+    """Restarts processes as a cluster would, and resumes hosts."""
     assert self._coordinator is not None
     if (code := self._coordinator.poll()) is not None:
       if code != -signal.SIGKILL:
@@ -239,7 +239,7 @@ class Storm:
         raise RuntimeError(f'worker {process.pid} hangs, and nobody cares.')
 
   def _has_ended(self) -> bool:
-    """Whether all agents have ended, as they should."""
+    """Whether all agents have ended, with the expected codes."""
     codes = [
       process.poll()
       for host, process in self._agents.items()
@@ -252,7 +252,7 @@ class Storm:
   # --- Events. ---
 
   def _strike(self, event: Event) -> bool:
-    """Deals an event out; False: its victim is not there at present."""
+    """Injects an event; False: its target does not exist at present."""
     assert self._proxy is not None and self._coordinator is not None
     if event.kind == 'drop':
       number = signal.SIGUSR1 if event.share < 0.5 else signal.SIGUSR2
@@ -281,7 +281,7 @@ class Storm:
     return True
 
   def _kill_coordinator(self, event: Event) -> None:
-    """Kills it, and changes what it finds when it starts again."""
+    """Kills it, and changes its environment for the restart."""
     assert self._coordinator is not None
     self._killed_at = time.monotonic()
     with contextlib.suppress(ProcessLookupError):
@@ -296,14 +296,14 @@ class Storm:
       self._say(f'the log of the journal: {done}.')
 
   def _mend_cut(self, now: float) -> None:
-    """Ends a cut of the network whose time is over."""
+    """Ends a cut of the network when its time is over."""
     if self._proxy is not None and 0 < self._cut_until < now:
       with contextlib.suppress(ProcessLookupError):
         os.kill(self._proxy.pid, signal.SIGCONT)
       self._cut_until = 0.0
 
   def _strike_host(self, event: Event) -> int | None:
-    """Strikes a host that works; returns which one, or None."""
+    """Hits a working host; returns it, or None."""
     awake = [
       host
       for host in range(self._num_hosts)
@@ -335,7 +335,7 @@ class Storm:
       workers[host].suspend()
       self._hung.append((now, workers[host]))
     elif event.kind == 'freeze':
-      workers[host].suspend()  # At once, lest the save be over.
+      workers[host].suspend()  # At once, before the save ends.
       saves = self._saves.unfinished() if is_in_save else {}
       processes = [psutil.Process(self._agents[host].pid)]
       processes += self._children(host)
@@ -351,7 +351,7 @@ class Storm:
     return host
 
   def _thaw(self, everything: bool = False) -> None:
-    """Wakes frozen hosts once the others have gone on without them."""
+    """Resumes frozen hosts once the others have continued without them."""
     now = time.monotonic()
     for host, frozen in list(self._frozen.items()):
       if now < frozen.wakes_at < float('inf') and not everything:
@@ -373,7 +373,7 @@ class Storm:
     if not late or not frozen.saves:
       return bool(late)
     now = self._saves.unfinished()
-    # Another folder of the same name is the successors'.
+    # Another folder of the same name is from successors.
     return late[-1]['step'] > max(
       step_of(name) for name in frozen.saves
     ) or any(

@@ -1,12 +1,12 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A model that is its own witness: it counts what went into it.
+"""A model that counts its own training records.
 
-Beside a model's parameters there is one for each record, whose gradient is that
-of `marked`: the record's number of uses in the step over the step's number of
-rows. An optax transform turns it into whole numbers. So the final model itself
-says how often each record went into it, in which step last, and which
-generation of the job made each step, whatever workers and coordinator believe.
+Beside a model's parameters there is one for each record, whose gradient from
+`marked` is the record's number of uses in the step over the step's number of
+rows. An optax transform turns it into integers. So the final model itself tells
+how often each record was used, in which step last, and which generation of the
+job made each step, independently of workers and coordinator.
 """
 
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ import optax
 
 PyTree = Any
 
-NAME = 'witness'  # Its part of the parameters.
+NAME = 'witness'  # Name of its part of the parameters.
 
 
 class WitnessState(NamedTuple):
-  """What the transform keeps."""
+  """State of the transform."""
 
   step: jax.Array  # Steps so far.
   steps: PyTree  # Last step that used each record.
@@ -37,13 +37,13 @@ def init(num_keys: int) -> PyTree:
 def marked(
   params: PyTree, losses: jax.Array, keys: jax.Array, generation: jax.Array
 ) -> jax.Array:
-  """The losses [B] as they are, with the use of their records in them."""
+  """The losses [B] unchanged, with gradients that mark their records."""
   used = params['keys'][keys] + generation * params['generation']
   return losses + used - lax.stop_gradient(used)
 
 
 def transform(max_steps: int) -> optax.GradientTransformation:
-  """The transform of the parameters at `witness` in a tree.
+  """The transform for the parameters at `witness` in a tree.
 
   It keeps the generations of `max_steps` steps.
   """
@@ -60,7 +60,7 @@ def transform(max_steps: int) -> optax.GradientTransformation:
   ) -> tuple[PyTree, WitnessState]:
     del params
     shares = grads[NAME]['keys']
-    # The least is one use: no step has all its records twice.
+    # The minimum is one use: no step has all its records twice.
     one = jnp.min(jnp.where(shares > 0, shares, jnp.inf))
     uses = jnp.round(jnp.where(shares > 0, shares / one, 0))
     generation = jnp.round(grads[NAME]['generation'] / jnp.sum(shares))

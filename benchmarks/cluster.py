@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A virtual cluster: this machine plays several hosts with slow uplinks.
+"""A virtual cluster: several hosts with slow uplinks on this machine.
 
   python -m benchmarks.cluster --hosts=2 --devices_per_host=4 \
       --uplink_mbps=400 -- python my_job.py --flag=1
@@ -11,17 +11,17 @@ From Python:
   with Cluster(2, 4, uplink_mbps=400) as cluster:
     outputs = cluster.run([sys.executable, '-m', 'my_job'])
 
-Every host is a network namespace of its own; a bridge joins them, and each
-one's uplink is limited in both directions (see `benchmarks.virtual_network`).
-Inside a host, devices exchange data through memory, as over fast links. Hosts
-share the machine's cores, unless `cpu_share` caps them.
+Every host is a separate network namespace; a bridge connects them, and each
+uplink is limited in both directions (see `benchmarks.virtual_network`). Inside
+a host, devices exchange data through memory, as over fast links. Hosts share
+the machine's cores, unless `cpu_share` caps them.
 
 The processes find each other by the variables that `jax.distributed.initialize`
-and `antjax.jobs.distributed.initialize` read. When one fails the others are
-ended. Whatever ends the owner, `kill -9` included, ends the processes and
-removes the hosts; a later start sweeps what is left over all the same.
+and `antjax.jobs.distributed.initialize` read. When one fails, the others are
+ended. When the owner ends, even by `kill -9`, the processes are ended and the
+hosts removed; a later start also removes any leftovers.
 
-Linux and root only; without them `missing()` says in one line what is missing.
+Needs Linux and root; otherwise `missing()` says in one line what is missing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,13 +48,13 @@ _POLL_S = 0.02
 _FIRST_PORT = 21_000
 _TAIL_LINES = 30
 _DAEMON_WAIT_S = 2.0
-# Gloo announces each connection of each group of devices, on stdout, at times
+# Gloo announces each connection of each group of devices on stdout, sometimes
 # in the middle of another such line.
 _NOISE = re.compile(r'\[Gloo\] Rank |\d+ is connected to \d+ peer ranks')
 
 
 class Process:
-  """A command on one host, with what it has printed so far."""
+  """A command on a host, with its output so far."""
 
   def __init__(
     self,
@@ -102,24 +102,24 @@ class Process:
     return self._popen.poll()
 
   def kill(self) -> None:
-    """Ends it and what it started in its process group, at once."""
+    """Kills it and its process group."""
     with contextlib.suppress(ProcessLookupError):
       os.killpg(self.pid, signal.SIGKILL)
 
   def join(self) -> str:
     """Waits for the end; returns the text of stdout.
 
-    Nobody waits for a daemon that it left: it ends with its cluster.
+    Does not wait for daemons, which end with the cluster.
     """
     self._popen.wait()
-    self.kill()  # What it left in the background.
+    self.kill()  # Its background processes.
     for thread in self._threads:
       thread.join(_DAEMON_WAIT_S)
     return ''.join(f'{line}\n' for line in self.stdout)
 
 
 class Cluster:
-  """Virtual hosts; a context manager that makes and removes them."""
+  """Context manager that creates and removes virtual hosts."""
 
   def __init__(
     self,
@@ -128,18 +128,18 @@ class Cluster:
     uplink_mbps: float | None = None,
     cpu_share: float | Sequence[float | None] | None = None,
   ):
-    """Describes the hosts; `with` makes them.
+    """Describes the hosts; `with` creates them.
 
     Args:
-      num_hosts: Hosts, 1 to 200.
-      devices_per_host: Virtual CPU devices that a JAX process on a host has.
+      num_hosts: Number of hosts, 1 to 200.
+      devices_per_host: Virtual CPU devices of a JAX process on a host.
       uplink_mbps: Rate of each host's uplink, in each direction, in Mbit/s;
         None: no limit.
-      cpu_share: Cores that a host may use, such as 0.5, or one value a host;
+      cpu_share: Cores that a host may use, such as 0.5, or one value per host;
         None: no cap.
 
     Raises:
-      ValueError: A number out of range.
+      ValueError: A number is out of range.
     """
     shares = (
       [cpu_share] * num_hosts
@@ -179,7 +179,7 @@ class Cluster:
     self.name = ''
 
   def __enter__(self) -> 'Cluster':
-    """Makes the hosts; a RuntimeError of one line where this machine cannot."""
+    """Creates the hosts; RuntimeError of one line if impossible here."""
     reason = missing()
     if reason is not None:
       raise RuntimeError(reason)
@@ -199,13 +199,13 @@ class Cluster:
   def __exit__(self, *exc: object) -> None:
     virtual_network.remove(self.name)
     self._cgroups = {}
-    # The guard finds nothing left to do, and ends.
+    # The guard then finds nothing to do and ends.
     assert self._guard.stdin is not None
     self._guard.stdin.close()
     self._guard.wait()
 
   def set_cpu_share(self, host: int, num_cores: float | None) -> None:
-    """Caps the cores of a host, also while it runs; None lifts the cap."""
+    """Caps the cores of a host, even while it runs; None removes the cap."""
     if host not in self._cgroups:
       self._cgroups[host] = virtual_network.cpu_cgroup(self.name, host)
     virtual_network.set_cpu_quota(self._cgroups[host], num_cores)
@@ -222,13 +222,13 @@ class Cluster:
     Args:
       host: Index.
       argv: Program and arguments.
-      env: Variables beside this process's own.
+      env: Variables in addition to this process's own.
       on_line: Called with (host, line) for each line, in a thread.
     """
     space = virtual_network.namespace(self.name, host)
     command = ['ip', 'netns', 'exec', space, *map(str, argv)]
     if host in self._cgroups:
-      # Join before entering: inside, /sys shows another tree.
+      # Join the cgroup before entering: /sys differs inside.
       join = 'echo $$ > "$0" && exec "$@"'
       procs = str(self._cgroups[host] / 'cgroup.procs')
       command = ['sh', '-c', join, procs, *command]
@@ -260,16 +260,16 @@ class Cluster:
 
     Args:
       argv: Program and arguments, such as [sys.executable, '-m', 'my_job'].
-      env: Variables beside those of `job_env`.
-      timeout_s: Ends the job after so many seconds.
+      env: Variables in addition to those of `job_env`.
+      timeout_s: Time limit of the job in seconds.
       on_line: See `start`.
 
     Returns:
-      What each host wrote to stdout, in the order of hosts.
+      Output of each host on stdout, in the order of hosts.
 
     Raises:
-      RuntimeError: A host failed, or time is up; the others were ended. The
-        message holds the last lines of the first that failed.
+      RuntimeError: A host failed, or the time limit passed; the others were
+        ended. The message has the last lines of the first failed host.
     """
     self._runs += 1
     end = time.monotonic() + (timeout_s or float('inf'))
@@ -303,9 +303,9 @@ class Cluster:
   def report(
     self, what: str, order: Mapping[str, Any], timeout_s: float
   ) -> dict[str, Any]:
-    """Calls 'module:function' on all hosts; returns what host 0 reports.
+    """Calls 'module:function' on all hosts; returns the report of host 0.
 
-    Its other lines are shown. Hosts share compiled programs. See
+    Prints its other lines. Hosts share compiled programs. See
     `benchmarks.host_steps`.
     """
 
@@ -324,7 +324,7 @@ class Cluster:
 
 
 def host_command(what: str, order: Mapping[str, Any]) -> list[str]:
-  """What runs on each host for `Cluster.report`."""
+  """Command of each host for `Cluster.report`."""
   module = 'benchmarks.host_steps'
   return [sys.executable, '-m', module, what, json.dumps(order)]
 
@@ -362,7 +362,7 @@ def main(config: Config, command: Sequence[str]) -> int:
         on_line=lambda host, line: print(f'[{host}] {line}', flush=True),
       )
   except (ValueError, RuntimeError) as error:
-    # The lines of a host that failed are on the screen already.
+    # The lines of a failed host are already printed.
     print(f'cluster: {str(error).splitlines()[0]}', file=sys.stderr)
     return 1
   return 0

@@ -4,23 +4,22 @@
 
   python -m benchmarks.collectives_bench > results.jsonl
 
-prints one JSON line a case. Needs Linux and root (see `benchmarks.cluster`).
+prints one JSON line per case. Needs Linux and root (see `benchmarks.cluster`).
 
 A case is an op on one size (`bytes`, of the whole array) by one algorithm:
 `xla` (one collective of XLA over both axes), `flat_ring`, `hierarchical`,
-`ho_ring`, `auto` (picked from links that are measured on the same cluster
-first). All algorithms of an op and size take turns in one run, after a call
-each in which every device checks its result; medians of the turns are compared,
-from the end of a barrier to the end of the call on host 0. A case ends early
-when its turns have taken `--case_s`.
+`ho_ring`, `auto` (chosen from links measured first on the same cluster). All
+algorithms of an op and size take turns in one run, after one call each in which
+every device checks its result. Medians of the turns are compared, from the end
+of a barrier to the end of the call on host 0. A case ends early when its turns
+have taken `--case_s`.
 
-`uplink_efficiency` is the least that one uplink must carry, 2 (n - 1) / n of
-the bytes for an all-reduce and half of that for the others, over its rate and
-over the time; headers of TCP and Ethernet make 0.95 the most that can be seen.
-`algbw_gbps` and `busbw_gbps` (GB/s) are those of nccl-tests. Lines with `fit`
-hold latency and time a byte of each algorithm apart, by least squares of
-relative errors over the sizes; a line with `links` holds what was measured for
-`auto`.
+`uplink_efficiency` is the minimum that one uplink must carry, 2 (n - 1) / n of
+the bytes for an all-reduce and half of that for the others, divided by its rate
+and by the time; headers of TCP and Ethernet limit it to 0.95. `algbw_gbps` and
+`busbw_gbps` (GB/s) are defined as in nccl-tests. Lines with `fit` have latency
+and time per byte of each algorithm, by least squares of relative errors over
+the sizes; a line with `links` has the measurements for `auto`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +44,7 @@ from benchmarks import cluster as cluster_lib
 from benchmarks import harness
 
 OPS = ('all_gather', 'reduce_scatter', 'all_reduce')
-ALGORITHMS = {  # As in the lines, and as `Collectives` calls them.
+ALGORITHMS = {  # Name in the lines -> name in `Collectives`.
   'xla': 'xla',
   'flat_ring': 'ring',
   'hierarchical': 'hierarchical',
@@ -70,7 +69,7 @@ class Config:
   payload_dtype: Annotated[str | None, 'Wire dtype; not of xla.'] = None
 
   def shapes(self) -> list[tuple[int, int]]:
-    """(hosts, devices of each) of each cluster, once all flags are checked."""
+    """Checks all flags; returns (hosts, devices per host) of each cluster."""
     for name in ('uplinks_mbps', 'sizes_mb'):
       values = getattr(self, name)
       if not values or not all(0 < x < float('inf') for x in values):
@@ -91,13 +90,13 @@ class Config:
 
 
 def least_uplink_bytes(op: str, num_bytes: int, num_groups: int) -> float:
-  """What must leave each group at least."""
+  """Minimum number of bytes that must leave each group."""
   once = num_bytes * (num_groups - 1) / num_groups
   return once * 2 if op == 'all_reduce' else once
 
 
 def bus_factor(op: str, num_devices: int) -> float:
-  """Factor from algbw to busbw, by nccl-tests."""
+  """Factor from algbw to busbw, as in nccl-tests."""
   once = (num_devices - 1) / num_devices
   return once * 2 if op == 'all_reduce' else once
 
@@ -111,7 +110,7 @@ def lines_of_case(
   group_size: int,
   uplink_mbps: float,
 ) -> list[dict[str, Any]]:
-  """Turns times of the algorithms into the lines that are printed."""
+  """Converts times of the algorithms to output lines."""
   medians = {name: statistics.median(times) for name, times in seconds.items()}
   least_s = least_uplink_bytes(op, num_bytes, num_groups) / (
     uplink_mbps * 1e6 / 8
@@ -189,7 +188,7 @@ def _inputs(op: str, num_elements: int, mesh: Mesh) -> tuple[Any, Callable]:
 
 def _call(op: str, how: Any, mesh: Mesh) -> Callable:
   source = GLOBAL_AXES if op == 'all_gather' else BATCH_AXES
-  # Equal results of all devices are kept apart, so that each can be checked.
+  # Equal results of devices are kept separately, so that each can be checked.
   target = GLOBAL_AXES if op == 'reduce_scatter' else BATCH_AXES
   return jax.jit(
     jax.shard_map(
@@ -210,7 +209,7 @@ def _run_case(
   mesh: Mesh,
   barrier: Callable[[], Any],
 ) -> tuple[dict[str, list[float]], list[str]]:
-  """Seconds of algorithms in turns, and names of those that are wrong."""
+  """Seconds of algorithms in turns, and names of those with wrong results."""
   x, is_right = _inputs(op, num_bytes // 4, mesh)
   calls, wrong = {}, []
   for name, how in hows.items():
@@ -229,7 +228,7 @@ def _run_case(
       begin = time.perf_counter()
       jax.block_until_ready(call(x))
       seconds[name].append(time.perf_counter() - begin)
-    # All hosts must agree on whether there is one more turn.
+    # All hosts must agree on one more turn.
     late = time.perf_counter() - start > config.case_s
     if bool(multihost_utils.broadcast_one_to_all(np.array(late))):
       break
@@ -300,7 +299,7 @@ def _lines(
         yield {'fit': found, 'op': op, 'algorithm': name}
 
 
-# --- On the machine that plays the hosts. -----------------------------------
+# --- On the real machine. ---------------------------------------------------
 
 
 def _show(host: int, line: str) -> None:

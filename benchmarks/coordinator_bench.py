@@ -1,39 +1,39 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lease and report round trips a second of the coordinator, beside DLRover's.
+"""Lease and report round trips per second of our coordinator and DLRover's.
 
   python -m benchmarks.coordinator_bench > results.jsonl
 
-prints one JSON line a case, and a last one that sums up. Sides, all on this
-machine, each served by a process of its own (`coordinator_sides`):
+prints one JSON line per case, and a summary line. Sides, all on this machine,
+each with its own server process (`coordinator_sides`):
 
 - antjax: `launch/coordinator.py` with its journal on disk (an fsync before the
-  reply; replies of one moment share it) and tokens. A round trip is one
-  Exchange: the last shard consumed, the next one leased.
-- peer: DLRover's local master as it comes, and once more with its log off
-  (`quiet_peer`), in an environment of its own, which `make peers-dlrover` sets
-  up. A round trip is two calls, report and get, on its own stub. It has no
-  journal and no tokens.
-- echo: a grpc.aio server that answers the same Exchange without doing anything:
-  the bound of any coordinator in Python on this gRPC.
+  reply, shared by concurrent replies) and tokens. A round trip is one Exchange:
+  the last shard consumed, the next one leased.
+- peer: DLRover's local master with defaults, and again with its log off
+  (`quiet_peer`), in the environment of `make peers-dlrover`. A round trip is
+  two calls, report and get, on its own stub. It has no journal and no tokens.
+- echo: a grpc.aio server that answers the same Exchange without doing anything,
+  a bound for any coordinator in Python on this gRPC.
 
 The fake workers of a side run in one process beside its server, on grpc.aio,
-with a connection each, as workers on hosts of their own have. The sides take
-turns in blocks after a warm-up; medians over blocks are compared. Cases:
+with one connection each, like workers on separate hosts. The sides take turns
+in blocks after a warm-up; medians over blocks are compared. Cases:
 
-- `closed`: each worker asks again as soon as it is answered, so that with W
-  workers and R round trips a second each one takes W / R seconds, whatever the
-  server does.
-- `paced`: each worker asks once in `--interval_s`, timed from when it was due.
-- `batch`: `closed`, with 8 shards in a round trip of antjax; the peer gives and
-  takes one. Workers that lease ahead do so (`antjax/elastic/lease_queue.py`).
-- `million`: 10^6 shards go through antjax, sped up by 1,000 in a round trip;
-  `peak_bytes` is the most memory that the coordinator ever had.
-- `kill`: SIGKILL to the server in the middle of a block, and the same command
-  again: what it knows of the shards whose reports it had answered.
+- `closed`: each worker sends its next request when it is answered, so with W
+  workers and R round trips per second each one takes W / R seconds, whatever
+  the server does.
+- `paced`: each worker sends a request every `--interval_s`, timed from its due
+  time.
+- `batch`: `closed`, with 8 shards per round trip of antjax, as by workers that
+  lease ahead (`antjax/elastic/lease_queue.py`); the peer has only one.
+- `million`: antjax serves 10^6 shards, for speed 1,000 per round trip;
+  `peak_bytes` is the peak memory of the coordinator.
+- `kill`: SIGKILL of the server in the middle of a block, and a restart by the
+  same command: its knowledge of the shards whose reports it had acknowledged.
 
-In the last line `round_trips_per_s` is of 64 workers, closed; `p50_ms` and
-`p99_ms` are of 1,000 workers, paced.
+In the last line `round_trips_per_s` is for 64 workers, closed; `p50_ms` and
+`p99_ms` are for 1,000 workers, paced.
 """
 
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ def _percentile(block: dict[str, Any], share: int) -> float:
 def line_of(
   case: str, num_clients: int, blocks: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
-  """Returns the line of a case: antjax's figures bare, the others' prefixed."""
+  """Returns the line of a case; figures of other sides have a prefix."""
   line: dict[str, Any] = {'case': case, 'clients': num_clients}
   for side, its in blocks.items():
     prefix = '' if side == 'antjax' else f'{side}_'
@@ -109,7 +109,7 @@ def line_of(
   if 'peer' in blocks and case == 'batch':
     ratio = line['shards_per_s'] / line['peer_shards_per_s']
     line['shards_ratio'] = ratio
-  elif ours and case != 'paced':  # There all do what they are asked to.
+  elif ours and case != 'paced':  # Paced sides all keep up.
     for side, key in (
       ('peer', 'ratio'),
       ('quiet_peer', 'quiet_ratio'),
@@ -121,7 +121,7 @@ def line_of(
 
 
 def fsyncs_per_s(folder: pathlib.Path, seconds: float = 1.0) -> float:
-  """Returns how often a second a page can be appended and made durable."""
+  """Returns the number of durable appends of a page per second."""
   path = folder / 'fsync'
   count, stop = 0, time.perf_counter() + seconds
   with path.open('wb', buffering=0) as file:
@@ -138,7 +138,7 @@ def fsyncs_per_s(folder: pathlib.Path, seconds: float = 1.0) -> float:
 def _alternate(
   config: Config, sides: Sequence[Side], num_clients: int, **options: Any
 ) -> dict[str, list[dict[str, Any]]]:
-  """Opens workers at all sides, and lets these take turns."""
+  """Opens the workers of all sides, and lets these take turns."""
   pace = {k: options.pop(k) for k in ('interval_s',) if k in options}
   for side in sides:
     side.open(num_clients, **options)
@@ -155,11 +155,11 @@ def _alternate(
 def _million(
   antjax: coordinator_sides.Antjax, num_shards: int
 ) -> dict[str, Any]:
-  """Lets many shards go through, and looks at the memory."""
+  """Serves many shards, and measures the memory."""
   antjax.open(16, num_shards=num_shards, num_wanted=1000, data_set='million')
   block = antjax.drive(seconds=600.0, num_shards=num_shards)
   before = antjax.memory()
-  antjax.order('commit_epoch')  # A checkpoint has all of the first epoch.
+  antjax.order('commit_epoch')  # Commits all of the first epoch.
   line = {
     'case': 'million',
     'shards': block['shards'],
@@ -175,7 +175,7 @@ def _million(
 
 
 def _kill(sides: Sequence[Side], seconds: float) -> dict[str, Any]:
-  """Kills each side's server in a block."""
+  """Kills each side's server during a block."""
   line: dict[str, Any] = {'case': 'kill', 'clients': _HEADLINE}
   for side in sides:
     prefix = '' if side.name == 'antjax' else 'peer_'
@@ -195,7 +195,7 @@ def _run(
   sides = [antjax, *others]
 
   def emit(line: dict[str, Any], *keys: str, **renamed: str) -> None:
-    """Prints a line; some of its figures are of the summary too."""
+    """Prints a line; adds some of its figures to the summary."""
     harness.emit(line | facts)
     kept = dict.fromkeys(keys) | renamed
     summary.update({kept[k] or k: line[k] for k in kept if k in line})

@@ -1,14 +1,14 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fake workers that load a coordinator, the same way for every side.
+"""Fake workers that load a coordinator in the same way for every side.
 
-`harness.Worker` is the other end of a process of fake workers. What a worker
-says to its coordinator is given by the side (`coordinator_workers` ours,
-`coordinator_peers` the peer's); how often, and how it is timed, is here. Needs
-nothing but grpc: the peer's environment has not our packages.
+`harness.Worker` controls a process of fake workers. Each side defines the
+requests of its workers (`coordinator_workers`, `coordinator_peers`); this
+module defines their frequency and timing. It needs only grpc, since the peer's
+environment lacks our packages.
 
-Every worker has a connection of its own, as workers on hosts of their own have,
-and one round trip under way at a time.
+Every worker has its own connection, like workers on separate hosts, and one
+round trip in progress at a time.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ import sys
 import time
 from typing import Any, Protocol
 
-# Without it grpc shares one connection among the channels of a process.
+# Otherwise grpc shares one connection among the channels of a process.
 CHANNEL_OPTIONS = (('grpc.use_local_subchannel_pool', 1),)
 
 
-_AT_ONCE = 50  # Connections: a listen queue is finite.
+_AT_ONCE = 50  # Number of connections opened at once: listen queues are finite.
 
 
 class Worker(Protocol):
@@ -33,7 +33,7 @@ class Worker(Protocol):
   async def open(self) -> None: ...
 
   async def round_trip(self) -> int:
-    """Reports the shard it has, leases the next; the number of shards."""
+    """Reports its shard and leases the next; returns the number of shards."""
 
   async def close(self) -> None: ...
 
@@ -44,11 +44,11 @@ async def drive(
   interval_s: float = 0.0,
   num_shards: int | None = None,
 ) -> dict[str, Any]:
-  """Lets all workers make round trips for a while.
+  """Lets all workers make round trips for some time.
 
-  Each makes one in `interval_s` at random first times, and a late one is timed
-  from when it was due; 0: the next begins when the last ends. None begins once
-  `num_shards` are reported.
+  Each makes one per `interval_s`, from a random first time on; late ones are
+  timed from their due time. 0: the next one starts when the last one ends. None
+  starts after `num_shards` are reported.
   """
   latencies: list[float] = []
   shards = 0
@@ -88,7 +88,7 @@ async def serve(
 ) -> None:
   """Takes orders until stdin ends; `make_workers` gets the fields of `open`."""
   out = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # What libraries print must not get between the replies.
+  os.dup2(2, 1)  # Output of libraries must not mix with the replies.
   workers: Sequence[Worker] = ()
   loop = asyncio.get_running_loop()
   while line := await loop.run_in_executor(None, sys.stdin.readline):

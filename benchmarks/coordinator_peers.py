@@ -5,14 +5,14 @@
   python -m benchmarks.coordinator_peers workers   takes orders on stdin
   python -m benchmarks.coordinator_peers kept ADDRESS
 
-run in the environment of `make peers-dlrover`: DLRover's packages get in the
-way of ours, so that neither our packages nor absl are imported here.
+run in the environment of `make peers-dlrover`. DLRover's packages conflict with
+ours, so neither our packages nor absl are imported here.
 
-A round trip of a fake worker is `report` of the last task and `get` of the next
-one, two calls: the peer has no call for both. They go through DLRover's own
-stub and messages, on grpc.aio as ours do. Its own `GrpcMasterClient` blocks, so
-that 64 of them are 64 threads: they got a fifth to two thirds fewer pairs out
-of the same master.
+A round trip of a fake worker is two calls, `report` of the last task and `get`
+of the next one, since the peer has no call for both. They use DLRover's stub
+and messages, on grpc.aio like ours. Its own `GrpcMasterClient` blocks, so 64
+workers need 64 threads, which reached a fifth to two thirds fewer pairs with
+the same master.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from benchmarks import coordinator_load
 DATA_SET = 'bench'
 
 
-# A local master, as `dlrover-run` starts it; a port comes behind.
+# A local master, as started by `dlrover-run`; a port is appended.
 MASTER = (
   *('dlrover.python.master.main', '--platform=local', '--job_name=bench'),
 )
@@ -107,7 +107,7 @@ async def _make_workers(
 
 
 def _kept(address: str) -> dict[str, Any]:
-  """Returns what a master knows of the data set."""
+  """Returns a master's state of the data set."""
   client = _master_client(address, 0)
   is_ok, task = client.get_task(DATA_SET)
   shard = [task.shard.start, task.shard.end]
@@ -117,7 +117,7 @@ def _kept(address: str) -> dict[str, Any]:
     node_type='worker',
     data=comm.ShardCheckpointRequest(DATA_SET).serialize(),
   )
-  try:  # Not by its client, which asks for a minute.
+  try:  # Not by its client, which retries for a minute.
     reply = client._stub.get(request, timeout=10)
     checkpoint = str(comm.deserialize_message(reply.data))
   except grpc.RpcError as error:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The servers that `coordinator_bench` compares, each with its fake workers."""
+"""The servers compared by `coordinator_bench`, with their fake workers."""
 
 from collections.abc import Mapping
 import contextlib
@@ -26,7 +26,7 @@ _NUM_SHARDS = 1_000_000
 
 
 class Side:
-  """A server that can be killed and started again, and a process of workers."""
+  """A server that can be killed and restarted, and a process of workers."""
 
   def __init__(
     self,
@@ -86,13 +86,13 @@ class Side:
       time.sleep(0.01)
 
   def open(self, num_clients: int, **fields: Any) -> None:
-    """Connects workers, each with a first lease."""
+    """Connects workers, each with its first lease."""
     sizes = {'num_shards': _NUM_SHARDS, 'shard_size': 1000}
     names = list(range(num_clients))
     self.order('open', names=names, **sizes | self.target | fields)
 
   def drive(self, **fields: float) -> dict[str, Any]:
-    """Runs a block; adds the server's CPU seconds to what `drive` returns."""
+    """Runs a block; adds the server's CPU seconds to the result of `drive`."""
     before = self._cpu_s()
     block: dict[str, Any] = self.order('drive', **fields)
     return block | {'server_cpu_s': self._cpu_s() - before}
@@ -104,7 +104,7 @@ class Side:
     self.kill_server()
 
   def kill_server(self) -> None:
-    """Kills the server, without a last word."""
+    """Kills the server."""
     if self._server is not None:
       self._server.kill()
       self._server.wait()
@@ -112,11 +112,11 @@ class Side:
   def kill_and_restart(
     self, num_clients: int, seconds: float
   ) -> dict[str, Any]:
-    """Kills the server in a block; returns what it knows afterwards."""
+    """Kills the server during a block; returns its state afterwards."""
     raise NotImplementedError
 
   def memory(self) -> dict[str, int]:
-    """The server's memory now, and the most it had."""
+    """The server's memory now, and its peak."""
     assert self._server is not None
     return machine.memory_of(self._server.pid)
 
@@ -136,7 +136,7 @@ class Side:
 
 
 class Antjax(Side):
-  """Our coordinator, as users start it."""
+  """Our coordinator, started as by users."""
 
   def __init__(self, folder: pathlib.Path):
     super().__init__(folder, 'antjax', coordinator_workers.__name__)
@@ -156,7 +156,7 @@ class Antjax(Side):
       f'--journal={self.folder / "journal.db"}',
       f'--port={self.port}',
       f'--token_file={self.folder / "tokens"}',
-      # Workers are silent while the other sides have their turns.
+      # Workers are silent during turns of other sides.
       '--lease_timeout_s=3600',
     ]
 
@@ -167,7 +167,7 @@ class Antjax(Side):
     )
 
   def counts(self, data_set: str) -> dict[str, int]:
-    """Returns how many shards of a data set are what."""
+    """Returns the number of shards of a data set by state."""
     with self.client('operator', 'bench') as client:
       status = json.loads(client.call('Status', pb.StatusRequest()).json)
     (job,) = (
@@ -192,14 +192,14 @@ class Antjax(Side):
     self.kill_server()
     began = time.perf_counter()
     self.start_server()
-    self.counts(name)  # An answer.
+    self.counts(name)  # Waits for a reply.
     back_after_s = time.perf_counter() - began
     block = self._workers.receive()
     counts = self.counts(name)
     self.order('close')
     return {
-      # Workers repeat what was not answered, so that both are equal if nothing
-      # was lost or counted twice.
+      # Workers repeat unanswered requests, so both are equal if nothing was
+      # lost or counted twice.
       'kept_after_kill': counts['consumed'] + counts['done'],
       'reported_shards': block['shards'],
       'longest_wait_ms': max(block['latencies_ms']),
@@ -208,7 +208,7 @@ class Antjax(Side):
 
 
 class Echo(Side):
-  """A server that does nothing: the bound."""
+  """A server that does nothing, as a bound."""
 
   def __init__(self, folder: pathlib.Path):
     super().__init__(folder, 'echo', coordinator_workers.__name__)
@@ -232,7 +232,7 @@ class Peer(Side):
     return [*coordinator_peers.MASTER, f'--port={self.port}']
 
   def open(self, num_clients: int, **fields: Any) -> None:
-    fields.pop('num_wanted', None)  # It gives one task a call.
+    fields.pop('num_wanted', None)  # It returns one task per call.
     super().open(num_clients, **fields)
 
   def kill_and_restart(

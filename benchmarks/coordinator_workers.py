@@ -1,13 +1,13 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fake workers of our coordinator, and a server that only echoes.
+"""Fake workers of our coordinator, and an echo server.
 
   python -m benchmarks.coordinator_workers workers   takes orders on stdin
   python -m benchmarks.coordinator_workers echo PORT
 
 Processes of `coordinator_bench`. The echo server answers the same messages on
-the same grpc.aio with one made-up lease: no state, no check, no journal. What
-it reaches is the bound of any coordinator in Python on this gRPC.
+the same grpc.aio with one fake lease: no state, no checks, no journal. It is a
+bound for any coordinator in Python on this gRPC.
 """
 
 import asyncio
@@ -31,18 +31,18 @@ _RETRY_S = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """What the fake workers work on; a data set has no last epoch."""
+  """Target of the fake workers: a data set without a last epoch."""
 
   address: str
   token: str = ''
   data_set: str = 'bench'
   num_shards: int = 1_000_000
   shard_size: int = 1000
-  num_wanted: int = 1  # Shards in a round trip.
+  num_wanted: int = 1  # Number of shards per round trip.
 
 
 class Worker:
-  """A worker that reports its shards and leases the next in one call."""
+  """A worker that reports its shards and leases the next ones in one call."""
 
   def __init__(self, target: Target, name: str):
     self._target = target
@@ -93,7 +93,7 @@ class Worker:
     await self._channel.close()
 
   async def commit_epoch(self) -> None:
-    """Says that a checkpoint has all of the first epoch."""
+    """Reports a checkpoint that includes all of the first epoch."""
     target = self._target
     state = {
       'version': 1,
@@ -123,7 +123,7 @@ class Worker:
     return num_reported
 
   async def _call(self, name: str, request: Any) -> Any:
-    """Sends a request until it is answered, with the same head."""
+    """Sends a request, with the same head, until it is answered."""
     self._head.sequence += 1
     request.head.CopyFrom(self._head)
     while True:
@@ -140,7 +140,7 @@ class Worker:
 async def make_workers(
   names: Sequence[int], **target: Any
 ) -> Sequence[coordinator_load.Worker]:
-  """Returns the workers of an order 'open'; fields as those of `Target`."""
+  """Returns the workers for an order 'open', with the fields of `Target`."""
   return [Worker(Target(**target), f'worker-{name}') for name in names]
 
 

@@ -1,29 +1,27 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and AUC of click models beside torch-rechub's and FuxiCTR's.
+"""Speed and AUC of click models, compared with torch-rechub and FuxiCTR.
 
   python -m benchmarks.ctr_bench --data=data/ml-1m > results.jsonl
 
-prints a JSON line for each model and loader of the peer, torch-rechub: `own`,
-its DataLoader over rows as its users run it, and `batched`, where that is
-replaced by slices of tensors, so that the models compete. The loader `fuxictr`
-is FuxiCTR with its own, for the models that it has too, where it is installed
-(the extra `bench_fuxictr`, which brings Ray). Needs the folder that
-launch/prepare_data.py writes by default.
+prints a JSON line for each model and loader of the peer torch-rechub: `own`,
+its usual DataLoader over rows, and `batched`, which replaces it by slices of
+tensors to compare only the models. The loader `fuxictr` is FuxiCTR with its own
+loader, for the models that it has, if it is installed (by the extra
+`bench_fuxictr`, which includes Ray). Needs the default output of
+launch/prepare_data.py.
 
 A click is a rating of four or five stars of MovieLens-1M; a scenario is a group
 of ages, as in Scenario-Wise-Rec. All sides see the same six fields, 16 wide:
-user, item, gender, age, occupation, scenario. The sizes of the models are those
-below; the peer's MLPs have batch normalization, which it does not let one leave
-out.
+user, item, gender, age, occupation, scenario. The sizes of the models are given
+below; the peer's MLPs always have batch normalization.
 
-All train for the same number of epochs in blocks of steps that take turns; only
-one works at a time. `rows_per_s` is of whole steps, from arrays in memory to
-new parameters, without the first eighth of each block; medians of the blocks
-are compared. `auc` is of the test clicks after all of it, `auc_difference` ours
-less the peer's with a 95 % interval over users (paired bootstrap).
-`flops_bound_s` is the time of a step's matrix products at the rate that this
-machine reaches for a large one.
+All sides train for the same number of epochs, taking turns in blocks of steps.
+`rows_per_s` is for whole steps, from arrays in memory to new parameters,
+without the first eighth of each block; medians of blocks are compared. `auc` is
+for the test clicks after training, `auc_difference` ours minus the peer's with
+a 95 % interval over users (paired bootstrap). `flops_bound_s` is the time of a
+step's matrix products at the rate of a large product on this machine.
 """
 
 from collections.abc import Iterator, Mapping
@@ -65,10 +63,10 @@ class Config:
 
 
 class Trained:
-  """Base of all sides: a model that is trained on and scored."""
+  """Base of all sides: a model to train and score."""
 
   def train(self, num_steps: int) -> float:
-    """Trains on; returns seconds."""
+    """Continues training; returns seconds."""
     raise NotImplementedError
 
   def logits(self) -> np.ndarray:
@@ -76,8 +74,8 @@ class Trained:
     raise NotImplementedError
 
   def rows_per_s(self, steps: int) -> float:
-    """Trains a block of steps; the rate of all but its first eighth."""
-    # Untimed: a virtual machine takes back memory of idlers.
+    """Trains a block of steps; returns the rate after its first eighth."""
+    # Untimed: a virtual machine reclaims memory of idle processes.
     first = steps // 8
     self.train(first)
     return (steps - first) * BATCH / self.train(steps - first)
@@ -90,8 +88,8 @@ class Trained:
 def compared(
   ours: np.ndarray, peers: np.ndarray, test: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-  """AUC of both sides, and ours less the peer's with its 95 % interval."""
-  from antjax.metrics import by_slice as scores  # Peers do without antjax.
+  """AUC of both sides, and the difference with its 95 % interval."""
+  from antjax.metrics import by_slice as scores  # Peers run without antjax.
 
   nothing = np.zeros(len(ours), np.int32)
   columns = {
@@ -117,7 +115,7 @@ def compared(
 
 
 def flops_of_step(model: str) -> float:
-  """FLOPs of a step's matrix products, for each row those of its scenario."""
+  """FLOPs of a step's matrix products; a row uses only its scenario."""
   width = len(FIELDS) * DIM
 
   def mlp(*widths: int) -> int:
@@ -150,7 +148,7 @@ def _has(loader: str, model: str) -> bool:
 def _lines(
   config: Config, model: str, folder: pathlib.Path
 ) -> Iterator[dict[str, Any]]:
-  """Trains one model on all sides; yields a line for each of the peer's."""
+  """Trains one model on all sides; yields a line per loader of the peers."""
   path = str(folder / 'problem.npz')
   loaders = [x for x in config.loaders if _has(x, model)]
   peer = harness.Side(is_peer=True, threads=config.threads)

@@ -53,7 +53,7 @@ def _config(folder: str, model: str, run_dir: str) -> clicks_config.Config:
 
 
 def job_of(config: clicks_config.Config) -> job_lib.Job:
-  """A job of one device in this process, without flags."""
+  """A job on one device in this process, without flags."""
   path = pathlib.Path(config.run_dir)
   path.mkdir(parents=True, exist_ok=True)
   mesh = mesh_lib.make_mesh(intra=1, devices=jax.devices()[:1])
@@ -61,7 +61,7 @@ def job_of(config: clicks_config.Config) -> job_lib.Job:
 
 
 class Form(ctr_bench.Trained):
-  """One model, trained for as many steps as it is told."""
+  """One model, trained for given numbers of steps."""
 
   def __init__(self, model: str, folder: str, run_dir: str, problem: str):
     """Reads the clicks, and writes them for the peers."""
@@ -75,7 +75,7 @@ class Form(ctr_bench.Trained):
 
   def train(self, num_steps: int) -> float:
     start = time.perf_counter()
-    # It continues where it was, without a position to restore.
+    # Continues without a position to restore.
     batches = itertools.chain(self._batches)
     last = int(self._state.step) + num_steps
     self._state = self._job.trainer.fit(self._state, batches, last)

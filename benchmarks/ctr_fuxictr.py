@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""FuxiCTR's side of `ctr_bench`, for the models that it has too.
+"""FuxiCTR's side of `ctr_bench`, for the models that it has.
 
-Its package holds layers, the base of models, and loaders; the models are
-examples of its repository, of which these two are made of the same blocks in
-the same order. The loop is that of its `train_epoch`, without the progress bar.
+Its package has layers, a base class of models, and loaders. Models are examples
+in its repository; these two use the same blocks in the same order. The loop is
+that of its `train_epoch`, without the progress bar.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ from benchmarks import ctr_peers
 
 
 class _Model(BaseModel):
-  """What both have in common."""
+  """Common parts of both models."""
 
   def __init__(self, feature_map: Any):
     super().__init__(feature_map, verbose=0, model_root='', metrics=['AUC'])
@@ -100,7 +100,7 @@ class Peer(ctr_peers.Peer):
   def _make(self, model: str, num_ids: Mapping[str, int]) -> None:
     self._features = _feature_map(num_ids)
     self._model = (_DeepFM if model == 'deepfm' else _DCNv2)(self._features)
-    self._model._max_gradient_norm = 10.0  # As `fit` sets it.
+    self._model._max_gradient_norm = 10.0  # As in `fit`.
 
   def _endless(
     self, loader: str, clicks: Mapping[str, np.ndarray]

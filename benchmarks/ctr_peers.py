@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch-rechub's side of `ctr_bench`.
 
-Models of several scenarios are its models of several tasks: a row's loss is
+Models of several scenarios are its multi-task models, where a row's loss is
 that of its scenario's output. The loop is that of its trainers, without the
 progress bar.
 """
@@ -41,7 +41,7 @@ class _MLPModel(torch.nn.Module):
 
 
 def make(name: str, num_ids: Mapping[str, int]) -> torch.nn.Module:
-  """A model of the sizes in `ctr_bench`."""
+  """Creates a model with the sizes in `ctr_bench`."""
   features = [
     SparseFeature(field, vocab_size=num_ids[field], embed_dim=problem_lib.DIM)
     for field in problem_lib.FIELDS
@@ -78,7 +78,7 @@ def make(name: str, num_ids: Mapping[str, int]) -> torch.nn.Module:
 
 
 class Peer(problem_lib.Trained):
-  """One model with one loader; another library overrides the four below."""
+  """A model with a loader; another library overrides the next four methods."""
 
   def __init__(self, model: str, loader: str, problem: str):
     torch.manual_seed(0)

@@ -1,24 +1,24 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From an event to a prediction that knows of it, and requests a second.
+"""Time from an event to a prediction that reflects it, and requests per second.
 
   python -m benchmarks.delivery_bench --work=/tmp/delivery
 
-makes a log of clicks, trains a factorization machine on it whose tables have
-`--spare_ids` rows more, each for users and items, and starts two processes:
+makes a log of clicks, trains a factorization machine on it, whose tables have
+`--spare_ids` extra rows for users and for items, and starts two processes:
 `antjax-train-clicks --follow` and `antjax-serve --deltas`. One JSON line:
 
 - `event_s`: median and 99th percentile of the seconds from a file's arrival
-  (events of its first and only users, all new) to the first reply for such a
-  user whose version has its delta. Each event counts.
-- `retrain_s`: the training from the beginning and its export, in a process of
-  its own: what delivery takes without deltas, preparing the data left out.
-- `requests_per_s`, `p50_ms`, `p99_ms`: of `--connections` clients that each ask
-  again once they are answered, for `--candidates` items, all on this machine.
+  (with events of new users only) to the first reply for such a user by a
+  version with its delta. Each event counts.
+- `retrain_s`: training from scratch and export, in a separate process: the time
+  of delivery without deltas, excluding preparation of the data.
+- `requests_per_s`, `p50_ms`, `p99_ms`: for `--connections` clients on this
+  machine, which send their next request for `--candidates` items when answered.
 - `in_process_per_s`: the same requests read, scored and written without HTTP
-  and without clients, on one thread: a bound of a process.
-- `server_cpu_ms`, `in_process_cpu_ms`: processor time of a request in both,
-  which a busy machine changes less.
+  and clients, on one thread: a bound per process.
+- `server_cpu_ms`, `in_process_cpu_ms`: CPU time per request in both, which
+  other load affects less.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ def _training(work: pathlib.Path, config: Config) -> list[str]:
 
 
 def _prepare(work: pathlib.Path, config: Config) -> dict[str, float]:
-  """Data, model and export; what they took."""
+  """Makes data, model and export; returns their times."""
   took = work / 'took.json'
   if took.exists():
     return json.loads(took.read_text())
@@ -126,7 +126,7 @@ def _asked(config: Config, user: str, seed: int) -> bytes:
 
 
 def _ask(port: int, body: bytes) -> dict[str, Any] | None:
-  """A reply, or None while there is no server."""
+  """The reply, or None while there is no server."""
   try:
     connection = http.client.HTTPConnection('127.0.0.1', port, timeout=30)
     headers = {'Content-Type': 'application/json'}
@@ -140,7 +140,7 @@ def _ask(port: int, body: bytes) -> dict[str, Any] | None:
 
 
 def _events(work: pathlib.Path, config: Config) -> list[float]:
-  """Seconds from each file's arrival to a reply that knows it."""
+  """Seconds from each file's arrival to a reply that reflects it."""
   arrived: dict[int, float] = {}
   waits, known = dict[int, float](), 0
   (work / 'in').mkdir(exist_ok=True)
@@ -220,7 +220,7 @@ def _load(config: Config, server: psutil.Process) -> dict[str, float]:
     times = server.cpu_times()
     return times.user + times.system
 
-  asyncio.run(all_clients(2))  # Warm.
+  asyncio.run(all_clients(2))  # Warm-up.
   start, cpu = time.perf_counter(), cpu_s()
   waits = asyncio.run(all_clients(config.seconds))
   p50, p99 = np.percentile(waits, [50, 99]) * 1e3

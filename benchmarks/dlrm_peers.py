@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The DLRM step of `meta_problem` in PyTorch, with tables of two libraries.
 
-- `tbe`: one table-batched embedding of fbgemm, its optimizer in the backward.
-- `torchrec`: TorchRec's FusedEmbeddingBagCollection, which is built on that.
+- `tbe`: a table-batched embedding of fbgemm, optimized in its backward.
+- `torchrec`: TorchRec's FusedEmbeddingBagCollection, built on the former.
 
-Both get the ids as their own input pipelines leave them: feature by feature,
-with offsets, ready in memory.
+Both get the ids in the format of their own input pipelines: feature by feature,
+with offsets, in memory.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from benchmarks import harness, meta_problem
 
-# Takes what `_inputs` made of a batch; returns vectors [B, F * D].
+# Takes the result of `_inputs` for a batch; returns vectors [B, F * D].
 _Lookup = Callable[[Any], torch.Tensor]
 
 

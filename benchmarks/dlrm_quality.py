@@ -4,11 +4,11 @@ r"""AUC of TorchRec's DLRM_DCN on files of launch/make_criteo_synthetic.
 
   PEERS_PYTHON -m benchmarks.dlrm_quality FOLDER --seeds=3 --rate=0.02
 
-Runs in the peers' environment (`make peers`), and prints a JSON line a seed,
-to be read beside results.json of launch/train_dlrm on the same files with the
+Runs in the peers' environment (`make peers`), and prints a JSON line per seed,
+to compare with results.json of launch/train_dlrm on the same files with the
 same sizes, rates, optimizers, batch size and epochs. Numbers are standardized
-as there. Tables have TorchRec's fused row-wise Adagrad; the order of rows, and
-initial values of layers, are each library's own.
+in the same way. Tables use TorchRec's fused row-wise Adagrad. The order of rows
+and the initial values of layers are those of each library.
 """
 
 import argparse

@@ -6,23 +6,23 @@
   python -m benchmarks.gmeta_bench --mode=ablation  # what each idea is worth
   python -m benchmarks.gmeta_bench --mode=rows      # cost against table size
 
-prints one JSON line a case. Needs root and Linux (see `benchmarks.cluster`),
-but for --mode=rows.
+prints one JSON line per case. Needs root and Linux (see `benchmarks.cluster`),
+except for --mode=rows.
 
-The clock sees whole steps of a Trainer from the ids in memory on: distinct ids,
-rows fetched, second-order MAML, gradients pushed, optimizers. Cases take one
-step each in turn after two to warm up; medians of the slowest host count. Work
-a device is the same in all cases.
+Whole steps of a Trainer are timed, from ids in memory: distinct ids, fetch of
+rows, second-order MAML, push of gradients, optimizers. Cases take turns of one
+step, after two warm-up steps; medians of the slowest host count. Work per
+device is the same in all cases.
 
 Modes:
   scaling   levels global and intra on 1, 2 and 4 hosts and several link speeds:
-            `efficiency` is the rate a host over that on one host
+            `efficiency` is the rate per host relative to one host
   ablation  `full`, every id sent instead of the distinct ones (no_dedup),
-            support and query looked up apart (two_exchanges; a row of both then
-            takes two optimizer steps), gradients summed at one device instead
-            of an all-reduce (central_gather), tables not donated (no_donation),
-            rows and gradients rounded to bf16 on the wire (bf16_rows);
-            `slowdown` is over `full`
+            support and query looked up separately (two_exchanges; a row of both
+            then takes two optimizer steps), gradients summed at one device
+            instead of an all-reduce (central_gather), tables not donated
+            (no_donation), rows and gradients rounded to bf16 when sent
+            (bf16_rows); `slowdown` is relative to `full`
   rows      10^5, 10^6 and 10^7 rows on one host: `over_smallest`
 """
 
@@ -45,7 +45,7 @@ from benchmarks import cluster as cluster_lib
 from benchmarks import gmeta_problem, harness
 
 _WORK = 'benchmarks.gmeta_problem:time_on_host'
-# Fields of a case that differ between cases of a mode.
+# Fields that differ between the cases of a mode.
 _Mode = Literal['scaling', 'ablation', 'rows']
 _SHOWN = ('variant', 'level', 'num_hosts', 'num_rows')
 
@@ -65,7 +65,7 @@ class Config:
   timeout_s: Annotated[float, 'Ends a run that hangs.'] = 1800.0
 
   def cases(self) -> list[gmeta_problem.Case]:
-    """Cases of the mode; the first of a kind is what others compare with."""
+    """Cases of the mode; the first of a kind is the baseline."""
     most = max(self.hosts)
     if self.mode == 'rows':
       kinds = [{'num_rows': int(n)} for n in sorted(self.rows)]
@@ -87,7 +87,7 @@ class Config:
 def _run(
   config: Config, cases: Sequence[gmeta_problem.Case], uplink: float | None
 ) -> list[dict[str, Any]]:
-  """Runs cases on a cluster, or without an uplink on this host alone."""
+  """Runs cases on a cluster, or, without uplinks, only on this host."""
   fields = [dataclasses.asdict(case) for case in cases]
   order = {'cases': fields, 'rounds': config.rounds}
   devices = config.devices_per_host
@@ -116,7 +116,7 @@ def _line(
   uplink: float | None,
   num_devices: int,
 ) -> dict[str, Any]:
-  """What every mode says of a case."""
+  """Common figures of a case in all modes."""
   step_s = statistics.median(result['seconds'])
   sent = statistics.median(result['sent_bytes'])
   return {
@@ -133,7 +133,7 @@ def _line(
 
 
 def _planned_bytes(case: gmeta_problem.Case, num_devices: int) -> float:
-  """Bytes to other hosts: the table planner's, and the dense all-reduce."""
+  """Bytes to other hosts, by the table planner and for the dense all-reduce."""
   rows = case.num_rows // case.num_features
   batch = case.batch(0)
   counts = planner.count_distinct(
@@ -153,7 +153,7 @@ def _planned_bytes(case: gmeta_problem.Case, num_devices: int) -> float:
   )
   widths = (case.num_features * case.embedding_dim, *case.widths)
   dense = sum(4 * (i + 1) * o for i, o in zip(widths, widths[1:]))
-  # Each device of a host sums its part with those of the other hosts.
+  # Each device sums its part with those of the other hosts.
   share = 2 * (case.num_hosts - 1) / case.num_hosts / num_devices
   return tables + share * dense
 
@@ -163,7 +163,7 @@ def main(config: Config) -> None:
   if any(max(config.hosts) % n for n in config.hosts):
     text = ','.join(map(str, config.hosts))
     sys.exit(f'--hosts={text}: each must divide the most.')
-  jax.config.update('jax_platforms', 'cpu')  # No accelerator is to be taken.
+  jax.config.update('jax_platforms', 'cpu')  # Do not occupy an accelerator.
   key = {
     'rows': 'over_smallest',
     'ablation': 'slowdown',
@@ -175,7 +175,7 @@ def main(config: Config) -> None:
       results = _run(config, cases, uplink)
     except RuntimeError as error:
       sys.exit(f'gmeta_bench: {error}')
-    first: dict[str, float] = {}  # Level -> seconds of the reference.
+    first: dict[str, float] = {}  # Level -> seconds of the baseline.
     for case, result in zip(cases, results, strict=True):
       line = _line(case, result, uplink, config.devices_per_host)
       ratio = line['step_s'] / first.setdefault(case.level, line['step_s'])

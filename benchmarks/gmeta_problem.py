@@ -1,10 +1,10 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The meta-learning job of `gmeta_bench`, and what its ablations change.
+"""The meta-learning job of `gmeta_bench`, and its ablations.
 
-Second-order MAML, one inner step on the MLP, of a click model over one stack of
-tables with row-wise Adagrad; the sizes are those of `meta_problem`, ids follow
-a Zipf law. The data is synthetic.
+Second-order MAML with one inner step on the MLP of a click model, over one
+stack of tables with row-wise Adagrad. Sizes are those of `meta_problem`, ids
+follow a Zipf distribution. The data is synthetic.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from antjax.meta import maml, meta_loss
 from antjax.train.trainer import Trainer
 from benchmarks import host_steps, meta_problem, step_parts
 
-# What a case may change; 'full' changes nothing.
+# Variants of a case; 'full' changes nothing.
 VARIANTS = (
   'full',
   'no_dedup',
@@ -43,7 +43,7 @@ VARIANTS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case(meta_problem.Sizes):
-  """One case of the benchmark; a device has so many tasks."""
+  """One case of the benchmark; sizes are per device."""
 
   variant: str = 'full'  # Name from `VARIANTS`.
   level: str = 'global'  # Level of the tables.
@@ -55,7 +55,7 @@ class Case(meta_problem.Sizes):
     return tuple(f'f{i}' for i in range(self.num_features))
 
   def batch(self, device: int) -> dict[str, Any]:
-    """One device's batch, as `antjax.meta.episodes` lays it out."""
+    """One device's batch, in the layout of `antjax.meta.episodes`."""
     rng = np.random.default_rng(device)
     shape = (self.num_tasks, self.num_support + self.num_query)
     per_table = self.num_rows // self.num_features
@@ -70,7 +70,7 @@ class Case(meta_problem.Sizes):
 
 
 def make_tables(case: Case, mesh: jax.sharding.Mesh) -> Any:
-  """The tables of a case, with what its variant changes."""
+  """The tables of a case, for its variant."""
   optimizer = RowWiseAdagrad(0.02)
   specs = [
     TableSpec(
@@ -95,9 +95,9 @@ def make_tables(case: Case, mesh: jax.sharding.Mesh) -> Any:
 
 
 def _most_distinct(case: Case, num_devices: int) -> int:
-  """Most distinct rows that a device needs, and an eighth more.
+  """Maximum number of distinct rows of a device, plus an eighth.
 
-  Measured on the data before training, as a user would.
+  Measured on the data before training, as by a user.
   """
   features = {name: name for name in case.features}
   most = max(
@@ -108,7 +108,7 @@ def _most_distinct(case: Case, num_devices: int) -> int:
 
 
 def make_trainer(case: Case, mesh: jax.sharding.Mesh) -> tuple[Trainer, Any]:
-  """A Trainer, and its first state."""
+  """A Trainer and its initial state."""
   tables = make_tables(case, mesh)
   width = case.num_features * case.embedding_dim
   make = functools.partial(mlp.MLP, width, case.widths, activate_last=False)
@@ -148,7 +148,7 @@ def time_on_host(order: dict[str, Any]) -> None:
 
 
 def _make_step(case: Case) -> host_steps.Step:
-  """A case's step, compiled; its clock sees the ids in memory first."""
+  """A case's compiled step, timed from ids in memory."""
   mesh, places = host_steps.mesh_of(case.num_hosts)
   trainer, state = make_trainer(case, mesh)
   parts = [case.batch(place) for place in places]
@@ -164,7 +164,7 @@ def _make_step(case: Case) -> host_steps.Step:
 
 
 class _EveryId(EmbeddingTables):
-  """Sends every id of the batch, not the distinct ones; the owner adds up."""
+  """Sends every id of the batch, not only distinct ones; owners sum."""
 
   def prepare(self, ids: Any, num_devices: int) -> tuple[Any, dict[str, Any]]:
     indices, routing = super().prepare(ids, num_devices)
@@ -178,7 +178,7 @@ class _EveryId(EmbeddingTables):
     ends = np.cumsum([x.size // num_devices for x in leaves])[:-1]
     parts = np.split(place, ends, axis=1)
     shaped = [p.reshape(x.shape) for p, x in zip(parts, leaves, strict=True)]
-    # One round always: messages have room for all ids.
+    # Always one round: messages have room for all ids.
     shift = np.zeros((num_devices,), np.int32)  # Not used.
     sent = np.take_along_axis(every, order, 1).reshape(-1)
     return treedef.unflatten(shaped), {
@@ -205,7 +205,7 @@ class _EveryId(EmbeddingTables):
 
     def apply_fn(old, ids, row_grads):
       ids = jnp.where(is_active, ids, stack.rows_per_device)
-      # Lists of one id each: what repeats is found by a sort of all.
+      # Lists of one id each: duplicates are found by sorting all.
       args = ids.reshape(-1, 1), row_grads, step, lr_scale
       return apply_to_rows(stack.optimizer, old[0], old[1], *args)
 
@@ -222,7 +222,7 @@ class _EveryId(EmbeddingTables):
 
 
 class _TwoExchanges(EmbeddingTables):
-  """Looks support and query up apart; a row of both takes two steps."""
+  """Looks up support and query separately; a row of both takes two steps."""
 
   def prepare(self, ids: Any, num_devices: int) -> tuple[Any, dict[str, Any]]:
     indices: dict[str, Any] = {}
@@ -261,7 +261,7 @@ class _TwoExchanges(EmbeddingTables):
 
 
 class _Central(Collectives):
-  """Sums at device 0, which gets all gradients and sends the sum to all."""
+  """Sums at device 0, which receives all gradients and sends the sum."""
 
   def all_reduce(self, x: jax.Array) -> jax.Array:
     num = lax.axis_size(INTER) * lax.axis_size(INTRA)

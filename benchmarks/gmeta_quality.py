@@ -1,16 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Every meta-learning algorithm on MovieLens-1M cold start, beside references.
+"""All meta-learning algorithms and baselines on MovieLens-1M cold start.
 
   python -m launch.prepare_data --out=data/ml-1m
   python -m benchmarks.gmeta_quality --data=data/ml-1m --out=runs/quality
   python -m benchmarks.gmeta_quality --out=runs/quality --table
 
 runs launch/train_gmeta.py for each seed and algorithm, seeds outermost so that
-a stopped job leaves whole seeds; what is done is not done again. All take the
-same steps on the same tasks with one outer optimizer and one first inner rate;
-the references choose how they adapt on held-out training tasks. --table prints
-Markdown of what is there, of the seeds in which all listed algorithms are done.
+a stopped job leaves complete seeds; completed runs are not repeated. All take
+the same steps on the same tasks with the same outer optimizer and initial inner
+rate; baselines choose their adaptation on held-out training tasks. --table
+prints Markdown for the seeds in which all listed algorithms are done.
 
 A cell is the mean over seeds, and half the width of the 95% bootstrap interval
 over tasks, mean over seeds. `vs joint` is the difference to `joint +
@@ -28,12 +28,12 @@ from benchmarks import harness, quality_runs
 
 _FEATURES = 'gender,age,occupation,item,genres'
 _LEARNED = (n for n, a in algorithms.ALGORITHMS.items() if a.outer != 'none')
-# joint stands for all references.
+# joint represents all baselines.
 _ALGORITHMS = ('joint', *_LEARNED)
 _REFERENCE = 'joint + fine-tuning'
-_METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC', 'GAUC', 'NE')  # Shown, if known.
+_METRICS = ('MAE', 'RMSE', 'nDCG@3', 'AUC', 'GAUC', 'NE')  # Shown if known.
 _BEST_IS_MOST = ('nDCG@3', 'AUC', 'GAUC')
-_COMPARED = ('MAE', 'AUC', 'NE')  # The first two that are known.
+_COMPARED = ('MAE', 'AUC', 'NE')  # The first two known ones.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Config(quality_runs.Config):
 
 
 def run(config: Config, name: str, seed: int) -> bool:
-  """One job, unless it is done; returns whether it is now."""
+  """Runs one job unless it is done; returns whether it is now."""
   is_joint = name == 'joint'
   return quality_runs.run(
     'launch.train_gmeta',
@@ -73,7 +73,7 @@ def run(config: Config, name: str, seed: int) -> bool:
 
 
 def load(config: Config, name: str, seed: int) -> list[dict[str, Any]] | None:
-  """Whole numbers of a run with their intervals, or None if it is not done."""
+  """Results of a run with their intervals, or None if it is not done."""
   found = config.results(name, seed)
   if found is None:
     return None
@@ -87,9 +87,9 @@ def load(config: Config, name: str, seed: int) -> list[dict[str, Any]] | None:
 
 
 def print_table(config: Config) -> None:
-  """Markdown, a table a scenario; the best of each metric is bold."""
+  """Prints a Markdown table per scenario, with the best numbers in bold."""
   seeds = quality_runs.whole(config, load, config.algorithms)
-  # (scenario, method, metric) -> one row a seed.
+  # (scenario, method, metric) -> one row per seed.
   cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
   for runs in seeds.values():
     for row in (row for rows in runs.values() for row in rows):

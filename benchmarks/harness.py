@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What every benchmark of two or more sides does: processes, turns, lines.
+"""Common parts of benchmarks with several sides: processes, turns, lines.
 
   def main(config: Config) -> None:
     facts = harness.start(config)
@@ -13,10 +13,10 @@
   if __name__ == '__main__':
     harness.run(main, Config())
 
-Each side is a process of its own (`python -m benchmarks.harness`) that builds
-an object, calls its methods as ordered, and works only when it is its turn: two
-thread pools in one process would share the cores. A line is printed as soon as
-it is known. Peers run with the Python of their own environment, see
+Each side is a separate process (`python -m benchmarks.harness`) that builds an
+object, calls its methods on request, and works only in its turn: two thread
+pools in one process would share the cores. Lines are printed as soon as they
+are known. Peers run with the Python of their own environment, see
 `benchmarks.machine`.
 """
 
@@ -42,16 +42,16 @@ from benchmarks import machine
 
 _T = TypeVar('_T')
 
-# Longer than an idle OpenMP thread spins before it sleeps: whoever works next
-# has the cores for itself.
+# Longer than idle OpenMP threads spin before they sleep, so that the next side
+# has all cores.
 PAUSE_S = 0.05
-# Freed memory stays in the process, and in large pages.
+# Keep freed memory in the process, in large pages.
 _ENV = {
   'MALLOC_MMAP_THRESHOLD_': '4294967296',
   'MALLOC_TRIM_THRESHOLD_': '4294967296',
   'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
 }
-# What users of each would tune.
+# Settings that users of each library would tune.
 ANTJAX_ENV = _ENV | {'JAX_PLATFORMS': 'cpu'}
 PEER_ENV = _ENV | {'OMP_PROC_BIND': 'true'}
 _failures: list[str] = []
@@ -87,7 +87,7 @@ class Side:
   argv: tuple[str, ...] = ()  # Module and arguments.
 
   def start(self, **options: Any) -> subprocess.Popen:
-    """Starts it, with options of Popen."""
+    """Starts the process, with options of Popen."""
     python = machine.peers_python() if self.is_peer else sys.executable
     argv = self.argv or ('benchmarks.harness', str(self.threads))
     default = PEER_ENV if self.is_peer else ANTJAX_ENV
@@ -106,19 +106,19 @@ OURS = Side()
 
 
 class Worker:
-  """A process that serves orders, one at a time."""
+  """A process that serves requests, one at a time."""
 
   def __init__(self, name: str, side: Side, **options: Any):
-    """Starts a side, with options of Popen; the name is for messages."""
+    """Starts a side, with options of Popen; `name` is for messages."""
     self._name, self._last = name, ''
     self._process = side.start(**options)
 
   def make(self, what: str, **fields: Any) -> None:
-    """Builds the object whose methods later orders call; says when it is done.
+    """Builds the object for later requests; prints when it is done.
 
     Args:
       what: 'module:Class' or 'module:function'.
-      **fields: Arguments, as JSON has them.
+      **fields: Arguments, as JSON.
     """
     start = time.perf_counter()
     self.order('make', what=what, **fields)
@@ -126,7 +126,7 @@ class Worker:
     print(f'{self._name} ready after {seconds:.0f} s', file=sys.stderr)
 
   def order(self, do: str, **fields: Any) -> Any:
-    """Calls a method of what was made, or a function of `machine`.
+    """Calls a method of the object, or a function of `machine`.
 
     Raises:
       RuntimeError: The process died.
@@ -135,7 +135,7 @@ class Worker:
     return self.receive()
 
   def send(self, do: str, **fields: Any) -> None:
-    """Sends an order whose reply is to be received later."""
+    """Sends a request whose reply is received later."""
     assert self._process.stdin is not None
     self._last = do
     with contextlib.suppress(BrokenPipeError):
@@ -143,7 +143,7 @@ class Worker:
       self._process.stdin.flush()
 
   def receive(self) -> Any:
-    """The reply to the last order; see `order`."""
+    """The reply to the last request; see `order`."""
     assert self._process.stdout is not None
     reply = self._process.stdout.readline()
     if not reply:
@@ -154,7 +154,7 @@ class Worker:
     return json.loads(reply)
 
   def close(self) -> None:
-    """Ends it, and waits for that."""
+    """Ends the process and waits for it."""
     assert self._process.stdin is not None and self._process.stdout is not None
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.close()
@@ -166,7 +166,7 @@ class Worker:
 def workers(
   sides: Mapping[str, Side], title: str = ''
 ) -> Iterator[dict[str, Worker]]:
-  """Starts a process for each side, and ends them all."""
+  """Starts a process per side, and ends all of them on exit."""
   with contextlib.ExitStack() as stack:
     started = {}
     for name, side in sides.items():
@@ -181,13 +181,13 @@ def take_turns(
   calls: Mapping[str, int],
   warm_up: str = '',
 ) -> dict[str, dict[str, list[float]]]:
-  """Sides take turns in blocks: side -> method -> seconds of its calls.
+  """Lets sides take turns in blocks: side -> method -> seconds of its calls.
 
   Args:
     started: The sides.
     turns: Number of blocks of each side, seconds of a block.
-    calls: Method -> least number of calls in a block; 0: once, whatever the
-      block's length.
+    calls: Method -> minimum number of calls in a block; 0: once, for any length
+      of the block.
     warm_up: Method called untimed at the start of a block.
   """
   num_blocks, block_s = turns
@@ -208,7 +208,7 @@ def take_turns(
 def alternate(
   sides: Mapping[str, Callable[[], _T]], num_turns: int
 ) -> dict[str, list[_T]]:
-  """Sides of one process take turns, back and forth: side -> its results."""
+  """Lets sides of this process take turns: side -> its results."""
   found: dict[str, list[_T]] = {name: [] for name in sides}
   for turn in range(num_turns):
     for name in list(sides) if turn % 2 else list(sides)[::-1]:
@@ -226,14 +226,14 @@ def named(what: str) -> Any:
 
 
 def _serve(num_threads: int) -> None:
-  """Serves orders until there are no more."""
+  """Serves requests until there are no more."""
   if num_threads:
     import torch
 
     torch.set_num_threads(num_threads)
     torch.set_num_interop_threads(1)
   out = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # What libraries print must not get between the replies.
+  os.dup2(2, 1)  # Output of libraries must not mix with the replies.
   made: Any = None
   for line in sys.stdin:
     order = json.loads(line)
@@ -269,7 +269,7 @@ def timed(call: Callable[[], Any]) -> float:
 def timed_block(
   call: Callable[[], Any], block_s: float, least: int = 1
 ) -> list[float]:
-  """Seconds of each call, for a block's time and a least number of calls."""
+  """Seconds of each call, for a block's time and minimum number of calls."""
   seconds: list[float] = []
   end = time.perf_counter() + block_s
   while len(seconds) < least or time.perf_counter() < end:
@@ -292,7 +292,7 @@ def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def rounded(x: Any) -> Any:
-  """JSON whose numbers have no more digits than a measurement knows."""
+  """JSON with numbers rounded to the digits of a measurement."""
   if isinstance(x, float) and math.isfinite(x):
     return float(f'{x:.5g}')
   if isinstance(x, Mapping):
@@ -303,14 +303,14 @@ def rounded(x: Any) -> Any:
 
 
 def min_max(values: Sequence[float]) -> list[float]:
-  """The least and the greatest of some figures."""
+  """Minimum and maximum of some figures."""
   return [min(values), max(values)]
 
 
 def choose(
   flag: str, names: Sequence[str], known: Mapping[str, _T]
 ) -> list[_T]:
-  """Cases that a flag names, or all; exits at a name that is none."""
+  """Cases named by a flag, or all; exits on an unknown name."""
   for name in names:
     if name not in known:
       sys.exit(f'--{flag}={name}: use some of {", ".join(known)}.')
@@ -322,8 +322,8 @@ def run(
 ) -> None:
   """Parses flags and runs a benchmark's `main(config)`; exits.
 
-  The exit status is 1 if a line had an error. SIGTERM and SIGHUP end it through
-  its `with` statements. With `takes_command` main also gets the words after the
+  The exit status is 1 if a line had an error. SIGTERM and SIGHUP exit all
+  `with` statements. With `takes_command` main also gets the words after the
   flags.
   """
   from antjax.jobs import script
@@ -342,10 +342,10 @@ def run(
 
 
 def start(config: Any = None, **facts: Any) -> dict[str, Any]:
-  """Warns of load; returns facts for each line.
+  """Warns about load; returns facts for each line.
 
   Args:
-    config: Where it is a `Config`, says whether figures are of interest.
+    config: A `Config`, to check whether figures matter.
     **facts: Further facts.
   """
   load_average = os.getloadavg()[0]

@@ -3,10 +3,10 @@
 """Training steps timed on the hosts of a virtual cluster; host 0 reports.
 
 `python -m benchmarks.host_steps MODULE:FUNCTION JSON` calls the function with
-the JSON's content on each host, for `cluster.Cluster.report`.
+the content of the JSON on each host, for `cluster.Cluster.report`.
 
-All hosts run all steps in turns. A step of fewer hosts than there are is run by
-several sets of hosts at once, each for itself, so that as many processes share
+All hosts run all steps in turns. A step for fewer hosts is run by several
+independent sets of hosts at once, so that the same number of processes share
 the machine's cores in every case.
 """
 
@@ -31,7 +31,7 @@ _COMPILE_TIMEOUT_MS = 600_000
 
 
 def mesh_of(num_hosts: int) -> tuple[Mesh, range]:
-  """(mesh of the set that this host is in, places of its devices there)."""
+  """(mesh of this host's set, places of its devices in it)."""
   per_host = jax.local_device_count()
   first = _first_host(num_hosts)
   hosts = range(first, first + num_hosts)
@@ -59,18 +59,18 @@ class Step:
     *,
     num_micro_batches: int = 1,
   ):
-    """Compiles on one host of the set; the others read that from the cache.
+    """Compiles on one host of the set; the others read the cache.
 
-    The name is unique among the steps of this number of hosts. `make_inputs` is
-    called in each step, by the clock. `num_micro_batches` are iterations of a
-    loop around collectives.
+    The name is unique among the steps with this number of hosts. `make_inputs`
+    is called in each step and timed. `num_micro_batches` is the number of
+    iterations of a loop around collectives.
     """
     self._state, self._make_inputs = state, make_inputs
     start = time.perf_counter()
     lowered = step.lower(state, make_inputs())
     is_first = jax.process_index() == _first_host(num_hosts)
     compiled = lowered.compile() if is_first else None
-    # Longer than a collective's time limit allows.
+    # Compilation exceeds the time limit of a collective.
     wait = ocp.multihost.get_barrier_sync_fn()
     wait(key=f'{name} {num_hosts}', timeout_ms=_COMPILE_TIMEOUT_MS)
     self._compiled = compiled or lowered.compile()
@@ -92,7 +92,7 @@ class Step:
     _say(f'compiled {name}: {self.facts["compile_s"]:.1f} s')
 
   def __call__(self) -> None:
-    """One step, timed."""
+    """Runs and times one step."""
     sent, start = virtual_network.sent_bytes(), time.perf_counter()
     self._state, result = self._compiled(self._state, self._make_inputs())
     jax.block_until_ready(self._state)
@@ -102,7 +102,7 @@ class Step:
     self.losses.append(float(loss))
 
   def result(self, num_warm_ups: int) -> dict[str, Any]:
-    """What all hosts found; seconds are of the slowest one in each step."""
+    """Results of all hosts; seconds are of the slowest host in each step."""
     seconds, sent = (
       multihost_utils.process_allgather(np.array(x)).reshape(-1, len(x))
       for x in (self.seconds, self._sent)
@@ -142,7 +142,7 @@ def take_turns(
 def report(**found: Any) -> None:
   """Prints for `Cluster.report`, on host 0."""
   if jax.process_index() == 0:
-    # A line of its own, whatever libraries have written.
+    # On a separate line, after any output of libraries.
     print(f'\n{json.dumps(found)}', flush=True)
 
 

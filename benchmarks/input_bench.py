@@ -1,32 +1,32 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Samples a second of LeasedDataset, beside plain Grain on the same file.
+"""Records per second of LeasedDataset and plain Grain on the same file.
 
   python -m benchmarks.input_bench > results.jsonl
 
 prints one JSON line for each kind of ledger and file. All sides read the same
-ArrayRecord file of made-up click records (ids [16] int32, dense [8] float32,
-label), decode with the same function, and give the same batches of numpy
+ArrayRecord file of synthetic click records (ids [16] int32, dense [8] float32,
+label), decode with the same function, and return the same batches of numpy
 arrays, in a seeded order, epoch after epoch:
 
 - `local`: LeasedDataset over a ledger in this process.
-- `service`: LeasedDataset over a ledger that a coordinator keeps, in a process
-  of its own, with its journal on disk.
+- `service`: LeasedDataset over the ledger of a coordinator, in a separate
+  process, with its journal on disk.
 - `grain`: MapDataset.source().shuffle().repeat().map(decode), to_iter_dataset()
-  and batch(), in the order of these two and with the number of reading threads
-  that are fastest of those that are tried first.
+  and batch(), with the order of these two and the number of reading threads
+  that were fastest in a first trial.
 - `grain_in_order`: the same without shuffle.
 
-The side `held_back` is of texts, which both sides pack into rows by Grain's
+The side `held_back` has texts, which both sides pack into rows by Grain's
 FirstFitPackIterDataset: `HeldBack` over a LeasedDataset, whose state is exact
 for any number of processes, and Grain's own pipeline, whose state is not.
 
-Grain shuffles records, LeasedDataset shards and the records in them: so it
-reads blocks. `group_size` is how many records of the file are compressed
-together: 1 suits single reads, 16 is what antjax writes.
+Grain shuffles records; LeasedDataset shuffles shards and the records in them,
+so it reads blocks. `group_size` is the number of records that are compressed
+together: 1 suits single reads, 16 is the value of antjax.
 
 The sides take turns in one process, each time with a new iterator that is
-warmed up before the clock starts; medians over the turns are compared.
+warmed up first; medians over the turns are compared.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +80,7 @@ MakeFn = Callable[[], Iterator[Any]]
 def write_file(
   path: pathlib.Path, num_records: int, group_size: int, is_texts: bool = False
 ) -> None:
-  """Writes made-up records, of clicks or of texts."""
+  """Writes synthetic records of clicks or texts."""
   rng = np.random.default_rng(_SEED)
   writer = array_record_module.ArrayRecordWriter(
     str(path), f'group_size:{group_size}'
@@ -121,7 +121,7 @@ def _packed(records: grain.IterDataset, *keep: str) -> grain.IterDataset:
 
 
 def held_back(path: pathlib.Path, shard_size: int) -> MakeFn:
-  """Rows of packed texts of a LeasedDataset."""
+  """Rows of packed texts from a LeasedDataset."""
   source = ArrayRecordSource(path)
 
   def make() -> Iterator[Any]:
@@ -156,12 +156,12 @@ def plain_grain(
   batch_first: bool = False,
   is_shuffled: bool = True,
 ) -> MakeFn:
-  """Grain as its users write it; a thread reads records or whole batches.
+  """Grain as typically used; threads read records or whole batches.
 
-  Batches of 0 are rows of packed texts.
+  A batch size of 0 means rows of packed texts.
   """
   source = grain.sources.ArrayRecordDataSource(str(path))
-  # A thread has a batch ahead; or 500 records are, as Grain has it.
+  # Threads prefetch a batch, or 500 records, Grain's default.
   ahead = num_threads if batch_first else 500 if num_threads else 0
 
   def make() -> Iterator[Any]:
@@ -182,7 +182,7 @@ def plain_grain(
 
 
 def samples_per_s(make: MakeFn, batch: int, seconds: float) -> float:
-  """Returns the rate of a new iterator, once it is warm; 0 counts rows."""
+  """Returns the rate of a warm new iterator; batch 0: rows."""
   batches = make()
   for _ in range(3):
     next(batches)
@@ -208,7 +208,7 @@ def compare(
 
 
 def lines_of(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
-  """Returns a line for each side of ours."""
+  """Returns a line for each of our sides."""
   medians = {name: statistics.median(of) for name, of in rates.items()}
   lines = []
   for name in (name for name in rates if not name.startswith('grain')):
@@ -229,7 +229,7 @@ def lines_of(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
 def fastest_grain(
   path: pathlib.Path, batch: int, seconds: float, threads: Sequence[int]
 ) -> dict[str, Any]:
-  """Returns the arguments with which `plain_grain` is fastest."""
+  """Returns the fastest arguments of `plain_grain`."""
   ways = [
     {'num_threads': n, 'batch_first': first}
     for n in threads

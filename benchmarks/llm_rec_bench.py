@@ -1,33 +1,34 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of LLM-Rec's training and evaluation, beside its recipe in PyTorch.
+"""Speed of LLM-Rec's training and evaluation, compared with PyTorch.
 
   python -m benchmarks.llm_rec_bench > results.jsonl
 
 prints a JSON line for each dtype and peer. Users have a history of items, a
-target, and negatives of its domain, as LLM-Rec is trained on. Lengths of titles
-and histories are spread as in Amazon's food and kitchen data with MiniLM's
-tokenizer; items, tokens and weights are random: speed does not depend on them.
+target, and negatives of its domain, as in LLM-Rec's training. Lengths of titles
+and histories are distributed as in Amazon's food and kitchen data with MiniLM's
+tokenizer. Items, tokens and weights are random, since speed does not depend on
+them.
 
 The peers, in PyTorch and transformers, are three forms of one recipe
-(`llm_rec_peers`): `published`, 11 encodings an example, padded to 42;
+(`llm_rec_peers`): `published`, 11 encodings per example, padded to 42;
 `deduplicated`, distinct items once, sorted by length; `shared`, negatives
-shared by a batch. antjax trains as users do, by `Trainer` on packed texts, with
-the same negatives as the peer: its `own` form stands beside the first two, its
-`shared` form beside the third. Its `store` form, beside the first, is
-launch/recipes/llm_rec_store.flags: titles are rows of a store, a history is
-predicted from all its prefixes in one pass, and the head is trained, not the
-language model. That is another model, so its loss is not compared; an example
-is a predicted event in both.
+shared by a batch. antjax trains by `Trainer` on packed texts, as usual, with
+the same negatives as the peer: its `own` form is compared with the first two,
+its `shared` form with the third. Its `store` form, compared with the first, is
+launch/recipes/llm_rec_store.flags: titles are rows of a store, all prefixes of
+a history are predicted in one pass, and the head is trained instead of the
+language model. This is another model, so losses are not compared; an example is
+a predicted event in both.
 
-`examples_per_s` is of whole steps, from token ids in memory to new parameters;
-`eval_users_per_s` of histories to the 20 best of all items, whose vectors are
-there; `items_per_s` of titles to vectors. `ratio` is antjax over peer.
+`examples_per_s` is for whole steps, from token ids in memory to new parameters;
+`eval_users_per_s` from histories to the 20 best of all items, whose vectors are
+given; `items_per_s` from titles to vectors. `ratio` is antjax over peer.
 
-In float32 all forms of the same negatives must agree on the loss of the first
+In float32 all forms with the same negatives must agree on the loss of the first
 batch from the same weights; otherwise an error line is printed and the exit
-status is 1. The two forms of a line take turns in blocks; the first step of a
-block is not timed. A line is printed before the next pair begins.
+status is 1. The two forms of a line take turns in blocks, whose first step is
+not timed.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ from benchmarks import bahe_bench, harness
 
 OURS = ('own', 'shared', 'store')
 PEERS = ('published', 'deduplicated', 'shared')
-# antjax's form and the peer beside it, of the same negatives but for a store.
+# antjax's form and its peer, with the same negatives except for a store.
 PAIRS = (
   ('own', 'published'),
   ('own', 'deduplicated'),
@@ -52,19 +53,19 @@ PAIRS = (
   ('store', 'published'),
 )
 _NAMES = (*(f'antjax_{x}' for x in OURS), *(f'peer_{x}' for x in PEERS))
-NUM_USERS, NUM_ITEMS = 96, 512  # A call that measures evaluation.
+NUM_USERS, NUM_ITEMS = 96, 512  # Per call of the evaluation.
 DOMAIN_SIZES = (8_661, 27_637)
 MAX_TITLE_TOKENS = 40
 MAX_HISTORY = 10
 NUM_NEGATIVES = 10
 BATCH = 24
-STORE_BATCH = 96  # Histories of a step over a store.
+STORE_BATCH = 96  # Number of histories per step over a store.
 LEARNING_RATE = 5e-5
-# Mean and deviation of a title's tokens, cut to MAX_TITLE_TOKENS.
+# Mean and deviation of a title's tokens, truncated to MAX_TITLE_TOKENS.
 TITLE_TOKENS = (21.0, 9.0)
 # Share of training examples with a history of 1, 2, .. 9, 10 and more items.
 HISTORY = (0.18, 0.17, 0.16, 0.12, 0.09, 0.06, 0.05, 0.04, 0.03, 0.10)
-CLS = 1  # Token in front of a text; a title's are above it.
+CLS = 1  # Token before a text; tokens of titles are above it.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Config(harness.Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-  """A model of `bahe_bench.MODELS`, a dtype, batches trained on in turn."""
+  """A model of `bahe_bench.MODELS`, a dtype, and a number of batches."""
 
   model: str = 'minilm'
   dtype: str = 'float32'
@@ -95,19 +96,19 @@ CASES = tuple(Case(dtype=dtype) for dtype in ('float32', 'bfloat16'))
 
 
 def make(case: Case, vocab_size: int, is_quick: bool, seed: int = 0):
-  """Titles, and batches of examples.
+  """Titles and batches of examples.
 
   Returns:
-    tokens: int32 [all], the titles' tokens.
-    offsets: int64 [items + 1]: item i has tokens[offsets[i]:offsets[i + 1]];
+    tokens: int32 [all], tokens of titles. offsets: int64 [items + 1]: item i
+    has tokens[offsets[i]:offsets[i + 1]];
       item 0 has none.
     domains: int32 [items], -1 for item 0.
-    history: int32 [X, N], oldest first, 0 behind the newest.
-    target: int32 [X], and negatives int32 [X, 10], items of its domain.
-    shared: int32 [batches, 10], negatives of a whole batch.
+    history: int32 [X, N], oldest first, 0 after the newest. target: int32 [X],
+    and negatives int32 [X, 10], items of its domain. shared: int32 [batches,
+    10], negatives of a whole batch.
   """
   rng = np.random.default_rng(seed)
-  # A quick problem is one that compiles quickly: short texts, in few rows.
+  # A quick problem compiles quickly: short texts, in few rows.
   scale, shorter, longest = (40, 8, 3) if is_quick else (1, 1, MAX_HISTORY)
   sizes = [size // scale for size in DOMAIN_SIZES]
   num_items = sum(sizes) + 1
@@ -117,7 +118,7 @@ def make(case: Case, vocab_size: int, is_quick: bool, seed: int = 0):
   num = BATCH * case.num_batches
   domains = np.repeat([-1, 0, 1], [1, *sizes]).astype(np.int32)
   first = np.array([1, 1 + sizes[0]])
-  # Few items are often a target: as 1 / rank within a domain.
+  # Frequencies of targets are 1 / rank within a domain.
   domain = rng.choice(2, num, p=(0.2, 0.8))
   target = np.empty(num, np.int32)
   negatives = np.empty((num, NUM_NEGATIVES), np.int32)
@@ -152,7 +153,7 @@ def make(case: Case, vocab_size: int, is_quick: bool, seed: int = 0):
 
 
 def pairs_of(names: Collection[str]) -> list[tuple[str, str | None]]:
-  """(antjax's form, the peer beside it or None): a line each."""
+  """(antjax's form, its peer or None) for each line."""
   pairs = [
     (f'antjax_{own}', f'peer_{peer}')
     for own, peer in PAIRS
@@ -165,7 +166,7 @@ def pairs_of(names: Collection[str]) -> list[tuple[str, str | None]]:
 def line_of(
   case: Case, pair: tuple[str, str | None], found: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-  """The figures of a pair, from what each form measured."""
+  """The figures of a pair, from the measurements of each form."""
   own, other = pair
   ours = found[own]
   peer = other and other.removeprefix('peer_')
@@ -214,7 +215,7 @@ def _speeds(form: dict[str, Any], prefix: str) -> dict[str, float]:
 def _lines(
   config: Config, case: Case, names: Sequence[str], folder: pathlib.Path
 ) -> Iterator[dict[str, Any]]:
-  """Runs one case pair by pair; yields the line of each when it is known."""
+  """Runs one case pair by pair; yields each line when it is known."""
   model = bahe_bench.fields(case.model, config.quick)
   model['max_position_embeddings'] = 512
   bahe_bench.write_model(model, folder / case.model)
@@ -238,7 +239,7 @@ def _lines(
         both[name].make(f'benchmarks.llm_rec_{made}', form=form, **options)
         facts[name] = both[name].order('warm_up')
       calls = {'step': 2, 'users': 0, 'items': 0}
-      # Untimed: a virtual machine takes back memory of idlers.
+      # Untimed: a virtual machine reclaims memory of idle processes.
       turns = harness.take_turns(both, config.turns, calls, warm_up='step')
       found = {name: {**facts[name], **turns[name]} for name in both}
       yield line_of(case, pair, found)

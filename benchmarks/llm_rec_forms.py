@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""antjax's side of `benchmarks.llm_rec_bench`: the step that users run."""
+"""antjax's side of `benchmarks.llm_rec_bench`, with the step of users."""
 
 import dataclasses
 from typing import Any
@@ -26,8 +26,8 @@ from antjax.lm import pretrained, Transformer
 from benchmarks import harness
 from benchmarks import llm_rec_bench as problem_lib
 
-TOP = 20  # Items that a user is recommended.
-# Of launch/recipes/llm_rec_store.flags.
+TOP = 20  # Number of items recommended to a user.
+# From launch/recipes/llm_rec_store.flags.
 _STORE_TOKENS = 24
 _STORE_VECTOR = VectorConfig(
   normalize=True,
@@ -40,14 +40,14 @@ _STORE_VECTOR = VectorConfig(
 
 
 class Tokens:
-  """What a TokenCache gives, from arrays."""
+  """A TokenCache of arrays."""
 
   def __init__(self, problem: dict[str, np.ndarray]):
     self.tokens, self.offsets = problem['tokens'], problem['offsets']
 
 
 class Given(NegativeSampler):
-  """The problem's negatives, in place of those that it would draw."""
+  """A sampler that returns the problem's negatives."""
 
   def __init__(self, problem: dict[str, np.ndarray]):
     super().__init__(problem['domains'])
@@ -66,7 +66,7 @@ class Form:
   def __init__(
     self, form: str, case: dict[str, Any], folder: str, problem: str
   ):
-    """Reads the model; `form` says whose negatives, 'own' or 'shared'."""
+    """Reads the model; `form` is the kind of negatives, 'own' or 'shared'."""
     config, params = pretrained.load_pretrained(folder)
     config = dataclasses.replace(config, remat='none')
     lm = Transformer.of(config, params)
@@ -129,7 +129,7 @@ class Form:
     }
 
   def step(self) -> float:
-    """A whole step: texts packed, gradient, optimizer; returns the loss."""
+    """A whole step: packing, gradient, optimizer; returns the loss."""
     batch = self._batches[self._next % len(self._batches)]
     self._next += 1
     inputs = self._inputs(batch, 1)
@@ -137,7 +137,7 @@ class Form:
     return float(metrics['loss'])
 
   def warm_up(self) -> dict[str, Any]:
-    """Compiles all shapes; returns the first loss, and what is to be known."""
+    """Compiles all shapes; returns the first loss and facts."""
     losses = [self.step() for _ in self._batches]
     self.users()
     self.items()
@@ -162,9 +162,9 @@ class Form:
 
 
 class StoreForm(Form):
-  """Training and evaluation over a store of titles, as the recipe does.
+  """Training and evaluation over a store of titles, as in the recipe.
 
-  All layers are in the store; its rows are drawn.
+  All layers are in the store; its rows are random.
   """
 
   def __init__(
@@ -181,7 +181,7 @@ class StoreForm(Form):
       arrays['tokens'], arrays['offsets'], _STORE_TOKENS
     )
     loss = LossConfig(negatives='shared', num_negatives=512, temperature=0.07)
-    # A target stands behind its history.
+    # A target follows its history.
     target = arrays['target'][:, None]
     events = np.concatenate([arrays['history'], 0 * target], axis=1)
     ends = (events > 0).sum(axis=1, keepdims=True)
@@ -231,7 +231,7 @@ class StoreForm(Form):
     self._next = 0
 
   def step(self) -> float:
-    """A whole step: rows gathered, gradient, optimizer; returns the loss."""
+    """A whole step: gather of rows, gradient, optimizer; returns the loss."""
     batch = self._batches[self._next % len(self._batches)]
     self._next += 1
     inputs = self._inputs(batch, np.full(len(batch), self._next), 1)
@@ -239,7 +239,7 @@ class StoreForm(Form):
     return float(metrics['loss'])
 
   def warm_up(self) -> dict[str, Any]:
-    """Compiles all; returns the first loss, and what is to be known."""
+    """Compiles all; returns the first loss and facts."""
     losses = [self.step() for _ in self._batches]
     self.users()
     self.items()
@@ -252,7 +252,7 @@ class StoreForm(Form):
     }
 
   def items(self) -> None:
-    """Titles to rows of the store, through the whole language model."""
+    """Encodes titles to rows of the store, by the whole language model."""
     num = min(problem_lib.NUM_ITEMS, len(self._problem['domains']) - 1)
     offsets = self._problem['offsets'][1 : num + 2]
     self._low(self._problem['tokens'][: offsets[-1]], offsets)

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLM-Rec in PyTorch and transformers, in three forms.
 
-`published` is the official code's step: 11 items an example, each padded to 42
-tokens, users padded to the longest of the batch. `deduplicated` encodes the
-distinct items of a batch once, and items and users sorted by length in groups
-of their own padding. `shared` does so too, for negatives that the whole batch
-shares. All have transformers' sdpa attention, fused AdamW, no dropout (antjax
-has none), and in bfloat16 autocast of float32 weights.
+`published` is the step of the official code: 11 items per example, each padded
+to 42 tokens, and users padded to the longest of the batch. `deduplicated`
+encodes the distinct items of a batch once, with items and users sorted by
+length in separately padded groups. `shared` does the same for negatives shared
+by the whole batch. All use transformers' sdpa attention, fused AdamW, no
+dropout (antjax has none), and for bfloat16 autocast of float32 weights.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from benchmarks import harness
 from benchmarks import llm_rec_bench as problem_lib
 
 _PADDED = problem_lib.MAX_TITLE_TOKENS + 2
-# Texts of a group, sorted by length: measured to be the fastest of 8 to 64.
+# Number of texts per group, sorted by length: the fastest measured of 8 to 64.
 _ITEM_GROUP, _USER_GROUP = 32, 8
-_EVAL_BATCH = 128  # The official code's.
+_EVAL_BATCH = 128  # As in the official code.
 
 
 class Peer:
-  """Training and evaluation in one form."""
+  """Training and evaluation of one form."""
 
   def __init__(
     self, form: str, case: dict[str, Any], folder: str, problem: str
@@ -81,7 +81,7 @@ class Peer:
     return output.last_hidden_state[:, 0].float()
 
   def _sorted(self, texts: Sequence[np.ndarray], size: int) -> torch.Tensor:
-    """The same in groups of texts of about one length."""
+    """The same in groups of texts of similar length."""
     order = np.argsort([len(text) for text in texts], kind='stable')
     parts = [
       self._encode([texts[i] for i in order[start : start + size]])
@@ -116,7 +116,7 @@ class Peer:
   def _shared_loss(
     self, i: int, users: Sequence[np.ndarray], target: np.ndarray
   ) -> torch.Tensor:
-    """Scores targets and shared items of the domain that are unseen."""
+    """Scores targets and unseen shared items of the domain."""
     problem = self._problem
     ids = np.unique(np.append(target, problem['shared'][i]))
     user = self._sorted(users, _USER_GROUP)
@@ -142,7 +142,7 @@ class Peer:
     return float(loss.detach())
 
   def warm_up(self) -> dict[str, Any]:
-    """A first step; returns its loss."""
+    """Runs a first step; returns its loss."""
     loss = self.step()
     self.users()
     self.items()

@@ -1,15 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of language models in training and encoding, beside transformers.
+"""Speed of language models in training and encoding, against transformers.
 
   python -m benchmarks.lm_bench > results.jsonl
 
 prints a JSON line for each model and number of tokens. `step` is a whole
 training step in float32 (gradient, clip by norm, AdamW): next-token
 cross-entropy for decoders on one sequence of that many tokens, and for MiniLM,
-which has no output layer, the mean square of the distance of rows' mean vectors
-from given ones, on rows of 128 tokens. `encode` is the mean vectors of titles
-of 4 to 40 tokens, from token ids in memory. `ratio` and `encode_ratio` are the
+which has no output layer, the mean squared distance of rows' mean vectors from
+given ones, on rows of 128 tokens. `encode` computes mean vectors of titles of 4
+to 40 tokens, from token ids in memory. `ratio` and `encode_ratio` are the
 peer's seconds over antjax's.
 
 The peer is `lm_peers`: transformers under `torch.compile`, sdpa attention,
@@ -17,9 +17,9 @@ fused AdamW. Both read the same folder of random weights and must agree on the
 loss of the first step and on the vectors; otherwise an error line is printed
 and the exit status is 1. The sides take turns in blocks.
 
-`flops` counts the products of a step, 6 FLOPs a weight and token and the
-scores of attention; `of_peak` is `flops` over the fastest product of two large
-matrices measured on this machine before.
+`flops` counts the products of a step, 6 FLOPs per weight and token and the
+scores of attention; `of_peak` is their rate relative to the fastest product of
+two large matrices, measured first on this machine.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,11 +33,11 @@ import numpy as np
 
 from benchmarks import bahe_bench, harness, machine
 
-ROW = 128  # Tokens of a row of an encoder's training step.
+ROW = 128  # Tokens per row of an encoder's training step.
 NUM_TITLES = 256
-TITLE_TOKENS = (21.0, 9.0)  # Mean and deviation, cut to 4 .. 40.
+TITLE_TOKENS = (21.0, 9.0)  # Mean and deviation, clipped to 4 .. 40.
 LEARNING_RATE = 5e-5
-RTOL = 1e-4  # Of losses and vectors: float32, sums in another order.
+RTOL = 1e-4  # For losses and vectors: float32 sums in another order.
 _NAMES = ('antjax', 'peer')
 
 
@@ -51,7 +51,7 @@ class Config(harness.Config):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A model of `bahe_bench.MODELS`, and the tokens of a training step."""
+  """A model of `bahe_bench.MODELS`, and the tokens per training step."""
 
   model: str
   num_tokens: int
@@ -70,13 +70,12 @@ CASES = tuple(
 
 
 def make(case: Case, fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """A problem.
+  """Makes a problem.
 
   Returns:
-    tokens: int32 [B, T], the step's.
-    target: float32 [B, D], mean vectors to come near; for encoders.
-    titles: int32 [M, 40], 0 behind a title.
-    lengths: int32 [M], tokens of each title.
+    tokens: int32 [B, T], tokens of the step. target: float32 [B, D], target
+    mean vectors, for encoders. titles: int32 [M, 40], zero-padded. lengths:
+    int32 [M], number of tokens of each title.
   """
   rng = np.random.default_rng(0)
   width, vocab_size = fields['hidden_size'], fields['vocab_size']
@@ -112,7 +111,7 @@ def flops(case: Case, fields: Mapping[str, Any]) -> float:
 def line_of(
   case: Case, found: Mapping[str, Mapping[str, Any]], work: float
 ) -> dict[str, Any]:
-  """The figures of a case, from what each side measured."""
+  """The figures of a case, from the measurements of each side."""
   line: dict[str, Any] = {'model': case.model, 'num_tokens': case.num_tokens}
   line |= {'dtype': 'float32', 'flops': work}
   for name in _NAMES:

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""antjax's side of `benchmarks.lm_bench`: the step that users run."""
+"""antjax's side of `benchmarks.lm_bench`, with the step of users."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from antjax import lm
 from benchmarks import harness
 from benchmarks import lm_bench as problem_lib
 
-# Titles of a batch of about one length, and what lengths are rounded up to.
+# Titles per batch of similar length, and multiple to which lengths are rounded.
 _GROUP, _STEP = 32, 8
 
 
@@ -83,6 +83,6 @@ class Form:
     self._vectors()
 
   def first(self) -> list[float]:
-    """Some vectors' first numbers, and the loss of the first step."""
+    """First numbers of some vectors, and the loss of the first step."""
     vectors = self._vectors()[:4, 0].tolist()
     return [*vectors, self.step()]

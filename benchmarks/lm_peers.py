@@ -9,7 +9,7 @@ import transformers
 from benchmarks import harness
 from benchmarks import lm_bench as problem_lib
 
-# Titles of a batch of about one length: measured to be the fastest of 16 to 64.
+# Titles per batch of similar length: the fastest measured of 16 to 64.
 _GROUP = 32
 
 
@@ -82,6 +82,6 @@ class Peer:
     self._vectors()
 
   def first(self) -> list[float]:
-    """Some vectors' first numbers, and the loss of the first step."""
+    """First numbers of some vectors, and the loss of the first step."""
     vectors = self._vectors()[:4, 0].tolist()
     return [*vectors, self.step()]

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What figures depend on: the machine, its memory, Pythons and packages."""
+"""Context of figures: the machine, its memory, Pythons and packages."""
 
 import contextlib
 import ctypes
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def peers_made() -> str:
-  """The Python of the peers' environment; '' where there is none."""
+  """The Python of the peers' environment; '' if there is none."""
   made = ROOT / '.venv-peers' / 'bin' / 'python'
   named = os.environ.get('PEERS_PYTHON')
   return named or (str(made) if made.exists() else '')
@@ -35,10 +35,10 @@ def peers_have(package: str) -> bool:
 
 
 def peers_python() -> str:
-  """The Python of the peers' environment; exits where none has PyTorch.
+  """The Python of the peers' environment; exits if it lacks PyTorch.
 
-  It is that of the variable PEERS_PYTHON, else of `.venv-peers`, which `make
-  peers` makes, else this one.
+  It is the value of PEERS_PYTHON, else that of `.venv-peers`, created by `make
+  peers`, else this one.
   """
   if not (made := peers_made()) and not peers_have('torch'):
     sys.exit(
@@ -49,7 +49,7 @@ def peers_python() -> str:
 
 
 def device_name() -> str:
-  """The processor, as results files name it."""
+  """The processor, by its name in results files."""
   model = 'unknown CPU'
   with contextlib.suppress(OSError):
     for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
@@ -60,7 +60,7 @@ def device_name() -> str:
 
 
 def versions() -> dict[str, str]:
-  """Versions of the packages that figures depend on, the peers' included."""
+  """Versions of the packages that figures depend on, including peers."""
   names = ('jax', 'jaxlib', 'flax', 'numpy', 'torch', 'transformers')
   code = (
     'import importlib.metadata as m, json\n'
@@ -77,19 +77,19 @@ def versions() -> dict[str, str]:
 
 
 def forget_peak_memory() -> None:
-  """Begins the count of `peak_bytes` anew, without what was freed."""
+  """Resets `peak_bytes` to the memory in use."""
   gc.collect()
   ctypes.CDLL(None).malloc_trim(0)
   pathlib.Path('/proc/self/clear_refs').write_text('5')
 
 
 def peak_bytes() -> int:
-  """Resident memory of this process at its highest."""
+  """Peak resident memory of this process."""
   return memory_of('self')['peak_bytes']
 
 
 def memory_of(pid: int | str) -> dict[str, int]:
-  """Resident memory of a process now, and at its highest."""
+  """Resident memory of a process, now and at the peak."""
   status = pathlib.Path(f'/proc/{pid}/status').read_text()
   fields = dict(line.split(':', 1) for line in status.splitlines())
   return {
@@ -99,7 +99,7 @@ def memory_of(pid: int | str) -> dict[str, int]:
 
 
 def matmul_flops_per_s(dtype: str = 'float32', size: int = 2048) -> float:
-  """The fastest of some products of two large matrices in JAX."""
+  """The fastest of several products of two large matrices in JAX."""
   import jax
   import jax.numpy as jnp
 

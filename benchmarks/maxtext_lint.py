@@ -1,15 +1,16 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What MaxText's own train step sends over a slow axis, by `antjax.plan.lint`.
+"""Lints the traffic of MaxText's train step over a slow axis.
 
   python -m benchmarks.maxtext_lint > results.jsonl
 
 compiles the step of `maxtext.trainers.pre_train` from shapes on eight virtual
-CPU devices, four micro-batches a step, and prints one JSON line for each mode.
-It needs an environment of its own: Python 3.12, this repo's requirements.txt,
-`pip install --no-deps maxtext==0.2.5`, then by name what its step imports:
-pydantic, omegaconf, transformers, sentencepiece, tiktoken, ml-collections,
-jaxtyping, aqtp, qwix, tokamax, drjax, jinja2, sympy and pathwaysutils.
+CPU devices, with four micro-batches, and prints a JSON line per mode, by
+`antjax.plan.lint`. It needs a separate environment: Python 3.12,
+requirements.txt, `pip install --no-deps maxtext==0.2.5`, then by name what its
+step imports: pydantic, omegaconf, transformers, sentencepiece, tiktoken,
+ml-collections, jaxtyping, aqtp, qwix, tokamax, drjax, jinja2, sympy and
+pathwaysutils.
 
 Keys of a line:
   sent, least    bytes that a device sends to other groups in a step, and those
@@ -50,7 +51,7 @@ _MODES = {
 
 
 def _report(flags: str) -> LintReport:
-  """Lints the step as `train_compile` builds it."""
+  """Lints the step built by `train_compile`."""
   pyconfig, train, train_compile, utils, sharding = (
     importlib.import_module(f'maxtext.{name}')
     for name in (

@@ -1,30 +1,30 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Meta-learning steps a second, beside the same step in PyTorch.
+"""Meta-learning steps per second, compared with PyTorch.
 
   python -m benchmarks.meta_bench > results.jsonl
 
-prints one JSON line a case and peer (see `benchmarks.meta_problem`,
+prints one JSON line per case and peer (see `benchmarks.meta_problem`,
 `benchmarks.meta_peers` and `benchmarks.dlrm_peers`).
 
-What the clock sees in a meta-learning case, on both sides: a call with all
-inputs in place, that gathers the embedding rows of the batch from its row
-buffer, adapts to each task, and returns the mean query loss and its gradients
-with respect to the dense parameters and to the row buffer, all of them ready.
-Outside of it, on both sides: making the batch, distinct ids and routing, the
-optimizer. An example is one support or query row. float32 throughout.
+In a meta-learning case, both sides time a call with all inputs in place. It
+gathers the embedding rows of the batch from its row buffer, adapts to each
+task, and returns the mean query loss and its gradients with respect to the
+dense parameters and the row buffer, all of them ready. Making the batch,
+distinct ids and routing, and the optimizer are not timed. An example is one
+support or query row. All is float32.
 
-In the case with a table (`mlp-2-1-1e7`) and in a DLRM case it sees a whole
-training step, the optimizers included. A DLRM step begins with the ids in
-memory, and finding the distinct ones, which only antjax needs, is counted.
+In the case with a table (`mlp-2-1-1e7`) and in DLRM cases, whole training steps
+with optimizers are timed. A DLRM step starts with the ids in memory, and
+finding the distinct ones, which only antjax needs, is included.
 
 First both sides must agree, from the same weights, on the loss and on every
 gradient, or on the new weights; otherwise an error line is printed and the exit
-status is 1. Then after a warm-up at full size they alternate in blocks, and
+status is 1. After a warm-up at full size they then alternate in blocks, and
 medians over all calls are compared.
 
-PyTorch has `--threads` threads in each operator; antjax splits the tasks over
-`--devices` virtual devices of one thread each, bound to a core, and sums the
+PyTorch uses `--threads` threads per operator; antjax splits the tasks over
+`--devices` virtual devices with one thread each, bound to a core, and sums the
 gradients in one message.
 """
 
@@ -42,7 +42,7 @@ from benchmarks import harness, meta_problem
 _META_PEERS = ('loop', 'functional', 'compiled')
 _DLRM_PEERS = ('tbe', 'torchrec')
 _PEERS = (*_META_PEERS, *_DLRM_PEERS)
-# float32 sums of some thousand terms in another order, through two gradients.
+# Float32 sums of thousands of terms in another order, through two gradients.
 _LOSS_RTOL = 1e-5
 _GRAD_TOLERANCE = 2e-4  # Relative to the largest entry of a gradient.
 
@@ -58,7 +58,7 @@ class Config(harness.Config):
 
 
 def _antjax_env(num_devices: int) -> dict[str, str]:
-  """Devices that share the cores have one thread each."""
+  """Environment with one thread per device, as devices share the cores."""
   flags = f'--xla_force_host_platform_device_count={num_devices}'
   if num_devices > 1:
     flags += ' --xla_cpu_multi_thread_eigen=false'
@@ -68,7 +68,7 @@ def _antjax_env(num_devices: int) -> dict[str, str]:
 def disagreement(
   ours: dict[str, np.ndarray], peer: dict[str, np.ndarray]
 ) -> str | None:
-  """Says where loss and gradients differ by more than rounding, or None."""
+  """How loss or gradients differ by more than rounding, or None."""
   if not np.allclose(ours['loss'], peer['loss'], rtol=_LOSS_RTOL, atol=0):
     return f'loss {ours["loss"]} and {peer["loss"]}'
   if ours.keys() != peer.keys():

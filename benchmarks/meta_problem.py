@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The problems that `meta_bench` and its peers solve; numpy only.
+"""The problems of `meta_bench` and its peers; numpy only.
 
 One meta-learning step of a click model: T tasks with S support and Q query
 rows each. A row has F id features; their vectors [D] are gathered from a row
@@ -8,9 +8,9 @@ buffer [U, D], concatenated and given to an MLP. The inner loop adapts the MLP
 (`mlp`) or the MLP and the task's own rows (`all`) on the support rows, the loss
 is the mean binary cross entropy of the query rows.
 
-A plain DLRM step: a click model without an inner loop, 26 id features, each
-with a table of its own. Tables take a row-wise Adagrad step, the MLP one of
-SGD. All data is synthetic.
+A plain DLRM step: a click model without an inner loop, with 26 id features and
+one table per feature. Tables take a row-wise Adagrad step, the MLP an SGD step.
+All data is synthetic.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,12 +26,12 @@ LEARNING_RATE = 0.1  # Inner loop.
 TABLE_RATE = 0.02
 DENSE_RATE = 0.05
 EPS = 1e-8
-_NUM_PROBED = 64  # Rows of a table that both sides have to agree on.
+_NUM_PROBED = 64  # Number of rows of a table on which both sides must agree.
 _WARM_UP_CALLS = 5
 
 
 class Step:
-  """A side's step: `run` is timed, after it an answer can be read."""
+  """A side's step: `run` is timed; then the answer can be read."""
 
   def __init__(
     self,
@@ -39,11 +39,11 @@ class Step:
     answer: Callable[[], dict[str, np.ndarray]],
     after: Callable[[], None] = lambda: None,
   ):
-    """Takes the step, what reads the answer, and what follows the warm-up."""
+    """Takes the step, the reader of the answer, and a call after warm-up."""
     self.run, self._answer, self._after = run, answer, after
 
   def prepare(self, path: str) -> float:
-    """Writes the first answer, warms up; returns seconds of the first call."""
+    """Writes the first answer and warms up; returns seconds of that call."""
     first_s = harness.timed(self.run)
     harness.save(self._answer(), path)
     for _ in range(_WARM_UP_CALLS):
@@ -57,8 +57,8 @@ class Sizes:
   """Sizes of the problem."""
 
   num_tasks: int = 32  # T.
-  num_support: int = 20  # S, rows a task adapts on.
-  num_query: int = 10  # Q, rows a task is judged on.
+  num_support: int = 20  # S, support rows per task.
+  num_query: int = 10  # Q, query rows per task.
   num_features: int = 8  # F; half are a task's constants.
   embedding_dim: int = 32  # D.
   widths: tuple[int, ...] = (128, 64, 1)  # MLP widths.
@@ -66,7 +66,7 @@ class Sizes:
 
   @property
   def num_examples(self) -> int:
-    """Support and query rows of one step."""
+    """Number of support and query rows per step."""
     return self.num_tasks * (self.num_support + self.num_query)
 
 
@@ -83,12 +83,12 @@ SMOKE = Sizes(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-  """What is adapted, how often, and to which order it is differentiated."""
+  """Adapted parts, number of inner steps, and order of differentiation."""
 
   adapted: str  # 'mlp' or 'all'.
   order: int
   inner_steps: int
-  num_rows: int = 0  # Table rows; 0: the rows of the batch alone.
+  num_rows: int = 0  # Table rows; 0: only the rows of the batch.
 
   @property
   def name(self) -> str:
@@ -103,16 +103,16 @@ CASES = tuple(
   for inner_steps in (1, 3)
   for order in (2, 1)
 )
-# A whole step on a large table, the optimizers included.
+# A whole step on a large table, including optimizers.
 TABLE_CASE = Case(adapted='mlp', order=2, inner_steps=1, num_rows=10_000_000)
 SMOKE_TABLE_CASE = dataclasses.replace(TABLE_CASE, num_rows=1000)
 
 
 def make(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
-  """Makes weights and one batch.
+  """Makes weights and a batch.
 
   All integer work (distinct ids of the batch and of each task) is done here,
-  before any clock, for every competitor alike.
+  before timing, for all sides.
 
   Returns:
     w0, b0, w1 ...: the MLP, w [I, O], b [O].
@@ -127,7 +127,7 @@ def make(sizes: Sizes, seed: int = 0) -> dict[str, np.ndarray]:
   tasks, features = sizes.num_tasks, sizes.num_features
   per_task = sizes.num_support + sizes.num_query
   shape = (tasks, per_task, features)
-  # Zipf ids: few are seen often. Each feature has ids of its own.
+  # Zipf ids: few are frequent. Each feature has its own ids.
   ids = rng.zipf(1.2, shape) % sizes.num_embeddings
   ids[..., : features // 2] = ids[:, :1, : features // 2]
   ids += sizes.num_embeddings * np.arange(features)
@@ -170,7 +170,7 @@ def _mlp(
 
 
 def table(case: Case, embedding_dim: int) -> np.ndarray:
-  """The table's first values, float32 [num_rows, D]."""
+  """Initial values of the table, float32 [num_rows, D]."""
   rng = np.random.default_rng(case.num_rows)
   whole = rng.random((case.num_rows, embedding_dim), np.float32)
   whole -= np.float32(0.5)
@@ -178,7 +178,7 @@ def table(case: Case, embedding_dim: int) -> np.ndarray:
 
 
 def places(case: Case, num_distinct: int) -> np.ndarray:
-  """Which row of the table each distinct row of the batch is, int64 [U]."""
+  """Row of the table of each distinct row of the batch, int64 [U]."""
   rng = np.random.default_rng(1)
   return rng.choice(case.num_rows, num_distinct, replace=False)
 
@@ -188,21 +188,21 @@ class DLRMCase:
   """Sizes of the problem."""
 
   num_rows: int = 1_000_000  # Rows of all tables.
-  num_features: int = 26  # F, and as many tables.
+  num_features: int = 26  # F, also the number of tables.
   embedding_dim: int = 16  # D.
   widths: tuple[int, ...] = (256, 128, 1)  # MLP widths.
   batch_size: int = 8192  # B.
-  num_batches: int = 8  # Distinct ones, in turns.
+  num_batches: int = 8  # Distinct batches, used in turn.
   zipf: float = 1.2  # Exponent of the distribution of ids.
 
   @property
   def rows_per_table(self) -> int:
-    """Rows of one table, V."""
+    """Number of rows per table, V."""
     return self.num_rows // self.num_features
 
   @property
   def features(self) -> tuple[str, ...]:
-    """Names of the features, which are those of the tables too."""
+    """Names of the features and of their tables."""
     return tuple(f'f{i:02}' for i in range(self.num_features))
 
   @property
@@ -229,14 +229,13 @@ def make_dlrm(case: DLRMCase, seed: int = 0) -> dict[str, np.ndarray]:
 
   Returns:
     w0, b0, w1 ...: the MLP, w [I, O], b [O], float32.
-    ids: int64 [N, F, B], of each batch feature by feature, as the peers take
-      them.
+    ids: int64 [N, F, B], feature by feature for each batch, as for the peers.
     label: float32 [N, B], 0 or 1.
   """
   rng = np.random.default_rng(seed)
   shape = (case.num_batches, case.num_features, case.batch_size)
   problem = {
-    # Spread over the table, or all frequent rows would be neighbours.
+    # Spread over the table; otherwise all frequent rows would be neighbors.
     'ids': (rng.zipf(case.zipf, shape) * 2_654_435_761) % case.rows_per_table,
     'label': rng.integers(0, 2, shape[::2]).astype(np.float32),
   }
@@ -245,7 +244,7 @@ def make_dlrm(case: DLRMCase, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def dlrm_tables(case: DLRMCase) -> Iterator[np.ndarray]:
-  """The tables' first values, float32 [V, D], one after the other."""
+  """Initial values of the tables, float32 [V, D], one by one."""
   for i in range(case.num_features):
     rng = np.random.default_rng([i, case.num_rows])
     shape = (case.rows_per_table, case.embedding_dim)
@@ -253,5 +252,5 @@ def dlrm_tables(case: DLRMCase) -> Iterator[np.ndarray]:
 
 
 def probed_rows(case: DLRMCase, ids: np.ndarray) -> np.ndarray:
-  """Ids [F, n] of a batch, ids [F, B], whose rows are to be compared."""
+  """Ids [F, n], of a batch's ids [F, B], whose rows are compared."""
   return ids[:, : min(_NUM_PROBED, case.batch_size)]

@@ -22,7 +22,7 @@ from benchmarks import harness, meta_problem, step_parts
 
 
 def _inner_loop(case: meta_problem.Case) -> maml.InnerLoop:
-  """How a case adapts."""
+  """Inner loop of a case."""
   return maml.InnerLoop(
     num_steps=case.inner_steps,
     learning_rate=meta_problem.LEARNING_RATE,
@@ -44,7 +44,7 @@ def make(
 def _gradient_step(
   case: meta_problem.Case, num_support: int, arrays: dict[str, np.ndarray]
 ) -> meta_problem.Step:
-  """The mean query loss, and its gradients of MLP and rows."""
+  """The mean query loss and its gradients for MLP and rows."""
   mlp = step_parts.make_mlp(arrays)
   inner = _inner_loop(case)
 
@@ -130,7 +130,7 @@ def _table_step(
 ) -> meta_problem.Step:
   """The step of `meta_problem.TABLE_CASE`: a Trainer with a sharded table.
 
-  The distinct ids are found before the clock starts, as the peers' are.
+  As for the peers, the distinct ids are found before timing.
   """
   num_tasks, _, num_features = arrays['index'].shape
   features = [f'f{i}' for i in range(num_features)]
@@ -174,8 +174,8 @@ def make_dlrm(
 ) -> meta_problem.Step:
   """Returns our DLRM step on a problem of `meta_problem.make_dlrm`.
 
-  The clock sees what `Trainer.fit` does in a step: finding the distinct ids of
-  the batch, placing it, and the compiled step; the peers need no distinct ids.
+  Times the work of `Trainer.fit` in a step: finding the distinct ids of the
+  batch, placing it, and the compiled step; the peers need no distinct ids.
   """
   del peer
   return _dlrm_step(meta_problem.DLRMCase(**case), harness.load(problem))
@@ -214,9 +214,9 @@ def _dlrm_step(
 def _most_distinct(
   case: meta_problem.DLRMCase, ids: np.ndarray, mesh: Any
 ) -> int:
-  """Most distinct rows of a device's part of a batch, and an eighth more.
+  """Maximum number of distinct rows of a device's part, plus an eighth.
 
-  Measured on the data before training, as a user would.
+  Measured on the data before training, as by a user.
   """
   parts = np.split(ids, mesh.size, axis=-1)
   table = np.arange(case.num_features)[:, None] * case.rows_per_table
@@ -227,7 +227,7 @@ def _most_distinct(
 def _make_tables(
   case: meta_problem.DLRMCase, mesh: Any, max_unique: int
 ) -> EmbeddingTables:
-  """The tables of the problem, rows over all devices."""
+  """The tables of the problem, with rows sharded over all devices."""
   optimizer = RowWiseAdagrad(meta_problem.TABLE_RATE, meta_problem.EPS)
   return EmbeddingTables(
     [

@@ -7,11 +7,11 @@
     --source=data/scenarios-raw/clicks.parquet \
     --schema=data/scenarios-raw/schema.json
 
-A click is a rating of at least 4. A scenario, the task, is an audience: people
-of one occupation, age group and gender, about 280 of them; of its rows the
-last in time are queries, and a share of the scenarios is never trained on.
-Features are film, first genre, decade, and the user's id, occupation, age group
-and gender; the scenario's id is none, as it would tell nothing of a new one.
+A click is a rating of at least 4. A scenario, the task, is an audience: users
+of one occupation, age group and gender, about 280 in total. The latest rows of
+a scenario are queries, and a share of the scenarios is held out. Features are
+film, first genre, decade, and the user's id, occupation, age group and gender.
+The scenario's id is no feature, as it would say nothing about a new one.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _FEATURES = (
 
 
 def clicks_of(events: Events) -> ibis.Table:
-  """One row a rating: scenario, features, label and time."""
+  """One row per rating: scenario, features, label and time."""
   joined = events.joined()
   joined = joined.mutate(
     genre=joined.genres[0].fill_null('none'),

@@ -5,43 +5,43 @@
   python -m benchmarks.paro_bench > results.jsonl
   python -m benchmarks.paro_bench --hosts=1,2,4 > scaling.jsonl
 
-prints one JSON line for each code and for each peer, and a last one about all.
-Needs root and Linux (see `benchmarks.cluster`).
+prints one JSON line for each code and each peer, and a summary line. Needs root
+and Linux (see `benchmarks.cluster`).
 
-The clock sees whole optimizer steps: 8 micro-batches, clip of the global norm,
-AdamW, fp32 throughout, states and batches in place. All codes and the peers
-(see `benchmarks.paro_steps`) train the same model on the same tokens; they take
-one step each in turn, after one to warm up, and medians count, of the slowest
-host in each step. Losses must agree, or the exit status is 1.
+Whole optimizer steps are timed: 8 micro-batches, clip of the global norm,
+AdamW, all in fp32, with states and batches in place. All codes and peers (see
+`benchmarks.paro_steps`) train the same model on the same tokens. They take
+turns of one step, after a warm-up step, and medians of the slowest host in each
+step are compared. Losses must agree, or the exit status is 1.
 
 The regime is that of the paper ("Rethinking Memory and Communication Costs for
 Efficient Data Parallel Training of Large Language Models": 7B parameters, 4
 groups of 8 devices, 10 micro-batches, 80 Gbit/s between groups): there, sending
 the parameters once over a link between groups takes 1.4 s in 16 bit, and a
-micro-batch of 4 x 512 tokens computes for about 0.5 s (our estimate: A100s at
-half their peak), a ratio near 3. The last line has ours, `regime.ratio`, which
-depends on the machine: --uplink_mbps moves it.
+micro-batch of 4 x 512 tokens takes about 0.5 s (our estimate: A100s at half
+their peak), a ratio near 3. The last line has our ratio, `regime.ratio`, which
+depends on the machine; --uplink_mbps changes it.
 
 Keys of a line:
   code                    PaRO code, or the peer's name
   tokens_per_s            of the whole cluster
-  speedup_vs_zero3        over GGG, on as many hosts
-  speedup_vs_fastest      over the fastest code on as many hosts whose state and
-                          temporary arrays fit into --device_mb
+  speedup_vs_zero3        over GGG, on the same number of hosts
+  speedup_vs_fastest      over the fastest code on this number of hosts whose
+                          state and temporary arrays fit into --device_mb
   state_bytes_per_device  parameters and optimizer state (live arrays, measured)
                           and gradient accumulators
   planned_state_bytes_per_device  the planner's figure for the same
-  inter_bytes_per_step    that a device sends to other hosts, from the compiled
+  inter_bytes_per_step    sent by a device to other hosts, from the compiled
                           text
-  wire_bytes_per_step     the same as the hosts' interfaces counted it, headers
-                          and acknowledgements included
+  wire_bytes_per_step     the same, counted by the hosts' interfaces, including
+                          headers and acknowledgements
   predicted_s             the planner's step, from links timed in the same run
-                          and the computation timed alone
-  efficiency              with several --hosts: step time on the fewest over
-                          that on these, at the same work a device
+                          and computation timed separately
+  efficiency              with several --hosts: step time on the fewest hosts
+                          over that on these, at the same work per device
 
-On fewer hosts than the most, several sets of them work at once, so that as many
-processes share this machine's cores in every case.
+With fewer hosts than the maximum, several sets of them work at once, so that
+the same number of processes share this machine's cores in every case.
 """
 
 from collections.abc import Sequence
@@ -61,9 +61,9 @@ from benchmarks import harness, paro_steps
 
 _DEFAULT_CODES = ('GGG', 'NGG', 'NNG', 'III', 'NII', 'NIG', 'IIG', 'IGG', 'NNN')
 _SCALING_CODES = ('IIG', 'NIG', 'NGG', 'GGG')
-# Of 128 GPUs over 16, 7B parameters; the paper's words, not our measurement.
+# 128 GPUs over 16, for 7B parameters, as stated by the paper, not measured.
 _PAPER_EFFICIENCY = {'IIG': 0.92, 'NIG': 0.84, 'NGG': 0.63, 'GGG': 0.63}
-# fp32 sums in another order, through some optimizer steps.
+# Fp32 sums in another order, through some optimizer steps.
 _LOSS_TOLERANCE = 2e-3
 
 
@@ -83,7 +83,7 @@ class Config:
   sizes: paro_steps.Sizes = paro_steps.Sizes()
 
   def cases(self) -> list[tuple[str, int]]:
-    """(code or peer, hosts) of each case; exits where a flag is wrong."""
+    """(code or peer, hosts) of each case; exits on invalid flags."""
     is_scaling = len(self.hosts) > 1
     default = _SCALING_CODES if is_scaling else _DEFAULT_CODES
     names = [*(self.codes or default)]
@@ -105,7 +105,7 @@ class Config:
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
-  """Kendall's tau-a, 1: the same order, -1: reversed; None without a pair."""
+  """Kendall's tau-a, 1: the same order, -1: reversed; None without pairs."""
   total = pairs = 0
   for i in range(len(a)):
     for j in range(i):
@@ -118,7 +118,7 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
 def _plan(
   config: Config, links: cost_model.Links, compute_s: float, num_hosts: int
 ) -> planner.ParoPlan:
-  """The planner's view of the job; computation and messages take turns."""
+  """The planner's view of the job, with computation and messages in turns."""
   num_micro_batches = config.sizes.num_micro_batches
   return planner.plan(
     paro_steps.param_shapes(config.sizes),
@@ -146,7 +146,7 @@ def _line(
     'speedup_vs_zero3': None,
     'speedup_vs_fastest': None,
     'step_s': step_s,
-    # A peer's accumulators are like its parameters; two moments beside them.
+    # A peer's accumulators are like its parameters, plus two moments.
     'state_bytes_per_device': case['live_bytes']
     + (row.grads_bytes if row else case['live_bytes'] // 3),
     'live_bytes_per_device': case['live_bytes'],
@@ -171,7 +171,7 @@ def _line(
 def _fastest(
   config: Config, lines: Sequence[dict[str, Any]], num_hosts: int
 ) -> dict[str, Any] | None:
-  """The line of the fastest code on so many hosts that fits."""
+  """The line of the fastest fitting code on a number of hosts."""
   fitting = [
     x
     for x in lines
@@ -190,14 +190,14 @@ def _summary(
   links: cost_model.Links,
   num_hosts: int,
 ) -> dict[str, Any]:
-  """The last line: orders, the bound, the regime."""
+  """The summary line: orders, the bound, the regime."""
   ours = [x for x in lines if x['predicted_s'] and x['hosts'] == num_hosts]
   best = min(ours, key=lambda x: x['step_s'])
   param_bytes = 4 * sum(
     x.size for x in jax.tree.leaves(paro_steps.param_shapes(config.sizes))
   )
   uplink = config.uplink_mbps * 1e6 / 8
-  # Every step must add up the gradients of all hosts.
+  # Every step must sum the gradients of all hosts.
   least_comm_s = 2 * (num_hosts - 1) / num_hosts * param_bytes / uplink
   micro_s = compute_s / config.sizes.num_micro_batches
   tau = kendall_tau(
@@ -209,8 +209,8 @@ def _summary(
     'kendall_tau': tau,
     'best_code': best['code'],
     'best_step_s': best['step_s'],
-    # The bound: no step is shorter than its computation, nor than the least
-    # that each uplink must carry; without overlap, than both together.
+    # The bound: no step is shorter than its computation, or than the minimum
+    # traffic of each uplink; without overlap, than both together.
     'compute_s': compute_s,
     'least_uplink_s': least_comm_s,
     'bound_s': max(compute_s, least_comm_s),
@@ -234,7 +234,7 @@ def _summary(
 
 
 def _disagreement(cases: Sequence[dict[str, Any]]) -> str | None:
-  """Says which losses differ by more than rounding, or None."""
+  """Losses that differ by more than rounding, or None."""
   first: dict[int, dict[str, Any]] = {}
   for case in cases:
     if case['name'] == paro_steps.COMPUTE:
@@ -259,7 +259,7 @@ def main(config: Config) -> None:
     'rounds': config.rounds,
     'collectives': config.collectives,
   }
-  # Only shapes are looked at here; no accelerator is to be taken.
+  # Only shapes are needed here; do not occupy an accelerator.
   jax.config.update('jax_platforms', 'cpu')
   hosts = sorted(set(config.hosts))
   try:

@@ -1,15 +1,15 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""PaRO's largest case by the planner: nothing is measured, all is predicted.
+"""PaRO's largest case, predicted by the planner; nothing is measured.
 
   python -m benchmarks.paro_headline > results.jsonl
 
-LLaMA-65B of which a sixteenth is trained, as in "Rethinking Memory and
-Communication Costs for Efficient Data Parallel Training of Large Language
-Models": 4 hosts of 8 A100, 512 tokens x 4 sequences a micro-batch, 10
-micro-batches. The paper does not say which parameters train: here 5 of 80
-layers, with operations as for adapters (no gradients of frozen weights). Prints
-a JSON line for each cluster, number of hosts and code.
+LLaMA-65B with a sixteenth of its parameters trained, as in "Rethinking Memory
+and Communication Costs for Efficient Data Parallel Training of Large Language
+Models": 4 hosts of 8 A100, 512 tokens x 4 sequences per micro-batch, 10
+micro-batches. The paper does not say which parameters are trained: here 5 of 80
+layers, with FLOPs as for adapters (no gradients of frozen weights). Prints a
+JSON line for each cluster, number of hosts and code.
 """
 
 import dataclasses
@@ -33,16 +33,16 @@ _PEERS = {
 }
 _CODES = ('GGG', 'IGG', 'III', 'IIG', 'ING', 'NIG', 'NGG')
 _TOKENS, _SEQUENCES, _MICRO_BATCHES = 512, 4, 10
-_EFFICIENCY = 0.5  # Of a device's peak.
+_EFFICIENCY = 0.5  # Share of a device's peak.
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """Hosts of 8 GPUs: Gbit/s one way, TFLOP/s, and GB of a device."""
+  """Hosts of 8 GPUs, with one-way Gbit/s, TFLOP/s and GB per device."""
 
   name: str
-  intra_gbps: float  # Of a device.
-  uplink_gbps: float  # Of a host.
+  intra_gbps: float  # Per device.
+  uplink_gbps: float  # Per host.
   tflops: float
   hiding: Hiding
 
@@ -53,8 +53,8 @@ class Cluster:
 
 _GPU = Hiding.of('gpu')
 CLUSTERS = (
-  # 80 and 2000 Gbit/s are what the paper measured between two GPUs; whether
-  # all of a host share the 80 it does not say.
+  # The paper measured 80 and 2000 Gbit/s between two GPUs. It does not say
+  # whether all GPUs of a host share the 80.
   Cluster('A100, 80 Gbit/s a host', 2000, 80, 312, _GPU),
   Cluster('A100, 80 Gbit/s a host, no overlap', 2000, 80, 312, NOTHING),
   Cluster('A100, 80 Gbit/s a GPU', 2000, 640, 312, _GPU),
@@ -69,7 +69,7 @@ class Config:
 
 
 def params() -> tuple[Any, Any]:
-  """(shapes, the model's config): a stack of 75 frozen layers, one of 5."""
+  """(shapes, config) of stacks of 75 frozen and 5 trained layers."""
   config = plan_models.PRESETS['llama-65b']
   shapes = dict(plan_models.load('llama-65b').params)
   layers = shapes.pop('layers')

@@ -1,23 +1,23 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `paro_bench` trains, and the steps of codes and peers on a host.
+"""The problem of `paro_bench`, and steps of codes and peers on a host.
 
-Tokens are random: a benchmark of speed needs no text, and equal losses under
-all codes show that they compute the same.
+Tokens are random: a speed benchmark needs no text, and equal losses show that
+all codes compute the same.
 
-The peer is fully sharded training by `jit` and sharding constraints, as MaxText
-and levanter do it: parameters and optimizer state lie split over the axes of
-FSDP, activations over the batch; in a scan over layers each one's weights are
-gathered by a constraint, recomputed with the layer in the backward pass;
-micro-batches go through `lax.scan`, whose accumulator is split as the
-parameters are. XLA chooses the collectives.
+The peer is fully sharded training by `jit` and sharding constraints, as in
+MaxText and levanter: parameters and optimizer state are split over the axes of
+FSDP, activations over the batch. In a scan over layers, each layer's weights
+are gathered by a constraint, and again with the layer in the backward pass.
+Micro-batches run in `lax.scan`, whose accumulator is split like the parameters.
+XLA chooses the collectives.
 
   fsdp  split over all devices of all hosts (levanter's default over slices)
   hsdp  split inside a host, replicated over hosts (MaxText: data over DCN)
 
-The same model, loss, optimizer and batch as for antjax. Gathering is told by a
-constraint in the forward pass and its gradient by one to the split form, so
-that XLA need never add up a gradient whole where it knows a reduce-scatter.
+Model, loss, optimizer and batch are the same as for antjax. One constraint asks
+for the gather in the forward pass, another one for a split gradient, so that
+XLA can use a reduce-scatter instead of summing whole gradients.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ from antjax.mesh.mesh import INTER, INTRA, make_mesh
 from antjax.train.trainer import Trainer
 from benchmarks import host_steps
 
-# What a host computes without any message to another.
+# Computation of a host without messages to others.
 COMPUTE = 'compute'
 _LINK_BYTES = (1 << 16, 1 << 19, 1 << 22)
 PEERS = ('fsdp', 'hsdp')
@@ -60,7 +60,7 @@ class Sizes:
 
   @property
   def tokens_per_device(self) -> int:
-    """Tokens that a device works off in a step."""
+    """Number of tokens per device and step."""
     return self.num_tokens * self.num_micro_batches
 
   def config(self) -> Config:
@@ -74,7 +74,7 @@ class Sizes:
     )
 
   def tokens(self, device: int) -> np.ndarray:
-    """int32 [num_micro_batches, num_tokens] of one device, by its place."""
+    """int32 [num_micro_batches, num_tokens] of a device, by its place."""
     rng = np.random.default_rng(device)
     shape = (self.num_micro_batches, self.num_tokens)
     return rng.integers(0, self.vocab_size, shape, dtype=np.int32)
@@ -89,13 +89,13 @@ def param_shapes(sizes: Sizes) -> Any:
 def loss_fn(
   sizes: Sizes, params: Any, batch: Mapping[str, jax.Array], rng: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """(losses, weights), as `Trainer` wants it."""
+  """(losses, weights) for `Trainer`."""
   del rng
   return Transformer.of(sizes.config(), params).loss(batch)
 
 
 def optimizer() -> optax.GradientTransformation:
-  """AdamW behind a clip of the global norm, as LMs are trained."""
+  """AdamW after a clip of the global norm, as usual for LMs."""
   return optax.chain(
     optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=0.1)
   )
@@ -107,10 +107,10 @@ def is_stack(name: str) -> bool:
 
 
 class Peer:
-  """One way of sharding; `step(state, tokens) -> (state, loss)` is jitted."""
+  """A way of sharding; `step(state, tokens) -> (state, loss)` is jitted."""
 
   def __init__(self, kind: str, sizes: Sizes, mesh: Mesh):
-    # Automatic axes: XLA's propagation places what no constraint does.
+    # Automatic axes: XLA's propagation places unconstrained arrays.
     self._mesh = Mesh(mesh.devices, mesh.axis_names)
     self._axes = (INTER, INTRA) if kind == 'fsdp' else (INTRA,)
     self._sizes = sizes
@@ -121,7 +121,7 @@ class Peer:
     self.step = jax.jit(self._step, donate_argnums=0)
 
   def _spec(self, path: Any, x: Any) -> P:
-    """Splits the largest dim that divides; in a stack, one of its layers."""
+    """Splits the largest divisible dim; in a stack, one of its layers."""
     first = 1 if path[0].key == 'layers' else 0
     size = 1
     for axis in self._axes:
@@ -139,7 +139,7 @@ class Peer:
     return lax.with_sharding_constraint(x, self._sharding(spec))
 
   def init(self) -> Any:
-    """(params, opt_state), born split."""
+    """(params, opt_state), created split."""
 
     def make(key: jax.Array) -> Any:
       params = Functional(Transformer, self._config).init(key)
@@ -212,7 +212,7 @@ class Peer:
     return jnp.sum(jax.nn.logsumexp(logits, axis=-1) - chosen[..., 0])
 
   def _gather(self, spec: P) -> Callable[[jax.Array], jax.Array]:
-    """Whole weights; their gradient is asked for in the split form."""
+    """Gathers weights; their gradient is constrained to the split form."""
 
     @jax.custom_vjp
     def whole(w: jax.Array) -> jax.Array:
@@ -244,7 +244,7 @@ def time_on_host(order: dict[str, Any]) -> None:
 def _make_step(
   sizes: Sizes, name: str, num_hosts: int, collectives: str
 ) -> host_steps.Step:
-  """A case's step, compiled."""
+  """The compiled step of a case."""
   mesh, places = host_steps.mesh_of(num_hosts)
   tokens = np.stack([sizes.tokens(place) for place in places])
   if name in PEERS:

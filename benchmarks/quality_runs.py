@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of a training job for a table of qualities, and their differences."""
+"""Runs of a training job for a quality table, and their differences."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 _T = TypeVar('_T')
 _C = TypeVar('_C', bound='Config')
 
-# 97.5th percentile of Student's t of 1, 2, .. degrees of freedom.
+# 97.5th percentiles of Student's t with 1, 2, .. degrees of freedom.
 _STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
@@ -33,16 +33,16 @@ class Config:
     return pathlib.Path(self.out) / f'{name}_{seed}'
 
   def results(self, name: str, seed: int) -> dict[str, Any] | None:
-    """What a run wrote, or None if it is not done."""
+    """Results of a run, or None if it is not done."""
     path = self.folder(name, seed) / 'results.json'
     return json.loads(path.read_text('utf-8')) if path.exists() else None
 
 
 def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> bool:
-  """Runs a job in `folder` unless its results are there; prints a JSON line.
+  """Runs a job in `folder` unless results exist; prints a JSON line.
 
-  Its log is log.txt in the folder. Jobs side by side in one parent folder share
-  their compiled programs. Returns whether the results are there now.
+  Its log is log.txt in the folder. Jobs with the same parent folder share
+  compiled programs. Returns whether the results exist now.
   """
   if (folder / 'results.json').exists():
     return True
@@ -69,12 +69,12 @@ def run(module: str, folder: pathlib.Path, options: Mapping[str, Any]) -> bool:
 def whole(
   config: _C, load: Callable[[_C, str, int], _T | None], names: Sequence[str]
 ) -> dict[int, dict[str, _T]]:
-  """Seed -> name -> result, of the seeds in which all names are done.
+  """Seed -> name -> result, for the seeds in which all names are done.
 
   Prints which these are.
 
   Raises:
-    RuntimeError: No seed is whole.
+    RuntimeError: No seed is complete.
   """
   found = {}
   for seed in range(config.seeds):
@@ -89,7 +89,7 @@ def whole(
 
 
 def print_row(cells: Iterable[str], is_heading: bool = False) -> None:
-  """A line of a Markdown table."""
+  """Prints a line of a Markdown table."""
   cells = list(cells)
   print(f'| {" | ".join(cells)} |')
   if is_heading:

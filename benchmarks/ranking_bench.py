@@ -1,20 +1,20 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Exact full ranking over many items, beside the products that it must do.
+"""Exact full ranking over many items, compared with its products alone.
 
   python -m benchmarks.ranking_bench
 
 prints one JSON line for random vectors, 10^6 items by default:
 
-- `items_per_s`: items ranked for all users of the turn, a second; history
-  masked, ties counted; median of the turns.
-- `bound_items_per_s`: the same blocks, where each is only multiplied with the
-  users' vectors and the products are thrown away.
-- `ratio`: of the two; turns of both alternate.
-- `extra_bytes`: by how much the process grew beyond the vectors, at most, while
-  it ranked; `score_bytes` is a block of scores.
+- `items_per_s`: items ranked per second for all users of a turn, with masked
+  histories and counted ties; median of the turns.
+- `bound_items_per_s`: the same blocks, only multiplied with the users' vectors,
+  discarding the products.
+- `ratio`: ratio of the two; their turns alternate.
+- `extra_bytes`: maximum growth of the process beyond the vectors during
+  ranking; `score_bytes` is the size of a block of scores.
 
-One process, all its devices. Compilation is outside of the times.
+Uses one process with all its devices. Compilation is not timed.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ def main(config: Config) -> None:
       part = jax.device_put(items[first : first + block])
       _multiply(on_device, part).block_until_ready()
 
-  # Both compile for these blocks; the last one may be shorter.
+  # Both compile for these blocks, of which the last may be shorter.
   rank(items[: 2 * block])
   multiply(items[: 2 * block])
   multiply(items[num_items - num_items % block :])

@@ -1,24 +1,23 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Latency of adapting to one user, and rows/s of the batch scorer.
+"""Latency of adaptation to one user, and rows/s of the batch scorer.
 
   python -m benchmarks.serving_bench --model=models/day1 \
     --input=data/ml-1m/warm.arrow
 
 prints one JSON line for an exported model and a file of task records:
 
-- `adapt_ms`: p50 and p99 of `Model.adapt_user` for each size of support that
-  the model was exported for: one user's support and query go in as ids, adapted
-  predictions come out. Rows are read, the inner steps run, nothing is cached
-  but the compiled function. Users come in turn from the file, each size those
-  whose support it is padded to.
+- `adapt_ms`: p50 and p99 of `Model.adapt_user` for each exported size of
+  support, from one user's support and query ids to adapted predictions. Rows
+  are read and inner steps run; only the compiled function is cached. Users are
+  read from the file in turn, for each size those padded to it.
 - `predict_ms`: the same without adaptation.
-- `rows_per_s`: query rows a second of `antjax.serving.scorer.score` over
-  records in memory, adaptation included; median of the turns.
-- `load_s`: from nothing to a model in memory, without compilation.
+- `rows_per_s`: query rows per second of `antjax.serving.scorer.score` over
+  records in memory, including adaptation; median of the turns.
+- `load_s`: loading of the model into memory, without compilation.
 
-Compilation is outside of all of them: each size is called before the clock
-starts. One process, all its threads.
+Compilation is not timed, since each size is called before. Uses one process
+with all its threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +56,7 @@ class Config:
 def measure(
   config: Config, model: Model, users: list[dict[str, Any]]
 ) -> dict[str, Any]:
-  """The figures of a model on some users."""
+  """Figures of a model on some users."""
   features = model.manifest['features']
 
   def part(user, rows):
@@ -95,7 +94,7 @@ def measure(
 def _latency(
   num_calls: int, call: Callable[[Any], Any], cases: Sequence[Any]
 ) -> dict[str, float]:
-  """p50 and p99 of a call, ms."""
+  """p50 and p99 of a call in ms."""
   taken = [
     harness.timed(functools.partial(call, cases[i % len(cases)]))
     for i in range(_WARM_UP + num_calls)

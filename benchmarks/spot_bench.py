@@ -1,29 +1,29 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs on spot hosts that come and go as a recorded market had them.
+"""Jobs on spot hosts that come and go as in a recorded market.
 
   python -m benchmarks.spot_bench --traces=DIR > results.jsonl
 
-DIR holds `spot_*.json`: the number of instances held of those asked for, every
-`gap_seconds` (skypilot-org/spot-traces). A host that is lost is the newest one.
-Ways to run a job on them:
+DIR has `spot_*.json`: the number of instances held of those requested, every
+`gap_seconds` (skypilot-org/spot-traces). The newest host is lost first. Ways to
+run a job on them:
 
-  notice   antjax as it is: a notice before a loss, all workers save and the
-           others go on; hosts that come are taken in
+  notice   antjax as is: a notice before a loss, after which all workers save
+           and the others continue; new hosts join
   kill     the same without a notice: the work since the last checkpoint is
-           done again
-  fixed    as many hosts as were asked for, or none: it waits until all are
-           held, and begins at the last checkpoint; `fixed_half`: half of them
+           repeated
+  fixed    all requested hosts or none: it waits until all are held, and resumes
+           from the last checkpoint; `fixed_half`: half of them
 
-`simulated`: the coordinator's own rendezvous decides on the whole trace, agents
-and workers are toys. A host does a unit of work a second while all workers of
-its generation run. `real`: a stretch of the trace, quicker and with fewer
-hosts, by launch/agent.py on this machine; notices come from a metadata service
-on loopback. Here work is records in committed steps; a host could do a step of
-its records every 0.3 s, which is mostly a wait.
+`simulated`: the coordinator's own rendezvous decides on the whole trace, with
+simulated agents and workers. A host does a unit of work per second while all
+workers of its generation run. `real`: a part of the trace, faster and with
+fewer hosts, by launch/agent.py on this machine; notices come from a metadata
+service on loopback. Here work is records in committed steps; a host can do a
+step of its records every 0.3 s, which is mostly waiting.
 
-One JSON line a case. `goodput`: work that was committed over that of the hosts
-held, all the time.
+One JSON line per case. `goodput`: committed work over the possible work of the
+hosts held all the time.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ from antjax.elastic.rendezvous_room import RendezvousConfig
 from benchmarks import harness, spot_hosts, text_job
 
 _TICK_S, _LONG_TICK_S = 5.0, 60.0
-_HOLD_SHARE = 0.2  # Of a save holds training up: it goes on beside the steps.
+_HOLD_SHARE = 0.2  # Share of a save that blocks training; the rest overlaps.
 _JOB = 'spot'
 _Beat = pb.AgentBeatRequest
 _Reply = pb.AgentBeatReply
@@ -71,10 +71,10 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-  """How a job is run on spot hosts."""
+  """A way to run a job on spot hosts."""
 
   has_notice: bool
-  least: float  # Hosts it runs with, as a share of those asked for.
+  least: float  # Minimum number of hosts, as a share of those requested.
   most: float
 
 
@@ -96,14 +96,14 @@ def load(path: pathlib.Path) -> tuple[list[int], float]:
 
 @dataclasses.dataclass
 class _Toy:
-  """An agent and its worker."""
+  """A simulated agent and its worker."""
 
   name: str
   incarnation: int
   status: int = _Beat.IDLE
   generation: int = 0
-  since: float = 0.0  # Start of its worker.
-  exit_at: float = math.inf  # It saves until then.
+  since: float = 0.0  # Start of the worker.
+  exit_at: float = math.inf  # End of its save.
   is_leaving: bool = False
 
   def beat(self) -> pb.AgentBeatRequest:
@@ -155,7 +155,7 @@ class Simulation:
     self.repeated = 0.0
 
   def run(self) -> float:
-    """Returns the work that was committed, in seconds of a host."""
+    """Returns the committed work, in seconds of a host."""
     end_s = len(self._held) * self._gap_s
     now = 0.0
     while now < end_s:
@@ -175,7 +175,7 @@ class Simulation:
     return self._committed
 
   def _tick_s(self, now: float) -> float:
-    """Seconds to the next look: more while nothing can happen."""
+    """Seconds to the next tick: more while nothing can happen."""
     soon = now + self._notice_s + _LONG_TICK_S
     rows = {min(len(self._held) - 1, int(t / self._gap_s)) for t in (now, soon)}
     if len({self._held[row] for row in range(min(rows), max(rows) + 1)}) > 1:
@@ -235,10 +235,10 @@ class Simulation:
       host.exit_at = now + self._save_s
 
   def _work(self, now: float, tick_s: float) -> None:
-    """Does a tick of work, and saves where it is time."""
+    """Does a tick of work, and saves if due."""
     members = self._members()
     if any(one.is_leaving for one in members):
-      # One gets a notice, and all agree to stop after this step.
+      # One worker gets a notice, and all agree to stop after this step.
       for one in members:
         one.exit_at = min(one.exit_at, now + self._save_s)
     if members and all(now >= one.exit_at for one in members):
@@ -258,7 +258,7 @@ class Simulation:
     self._done += len(members) * tick_s
     hold_s = _HOLD_SHARE * self._save_s
     mtbf_s = self._jobs.job(_JOB).mtbf_s or 6 * 3600.0
-    # As antjax/elastic/pulse.py has it.
+    # As in antjax/elastic/pulse.py.
     every_s = max(20.0, math.sqrt(2 * hold_s * mtbf_s))
     while now - self._saved_at >= every_s:
       self._saved_at += every_s
@@ -288,7 +288,7 @@ def simulated(
 def stretch(
   held: list[int], num_rows: int, asked: int, hosts: int
 ) -> list[int]:
-  """The rows with most changes and never no host, for fewer hosts."""
+  """The rows with the most changes and always a host, for fewer hosts."""
   scaled = [round(n * hosts / asked) for n in held]
 
   def changes(first: int) -> int:

@@ -19,19 +19,19 @@ from benchmarks import chaos_hosts, text_job
 from benchmarks.cluster import Process
 
 _JOB = 'spot'
-_STEP_S = 0.3  # All hosts share this machine: most of a step is a wait.
-_NOTICE_S = 8.0  # As the two minutes of a trace of 300 s a row.
+_STEP_S = 0.3  # Mostly waiting, since all hosts share this machine.
+_NOTICE_S = 8.0  # Scaled from two minutes in a trace with 300 s per row.
 _FLAGS = (
   *('--policy=static', '--node_check=off', '--max_restarts=1000000'),
   *('--agent_timeout_s=4', '--lease_timeout_s=6', '--restart_backoff_s=0'),
   *('--join_wait_s=1', '--grow_after_s=4', '--progress_timeout_s=60'),
 )
-# What a host can do: its micro-batches of so many rows a step.
+# Capacity of a host: micro-batches and rows per step.
 RECORDS_A_HOST_S = text_job.Job.num_micro_batches * text_job.Job.rows / _STEP_S
 
 
 class _Metadata(http.server.ThreadingHTTPServer):
-  """Compute Engine's metadata of all hosts; each asks at a port of its own."""
+  """Compute Engine's metadata of all hosts, at a separate port for each."""
 
   def __init__(self) -> None:
     outer = self
@@ -65,14 +65,14 @@ def run(
   has_notice: bool,
   text: str,
 ) -> dict[str, Any]:
-  """Runs a job while so many hosts are held, a row after the other.
+  """Runs a job while numbers of hosts are held, row by row.
 
   Args:
     out: Folder for all files.
     rows: Number of hosts held in each row.
-    gap_s: Seconds of a row.
-    min_hosts: Number of hosts that the job needs.
-    max_hosts: Number of hosts that it takes at most.
+    gap_s: Seconds per row.
+    min_hosts: Minimum number of hosts of the job.
+    max_hosts: Maximum number of hosts of the job.
     has_notice: Whether hosts get a notice before they are lost.
     text: Folder of prepared text.
 
@@ -87,7 +87,7 @@ def run(
     num_sequences=2_000,
     num_epochs=50,
     has_witness=False,
-    checkpoint_every=100,  # Half a minute: Young and Daly's, as quick.
+    checkpoint_every=100,  # Half a minute: Young and Daly's, scaled.
     step_s=_STEP_S,
   )
   cache = out.parent / 'cache'

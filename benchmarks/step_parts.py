@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What antjax's steps of `meta_bench` and `gmeta_bench` have in common."""
+"""Common parts of antjax's steps in `meta_bench` and `gmeta_bench`."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -24,7 +24,7 @@ from benchmarks import meta_problem
 
 @dataclasses.dataclass(frozen=True)
 class MLP:
-  """The problem's MLP: leaves, and their names in the problem, such as 'w0'."""
+  """The problem's MLP: leaves, and their names in the problem, e.g. 'w0'."""
 
   params: Any
   merge: Callable[[Any], Any]
@@ -49,7 +49,7 @@ def make_mlp(arrays: Mapping[str, np.ndarray]) -> MLP:
 
 
 def mesh_of_tasks(num_tasks: int) -> jax.sharding.Mesh:
-  """As many devices as can share the tasks evenly."""
+  """Mesh of as many devices as can share the tasks evenly."""
   num = max(d for d in range(1, jax.device_count() + 1) if num_tasks % d == 0)
   return mesh_lib.make_mesh(intra=num, devices=jax.devices()[:num])
 
@@ -57,7 +57,7 @@ def mesh_of_tasks(num_tasks: int) -> jax.sharding.Mesh:
 def with_tables(
   state: Any, tables: EmbeddingTables, values: Mapping[str, np.ndarray]
 ) -> Any:
-  """A training state with these tables, fresh for row-wise Adagrad."""
+  """A training state with these tables, new for row-wise Adagrad."""
   canonical = {
     name: {'table': x, 'slots': {'accumulator': np.zeros(len(x), np.float32)}}
     for name, x in values.items()
@@ -77,7 +77,7 @@ def with_tables(
 def model(
   tables: EmbeddingTables, features: Sequence[str], merge_fn: Any
 ) -> meta_loss.TaskModel:
-  """A click model of an MLP on the concatenated vectors of all features."""
+  """A click model: an MLP on the concatenated vectors of all features."""
   return meta_loss.TaskModel(
     apply_fn=lambda net, vectors, part: net(
       jnp.concatenate([vectors[f] for f in features], axis=-1)
@@ -91,7 +91,7 @@ def model(
 def episodes(
   ids: Mapping[str, np.ndarray], label: np.ndarray, num_support: int
 ) -> dict[str, Any]:
-  """A batch as `antjax.meta.episodes` lays it out: ids and label [T, S + Q]."""
+  """A batch in the layout of `antjax.meta.episodes`; ids, label [T, S + Q]."""
   cuts = {
     'support': slice(None, num_support),
     'query': slice(num_support, None),
@@ -135,9 +135,9 @@ class TrainerStep(meta_problem.Step):
     inputs: Callable[[int], Any],
     ids: Mapping[str, np.ndarray],
   ):
-    """Compiles; `ids` are the rows of tables that both sides agree on.
+    """Compiles; `ids` are the rows of tables on which both sides must agree.
 
-    Inputs of the next step are made while a step runs, as in `Trainer.fit`.
+    As in `Trainer.fit`, inputs of the next step are made while a step runs.
     """
     super().__init__(self._run, self._read, bind_threads)
     self._trainer, self._make_inputs, self._ids = trainer, inputs, ids

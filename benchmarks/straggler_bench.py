@@ -1,27 +1,26 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What stragglers cost under several policies, on virtual hosts.
+"""Cost of stragglers under several policies, on virtual hosts.
 
   python -m benchmarks.straggler_bench > results.jsonl
 
 Four hosts of a virtual cluster train a small language model on real text (two
-epochs of the same sequences in every run) under launch/agent.py, a fifth one
-runs launch/coordinator.py. Slow hosts are slow by their CPU quota: what they
-compute takes longer, nothing sleeps. Needs Linux and root (see
+epochs of the same sequences in every run) under launch/agent.py; a fifth one
+runs launch/coordinator.py. Slow hosts have a smaller CPU quota: their
+computation takes longer, nothing sleeps. Needs Linux and root (see
 `benchmarks.cluster`).
 
 Scenarios: `none`, `x2_one_of_4`, `x4_one_of_4`, `x10_one_of_4` (from the first
 step to the end), `classes_1_2` (two hosts half as fast, as older hardware),
-`transient_x4` (one host, a quarter of the time), `rotating_x4` (another host
-every few seconds). Policies: `bsp` (equal parts for all), `drop_slowest` (a
+`transient_x4` (one host, for a quarter of the time), `rotating_x4` (another
+host every few seconds). Policies: `bsp` (equal parts), `drop_slowest` (a
 deadline; the slowest do less), `lb_bsp`, `antdt_nd`, `antdt_dd`.
 
-One JSON line a run: `job_s` is the time of rank 0 from the end of the second
+One JSON line per run: `job_s` is the time of rank 0 from the end of the second
 step, when all have compiled, to the end of the last one; `speedup_vs_bsp`
-compares with `bsp` of the same scenario; `share_of_ideal` is the time that all
-workers' speeds added would take (from `bsp` of `none`) over `job_s`.
-`records_lost` and `records_repeated` are counted from what the workers wrote
-down.
+compares with `bsp` of the same scenario; `share_of_ideal` is the time at the
+summed speeds of all workers (from `bsp` of `none`) over `job_s`. `records_lost`
+and `records_repeated` are counted from the workers' notes.
 """
 
 from collections import Counter
@@ -41,7 +40,7 @@ from benchmarks import cluster as cluster_lib
 from benchmarks import harness, text_job, virtual_network
 
 HOSTS = 4
-POLICIES = {  # As in the lines, and as launch/coordinator.py has them.
+POLICIES = {  # Name in the lines -> name in launch/coordinator.py.
   'bsp': 'static',
   'drop_slowest': 'drop_slowest',
   'lb_bsp': 'lb_bsp',
@@ -59,8 +58,8 @@ SCENARIOS: dict[str, tuple[float, ...]] = {
   'rotating_x4': (1, 1, 1, 4),
 }
 _ADDRESS = f'{virtual_network.address(HOSTS)}:8476'
-_REPLACE = 75  # Exit code of an agent whose host is to be replaced.
-# Jobs here take a minute, not days.
+_REPLACE = 75  # Exit code of an agent whose host should be replaced.
+# Jobs take a minute here, not days.
 _COORDINATOR_FLAGS = (
   '--short_window_s=2',
   '--long_window_s=20',
@@ -87,13 +86,13 @@ class Config:
 def ideal_s(
   bsp_none_s: float, slowness: Sequence[float], share: float = 1.0
 ) -> float:
-  """The time if all speeds added up, for a share of the time that slow."""
+  """Time at the sum of all speeds, if slow for a share of the time."""
   speed = statistics.mean(1 / s for s in slowness)
   return bsp_none_s / (share * speed + 1 - share)
 
 
 def make_job(data: str, out: str, num_steps: int) -> text_job.Job:
-  """The job of a worker, for so many steps with equal parts."""
+  """The job of a worker, for a number of steps with equal parts."""
   job = text_job.Job(
     data=data,
     out=out,
@@ -115,7 +114,7 @@ def make_job(data: str, out: str, num_steps: int) -> text_job.Job:
 
 
 def count_records(folder: pathlib.Path, num_records: int) -> tuple[int, int]:
-  """(lost, repeated) records of all epochs, from the workers' own notes."""
+  """(lost, repeated) records of all epochs, from the workers' notes."""
   used: Counter[int] = Counter()
   for path in (folder / 'notes').iterdir():
     for line in path.read_text().splitlines():
@@ -125,8 +124,8 @@ def count_records(folder: pathlib.Path, num_records: int) -> tuple[int, int]:
 
 
 def slowness_at(scenario: str, elapsed_s: float) -> tuple[float, ...]:
-  """Slowness of each host so long after all have compiled."""
-  if scenario == 'transient_x4':  # A quarter of the time, as often as it takes.
+  """Slowness of each host at a time after all have compiled."""
+  if scenario == 'transient_x4':  # A quarter of the time, repeatedly.
     return SCENARIOS['none' if elapsed_s % 8 < 6 else scenario]
   if scenario == 'rotating_x4':
     slow = int(elapsed_s // 5) % HOSTS
@@ -135,7 +134,7 @@ def slowness_at(scenario: str, elapsed_s: float) -> tuple[float, ...]:
 
 
 def steps_of(out: pathlib.Path) -> list[dict[str, Any]]:
-  """What rank 0 has told of each step so far."""
+  """Reports of rank 0 about each step so far."""
   path = out / 'progress.jsonl'
   lines = path.read_text().splitlines(True) if path.exists() else []
   return [json.loads(line) for line in lines if line.endswith('\n')]
@@ -192,11 +191,12 @@ def run_job(
   """Runs one job to its end.
 
   Args:
-    slowness_at: Slowness of each host so many seconds after all have compiled.
+    slowness_at: Slowness of each host at a number of seconds after all have
+      compiled.
     policy: Policy of the coordinator.
     job: Work of a host.
     cpu_share: Cores of a host at slowness 1.
-    flags: More flags of the coordinator.
+    flags: Further flags of the coordinator.
 
   Raises:
     RuntimeError: An agent failed.
@@ -206,11 +206,11 @@ def run_job(
     flags = (*_COORDINATOR_FLAGS, *flags)
     coordinator = _start_coordinator(cluster, out, policy, flags)
     for host in range(HOSTS):
-      cluster.set_cpu_share(host, None)  # To start and compile.
+      cluster.set_cpu_share(host, None)  # For start and compilation.
     agents = {host: _start_agent(cluster, job, host) for host in range(HOSTS)}
     started_at: float | None = None
     shares: dict[int, float] = {}
-    moved: set[int] = set()  # Places that another host has taken.
+    moved: set[int] = set()  # Places of replaced hosts.
     while agents:
       if started_at is None and len(steps_of(out)) > 1:
         started_at = time.monotonic()
@@ -227,8 +227,8 @@ def run_job(
         agent.join()
         del agents[host]
         if code == _REPLACE:
-          # As a cluster does: its place is taken by a host that is not slow,
-          # here the same one without its small quota.
+          # As in a cluster, a healthy host replaces it: here the same one
+          # without its small quota.
           moved.add(host)
           agents[host] = _start_agent(cluster, job, host, '-next')
         elif code:
@@ -240,7 +240,7 @@ def run_job(
 def _measure(
   scenario: str, policy: str, job: text_job.Job, cpu_share: float
 ) -> dict[str, Any]:
-  """Runs a job; returns what its line has."""
+  """Runs a job; returns the content of its line."""
   start = time.monotonic()
   run_job(
     functools.partial(slowness_at, scenario), POLICIES[policy], job, cpu_share

@@ -1,11 +1,11 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A job of slow and fast workers on paper: what would a policy do?
+"""Simulates a job of slow and fast workers under a policy.
 
-Steps, batch times, heartbeats, decisions and restarts are played on a clock of
-numbers; Monitor, policy and Controller are the real ones. Everything is
-deterministic, so that decisions can be compared with recorded ones; the times
-are synthetic. `replay` feeds batch times recorded elsewhere.
+Steps, batch times, heartbeats, decisions and restarts run on a simulated clock;
+Monitor, policy and Controller are the real ones. Everything is deterministic,
+so that decisions can be compared with recorded ones; times are synthetic.
+`replay` uses batch times recorded elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,10 +23,10 @@ from antjax.elastic.policy import Policy
 from antjax.elastic.windows import MonitorConfig
 
 _JOB = 'simulated'
-_Row = dict[str, Any]  # What a worker says of a step.
+_Row = dict[str, Any]  # A worker's report of a step.
 
-# (index of the worker, seconds since the job began) -> times slower. Where
-# `Scenario.by_work`, the second is the share of the work that is done.
+# (index of the worker, seconds since the job's start) -> slowness factor. With
+# `Scenario.by_work`, the second is the share of completed work.
 Slowness = Callable[[int, float], float]
 
 
@@ -35,24 +35,24 @@ class Scenario:
   """A job to simulate.
 
   Attributes:
-    name: For people.
+    name: Readable name.
     slowness: Slowness of each worker over time.
-    by_work: Slowness follows the work done, not the clock.
-    new_host: Slowness over time of a host that a restart brings.
-    device_kinds: One for each worker.
-    num_micro_batches: Number of micro-batches of a worker in a step, as the job
-      is set up.
-    num_steps: Full steps to train for.
+    by_work: Whether slowness depends on completed work, not on the clock.
+    new_host: Slowness over time of a new host after a restart.
+    device_kinds: Device kind of each worker.
+    num_micro_batches: Number of micro-batches per worker and step in the job's
+      settings.
+    num_steps: Number of full steps to train.
     s_per_micro_batch: Seconds per micro-batch of a worker with slowness 1.
-    samples_per_micro_batch: Records.
-    overhead_s: Seconds of a step for exchange and update.
-    own_overhead_s: More of them, of a worker with slowness 1; a slow one takes
-      longer, whatever its micro-batches.
-    report_s: Between heartbeats: steps are told and plans heard with the next
-      one, and a plan is in force a step later. 0: both at once.
-    noise: Largest share by which a worker's time varies from step to step.
-    restart_s: From a kill to the first step of the next generation.
-    commit_s: Between checkpoints; work since the last is repeated.
+    samples_per_micro_batch: Number of records per micro-batch.
+    overhead_s: Seconds per step for exchange and update.
+    own_overhead_s: Additional seconds of a worker with slowness 1; a slow one
+      takes longer, whatever its micro-batches.
+    report_s: Seconds between heartbeats, which report steps and receive plans;
+      a plan takes effect one step later. 0: both at once.
+    noise: Maximum relative variation of a worker's time between steps.
+    restart_s: Seconds from a kill to the first step of the next generation.
+    commit_s: Seconds between checkpoints; work since the last is repeated.
   """
 
   name: str
@@ -82,7 +82,7 @@ class Scenario:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-  """An action, when it was taken, and the step that it came after."""
+  """An action, its time, and the step after which it was taken."""
 
   now: float
   step: int
@@ -91,15 +91,15 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a simulated job went.
+  """Outcome of a simulated job.
 
   Attributes:
-    job_s: Until all work was committed.
-    ideal_s: The same work at all workers' speeds added, without overhead and
-      restarts.
-    num_steps: Steps made, those that were repeated among them.
+    job_s: Seconds until all work was committed.
+    ideal_s: Seconds of the same work at the summed speeds of all workers,
+      without overhead and restarts.
+    num_steps: Number of steps made, including repeated ones.
     num_generations: Number of generations of the job.
-    decisions: In order.
+    decisions: Decisions in order.
   """
 
   job_s: float
@@ -147,9 +147,9 @@ SCENARIOS: tuple[Scenario, ...] = (
   ),
   Scenario('transient_x4', _transient),
   Scenario('rotating_x4', _rotating),
-  # 8 s of every 12 s one of the four, another one each time.
+  # For 8 s of every 12 s one of the four, another one each time.
   Scenario('bursts_8s', _burst, num_steps=600),
-  # Each of 32 for a minute in ten, so that three are slow on average.
+  # Each of 32 for one minute in ten, so that three are slow on average.
   Scenario('many_32', _many, device_kinds=('cpu',) * 32, num_steps=300),
 )
 
@@ -161,7 +161,7 @@ def _tell(
   clock_s: float = 0.0,
   now: float | None = None,
 ) -> None:
-  """Tells a Monitor of a worker's step; `clock_s` is its clock's error."""
+  """Reports a worker's step to a Monitor; `clock_s` is its clock's error."""
   names = ('step', 'compute_s', 'wait_s', 'num_micro_batches', 'num_samples')
   time = {name: row[name] for name in names}
   time['end_unix_s'] = clock_s + row['now']
@@ -177,26 +177,26 @@ def _tell(
 
 @dataclasses.dataclass
 class _Run:
-  """A job under way."""
+  """A running job."""
 
   scenario: Scenario
   noise: random.Random
   now: float = 0.0
   step: int = 0
   generation: int = 1
-  num_done: int = 0  # Micro-batches.
+  num_done: int = 0  # Number of completed micro-batches.
   plan: pb.Plan = dataclasses.field(
     default_factory=lambda: pb.Plan(lr_scale=1.0)
   )
   cured: set[int] = dataclasses.field(default_factory=set)
-  # Of the last checkpoint: time, step, micro-batches.
+  # Last checkpoint: time, step, micro-batches.
   commit: tuple[float, int, int] = (0.0, 0, 0)
 
   def names(self) -> list[str]:
     return [f'w{at}' for at in range(self.scenario.num_workers)]
 
   def speeds(self) -> list[float]:
-    """Seconds of a micro-batch of each worker now."""
+    """Current seconds per micro-batch of each worker."""
     scenario, when = self.scenario, self.now
     if scenario.by_work:
       when = min(1.0, self.num_done / scenario.total_micro_batches)
@@ -211,7 +211,7 @@ class _Run:
     ]
 
   def make_step(self) -> list[_Row]:
-    """Makes a step; returns what the workers say of it."""
+    """Makes a step; returns the workers' reports."""
     scenario = self.scenario
     counts, times, speeds = [], [], self.speeds()
     for name, each in zip(self.names(), speeds):
@@ -241,14 +241,14 @@ class _Run:
     ]
 
   def apply(self, action: actions.Action) -> None:
-    """Carries an action out."""
+    """Carries out an action."""
     self.plan.version += 1
     actions.change_plan(self.plan, action)
     if isinstance(action, actions.KillRestart):
       self.cured.add(self.names().index(action.worker))
 
   def restart(self) -> None:
-    """Begins a new generation at the last checkpoint."""
+    """Starts a new generation from the last checkpoint."""
     self.generation += 1
     _, self.step, self.num_done = self.commit
     self.now += self.scenario.restart_s
@@ -259,7 +259,7 @@ class _Run:
 
 
 def _ideal_s(scenario: Scenario, tick_s: float = 1.0) -> float:
-  """Time of the work if all workers were busy all the time."""
+  """Time of the work with all workers always busy."""
 
   def rate(when: float) -> float:
     return sum(
@@ -280,16 +280,16 @@ def _ideal_s(scenario: Scenario, tick_s: float = 1.0) -> float:
 
 
 class Watcher(Protocol):
-  """Sees what a simulated job does."""
+  """Observer of a simulated job."""
 
   def step(self, counts: dict[str, int]) -> None:
-    """A step is over, with so many micro-batches of each worker."""
+    """Called after a step, with each worker's number of micro-batches."""
 
   def commit(self) -> None:
-    """A checkpoint was written."""
+    """Called after a checkpoint was written."""
 
   def restart(self) -> None:
-    """The job goes back to the last checkpoint."""
+    """Called when the job returns to the last checkpoint."""
 
 
 def simulate(
@@ -301,17 +301,17 @@ def simulate(
   seed: int = 0,
   watcher: Watcher | None = None,
 ) -> Outcome:
-  """Plays a job to its end.
+  """Simulates a job to its end.
 
   KILL_RESTART replaces a slow host by one with slowness 1.
 
   Args:
-    scenario: What is slow, and when.
+    scenario: Job and slowness.
     policy: Decides.
     monitor: Windows and thresholds; None: the defaults.
     controller: Periods and budgets; None: the defaults.
     seed: Seed of the noise.
-    watcher: Told of steps, checkpoints and restarts.
+    watcher: Observer of steps, checkpoints and restarts.
   """
   run = _Run(scenario, random.Random(seed))
   watch = Monitor(monitor or MonitorConfig())
@@ -320,7 +320,7 @@ def simulate(
   plan = pb.Plan(lr_scale=1.0)
   num_steps, total = 0, scenario.total_micro_batches
   untold: list[_Row] = []
-  unheard: list[tuple[float, actions.Action]] = []  # And when it is heard.
+  unheard: list[tuple[float, actions.Action]] = []  # And its time of delivery.
   told_at = 0.0
   while run.num_done < total:
     heard = [action for at, action in unheard if at <= run.now]
@@ -331,7 +331,7 @@ def simulate(
     untold += rows
     if run.now - told_at >= scenario.report_s:
       for row in untold:
-        # Clocks do not agree.
+        # Clocks differ.
         clock_s = 1e6 * (1 + int(row['worker'][1:]))
         _tell(watch, row, run.generation, clock_s, run.now)
       untold, told_at = [], run.now
@@ -368,12 +368,12 @@ def simulate(
 
 @functools.cache
 def played(scenario: Scenario, policy: Policy) -> Outcome:
-  """`simulate` with all defaults; several tests look at the same run."""
+  """`simulate` with all defaults; shared by several tests."""
   return simulate(scenario, policy)
 
 
 def record(scenario: Scenario, seed: int = 0) -> list[_Row]:
-  """Returns the batch times of a job that nobody steers, for `replay`."""
+  """Returns the batch times of a job without a policy, for `replay`."""
   run = _Run(scenario, random.Random(seed))
   trace = []
   while run.num_done < scenario.total_micro_batches:
@@ -394,13 +394,13 @@ def replay(
   monitor: MonitorConfig | None = None,
   controller: ControllerConfig | None = None,
 ) -> list[Decision]:
-  """Returns what a policy would have decided on recorded batch times.
+  """Returns the decisions of a policy on recorded batch times.
 
-  The trace does not follow the decisions: counts in it stay what they were.
+  The trace does not follow the decisions: its counts do not change.
 
   Args:
-    trace: Values as `record` gives them, in order of time; `generation` may be
-      there as well.
+    trace: Values as from `record`, in order of time, optionally with
+      `generation`.
     policy: Decides.
     monitor: Windows and thresholds; None: the defaults.
     controller: Periods and budgets; None: the defaults.

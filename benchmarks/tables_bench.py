@@ -1,18 +1,18 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Embedding tables and wide logs: bytes by count, host work, memory.
+r"""Embedding tables and wide logs: counted bytes, host work, memory.
 
   python -m benchmarks.tables_bench --case=exchange
   python -m benchmarks.tables_bench --case=routing
   python -m benchmarks.tables_bench --case=memory --rows=16000000
   python -m benchmarks.tables_bench --case=prepare --rows=20000
 
-prints a JSON line a case. `exchange` counts what devices send between groups,
-as a multiple of the least (`embedding/traffic.py`), in one level and two.
+prints a JSON line per case. `exchange` counts bytes sent between groups, as a
+multiple of the minimum (`embedding/traffic.py`), in one level and two.
 `routing` times `routing.deduplicate` for 8 devices x 8,192 x 26 ids. `memory`
-is the peak of new tables, and of tables in the order of checkpoints, beyond
-what was held, as a multiple of the state, on 8 virtual devices. `prepare` makes
-tasks of 1,000 feature columns, in CPU seconds beside DuckDB's sort of them.
+is the extra peak of creating tables, and of converting them to checkpoint
+order, as a multiple of the state, on 8 virtual devices. `prepare` makes tasks
+of 1,000 feature columns, in CPU seconds compared with a sort by DuckDB.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,20 +53,20 @@ _MESHES = ((8, 4), (64, 8), (1024, 8), (1024, 32), (4096, 8), (4096, 64))
 
 
 def draw(rng: np.random.Generator, kind: str, size: Any) -> np.ndarray:
-  """Ids of all rows alike, or of Zipf's law with exponent 1."""
+  """Uniform ids, or Zipf distributed ids with exponent 1."""
   if kind == 'uniform':
     return rng.integers(0, _ROWS, size)
   return np.exp(rng.random(size) * np.log(_ROWS)).astype(np.int64) - 1
 
 
 def stack_of(num_devices: int, num_groups: int) -> Stack:
-  """Rows over all devices."""
+  """A stack with rows over all devices."""
   spec = TableSpec('rows', _ROWS, 32, 'global')
   return Stack('rows', (spec,), Level.GLOBAL, num_devices, num_groups)
 
 
 def exchanges() -> Iterator[dict[str, Any]]:
-  """What is sent for uniform and Zipf ids, by mesh and number of levels."""
+  """Traffic for uniform and Zipf ids, by mesh and number of levels."""
   for num_devices, group in _MESHES:
     for kind in ('uniform', 'zipf') if num_devices <= _MOST.value else ():
       rng = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def exchanges() -> Iterator[dict[str, Any]]:
 
 
 def routings(repeats: int = 7) -> Iterator[dict[str, Any]]:
-  """Milliseconds of the host's part, wall and CPU, the median of some."""
+  """Median milliseconds of the host's part, wall and CPU."""
   for kind in ('uniform', 'zipf'):
     rng = np.random.default_rng(0)
     stack = stack_of(8, 2)
@@ -121,7 +121,7 @@ def routings(repeats: int = 7) -> Iterator[dict[str, Any]]:
 
 
 def memory(num_tables: int = 8) -> Iterator[dict[str, Any]]:
-  """Peaks of tables that are made, and brought into the order of ids."""
+  """Peak memory of creating tables and of converting them to id order."""
   specs = [
     TableSpec(f't{i}', _NUM_ROWS.value // num_tables, 16, 'global')
     for i in range(num_tables)
@@ -141,7 +141,7 @@ def memory(num_tables: int = 8) -> Iterator[dict[str, Any]]:
 
 
 def _with_peak(run: Callable[[], Any]) -> tuple[Any, int]:
-  """The result, and the most bytes beyond those held before."""
+  """The result, and the peak bytes beyond those held before."""
   process, seen = psutil.Process(), list[int]()
   is_done = threading.Event()
 
@@ -159,7 +159,7 @@ def _with_peak(run: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def prepares(num_columns: int = 1000) -> Iterator[dict[str, Any]]:
-  """CPU seconds of the steps from a log to tasks."""
+  """CPU seconds of each stage from a log to tasks."""
   size, rng = _NUM_ROWS.value, np.random.default_rng(0)
   columns = {
     'user': pa.array(rng.integers(0, size // 50 + 1, size)),

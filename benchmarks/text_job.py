@@ -1,8 +1,8 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training of a small LM on leased sequences of real text; imports no jax.
+"""Job of training a small LM on leased sequences of text; imports no jax.
 
-What the workers of `chaos_bench` and `straggler_bench` do (`text_worker`).
+For the workers of `chaos_bench` and `straggler_bench` (`text_worker`).
 """
 
 import dataclasses
@@ -16,29 +16,29 @@ from antjax.shards import record_source
 
 WORKER = 'benchmarks.text_worker'
 DATA = 'data/shakespeare'
-# Files in the folder of a run: a worker is to raise; the storm is over.
+# Files in a run's folder: a worker must raise; the faults are over.
 RAISE, OVER = 'raise', 'over'
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What a worker does."""
+  """Settings of a worker."""
 
   data: str  # Folder of launch/prepare_text.py.
-  out: str  # Folder for what workers write.
-  num_sequences: int  # Sequences of an epoch.
+  out: str  # Output folder of workers.
+  num_sequences: int  # Number of sequences per epoch.
   num_epochs: int = 1
   replay: str = ''  # File with the steps to repeat; empty: train.
   has_witness: bool = True  # See `chaos_witness`.
   paro: str = 'NNG'  # An elastic code.
-  seq_len: int = 32  # Tokens of a sequence.
-  rows: int = 2  # Sequences of a micro-batch.
-  num_micro_batches: int = 2  # Micro-batches of a worker.
+  seq_len: int = 32  # Tokens per sequence.
+  rows: int = 2  # Sequences per micro-batch.
+  num_micro_batches: int = 2  # Micro-batches per worker and step.
   dim: int = 32  # Width of the model.
   num_layers: int = 1
-  shard_size: int = 16  # Sequences of a lease.
+  shard_size: int = 16  # Sequences per lease.
   checkpoint_every: int = 5  # Steps between checkpoints.
-  step_s: float = 0.03  # Least time of a step, until the storm is over.
+  step_s: float = 0.03  # Minimum time of a step during the faults.
 
   @property
   def num_keys(self) -> int:
@@ -46,7 +46,7 @@ class Job:
 
 
 def all_sequences(job: Job) -> record_source.RecordSource:
-  """All sequences that there are."""
+  """All sequences."""
   folder = pathlib.Path(job.data)
   description = output_folder.load_description(folder)
   path = folder / description['files']['train']['path']
@@ -63,7 +63,7 @@ def open_source(job: Job) -> record_source.RecordSource:
 
 
 def prepared(folder: str) -> str:
-  """Path of a folder of launch/prepare_text.py; made if absent."""
+  """Path of a folder of launch/prepare_text.py, created if missing."""
   if not (pathlib.Path(folder) / 'dataset.json').exists():
     prepare = [sys.executable, '-m', 'launch.prepare_text', f'--out={folder}']
     subprocess.run(prepare, check=True, stdout=sys.stderr)

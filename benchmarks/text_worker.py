@@ -3,11 +3,11 @@
 """The worker of `chaos_bench` and `straggler_bench`: a small LM on real text.
 
 Under launch/agent.py it trains on leased sequences, with frequent checkpoints,
-and notes what it puts into which step (see `chaos_lineage`). Under
-launch/local_cluster.py, with a file of such steps, it repeats them: the run
-that nothing disturbed. Either way rank 0 tells of each step in
-`<out>/progress.jsonl`; a model with a witness leaves its digest in
-`<out>/final/`, and on rank 0 the whole arrays.
+and notes its input of each step (see `chaos_lineage`). Under
+launch/local_cluster.py, with a file of such steps, it repeats them without
+faults. In both cases rank 0 reports each step in `<out>/progress.jsonl`; a
+model with a witness writes its digest to `<out>/final/`, and on rank 0 the
+whole arrays.
 """
 
 from collections.abc import Callable, Iterator
@@ -67,9 +67,9 @@ class _Note(grain.transforms.Map):
 
 
 class _Noting:
-  """An agent that also notes where a step has all its micro-batches.
+  """An agent that also notes when a step has all its micro-batches.
 
-  The loop asks for the newest plan just then, and once before the first step.
+  The loop asks for the newest plan then, and once before the first step.
   """
 
   def __init__(self, agent: Agent, add: Callable[..., None], job: Job):
@@ -95,10 +95,10 @@ class _Noting:
 
 
 class Replay:
-  """Repeats the steps of one worker: its input and its control in one."""
+  """Repeats the steps of one worker, as its input and its control."""
 
   def __init__(self, job: Job, noted: dict[str, Any], rank: int):
-    """Takes what all ranks put into each step, and each step's generation."""
+    """Takes the input of all ranks, and the generation, of each step."""
     self.worker = str(rank)
     self._job, self._source = job, open_source(job)
     self._items = self._parts(noted, rank)
@@ -129,7 +129,7 @@ class Replay:
     return batch
 
   def plan(self) -> Plan:
-    # More than any step has: each ends where its input has none just now.
+    # More than any step has: each step ends when its input has no more.
     return Plan(1, {str(n): 1000 for n in range(jax.process_count())})
 
   def may_get_more(self) -> bool:
@@ -170,7 +170,7 @@ def make_trainer(job: Job) -> tuple[Trainer, TrainState]:
       optax.clip_by_global_norm(1.0), optax.sgd(0.05, momentum=0.9)
     )
   }
-  if job.has_witness:  # Of no more steps than there are records.
+  if job.has_witness:  # There are at most as many steps as records.
     parts['witness'] = chaos_witness.transform(job.num_keys)
   trainer = Trainer(
     loss_fn,
@@ -221,7 +221,7 @@ def write_final(
 
 
 def _writer(path: pathlib.Path, mode: str) -> Callable[..., None]:
-  """Appends lines to a file; each is there once it is written."""
+  """Appends lines to a file, flushing each."""
   path.parent.mkdir(parents=True, exist_ok=True)
   file = path.open(mode, buffering=1)
   return lambda **note: print(json.dumps(note), file=file)
@@ -230,7 +230,7 @@ def _writer(path: pathlib.Path, mode: str) -> Callable[..., None]:
 def _progress(
   job: Job, generation: int
 ) -> Callable[[int, dict[str, float]], None]:
-  """What tells of a step, on rank 0; others say nothing."""
+  """A function that reports steps on rank 0 only."""
   if jax.process_index():
     return lambda step, values: None
   add = _writer(pathlib.Path(job.out) / 'progress.jsonl', 'a')
@@ -258,7 +258,7 @@ def train(job: Job, agent: Agent, generation: int) -> None:
     add(step=step)
     tell(step, values)
 
-  script.stop_request.install()  # Asked to, it saves.
+  script.stop_request.install()  # Saves on request.
   with script.stop_request.deferred(), agent:
     agent.describe(
       device_kind=jax.devices()[0].device_kind,
@@ -305,8 +305,8 @@ if __name__ == '__main__':
   try:
     main()
   except KeyboardInterrupt:
-    sys.exit(143)  # Stopped as asked, and saved.
+    sys.exit(143)  # Stopped on request, and saved.
   except Exception:
     traceback.print_exc()
     sys.stderr.flush()
-    os._exit(1)  # At exit JAX would wait for the others, and they for us.
+    os._exit(1)  # At a normal exit JAX would wait for the others.

@@ -1,27 +1,27 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Policies on the stragglers of real jobs: recorded times, replayed.
+"""Policies on the stragglers of real jobs, by replay of recorded times.
 
   python -m benchmarks.trace_bench --traces=DIR > results.jsonl
 
-DIR holds `pai_job_*.csv`: the time of each worker's mini-batch over the
-iterations of a production job, in any unit (Alibaba's cluster-trace-gpu-v2020,
-folder mini-batch-time; columns `worker`, `time`, `batch_time_norm`). A time
-over the median of all times of the file is that worker's slowness; a row of the
-file is a step with equal parts, so that the trace follows the work done, and
-every policy meets all of it. Rows where a worker is missing are left out.
+DIR has `pai_job_*.csv`: times of each worker's mini-batches over the iterations
+of a production job, in any unit (Alibaba's cluster-trace-gpu-v2020, folder
+mini-batch-time; columns `worker`, `time`, `batch_time_norm`). A worker's
+slowness is its time over the median of all times in the file. A row of the file
+is a step with equal parts, so the trace follows completed work, and every
+policy runs all of it. Rows with missing workers are left out.
 
-`simulated`: the whole trace in `benchmarks.straggler_sim`, with as many workers
-as asked; copies of the trace's workers start elsewhere in it. A step with equal
-parts at slowness 1 takes a second. `real`: some of its rows and workers in a
-job on virtual hosts (see `benchmarks.straggler_bench`) whose CPU quotas follow
-the trace, and, as `simulated_hosts`, the same in the simulator, with the times
-of a micro-batch and of the rest of a step taken from two jobs without slowness.
+`simulated`: the whole trace in `benchmarks.straggler_sim`, with any number of
+workers; copies of the trace's workers start at other rows. A step with equal
+parts at slowness 1 takes a second. `real`: some rows and workers in a job on
+virtual hosts (see `benchmarks.straggler_bench`) whose CPU quotas follow the
+trace, and, as `simulated_hosts`, the same in the simulator, with the times of a
+micro-batch and of the rest of a step from two jobs without slowness.
 
-One JSON line a case: `share_of_ideal` is the time that the summed speeds of all
-workers would take over `job_s`. `antdt_nd` may replace hosts, `*_in_place` and
-all others may not; a trace does not say how fast another host would have been:
-here as the job's low median of then, which is what the policy counts on.
+One JSON line per case: `share_of_ideal` is the time at the summed speeds of all
+workers over `job_s`. `antdt_nd` may replace hosts, `*_in_place` and all others
+may not. A trace does not tell the speed of another host: here it is the job's
+low median at that time, as assumed by the policy.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ from antjax.elastic.windows import MonitorConfig
 from benchmarks import cluster as cluster_lib
 from benchmarks import harness, straggler_bench, straggler_sim, text_job
 
-# Name in the lines -> (policy, restarts that it may spend).
+# Name in the lines -> (policy, maximum number of restarts).
 POLICIES = {
   'static': ('static', 0),
   'drop_slowest': ('drop_slowest', 0),
@@ -51,8 +51,8 @@ POLICIES = {
   'antdt_nd_in_place': ('antdt_nd', 0),
   'antdt_nd': ('antdt_nd', 3),
 }
-_SHIFT = 37  # Rows between copies of a worker.
-_FLAT_STEPS = 25  # Of jobs without slowness.
+_SHIFT = 37  # Shift in rows between copies of a worker.
+_FLAT_STEPS = 25  # Number of steps of jobs without slowness.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Config:
 
 
 def load(path: pathlib.Path) -> tuple[np.ndarray, int]:
-  """Returns slowness, (rows, workers), and the number of rows left out.
+  """Returns slowness [rows, workers], and the number of rows left out.
 
   Raises:
     ValueError: A column is missing, or no row has all workers.
@@ -97,7 +97,7 @@ def load(path: pathlib.Path) -> tuple[np.ndarray, int]:
 def scenario_of(
   name: str, slowness: np.ndarray, num_workers: int, num_micro_batches: int
 ) -> straggler_sim.Scenario:
-  """A job of so many workers that meets a trace, row by row."""
+  """A job with a number of workers that follows a trace row by row."""
   rows, width = slowness.shape
 
   def at(worker: int, share: float) -> float:
@@ -112,7 +112,7 @@ def scenario_of(
     num_micro_batches=num_micro_batches,
     num_steps=rows,
     s_per_micro_batch=1 / num_micro_batches,
-    noise=0.0,  # The trace has its own.
+    noise=0.0,  # The trace has its own noise.
     by_work=True,
     new_host=lambda share: float(middle[min(rows - 1, int(share * rows))]),
   )
@@ -194,7 +194,7 @@ class _Real:
   def lines(
     self, name: str, slowness: np.ndarray, policy_name: str
   ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Lines of a policy on hosts, and in the simulator."""
+    """Lines of a policy on hosts and in the simulator."""
     function, _ = POLICIES[policy_name]
     num = self._config.micro_batches
     start = time.monotonic()
@@ -204,7 +204,7 @@ class _Real:
       s_per_micro_batch=self.each_s,
       overhead_s=0.0,
       own_overhead_s=self.rest_s,
-      report_s=1.0,  # As workers do.
+      report_s=1.0,  # As for real workers.
       noise=0.05,
     )
     played = _simulated(
@@ -227,16 +227,16 @@ class _Real:
 
 
 def hosts_part(slowness: np.ndarray, num_rows: int) -> np.ndarray:
-  """The middle rows, of workers spread over the trace's."""
+  """The middle rows, for workers spread over those of the trace."""
   rows, width = slowness.shape
   first = max(0, (rows - num_rows) // 2)
   picked = np.linspace(0, width - 1, straggler_bench.HOSTS).round().astype(int)
   part = slowness[first : first + num_rows, picked]
-  return part / part.min()  # The fastest has the whole share.
+  return part / part.min()  # The fastest has the full CPU share.
 
 
 class _Table:
-  """Emits lines, with the speed-up over static and LB-BSP of the same case."""
+  """Emits lines with the speed-up over static and LB-BSP in the same case."""
 
   def __init__(self, facts: dict[str, Any]):
     self._facts = facts

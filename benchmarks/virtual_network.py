@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network namespaces, rate limits and CPU quotas of virtual hosts on Linux.
 
-Used by `benchmarks.cluster`. All names begin with `antjax<pid>x<number>` of the
-process that owns them; nothing is made in the machine's own network namespace,
-so that neither its addresses nor its firewall matter:
+Used by `benchmarks.cluster`. All names start with `antjax<pid>x<number>` of the
+owning process. Nothing is created in the machine's own network namespace, so
+its addresses and firewall do not matter:
 
-  antjax<pid>x<k>sw     namespace with the bridge that joins the hosts
+  antjax<pid>x<k>sw     namespace with the bridge that connects the hosts
   antjax<pid>x<k>h<i>   namespace, /etc/netns folder and cgroup of host i
 
 `python -m benchmarks.virtual_network NAME` waits until its stdin ends and
-removes NAME: it is the guard that outlives an owner that was killed.
+removes NAME: it is the guard that outlives a killed owner.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ import time
 _NAME = re.compile(r'antjax(\d+)x\d+')
 _ETC = pathlib.Path('/etc/netns')
 _CPU_PERIOD_US = 20_000
-_MIN_CPU_QUOTA_US = 1000  # The kernel's.
+_MIN_CPU_QUOTA_US = 1000  # Minimum of the kernel.
 _KILL_WAIT_S = 10.0
-# A token bucket must hold a whole segment that the kernel hands over at once
-# (64 KiB), or it is cut up, which costs CPU time.
+# A token bucket must hold a whole segment of the kernel (64 KiB), or it is
+# split, which costs CPU time.
 _MIN_BURST_BYTES = 128 * 1024
 _BURST_S = 0.002
-# Where several hosts send to one, packets wait this long before they are lost.
+# If several hosts send to one, packets wait this long before they are lost.
 _QUEUE_S = 0.1
 
 
@@ -50,7 +50,7 @@ def namespace(name: str, host: int) -> str:
 
 
 def sent_bytes() -> int:
-  """Bytes that the host sent through its uplink; call it on the host."""
+  """Bytes sent by the host through its uplink; call it on the host."""
   for line in pathlib.Path('/proc/net/dev').read_text().splitlines():
     device, _, numbers = line.strip().partition(':')
     if device == 'eth0':
@@ -59,7 +59,7 @@ def sent_bytes() -> int:
 
 
 def missing() -> str | None:
-  """One line that says why this machine cannot play hosts; None if it can."""
+  """Reason, in one line, why virtual hosts are impossible here, or None."""
   if not sys.platform.startswith('linux'):
     return f'virtual hosts need Linux; this is {sys.platform}.'
   if os.geteuid() != 0:
@@ -79,10 +79,10 @@ def missing() -> str | None:
 
 
 def create(name: str, num_hosts: int, uplink_mbps: float | None) -> None:
-  """Makes the switch and the hosts, each behind its own uplink.
+  """Creates the switch and the hosts, each with its own uplink.
 
   Raises:
-    RuntimeError: `ip` or `tc` refused.
+    RuntimeError: `ip` or `tc` failed.
   """
   switch = f'{name}sw'
   _call('ip', 'netns', 'add', switch)
@@ -94,7 +94,7 @@ def create(name: str, num_hosts: int, uplink_mbps: float | None) -> None:
     _call('ip', 'netns', 'add', inside)
     end = ('peer', 'name', 'eth0', 'netns', inside)
     _call('ip', '-n', switch, 'link', 'add', port, 'type', 'veth', *end)
-    # No chatter of IPv6: byte counters see only the job.
+    # No IPv6 traffic, so that byte counters see only the job.
     _call('ip', '-n', inside, 'link', 'set', 'eth0', 'addrgenmode', 'none')
     _call('ip', '-n', switch, 'link', 'set', port, 'addrgenmode', 'none')
     _call('ip', '-n', switch, 'link', 'set', port, 'master', 'bridge0', 'up')
@@ -108,7 +108,7 @@ def create(name: str, num_hosts: int, uplink_mbps: float | None) -> None:
 
 
 def new_name() -> str:
-  """A name of this process that nothing bears yet."""
+  """An unused name of this process."""
   taken = _existing_names()
   number = 0
   while (name := f'antjax{os.getpid()}x{number}') in taken:
@@ -124,12 +124,12 @@ def start_guard(name: str) -> subprocess.Popen[bytes]:
     stdin=subprocess.PIPE,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
-    start_new_session=True,  # A terminal's Ctrl-C is not for it.
+    start_new_session=True,  # Shields it from a terminal's Ctrl-C.
   )
 
 
 def cpu_cgroup(name: str, host: int) -> pathlib.Path:
-  """Makes a host's CPU cgroup; write a pid to its `cgroup.procs` to join."""
+  """Creates a host's CPU cgroup; write a pid to its `cgroup.procs` to join."""
   found = _cpu_controller()
   if found is None:
     raise RuntimeError(
@@ -152,7 +152,7 @@ def cpu_cgroup(name: str, host: int) -> pathlib.Path:
 
 
 def set_cpu_quota(cgroup: pathlib.Path, num_cores: float | None) -> None:
-  """Caps what all processes of a cgroup may use; None lifts the cap."""
+  """Caps the CPU of all processes of a cgroup; None removes the cap."""
   quota, period = -1, _CPU_PERIOD_US
   if num_cores is not None:
     period = max(period, math.ceil(_MIN_CPU_QUOTA_US / num_cores))
@@ -161,13 +161,13 @@ def set_cpu_quota(cgroup: pathlib.Path, num_cores: float | None) -> None:
     text = 'max' if quota < 0 else str(quota)
     (cgroup / 'cpu.max').write_text(f'{text} {period}')
     return
-  (cgroup / 'cpu.cfs_quota_us').write_text('-1')  # Else it may not fit.
+  (cgroup / 'cpu.cfs_quota_us').write_text('-1')  # Else it may be invalid.
   (cgroup / 'cpu.cfs_period_us').write_text(str(period))
   (cgroup / 'cpu.cfs_quota_us').write_text(str(quota))
 
 
 def remove(name: str) -> None:
-  """Ends all processes in the hosts of `name` and removes what it made."""
+  """Ends all processes in the hosts of `name` and removes the hosts."""
   spaces = [space for space in _namespaces() if _is_part(space, name)]
   end = time.monotonic() + _KILL_WAIT_S
   while pids := [pid for space in spaces for pid in _pids(space)]:
@@ -181,17 +181,17 @@ def remove(name: str) -> None:
     _try('ip', 'netns', 'del', space)
   for folder in _folders(_ETC, name):
     shutil.rmtree(folder, ignore_errors=True)
-  with contextlib.suppress(OSError):  # Others have folders there.
+  with contextlib.suppress(OSError):  # Others may have folders there.
     _ETC.rmdir()
   found = _cpu_controller()
   for folder in _folders(found[0], name) if found else []:
-    # Gone already, or a process is still dying: a later start sweeps.
+    # Already gone, or a process is still dying: a later start sweeps.
     with contextlib.suppress(OSError):
       folder.rmdir()
 
 
 def sweep() -> list[str]:
-  """Removes what owners that died left behind; returns their names."""
+  """Removes leftovers of dead owners; returns their names."""
   dead = []
   for name in sorted(_existing_names()):
     match = _NAME.fullmatch(name)
@@ -215,7 +215,7 @@ def _is_part(part: str, name: str) -> bool:
 
 
 def _folders(root: pathlib.Path, name: str | None = None) -> list[pathlib.Path]:
-  """Folders of ours in `root`; those of `name` alone if it is given."""
+  """Our folders in `root`, or only those of `name` if given."""
   return [
     path
     for path in root.glob('antjax*')
@@ -224,7 +224,7 @@ def _folders(root: pathlib.Path, name: str | None = None) -> list[pathlib.Path]:
 
 
 def _start_ticks(pid: int) -> str | None:
-  """When a process began; tells it from a later one of the same number."""
+  """Start time of a process, to distinguish reuses of its pid."""
   try:
     stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
   except OSError:
@@ -241,12 +241,12 @@ def _is_owner_alive(name: str, pid: int) -> bool:
     except OSError:
       continue
     if ticks is not None and f'started at {ticks}\n' not in text:
-      return False  # Another process has the number now.
+      return False  # The pid was reused.
   return ticks is not None
 
 
 def _write_hosts_file(space: str, host: int) -> None:
-  """Makes the machine's name mean the host's address: gloo binds to it."""
+  """Maps the machine's name to the host's address, to which gloo binds."""
   folder = _ETC / space
   folder.mkdir(parents=True, exist_ok=True)
   pid = os.getpid()
@@ -305,7 +305,7 @@ def _call(*command: str) -> str:
 
 
 def _try(*command: str) -> str:
-  """What a command prints; '' where it fails."""
+  """Output of a command; '' if it fails."""
   with contextlib.suppress(RuntimeError):
     return _call(*command)
   return ''

@@ -9,8 +9,8 @@ behavior, is the output for its text, '[UNK]'.
 
 A folder:
 
-  manifest.json    inputs of the rows, and the files that hold them parts/
-  the files, see `store_rows`
+  manifest.json    inputs of the rows, and the files that hold them
+  parts/           the files, see `store_rows`
 
 Each build writes its own files and then replaces the manifest. So readers, who
 rely only on the manifest, see complete rows, whatever runs or was killed, and a
