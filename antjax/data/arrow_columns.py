@@ -17,16 +17,13 @@ from antjax.shards.record_source import RecordBlock
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-  """A column of N records, without empty values.
+  """A column of N records, without empty values."""
 
-  Attributes:
-    values: [N] of scalars; of lists, the rows of all records [R] or [R, K].
-    offsets: Offsets of the rows of each record, [N + 1]; None for scalars.
-    lengths: Values in each row of lists of lists without a width, [R].
-  """
-
+  # [N] of scalars; of lists, the rows of all records [R] or [R, K].
   values: Any
+  # Offsets of the rows of each record, [N + 1]; None for scalars.
   offsets: np.ndarray | None = None
+  # Values in each row of lists of lists without a width, [R].
   lengths: np.ndarray | None = None
 
   def record(self, index: int) -> Any:

@@ -126,20 +126,16 @@ def moment(text: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-  """What is to be written.
+  """What is to be written."""
 
-  Attributes:
-    table: Examples of all splits, in the order of `ORDER`; `split` is the place
-      in `SPLITS`.
-    events: History -> table (behavior), in the order of users and time.
-    id_maps: 'user', 'item' and names of features -> table (name, id).
-    num_short: Drawn items that are lacking, as none was found.
-  """
-
+  # Examples of all splits, in the order of `ORDER`; `split` is the place in
+  # `SPLITS`.
   table: ir.Table
+  # History -> table (behavior), in the order of users and time.
   events: Mapping[str, ir.Table]
+  # 'user', 'item' and names of features -> table (name, id).
   id_maps: Mapping[str, ir.Table]
-  num_short: int
+  num_short: int  # Drawn items that are lacking, as none was found.
 
 
 def _is_in_time(rows: ir.Table) -> bool:

@@ -28,18 +28,14 @@ _CACHED_PIECES, _CACHED_TEXTS = 1 << 16, 1 << 14
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-  """All behaviors of a source, before they have ids.
+  """All behaviors of a source, before they have ids."""
 
-  Attributes:
-    titles: (raw, title, cut, count): normalized text of each item text.
-    pieces: For each long text and bag: (row, texts, num_dropped, num_cut).
-    distinct: (text, count): what the vocabulary has to hold.
-    counts: For `dataset.json`: what was cut, dropped or empty.
-  """
-
+  # (raw, title, cut, count): normalized text of each item text.
   titles: ir.Table
+  # For each long text and bag: (row, texts, num_dropped, num_cut).
   pieces: tuple[ir.Table, ...]
-  distinct: ir.Table
+  distinct: ir.Table  # (text, count): what the vocabulary has to hold.
+  # For `dataset.json`: what was cut, dropped or empty.
   counts: Mapping[str, int]
 
   @property

@@ -46,23 +46,14 @@ _COUNTS = {'id': Field('int32'), 'count': Field('int64')}
 
 @dataclasses.dataclass(frozen=True)
 class Append:
-  """What one append did.
+  """What one append did."""
 
-  Attributes:
-    source: Fingerprint of the data; data with the same one are added once.
-    number: Number in the names of the files.
-    first: First id that is new.
-    num_new: Texts that are new.
-    num_events: Occurrences that were counted.
-    num_bytes: Size of both files.
-  """
-
-  source: str
-  number: int
-  first: int
-  num_new: int
-  num_events: int
-  num_bytes: tuple[int, int]
+  source: str  # Fingerprint of the data; data with the same one are added once.
+  number: int  # Number in the names of the files.
+  first: int  # First id that is new.
+  num_new: int  # Texts that are new.
+  num_events: int  # Occurrences that were counted.
+  num_bytes: tuple[int, int]  # Size of both files.
 
   @property
   def files(self) -> tuple[str, str]:

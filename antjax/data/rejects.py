@@ -15,21 +15,13 @@ _MAX_TEXT = 2000  # Characters of a malformed line to list.
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-  """A row that is set aside.
+  """A row that is set aside."""
 
-  Attributes:
-    line: Line of the file in which it begins, from 1; of a table, the row.
-    column: Column at fault, '' for the row as a whole.
-    reason: One word, to count by.
-    message: Description of what is wrong.
-    text: The line, '' where there is none.
-  """
-
-  line: int
-  column: str
-  reason: str
-  message: str
-  text: str = ''
+  line: int  # Line of the file in which it begins, from 1; of a table, the row.
+  column: str  # Column at fault, '' for the row as a whole.
+  reason: str  # One word, to count by.
+  message: str  # Description of what is wrong.
+  text: str = ''  # The line, '' where there is none.
 
 
 class Rejects:

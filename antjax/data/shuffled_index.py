@@ -33,16 +33,11 @@ class Order:
   permutation is a Feistel network over the next power of 4, walked until it is
   inside (Black and Rogaway 2002, https://doi.org/10.1007/3-540-45760-7_9); it
   mixes well and is no cipher.
-
-  Attributes:
-    num_records: N.
-    seed: Seed of the order.
-    window: Records that are permuted among each other.
   """
 
-  num_records: int
-  seed: int
-  window: int = 1 << 22
+  num_records: int  # N.
+  seed: int  # Seed of the order.
+  window: int = 1 << 22  # Records that are permuted among each other.
 
   def __call__(self, places: np.ndarray) -> np.ndarray:
     """int64 numbers of the records at `places`, of the same shape.

@@ -33,25 +33,19 @@ _ARROW = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
-  """What a column has to hold.
+  """What a column has to hold."""
 
-  Attributes:
-    kind: Type; 'time' is a text as `seconds_of` reads it, and becomes
-      int64 seconds.
-    empty: Number that an empty field means, or None where an empty number
-      is malformed. For a 'time', seconds that replace unreadable times.
-    values: The only texts that it may hold; () allows all.
-    is_needed: Whether a text must not be blank.
-    limit: Numbers must be below it in size.
-    separator: Text between the values of a field, '' for one value. The column
-      becomes lists of texts.
-  """
-
+  # Type; 'time' is a text as `seconds_of` reads it, and becomes int64 seconds.
   kind: Kind = 'string'
+  # Number that an empty field means, or None where an empty number is
+  # malformed. For a 'time', seconds that replace unreadable times.
   empty: float | None = None
+  # The only texts that it may hold; () allows all.
   values: tuple[str, ...] = ()
-  is_needed: bool = False
-  limit: float = math.inf
+  is_needed: bool = False  # Whether a text must not be blank.
+  limit: float = math.inf  # Numbers must be below it in size.
+  # Text between the values of a field, '' for one value. The column becomes
+  # lists of texts.
   separator: str = ''
 
   @property

@@ -84,19 +84,12 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Spans:
-  """Records as spans of sorted rows, in rising order.
+  """Records as spans of sorted rows, in rising order."""
 
-  Attributes:
-    task: Task id, int32 [M].
-    start: First row, int64 [M].
-    stop: One past the last row, int64 [M].
-    num_query: Number of last rows that are the query, int32 [M].
-  """
-
-  task: np.ndarray
-  start: np.ndarray
-  stop: np.ndarray
-  num_query: np.ndarray
+  task: np.ndarray  # Task id, int32 [M].
+  start: np.ndarray  # First row, int64 [M].
+  stop: np.ndarray  # One past the last row, int64 [M].
+  num_query: np.ndarray  # Number of last rows that are the query, int32 [M].
 
   def __len__(self) -> int:
     return len(self.task)

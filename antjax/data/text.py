@@ -36,17 +36,11 @@ _READ_ROWS = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-  """Something that was not read.
+  """Something that was not read."""
 
-  Attributes:
-    path: File.
-    record: Row or paragraph in it, from 0; None for the whole file.
-    reason: Reason, in a few words.
-  """
-
-  path: str
-  record: int | None
-  reason: str
+  path: str  # File.
+  record: int | None  # Row or paragraph in it, from 0; None for the whole file.
+  reason: str  # Reason, in a few words.
 
 
 class DocumentReader:

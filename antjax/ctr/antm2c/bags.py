@@ -40,19 +40,12 @@ class Uses:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bag:
-  """A sequence as a bag of ids.
+  """A sequence as a bag of ids."""
 
-  Attributes:
-    sequence: Number of the sequence.
-    ids_V: int32, behavior -> its id; -1: too rare.
-    num_ids: Number of ids.
-    max_pieces: Maximum number of values used, the newest.
-  """
-
-  sequence: int
-  ids_V: np.ndarray
-  num_ids: int
-  max_pieces: int
+  sequence: int  # Number of the sequence.
+  ids_V: np.ndarray  # int32, behavior -> its id; -1: too rare.
+  num_ids: int  # Number of ids.
+  max_pieces: int  # Maximum number of values used, the newest.
 
   @classmethod
   def fit(

@@ -15,18 +15,12 @@ _LEAST = 1 << 20  # Number of values merged at once.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cross:
-  """Two id columns combined to one.
+  """Two id columns combined to one."""
 
-  Attributes:
-    left: Name of a column.
-    right: Name of another column.
-    num_right: Number of ids of the latter.
-    codes_V: int64, ascending: pairs with a row, left * num_right + right.
-  """
-
-  left: str
-  right: str
-  num_right: int
+  left: str  # Name of a column.
+  right: str  # Name of another column.
+  num_right: int  # Number of ids of the latter.
+  # int64, ascending: pairs with a row, left * num_right + right.
   codes_V: np.ndarray
 
   @classmethod

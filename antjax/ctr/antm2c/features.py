@@ -21,15 +21,10 @@ _TITLES = 2  # Padding and the unknown title keep their ids.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frequent:
-  """Ids with their own rows; rare ids share the unknown row.
+  """Ids with their own rows; rare ids share the unknown row."""
 
-  Attributes:
-    ids_V: int32, id in the data -> id in the model.
-    num_ids: Number of ids in the model.
-  """
-
-  ids_V: np.ndarray
-  num_ids: int
+  ids_V: np.ndarray  # int32, id in the data -> id in the model.
+  num_ids: int  # Number of ids in the model.
 
   @classmethod
   def fit(
@@ -57,19 +52,14 @@ class Frequent:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClickFeatures:
-  """The id columns and the numbers of clicks.
+  """The id columns and the numbers of clicks."""
 
-  Attributes:
-    num_ids: Id column -> number of its ids, for user, item, title and fields.
-    frequent: Id column -> its frequent ids, if rare ones are merged.
-    crosses: Pairs of columns.
-    numbers: Numeric columns.
-  """
-
+  # Id column -> number of its ids, for user, item, title and fields.
   num_ids: Mapping[str, int]
+  # Id column -> its frequent ids, if rare ones are merged.
   frequent: Mapping[str, Frequent]
-  crosses: tuple[Cross, ...]
-  numbers: Numbers
+  crosses: tuple[Cross, ...]  # Pairs of columns.
+  numbers: Numbers  # Numeric columns.
 
   @classmethod
   def fit(

@@ -76,16 +76,12 @@ def ways(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Numbers:
-  """Transformation of numeric columns, fitted on training data.
+  """Transformation of numeric columns, fitted on training data."""
 
-  Attributes:
-    ways: Column -> `Way`.
-    edges: Column of bins -> ascending upper bounds of all bins but the last.
-    standardizer: Standardizer of the other columns; None: no such columns.
-  """
-
-  ways: Mapping[str, str]
+  ways: Mapping[str, str]  # Column -> `Way`.
+  # Column of bins -> ascending upper bounds of all bins but the last.
   edges: Mapping[str, np.ndarray]
+  # Standardizer of the other columns; None: no such columns.
   standardizer: Standardizer | None
 
   @classmethod

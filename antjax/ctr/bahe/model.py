@@ -125,25 +125,16 @@ class Head(nnx.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BehaviorSizes:
-  """Sizes of the data that the model depends on.
+  """Sizes of the data that the model depends on."""
 
-  Attributes:
-    history_lengths: M of each sequence.
-    num_users: Number of users, including the unknown one (0).
-    num_items: Number of items.
-    num_behaviors: Number of rows of the vocabulary.
-    columns: Name of an id column -> number of its ids.
-    num_numeric: Number of numeric features.
-    user_vector_dim: Width of user vectors, X; 0: no user vectors.
-  """
-
-  history_lengths: tuple[int, ...]
-  num_users: int = 0
-  num_items: int = 0
-  num_behaviors: int = 0
+  history_lengths: tuple[int, ...]  # M of each sequence.
+  num_users: int = 0  # Number of users, including the unknown one (0).
+  num_items: int = 0  # Number of items.
+  num_behaviors: int = 0  # Number of rows of the vocabulary.
+  # Name of an id column -> number of its ids.
   columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  num_numeric: int = 0
-  user_vector_dim: int = 0
+  num_numeric: int = 0  # Number of numeric features.
+  user_vector_dim: int = 0  # Width of user vectors, X; 0: no user vectors.
 
   @property
   def num_sequences(self) -> int:

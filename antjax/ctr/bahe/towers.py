@@ -29,19 +29,14 @@ from antjax.lm.token_cache import TokenCache
 
 
 class Encoded(NamedTuple):
-  """Vectors of texts.
+  """Vectors of texts."""
 
-  Attributes:
-    user_BF: Vectors of a user's sequences, concatenated: F = N D.
-    title_BD: Vectors of the items' titles.
-    history_BNMD: One vector per behavior, for heads that attend to them; None
-      if the tower has none.
-    is_there_BNM: bool, False for padding; None if `history_BNMD` is None.
-  """
-
-  user_BF: jax.Array
-  title_BD: jax.Array
+  user_BF: jax.Array  # Vectors of a user's sequences, concatenated: F = N D.
+  title_BD: jax.Array  # Vectors of the items' titles.
+  # One vector per behavior, for heads that attend to them; None if the tower
+  # has none.
   history_BNMD: jax.Array | None = None
+  # bool, False for padding; None if `history_BNMD` is None.
   is_there_BNM: jax.Array | None = None
 
 
