@@ -105,13 +105,9 @@ def write(
   image_size: int = 32,
   progress: Callable[[str], None] = lambda text: None,
 ) -> list[pathlib.Path]:
-  """Makes the folder of the module's docstring.
+  """Makes the folder of the module's docstring; it must not exist, or be empty.
 
-  Args:
-    out: Folder to make; it must not exist, or be empty.
-    config: Settings of the synthetic data.
-    image_size: Pixels each way, a multiple of 8; 0 makes no images.
-    progress: Function called with a text at the start of each file.
+  `image_size` is pixels each way, a multiple of 8; 0 makes no images.
 
   Returns:
     The parts.

@@ -39,12 +39,10 @@ class _Column:
 def records_from_arrow(
   table: pa.Table, widths: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-  """Turns Arrow columns into records, one dict a row.
+  """Turns columns of numbers, texts, lists, or lists of lists into records.
 
-  Args:
-    table: Columns of numbers, texts, lists of numbers, or lists of such lists.
-    widths: Column -> width that the inner lists of a list of lists are padded
-      to with -1; without an entry each record has its own longest list's.
+  The inner lists of a column in `widths` are padded to its width with -1;
+  without an entry each record has its own longest list's.
 
   Raises:
     ValueError: A value is empty, or a list longer than its width.

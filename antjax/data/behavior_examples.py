@@ -158,14 +158,9 @@ def build(
 ) -> Examples:
   """Codes rows, ranges their histories, splits them, draws negatives.
 
-  Args:
-    stored: Intermediate tables, which outlive the result.
-    rows: Columns of `layout`, with `title`, the int32 id of the text.
-    layout: Layout of the rows.
-    config: Settings of the examples, with a `split` that is not auto.
-    progress: Function called with a text at the start of each step.
-    known_ids: Name, as in `Examples.id_maps`, -> table (value, id) of an
-      earlier day, whose values keep their ids.
+  `rows` have the columns of `layout` and `title`, the int32 id of the text; the
+  config's `split` is not auto. `known_ids` are name, as in `Examples.id_maps`,
+  -> table (value, id) of an earlier day, whose values keep their ids.
   """
   if config.user_share < 1:
     progress('drawing users')

@@ -40,8 +40,8 @@ def draw(
     seed: Seed of the draws.
 
   Returns:
-    A table with the columns of `positives`: those of the event, but with the
-    drawn item, its title and features, label 0 and `draw` from 1.
+    The columns of `positives`: those of the event, but with the drawn item, its
+    title and features, label 0 and `draw` from 1.
   """
   items = stored('items', _items(rows, positives, item_columns))
   domains = items.group_by('domain').agg(

@@ -95,12 +95,8 @@ def collect(
 ) -> Texts:
   """Normalises and splits the texts of all rows.
 
-  Args:
-    stored: Intermediate tables, which outlive the result.
-    rows: With `row`, `text` and text_0, text_1, ...
-    layout: Layout of the rows.
-    normalizer: Applied to all texts.
-    splitter: Splits long texts; its `max_chars` holds for titles too.
+  `rows` have `row`, `text` and text_0, text_1, ... The normalizer is applied to
+  all texts; `max_chars` of the splitter holds for titles too.
   """
   con, whole = stored.con, dataclasses.replace(splitter, max_chars=0)
   raw = rows.group_by(raw='text').agg(count=rows.count())

@@ -18,7 +18,7 @@ PART = '\x1f'  # Between values: no text has a control character.
 
 @dataclasses.dataclass(frozen=True)
 class RowLayout:
-  """What the rows hold beside `user`, `item`, `time`, `row`, `text`, `label`."""
+  """Columns of rows beside user, item, time, row, text and label."""
 
   # Values of the column `history`: the sequence an event joins.
   histories: tuple[str, ...]

@@ -199,15 +199,11 @@ def append(
   normalizer: str,
   source: str,
 ) -> BehaviorVocabulary:
-  """Adds the texts of a data set to a vocabulary, or makes it.
+  """Adds texts (text, count int64) to a vocabulary, or makes it.
 
-  Args:
-    con: Engine that holds `texts`.
-    folder: Folder of the vocabulary; need not exist.
-    texts: (text, count int64): distinct normalized texts, none of them empty.
-    normalizer: Name of their normalizer, see `behavior_text`.
-    source: Fingerprint of the data set. If it was added before, nothing is
-      done, so that a run may be repeated.
+  They are distinct, normalized by the normalizer of that name, and none is
+  empty. Data of a `source`, a fingerprint, are added once, so that a run may be
+  repeated.
 
   Raises:
     ValueError: The vocabulary has another normalizer.

@@ -281,12 +281,8 @@ def read_blocks(
 ) -> Iterator[TextBlock]:
   """Yields the blocks of a file, the header among the records of the first.
 
-  Args:
-    path: Text file, with or without a byte order mark; it may be packed, see
-      `PACKED`.
-    dialect: Dialect of its records.
-    block_bytes: Bytes to read at a time.
-    max_record_bytes: A quote that is open for longer is a fault.
+  The file may begin with a byte order mark, and be packed, see `PACKED`. A
+  quote that is open for more than `max_record_bytes` is a fault.
 
   Raises:
     FileNotFoundError: No such file.

@@ -74,13 +74,8 @@ class Rejects:
   ) -> None:
     """Refuses too many rows of a file; else warns of any, at its end.
 
-    Args:
-      where: As `add` was told.
-      num_bad: Rows of it that were set aside.
-      num_rows: All its rows, so far.
-      most: At most so many it has, if it is not at its end.
-      why: What was wrong with how many.
-      unit: Name of its rows.
+    Before its end the file has `most` rows at most. `why` says what was wrong
+    with how many, and `unit` what its rows are.
 
     Raises:
       ValueError: There are more than `max_share`.

@@ -126,12 +126,8 @@ class ShuffledBlocks:
   ):
     """Reads nothing yet.
 
-    Args:
-      num_records: N.
-      columns: Reads the records start <= index < stop; None: their numbers,
-        the column 'index', are all there is.
-      seed: Seed of the order.
-      block_size: Records of a block. What is left of the last one stays last.
+    `columns` reads the records start <= index < stop; None: their numbers, the
+    column 'index', are all there is. What is left of the last block stays last.
     """
     self._num_records, self._columns = num_records, columns
     self._size = block_size

@@ -102,13 +102,9 @@ def decoded(name: str, values: pa.BinaryArray, faults: Faults) -> pa.Array:
 def typed(
   name: str, values: pa.Array, column: Column, faults: Faults
 ) -> tuple[pa.Array, int]:
-  """Returns a typed column, and how many values were filled in.
+  """Returns a typed column, and how many of its values were filled in.
 
-  Args:
-    name: Name of the column.
-    values: Texts, or numbers, nulls or lists of a Parquet file, [n].
-    column: Column that they must conform to.
-    faults: Receives the rows that do not; their value is arbitrary.
+  Rows that do not conform go to `faults`; their value is arbitrary.
 
   Raises:
     ValueError: The column as a whole is of a type that cannot be one of `kind`.

@@ -103,11 +103,7 @@ def training(
 ) -> Spans:
   """Cuts all but the queries of the chosen tasks into records.
 
-  Args:
-    num_rows: Rows of each task, [N].
-    num_test: How many of its last ones are queries, [N].
-    is_chosen: Whether a task is trained on, bool [N].
-    config: How the rows of a task are cut.
+  Tasks [N] have `num_rows` rows, of which the last `num_test` are queries.
   """
   size = np.where(is_chosen, num_rows - num_test, 0)
   return _cut(np.cumsum(num_rows) - num_rows, size, config.max_rows)
@@ -152,14 +148,11 @@ def record_batches(
   columns: Sequence[str],
   values: Mapping[str, pathlib.Path] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-  """Streams the records of spans.
+  """Streams the records of spans, which rise in start and stop.
 
-  Args:
-    sorted_rows: Parquet file, or folder of files in the order of their names.
-    spans: Records, in rising order of start and stop.
-    columns: Columns of the sorted rows.
-    values: Column that holds how many values a row has -> Parquet file, or
-      folder of files, with these in a column of that name, row by row.
+  `sorted_rows` is a Parquet file, or a folder of files in the order of their
+  names. A column in `values` says how many values a row has; its files have
+  these in a column of that name, row by row.
 
   Yields:
     Batches of records: 'task', 'num_query' and a list for each column, of lists

@@ -58,15 +58,9 @@ def read(
 ) -> RowCounts:
   """Writes the good rows of all files to Parquet files; see `row_writer.write`.
 
-  Args:
-    files: Text files, read in this order; they may be packed.
-    layout: Layout of each file.
-    folder: Existing folder for the Parquet files.
-    rejects: Lists rows that are set aside, and refuses too many of them.
-    block_bytes: Bytes of a block: a few megabytes, so that the next step finds
-      in a processor's cache what the last one wrote there.
-    max_record_bytes: A quote that is open for longer is never closed.
-    **options: Of `row_writer.write`.
+  Blocks have a few megabytes, so that the next step finds in a processor's
+  cache what the last one wrote there. A quote that is open for more than
+  `max_record_bytes` is never closed.
 
   Raises:
     ValueError: A file has another header, or too many rows are set aside.

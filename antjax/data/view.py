@@ -71,17 +71,10 @@ def make(
   overwrite: bool = False,
   progress: Progress = lambda text: None,
 ) -> tuple[dict[str, Any], bool]:
-  """Makes the folder of a view, unless it is there.
+  """Makes the folder of a view of the events in a folder, unless it is there.
 
-  Args:
-    view: View to make.
-    out: Folder to make; intermediate files are beside it.
-    events: Folder of the events, from `events.write`.
-    schema: Schema of their columns.
-    engine: Engine that sorts, joins and groups; it does not change the files.
-    file_format: Format of the record files.
-    overwrite: Replace a view made with other settings.
-    progress: Function called with a text at the start of each step.
+  The engine, which sorts, joins and groups, does not change the files. With
+  `overwrite` a view made with other settings is replaced.
 
   Returns:
     The content of `dataset.json`, and whether it was made now.
