@@ -73,11 +73,8 @@ class TextMaker:
   ):
     """Reads nothing yet.
 
-    Args:
-      cache: Tokens of the items; row 0, the padding, has no tokens.
-      marks: Marks of the model's family.
-      max_title_tokens: Maximum number of tokens of an item, then truncated.
-      max_tokens: Maximum number of tokens of a text.
+    Texts have at most `max_tokens`, of which an item has `max_title_tokens`.
+    Row 0 of the cache, the padding, has no tokens.
 
     Raises:
       ValueError: There is no room beside the marks.

@@ -109,9 +109,7 @@ def _rate(
 def best_rule(view: ClusterView, total: int) -> Verdict | None:
   """Plays the rules over the recorded speeds; None: too little is recorded.
 
-  Args:
-    view: View of the job.
-    total: Micro-batches of a step.
+  A step has `total` micro-batches.
   """
   times = speeds(view)
   if times is None or len(times) < _MIN_SLICES or not total:

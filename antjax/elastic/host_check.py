@@ -41,13 +41,9 @@ class HostCheck:
   ):
     """Measures nothing yet.
 
-    Args:
-      command: The program that measures the host, with its arguments.
-      env: Environment of the program.
-      guard: Guard that ends it if this process dies.
-      address: Address at which other hosts reach this one.
-      say: Function that shows a message to users.
-      timeout_s: Seconds after which the program has failed.
+    `command` and `env` are of the program that measures the host, which the
+    guard ends if this process dies and which has failed after `timeout_s`.
+    Other hosts reach this one at `address`; `say` shows a message to users.
     """
     self._command, self._env, self._guard = command, env, guard
     self._say, self._timeout_s = say, timeout_s

@@ -112,11 +112,7 @@ class JobState:
     return max(1.0, sum(ran) / faults) if faults else 0.0
 
   def quick_faults(self, healthy_s: float) -> int:
-    """Number of the last faults in a row, the generations between them short.
-
-    Args:
-      healthy_s: Seconds after which a generation is not short.
-    """
+    """Number of the last faults in a row, each within `healthy_s`."""
     in_a_row = 0
     for record in reversed(self.history):
       ended = record.ended_unix_s

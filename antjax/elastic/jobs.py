@@ -171,11 +171,9 @@ class Jobs:
   def recovery(
     self, head: pb.Head, generation: int = 0
   ) -> pb.RecoverJob | None:
-    """Returns what is to be decided where who asks knows more than the journal.
+    """Returns what to decide where who asks knows more than the journal.
 
-    Args:
-      head: Head of a request.
-      generation: Generation that the request says runs or ran there.
+    `generation` is the one that the request says runs or ran there.
     """
     job = self.job(head.job)
     gone = head.revision - job.revision
@@ -214,10 +212,8 @@ class Jobs:
   def decide(self, message: Message, now: float) -> bool:
     """Applies a decision of the coordinator at a Unix time.
 
-    Args:
-      message: One of DECISIONS, or an OperateRequest of the controller, which
-        has no sequence number.
-      now: Unix time.
+    It is one of DECISIONS, or an OperateRequest of the controller, which has no
+    sequence number.
 
     Returns:
       Whether the state has changed: not if the decision came too late.

@@ -189,12 +189,9 @@ class WorkerRecord:
     return (beat.step, beat.loss) if beat.HasField('loss') else None
 
   def record(self, time: pb.BatchTime, now: float, usual: Usual) -> bool:
-    """Takes in a step; False: it was known, or no clock can say it.
+    """Takes in a step, beside the others' usual one, reported `now`.
 
-    Args:
-      time: Times of the step.
-      now: Time of the report.
-      usual: What the others take.
+    False: it was known, or no clock can say it.
     """
     last = self._last_step
     if not _is_sound(time) or (
@@ -271,12 +268,8 @@ class WorkerRecord:
   ) -> WorkerView:
     """Measures it; returns all figures, the state being the last verdict.
 
-    Args:
-      name: Name of the worker.
-      quota: Quota in the current plan; None: it does not name this worker.
-      default_quota: Quota of workers that no plan names.
-      kind_s_per_sample: Seconds per sample of its device kind, if known.
-      now: Time of the measurement.
+    The quota is that of the current plan; None: it does not name this worker.
+    `kind_s_per_sample` is known of its device kind, or None.
     """
     filled = [s for s in self.slices(now) if s.num_steps]
     oldest = self._config.number(now) - _SHORT_SLICES

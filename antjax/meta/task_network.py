@@ -47,16 +47,10 @@ class TaskNetwork(nnx.Module):
     num_outputs: int = 1,
     rngs: nnx.Rngs,
   ):
-    """Creates the layers.
+    """Creates the layers of the network of a name, see `load.load`.
 
-    Args:
-      name: Name of the network, see `load.load`.
-      config: Sizes of networks.
-      feature_dims: Feature -> width of its vector, in the order of the fields.
-      embedding_dim: Width of the fields.
-      num_numeric: Number of numeric inputs per row.
-      num_outputs: Number of outputs, of networks that support several.
-      rngs: Source of the initial weights.
+    `feature_dims` are feature -> width of its vector, in the order of the
+    fields; `num_numeric` are inputs per row.
 
     Raises:
       ValueError: Tasks do not meet a need of the network.

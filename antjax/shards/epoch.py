@@ -25,9 +25,8 @@ class Epoch:
   def __init__(self, status: bytes, order_fn: Callable[[], np.ndarray] | None):
     """Nothing is leased.
 
-    Args:
-      status: [S] What each position is.
-      order_fn: Computes the shard index at each position; None: in order.
+    `status` [S] is what each position is; `order_fn` computes the shard index
+    at each position, None: in order.
     """
     self._order_fn = order_fn
     self._order: np.ndarray | None = None

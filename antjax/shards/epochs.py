@@ -176,9 +176,7 @@ class Epochs:
   def _note(self, run: EpochRun, aside: dict[int, list[_Key]]) -> None:
     """Notes what a state says of epochs that have begun.
 
-    Args:
-      run: Epochs of the state.
-      aside: Keys of `set_aside`, by epoch; what is done is taken out.
+    `aside` has the keys of `set_aside` by epoch; what is done is taken out.
     """
     for one in self._over.between(run.start, run.stop):
       one.assigned = one.own & ~run.done

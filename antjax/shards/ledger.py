@@ -54,9 +54,7 @@ class Ledger:
   def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None = None):
     """Begins with all records of the first epoch to do.
 
-    Args:
-      spec: Spec of the data set.
-      share: (worker, num_workers) of a static share; None: no shares.
+    `share` is (worker, num_workers) of a static share; None: no shares.
 
     Raises:
       ValueError: The share is none, or there are fewer shards than workers.

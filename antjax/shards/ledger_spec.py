@@ -67,12 +67,7 @@ class LedgerSpec:
     return DataShard(index, start, stop, epoch)
 
   def unconsumed(self, shard: DataShard, bits: int) -> np.ndarray:
-    """Returns the records of a shard to read, in order.
-
-    Args:
-      shard: Shard of the data set.
-      bits: Bit set of its records that are consumed.
-    """
+    """Returns the records of a shard that are not in `bits`, in order."""
     order = np.arange(shard.start, shard.stop)
     if not self.is_stream:
       order = data_shard.record_order(

@@ -60,13 +60,9 @@ class Bag:
   ) -> Self:
     """Keeps the values with enough training clicks.
 
-    Args:
-      sequence: Number of the sequence.
-      events: Events of the sequence.
-      uses: Numbers of training clicks of the events.
-      num_behaviors: Number of behaviors, V.
-      min_count: Minimum number of training clicks of a value.
-      max_pieces: Maximum number of values to use, the newest.
+    `uses` are the numbers of training clicks of the events of a sequence, by
+    its number; a value needs `min_count`. Of a bag the newest `max_pieces`
+    values are used.
     """
     counts = np.zeros(num_behaviors)
     for part, clicks in uses.parts():

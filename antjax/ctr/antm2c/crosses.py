@@ -25,12 +25,10 @@ class Cross:
 
   @classmethod
   def fit(cls, text: str, chunks: Chunks, min_count: int) -> 'Cross':
-    """Collects the pairs of the training clicks.
+    """Collects the pairs of the training clicks of two columns, user*scenario.
 
-    Args:
-      text: Names of two columns, e.g. user*scenario.
-      chunks: Function that yields column -> training ids int [n], by chunks.
-      min_count: Minimum number of clicks of a pair with its own row.
+    `chunks` yields column -> training ids int [n]; a pair needs `min_count`
+    clicks for its own row.
 
     Raises:
       ValueError: `text` is not a pair, or names an unknown column.

@@ -30,12 +30,9 @@ class Frequent:
   def fit(
     cls, counts_V: np.ndarray, config: FieldConfig, *, num_fixed: int = 1
   ) -> Self:
-    """Keeps the ids with enough training clicks.
+    """Keeps the ids with enough training clicks, `counts_V`.
 
-    Args:
-      counts_V: Number of training clicks of each id.
-      config: Settings: `min_count`, and `hash_buckets` for rare ids.
-      num_fixed: Number of first ids that are kept; the last one is unknown.
+    The first `num_fixed` ids are kept; the last one of them is unknown.
     """
     is_kept, num_ids = counts_V >= config.min_count, len(counts_V)
     is_kept[:num_fixed] = False

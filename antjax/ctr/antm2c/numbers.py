@@ -94,11 +94,7 @@ class Numbers:
   ) -> Self:
     """Fits the numbers [N, K] of training, in the order of `ways`.
 
-    Args:
-      ways: Column -> `Way`.
-      chunks: Chunks of numbers [n, K], read once.
-      num_clicks: Number of clicks, N.
-      num_bins: Number of bins per column.
+    `chunks` are of [n, K], and read once.
     """
     found, kept = cls(ways, {}, None), list[np.ndarray]()
     every, start = max(1, num_clicks // _NUM_SORTED), 0

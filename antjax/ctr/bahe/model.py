@@ -147,13 +147,6 @@ class ClickModel(nnx.Module):
 
   The head's fields are ids and means of their histories; its dense inputs are
   texts and numbers. Models of ids only have no tower.
-
-  Attributes:
-    tower: Text encoder of the model; None: the model reads ids only.
-    head: The head.
-    head_config: Configuration of the head.
-    ids: Settings of id features.
-    sizes: Sizes of the data.
   """
 
   def __init__(

@@ -96,13 +96,6 @@ class SequenceEncoder(nnx.Module):
   is a sequence of one behavior, its title (Geng et al. 2024,
   https://arxiv.org/abs/2403.19347, section 3; the paper does not specify
   pooling, which is our choice).
-
-  Attributes:
-    high: The high half.
-    null: Vectors of empty sequences [N, D].
-    num_sequences: N.
-    pooling: Pooling of a sequence.
-    fusion: Fusion of users and items, 'late' or 'early'.
   """
 
   def __init__(
@@ -233,12 +226,6 @@ class DedupTower(SequenceEncoder):
   """Runs each distinct behavior of a part through the low half once.
 
   The result equals that of `StoreTower`, without a store.
-
-  Attributes:
-    low: The low half, frozen.
-    capacity: Largest number of distinct behaviors of a part, U, with padding.
-    num_tokens: Number of tokens of a behavior.
-    cache: Cache of the behaviors' tokens.
   """
 
   def __init__(

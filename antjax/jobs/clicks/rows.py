@@ -242,11 +242,8 @@ def trained_titles(
 ) -> np.ndarray:
   """Each title, int32 [V]; the unknown one for what training has not seen.
 
-  Args:
-    rows: Rows of training, which are added to the uses.
-    uses: Number of a sequence -> its uses, of all histories and of others.
-    histories: Number of a history -> its events.
-    num_behaviors: V.
+  Rows of training are added to the uses of all histories, and of others.
+  `histories` are number of a history -> its events.
   """
   is_seen = np.zeros(num_behaviors, bool)
   is_seen[[0, UNK]] = True
