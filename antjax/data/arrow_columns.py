@@ -27,7 +27,6 @@ class _Column:
   lengths: np.ndarray | None = None
 
   def record(self, index: int) -> Any:
-    """Returns the value of a record."""
     if self.offsets is None:
       return self.values[index]
     part = slice(self.offsets[index], self.offsets[index + 1])

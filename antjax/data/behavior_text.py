@@ -34,7 +34,6 @@ class Normalizer:
     return 'nfkc-lower-1' if self.lower else 'nfkc-1'
 
   def __call__(self, text: str) -> str:
-    """Returns the normalized text."""
     if not text.isascii():
       text = unicodedata.normalize('NFKC', text)
     if self.lower:

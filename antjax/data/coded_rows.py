@@ -108,7 +108,6 @@ class _Counts:
     return self._size
 
   def add(self, found: pa.StructArray) -> None:
-    """Adds the counts of a batch."""
     values, counts = found.flatten()
     if pa.types.is_dictionary(values.type):
       values = values.dictionary_decode()

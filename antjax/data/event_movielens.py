@@ -186,7 +186,6 @@ def _three_files(
 def _write(
   path: str | os.PathLike[str], allow_other_counts: bool, step: EventWriter
 ) -> dict[str, Any]:
-  """Writes rows, items and users."""
   if not path:
     step.progress(f'downloading {PACKAGE}')
     path = fetch(step.work)

@@ -34,7 +34,6 @@ class Rejects:
   """
 
   def __init__(self, path: str | os.PathLike[str], max_share: float = 0.001):
-    """Lists nothing yet."""
     self.path, self.max_share = pathlib.Path(path), max_share
     self.num_rows = 0
     self._first: dict[str, BadRow] = {}

@@ -65,7 +65,6 @@ class Parsed:
   size: int  # Size of this part of the file, in the unit of `RowSource.size`.
 
   def counts(self) -> RowCounts:
-    """Counts the rows."""
     rejected = collections.Counter(bad.reason for bad in self.bad)
     return RowCounts(self.table.num_rows + len(self.bad), rejected, self.filled)
 

@@ -92,7 +92,6 @@ class ShuffledIndex:
   """A source of `RecordBlock`s with the column 'index', numbers of records."""
 
   def __init__(self, num_records: int, *, seed: int):
-    """Keeps an `Order`."""
     self.order = Order(num_records, seed)
 
   def __len__(self) -> int:

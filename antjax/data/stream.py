@@ -89,7 +89,6 @@ class FileStream:
       return self._stops[-1], has_ended
 
   def read(self, start: int, stop: int) -> list[record_source.Record]:
-    """Returns the records start <= index < stop; see `RecordSource`."""
     if stop > len(self):
       self.poll()  # Another worker has seen more.
     if not 0 <= start <= stop <= len(self):

@@ -74,7 +74,6 @@ class Faults:
       self.of_row.setdefault(row, (column, reason, message(row)))
 
   def without(self, table: pa.Table) -> pa.Table:
-    """Returns the rows of a table that have no fault."""
     if not self.of_row:
       return table
     is_good = np.ones(table.num_rows, bool)

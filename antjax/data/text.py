@@ -200,7 +200,6 @@ class PackedSource:
     return -(-self.num_tokens // self._seq_len)
 
   def read(self, start: int, stop: int) -> list[Record]:
-    """Returns the sequences start <= index < stop, in order."""
     check_block('PackedSource', start, stop, len(self))
     if start == stop:
       return []

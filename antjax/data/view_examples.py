@@ -242,7 +242,6 @@ class ExampleView:
     }
 
   def tables(self, description: Mapping[str, Any]) -> list[view.Table]:
-    """The counts of each split."""
     heading = 'split,examples,label 1,new user,new item,empty,unknown ids'
     return [view.split_counts(heading, description)]
 

@@ -149,7 +149,6 @@ class Controller:
     return failure
 
   def forget_job(self, job: str) -> None:
-    """Drops a job that is over."""
     self._jobs.pop(job, None)
 
   def _waiting(self, view: ClusterView) -> str:

@@ -264,7 +264,6 @@ class Coordinator:
         self.writer.decide(pb.OperateRequest(head=head, action='restart'))
 
   def tick(self) -> None:
-    """Decides about every job, once."""
     now = self._clock()
     self._beaten = {
       name: at for name, at in self._beaten.items() if now - at < _BEATEN_S

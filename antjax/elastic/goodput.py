@@ -36,7 +36,6 @@ class Goodput:
     self._jobs: dict[str, _Time] = {}
 
   def note(self, beat: pb.HeartbeatRequest, now: float) -> None:
-    """Takes in a heartbeat."""
     head = beat.head
     job = self._jobs.get(head.job)
     if job is None:

@@ -60,7 +60,6 @@ class HostCheck:
       say(f'no other host can measure the link to here: {error}.')
 
   def message(self) -> pb.NodeCheck:
-    """Returns what is known now."""
     with self._lock:
       copy = _Check()
       copy.CopyFrom(self._message)
@@ -95,7 +94,6 @@ class HostCheck:
         kill_group(self._group)
 
   def close(self) -> None:
-    """Ends all checks for good."""
     self.cancel()
     with self._lock:
       self._is_closed = True

@@ -97,7 +97,6 @@ class LinkServer:
     threading.Thread(target=self._accept, daemon=True).start()
 
   def close(self) -> None:
-    """Stops to listen."""
     with contextlib.suppress(OSError):
       self._socket.shutdown(socket.SHUT_RDWR)  # Wakes `accept`.
     self._socket.close()

@@ -125,7 +125,6 @@ class JobState:
 
   @property
   def data_sets(self) -> dict[str, Ledger]:
-    """The ledgers by name."""
     return {name: one.ledger for name, one in self.sets.items()}
 
   def to_json(self, blobs: list[bytes]) -> dict[str, Any]:
@@ -155,7 +154,6 @@ class JobState:
 
   @classmethod
   def from_json(cls, fields: dict[str, Any], blobs: list[bytes]) -> 'JobState':
-    """Makes the job that `to_json` has stored."""
     job = cls(**{name: fields[name] for name in _PLAIN if name in fields})
     job.plan = pb.Plan.FromString(_bytes(fields['plan']))
     for name, data in fields['sets'].items():

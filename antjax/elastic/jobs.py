@@ -79,7 +79,6 @@ class Jobs:
     self._jobs: dict[str, JobState] = {}
 
   def names(self) -> list[str]:
-    """Returns the names of the jobs."""
     return list(self._jobs)
 
   def job(self, name: str) -> JobState:
@@ -240,7 +239,6 @@ class Jobs:
     return is_changed
 
   def to_bytes(self) -> bytes:
-    """Returns all jobs."""
     blobs: list[bytes] = []
     jobs = [job.to_json(blobs) for job in self._jobs.values()]
     head = {

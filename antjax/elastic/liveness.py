@@ -115,7 +115,6 @@ class Liveness:
       self._longest_s.pop(name, None)
 
   def forget(self, job: str, workers: Collection[str]) -> None:
-    """Forgets workers that were given up."""
     for name in workers:
       self._pulses.get(job, {}).pop(name, None)
 

@@ -107,7 +107,6 @@ class Monitor:
       known.left_slow.add(worker)
 
   def names(self) -> list[str]:
-    """Returns the names of the jobs that have workers."""
     return [name for name, job in self._jobs.items() if job.workers]
 
   def note_plan(self, job: str, plan: pb.Plan, now: float) -> None:

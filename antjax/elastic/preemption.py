@@ -115,7 +115,6 @@ class PreemptionWatch:
     threading.Thread(target=self._run, daemon=True).start()
 
   def close(self) -> None:
-    """Asks no more."""
     self._is_over.set()
 
   def _run(self) -> None:

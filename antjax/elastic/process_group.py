@@ -172,7 +172,6 @@ class ProcessGroup:
 
   @property
   def tail(self) -> str:
-    """The last lines of its output."""
     return b'\n'.join(self._tail.copy()).decode(errors='replace')
 
   def has_exited(self) -> bool:

@@ -71,7 +71,6 @@ class Rendezvous:
     return sorted(living, key=lambda agent: natural_order(agent.name))
 
   def checks(self, job: str, now: float) -> NodeChecks:
-    """What is known of the hosts of a job."""
     room = self._room(job, now)
     return self._checks.setdefault(job, NodeChecks(job, room, self._config))
 

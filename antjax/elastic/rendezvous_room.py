@@ -266,7 +266,6 @@ class Room:
     return agent
 
   def forget_lost(self, before: float) -> None:
-    """Forgets agents that have been silent since `before`."""
     for name, one in list(self._current.items()):
       if one.last_seen < before:
         del self._current[name]

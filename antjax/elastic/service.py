@@ -57,7 +57,6 @@ class Service(grpc.GenericRpcHandler):
   def service(
     self, handler_call_details: grpc.HandlerCallDetails
   ) -> grpc.RpcMethodHandler | None:
-    """See the base class."""
     found = self._handlers.get(handler_call_details.method)
     if found is None:
       return None

@@ -61,7 +61,6 @@ class LedgerSpec:
     return data_shard.num_shards(self.num_records, self.shard_size)
 
   def shard(self, epoch: int, index: int) -> DataShard:
-    """Returns a shard of an epoch."""
     start = index * self.shard_size
     stop = min(start + self.shard_size, self.num_records)
     return DataShard(index, start, stop, epoch)

@@ -20,7 +20,6 @@ class Uses:
   """Number of clicks that have each event of a sequence, 4 bytes per event."""
 
   def __init__(self, num_events: int):
-    """Starts with zero clicks for all events."""
     self._change = np.zeros(num_events + 1, np.int32)
 
   def add(self, starts_N: np.ndarray, stops_N: np.ndarray) -> None:

@@ -48,7 +48,6 @@ class Cross:
 
   @property
   def name(self) -> str:
-    """Name of the resulting column."""
     return f'{self.left}_x_{self.right}'
 
   @property

@@ -240,7 +240,6 @@ class ScenarioModel:
     }
 
   def init_params(self, key: jax.Array) -> PyTree:
-    """Initial parameters of the network."""
     return self._network.init(key)
 
   def _inputs(

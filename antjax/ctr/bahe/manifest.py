@@ -97,7 +97,6 @@ class Manifest:
         )
 
   def to_json(self) -> bytes:
-    """Content of the manifest file."""
     content = {'version': _VERSION, **dataclasses.asdict(self)}
     return (json.dumps(content, indent=2) + '\n').encode()
 

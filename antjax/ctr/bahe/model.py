@@ -92,7 +92,6 @@ class HeadConfig(load.NetworkConfig):
 
   @property
   def name(self) -> str:
-    """Name of the network."""
     return 'mlp' if self.kind == 'dnn' else self.kind
 
 

@@ -74,7 +74,6 @@ class MappedRows:
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
-    """Number of rows, R."""
     return self.shape[0]
 
   def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:

@@ -60,7 +60,6 @@ class SplitRows:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Names of the columns."""
     return tuple(self.whole or self._names)
 
   def load(self) -> Columns:
