@@ -30,7 +30,6 @@ from antjax.data import (
   antm2c_synthetic,
   event_antm2c,
   output_folder,
-  splitmix,
   thread_map,
 )
 from antjax.data.antm2c_synthetic import (
@@ -42,6 +41,7 @@ from antjax.data.antm2c_synthetic import (
   TOPICS,
   World,
 )
+from antjax.shards import data_shard
 
 PREFIX = 'antm2c_synthetic'
 IMAGES = 'AntM2C_synthetic_image'
@@ -356,6 +356,6 @@ def _level(values: np.ndarray) -> pa.Array:
 
 def _mix(numbers: np.ndarray, salt: int) -> np.ndarray:
   """Even hash of numbers, int64 from 0."""
-  offset = np.uint64((salt + 1) * int(splitmix.STEP) % 2**64)
-  mixed = splitmix.mix(numbers.astype(np.uint64) + offset)
+  offset = np.uint64((salt + 1) * int(data_shard.GOLDEN) % 2**64)
+  mixed = data_shard.mix(numbers.astype(np.uint64) + offset)
   return (mixed >> np.uint64(1)).astype(np.int64)
