@@ -35,11 +35,7 @@ READ_RECORDS = 65_536  # Of columns that are read piece by piece.
 
 
 class _ColumnSource(abc.ABC):
-  """Records of a file of columns; its subclasses are the formats.
-
-  Attributes:
-    path: The file.
-  """
+  """Records of a file of columns; its subclasses are the formats."""
 
   def __init__(
     self,
@@ -147,10 +143,8 @@ class ArrowSource(_ColumnSource):
 
   `read` touches the blocks that it needs only, so let a data shard be as large
   as a block or a multiple of it. What it gives are read-only views of the file,
-  which must not change while they are used.
-
-  Attributes:
-    block_size: Records in a block, the unit of reading.
+  which must not change while they are used. `block_size` is the number of
+  records in a block, the unit of reading.
   """
 
   def _open(self) -> pa.Schema:

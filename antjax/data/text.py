@@ -46,9 +46,7 @@ class Rejected:
 class DocumentReader:
   """Documents of text and Parquet files, in a fixed order.
 
-  Attributes:
-    rejected: Input that could not be read so far.
-    num_documents: Documents read so far.
+  `rejected` is the input that could not be read so far.
   """
 
   def __init__(

@@ -155,9 +155,6 @@ class StoreWriter:
 
   Rows are invisible to readers before `commit`. A row may be written twice,
   with the same values.
-
-  Attributes:
-    manifest: Manifest of the existing or new store.
   """
 
   def __init__(

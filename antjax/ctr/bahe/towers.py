@@ -198,9 +198,6 @@ class StoreTower(SequenceEncoder):
   An unknown behavior is row 1, a text like any other; a user without behaviors
   has a learned vector. If the high half has no layers, the language model is
   frozen: its vectors are pooled and none of it is trained.
-
-  Attributes:
-    table: Table with the rows.
   """
 
   def __init__(
