@@ -45,10 +45,7 @@ class _ColumnSource(abc.ABC):
   ):
     """Opens the file and checks its columns; reads no records.
 
-    Args:
-      path: The file.
-      schema: Columns to read, all others are left out; None reads all columns.
-      as_blocks: Whether `read` gives a `RecordBlock`, not records.
+    See `open_source`.
 
     Raises:
       FileNotFoundError: No such file.
@@ -226,12 +223,10 @@ def open_source(
 ) -> ColumnSource | ArrayRecordSource:
   """Opens a record file by its suffix, .arrow, .parquet or .array_record.
 
-  Args:
-    path: Record file, or Arrow or Parquet files whose records follow each
-      other.
-    schema: Fields to read, all others are left out; None reads all of them.
-    as_blocks: Whether `read` gives columns, a `RecordBlock`, and not
-      one dict a record; not of an ArrayRecord file.
+  Records of several Arrow or Parquet files follow each other. Fields that the
+  schema lacks are left out; None gives all of them. With `as_blocks`, which
+  ArrayRecord files do not have, `read` gives columns, a `RecordBlock`, and not
+  one dict a record.
 
   Raises:
     FileNotFoundError: No such file.
