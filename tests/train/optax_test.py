@@ -20,7 +20,7 @@ from tests.cases import covering, first_fast, pairs, slow_but
 _RATE = 1e-2
 _NAMES = (
   'adabelief adadelta adagrad adam adamax adamaxw adamw adan amsgrad fromage'
-  ' lamb lars lion nadam nadamw novograd optimistic_adam optimistic_adam_v2'
+  ' lamb lars lion nadam nadamw novograd optimistic_adam_v2'
   ' optimistic_gradient_descent radam rmsprop rprop sgd sign_sgd signum'
   ' sm3 yogi'
 ).split()
@@ -173,7 +173,8 @@ def test_every_optimizer_is_that_of_one_device(name, code):
 
 def test_no_optimizer_of_optax_is_left_out():
   known = {*_NAMES, *_CONTRIB, *_MORE, *_REFUSED, *_PARTS}
-  known |= {'schedule_free_adamw'}  # As 'schedule_free'.
+  # As 'schedule_free'; deprecated for 'optimistic_adam_v2'.
+  known |= {'schedule_free_adamw', 'optimistic_adam'}
   public = {
     name
     for module in (optax, optax.contrib)
