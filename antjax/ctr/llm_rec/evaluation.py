@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranks the targets of held-out examples with any model.
 
-A model has either vectors, `item_vectors()` [N, D] and `user_vectors(history)`
-[B, D], whose products are its scores, or [B, H, D], see `late`; or it has
-`scores(history)` [B, N]. A history is int32 [B, L], the whole of it, oldest item first, 0 behind the newest; a model
-takes as much of its end as it can read.
+A model has either vectors, `item_vectors()` [N, D] and `user_vectors(history)`,
+whose products are its scores, [B, D], or more, [B, H, D] as of `late`; or it
+has `scores(history)` [B, N]. A history is int32 [B, L], the whole of it, oldest
+item first, 0 behind the newest; a model takes as much of its end as it can
+read.
 """
 
 from collections.abc import Callable
@@ -113,9 +114,7 @@ def ranks(
   num_done = 0
   for index in _parts(order, block):
     targets, negatives = examples.targets[index], examples.negatives[index]
-    batches = [
-      examples.history_fn(part) for part in _parts(index, _BATCH)
-    ]
+    batches = [examples.history_fn(part) for part in _parts(index, _BATCH)]
     longest = max(seen.shape[1] for seen in batches)
     seen = np.concatenate(
       [np.pad(x, [(0, 0), (0, longest - x.shape[1])]) for x in batches]

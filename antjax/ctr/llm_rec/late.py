@@ -21,7 +21,7 @@ so that one product with the ages' weights gives all of them (`of_prefixes`).
 
 import dataclasses
 import functools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,18 +52,23 @@ class UserConfig:
 
 
 def initial_ages(max_history: int, half_life: float) -> jax.Array:
-  """w at first, fp32 [A]: a title's weight halves so often; 0: never."""
+  """Weights w at first, fp32 [A]; 0: titles of any age weigh the same."""
   age_A = jnp.arange(max_history, dtype=jnp.float32)
   return -age_A * (np.log(2) / half_life if half_life else 0)
 
 
 def items(vectors: jax.Array) -> jax.Array:
   """(k, 1), [..., D + 1], of vectors [..., D]."""
-  return jnp.pad(vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, 1)], constant_values=1)
+  return jnp.pad(
+    vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, 1)], constant_values=1
+  )
 
 
 def newest(
-  vectors_BHD: jax.Array, inverse: jax.Array, ages_A: jax.Array, sizes_B: jax.Array
+  vectors_BHD: jax.Array,
+  inverse: jax.Array,
+  ages_A: jax.Array,
+  sizes_B: jax.Array,
 ) -> jax.Array:
   """(q / T, w) of users whose titles stand first in rows, [B, H, D + 1].
 
@@ -73,16 +78,19 @@ def newest(
     ages_A: w.
     sizes_B: int32, titles of each user.
   """
-  age_BH = sizes_B[:, None] - 1 - jnp.arange(vectors_BHD.shape[1])
+  age_BH = sizes_B[:, None] - 1 - jnp.arange(vectors_BHD.shape[1])[None]
   w_BH = ages_A[jnp.clip(age_BH, 0, len(ages_A) - 1)]
   found = jnp.concatenate([inverse * vectors_BHD, w_BH[..., None]], axis=-1)
   return jnp.where(age_BH[..., None] >= 0, found, 0)
 
 
 def of_prefixes(
-  terms_RWC: jax.Array, bound: jax.Array, ages_A: jax.Array, segments_RW: jax.Array
+  terms_RWC: jax.Array,
+  bound: jax.Array,
+  ages_A: jax.Array,
+  segments_RW: jax.Array,
 ) -> jax.Array:
-  """s of users after each title, fp32 [R, W, C].
+  """Scores s of users after each title, fp32 [R, W, C].
 
   Args:
     terms_RWC: q . k / T of the title at each place.
@@ -91,16 +99,16 @@ def of_prefixes(
     segments_RW: int32, a number for each user of a row.
   """
   place_W = jnp.arange(segments_RW.shape[1])
-  age_WW = place_W[:, None] - place_W[None]
+  age_1WW = (place_W[:, None] - place_W[None])[None]
   is_mine_RWW = segments_RW[:, :, None] == segments_RW[:, None]
-  weight_WW = jnp.exp(ages_A[jnp.clip(age_WW, 0, len(ages_A) - 1)])
-  weight_RWW = jnp.where(is_mine_RWW & (age_WW >= 0), weight_WW, 0)
+  weight_1WW = jnp.exp(ages_A[jnp.clip(age_1WW, 0, len(ages_A) - 1)])
+  weight_RWW = jnp.where(is_mine_RWW & (age_1WW >= 0), weight_1WW, 0)
   sums_RWC = weight_RWW @ jnp.exp(terms_RWC - bound)
   return bound + jnp.log(jnp.maximum(sums_RWC, jnp.finfo(jnp.float32).tiny))
 
 
-def scores(users_BHD: jax.Array, items: jax.Array) -> jax.Array:
-  """s of users' vectors, fp32 [B, I]; a title at a time, no [B, H, I].
+def scores(users_BHD: Any, items: Any) -> jax.Array:
+  """Scores s of users' vectors, fp32 [B, I]; a title at a time, no [B, H, I].
 
   Args:
     users_BHD: Vectors of users; those of zeros are none.

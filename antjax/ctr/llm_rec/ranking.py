@@ -206,7 +206,7 @@ def _num_ahead(
   users_BD, floors_B, targets_B, seen_BL, items_ID, allowed_I, first
 ):
   """int32 [B]: candidates of a block that are no lower than the floor."""
-  scores_BI = products(users_BD, items_ID)
+  scores_BI = scores(users_BD, items_ID)
   ids_I = first + jnp.arange(len(items_ID), dtype=jnp.int32)
   is_ahead_BI = (
     ~(scores_BI < floors_B[:, None])
@@ -226,12 +226,13 @@ def _num_ahead(
 @jax.jit
 def _num_ahead_of_drawn(users_BD, floors_B, drawn_BJ, items_ND):
   """int32 [B]: drawn items that are no lower than the floor."""
-  scores_BJ = products(users_BD, items_ND[drawn_BJ])
+  scores_BJ = scores(users_BD, items_ND[drawn_BJ])
   is_ahead_BJ = ~(scores_BJ < floors_B[:, None]) & (drawn_BJ > 0)
   return jnp.sum(is_ahead_BJ, axis=1, dtype=jnp.int32)
 
 
-def products(users: jax.Array, items: jax.Array) -> jax.Array:
+@jax.jit
+def scores(users: jax.Array, items: jax.Array) -> jax.Array:
   """Scores of items for users, fp32 [B, I].
 
   Args:

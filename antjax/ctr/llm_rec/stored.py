@@ -226,7 +226,9 @@ class StoredRec(nnx.Module):
     titles = batch['rows'], batch['tokens']
     users_RWD = self.users(titles, batch['places'], batch['segments'])
     scale = self._scale()
-    scores_fn = losses.products(users_RWD.reshape(-1, users_RWD.shape[-1]), scale)
+    scores_fn = losses.products(
+      users_RWD.reshape(-1, users_RWD.shape[-1]), scale
+    )
     if self.user.is_late:
 
       def scores_fn(item_CD):
