@@ -33,12 +33,7 @@ def num_examples(batch: Mapping[str, Any]) -> int:
 
 
 class EarlyStopping:
-  """Ends a run whose validation has not become better for long.
-
-  Attributes:
-    best_step: Step of the best validation so far, or None.
-    is_over: Whether it is time to stop.
-  """
+  """Ends a run whose validation has not become better for long."""
 
   def __init__(self, patience: int, metric: str, mode: str):
     """Looks at one metric, 'validation_...'; a patience of 0 never ends."""
@@ -46,7 +41,7 @@ class EarlyStopping:
     self._sign = -1 if mode == 'min' else 1
     self._best, self._num_worse = -math.inf, 0
     self._seen = -1
-    self.best_step: int | None = None
+    self.best_step: int | None = None  # Of the best validation so far.
 
   @property
   def is_over(self) -> bool:
