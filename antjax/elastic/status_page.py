@@ -40,9 +40,7 @@ _CLOSE_TIMEOUT_S = 2.0
 _MAX_AGE_S = 0.9  # Age of a snapshot: one poll a second gets a new one.
 _MIN_GZIP_BYTES = 1024
 _NO_LOG = std_logging.Logger('status page', std_logging.WARNING)
-NOT_OWN_NAME = (
-  'Without a token only as localhost or 127.0.0.1, by that name.'
-)
+NOT_OWN_NAME = 'Without a token only as localhost or 127.0.0.1, by that name.'
 _NO_REQUEST = 'Not an HTTP/1.1 request.'
 _HEADERS = {
   'Cache-Control': 'no-store',
@@ -264,15 +262,15 @@ def _equal(shown: str, secret: str) -> bool:
 
 def check_host(request: web.BaseRequest) -> web.Response | None:
   """Refuses names that a foreign web page gave this machine's address."""
-  is_own = is_own_name(request.headers.get('host'))
-  return None if is_own else _text(403, NOT_OWN_NAME)
+  host = request.headers.get('host')
+  return None if is_own_name(host) else _text(403, NOT_OWN_NAME)
 
 
 def is_own_name(host: str | None) -> bool:
   """Whether a Host header names this machine; None: it is no browser's."""
-  name = 'localhost' if host is None else host
-  name = name if name.endswith(']') else name.rpartition(':')[0] or name
-  return security.is_loopback(name)
+  if host is not None and not host.endswith(']'):
+    host = host.rpartition(':')[0] or host
+  return host is None or security.is_loopback(host)
 
 
 def _text(

@@ -39,7 +39,7 @@ _LINES = {
 }
 
 
-class Call(NamedTuple):
+class HttpCall(NamedTuple):
   """A request that came whole.
 
   Attributes:
@@ -67,12 +67,12 @@ class Reply(NamedTuple):
 
 
 # Answers a request at once or later, with what it is given.
-Answer = Callable[[Call, Callable[[Reply], None]], None]
+Answer = Callable[[HttpCall, Callable[[Reply], None]], None]
 # A refusal of the connection itself: status and text to a reply.
 Refuse = Callable[[int, str], Reply]
 
 
-class Limits(NamedTuple):
+class Bounds(NamedTuple):
   """Bounds of connections.
 
   Attributes:
@@ -93,7 +93,7 @@ class Limits(NamedTuple):
 class Listener:
   """Listens, and holds the connections."""
 
-  def __init__(self, answer: Answer, refuse: Refuse, limits: Limits):
+  def __init__(self, answer: Answer, refuse: Refuse, limits: Bounds):
     """Listens to nothing yet."""
     self.answer, self.refuse, self.limits = answer, refuse, limits
     self.connections: set[Connection] = set()
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
   def __init__(self, listener: Listener):
     self._listener, self._limits = listener, listener.limits
     self._parser = httptools.HttpRequestParser(self)
-    self._calls: collections.deque[Call] = collections.deque()
+    self._calls: collections.deque[HttpCall] = collections.deque()
     self._refusal: Reply | None = None  # Of what comes behind the calls.
     # A call is answered; replies are not read; no data is taken.
     self._is_open = self._is_unread = self._is_paused = False
@@ -257,7 +257,7 @@ class Connection(asyncio.Protocol):
     path = self._url.partition(b'?')[0].decode('latin-1')
     method = self._parser.get_method().decode()
     self._calls.append(
-      Call(method, path, self._headers, b''.join(self._body), is_kept)
+      HttpCall(method, path, self._headers, b''.join(self._body), is_kept)
     )
 
   # Time and room.
@@ -328,7 +328,7 @@ class Connection(asyncio.Protocol):
       self._transport.resume_reading()
       self._is_paused = False
 
-  def _send(self, call: Call, reply: Reply) -> None:
+  def _send(self, call: HttpCall, reply: Reply) -> None:
     """Writes an answer, and takes the next request."""
     if self._is_last:
       return

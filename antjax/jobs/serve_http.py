@@ -26,7 +26,7 @@ import prometheus_client
 
 from antjax.elastic import metrics_export, status_page
 from antjax.elastic.security import RoleTokens
-from antjax.jobs.http_connections import Call, JSON, Limits, Listener, Reply
+from antjax.jobs.http_connections import Bounds, HttpCall, JSON, Listener, Reply
 from antjax.serving.batcher import Batcher, Full, Served
 from antjax.serving.follower import Follower
 
@@ -138,7 +138,7 @@ class Front:
     self._max_body_bytes = max_body_bytes
     self.trouble = 'the model is being read and compiled'
     self._num_open = 0
-    limits = Limits(
+    limits = Bounds(
       max_connections,
       max_body_bytes,
       client_timeout_s,
@@ -187,7 +187,7 @@ class Front:
     self._metrics.count(status, 0)
     return _refused(status, text)
 
-  def _call(self, call: Call, send: Callable[[Reply], None]) -> None:
+  def _call(self, call: HttpCall, send: Callable[[Reply], None]) -> None:
     if call.path == '/v1/score' and call.method == 'POST':
       self._score(call, send)
     elif call.path in self._pages and call.method in ('GET', 'HEAD'):
@@ -197,7 +197,7 @@ class Front:
     else:
       send(_error(404, f'there are /v1/score, {", ".join(self._pages)}.'))
 
-  def _score(self, call: Call, send: Callable[[Reply], None]) -> None:
+  def _score(self, call: HttpCall, send: Callable[[Reply], None]) -> None:
     start_s = time.perf_counter()
 
     def end(reply: Reply) -> None:
@@ -220,7 +220,7 @@ class Front:
       self._num_open += 1
       found.add_done_callback(answered)
 
-  def _fields(self, call: Call) -> Any:
+  def _fields(self, call: HttpCall) -> Any:
     """JSON of a request."""
     content_type = call.headers.get('content-type', '')
     if content_type.partition(';')[0].strip().lower() != JSON:
@@ -231,13 +231,15 @@ class Front:
     if (coding := call.headers.get('content-encoding', '')) == 'gzip':
       body = _unpacked(body, self._max_body_bytes)
     elif coding:
-      raise _Refused(400, f'the content-encoding {coding[:40]} is none of gzip.')
+      raise _Refused(
+        400, f'the content-encoding {coding[:40]} is none of gzip.'
+      )
     try:
       return orjson.loads(body)
     except ValueError as error:
       raise _Refused(400, f'the request is no JSON: {error}.') from error
 
-  def _refusal(self, call: Call) -> Reply | None:
+  def _refusal(self, call: HttpCall) -> Reply | None:
     """What to say to who may not ask; None: it may."""
     tokens = self._tokens()
     if tokens.grant(call.headers.get('authorization')) is None:
@@ -249,16 +251,16 @@ class Front:
       return None
     return _error(403, status_page.NOT_OWN_NAME)
 
-  def _healthz(self, call: Call) -> Reply:
+  def _healthz(self, call: HttpCall) -> Reply:
     del call
     return Reply(200, b'ok\n', 'text/plain; charset=utf-8')
 
-  def _readyz(self, call: Call) -> Reply:
+  def _readyz(self, call: HttpCall) -> Reply:
     del call
     about = {'ready': not self.trouble, 'trouble': self.trouble}
     return _json(503 if self.trouble else 200, {**about, **self._state()})
 
-  def _show_metrics(self, call: Call) -> Reply:
+  def _show_metrics(self, call: HttpCall) -> Reply:
     if refused := self._refusal(call):
       return refused
     self._metrics.waiting.set(self._batcher.waiting_rows)

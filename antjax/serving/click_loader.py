@@ -10,7 +10,7 @@ import nothing else of antjax. docs/click_models.md says what a folder holds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import functools
+import dataclasses
 import os
 import pathlib
 import re
@@ -33,6 +33,7 @@ _FIRST = ('user', 'item', 'title', 'scenario')
 # Shape suffixes: N = rows, M = places of a history.
 
 
+@dataclasses.dataclass(frozen=True)
 class Repeated:
   """A column of runs of equal values, each looked up once.
 
@@ -41,8 +42,8 @@ class Repeated:
     counts: Number of rows of each run.
   """
 
-  def __init__(self, values: Sequence[Any], counts: Sequence[int]):
-    self.values, self.counts = values, counts
+  values: Sequence[Any]
+  counts: Sequence[int]
 
   def __len__(self) -> int:
     return sum(self.counts)
@@ -141,8 +142,7 @@ class ClickScorer(loader.Model):
     unseen: dict[str, int] = {}
 
     def ids(vocabulary: str, column: str) -> np.ndarray:
-      find = functools.partial(self._ids_of, vocabulary, column)
-      found = _each(rows[column], find)
+      found = _each(rows[column], lambda x: self._ids_of(vocabulary, column, x))
       unseen[column] = int(np.count_nonzero(found == 0))
       return found
 
@@ -175,7 +175,8 @@ class ClickScorer(loader.Model):
     if about['scenario']:
       data['scenario'] = arrays['scenario'][data[about['scenario']]]
     if about['times']:
-      time = _each(rows[about['time']], _seconds)
+      time = _each(rows[about['time']], lambda x: np.asarray(x, np.float64))
+      time = np.floor(time).astype(int)
       of_time = {
         'hour': time // 3600 % 24,
         'weekday': (time // 86_400 + 3) % 7,
@@ -256,9 +257,7 @@ class ClickScorer(loader.Model):
     if name not in rows:
       return self.arrays[f'item:number:{name}'][item_N]
     column = self.clicks['columns'][name]
-    empty = column.get('empty')
-    if empty is None:
-      empty = np.nan
+    empty = np.nan if column.get('empty') is None else column['empty']
 
     def parsed(values: Sequence[Any]) -> np.ndarray:
       if type(values) is not list or not {*map(type, values)} <= {float}:
@@ -351,20 +350,18 @@ class ClickScorer(loader.Model):
     """'bag_...' int32 [N, P] of lists of texts."""
     found = {}
     for name, bag in self.clicks['bags'].items():
-      pieces = _each(rows[name], functools.partial(self._pieces, bag))
-      pieces = pieces.reshape(count, -1)
-      found[f'bag_{name}'] = self.arrays[f'bag:{name}'][pieces]
+      pieces = _each(rows[name], lambda x, b=bag: self._pieces(b, x))
+      found[f'bag_{name}'] = self.arrays[f'bag:{name}'][
+        pieces.reshape(count, -1)
+      ]
     # Those of linear terms are the same.
     weights = {f'{n}:weight': x for n, x in found.items()}
     return found | {
       n: x for n, x in weights.items() if n in self.clicks['features']
     }
 
-  def _pieces(
-    self, bag: Mapping[str, Any], values: Sequence[Any]
-  ) -> np.ndarray:
-    """Ids of the pieces of bags int32 [N, P], 0 at the end."""
-    lists = list[Any]()
+  def _pieces(self, bag: Mapping[str, Any], values: Any) -> np.ndarray:
+    lists = list[Any]()  # Ids [N, P], 0 at the end.
     for value in values:
       if isinstance(value, str):
         value = value.split(bag['separator']) if value else []
@@ -381,10 +378,6 @@ def _each(
   if isinstance(values, Repeated):
     return np.repeat(find(values.values), values.counts, axis=0)
   return find(values)
-
-
-def _seconds(values: Sequence[Any]) -> np.ndarray:
-  return np.floor(np.asarray(values, np.float64)).astype(int)
 
 
 def _newest(lists: Sequence[Any], length: int) -> np.ndarray:

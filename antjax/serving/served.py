@@ -145,9 +145,7 @@ class ServedClicks:
       self.model.score({n: [x] * size for n, x in row.items()})
 
 
-def _joined(
-  name: str, requests: Sequence[Request]
-) -> list[Any] | Repeated:
+def _joined(name: str, requests: Sequence[Request]) -> list[Any] | Repeated:
   """A column of all rows of requests."""
   values = [request.content[name] for request in requests]
   counts = [request.num_rows for request in requests]

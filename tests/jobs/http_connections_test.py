@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from antjax.jobs import http_connections
-from antjax.jobs.http_connections import Limits, Listener, Reply
+from antjax.jobs.http_connections import Bounds, Listener, Reply
 
 LARGE = b'x' * (4 << 20)  # More than the buffers of a connection.
 
@@ -32,7 +32,7 @@ def run(body, **limits):
     listener = Listener(
       answer,
       lambda status, text: Reply(status, text.encode(), 'text/plain'),
-      Limits(always_answered=('/healthz',), **limits),
+      Bounds(always_answered=('/healthz',), **limits),
     )
     port = await listener.start('127.0.0.1', 0, None)
     try:
