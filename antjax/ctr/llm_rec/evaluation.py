@@ -23,6 +23,7 @@ from antjax.ctr.llm_rec import histories, ranking
 
 _CHUNK = 16_384  # Examples that go through the items together.
 _BATCH = 256  # Examples that a model sees at once.
+_SCORED = 16  # Those whose candidates' vectors are there at once.
 
 FULL, SAMPLED = 'full', 'sampled'
 
@@ -133,6 +134,21 @@ def ranks(
     num_done += len(index)
     progress(num_done)
   return found
+
+
+def candidate_scores(
+  model: VectorModel, examples: RankedExamples
+) -> tuple[np.ndarray, np.ndarray]:
+  """Targets and negatives, int32 [U, 1 + J], and their scores, float32."""
+  candidates_UJ = np.concatenate(
+    [examples.targets[:, None], examples.negatives], axis=1
+  )
+  items = np.asarray(model.item_vectors())
+  found = np.zeros(candidates_UJ.shape, np.float32)
+  for part in _parts(np.arange(len(examples)), _SCORED):
+    users = model.user_vectors(examples.history_fn(part))
+    found[part] = ranking.scores(users, items[candidates_UJ[part]])
+  return candidates_UJ, found
 
 
 def _parts(index: np.ndarray, block: int) -> list[np.ndarray]:

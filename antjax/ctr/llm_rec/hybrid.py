@@ -327,7 +327,7 @@ def fit(
   )
   known, new, bias = split(found.x)
   new = new * of_title
-  bias = bias + _raised(
+  bias = bias + raised(
     np.where(is_padding, -np.inf, (flat @ known).reshape(shape)),
     (flat @ new).reshape(shape) + bias,
     (features.counts[candidates_XJ] == 0) & ~is_padding,
@@ -338,14 +338,16 @@ def fit(
   return model, (float(loss(start)[0]), float(found.fun))
 
 
-def _raised(
+def raised(
   known_XJ: np.ndarray,
   new_XJ: np.ndarray,
   is_new_XJ: np.ndarray,
   weights_X: np.ndarray,
   loss_of_ndcg: float,
 ) -> float:
-  """The largest addition to c that loses so little, see `fit`.
+  """The largest addition to scores of new items that loses so little.
+
+  See `fit`; candidate 0 is the target.
 
   New items crowd out the more, the more candidates there are: NDCG is cut so
   that it stands for that @10 among 1,000.

@@ -10,10 +10,11 @@ trained. What one title makes likely stays likely, whatever the others are:
 their mean would lie between them. Multi-vector scores are due to Khattab and
 Zaharia 2020 (https://arxiv.org/abs/2004.12832), who take maxima.
 
-A user is several vectors, (q_j / T, w), and an item one, (k_i, 1): the products
-of these are the terms. An item is therefore stored as any other, and vector
-indexes find the items near to each of a user's vectors. A vector of zeros is
-none.
+A user is several vectors, (q_j / T, w, 1), and an item one, (k_i, 1, c): the
+products of these are the terms. An item is therefore stored as any other, and
+vector indexes find the items near to each of a user's vectors. A vector of
+zeros is none. c adds to s: it is 0 but for items without training events, which
+score lower than others, and for these the caller's choice.
 
 A user's scores after each title share the terms: exp(s) is linear in exp(term),
 so that one product with the ages' weights gives all of them (`of_prefixes`).
@@ -45,6 +46,18 @@ class UserConfig:
     ' temperature weigh them, both trained.',
   ] = 'pooled'
 
+  loss_of_ndcg: Annotated[
+    float,
+    'With late: share of NDCG@10 over the validation examples that may be lost'
+    ' to rank items without training events higher. 0: none.',
+  ] = 0.02
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.loss_of_ndcg < 1:
+      raise ValueError(
+        f'user.loss_of_ndcg={self.loss_of_ndcg} must be at least 0 and below 1.'
+      )
+
   @property
   def is_late(self) -> bool:
     """Whether users are several vectors."""
@@ -58,10 +71,9 @@ def initial_ages(max_history: int, half_life: float) -> jax.Array:
 
 
 def items(vectors: jax.Array) -> jax.Array:
-  """(k, 1), [..., D + 1], of vectors [..., D]."""
-  return jnp.pad(
-    vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, 1)], constant_values=1
-  )
+  """(k, 1, 0), [..., D + 2], of vectors [..., D]."""
+  shape = (*vectors.shape[:-1], 1)
+  return jnp.concatenate([vectors, jnp.ones(shape), jnp.zeros(shape)], axis=-1)
 
 
 def newest(
@@ -70,7 +82,7 @@ def newest(
   ages_A: jax.Array,
   sizes_B: jax.Array,
 ) -> jax.Array:
-  """(q / T, w) of users whose titles stand first in rows, [B, H, D + 1].
+  """(q / T, w, 1) of users whose titles stand first in rows, [B, H, D + 2].
 
   Args:
     vectors_BHD: q, oldest first.
@@ -80,7 +92,10 @@ def newest(
   """
   age_BH = sizes_B[:, None] - 1 - jnp.arange(vectors_BHD.shape[1])[None]
   w_BH = ages_A[jnp.clip(age_BH, 0, len(ages_A) - 1)]
-  found = jnp.concatenate([inverse * vectors_BHD, w_BH[..., None]], axis=-1)
+  w_BH1 = w_BH[..., None]
+  found = jnp.concatenate(
+    [inverse * vectors_BHD, w_BH1, jnp.ones_like(w_BH1)], axis=-1
+  )
   return jnp.where(age_BH[..., None] >= 0, found, 0)
 
 

@@ -269,8 +269,11 @@ class StoredRecommender(Recommender):
     self._words = RowTokenizer(tokenizer, limits.max_title_tokens, False)
 
   def title_vectors(self, titles: Sequence[str]) -> np.ndarray:
-    """float32 [len(titles), D] of items with such titles."""
-    return self._encoder_of(titles).items(np.arange(1, len(titles) + 1))
+    """float32 [len(titles), D] of new items with such titles."""
+    encoder, ids = self._encoder_of(titles), np.arange(1, len(titles) + 1)
+    if encoder.is_late:
+      encoder.raise_new(np.ones(len(titles) + 1, bool), encoder.model.new_bias)
+    return encoder.item_vectors()[ids]
 
   def _encoder_of(self, titles: Sequence[str]) -> StoredEncoder:
     """Of a catalog of these titles, whose numbers begin at 1."""

@@ -58,6 +58,8 @@ class StoredRec(nnx.Module):
     vector: Vector options; their own pooling is not read.
     loss_config: Configuration of the loss.
     user: How a user's titles make a score.
+    new_bias: For late users: what scores of items without training events get
+      in addition; not trained, see `StoredEncoder.raise_new`.
   """
 
   def __init__(
@@ -95,7 +97,7 @@ class StoredRec(nnx.Module):
         f'vector.whiten: the store has {num_low} of {config.num_layers} layers,'
         ' and what those above say changes; use a store of all.'
       )
-    self.user = user or UserConfig()
+    self.user, self.new_bias = user or UserConfig(), 0.0
     if self.user.is_late and not (vector and vector.normalize):
       raise ValueError(
         'user.interaction=late: its terms are cosines; add --vector.normalize.'
@@ -124,7 +126,7 @@ class StoredRec(nnx.Module):
   def dim(self) -> int:
     """D of an item's vector."""
     own = self.vector.projection_dim or self.lm.config.embed_dim
-    return own + self.vector.word_dim + self.user.is_late
+    return own + self.vector.word_dim + 2 * self.user.is_late
 
   def items(self, titles: Titles) -> jax.Array:
     """Vectors of titles, fp32 [U, D]."""
@@ -232,7 +234,7 @@ class StoredRec(nnx.Module):
     if self.user.is_late:
 
       def scores_fn(item_CD):
-        terms_RWC = scale * users_RWD @ item_CD[:, :-1].T
+        terms_RWC = scale * users_RWD @ item_CD[:, :-2].T
         found_RWC = late.of_prefixes(
           terms_RWC, scale, self.head.ages[...], batch['segments']
         )
@@ -315,6 +317,13 @@ class StoredEncoder:
   def hold_items(self, vectors: np.ndarray) -> None:
     """Takes the vectors of all items, which processes have made together."""
     self._items = vectors
+
+  def raise_new(self, is_new_N: np.ndarray, bias: float) -> None:
+    """Adds to scores of some items, bool [N], for late users."""
+    vectors_ND = np.array(self.item_vectors())
+    vectors_ND[is_new_N, -1] = self.model.new_bias = bias
+    vectors_ND[0] = 0
+    self.hold_items(vectors_ND)
 
   def user_vectors(self, history: np.ndarray) -> np.ndarray:
     """float32 [B, D] of users by what they have had; zeros for nothing.

@@ -92,6 +92,7 @@ def write(
     'pooling': model.pooling,
     'vector': dataclasses.asdict(model.vector),
     'user': dataclasses.asdict(config.user),
+    'new_bias': getattr(model, 'new_bias', 0.0),
     'limits': Limits(
       config.max_history,
       config.max_title_tokens,
@@ -168,6 +169,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
     high = StoredRec(lm, num_low, content['pooling'], vector, **options)
     nnx.update(high.lm, head.pop('lm', {}))
     nnx.update(high.head, head)
+    high.new_bias = content.get('new_bias', 0.0)
     low = Encoder(lm, num_low=num_low, max_tokens=limits.max_tokens)
     recommender = StoredRecommender(
       high, low, tokenizer, limits, titles, vectors

@@ -61,8 +61,8 @@ def test_scores_are_the_formula():
   model, titles = model_of()
   encoder = StoredEncoder(model, *titles, max_history=MAX_HISTORY)
   vectors = encoder.item_vectors()
-  np.testing.assert_array_equal(vectors[1:, -1], 1)
-  terms = 10 * vectors[:, :-1] @ vectors[:, :-1].T
+  np.testing.assert_array_equal(vectors[1:, -2:], [[1, 0]] * 4)
+  terms = 10 * vectors[:, :-2] @ vectors[:, :-2].T
   ages = np.asarray(model.head.ages[...])
   want = np.array([plain(x[x > 0], terms, ages) for x in HISTORIES])
   found = ranking.scores(encoder.user_vectors(HISTORIES), vectors)
@@ -83,7 +83,7 @@ def test_one_pass_scores_every_prefix(num_low):
   scale = model._scale()
   q = model.users(titles, PLACES, SEGMENTS)
   found = late.of_prefixes(
-    scale * q @ vectors[:, :-1].T, scale, model.head.ages[...], SEGMENTS
+    scale * q @ vectors[:, :-2].T, scale, model.head.ages[...], SEGMENTS
   )[0, :5]
   alone = ranking.scores(encoder.user_vectors(HISTORIES), vectors)
   np.testing.assert_allclose(found[:, 1:], alone[:, 1:], rtol=1e-5)
@@ -137,7 +137,7 @@ def test_padding_changes_no_score():
   longer = encoder.user_vectors(np.pad(HISTORIES, [(0, 0), (0, 9)]))
   np.testing.assert_array_equal(longer, users)
   # Nor does what stands where nobody is, in training.
-  scale, items = model._scale(), vectors[:, :-1]
+  scale, items = model._scale(), vectors[:, :-2]
 
   def of(places):
     q = model.users(titles, places, SEGMENTS)
@@ -166,7 +166,11 @@ def test_an_item_without_events_needs_its_title_only():
   np.testing.assert_allclose(
     found[:, :4], ranking.scores(users, known.item_vectors()), rtol=1e-5
   )
-  assert np.isfinite(found[0, 4])
+  # What the caller adds to new ones is in their vectors.
+  grown.raise_new(np.arange(5) == 4, 0.5)
+  raised = np.asarray(ranking.scores(users, grown.item_vectors()))
+  np.testing.assert_allclose(raised[:, :4], found[:, :4])
+  np.testing.assert_allclose(raised[:, 4], found[:, 4] + 0.5, rtol=1e-5)
 
 
 def problem(num_users=30, num_items=90, longest=5, width=8):
