@@ -41,6 +41,8 @@ class StopRequest:
 
   def __init__(self) -> None:
     self.signal: signal.Signals | None = None
+    # What a stopped user wants to know, by the run that was opened last.
+    self.how_to_resume: Callable[[], str] = str
     self._is_deferred = False
 
   @contextlib.contextmanager
@@ -186,8 +188,9 @@ def run(
     try:
       code = main(*parsed)
     except KeyboardInterrupt as stop:
-      told = f': {stop}' if stop.args else '.'
-      _abort(f'interrupted{told}', 128 + (stop_request.signal or signal.SIGINT))
+      told = str(stop) or stop_request.how_to_resume()
+      told = f'interrupted: {told}' if told else 'interrupted.'
+      _abort(told, 128 + (stop_request.signal or signal.SIGINT))
     except Exception as error:
       if not _is_own(error) or logging.level_debug():
         logging.exception('The job failed.')
