@@ -25,7 +25,7 @@ from tests.jobs.processes import job_of
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE_S = 90.0
 _JOB = """
-import dataclasses, os, time
+import ctypes, dataclasses, os, time
 from typing import Annotated
 import jax
 from antjax.jobs import job as job_lib, run
@@ -62,8 +62,11 @@ def work(config, job):
     print('saved', flush=True)
   if config.do == 'stopped':
     raise KeyboardInterrupt('the checkpoint of step 7 is there')
-  if config.do == 'hang':
+  if config.do in ('hang', 'stuck'):
     print('ready', flush=True)
+    lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    while config.do == 'stuck':  # For ever, in C, as a compilation may.
+      libc.pthread_mutex_lock(lock)
     time.sleep(600)
 
 if __name__ == '__main__':
@@ -248,8 +251,9 @@ def test_a_signal_outside_of_a_loop_ends_at_once(job):
   )
 
 
-def test_a_second_signal_ends_at_once(job):
-  process = _start(job, '--do=hang')
+@pytest.mark.parametrize('do', ['hang', 'stuck'])
+def test_a_second_signal_ends_at_once(job, do):
+  process = _start(job, f'--do={do}')
   process.send_signal(signal.SIGINT)
   time.sleep(0.5)
   assert process.poll() is None
