@@ -24,10 +24,11 @@ from antjax.train import step as step_lib
 from antjax.train.batches import BatchPlacer, only_numbers
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.fit_options import FitOptions, Metrics
-from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
 from antjax.train.rows_ahead import RowsAhead
-from antjax.train.state import Layout, PyTree, SparseTables, TrainState
+from antjax.train.sparse_tables import SparseTables
+from antjax.train.state import Layout, PyTree, TrainState
+from antjax.train.step_spec import StepSpec
 
 
 class Trainer:
@@ -183,6 +184,7 @@ class Trainer:
       scanned=scanned,
       mutable=mutable,
       compute_dtype=compute_dtype,
+      sums_dtype=collectives.sums_dtype,
       min_shard_size=min_shard_size,
       auto_specs=auto_specs,
     )
