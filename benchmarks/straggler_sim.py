@@ -8,7 +8,7 @@ so that decisions can be compared with recorded ones; times are synthetic.
 `replay` uses batch times recorded elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 import dataclasses
 import functools
 import math
@@ -21,63 +21,10 @@ from antjax.elastic.controller import Controller, ControllerConfig
 from antjax.elastic.monitor import Monitor
 from antjax.elastic.policy import Policy
 from antjax.elastic.windows import MonitorConfig
+from benchmarks.straggler_scenarios import Scenario
 
 _JOB = 'simulated'
 _Row = dict[str, Any]  # A worker's report of a step.
-
-# (index of the worker, seconds since the job's start) -> slowness factor. With
-# `Scenario.by_work`, the second is the share of completed work.
-Slowness = Callable[[int, float], float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scenario:
-  """A job to simulate.
-
-  Attributes:
-    name: Readable name.
-    slowness: Slowness of each worker over time.
-    by_work: Whether slowness depends on completed work, not on the clock.
-    new_host: Slowness over time of a new host after a restart.
-    device_kinds: Device kind of each worker.
-    num_micro_batches: Number of micro-batches per worker and step in the job's
-      settings.
-    num_steps: Number of full steps to train.
-    s_per_micro_batch: Seconds per micro-batch of a worker with slowness 1.
-    samples_per_micro_batch: Number of records per micro-batch.
-    overhead_s: Seconds per step for exchange and update.
-    own_overhead_s: Additional seconds of a worker with slowness 1; a slow one
-      takes longer, whatever its micro-batches.
-    report_s: Seconds between heartbeats, which report steps and receive plans;
-      a plan takes effect one step later. 0: both at once.
-    noise: Maximum relative variation of a worker's time between steps.
-    restart_s: Seconds from a kill to the first step of the next generation.
-    commit_s: Seconds between checkpoints; work since the last is repeated.
-  """
-
-  name: str
-  slowness: Slowness
-  device_kinds: Sequence[str] = ('cpu',) * 4
-  num_micro_batches: int = 8
-  num_steps: int = 1200
-  s_per_micro_batch: float = 0.125
-  samples_per_micro_batch: int = 32
-  overhead_s: float = 0.01
-  own_overhead_s: float = 0.0
-  report_s: float = 0.0
-  noise: float = 0.02
-  restart_s: float = 20.0
-  commit_s: float = 60.0
-  by_work: bool = False
-  new_host: Callable[[float], float] = lambda when: 1.0
-
-  @property
-  def num_workers(self) -> int:
-    return len(self.device_kinds)
-
-  @property
-  def total_micro_batches(self) -> int:
-    return self.num_steps * self.num_workers * self.num_micro_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,67 +38,19 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """Outcome of a simulated job.
+  """Outcome of a simulated job."""
 
-  Attributes:
-    job_s: Seconds until all work was committed.
-    ideal_s: Seconds of the same work at the summed speeds of all workers,
-      without overhead and restarts.
-    num_steps: Number of steps made, including repeated ones.
-    num_generations: Number of generations of the job.
-    decisions: Decisions in order.
-  """
-
-  job_s: float
+  job_s: float  # Seconds until all work was committed.
+  # Seconds of the same work at the summed speeds of all workers, without
+  # overhead and restarts.
   ideal_s: float
-  num_steps: int
-  num_generations: int
-  decisions: tuple[Decision, ...]
+  num_steps: int  # Number of steps made, including repeated ones.
+  num_generations: int  # Number of generations of the job.
+  decisions: tuple[Decision, ...]  # Decisions in order.
 
   @property
   def share_of_ideal(self) -> float:
     return self.ideal_s / self.job_s
-
-
-def _one_of(times: float) -> Slowness:
-  return lambda worker, now: times if worker == 3 else 1.0
-
-
-def _transient(worker: int, now: float) -> float:
-  return 4.0 if worker == 3 and now % 240 < 60 else 1.0
-
-
-def _rotating(worker: int, now: float) -> float:
-  return 4.0 if worker == int(now // 120) % 4 else 1.0
-
-
-def _burst(worker: int, now: float) -> float:
-  chosen = random.Random(7919 * int(now // 12) + 1).randrange(4)
-  return 4.0 if worker == chosen and now % 12 < 8 else 1.0
-
-
-def _many(worker: int, now: float) -> float:
-  since = now + 600 * random.Random(31 * worker + 7).random()
-  return 4.0 if since % 600 < 60 else 1.0
-
-
-SCENARIOS: tuple[Scenario, ...] = (
-  Scenario('none', lambda worker, now: 1.0),
-  Scenario('x2_one_of_4', _one_of(2.0)),
-  Scenario('x4_one_of_4', _one_of(4.0)),
-  Scenario('x10_one_of_4', _one_of(10.0)),
-  Scenario(
-    'classes_1_2',
-    lambda worker, now: 2.0 if worker >= 2 else 1.0,
-    device_kinds=('new', 'new', 'old', 'old'),
-  ),
-  Scenario('transient_x4', _transient),
-  Scenario('rotating_x4', _rotating),
-  # For 8 s of every 12 s one of the four, another one each time.
-  Scenario('bursts_8s', _burst, num_steps=600),
-  # Each of 32 for one minute in ten, so that three are slow on average.
-  Scenario('many_32', _many, device_kinds=('cpu',) * 32, num_steps=300),
-)
 
 
 def _tell(

@@ -40,7 +40,13 @@ from antjax.elastic import policy
 from antjax.elastic.controller import ControllerConfig
 from antjax.elastic.windows import MonitorConfig
 from benchmarks import cluster as cluster_lib
-from benchmarks import harness, straggler_bench, straggler_sim, text_job
+from benchmarks import (
+  harness,
+  straggler_bench,
+  straggler_scenarios,
+  straggler_sim,
+  text_job,
+)
 
 # Name in the lines -> (policy, maximum number of restarts).
 POLICIES = {
@@ -96,7 +102,7 @@ def load(path: pathlib.Path) -> tuple[np.ndarray, int]:
 
 def scenario_of(
   name: str, slowness: np.ndarray, num_workers: int, num_micro_batches: int
-) -> straggler_sim.Scenario:
+) -> straggler_scenarios.Scenario:
   """A job with a number of workers that follows a trace row by row."""
   rows, width = slowness.shape
 
@@ -105,7 +111,7 @@ def scenario_of(
     return float(slowness[row % rows, worker % width])
 
   middle = np.sort(slowness, axis=1)[:, (width - 1) // 2]
-  return straggler_sim.Scenario(
+  return straggler_scenarios.Scenario(
     name,
     at,
     device_kinds=('cpu',) * num_workers,
@@ -119,7 +125,7 @@ def scenario_of(
 
 
 def _simulated(
-  scenario: straggler_sim.Scenario, name: str, **configs: Any
+  scenario: straggler_scenarios.Scenario, name: str, **configs: Any
 ) -> dict[str, Any]:
   function, restarts = POLICIES[name]
   config = configs.pop('controller', ControllerConfig())

@@ -60,7 +60,8 @@ _WITHOUT_JAX = (
 # Lines of Python that a room may have; antjax/ itself holds config.
 _BUDGETS = {
   'antjax': 700,
-  'antjax/collectives': 2_280,  # The loop that fetches layers ahead.
+  # 250 of them the loop that fetches layers ahead, 195 sums in int8.
+  'antjax/collectives': 2_480,
   'antjax/ctr': 4_000,
   'antjax/data': 6_000,
   'antjax/elastic': 8_500,  # 770 of them checks of hosts and notices.
@@ -85,28 +86,27 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 990,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 7_865,  # See docs/design/house.md.
-  'antjax/data': 12_010,  # See docs/design/house.md.
-  'antjax/elastic': 10_785,  # 770 of them checks of hosts and notices.
+  'antjax/ctr': 7_690,  # See docs/design/house.md.
+  'antjax/data': 11_660,  # See docs/design/house.md.
+  'antjax/elastic': 10_650,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_350,  # See docs/design/house.md.
-  'antjax/jobs': 16_545,  # See docs/design/house.md.
+  'antjax/jobs': 16_500,  # See docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_260,
-  'antjax/shards': 2_970,
-  'antjax/train': 6_120,  # 90 of them s3:// for Orbax; docs/design/house.md.
+  'antjax/shards': 2_935,
+  # 90 of them s3:// for Orbax, 250 residuals; see docs/design/house.md.
+  'antjax/train': 6_365,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_180,
-  'tests': 62_290,  # See docs/design/house.md.
+  'tests': 62_600,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}
 _TWICE = frozenset[str]()
 _MAX_SCRIPT_LINES = 60
 _MAX_FILE_LINES = 400
-# Most of it is what the arguments of its public calls mean.
-_LONG_FILES = {'antjax/train/trainer.py': 435}
 _FORBIDDEN_THERE = {'flax', 'grain', 'jax', 'jaxlib', 'optax', 'orbax'}
 
 
@@ -229,8 +229,8 @@ def length_violations(root: pathlib.Path) -> list[str]:
   for path in sorted((root / 'antjax').rglob('*.py')):
     name = str(path.relative_to(root))
     lines = len(path.read_text().splitlines())
-    if lines > (most := _LONG_FILES.get(name, _MAX_FILE_LINES)):
-      found.append(f'{name}: {lines} lines; at most {most}')
+    if lines > _MAX_FILE_LINES:
+      found.append(f'{name}: {lines} lines; at most {_MAX_FILE_LINES}')
   return found
 
 

@@ -197,12 +197,17 @@ def _bytes(x: jax.Array) -> int:
   return math.prod(x.shape) * jnp.dtype(x.dtype).itemsize
 
 
-def check_used(how: Collectives, paro: PaRO) -> None:
-  """Rejects an algorithm or narrow payload that the code would not use.
+def for_code(
+  how: str | Collectives, mesh: jax.sharding.Mesh, paro: PaRO
+) -> Collectives:
+  """Collectives, also by the name of their algorithm, under a code.
 
   Raises:
-    ValueError: The code does not use it; names the codes that do.
+    ValueError: The code does not use the algorithm or narrow payload; names the
+      codes that do.
   """
+  if isinstance(how, str):
+    how = for_mesh(how, mesh)
   if how.sums_dtype is not None and paro.grads is not Level.INTRA:
     takers = [c for c in VALID_CODES if c[1] == Level.INTRA.letter]
     raise ValueError(
@@ -211,7 +216,7 @@ def check_used(how: Collectives, paro: PaRO) -> None:
       f' {paro.code} does not. For it use Collectives(payload_dtype=).'
     )
   if how.algorithm in ('xla', 'auto') and how.payload_dtype is None:
-    return
+    return how
   name = how.algorithm
   if how.payload_dtype is not None:
     name += f' in {jnp.dtype(how.payload_dtype).name}'
@@ -229,3 +234,4 @@ def check_used(how: Collectives, paro: PaRO) -> None:
       paro.global_moves[0],
       name,
     )
+  return how

@@ -81,25 +81,18 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Links:
-  """Speeds of a cluster's links, one direction.
+  """Speeds of a cluster's links, one direction."""
 
-  Attributes:
-    intra_bytes_per_s: Bandwidth of one device's link inside its group.
-    uplink_bytes_per_s: Bandwidth that all devices of a group share to other
-      groups.
-    intra_latency_s: Latency of a step inside a group.
-    inter_latency_s: Latency of a step between groups.
-    device_inter_bytes_per_s: Maximum bandwidth of a single device to other
-      groups; None if only the uplink limits it.
-    timings: Measured times of the algorithms, if any; these override
-      predictions from the links.
-  """
-
-  intra_bytes_per_s: float
+  intra_bytes_per_s: float  # Bandwidth of one device's link inside its group.
+  # Bandwidth that all devices of a group share to other groups.
   uplink_bytes_per_s: float
-  intra_latency_s: float = 0.0
-  inter_latency_s: float = 0.0
+  intra_latency_s: float = 0.0  # Latency of a step inside a group.
+  inter_latency_s: float = 0.0  # Latency of a step between groups.
+  # Maximum bandwidth of a single device to other groups; None if only the
+  # uplink limits it.
   device_inter_bytes_per_s: float | None = None
+  # Measured times of the algorithms, if any; these override predictions from
+  # the links.
   timings: tuple[Timing, ...] = ()
 
   def __post_init__(self) -> None:

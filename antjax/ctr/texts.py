@@ -17,21 +17,14 @@ _ITEMS_AT_ONCE = 1 << 16
 
 
 class Marks(NamedTuple):
-  """Marks of a text.
+  """Marks of a text."""
 
-  Attributes:
-    leading: Token ids before the text.
-    trailing: Token ids after the text.
-    pooling: Token whose output is the text's vector.
-    separator: Token ids between two items.
-    num_special: Number of special tokens at the start of each cached item,
-      which texts leave out.
-  """
-
-  leading: tuple[int, ...]
-  trailing: tuple[int, ...] = ()
-  pooling: Pooling = 'mean'
-  separator: tuple[int, ...] = ()
+  leading: tuple[int, ...]  # Token ids before the text.
+  trailing: tuple[int, ...] = ()  # Token ids after the text.
+  pooling: Pooling = 'mean'  # Token whose output is the text's vector.
+  separator: tuple[int, ...] = ()  # Token ids between two items.
+  # Number of special tokens at the start of each cached item, which texts leave
+  # out.
   num_special: int = 0
 
   @property
@@ -53,16 +46,11 @@ class Tokens(Protocol):
 
 
 class Planned(NamedTuple):
-  """Planned content of texts.
+  """Planned content of texts."""
 
-  Attributes:
-    items: Items int [R, N], as given.
-    sizes: int64 [R, N], number of tokens of each item; 0: left out.
-    lengths: int64 [R], number of tokens of each text with marks; 0: no text.
-  """
-
-  items: np.ndarray
-  sizes: np.ndarray
+  items: np.ndarray  # Items int [R, N], as given.
+  sizes: np.ndarray  # int64 [R, N], number of tokens of each item; 0: left out.
+  # int64 [R], number of tokens of each text with marks; 0: no text.
   lengths: np.ndarray
 
 
@@ -85,11 +73,8 @@ class TextMaker:
   ):
     """Reads nothing yet.
 
-    Args:
-      cache: Tokens of the items; row 0, the padding, has no tokens.
-      marks: Marks of the model's family.
-      max_title_tokens: Maximum number of tokens of an item, then truncated.
-      max_tokens: Maximum number of tokens of a text.
+    Texts have at most `max_tokens`, of which an item has `max_title_tokens`.
+    Row 0 of the cache, the padding, has no tokens.
 
     Raises:
       ValueError: There is no room beside the marks.

@@ -74,11 +74,8 @@ def add_lora(
 ) -> None:
   """Adds adapters to a model's trained layers.
 
-  Args:
-    model: A click model or recommender.
-    adapter: Folder of initial adapters, see `adapter_file`; '': new ones.
-    rngs: Source of the random numbers.
-    **options: Options of `lora.add`, for new ones.
+  They start from the folder `adapter`, see `adapter_file`; '': new ones, by
+  options of `lora.add`.
 
   Raises:
     ValueError: The tower trains no layers; also as for `lora.add` and
@@ -127,8 +124,7 @@ def frozen_share(
   Args:
     params: Arrays or ShapeDtypeStructs.
     is_trained: Name of a leaf -> whether it is trained.
-    num_absent: Number of frozen parameters that are not in memory, such as
-      those of a low half.
+    num_absent: Number of frozen parameters that are not in memory.
   """
   sizes = [
     (is_trained(_name(path)), x.size)

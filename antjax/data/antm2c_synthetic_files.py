@@ -30,7 +30,6 @@ from antjax.data import (
   antm2c_synthetic,
   event_antm2c,
   output_folder,
-  splitmix,
   thread_map,
 )
 from antjax.data.antm2c_synthetic import (
@@ -42,6 +41,7 @@ from antjax.data.antm2c_synthetic import (
   TOPICS,
   World,
 )
+from antjax.shards import data_shard
 
 PREFIX = 'antm2c_synthetic'
 IMAGES = 'AntM2C_synthetic_image'
@@ -105,13 +105,9 @@ def write(
   image_size: int = 32,
   progress: Callable[[str], None] = lambda text: None,
 ) -> list[pathlib.Path]:
-  """Makes the folder of the module's docstring.
+  """Makes the folder of the module's docstring; it must not exist, or be empty.
 
-  Args:
-    out: Folder to make; it must not exist, or be empty.
-    config: Settings of the synthetic data.
-    image_size: Pixels each way, a multiple of 8; 0 makes no images.
-    progress: Function called with a text at the start of each file.
+  `image_size` is pixels each way, a multiple of 8; 0 makes no images.
 
   Returns:
     The parts.
@@ -360,6 +356,6 @@ def _level(values: np.ndarray) -> pa.Array:
 
 def _mix(numbers: np.ndarray, salt: int) -> np.ndarray:
   """Even hash of numbers, int64 from 0."""
-  offset = np.uint64((salt + 1) * int(splitmix.STEP) % 2**64)
-  mixed = splitmix.mix(numbers.astype(np.uint64) + offset)
+  offset = np.uint64((salt + 1) * int(data_shard.GOLDEN) % 2**64)
+  mixed = data_shard.mix(numbers.astype(np.uint64) + offset)
   return (mixed >> np.uint64(1)).astype(np.int64)

@@ -140,7 +140,6 @@ class ArrayRecordSource:
     return self._num_records
 
   def read(self, start: int, stop: int) -> list[Record]:
-    """Returns the records start <= index < stop; see `RecordSource`."""
     check_block(self._path, start, stop, len(self))
     if start == stop:
       return []

@@ -17,20 +17,16 @@ from antjax.shards.record_source import RecordBlock
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-  """A column of N records, without empty values.
+  """A column of N records, without empty values."""
 
-  Attributes:
-    values: [N] of scalars; of lists, the rows of all records [R] or [R, K].
-    offsets: Offsets of the rows of each record, [N + 1]; None for scalars.
-    lengths: Values in each row of lists of lists without a width, [R].
-  """
-
+  # [N] of scalars; of lists, the rows of all records [R] or [R, K].
   values: Any
+  # Offsets of the rows of each record, [N + 1]; None for scalars.
   offsets: np.ndarray | None = None
+  # Values in each row of lists of lists without a width, [R].
   lengths: np.ndarray | None = None
 
   def record(self, index: int) -> Any:
-    """Returns the value of a record."""
     if self.offsets is None:
       return self.values[index]
     part = slice(self.offsets[index], self.offsets[index + 1])
@@ -42,12 +38,10 @@ class _Column:
 def records_from_arrow(
   table: pa.Table, widths: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-  """Turns Arrow columns into records, one dict a row.
+  """Turns columns of numbers, texts, lists, or lists of lists into records.
 
-  Args:
-    table: Columns of numbers, texts, lists of numbers, or lists of such lists.
-    widths: Column -> width that the inner lists of a list of lists are padded
-      to with -1; without an entry each record has its own longest list's.
+  The inner lists of a column in `widths` are padded to its width with -1;
+  without an entry each record has its own longest list's.
 
   Raises:
     ValueError: A value is empty, or a list longer than its width.

@@ -126,20 +126,16 @@ def moment(text: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-  """What is to be written.
+  """What is to be written."""
 
-  Attributes:
-    table: Examples of all splits, in the order of `ORDER`; `split` is the place
-      in `SPLITS`.
-    events: History -> table (behavior), in the order of users and time.
-    id_maps: 'user', 'item' and names of features -> table (name, id).
-    num_short: Drawn items that are lacking, as none was found.
-  """
-
+  # Examples of all splits, in the order of `ORDER`; `split` is the place in
+  # `SPLITS`.
   table: ir.Table
+  # History -> table (behavior), in the order of users and time.
   events: Mapping[str, ir.Table]
+  # 'user', 'item' and names of features -> table (name, id).
   id_maps: Mapping[str, ir.Table]
-  num_short: int
+  num_short: int  # Drawn items that are lacking, as none was found.
 
 
 def _is_in_time(rows: ir.Table) -> bool:
@@ -162,14 +158,9 @@ def build(
 ) -> Examples:
   """Codes rows, ranges their histories, splits them, draws negatives.
 
-  Args:
-    stored: Intermediate tables, which outlive the result.
-    rows: Columns of `layout`, with `title`, the int32 id of the text.
-    layout: Layout of the rows.
-    config: Settings of the examples, with a `split` that is not auto.
-    progress: Function called with a text at the start of each step.
-    known_ids: Name, as in `Examples.id_maps`, -> table (value, id) of an
-      earlier day, whose values keep their ids.
+  `rows` have the columns of `layout` and `title`, the int32 id of the text; the
+  config's `split` is not auto. `known_ids` are name, as in `Examples.id_maps`,
+  -> table (value, id) of an earlier day, whose values keep their ids.
   """
   if config.user_share < 1:
     progress('drawing users')

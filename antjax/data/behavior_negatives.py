@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antjax.data import prepare, splitmix
+from antjax.data import prepare
+from antjax.shards import data_shard
 
 # Draws beyond those needed, for items that the user has or that come twice.
 _SPARE = 8
@@ -40,8 +41,8 @@ def draw(
     seed: Seed of the draws.
 
   Returns:
-    A table with the columns of `positives`: those of the event, but with the
-    drawn item, its title and features, label 0 and `draw` from 1.
+    The columns of `positives`: those of the event, but with the drawn item, its
+    title and features, label 0 and `draw` from 1.
   """
   items = stored('items', _items(rows, positives, item_columns))
   domains = items.group_by('domain').agg(
@@ -100,14 +101,14 @@ def _attempts(
     [('row', pa.int64()), ('attempt', pa.int32()), ('place', pa.int64())]
   )
   attempt = np.arange(num, dtype=np.uint64)
-  offset = np.uint64((seed + 1) * int(splitmix.STEP) % 2**64)
+  offset = np.uint64((seed + 1) * int(data_shard.GOLDEN) % 2**64)
   with pq.ParquetWriter(path, schema) as file:
     batches = prepare.stream(asked, path.parent, batch_rows=65_536)
     for batch in batches:
       row = batch['row'].to_numpy(zero_copy_only=False)
       size = batch['_size'].to_numpy(zero_copy_only=False).astype(np.uint64)
-      bits = splitmix.mix(splitmix.mix(row.astype(np.uint64) + offset))
-      bits = splitmix.mix(bits[:, None] + attempt[None] * splitmix.STEP)
+      bits = data_shard.mix(data_shard.mix(row.astype(np.uint64) + offset))
+      bits = data_shard.mix(bits[:, None] + attempt[None] * data_shard.GOLDEN)
       place = (bits % size[:, None]).astype(np.int64)
       place += batch['_first'].to_numpy(zero_copy_only=False)[:, None]
       columns = [

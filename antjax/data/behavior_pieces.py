@@ -28,18 +28,14 @@ _CACHED_PIECES, _CACHED_TEXTS = 1 << 16, 1 << 14
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-  """All behaviors of a source, before they have ids.
+  """All behaviors of a source, before they have ids."""
 
-  Attributes:
-    titles: (raw, title, cut, count): normalized text of each item text.
-    pieces: For each long text and bag: (row, texts, num_dropped, num_cut).
-    distinct: (text, count): what the vocabulary has to hold.
-    counts: For `dataset.json`: what was cut, dropped or empty.
-  """
-
+  # (raw, title, cut, count): normalized text of each item text.
   titles: ir.Table
+  # For each long text and bag: (row, texts, num_dropped, num_cut).
   pieces: tuple[ir.Table, ...]
-  distinct: ir.Table
+  distinct: ir.Table  # (text, count): what the vocabulary has to hold.
+  # For `dataset.json`: what was cut, dropped or empty.
   counts: Mapping[str, int]
 
   @property
@@ -99,12 +95,8 @@ def collect(
 ) -> Texts:
   """Normalises and splits the texts of all rows.
 
-  Args:
-    stored: Intermediate tables, which outlive the result.
-    rows: With `row`, `text` and text_0, text_1, ...
-    layout: Layout of the rows.
-    normalizer: Applied to all texts.
-    splitter: Splits long texts; its `max_chars` holds for titles too.
+  `rows` have `row`, `text` and text_0, text_1, ... The normalizer is applied to
+  all texts; `max_chars` of the splitter holds for titles too.
   """
   con, whole = stored.con, dataclasses.replace(splitter, max_chars=0)
   raw = rows.group_by(raw='text').agg(count=rows.count())

@@ -18,29 +18,23 @@ PART = '\x1f'  # Between values: no text has a control character.
 
 @dataclasses.dataclass(frozen=True)
 class RowLayout:
-  """What the rows hold beside `user`, `item`, `time`, `row`, `text`, `label`.
+  """Columns of rows beside user, item, time, row, text and label."""
 
-  Attributes:
-    histories: Values of the column `history`: the sequence an event joins.
-    texts: Names of long texts, in the columns text_0, text_1, ...
-    bags: Names of features with many values; their columns follow those of the
-      texts, the values parted by `PART`.
-    ids: Names of categorical features, text columns id_0, ...
-    numeric: Names of numeric features, float columns numeric_0, ...
-    labels: Names of further labels, float columns label_0, ...
-    item_columns: Those of `ids` and `numeric` that belong to the item.
-    has_time: Whether times order the rows; else their place does.
-    is_labelled: Without labels all rows are positive and negatives are drawn.
-  """
-
+  # Values of the column `history`: the sequence an event joins.
   histories: tuple[str, ...]
+  # Names of long texts, in the columns text_0, text_1, ...
   texts: tuple[str, ...]
+  # Names of features with many values; their columns follow those of the texts,
+  # the values parted by `PART`.
   bags: tuple[str, ...]
-  ids: tuple[str, ...]
+  ids: tuple[str, ...]  # Names of categorical features, text columns id_0, ...
+  # Names of numeric features, float columns numeric_0, ...
   numeric: tuple[str, ...]
-  labels: tuple[str, ...]
+  labels: tuple[str, ...]  # Names of further labels, float columns label_0, ...
+  # Those of `ids` and `numeric` that belong to the item.
   item_columns: tuple[str, ...]
-  has_time: bool
+  has_time: bool  # Whether times order the rows; else their place does.
+  # Without labels all rows are positive and negatives are drawn.
   is_labelled: bool
 
   @property

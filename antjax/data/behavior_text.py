@@ -34,7 +34,6 @@ class Normalizer:
     return 'nfkc-lower-1' if self.lower else 'nfkc-1'
 
   def __call__(self, text: str) -> str:
-    """Returns the normalized text."""
     if not text.isascii():
       text = unicodedata.normalize('NFKC', text)
     if self.lower:
@@ -141,14 +140,8 @@ class Splitter:
 
 
 class Pieces(NamedTuple):
-  """The behaviors of a text, and what was left out.
+  """The behaviors of a text, and what was left out."""
 
-  Attributes:
-    texts: Normalized behaviors, none of them empty.
-    num_dropped: Behaviors beyond `max_behaviors`.
-    num_cut: Kept behaviors that were longer than `max_chars`.
-  """
-
-  texts: list[str]
-  num_dropped: int = 0
-  num_cut: int = 0
+  texts: list[str]  # Normalized behaviors, none of them empty.
+  num_dropped: int = 0  # Behaviors beyond `max_behaviors`.
+  num_cut: int = 0  # Kept behaviors that were longer than `max_chars`.

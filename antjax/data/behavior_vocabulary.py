@@ -46,23 +46,14 @@ _COUNTS = {'id': Field('int32'), 'count': Field('int64')}
 
 @dataclasses.dataclass(frozen=True)
 class Append:
-  """What one append did.
+  """What one append did."""
 
-  Attributes:
-    source: Fingerprint of the data; data with the same one are added once.
-    number: Number in the names of the files.
-    first: First id that is new.
-    num_new: Texts that are new.
-    num_events: Occurrences that were counted.
-    num_bytes: Size of both files.
-  """
-
-  source: str
-  number: int
-  first: int
-  num_new: int
-  num_events: int
-  num_bytes: tuple[int, int]
+  source: str  # Fingerprint of the data; data with the same one are added once.
+  number: int  # Number in the names of the files.
+  first: int  # First id that is new.
+  num_new: int  # Texts that are new.
+  num_events: int  # Occurrences that were counted.
+  num_bytes: tuple[int, int]  # Size of both files.
 
   @property
   def files(self) -> tuple[str, str]:
@@ -208,15 +199,11 @@ def append(
   normalizer: str,
   source: str,
 ) -> BehaviorVocabulary:
-  """Adds the texts of a data set to a vocabulary, or makes it.
+  """Adds texts (text, count int64) to a vocabulary, or makes it.
 
-  Args:
-    con: Engine that holds `texts`.
-    folder: Folder of the vocabulary; need not exist.
-    texts: (text, count int64): distinct normalized texts, none of them empty.
-    normalizer: Name of their normalizer, see `behavior_text`.
-    source: Fingerprint of the data set. If it was added before, nothing is
-      done, so that a run may be repeated.
+  They are distinct, normalized by the normalizer of that name, and none is
+  empty. Data of a `source`, a fingerprint, are added once, so that a run may be
+  repeated.
 
   Raises:
     ValueError: The vocabulary has another normalizer.

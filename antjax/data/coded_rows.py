@@ -34,16 +34,12 @@ def vocabularies(
 ) -> dict[str, pa.Table]:
   """Maps the values of columns, in sorted order, to ids from 1.
 
-  Args:
-    path: Parquet file, or folder of them.
-    columns: Columns to map; NULLs get no id.
-    where: Column of the rows that count.
-    min_count: Rows that a value needs for an id.
-    max_values: See `MAX_VALUES`.
-    threads: Number of threads.
+  Of the Parquet file or folder at `path`, rows count where the column `where`
+  is true; a value needs `min_count` of them for an id, and NULLs get none.
 
   Returns:
-    Column -> table (column, id int32); columns of too many values are lacking.
+    Column -> table (column, id int32); columns of too many values, by
+    `max_values`, are lacking.
   """
   counts = {name: _Counts() for name in columns}
 
@@ -74,13 +70,9 @@ def write(
   ids: Mapping[str, pa.Table],
   threads: int = 2,
 ) -> None:
-  """Copies a Parquet file with ids for values, 0 for those that have none.
+  """Copies a Parquet file or folder with the ids of `vocabularies` for values.
 
-  Args:
-    path: Parquet file, or folder of them.
-    out: Parquet file to make.
-    ids: From `vocabularies`.
-    threads: Number of threads.
+  Values that have none become 0.
   """
   names = pq.read_schema(_parts(path)[0]).names
   known = {n: table[n].combine_chunks() for n, table in ids.items()}
@@ -116,7 +108,6 @@ class _Counts:
     return self._size
 
   def add(self, found: pa.StructArray) -> None:
-    """Adds the counts of a batch."""
     values, counts = found.flatten()
     if pa.types.is_dictionary(values.type):
       values = values.dictionary_decode()

@@ -38,16 +38,11 @@ LONE_CR = 'a line end CR without LF'
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-  """How records are written.
+  """How records are written."""
 
-  Attributes:
-    delimiter: Text between two fields, one or more ASCII characters.
-    quote: Quote character, or '' where quotes are ordinary text.
-    encoding: Encoding of the file; blocks are UTF-8.
-  """
-
-  delimiter: str = ','
-  quote: str = '"'
+  delimiter: str = ','  # Text between two fields, one or more ASCII characters.
+  quote: str = '"'  # Quote character, or '' where quotes are ordinary text.
+  # Encoding of the file; blocks are UTF-8.
   encoding: Literal['utf-8', 'latin-1'] = 'utf-8'
 
   def __post_init__(self) -> None:
@@ -75,24 +70,15 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextBlock:
-  """Records that follow each other in a file.
+  """Records that follow each other in a file."""
 
-  Attributes:
-    data: Bytes uint8 [size], each record with its line end.
-    starts: First byte of each good record, int64 [records]; blank lines are
-      none.
-    stops: One behind the last byte of each, int64 [records].
-    faults: Text that is not a record, in order.
-    first_record: Number of records and faults earlier in the file.
-    first_line: Line of the file in which the block begins, from 1.
-  """
-
-  data: np.ndarray
+  data: np.ndarray  # Bytes uint8 [size], each record with its line end.
+  # First byte of each good record, int64 [records]; blank lines are none.
   starts: np.ndarray
-  stops: np.ndarray
-  faults: list[Fault]
-  first_record: int
-  first_line: int
+  stops: np.ndarray  # One behind the last byte of each, int64 [records].
+  faults: list[Fault]  # Text that is not a record, in order.
+  first_record: int  # Number of records and faults earlier in the file.
+  first_line: int  # Line of the file in which the block begins, from 1.
 
   @property
   def num_records(self) -> int:
@@ -295,12 +281,8 @@ def read_blocks(
 ) -> Iterator[TextBlock]:
   """Yields the blocks of a file, the header among the records of the first.
 
-  Args:
-    path: Text file, with or without a byte order mark; it may be packed, see
-      `PACKED`.
-    dialect: Dialect of its records.
-    block_bytes: Bytes to read at a time.
-    max_record_bytes: A quote that is open for longer is a fault.
+  The file may begin with a byte order mark, and be packed, see `PACKED`. A
+  quote that is open for more than `max_record_bytes` is a fault.
 
   Raises:
     FileNotFoundError: No such file.

@@ -22,21 +22,18 @@ _IN_MB = {'K': 1e-3, 'M': 1.0, 'G': 1e3, 'T': 1e6}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Engine:
-  """What does the bulk work, and with how much.
+  """What does the bulk work, and with how much."""
 
-  Attributes:
-    name: 'duckdb', in this process, or 'spark'.
-    memory_limit: Such as '4GB', at least 200MB; beside it the program itself
-      takes about 300MB. '' means the engine's own choice.
-    threads: Number of threads of DuckDB or a local Spark; 0 means all cores, or
-      as many as the memory is enough for.
-    spark_master: Spark's master; '' means a local one, or that of the session
-      that is there already.
-  """
-
+  # 'duckdb', in this process, or 'spark'.
   name: Literal['duckdb', 'spark'] = 'duckdb'
+  # Such as '4GB', at least 200MB; beside it the program itself takes about
+  # 300MB. '' means the engine's own choice.
   memory_limit: str = ''
+  # Number of threads of DuckDB or a local Spark; 0 means all cores, or as many
+  # as the memory is enough for.
   threads: int = 0
+  # Spark's master; '' means a local one, or that of the session that is there
+  # already.
   spark_master: str = ''
 
   @property

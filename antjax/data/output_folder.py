@@ -181,10 +181,8 @@ def is_current(
 ) -> bool:
   """Tells whether a folder already holds the data that `config` describes.
 
-  Args:
-    folder: Folder to write to; need not exist.
-    config: JSON-able description of everything that decides the content.
-    overwrite: Whether data of ours may be replaced.
+  The config is JSON-able and says all that decides the content; with
+  `overwrite` data of ours may be replaced.
 
   Returns:
     True: there is nothing to do. False: the folder may be written.

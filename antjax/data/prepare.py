@@ -140,9 +140,7 @@ def dense_ids(
 def to_ids(table: ir.Table, ids: Mapping[str, ir.Table]) -> ir.Table:
   """Replaces values by int32 ids, 0 for those that have none.
 
-  Args:
-    table: Table with the columns.
-    ids: Column to replace -> table (column, id) with each value once.
+  `ids` are column to replace -> table (column, id) with each value once.
   """
   # One chain of joins: ibis takes long for nested ones.
   joined = table.select(*table.columns)  # Ends a join of before.
@@ -204,14 +202,7 @@ def write_records(
   *,
   block_size: int = 256,
 ) -> int:
-  """Writes a table as a record file; returns the number of records.
-
-  Args:
-    table: Table with the fields of `schema`, ordered as the records shall be.
-    path: See `record_writer.write`.
-    schema: See `record_writer.write`.
-    block_size: See `record_writer.write`.
-  """
+  """Writes an ordered table; returns its size. See `record_writer.write`."""
   path = pathlib.Path(path)
   batches = stream(table, path.parent, list(schema))
   return record_writer.write(path, batches, schema, block_size=block_size)
@@ -224,14 +215,10 @@ def stream(
   *,
   batch_rows: int = 1024,
 ) -> Iterator[pa.RecordBatch]:
-  """Computes a table and gives it piece by piece, in its order.
+  """Computes a table and gives its columns (None: all) in its order, by pieces.
 
-  Args:
-    table: Table, ordered as its rows shall come.
-    folder: Existing folder with room for the table, which goes by way of a
-      file there: every ibis backend writes one out of core.
-    columns: Columns to give; None: all.
-    batch_rows: Largest number of rows of a batch.
+  It goes by way of a file in `folder`: every ibis backend writes one out of
+  core.
   """
   with computed(table, folder) as rows:
     yield from rows.batches(0, len(rows), columns, batch_rows)

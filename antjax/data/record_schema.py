@@ -13,17 +13,11 @@ import pyarrow as pa
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """Type of one value of a record.
+  """Type of one value of a record."""
 
-  Attributes:
-    dtype: Name of a numpy dtype, or 'str'.
-    ndim: 0 for a scalar, 1 for a list, 2 for a list of lists.
-    width: For ndim=2, the length each inner list is padded to with -1.
-  """
-
-  dtype: str
-  ndim: int = 0
-  width: int = 0
+  dtype: str  # Name of a numpy dtype, or 'str'.
+  ndim: int = 0  # 0 for a scalar, 1 for a list, 2 for a list of lists.
+  width: int = 0  # For ndim=2, the length each inner list is padded to with -1.
 
   def arrow_type(self, *, is_padded: bool = False) -> pa.DataType:
     """The Arrow type of the column; inner lists of `width` values if padded."""

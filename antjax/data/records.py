@@ -105,7 +105,6 @@ class _ColumnSource(abc.ABC):
     del start, stop  # Nothing is mapped.
 
   def read(self, start: int, stop: int) -> Sequence[Record]:
-    """Returns the records start <= index < stop; see `RecordSource`."""
     return self.decode(self.table(start, stop))
 
   def decode(self, table: pa.Table) -> Sequence[Record]:

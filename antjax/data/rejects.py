@@ -15,21 +15,13 @@ _MAX_TEXT = 2000  # Characters of a malformed line to list.
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-  """A row that is set aside.
+  """A row that is set aside."""
 
-  Attributes:
-    line: Line of the file in which it begins, from 1; of a table, the row.
-    column: Column at fault, '' for the row as a whole.
-    reason: One word, to count by.
-    message: Description of what is wrong.
-    text: The line, '' where there is none.
-  """
-
-  line: int
-  column: str
-  reason: str
-  message: str
-  text: str = ''
+  line: int  # Line of the file in which it begins, from 1; of a table, the row.
+  column: str  # Column at fault, '' for the row as a whole.
+  reason: str  # One word, to count by.
+  message: str  # Description of what is wrong.
+  text: str = ''  # The line, '' where there is none.
 
 
 class Rejects:
@@ -42,7 +34,6 @@ class Rejects:
   """
 
   def __init__(self, path: str | os.PathLike[str], max_share: float = 0.001):
-    """Lists nothing yet."""
     self.path, self.max_share = pathlib.Path(path), max_share
     self.num_rows = 0
     self._first: dict[str, BadRow] = {}
@@ -82,13 +73,8 @@ class Rejects:
   ) -> None:
     """Refuses too many rows of a file; else warns of any, at its end.
 
-    Args:
-      where: As `add` was told.
-      num_bad: Rows of it that were set aside.
-      num_rows: All its rows, so far.
-      most: At most so many it has, if it is not at its end.
-      why: What was wrong with how many.
-      unit: Name of its rows.
+    Before its end the file has `most` rows at most. `why` says what was wrong
+    with how many, and `unit` what its rows are.
 
     Raises:
       ValueError: There are more than `max_share`.

@@ -24,18 +24,14 @@ _WRONG_SHARE, _WRONG_ROWS = 0.9, 1000
 
 @dataclasses.dataclass
 class RowCounts:
-  """Rows of files, those set aside included, and what was done to them.
+  """Rows of files, those set aside included, and what was done to them."""
 
-  Attributes:
-    rows: Number of rows.
-    rejected: Reason -> rows set aside.
-    filled: Column -> fields that another value stands for now.
-  """
-
-  rows: int = 0
+  rows: int = 0  # Number of rows.
+  # Reason -> rows set aside.
   rejected: collections.Counter[str] = dataclasses.field(
     default_factory=collections.Counter
   )
+  # Column -> fields that another value stands for now.
   filled: collections.Counter[str] = dataclasses.field(
     default_factory=collections.Counter
   )
@@ -60,43 +56,29 @@ class RowCounts:
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-  """What a piece of a file holds.
+  """What a piece of a file holds."""
 
-  Attributes:
-    table: Good rows: the columns, and `ROW`, their places in the file.
-    bad: Rows set aside, in their order.
-    filled: Column -> values that were filled in.
-    size: Size of this part of the file, in the unit of `RowSource.size`.
-  """
-
+  # Good rows: the columns, and `ROW`, their places in the file.
   table: pa.Table
-  bad: list[BadRow]
-  filled: collections.Counter[str]
-  size: int
+  bad: list[BadRow]  # Rows set aside, in their order.
+  filled: collections.Counter[str]  # Column -> values that were filled in.
+  size: int  # Size of this part of the file, in the unit of `RowSource.size`.
 
   def counts(self) -> RowCounts:
-    """Counts the rows."""
     rejected = collections.Counter(bad.reason for bad in self.bad)
     return RowCounts(self.table.num_rows + len(self.bad), rejected, self.filled)
 
 
 @dataclasses.dataclass(frozen=True)
 class RowSource:
-  """A file as pieces that are parsed in parallel.
+  """A file as pieces that are parsed in parallel."""
 
-  Attributes:
-    path: The file.
-    pieces: Functions that parse its pieces, in any thread; read as taken.
-    size: Size of the file, infinite where unknown.
-    smallest: Size of the smallest row.
-    unit: Name of its rows.
-  """
-
-  path: pathlib.Path
+  path: pathlib.Path  # The file.
+  # Functions that parse its pieces, in any thread; read as taken.
   pieces: Iterable[Callable[[], Parsed]]
-  size: float
-  smallest: float = 1
-  unit: str = 'lines'
+  size: float  # Size of the file, infinite where unknown.
+  smallest: float = 1  # Size of the smallest row.
+  unit: str = 'lines'  # Name of its rows.
 
 
 def write(

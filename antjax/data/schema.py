@@ -34,69 +34,59 @@ class Schema(TableColumns):
 
   A column that is named here may be one of the table of items where the text
   says so.
-
-  Attributes:
-    name: Name of the data.
-    user: Column with the user; '' makes every row a user of its own.
-    item: Column with the item; '' means that all rows have the same one. With
-      a separator a row lists several of them, in time.
-    time: Column of numbers that orders the rows, in seconds; '' means the order
-      of the rows.
-    text: Column with the item's text, perhaps of the items; '' means `item`.
-    title: Column with the item's title in sequences, perhaps of the items; ''
-      means `text`.
-    domain: Column with the item's domain, perhaps of the items; '' means one
-      domain.
-    label: Column of 0 and 1; '' for none.
-    labels: Further columns of 0 and 1, of which models of several tasks learn
-      too.
-    rating: Column of numbers that make the label; '' for none.
-    positive_from: Least rating of a label of 1.
-    task: Column whose values are the tasks; '' means `user`.
-    split: Column with the split of a row, in data that come split; '' for none.
-    split_values: Split -> values of that column, in their form as text; empty:
-      its name, or valid or val.
-    files: Split -> names or patterns of its files in the source, instead of
-      such a column; empty: all files are one log.
-    lists: Split -> files beside the log that list its pairs of user and item,
-      instead of either; events in no list are left out.
-    texts: Columns of long texts, each a sequence of its own.
-    ids: Columns of categorical features, beside user and item.
-    log: Numeric columns x that become sign(x) log(1 + |x|).
-    item_columns: Columns of `ids` and `numeric` that belong to the item.
-    histories: Which sequences past rows form: one of the positive ones, one
-      each of positive and negative, one a domain, or none.
-    history_names: Names of these sequences; () means 'history', or 'positive'
-      and 'negative', or the domains.
-    liked_only: Whether only what was liked makes a sequence of a user.
-    items: A second table, None for none; its features come after the log's.
   """
 
-  name: str = 'table'
-  user: str = ''
+  name: str = 'table'  # Name of the data.
+  user: str = ''  # Column with the user; '' makes every row a user of its own.
+  # Column with the item; '' means that all rows have the same one. With a
+  # separator a row lists several of them, in time.
   item: str = ''
+  # Column of numbers that orders the rows, in seconds; '' means the order of
+  # the rows.
   time: str = ''
+  # Column with the item's text, perhaps of the items; '' means `item`.
   text: str = ''
+  # Column with the item's title in sequences, perhaps of the items; '' means
+  # `text`.
   title: str = ''
+  # Column with the item's domain, perhaps of the items; '' means one domain.
   domain: str = ''
-  label: str = ''
+  label: str = ''  # Column of 0 and 1; '' for none.
+  # Further columns of 0 and 1, of which models of several tasks learn too.
   labels: tuple[str, ...] = ()
-  rating: str = ''
-  positive_from: float | None = None
-  task: str = ''
+  rating: str = ''  # Column of numbers that make the label; '' for none.
+  positive_from: float | None = None  # Least rating of a label of 1.
+  task: str = ''  # Column whose values are the tasks; '' means `user`.
+  # Column with the split of a row, in data that come split; '' for none.
   split: str = ''
+  # Split -> values of that column, in their form as text; empty: its name, or
+  # valid or val.
   split_values: Mapping[str, tuple[str, ...]] = dataclasses.field(
     default_factory=dict
   )
+  # Split -> names or patterns of its files in the source, instead of such a
+  # column; empty: all files are one log.
   files: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  # Split -> files beside the log that list its pairs of user and item, instead
+  # of either; events in no list are left out.
   lists: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  # Columns of long texts, each a sequence of its own.
   texts: tuple[str, ...] = ()
+  # Columns of categorical features, beside user and item.
   ids: tuple[str, ...] = ()
+  # Numeric columns x that become sign(x) log(1 + |x|).
   log: tuple[str, ...] = ()
+  # Columns of `ids` and `numeric` that belong to the item.
   item_columns: tuple[str, ...] = ()
+  # Which sequences past rows form: one of the positive ones, one each of
+  # positive and negative, one a domain, or none.
   histories: Literal['all', 'outcome', 'domain', 'none'] = 'all'
+  # Names of these sequences; () means 'history', or 'positive' and 'negative',
+  # or the domains.
   history_names: tuple[str, ...] = ()
+  # Whether only what was liked makes a sequence of a user.
   liked_only: bool = True
+  # A second table, None for none; its features come after the log's.
   items: ItemTable | None = None
 
   def __post_init__(self) -> None:

@@ -31,16 +31,11 @@ def make(
 ) -> Schema:
   """Makes a schema, with features by the types of columns.
 
-  Where neither a user nor an item is named, columns that are for nothing else
-  are features: floats numeric ones, all others categories.
-
-  Args:
-    columns: Column -> type, or {'type': type, 'empty': number or None,
-      'separator': text}, the latter two where they apply.
-    ids: Categorical features, instead of those by type.
-    numeric: Numeric features, instead of those by type.
-    ignore: Columns that are no feature by type.
-    **rest: Further fields of `Schema`.
+  A column has a type, or {'type': type, 'empty': number or None, 'separator':
+  text}, the latter two where they apply. Where neither a user nor an item is
+  named, columns that are for nothing else, nor in `ignore`, are features:
+  floats numeric ones, all others categories. `ids` and `numeric` are instead of
+  those by type; `rest` are further fields.
 
   Raises:
     ValueError: A column is not there, of a wrong type, or used twice.

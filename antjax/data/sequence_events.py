@@ -183,7 +183,6 @@ class ExampleSource:
     return self._events.num_examples
 
   def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
-    """Returns the examples start <= index < stop."""
     record_source.check_block('ExampleSource', start, stop, len(self))
     found = zip(*self._events.examples(np.arange(start, stop)), strict=True)
     return [{'user': u, 'position': p} for u, p in found]
@@ -199,7 +198,6 @@ class SpanSource:
     return len(self._starts)
 
   def read(self, start: int, stop: int) -> Sequence[dict[str, Any]]:
-    """Returns the spans start <= index < stop."""
     record_source.check_block('SpanSource', start, stop, len(self))
     found = zip(self._starts[start:stop], self._stops[start:stop], strict=True)
     return [{'start': a, 'stop': b} for a, b in found]

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from antjax.data import records, splitmix
+from antjax.data import records
 from antjax.data.file_sequence import FileSequence
-from antjax.shards import record_source
+from antjax.shards import data_shard, record_source
 from antjax.shards.record_source import RecordBlock
 
 _ROUNDS = 4
@@ -33,16 +33,11 @@ class Order:
   permutation is a Feistel network over the next power of 4, walked until it is
   inside (Black and Rogaway 2002, https://doi.org/10.1007/3-540-45760-7_9); it
   mixes well and is no cipher.
-
-  Attributes:
-    num_records: N.
-    seed: Seed of the order.
-    window: Records that are permuted among each other.
   """
 
-  num_records: int
-  seed: int
-  window: int = 1 << 22
+  num_records: int  # N.
+  seed: int  # Seed of the order.
+  window: int = 1 << 22  # Records that are permuted among each other.
 
   def __call__(self, places: np.ndarray) -> np.ndarray:
     """int64 numbers of the records at `places`, of the same shape.
@@ -87,29 +82,10 @@ def _permuted(x: np.ndarray, size: int, seed: list[int]) -> np.ndarray:
   while is_out.any():
     left, right = x[is_out] >> half, x[is_out] & mask
     for key in keys:
-      left, right = right, left ^ (splitmix.mix(right + key) & mask)
+      left, right = right, left ^ (data_shard.mix(right + key) & mask)
     x[is_out] = (left << half) | right
     is_out = x >= size
   return x.astype(np.int64)
-
-
-class ShuffledIndex:
-  """A source of `RecordBlock`s with the column 'index', numbers of records."""
-
-  def __init__(self, num_records: int, *, seed: int):
-    """Keeps an `Order`."""
-    self.order = Order(num_records, seed)
-
-  def __len__(self) -> int:
-    return self.order.num_records
-
-  def read(self, start: int, stop: int) -> RecordBlock:
-    """The numbers at the places start <= place < stop."""
-    record_source.check_block('ShuffledIndex', start, stop, len(self))
-    index = self.order(np.arange(start, stop))
-    one = np.ones(len(index), np.int64)
-    tasks = {'index': index, 'first_row': 0 * one, 'num_rows': one}
-    return RecordBlock({}, tasks)
 
 
 class ShuffledBlocks:
@@ -127,16 +103,12 @@ class ShuffledBlocks:
     columns: Callable[[int, int], Mapping[str, np.ndarray]] | None = None,
     *,
     seed: int,
-    block_size: int = 4096,
+    block_size: int,
   ):
     """Reads nothing yet.
 
-    Args:
-      num_records: N.
-      columns: Reads the records start <= index < stop; None: their numbers,
-        the column 'index', are all there is.
-      seed: Seed of the order.
-      block_size: Records of a block. What is left of the last one stays last.
+    `columns` reads the records start <= index < stop; None: their numbers, the
+    column 'index', are all there is. What is left of the last block stays last.
     """
     self._num_records, self._columns = num_records, columns
     self._size = block_size
@@ -149,16 +121,14 @@ class ShuffledBlocks:
   def read(self, start: int, stop: int) -> RecordBlock:
     """The columns of the records at the places start <= place < stop."""
     record_source.check_block('ShuffledBlocks', start, stop, len(self))
-    runs = []
-    for place in range(start - start % self._size, stop, self._size):
-      first = int(self._blocks[place // self._size]) * self._size - place
-      last = min(stop, place + self._size)
-      runs.append((first + max(start, place), first + last))
-    index = np.concatenate([np.arange(*run) for run in runs])
+    places = np.arange(start, stop)
+    index = self._blocks[places // self._size] * self._size
+    index += places % self._size
     one = np.ones(len(index), np.int64)
     tasks = {'index': index, 'first_row': 0 * one, 'num_rows': one}
     if self._columns is not None:
-      parts = [self._columns(*run) for run in runs]
+      runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
+      parts = [self._columns(int(run[0]), int(run[-1]) + 1) for run in runs]
       for name in parts[0]:
         tasks[name] = np.concatenate([part[name] for part in parts])
     return RecordBlock({}, tasks)

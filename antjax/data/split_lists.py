@@ -17,11 +17,7 @@ USER, ITEM, SPLIT = '__list_user', '__list_item', '__split'
 def find_files(
   folder: str | os.PathLike[str], lists: Mapping[str, Sequence[str]]
 ) -> dict[pathlib.Path, str]:
-  """Returns the files of lists, and the split of each.
-
-  Args:
-    folder: The log, or its folder.
-    lists: Split -> names of files there.
+  """Returns the files of lists (split -> names) beside a log -> their splits.
 
   Raises:
     FileNotFoundError: No such file.
@@ -41,10 +37,7 @@ def find_files(
 def read(files: Mapping[pathlib.Path, str], user: str, item: str) -> pa.Table:
   """Reads lists: texts `USER`, `ITEM` and `SPLIT`, each pair once.
 
-  Args:
-    files: From `find_files`.
-    user: Column of the users, in lists that are tables.
-    item: Column of the items there.
+  In lists that are tables, `user` and `item` name the columns.
 
   Raises:
     ValueError: A list is of another form, or a pair is in two splits.

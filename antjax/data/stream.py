@@ -35,12 +35,10 @@ class FileStream:
     suffix: str = '.array_record',
     schema: record_schema.Schema | None = None,
   ):
-    """Counts the records of the files that are there.
+    """Counts the records of the files that are there; there may be none.
 
-    Args:
-      folder: Existing folder, which may be empty.
-      suffix: Suffix of the files, .array_record, .parquet or .arrow.
-      schema: See `records.open_source`.
+    Files end in `suffix`: .array_record, .parquet or .arrow. For the schema see
+    `records.open_source`.
 
     Raises:
       ValueError: No such folder, or a file is no record file.
@@ -91,7 +89,6 @@ class FileStream:
       return self._stops[-1], has_ended
 
   def read(self, start: int, stop: int) -> list[record_source.Record]:
-    """Returns the records start <= index < stop; see `RecordSource`."""
     if stop > len(self):
       self.poll()  # Another worker has seen more.
     if not 0 <= start <= stop <= len(self):

@@ -33,25 +33,19 @@ _ARROW = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
-  """What a column has to hold.
+  """What a column has to hold."""
 
-  Attributes:
-    kind: Type; 'time' is a text as `seconds_of` reads it, and becomes
-      int64 seconds.
-    empty: Number that an empty field means, or None where an empty number
-      is malformed. For a 'time', seconds that replace unreadable times.
-    values: The only texts that it may hold; () allows all.
-    is_needed: Whether a text must not be blank.
-    limit: Numbers must be below it in size.
-    separator: Text between the values of a field, '' for one value. The column
-      becomes lists of texts.
-  """
-
+  # Type; 'time' is a text as `seconds_of` reads it, and becomes int64 seconds.
   kind: Kind = 'string'
+  # Number that an empty field means, or None where an empty number is
+  # malformed. For a 'time', seconds that replace unreadable times.
   empty: float | None = None
+  # The only texts that it may hold; () allows all.
   values: tuple[str, ...] = ()
-  is_needed: bool = False
-  limit: float = math.inf
+  is_needed: bool = False  # Whether a text must not be blank.
+  limit: float = math.inf  # Numbers must be below it in size.
+  # Text between the values of a field, '' for one value. The column becomes
+  # lists of texts.
   separator: str = ''
 
   @property
@@ -80,7 +74,6 @@ class Faults:
       self.of_row.setdefault(row, (column, reason, message(row)))
 
   def without(self, table: pa.Table) -> pa.Table:
-    """Returns the rows of a table that have no fault."""
     if not self.of_row:
       return table
     is_good = np.ones(table.num_rows, bool)
@@ -108,13 +101,9 @@ def decoded(name: str, values: pa.BinaryArray, faults: Faults) -> pa.Array:
 def typed(
   name: str, values: pa.Array, column: Column, faults: Faults
 ) -> tuple[pa.Array, int]:
-  """Returns a typed column, and how many values were filled in.
+  """Returns a typed column, and how many of its values were filled in.
 
-  Args:
-    name: Name of the column.
-    values: Texts, or numbers, nulls or lists of a Parquet file, [n].
-    column: Column that they must conform to.
-    faults: Receives the rows that do not; their value is arbitrary.
+  Rows that do not conform go to `faults`; their value is arbitrary.
 
   Raises:
     ValueError: The column as a whole is of a type that cannot be one of `kind`.

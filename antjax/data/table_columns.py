@@ -17,32 +17,23 @@ LIMIT = float(np.nextafter(float(np.finfo(np.float32).max), np.inf))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableColumns:
-  """Columns of one table, and the format of its text files.
+  """Columns of one table, and the format of its text files."""
 
-  Attributes:
-    columns: Column -> type; of a text file all of them, in their order.
-    numeric: Columns of numeric features.
-    empty: Column of numbers -> the value of an empty field; None: of a numeric
-      feature, that it is missing.
-    separator: Column with many values in a row -> the text between them in
-      a text; Parquet files may have lists of texts or integers instead. Its
-      values are texts.
-    delimiter: Delimiter of a text file.
-    header: Whether the first line of a text file names the columns.
-    quote: Quote character of a text file, '' for none.
-    encoding: Encoding of a text file.
-    nulls: Texts that stand for an empty field.
-  """
-
+  # Column -> type; of a text file all of them, in their order.
   columns: Mapping[str, Kind]
-  numeric: tuple[str, ...] = ()
+  numeric: tuple[str, ...] = ()  # Columns of numeric features.
+  # Column of numbers -> the value of an empty field; None: of a numeric
+  # feature, that it is missing.
   empty: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+  # Column with many values in a row -> the text between them in a text; Parquet
+  # files may have lists of texts or integers instead. Its values are texts.
   separator: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  delimiter: str = ','
+  delimiter: str = ','  # Delimiter of a text file.
+  # Whether the first line of a text file names the columns.
   header: bool = True
-  quote: str = '"'
-  encoding: Literal['utf-8', 'latin-1'] = 'utf-8'
-  nulls: tuple[str, ...] = ()
+  quote: str = '"'  # Quote character of a text file, '' for none.
+  encoding: Literal['utf-8', 'latin-1'] = 'utf-8'  # Encoding of a text file.
+  nulls: tuple[str, ...] = ()  # Texts that stand for an empty field.
 
   @property
   def used(self) -> list[str]:
@@ -83,17 +74,11 @@ class TableColumns:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemTable(TableColumns):
-  """A second table, with one row an item; all of its columns are read.
+  """A second table, with one row an item; all of its columns are read."""
 
-  Attributes:
-    source: File or folder of files.
-    item: Column with the item, as the log names it.
-    ids: Categorical features.
-  """
-
-  source: str
-  item: str
-  ids: tuple[str, ...] = ()
+  source: str  # File or folder of files.
+  item: str  # Column with the item, as the log names it.
+  ids: tuple[str, ...] = ()  # Categorical features.
 
   label = split_column = ''
   labels = ()

@@ -212,17 +212,11 @@ def read(
   threads: int = 0,
   progress: Callable[[str], None] = lambda text: None,
 ) -> RowCounts:
-  """Writes the good rows of all files to Parquet files in a folder.
+  """Writes the good rows of all files to Parquet files in an existing folder.
 
-  Args:
-    files: Files from `find_files`.
-    columns: Their columns.
-    folder: Existing folder; its files get the columns that are used, those with
-      a separator as lists of texts, that of the split, if there is one, and
-      `ROW`, see `TextLayout.file_bits`.
-    rejects: Lists rows that are set aside, and refuses too many of them.
-    threads: Number of threads; 0 means one a core.
-    progress: Function called with a text at the start of each file.
+  They get the columns that are used, those with a separator as lists of texts,
+  that of the split, if there is one, and `ROW`, see `TextLayout.file_bits`. For
+  the rest see `row_writer.write`.
 
   Raises:
     ValueError: Another header, too many rows set aside, a label that is not 0

@@ -30,33 +30,24 @@ TASK_VALUES = 'task_values'  # Entry of 'files'.
 
 @dataclasses.dataclass(frozen=True)
 class SortedRows:
-  """Coded rows, sorted by state, task and rank.
+  """Coded rows, sorted by state, task and rank."""
 
-  Attributes:
-    path: Parquet file or folder: 'task', 'timestamp', and the columns of
-      the schema, features as ids from 1 (0: not in training); of a feature with
-      many values how many they are.
-    values: Feature with many values -> Parquet file or folder with the ids of
-      all rows, one after another.
-    widths: Feature with many values -> the most of a row.
-    states: Names of the splits to evaluate.
-    task: Task of each part, the rows of one task in one state, int32 [N].
-    state: Its state, a place in `task_states.NAMES`, [N].
-    num_rows: Its rows, [N].
-    num_test: How many of its last rows are queries, [N].
-    is_trained: Whether it is trained on, [N].
-    vocabularies: Feature -> table (feature, id), in memory or the engine's.
-  """
-
+  # Parquet file or folder: 'task', 'timestamp', and the columns of the schema,
+  # features as ids from 1 (0: not in training); of a feature with many values
+  # how many they are.
   path: pathlib.Path
+  # Feature with many values -> Parquet file or folder with the ids of all rows,
+  # one after another.
   values: Mapping[str, pathlib.Path]
-  widths: Mapping[str, int]
-  states: tuple[str, ...]
+  widths: Mapping[str, int]  # Feature with many values -> the most of a row.
+  states: tuple[str, ...]  # Names of the splits to evaluate.
+  # Task of each part, the rows of one task in one state, int32 [N].
   task: np.ndarray
-  state: np.ndarray
-  num_rows: np.ndarray
-  num_test: np.ndarray
-  is_trained: np.ndarray
+  state: np.ndarray  # Its state, a place in `task_states.NAMES`, [N].
+  num_rows: np.ndarray  # Its rows, [N].
+  num_test: np.ndarray  # How many of its last rows are queries, [N].
+  is_trained: np.ndarray  # Whether it is trained on, [N].
+  # Feature -> table (feature, id), in memory or the engine's.
   vocabularies: Mapping[str, ir.Table | pa.Table]
 
 

@@ -84,19 +84,12 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Spans:
-  """Records as spans of sorted rows, in rising order.
+  """Records as spans of sorted rows, in rising order."""
 
-  Attributes:
-    task: Task id, int32 [M].
-    start: First row, int64 [M].
-    stop: One past the last row, int64 [M].
-    num_query: Number of last rows that are the query, int32 [M].
-  """
-
-  task: np.ndarray
-  start: np.ndarray
-  stop: np.ndarray
-  num_query: np.ndarray
+  task: np.ndarray  # Task id, int32 [M].
+  start: np.ndarray  # First row, int64 [M].
+  stop: np.ndarray  # One past the last row, int64 [M].
+  num_query: np.ndarray  # Number of last rows that are the query, int32 [M].
 
   def __len__(self) -> int:
     return len(self.task)
@@ -110,11 +103,7 @@ def training(
 ) -> Spans:
   """Cuts all but the queries of the chosen tasks into records.
 
-  Args:
-    num_rows: Rows of each task, [N].
-    num_test: How many of its last ones are queries, [N].
-    is_chosen: Whether a task is trained on, bool [N].
-    config: How the rows of a task are cut.
+  Tasks [N] have `num_rows` rows, of which the last `num_test` are queries.
   """
   size = np.where(is_chosen, num_rows - num_test, 0)
   return _cut(np.cumsum(num_rows) - num_rows, size, config.max_rows)
@@ -159,14 +148,11 @@ def record_batches(
   columns: Sequence[str],
   values: Mapping[str, pathlib.Path] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-  """Streams the records of spans.
+  """Streams the records of spans, which rise in start and stop.
 
-  Args:
-    sorted_rows: Parquet file, or folder of files in the order of their names.
-    spans: Records, in rising order of start and stop.
-    columns: Columns of the sorted rows.
-    values: Column that holds how many values a row has -> Parquet file, or
-      folder of files, with these in a column of that name, row by row.
+  `sorted_rows` is a Parquet file, or a folder of files in the order of their
+  names. A column in `values` says how many values a row has; its files have
+  these in a column of that name, row by row.
 
   Yields:
     Batches of records: 'task', 'num_query' and a list for each column, of lists

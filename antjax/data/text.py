@@ -36,17 +36,11 @@ _READ_ROWS = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-  """Something that was not read.
+  """Something that was not read."""
 
-  Attributes:
-    path: File.
-    record: Row or paragraph in it, from 0; None for the whole file.
-    reason: Reason, in a few words.
-  """
-
-  path: str
-  record: int | None
-  reason: str
+  path: str  # File.
+  record: int | None  # Row or paragraph in it, from 0; None for the whole file.
+  reason: str  # Reason, in a few words.
 
 
 class DocumentReader:
@@ -206,7 +200,6 @@ class PackedSource:
     return -(-self.num_tokens // self._seq_len)
 
   def read(self, start: int, stop: int) -> list[Record]:
-    """Returns the sequences start <= index < stop, in order."""
     check_block('PackedSource', start, stop, len(self))
     if start == stop:
       return []

@@ -31,24 +31,19 @@ from antjax.data.strict_columns import Column, Faults
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextLayout:
-  """What a text file holds.
+  """What a text file holds."""
 
-  Attributes:
-    columns: Column -> what it has to hold: all of a file, in their order.
-    dialect: Dialect of the records.
-    header: Fields of the first line, or None where a file has no header.
-    file_bits: 0 numbers the rows of all files one after another, those set
-      aside included, in the column `ROW`. Else a row's number is (place of its
-      file << file_bits) + place of its record, from the header on: it does not
-      change with the other files.
-    nulls: Texts that stand for an empty field.
-  """
-
+  # Column -> what it has to hold: all of a file, in their order.
   columns: Mapping[str, Column]
-  dialect: Dialect = Dialect()
+  dialect: Dialect = Dialect()  # Dialect of the records.
+  # Fields of the first line, or None where a file has no header.
   header: Sequence[str] | None = None
+  # 0 numbers the rows of all files one after another, those set aside included,
+  # in the column `ROW`. Else a row's number is (place of its file << file_bits)
+  # + place of its record, from the header on: it does not change with the other
+  # files.
   file_bits: int = 0
-  nulls: Sequence[str] = ()
+  nulls: Sequence[str] = ()  # Texts that stand for an empty field.
 
 
 def read(
@@ -63,15 +58,9 @@ def read(
 ) -> RowCounts:
   """Writes the good rows of all files to Parquet files; see `row_writer.write`.
 
-  Args:
-    files: Text files, read in this order; they may be packed.
-    layout: Layout of each file.
-    folder: Existing folder for the Parquet files.
-    rejects: Lists rows that are set aside, and refuses too many of them.
-    block_bytes: Bytes of a block: a few megabytes, so that the next step finds
-      in a processor's cache what the last one wrote there.
-    max_record_bytes: A quote that is open for longer is never closed.
-    **options: Of `row_writer.write`.
+  Blocks have a few megabytes, so that the next step finds in a processor's
+  cache what the last one wrote there. A quote that is open for more than
+  `max_record_bytes` is never closed.
 
   Raises:
     ValueError: A file has another header, or too many rows are set aside.

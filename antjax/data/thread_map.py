@@ -20,11 +20,9 @@ def in_order(
 ) -> Iterator[_Out]:
   """Calls `work` in threads; gives the results in the order of `given`.
 
-  Args:
-    work: Lets go of Python's lock for most of its time, or it gains nothing.
-    given: Iterable that is read as results are taken.
-    threads: Number of threads.
-    ahead: Results, done or not, that may wait; 0 means one a thread.
+  `work` lets go of Python's lock for most of its time, or it gains nothing.
+  `given` is read as results are taken, of which `ahead` (0: one a thread) may
+  wait, done or not.
   """
   waiting: collections.deque[futures.Future[_Out]] = collections.deque()
   with futures.ThreadPoolExecutor(threads) as pool:

@@ -22,27 +22,18 @@ _OF_EVENTS = ('kind', 'files', 'config', 'counts', 'domains')
 
 @dataclasses.dataclass(frozen=True)
 class ViewJob:
-  """Where and how a view is made.
+  """Where and how a view is made."""
 
-  Attributes:
-    stage: Folder for its files.
-    work: Folder for intermediate files, with the empty folder `steps`.
-    events: Folder of the events.
-    about: Content of the events' `dataset.json`.
-    schema: Schema of their columns.
-    engine: Engine that sorts, joins and groups; it does not change the files.
-    file_format: Format of record files: arrow, parquet or array_record.
-    progress: Function called with a text at the start of each step.
-  """
-
-  stage: pathlib.Path
+  stage: pathlib.Path  # Folder for its files.
+  # Folder for intermediate files, with the empty folder `steps`.
   work: pathlib.Path
-  events: pathlib.Path
-  about: Mapping[str, Any]
-  schema: Schema
+  events: pathlib.Path  # Folder of the events.
+  about: Mapping[str, Any]  # Content of the events' `dataset.json`.
+  schema: Schema  # Schema of their columns.
+  # Engine that sorts, joins and groups; it does not change the files.
   engine: engine_lib.Engine
-  file_format: str
-  progress: Progress
+  file_format: str  # Format of record files: arrow, parquet or array_record.
+  progress: Progress  # Function called with a text at the start of each step.
 
   def opened(self) -> Any:
     """Opens the events with the engine, as a context."""
@@ -80,17 +71,10 @@ def make(
   overwrite: bool = False,
   progress: Progress = lambda text: None,
 ) -> tuple[dict[str, Any], bool]:
-  """Makes the folder of a view, unless it is there.
+  """Makes the folder of a view of the events in a folder, unless it is there.
 
-  Args:
-    view: View to make.
-    out: Folder to make; intermediate files are beside it.
-    events: Folder of the events, from `events.write`.
-    schema: Schema of their columns.
-    engine: Engine that sorts, joins and groups; it does not change the files.
-    file_format: Format of the record files.
-    overwrite: Replace a view made with other settings.
-    progress: Function called with a text at the start of each step.
+  The engine, which sorts, joins and groups, does not change the files. With
+  `overwrite` a view made with other settings is replaced.
 
   Returns:
     The content of `dataset.json`, and whether it was made now.

@@ -58,18 +58,14 @@ class BehaviorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleView:
-  """Examples with textual histories, as a `view.View`.
+  """Examples with textual histories, as a `view.View`."""
 
-  Attributes:
-    config: Settings of the examples.
-    vocabulary: Folder of a vocabulary to append to, made where there is none;
-      the view gets a copy of its state then. '' makes one for the view alone.
-    ids_from: Examples of an earlier day: their users, items and categories keep
-      their ids, and new ones follow. '' numbers those of the events alone.
-  """
-
-  config: BehaviorConfig = BehaviorConfig()
+  config: BehaviorConfig = BehaviorConfig()  # Settings of the examples.
+  # Folder of a vocabulary to append to, made where there is none; the view gets
+  # a copy of its state then. '' makes one for the view alone.
   vocabulary: str | os.PathLike[str] = ''
+  # Examples of an earlier day: their users, items and categories keep their
+  # ids, and new ones follow. '' numbers those of the events alone.
   ids_from: str | os.PathLike[str] = ''
   version: ClassVar[int] = 4
 
@@ -246,7 +242,6 @@ class ExampleView:
     }
 
   def tables(self, description: Mapping[str, Any]) -> list[view.Table]:
-    """The counts of each split."""
     heading = 'split,examples,label 1,new user,new item,empty,unknown ids'
     return [view.split_counts(heading, description)]
 

@@ -99,7 +99,6 @@ class SequenceView:
   def settings(
     self, out: str | os.PathLike[str], schema: Schema
   ) -> dict[str, Any]:
-    """The configuration."""
     del out
     return dataclasses.asdict(self.config)
 
@@ -115,7 +114,6 @@ class SequenceView:
     }
 
   def tables(self, description: Mapping[str, Any]) -> list[view.Table]:
-    """The counts of domains, and those of users."""
     domains = [['domain', *_COUNTS]]
     for domain in description['domains']:
       numbers = (f'{domain[name]:,}' for name in _COUNTS)

@@ -85,7 +85,6 @@ class TaskView:
   def settings(
     self, out: str | os.PathLike[str], schema: Schema
   ) -> dict[str, Any]:
-    """The configuration."""
     del out
     told = dataclasses.asdict(self.config)
     for name in ('cold_item_share', 'max_eval_rows'):
@@ -121,7 +120,6 @@ class TaskView:
     }
 
   def tables(self, description: Mapping[str, Any]) -> list[view.Table]:
-    """The counts of each split."""
     return [view.split_counts('split,tasks,records,rows', description)]
 
 

@@ -11,12 +11,10 @@ import sys
 def fetch(
   package: str, folder: str | os.PathLike[str], *, instead: str
 ) -> pathlib.Path:
-  """Downloads a package by name, with pip; nothing of it is installed or run.
+  """Downloads a package with pip; nothing of it is installed or run.
 
-  Args:
-    package: Name and version, 'name==1.0'.
-    folder: Existing empty folder to download to.
-    instead: What the user can do where pip fails, for the error.
+  `package` is name==1.0. `folder` exists and is empty; `instead` is what the
+  user can do where pip fails, for the error.
 
   Returns:
     The wheel, which is a zip.

@@ -95,7 +95,6 @@ class Supervisor:
 
   @property
   def worker_pid(self) -> int | None:
-    """The running worker's process."""
     worker = self._worker
     return worker.pid if worker else None
 

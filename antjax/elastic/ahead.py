@@ -52,7 +52,6 @@ class Ahead:
     return {}
 
   def close(self) -> None:
-    """Lets go of the thread."""
     self._thread.shutdown()
 
   def _orders(self, request: pb.ExchangeRequest) -> list[int]:

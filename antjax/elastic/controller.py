@@ -77,11 +77,9 @@ class Controller:
     undone by the new generation. An exception or a wrong answer of a policy is
     logged, and nothing is done.
 
-    Args:
-      view: View of one job.
-      now: Time in seconds on the Monitor's clock.
-      restarts_used: Restarts used of the job's budget, where a durable count
-        exists; None: those that this Controller has decided on.
+    `now` is on the Monitor's clock. `restarts_used` are those of the job's
+    budget, where a durable count exists; None: those that this Controller has
+    decided on.
     """
     job = self._jobs.setdefault(view.job, _Job())
     if not self.is_due(view.job, now):
@@ -151,7 +149,6 @@ class Controller:
     return failure
 
   def forget_job(self, job: str) -> None:
-    """Drops a job that is over."""
     self._jobs.pop(job, None)
 
   def _waiting(self, view: ClusterView) -> str:
@@ -174,13 +171,7 @@ class Controller:
   def _held(
     self, action: actions.Action, view: ClusterView, adjusted_s: float
   ) -> str | None:
-    """Why an action is not to pass; None: it is.
-
-    Args:
-      action: Action that a policy wants.
-      view: View that the policy saw.
-      adjusted_s: Seconds since the last ADJUST_BS.
-    """
+    """Why an action is not to pass, so long after an ADJUST_BS; None: it is."""
     if isinstance(action, actions.Nothing):
       return action.reason
     if isinstance(action, actions.KillRestart):

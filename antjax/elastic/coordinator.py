@@ -96,13 +96,10 @@ async def serve(
   until: asyncio.Event,
   on_start: Callable[[int, str], None] = lambda port, url: None,
 ) -> None:
-  """Runs a coordinator.
+  """Runs a coordinator until an event, at which it exits cleanly.
 
-  Args:
-    config: Settings of the coordinator.
-    until: Event at which it exits cleanly.
-    on_start: Function called when it serves, with its port and the status
-      page's address (empty: none).
+  `on_start` is called when it serves, with its port and the status page's
+  address (empty: none).
 
   Raises:
     ValueError: The token file, the TLS files or the policy is wrong.
@@ -267,7 +264,6 @@ class Coordinator:
         self.writer.decide(pb.OperateRequest(head=head, action='restart'))
 
   def tick(self) -> None:
-    """Decides about every job, once."""
     now = self._clock()
     self._beaten = {
       name: at for name, at in self._beaten.items() if now - at < _BEATEN_S

@@ -79,12 +79,7 @@ class Decisions:
     self._waiting_since: dict[str, float] = {}
 
   def tick(self, names: set[str], now: float) -> None:
-    """Decides about jobs, once.
-
-    Args:
-      names: Names of jobs with agents; known jobs are always decided on.
-      now: Monotonic time in seconds.
-    """
+    """Decides once about known jobs, and those with agents in `names`."""
     jobs = self.writer.jobs
     known = jobs.names()
     for name in {*known, *names}:

@@ -36,7 +36,6 @@ class Goodput:
     self._jobs: dict[str, _Time] = {}
 
   def note(self, beat: pb.HeartbeatRequest, now: float) -> None:
-    """Takes in a heartbeat."""
     head = beat.head
     job = self._jobs.get(head.job)
     if job is None:
@@ -65,12 +64,7 @@ class Goodput:
       job.step, job.end_unix_s = time.step, time.end_unix_s
 
   def shares(self, job: str, now: float) -> dict[str, Any] | None:
-    """Returns the seconds of each kind, and the share of the first; None: none.
-
-    Args:
-      job: Name of the job.
-      now: Time on the clock of `note`.
-    """
+    """Returns seconds by kind, and the share of new steps; None: none yet."""
     known = self._jobs.get(job)
     if known is None or not known.new_s:
       return None

@@ -36,21 +36,16 @@ _MIN_MARGIN, _MAX_MARGIN = 0.1, 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """The rule to follow.
+  """The rule to follow."""
 
-  Attributes:
-    rule: How counts are chosen: equal parts, by the speeds of now, by the
-      usual ones (medians), or by the mean ones.
-    s_per_micro_batch: Seconds of a micro-batch of each worker that the rule
-      counts on; those of 'recent' and 'equal' are the latest.
-    has_deadline: Whether a deadline would have won something.
-    gain: Micro-batches per second over those of equal parts.
-  """
-
+  # How counts are chosen: equal parts, by the speeds of now, by the usual ones
+  # (medians), or by the mean ones.
   rule: Rule
+  # Seconds of a micro-batch of each worker that the rule counts on; those of
+  # 'recent' and 'equal' are the latest.
   s_per_micro_batch: Sequence[float]
-  has_deadline: bool
-  gain: float
+  has_deadline: bool  # Whether a deadline would have won something.
+  gain: float  # Micro-batches per second over those of equal parts.
 
 
 def margin(worker: WorkerView) -> float:
@@ -114,9 +109,7 @@ def _rate(
 def best_rule(view: ClusterView, total: int) -> Verdict | None:
   """Plays the rules over the recorded speeds; None: too little is recorded.
 
-  Args:
-    view: View of the job.
-    total: Micro-batches of a step.
+  A step has `total` micro-batches.
   """
   times = speeds(view)
   if times is None or len(times) < _MIN_SLICES or not total:

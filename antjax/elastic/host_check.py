@@ -41,13 +41,9 @@ class HostCheck:
   ):
     """Measures nothing yet.
 
-    Args:
-      command: The program that measures the host, with its arguments.
-      env: Environment of the program.
-      guard: Guard that ends it if this process dies.
-      address: Address at which other hosts reach this one.
-      say: Function that shows a message to users.
-      timeout_s: Seconds after which the program has failed.
+    `command` and `env` are of the program that measures the host, which the
+    guard ends if this process dies and which has failed after `timeout_s`.
+    Other hosts reach this one at `address`; `say` shows a message to users.
     """
     self._command, self._env, self._guard = command, env, guard
     self._say, self._timeout_s = say, timeout_s
@@ -64,7 +60,6 @@ class HostCheck:
       say(f'no other host can measure the link to here: {error}.')
 
   def message(self) -> pb.NodeCheck:
-    """Returns what is known now."""
     with self._lock:
       copy = _Check()
       copy.CopyFrom(self._message)
@@ -99,7 +94,6 @@ class HostCheck:
         kill_group(self._group)
 
   def close(self) -> None:
-    """Ends all checks for good."""
     self.cancel()
     with self._lock:
       self._is_closed = True

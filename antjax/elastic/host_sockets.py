@@ -58,14 +58,11 @@ def hold_name(key: str, *, wait_s: float = 10.0) -> socket.socket:
   """Takes a name on this host until all holders have closed the socket.
 
   An agent's guard keeps it too, so that a new agent of the same name starts
-  only once the worker of a killed one is dead.
-
-  Args:
-    key: Job, name and address in one string.
-    wait_s: Seconds to wait for the current holder.
+  only once the worker of a killed one is dead. The key is job, name and address
+  in one string.
 
   Raises:
-    RuntimeError: Another process keeps it.
+    RuntimeError: Another process keeps it after `wait_s`.
   """
   held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
   end = time.monotonic() + wait_s
@@ -100,7 +97,6 @@ class LinkServer:
     threading.Thread(target=self._accept, daemon=True).start()
 
   def close(self) -> None:
-    """Stops to listen."""
     with contextlib.suppress(OSError):
       self._socket.shutdown(socket.SHUT_RDWR)  # Wakes `accept`.
     self._socket.close()
@@ -132,10 +128,7 @@ class LinkServer:
 def measure(address: str, port: int, key: int) -> float:
   """Returns the bytes a second to and from a host; 0: the link does not work.
 
-  Args:
-    address: Address of the host.
-    port: Port of its LinkServer.
-    key: Key of its LinkServer.
+  Port and key are of its LinkServer.
   """
   end = time.monotonic() + TIMEOUT_S
   try:

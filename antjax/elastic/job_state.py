@@ -112,11 +112,7 @@ class JobState:
     return max(1.0, sum(ran) / faults) if faults else 0.0
 
   def quick_faults(self, healthy_s: float) -> int:
-    """Number of the last faults in a row, the generations between them short.
-
-    Args:
-      healthy_s: Seconds after which a generation is not short.
-    """
+    """Number of the last faults in a row, each within `healthy_s`."""
     in_a_row = 0
     for record in reversed(self.history):
       ended = record.ended_unix_s
@@ -129,7 +125,6 @@ class JobState:
 
   @property
   def data_sets(self) -> dict[str, Ledger]:
-    """The ledgers by name."""
     return {name: one.ledger for name, one in self.sets.items()}
 
   def to_json(self, blobs: list[bytes]) -> dict[str, Any]:
@@ -159,7 +154,6 @@ class JobState:
 
   @classmethod
   def from_json(cls, fields: dict[str, Any], blobs: list[bytes]) -> 'JobState':
-    """Makes the job that `to_json` has stored."""
     job = cls(**{name: fields[name] for name in _PLAIN if name in fields})
     job.plan = pb.Plan.FromString(_bytes(fields['plan']))
     for name, data in fields['sets'].items():

@@ -79,7 +79,6 @@ class Jobs:
     self._jobs: dict[str, JobState] = {}
 
   def names(self) -> list[str]:
-    """Returns the names of the jobs."""
     return list(self._jobs)
 
   def job(self, name: str) -> JobState:
@@ -171,11 +170,9 @@ class Jobs:
   def recovery(
     self, head: pb.Head, generation: int = 0
   ) -> pb.RecoverJob | None:
-    """Returns what is to be decided where who asks knows more than the journal.
+    """Returns what to decide where who asks knows more than the journal.
 
-    Args:
-      head: Head of a request.
-      generation: Generation that the request says runs or ran there.
+    `generation` is the one that the request says runs or ran there.
     """
     job = self.job(head.job)
     gone = head.revision - job.revision
@@ -214,10 +211,8 @@ class Jobs:
   def decide(self, message: Message, now: float) -> bool:
     """Applies a decision of the coordinator at a Unix time.
 
-    Args:
-      message: One of DECISIONS, or an OperateRequest of the controller, which
-        has no sequence number.
-      now: Unix time.
+    It is one of DECISIONS, or an OperateRequest of the controller, which has no
+    sequence number.
 
     Returns:
       Whether the state has changed: not if the decision came too late.
@@ -244,7 +239,6 @@ class Jobs:
     return is_changed
 
   def to_bytes(self) -> bytes:
-    """Returns all jobs."""
     blobs: list[bytes] = []
     jobs = [job.to_json(blobs) for job in self._jobs.values()]
     head = {

@@ -52,10 +52,7 @@ class Liveness:
   ) -> None:
     """Notes that a worker makes progress.
 
-    Args:
-      head: Head of the worker's request.
-      now: Time in seconds.
-      progress: Step and samples, of which only a change is progress.
+    Of step and samples, where they are told, only a change is progress.
     """
     pulse = self._pulse(head.job, head.client, head.generation, now)
     pulse.heard = now
@@ -118,7 +115,6 @@ class Liveness:
       self._longest_s.pop(name, None)
 
   def forget(self, job: str, workers: Collection[str]) -> None:
-    """Forgets workers that were given up."""
     for name in workers:
       self._pulses.get(job, {}).pop(name, None)
 

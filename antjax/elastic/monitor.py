@@ -13,8 +13,16 @@ import statistics
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.view import ClusterView, WorkerView
-from antjax.elastic.windows import MonitorConfig, Slice, Usual, WorkerRecord
+from antjax.elastic.windows import (
+  ENTER_SLOWNESS,
+  LEAVE_SLOWNESS,
+  MonitorConfig,
+  Slice,
+  Usual,
+  WorkerRecord,
+)
 
+PENDING_MEMORY_S = 1800.0  # For which a wait for hosts is remembered.
 _MAX_EXIT_CODES = 64
 _MAX_KINDS = 64
 _DEVIATIONS = 4  # Of its noise by which a worker is not yet slow.
@@ -107,7 +115,6 @@ class Monitor:
       known.left_slow.add(worker)
 
   def names(self) -> list[str]:
-    """Returns the names of the jobs that have workers."""
     return [name for name, job in self._jobs.items() if job.workers]
 
   def note_plan(self, job: str, plan: pb.Plan, now: float) -> None:
@@ -172,9 +179,7 @@ class Monitor:
     firsts = [w.first_at for w in members.values() if w.first_at is not None]
     since += [min(firsts)] if firsts else []
     pending = [
-      seconds
-      for at, seconds in known.pending
-      if now - at <= self._config.pending_memory_s
+      seconds for at, seconds in known.pending if now - at <= PENDING_MEMORY_S
     ]
     losses = [w.loss for w in members.values() if w.loss is not None]
     return ClusterView(
@@ -288,8 +293,8 @@ class Monitor:
           short,
           long,
           is_slow_kind=len(kinds) > 1
-          and own > short_median * self._config.leave_slowness
-          and shorts[v.worker] <= own * self._config.enter_slowness,
+          and own > short_median * LEAVE_SLOWNESS
+          and shorts[v.worker] <= own * ENTER_SLOWNESS,
           is_full=worker.is_full(now),
         )
       views[v.worker] = dataclasses.replace(
@@ -307,8 +312,8 @@ class Monitor:
     """Moves a worker's state: entered beyond one threshold, left at another."""
     # What a worker's own noise explains is no slowness.
     noise = 1 + _DEVIATIONS * worker.noise
-    enter = max(self._config.enter_slowness, noise)
-    leave = max(self._config.leave_slowness, (1 + noise) / 2)
+    enter = max(ENTER_SLOWNESS, noise)
+    leave = max(LEAVE_SLOWNESS, (1 + noise) / 2)
     worker.is_short_slow = short > (leave if worker.is_short_slow else enter)
     worker.is_long_slow = long > (leave if worker.is_long_slow else enter)
     if worker.is_short_slow:

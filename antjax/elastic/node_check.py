@@ -50,9 +50,7 @@ def findings(
 ) -> dict[str, Finding]:
   """Returns what is the matter with hosts, the worst first.
 
-  Args:
-    checks: What each host has measured.
-    fraction: Share of the median of a host's others below which it is bad.
+  Below `fraction` of the median of the others a host is bad.
   """
   found: dict[str, Finding] = {}
 

@@ -92,11 +92,9 @@ def antdt_nd(
 ) -> list[Action]:
   """AntDT-ND: less work for stragglers, a deadline for bursts, or new hosts.
 
-  Args:
-    view: View of the job.
-    max_pending_s: No restart where hosts have lately waited longer than this
-      to be placed.
-    horizon_s: Remaining time to assume where it is unknown.
+  There is no restart where hosts have lately waited for longer than
+  `max_pending_s` to be placed. Where the remaining time is unknown it is taken
+  to be `horizon_s`.
   """
   if not view.workers:
     return [Nothing('no workers')]

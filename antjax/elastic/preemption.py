@@ -33,12 +33,9 @@ class MetadataError(Exception):
 def notice(kind: str, address: str) -> str:
   """Returns why the host will be taken away; empty: it will not be now.
 
-  Args:
-    kind: Cloud, one of KINDS.
-    address: host:port of the metadata service.
-
   Raises:
-    MetadataError: It does not answer, or not as it should.
+    MetadataError: The metadata service at host:port does not answer, or not as
+      that of this kind should.
   """
   if kind == 'gce':
     status, text = _ask(
@@ -103,14 +100,9 @@ class PreemptionWatch:
     say: Callable[[str], None],
     poll_s: float = _POLL_S,
   ):
-    """Starts the thread.
+    """Starts the thread, which calls `on_notice` once with the reason.
 
-    Args:
-      kind: Cloud, one of KINDS.
-      address: host:port of the metadata service; empty: the cloud's.
-      on_notice: Function that is called once, in the thread, with the reason.
-      say: Function that shows a message to users.
-      poll_s: Seconds between questions.
+    An empty address is the cloud's; `say` shows a message to users.
 
     Raises:
       ValueError: There is no such kind.
@@ -123,7 +115,6 @@ class PreemptionWatch:
     threading.Thread(target=self._run, daemon=True).start()
 
   def close(self) -> None:
-    """Asks no more."""
     self._is_over.set()
 
   def _run(self) -> None:

@@ -50,10 +50,8 @@ def kill_group(group: int) -> None:
 class Guard:
   """Kills the groups it knows when this process ends, for whatever reason.
 
-  Args:
-    keep: Descriptors that stay open until then, such as a lock that says that
-      something still runs.
-    folders: Folders to remove then.
+  Until then it keeps descriptors open, such as a lock that says that something
+  still runs; then it also removes folders.
   """
 
   def __init__(
@@ -130,13 +128,8 @@ class Output:
 class ProcessGroup:
   """A program, leader of its own process group; its lines go to an output.
 
-  Args:
-    command: Program and arguments.
-    env: Environment of the program.
-    guard: Guard that kills it if this process dies.
-    output: Output for its lines.
-    prefix: Text before each line.
-    direct: Whether its stderr is ours, so that a progress bar works.
+  Each begins with `prefix`. With `direct` its stderr is ours, so that a
+  progress bar works.
   """
 
   def __init__(
@@ -179,7 +172,6 @@ class ProcessGroup:
 
   @property
   def tail(self) -> str:
-    """The last lines of its output."""
     return b'\n'.join(self._tail.copy()).decode(errors='replace')
 
   def has_exited(self) -> bool:

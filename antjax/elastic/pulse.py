@@ -105,7 +105,6 @@ class Pulse:
     self._cores = psutil.cpu_count() or 1
 
   def start(self) -> None:
-    """Begins to beat."""
     self._process.cpu_percent()  # The first one is meaningless.
     self._thread = threading.Thread(
       target=self._run, name='heartbeat', daemon=True

@@ -71,7 +71,6 @@ class Rendezvous:
     return sorted(living, key=lambda agent: natural_order(agent.name))
 
   def checks(self, job: str, now: float) -> NodeChecks:
-    """What is known of the hosts of a job."""
     room = self._room(job, now)
     return self._checks.setdefault(job, NodeChecks(job, room, self._config))
 
@@ -127,11 +126,9 @@ class Rendezvous:
   ) -> list[Message]:
     """Returns the decisions to apply to the job now; usually none.
 
-    Args:
-      job: Current state of the job.
-      now: Time in seconds.
-      hung: Workers that live and make no progress, or do not say so any more.
-      has_stepped: Whether a worker of the running generation has made a step.
+    Workers in `hung` live and make no progress, or do not say so any more.
+    `has_stepped` says whether a worker of the running generation has made a
+    step.
     """
     room = self._room(job.name, now)
     room.forget_lost(now - 10 * self._timeout_s(room))

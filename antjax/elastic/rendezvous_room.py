@@ -266,7 +266,6 @@ class Room:
     return agent
 
   def forget_lost(self, before: float) -> None:
-    """Forgets agents that have been silent since `before`."""
     for name, one in list(self._current.items()):
       if one.last_seen < before:
         del self._current[name]
@@ -319,12 +318,8 @@ def problems_of(
 ) -> Iterable[GenerationProblem]:
   """Yields what is wrong with the members of the running generation.
 
-  Args:
-    job: Running job.
-    room: Agents of the job.
-    agent_timeout_s: Silence after which an agent is lost.
-    now: Time on the clock of the room.
-    hung: Workers that are alive but make no progress.
+  An agent that is silent for `agent_timeout_s` is lost; workers in `hung` are
+  alive but make no progress.
   """
   is_asked = room.stop(job.generation) is not None or any(
     agent is not None and agent.is_leaving

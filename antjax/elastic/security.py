@@ -64,8 +64,7 @@ class RoleTokens:
 def certificate_grant(names: Iterable[bytes]) -> Grant | None:
   """Returns what a client's certificate is for; None: it does not say.
 
-  Args:
-    names: Its common names; `antjax/role` and `antjax/role/job` are ours.
+  Of its common names `antjax/role` and `antjax/role/job` are ours.
   """
   for name in names:
     prefix, _, rest = name.decode(errors='replace').partition('/')
@@ -229,12 +228,7 @@ def check_address(
 ) -> None:
   """Raises ValueError where a service must not listen there so openly.
 
-  Args:
-    address: IP address or host name to listen on.
-    has_tokens: Whether callers need a token.
-    has_tls: Whether callers need a certificate.
-    is_insecure: Whether the user has taken the risk.
-    risk: What others could do.
+  `is_insecure` says that the user has taken the risk, of what others could do.
   """
   if is_loopback(address) or (has_tokens and has_tls) or is_insecure:
     return

@@ -57,7 +57,6 @@ class Service(grpc.GenericRpcHandler):
   def service(
     self, handler_call_details: grpc.HandlerCallDetails
   ) -> grpc.RpcMethodHandler | None:
-    """See the base class."""
     found = self._handlers.get(handler_call_details.method)
     if found is None:
       return None
@@ -81,11 +80,7 @@ def make_server(
 ) -> tuple[grpc.aio.Server, int]:
   """Returns a server that is bound and not started, and its port.
 
-  Args:
-    service: Service to serve.
-    address: IP address or host name.
-    port: Port to listen on; 0 picks a free one.
-    tls: Returns the certificates for mutual TLS now; None: no TLS.
+  `port` 0 picks a free one; `tls` returns the certificates for mutual TLS now.
 
   Raises:
     RuntimeError: The address or port cannot be had.
@@ -177,11 +172,7 @@ def _handler(
 ) -> grpc.RpcMethodHandler:
   """Returns what answers a request; large ones are read one after the other.
 
-  Args:
-    name: Name of the method.
-    handle: Handler of it.
-    turns: Turns of large requests.
-    job: Job that the caller's token is for; empty: for all.
+  `job` is what the caller's token is for; empty: all jobs.
   """
   kind = METHODS[name].request
   answer = _answering(name, handle, job)

@@ -126,12 +126,9 @@ class ServiceLedgerClient:
     *,
     share: tuple[int, int] = (0, 1),
   ):
-    """Begins no pass yet.
+    """Begins no pass yet; for the leases of a data set see `connect`.
 
-    Args:
-      leases: Source of leases; see `connect`.
-      data_set: Data set to lease from.
-      share: (rank of this worker, number of workers).
+    `share` is (rank of this worker, number of workers).
     """
     self.name, self.is_stream = data_set.name, data_set.is_stream
     self._data_set, self._share = data_set, share

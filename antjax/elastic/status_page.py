@@ -317,7 +317,6 @@ class _Connection(web.RequestHandler):
       self._deadline = self._loop.call_later(seconds, self.transport.abort)
 
   def connection_made(self, transport: asyncio.BaseTransport) -> None:
-    """See the base class."""
     super().connection_made(transport)
     self._connections.add(self)
     self.hang_up_in(_HEAD_TIMEOUT_S)
@@ -326,7 +325,6 @@ class _Connection(web.RequestHandler):
       self.data_received(b'GET / HTTP/1.0\r\n\r\n')
 
   def connection_lost(self, exc: BaseException | None) -> None:
-    """See the base class."""
     if self._deadline is not None:
       self._deadline.cancel()
     self._connections.discard(self)

@@ -208,12 +208,7 @@ def _parts(job: _Json, is_wide: bool) -> Iterator[rich.console.RenderableType]:
 
 
 def render(snapshot: _Json, width: int = 120) -> rich.console.Group:
-  """Returns a snapshot (see `status.Snapshots`) for rich to print.
-
-  Args:
-    snapshot: Snapshot of the coordinator.
-    width: Width of the terminal in characters.
-  """
+  """Returns a snapshot (see `status.Snapshots`) for rich to print."""
   parts: list[rich.console.RenderableType] = []
   for job in snapshot['jobs']:
     parts += [*_parts(job, width >= 100), '']
@@ -238,12 +233,6 @@ def show(
 
   On a terminal the table stays in place and is renewed every second; elsewhere
   plain text every ten seconds.
-
-  Args:
-    client: Client of the coordinator.
-    once: Whether to show it once and return.
-    console: Console to write to; stdout if None.
-    sleep: Function that waits for some seconds.
   """
   console = console or rich.console.Console()
   try:

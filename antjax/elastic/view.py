@@ -28,7 +28,6 @@ class StepMoments:
 
   @classmethod
   def of(cls, work: float, busy_s: float) -> 'StepMoments':
-    """Those of one step."""
     return cls(1, work, work * work, busy_s, work * busy_s)
 
   @classmethod

@@ -20,6 +20,9 @@ _SHORT_SLICES = 4  # In the short window: its reach is known to a quarter.
 _NUM_JUMP = 3  # Steps that tell of a jump: their median bears one bad step.
 _NUM_NEWEST = 16  # Steps that tell how much one differs from the next.
 _MAX_KIND = 128  # Characters.
+# Over the median: a worker becomes slow above the first, and is no longer slow
+# below the second; with room between, so that noise does not switch states.
+ENTER_SLOWNESS, LEAVE_SLOWNESS = 1.3, 1.15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +32,11 @@ class MonitorConfig:
   short_s: float = 30.0  # Short window: slow in it is slow now.
   # Long window: slow in most of it, once it is full, is persistent.
   long_s: float = 300.0
-  enter_slowness: float = 1.3  # Over the median: a worker becomes slow.
-  leave_slowness: float = 1.15  # It is no longer slow below this.
   min_steps: int = 5  # Before a worker's figures count.
   # First steps of a generation that are left out, beside the very first one,
   # which compiles and which no worker reports.
   num_warmup_steps: int = 1
   restart_cost_s: float = 60.0  # Until a restart has been seen.
-  pending_memory_s: float = 1800.0  # For which a wait for hosts is remembered.
   # Beyond these the worker of a job, or the job, that is silent for longest is
   # dropped.
   max_workers: int = MAX_HOSTS
@@ -47,12 +47,6 @@ class MonitorConfig:
       raise ValueError(
         f'MonitorConfig: short_s={self.short_s}, long_s={self.long_s}; needed'
         ' is 0 < short_s < long_s'
-      )
-    if not 1 <= self.leave_slowness <= self.enter_slowness < math.inf:
-      raise ValueError(
-        f'MonitorConfig: enter_slowness={self.enter_slowness},'
-        f' leave_slowness={self.leave_slowness}; needed is 1 <= leave <= enter,'
-        ' with room between, so that noise does not switch states'
       )
     if not self.restart_cost_s >= 0:  # Nor nan.
       raise ValueError(
@@ -189,12 +183,9 @@ class WorkerRecord:
     return (beat.step, beat.loss) if beat.HasField('loss') else None
 
   def record(self, time: pb.BatchTime, now: float, usual: Usual) -> bool:
-    """Takes in a step; False: it was known, or no clock can say it.
+    """Takes in a step, beside the others' usual one, reported `now`.
 
-    Args:
-      time: Times of the step.
-      now: Time of the report.
-      usual: What the others take.
+    False: it was known, or no clock can say it.
     """
     last = self._last_step
     if not _is_sound(time) or (
@@ -271,12 +262,8 @@ class WorkerRecord:
   ) -> WorkerView:
     """Measures it; returns all figures, the state being the last verdict.
 
-    Args:
-      name: Name of the worker.
-      quota: Quota in the current plan; None: it does not name this worker.
-      default_quota: Quota of workers that no plan names.
-      kind_s_per_sample: Seconds per sample of its device kind, if known.
-      now: Time of the measurement.
+    The quota is that of the current plan; None: it does not name this worker.
+    `kind_s_per_sample` is known of its device kind, or None.
     """
     filled = [s for s in self.slices(now) if s.num_steps]
     oldest = self._config.number(now) - _SHORT_SLICES
@@ -346,7 +333,7 @@ class WorkerRecord:
     if len(self._newest) < _NUM_JUMP:
       return mean
     newest = statistics.median(list(self._newest)[-_NUM_JUMP:])
-    jump = self._config.enter_slowness
+    jump = ENTER_SLOWNESS
     return mean if mean < newest * jump and newest < mean * jump else newest
 
   def _noise(self) -> float:

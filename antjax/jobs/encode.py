@@ -229,11 +229,7 @@ def _encode(
 ) -> int:
   """Encodes and writes parts; returns how many texts were empty.
 
-  Args:
-    parts: Parts to encode.
-    encoder: Encoder of texts.
-    writer: Writer of parts.
-    share: Texts of this process that are done, and all of them.
+  `share` is how many texts of this process are done, and all of them.
   """
   done, total = share
   num_empty = 0

@@ -103,11 +103,8 @@ def check_settings(
 ) -> None:
   """Compares the settings with those of the run so far, by its config.json.
 
-  Args:
-    run_dir: Folder of the run.
-    config: Config of the job.
-    step: Step that it resumes from, for the log.
-    free: Names of fields that have nothing to do with this run.
+  `free` are fields that have nothing to do with this run, which resumes from a
+  step.
 
   Raises:
     ValueError: Settings that decide what is trained differ; names each.

@@ -110,12 +110,10 @@ class PlanModel:
 def load(
   name: str, lora_rank: int = 0, attention: attention_lib.Method = 'auto'
 ) -> PlanModel:
-  """The model of a name.
+  """The model of a name: a preset, or 'package.module:function'.
 
-  Args:
-    name: A preset, or 'package.module:function'.
-    lora_rank: Rank of adapters to train in each matrix of a preset's layers.
-    attention: A preset's method; 'auto' goes by the devices at hand.
+  `lora_rank` is of adapters to train in each matrix of a preset's layers; its
+  attention 'auto' goes by the devices at hand.
 
   Raises:
     ValueError: No such model, or a rank for a model of one's own.

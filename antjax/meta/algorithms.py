@@ -28,25 +28,18 @@ Name = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Algorithm:
-  """Settings of a named algorithm.
+  """Settings of a named algorithm."""
 
-  Attributes:
-    summary: One-line help text.
-    inner: How a task adapts.
-    outer: Source of the outer gradient: the query after the inner steps
-      ('query'), Reptile's pull on all rows ('pull'), or 'none', for baselines
-      without meta-learning.
-    network: Required kind of network; '': any.
-    first_order_share: Share of the outer steps to run in first order.
-    multi_step_share: Share of the outer steps after which only the last inner
-      step's loss counts.
-  """
-
-  summary: str
-  inner: InnerLoop
+  summary: str  # One-line help text.
+  inner: InnerLoop  # How a task adapts.
+  # Source of the outer gradient: the query after the inner steps ('query'),
+  # Reptile's pull on all rows ('pull'), or 'none', for baselines without meta-
+  # learning.
   outer: Literal['query', 'pull', 'none'] = 'query'
-  network: Literal['', 'cbml'] = ''
+  network: Literal['', 'cbml'] = ''  # Required kind of network; '': any.
+  # Share of the outer steps to run in first order.
   first_order_share: float = 0.0
+  # Share of the outer steps after which only the last inner step's loss counts.
   multi_step_share: float = 0.0
 
   def phases(self, inner: InnerLoop, num_steps: int) -> list['Phase']:

@@ -11,15 +11,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Bucket:
-  """Task slots of one size.
+  """Task slots of one size."""
 
-  Attributes:
-    support_size: Number of support rows per slot, S.
-    num_slots: Slots per batch of this process, T; a multiple of its devices
-      times the micro-batches.
-  """
-
-  support_size: int
+  support_size: int  # Number of support rows per slot, S.
+  # Slots per batch of this process, T; a multiple of its devices times the
+  # micro-batches.
   num_slots: int
 
   @property
@@ -30,41 +26,35 @@ class Bucket:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpisodeConfig:
-  """Settings by which records become batches.
+  """Settings by which records become batches."""
 
-  Attributes:
-    buckets: Buckets of slots, by ascending support size.
-    features: Feature -> maximum number of its values (1: one id per row; more:
-      a list of ids, padded with -1). A scalar feature of a record applies to
-      all its rows.
-    numeric: Names of float columns, stacked to the input 'numeric' [T, S, N].
-    label: Name of the label column.
-    query_size: Number of query rows of an episode, Q; fewer if a task is short.
-    split: 'random', or 'time': the support precedes the query in `time`.
-    time: Name of the column for a 'time' split; it need not be a feature.
-    min_support: Minimum number of support rows; training records too short for
-      them and one query row are left out (counted and logged).
-    id_dropout: Feature -> share of training rows whose id becomes 0 (unknown),
-      so that the model learns to predict without it.
-    task_id_dropout: Feature -> share of training tasks that lose all its ids,
-      like a task with only new items.
-    seed: Seed of splits and dropout; together with the record's key it
-      determines an episode.
-    with_keys: Whether features have keys for `Trainer(vocabularies=...)`,
-      int64, which become ids in its steps. Dropout needs ids.
-  """
-
-  buckets: tuple[Bucket, ...]
+  buckets: tuple[Bucket, ...]  # Buckets of slots, by ascending support size.
+  # Feature -> maximum number of its values (1: one id per row; more: a list of
+  # ids, padded with -1). A scalar feature of a record applies to all its rows.
   features: Mapping[str, int]
+  # Names of float columns, stacked to the input 'numeric' [T, S, N].
   numeric: tuple[str, ...] = ()
-  label: str = 'rating'
+  label: str = 'rating'  # Name of the label column.
+  # Number of query rows of an episode, Q; fewer if a task is short.
   query_size: int = 10
+  # Minimum number of support rows; training records too short for them and one
+  # query row are left out (counted and logged).
   min_support: int = 3
+  # 'random', or 'time': the support precedes the query in `time`.
   split: Literal['random', 'time'] = 'random'
+  # Name of the column for a 'time' split; it need not be a feature.
   time: str = 'timestamp'
+  # Feature -> share of training rows whose id becomes 0 (unknown), so that the
+  # model learns to predict without it.
   id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  # Feature -> share of training tasks that lose all its ids, like a task with
+  # only new items.
   task_id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  # Seed of splits and dropout; together with the record's key it determines an
+  # episode.
   seed: int = 0
+  # Whether features have keys for `Trainer(vocabularies=...)`, int64, which
+  # become ids in its steps. Dropout needs ids.
   with_keys: bool = False
 
   def __post_init__(self):

@@ -207,12 +207,7 @@ def fine_tune_predict_fn(
 ) -> Callable[..., dict[str, jax.Array]]:
   """Makes a function that predicts with several inner loops in one program.
 
-  Args:
-    model: The model.
-    inner: Loop whose steps and rate are varied; rates must not be learned.
-    num_steps: Step counts to try.
-    learning_rates: Inner rates to try with each step count.
-    column: Column of the model to keep.
+  Steps and rate of the loop are varied; its rates must not be learned.
 
   Returns:
     A function like that of `meta_loss.predict_fn`; columns are named by

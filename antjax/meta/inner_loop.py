@@ -24,44 +24,40 @@ Derivative = Literal['reverse', 'mixed']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InnerLoop:
-  """How a task adapts.
+  """How a task adapts."""
 
-  Attributes:
-    num_steps: Number of gradient steps on the support rows. 0: no adaptation.
-    learning_rate: Inner learning rate; the initial value if rates are learned.
-    order: 2 differentiates through the inner steps, 1 treats their gradients as
-      constants (FOMAML).
-    adapt: Leaves that adapt. 'all' (MAML: every parameter and the embedding
-      rows of the task), 'mlp' (every parameter, no rows), 'decision' (MeLU:
-      leaves under a part named 'decision', 'top' or 'head'), 'head' (ANIL:
-      leaves under a part named 'head'), or a function of the leaf's name, e.g.
-      `lambda name: name.endswith('bias')`; rows are named 'rows/<feature>'.
-    learn_rates: Whether inner rates are learned with the outer loop (Meta-SGD);
-      see `init_rates`.
-    rates: Granularity of learned rates: one per 'leaf', per leaf and 'step'
-      (MAML++), or per 'element' of a leaf (Meta-SGD as published; the rows of a
-      feature share one). Kernels with one rate per element adapt as copies,
-      because their change does not have low rank.
-    step_weights: Weights of the query loss after each of the `num_steps` steps
-      (MAML++). (): only the last one.
-    derivative: Mode in which order 2 differentiates an inner gradient:
-      'reverse' over reverse, or 'mixed', forward over reverse, which uses the
-      plain form (see `maml.mixed_mode_grad`).
-    remat: Whether the backward pass recomputes each inner step, so that memory
-      no longer grows with the width of the model times `num_steps`.
-    map_size: Number of tasks that adapt at once. 0: all tasks.
-  """
-
+  # Number of gradient steps on the support rows. 0: no adaptation.
   num_steps: int = 1
+  # Inner learning rate; the initial value if rates are learned.
   learning_rate: float = 0.01
+  # 2 differentiates through the inner steps, 1 treats their gradients as
+  # constants (FOMAML).
   order: Literal[1, 2] = 2
+  # Leaves that adapt. 'all' (MAML: every parameter and the embedding rows of
+  # the task), 'mlp' (every parameter, no rows), 'decision' (MeLU: leaves under
+  # a part named 'decision', 'top' or 'head'), 'head' (ANIL: leaves under a part
+  # named 'head'), or a function of the leaf's name, e.g. `lambda name:
+  # name.endswith('bias')`; rows are named 'rows/<feature>'.
   adapt: str | Callable[[str], bool] = 'mlp'
+  # Whether inner rates are learned with the outer loop (Meta-SGD); see
+  # `init_rates`.
   learn_rates: bool = False
+  # Granularity of learned rates: one per 'leaf', per leaf and 'step' (MAML++),
+  # or per 'element' of a leaf (Meta-SGD as published; the rows of a feature
+  # share one). Kernels with one rate per element adapt as copies, because their
+  # change does not have low rank.
   rates: Rates = 'leaf'
+  # Weights of the query loss after each of the `num_steps` steps (MAML++). ():
+  # only the last one.
   step_weights: tuple[float, ...] = ()
+  # Mode in which order 2 differentiates an inner gradient: 'reverse' over
+  # reverse, or 'mixed', forward over reverse, which uses the plain form (see
+  # `maml.mixed_mode_grad`).
   derivative: Derivative = 'reverse'
+  # Whether the backward pass recomputes each inner step, so that memory no
+  # longer grows with the width of the model times `num_steps`.
   remat: bool = False
-  map_size: int = 0
+  map_size: int = 0  # Number of tasks that adapt at once. 0: all tasks.
 
   def __post_init__(self):
     for name in ('num_steps', 'map_size'):

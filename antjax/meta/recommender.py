@@ -207,20 +207,14 @@ class InnerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MetaRecommender:
-  """A rating model over embedding tables.
+  """A rating model over embedding tables."""
 
-  Attributes:
-    tables: The tables.
-    task_model: Task model of the network.
-    init_fn: Random key -> parameters of the network.
-    features: Feature -> maximum number of its values.
-    tables_fn: Function from a learning rate to the same tables with that rate.
-  """
-
-  tables: EmbeddingTables
-  task_model: meta_loss.TaskModel
+  tables: EmbeddingTables  # The tables.
+  task_model: meta_loss.TaskModel  # Task model of the network.
+  # Random key -> parameters of the network.
   init_fn: Callable[[jax.Array], PyTree]
-  features: Mapping[str, int]
+  features: Mapping[str, int]  # Feature -> maximum number of its values.
+  # Function from a learning rate to the same tables with that rate.
   tables_fn: Callable[[float | optax.Schedule], EmbeddingTables]
 
   def at_table_rate(self, rate: float | optax.Schedule) -> 'MetaRecommender':

@@ -34,11 +34,8 @@ def shuffle(
 ) -> np.ndarray | None:
   """Shuffles the rows of each range, all by one sort.
 
-  Args:
-    num_rows: Total number of rows, R.
-    first: First row of each range, [N]; ranges do not overlap.
-    size: Number of rows of each range, [N].
-    seed: Result of `seeds`, [N].
+  Ranges [N] of `size` rows from `first` on do not overlap, in R rows; `seed`
+  [N] is the result of `seeds`.
 
   Returns:
     Index of the row at each place, [R]; None if there is nothing to shuffle.

@@ -47,16 +47,10 @@ class TaskNetwork(nnx.Module):
     num_outputs: int = 1,
     rngs: nnx.Rngs,
   ):
-    """Creates the layers.
+    """Creates the layers of the network of a name, see `load.load`.
 
-    Args:
-      name: Name of the network, see `load.load`.
-      config: Sizes of networks.
-      feature_dims: Feature -> width of its vector, in the order of the fields.
-      embedding_dim: Width of the fields.
-      num_numeric: Number of numeric inputs per row.
-      num_outputs: Number of outputs, of networks that support several.
-      rngs: Source of the initial weights.
+    `feature_dims` are feature -> width of its vector, in the order of the
+    fields; `num_numeric` are inputs per row.
 
     Raises:
       ValueError: Tasks do not meet a need of the network.
@@ -118,16 +112,12 @@ class TaskNetwork(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class LabelKind:
-  """Outputs and loss for a kind of label.
+  """Outputs and loss for a kind of label."""
 
-  Attributes:
-    num_outputs: Number of outputs, of networks that support several.
-    loss_fn: Function (outputs, labels [B]) -> losses [B].
-    output_fn: Function from outputs to columns, including 'prediction'.
-  """
-
-  num_outputs: int
+  num_outputs: int  # Number of outputs, of networks that support several.
+  # Function (outputs, labels [B]) -> losses [B].
   loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
+  # Function from outputs to columns, including 'prediction'.
   output_fn: Callable[[jax.Array], dict[str, jax.Array]]
 
   @classmethod
@@ -155,14 +145,11 @@ class RatingLevels:
 
   The mean has the least expected squared error and is used to rank items; the
   median has the least expected absolute error.
-
-  Attributes:
-    levels: Possible ratings, ascending; one model output each.
-    positive_rating: Least rating that counts as positive.
   """
 
+  # Possible ratings, ascending; one model output each.
   levels: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
-  positive_rating: float = 4.0
+  positive_rating: float = 4.0  # Least rating that counts as positive.
 
   def loss(self, outputs: jax.Array, rating_B: jax.Array) -> jax.Array:
     """Cross-entropy [B] of ratings [B], each rounded to the nearest level.

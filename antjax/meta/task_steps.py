@@ -34,38 +34,32 @@ class Tables(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskModel:
-  """A model and its loss, as used by the meta-learner.
+  """A model and its loss, as used by the meta-learner."""
 
-  Attributes:
-    apply_fn: Function (model, embeddings, part) -> outputs [S, ...].
-      `embeddings` is feature -> float [S, D], with multi-hot features pooled;
-      `part` has the other arrays of the support or query: 'label', 'mask', any
-      numeric inputs, and 'weights', feature -> float [S, K], if values of a
-      feature have weights.
-    loss_fn: Function (outputs [S, ...], labels [S]) -> losses [S].
-    output_fn: Function outputs [S, ...] -> {'prediction': [S], and any other
-      column that a metric reads, e.g. 'median': [S]}; None: the outputs are the
-      predictions.
-    context_fn: Function (model, embeddings, part of the support) -> context of
-      the task, e.g. the gates of `antjax.networks.tasks.CBML`. It is called
-      once, before the inner steps; `apply_fn` gets the result as
-      part['context'], the same for every row.
-    merge_fn: Function from params to a new `nnx.Module`, the model of
-      `apply_fn`, for the fast form. None: the model is the parameters, of any
-      framework.
-    tables: Embedding tables, or None for a model without tables.
-    pooling: 'mean' or 'sum' of the values of multi-hot features, weighted if
-      the batch has weights; or a dict by feature.
-  """
-
+  # Function (model, embeddings, part) -> outputs [S, ...]. `embeddings` is
+  # feature -> float [S, D], with multi-hot features pooled; `part` has the
+  # other arrays of the support or query: 'label', 'mask', any numeric inputs,
+  # and 'weights', feature -> float [S, K], if values of a feature have weights.
   apply_fn: Callable[[Any, Mapping[str, jax.Array], PyTree], jax.Array]
+  # Function (outputs [S, ...], labels [S]) -> losses [S].
   loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
+  # Function outputs [S, ...] -> {'prediction': [S], and any other column that a
+  # metric reads, e.g. 'median': [S]}; None: the outputs are the predictions.
   output_fn: Callable[[jax.Array], dict[str, jax.Array]] | None = None
+  # Function (model, embeddings, part of the support) -> context of the task,
+  # e.g. the gates of `antjax.networks.tasks.CBML`. It is called once, before
+  # the inner steps; `apply_fn` gets the result as part['context'], the same for
+  # every row.
   context_fn: (
     Callable[[Any, Mapping[str, jax.Array], PyTree], PyTree] | None
   ) = None
+  # Function from params to a new `nnx.Module`, the model of `apply_fn`, for the
+  # fast form. None: the model is the parameters, of any framework.
   merge_fn: fast_weights.MergeFn | None = None
+  # Embedding tables, or None for a model without tables.
   tables: Tables | None = None
+  # 'mean' or 'sum' of the values of multi-hot features, weighted if the batch
+  # has weights; or a dict by feature.
   pooling: pooling_lib.Pooling | Mapping[str, pooling_lib.Pooling] = 'mean'
 
 

@@ -13,7 +13,7 @@ import functools
 
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +58,13 @@ def _seeded_order(
   """Returns the order of `values` by a hash."""
   key = np.array([salt], np.uint64)
   for part in (seed, epoch):
-    key = _mix((key + np.array([part % 2**64], np.uint64)) * _GOLDEN + _GOLDEN)
-  hashes = _mix(values.astype(np.uint64) * _GOLDEN + key)
+    key = mix((key + np.array([part % 2**64], np.uint64)) * GOLDEN + GOLDEN)
+  hashes = mix(values.astype(np.uint64) * GOLDEN + key)
   return np.argsort(hashes)  # All differ: the hash is a bijection.
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-  """Mixes uint64 values: the finalizer of SplitMix64."""
+def mix(x: np.ndarray) -> np.ndarray:
+  """SplitMix64's finalizer: uint64 -> uint64 of the same shape."""
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
   return x ^ (x >> np.uint64(31))

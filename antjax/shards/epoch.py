@@ -25,9 +25,8 @@ class Epoch:
   def __init__(self, status: bytes, order_fn: Callable[[], np.ndarray] | None):
     """Nothing is leased.
 
-    Args:
-      status: [S] What each position is.
-      order_fn: Computes the shard index at each position; None: in order.
+    `status` [S] is what each position is; `order_fn` computes the shard index
+    at each position, None: in order.
     """
     self._order_fn = order_fn
     self._order: np.ndarray | None = None
@@ -62,7 +61,6 @@ class Epoch:
     return not self.num[TODO] and not self.num[DOING]
 
   def set(self, position: int, status: int) -> None:
-    """Changes what a position is."""
     self.num[self.status[position]] -= 1
     self.num[status] += 1
     self.status[position] = status
@@ -113,7 +111,6 @@ class Epoch:
       self.cursor = stop
 
   def index(self, position: int) -> int:
-    """Returns the shard at a position."""
     if self._order_fn is None:
       return position
     if self._order is None:
@@ -180,7 +177,6 @@ class Epoch:
     }
 
   def restore(self, fields: dict[str, Any]) -> None:
-    """Takes over what `stored` returned."""
     self.cursor = fields['cursor']
     self.returned = [(p, i) for p, i in fields['returned']]
     self.failed = deque((p, i) for p, i in fields['failed'])

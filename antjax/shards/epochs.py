@@ -45,7 +45,6 @@ class Epochs:
   """All epochs of a data set; changed by its `Ledger` only."""
 
   def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None):
-    """No epoch has begun."""
     self.spec = spec
     self._share = share
     # (epoch, shard index) -> why it is set aside, how often it could not be
@@ -85,7 +84,6 @@ class Epochs:
     return new
 
   def begin_next(self) -> None:
-    """Opens the next epoch."""
     number = self.next
     aside = [key for key in self.set_aside if key[0] == number]
     self._begin(EpochRun(number, number + 1), {number: aside} if aside else {})
@@ -176,9 +174,7 @@ class Epochs:
   def _note(self, run: EpochRun, aside: dict[int, list[_Key]]) -> None:
     """Notes what a state says of epochs that have begun.
 
-    Args:
-      run: Epochs of the state.
-      aside: Keys of `set_aside`, by epoch; what is done is taken out.
+    `aside` has the keys of `set_aside` by epoch; what is done is taken out.
     """
     for one in self._over.between(run.start, run.stop):
       one.assigned = one.own & ~run.done

@@ -64,11 +64,7 @@ def _encoded(bitset: int) -> str:
 
 
 def decode(text: str, max_bits: int = _MAX_BITS) -> int:
-  """Reads what `encode` made.
-
-  Args:
-    text: The set.
-    max_bits: Number that all members are below.
+  """Reads what `encode` made; all members are below `max_bits`.
 
   Raises:
     ValueError: It is no such text, or has a member >= max_bits.

@@ -54,9 +54,7 @@ class Ledger:
   def __init__(self, spec: LedgerSpec, share: tuple[int, int] | None = None):
     """Begins with all records of the first epoch to do.
 
-    Args:
-      spec: Spec of the data set.
-      share: (worker, num_workers) of a static share; None: no shares.
+    `share` is (worker, num_workers) of a static share; None: no shares.
 
     Raises:
       ValueError: The share is none, or there are fewer shards than workers.
@@ -80,7 +78,6 @@ class Ledger:
 
   @property
   def num_begun_epochs(self) -> int:
-    """Number of epochs that have begun."""
     return self._epochs.next
 
   # --- What workers do. -------------------------------------------------------
@@ -320,11 +317,9 @@ class Ledger:
     return self._epochs.counts()
 
   def num_held(self, worker: str) -> int:
-    """Returns how many shards a worker holds."""
     return sum(e.num_held.get(worker, 0) for e in self._epochs.open.values())
 
   def holders(self) -> set[str]:
-    """Returns the workers that hold a shard."""
     return {w for e in self._epochs.open.values() for w in e.num_held}
 
   def set_aside(self) -> list[tuple[DataShard, str]]:

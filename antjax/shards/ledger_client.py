@@ -87,12 +87,7 @@ class LocalLedgerClient:
   def __init__(
     self, spec: LedgerSpec, *, worker: int = 0, num_workers: int = 1
   ):
-    """Creates the ledger of a worker's share of a data set.
-
-    Args:
-      spec: Spec of the data set.
-      worker: Index p of this process.
-      num_workers: Number of processes P.
+    """Creates the ledger of the share of worker p of P.
 
     Raises:
       ValueError: `spec` describes a stream, or has too few shards.

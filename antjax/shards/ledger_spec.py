@@ -61,18 +61,12 @@ class LedgerSpec:
     return data_shard.num_shards(self.num_records, self.shard_size)
 
   def shard(self, epoch: int, index: int) -> DataShard:
-    """Returns a shard of an epoch."""
     start = index * self.shard_size
     stop = min(start + self.shard_size, self.num_records)
     return DataShard(index, start, stop, epoch)
 
   def unconsumed(self, shard: DataShard, bits: int) -> np.ndarray:
-    """Returns the records of a shard to read, in order.
-
-    Args:
-      shard: Shard of the data set.
-      bits: Bit set of its records that are consumed.
-    """
+    """Returns the records of a shard that are not in `bits`, in order."""
     order = np.arange(shard.start, shard.stop)
     if not self.is_stream:
       order = data_shard.record_order(

@@ -77,7 +77,6 @@ class EpochRun:
     ]
 
   def to_json(self) -> State:
-    """Returns the run as plain types."""
     encode = index_set.encode
     return {
       'start': self.start,

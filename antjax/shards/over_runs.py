@@ -45,11 +45,7 @@ class OverRuns:
   def dropped(self, first_open: int) -> int:
     """Forgets the first runs, as far as they are done.
 
-    Args:
-      first_open: All earlier epochs are done.
-
-    Returns:
-      The same as it is now.
+    Before `first_open` all epochs are done; returns the same as it is now.
     """
     count = 0
     for run in self.runs:

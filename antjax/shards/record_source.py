@@ -103,6 +103,5 @@ class SourceRange:
     return self._stop - self._start
 
   def read(self, start: int, stop: int) -> Sequence[Record]:
-    """Returns the records start <= index < stop of the part, in order."""
     check_block('SourceRange', start, stop, len(self))
     return self._source.read(self._start + start, self._start + stop)

@@ -31,6 +31,19 @@ class BatchPlacer:
     keys: Keys | None = None,
     constants: PyTree = None,
   ):
+    """Takes what a Trainer was given.
+
+    Raises:
+      ValueError: The tables are on another mesh, or there is no micro-batch.
+    """
+    if tables is not None and tables.mesh != mesh:
+      raise ValueError(
+        'Trainer(tables=...): give EmbeddingTables the same mesh, inter, intra.'
+      )
+    if num_micro_batches < 1:
+      raise ValueError(
+        f'Trainer(num_micro_batches={num_micro_batches}) must be at least 1.'
+      )
     self._mesh = mesh
     self._paro = paro
     self._tables = tables

@@ -28,21 +28,17 @@ class PlanLike(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Work of each worker in a step.
+  """Work of each worker in a step."""
 
-  Attributes:
-    version: Version, higher for later plans. 0: no plan, that is, the Trainer's
-      number of micro-batches, a scale of 1 and no deadline.
-    num_micro_batches: Worker -> its number of micro-batches in a step; other
-      workers run the Trainer's number.
-    lr_scale: Factor of the optimizer's updates.
-    deadline_s: Seconds after which a worker starts no further micro-batch in a
-      step; it runs at least one. 0: no deadline.
-  """
-
+  # Version, higher for later plans. 0: no plan, that is, the Trainer's number
+  # of micro-batches, a scale of 1 and no deadline.
   version: int = 0
+  # Worker -> its number of micro-batches in a step; other workers run the
+  # Trainer's number.
   num_micro_batches: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  lr_scale: float = 1.0
+  lr_scale: float = 1.0  # Factor of the optimizer's updates.
+  # Seconds after which a worker starts no further micro-batch in a step; it
+  # runs at least one. 0: no deadline.
   deadline_s: float = 0.0
 
   @classmethod

@@ -34,43 +34,6 @@ from antjax.train.state import PyTree, TrainState
 _POLL_S = 0.05
 
 
-def check(
-  options: FitOptions, *, row_staleness: int, has_vocabularies: bool
-) -> None:
-  """Raises ValueError for options that conflict with `elastic`."""
-  if options.num_micro_batches_fn is not None:
-    raise ValueError(
-      'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
-      ' elastic control says how many micro-batches a worker does; give one of'
-      ' the two.'
-    )
-  if (
-    options.checkpoint_dir is not None
-    and options.merge_input_states is None
-    and jax.process_count() > 1
-  ):
-    raise ValueError(
-      'Trainer.fit(elastic=..., checkpoint_dir=...): the number of processes'
-      ' may change between a save and a restore; pass merge_input_states, e.g.'
-      ' antjax.shards.dataset.merge_states.'
-    )
-  if options.steps_per_call > 1:
-    raise ValueError(
-      f'Trainer.fit(elastic=..., steps_per_call={options.steps_per_call}): an'
-      ' elastic step is done a micro-batch at a time; use steps_per_call=1.'
-    )
-  if row_staleness:
-    raise ValueError(
-      'Trainer(row_staleness=1).fit(elastic=...): which rows the next step'
-      ' needs is not known before it begins; use row_staleness=0.'
-    )
-  if has_vocabularies:
-    raise ValueError(
-      'Trainer(vocabularies=...).fit(elastic=...): not supported; turn keys'
-      ' into ids before the job, or train without agents.'
-    )
-
-
 def fit(
   state: TrainState,
   batches: Iterable[PyTree],

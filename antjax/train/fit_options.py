@@ -7,6 +7,8 @@ import dataclasses
 import json
 from typing import Any
 
+import jax
+
 from antjax import paths
 from antjax.train.elastic import ElasticControl
 from antjax.train.state import PyTree, TrainState
@@ -104,6 +106,50 @@ class FitOptions:
       raise ValueError(
         f'Trainer.fit(best_metric={self.best_metric!r}) needs an evaluate_fn'
         ' that gives it.'
+      )
+
+  def check(self, *, row_staleness: int, has_vocabularies: bool) -> None:
+    """Raises ValueError for what conflicts with each other or the Trainer."""
+    if self.elastic is not None:
+      self._check_elastic(row_staleness, has_vocabularies)
+    elif self.steps_per_call > 1 and (row_staleness or has_vocabularies):
+      name = 'row_staleness=1' if row_staleness else 'vocabularies=...'
+      raise ValueError(
+        f'Trainer({name}).fit(steps_per_call={self.steps_per_call}): rows are'
+        ' brought or made new before each step; use steps_per_call=1.'
+      )
+
+  def _check_elastic(self, row_staleness: int, has_vocabularies: bool) -> None:
+    if self.num_micro_batches_fn is not None:
+      raise ValueError(
+        'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
+        ' elastic control says how many micro-batches a worker does; give one'
+        ' of the two.'
+      )
+    if (
+      self.checkpoint_dir is not None
+      and self.merge_input_states is None
+      and jax.process_count() > 1
+    ):
+      raise ValueError(
+        'Trainer.fit(elastic=..., checkpoint_dir=...): the number of processes'
+        ' may change between a save and a restore; pass merge_input_states,'
+        ' e.g. antjax.shards.dataset.merge_states.'
+      )
+    if self.steps_per_call > 1:
+      raise ValueError(
+        f'Trainer.fit(elastic=..., steps_per_call={self.steps_per_call}): an'
+        ' elastic step is done a micro-batch at a time; use steps_per_call=1.'
+      )
+    if row_staleness:
+      raise ValueError(
+        'Trainer(row_staleness=1).fit(elastic=...): which rows the next step'
+        ' needs is not known before it begins; use row_staleness=0.'
+      )
+    if has_vocabularies:
+      raise ValueError(
+        'Trainer(vocabularies=...).fit(elastic=...): not supported; turn keys'
+        ' into ids before the job, or train without agents.'
       )
 
   def wants_stop(self) -> bool:

@@ -31,12 +31,19 @@ class Keys:
     self,
     vocabularies: Mapping[str, Vocabulary],
     tables: SparseTables | None,
+    row_staleness: int = 0,
   ):
     """Takes vocabularies by table name, and all tables, if any.
 
     Raises:
-      ValueError: A table is unknown or has another size.
+      ValueError: A table is unknown or has another size, or rows are brought
+        before their step.
     """
+    if vocabularies and (tables is None or row_staleness):
+      raise ValueError(
+        'Trainer(vocabularies=...): needs tables, and row_staleness=0, as the'
+        ' rows of a key are not known before its step.'
+      )
     shapes = {} if tables is None else tables.canonical_shapes()
     num_rows = {name: x['table'].shape[0] for name, x in shapes.items()}
     for table, vocabulary in vocabularies.items():

@@ -30,18 +30,6 @@ from antjax.train.step_spec import StepSpec
 _LEAST_LOSS_SCALE = 2.0**-14
 
 
-def check(
-  options: FitOptions, *, row_staleness: int, has_vocabularies: bool
-) -> None:
-  """Raises ValueError for options that conflict with several steps per call."""
-  if options.steps_per_call > 1 and (row_staleness or has_vocabularies):
-    name = 'row_staleness=1' if row_staleness else 'vocabularies=...'
-    raise ValueError(
-      f'Trainer({name}).fit(steps_per_call={options.steps_per_call}): rows are'
-      ' brought or made new before each step; use steps_per_call=1.'
-    )
-
-
 @contextlib.contextmanager
 def opened(
   spec: StepSpec,

@@ -16,19 +16,13 @@ from antjax.train.state import Layout, named_leaves, PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sums:
-  """Sums of a device over its micro-batches, beside gradients.
+  """Sums of a device over its micro-batches, beside gradients."""
 
-  Attributes:
-    loss: Weighted sum of losses.
-    weight: Sum of weights.
-    metrics: Weighted sums of the loss's metrics, by name.
-    updates: New values of mutable leaves, by name: weighted sums of floats,
-      maxima of integers and booleans.
-  """
-
-  loss: jax.Array
-  weight: jax.Array
-  metrics: dict[str, jax.Array]
+  loss: jax.Array  # Weighted sum of losses.
+  weight: jax.Array  # Sum of weights.
+  metrics: dict[str, jax.Array]  # Weighted sums of the loss's metrics, by name.
+  # New values of mutable leaves, by name: weighted sums of floats, maxima of
+  # integers and booleans.
   updates: dict[str, jax.Array]
 
   def plus(self, other: 'Sums') -> 'Sums':
@@ -88,18 +82,12 @@ def checked_updates(layout: Layout, updates: PyTree) -> dict[str, jax.Array]:
 
 
 class Loss(NamedTuple):
-  """Result of a loss function; see `Trainer`.
+  """Result of a loss function; see `Trainer`."""
 
-  Attributes:
-    losses: Losses, float32 [B].
-    weights: Weights of the losses, float32 [B].
-    metrics: Name -> float32 [B].
-    updates: New values of mutable leaves, a part of the parameters' tree.
-  """
-
-  losses: jax.Array
-  weights: jax.Array
-  metrics: dict[str, jax.Array]
+  losses: jax.Array  # Losses, float32 [B].
+  weights: jax.Array  # Weights of the losses, float32 [B].
+  metrics: dict[str, jax.Array]  # Name -> float32 [B].
+  # New values of mutable leaves, a part of the parameters' tree.
   updates: PyTree
 
 

@@ -45,24 +45,16 @@ _BATCH = P(BATCH_AXES)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepInput:
-  """One step's global arrays, split over devices along their leading dim.
+  """One step's global arrays, split over devices along their leading dim."""
 
-  Attributes:
-    batch: The user's batch, with row indices in place of ids.
-    routing: Routing from `SparseTables.prepare`, or an empty dict.
-    num_micro_batches: int32 [num_devices], or None for all micro-batches.
-    is_valid: float32 [num_devices], 0 if a process has run out of data.
-    is_stopping: float32 [num_devices], 1 if a process wants to stop.
-    num_examples: float32 [num_devices], used only for throughput.
-    constants: Constants of the Trainer, unchanged; None: no constants.
-  """
-
-  batch: PyTree
-  routing: PyTree
+  batch: PyTree  # The user's batch, with row indices in place of ids.
+  routing: PyTree  # Routing from `SparseTables.prepare`, or an empty dict.
+  # int32 [num_devices], or None for all micro-batches.
   num_micro_batches: Array | None
-  is_valid: Array
-  is_stopping: Array
-  num_examples: Array
+  is_valid: Array  # float32 [num_devices], 0 if a process has run out of data.
+  is_stopping: Array  # float32 [num_devices], 1 if a process wants to stop.
+  num_examples: Array  # float32 [num_devices], used only for throughput.
+  # Constants of the Trainer, unchanged; None: no constants.
   constants: PyTree = None
 
 

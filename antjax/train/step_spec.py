@@ -33,33 +33,25 @@ class StateView:
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-  """Description of a step; see `Trainer` for details.
+  """Description of a step; see `Trainer` for details."""
 
-  Attributes:
-    layout: Layout of the state.
-    loss_fn: Loss of a micro-batch.
-    num_micro_batches: Number of micro-batches of a device's batch; in the
-      host-loop form, the number without a plan.
-    how: Algorithm of transfers over both mesh axes at once.
-    loss_scale: Constant factor of the differentiated loss, multiplied by that
-      of the optimizer, if any.
-    regather: Whether stacked layers are gathered again in the backward pass.
-    overlap: Whether stacked layers are gathered one layer ahead.
-    early_sums: Whether their sums cross groups during the last micro-batch.
-    constants: PartitionSpecs of the Trainer's constants, or None.
-    check_vma: Whether `shard_map` may check varying axes.
-  """
-
-  layout: Layout
-  loss_fn: Callable[..., Any]
+  layout: Layout  # Layout of the state.
+  loss_fn: Callable[..., Any]  # Loss of a micro-batch.
+  # Number of micro-batches of a device's batch; in the host-loop form, the
+  # number without a plan.
   num_micro_batches: int
-  how: Collectives = XLA
+  how: Collectives = XLA  # Algorithm of transfers over both mesh axes at once.
+  # Constant factor of the differentiated loss, multiplied by that of the
+  # optimizer, if any.
   loss_scale: float = 1.0
+  # Whether stacked layers are gathered again in the backward pass.
   regather: bool = True
-  overlap: bool = False
+  overlap: bool = False  # Whether stacked layers are gathered one layer ahead.
+  # Whether their sums cross groups during the last micro-batch.
   early_sums: bool = False
+  # PartitionSpecs of the Trainer's constants, or None.
   constants: PyTree = None
-  check_vma: bool = True
+  check_vma: bool = True  # Whether `shard_map` may check varying axes.
 
   @property
   def tables(self) -> SparseTables | None:

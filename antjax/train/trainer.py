@@ -11,17 +11,17 @@ from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import optax
 
-from antjax.collectives.choose import check_used, Collectives, for_mesh
+from antjax.collectives.choose import Collectives, for_code
 from antjax.embedding.vocabulary import Vocabulary
 from antjax.mesh import compiler
 from antjax.mesh.mesh import INTER, INTRA, on_own_mesh, own_mesh
 from antjax.mesh.paro import PaRO
 from antjax.metrics.metric import Metric
-from antjax.train import elastic_loop, loop
+from antjax.train import elastic_loop, initial, loop
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import predict as predict_lib
 from antjax.train import step as step_lib
-from antjax.train.batches import BatchPlacer, only_numbers
+from antjax.train.batches import BatchPlacer
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.keys import Keys
@@ -110,10 +110,9 @@ class Trainer:
         gradient of the previous one, while a layer computes. Needs memory for
         one more layer and full rematerialization in `scan_layers`. None: on all
         devices except CPUs, whose compiler does not overlap.
-      early_sums: Whether, with `overlap`, the gradient sums of a stack are sent
-        to other groups layer by layer during the last micro-batch, under IIG,
-        NIG and GIG. The loss must run each stack by one call of `scan_layers`
-        outside of loops.
+      early_sums: Whether, with `overlap`, a stack's gradient sums are sent to
+        other groups layer by layer in the last micro-batch, under IIG, NIG and
+        GIG. The loss must run a stack by one `scan_layers` outside of loops.
       loss_scale: Scale of the differentiated loss, for float16 gradients.
         'dynamic' adapts it and skips steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass. A
@@ -143,31 +142,13 @@ class Trainer:
         'Trainer(early_sums=True): needs overlap=True, which is off on CPUs'
         ' unless asked for.'
       )
-    if tables is not None and tables.mesh != mesh:
-      raise ValueError(
-        'Trainer(tables=...): give EmbeddingTables the same mesh, inter, intra.'
-      )
-    if num_micro_batches < 1:
-      raise ValueError(
-        f'Trainer(num_micro_batches={num_micro_batches}) must be at least 1.'
-      )
     if row_staleness not in (0, 1) or (row_staleness and tables is None):
       raise ValueError(
         f'Trainer(row_staleness={row_staleness}): use 0, or 1 with tables.'
       )
-    if vocabularies and (tables is None or row_staleness):
-      raise ValueError(
-        'Trainer(vocabularies=...): needs tables, and row_staleness=0, as the'
-        ' rows of a key are not known before its step.'
-      )
+    self.mesh, self.tables, self.paro = mesh, tables, PaRO.from_code(paro)
+    self.collectives = for_code(collectives, mesh, self.paro)
     constants = jax.tree.map(lambda x: on_own_mesh(x, mesh), constants)
-    self.mesh = mesh
-    self.paro = PaRO.from_code(paro)
-    if isinstance(collectives, str):
-      collectives = for_mesh(collectives, mesh)
-    check_used(collectives, self.paro)
-    self.collectives = collectives
-    self.tables = tables
     self._constants = constants
     self.optimizer, factor = loss_scale_lib.choose(loss_scale, optimizer)
     self.row_staleness = row_staleness
@@ -184,7 +165,7 @@ class Trainer:
       scanned=scanned,
       mutable=mutable,
       compute_dtype=compute_dtype,
-      sums_dtype=collectives.sums_dtype,
+      sums_dtype=self.collectives.sums_dtype,
       min_shard_size=min_shard_size,
       auto_specs=auto_specs,
     )
@@ -192,7 +173,7 @@ class Trainer:
       StepSpec,
       loss_fn=loss_fn,
       num_micro_batches=num_micro_batches,
-      how=collectives,
+      how=self.collectives,
       loss_scale=factor,
       regather=regather,
       overlap=overlap,
@@ -202,7 +183,9 @@ class Trainer:
     )
     self._layout: Layout | None = None
     self._made: dict[Any, Any] = {}  # Programs of the layout.
-    self.keys = Keys(vocabularies, tables) if vocabularies else None
+    self.keys = None
+    if vocabularies:
+      self.keys = Keys(vocabularies, tables, row_staleness)
     self.placer = BatchPlacer(
       mesh, self.paro, tables, num_micro_batches, self.keys, constants
     )
@@ -215,24 +198,11 @@ class Trainer:
         (no device then ever holds all of them).
       seed: Seed of the run's randomness.
     """
-    key = jax.random.key(seed)
-    # An Equinox module is callable too, but is a pytree.
-    is_init = callable(params) and jax.tree_util.all_leaves([params])
-    # Passed as an argument: constants would be part of the program's text.
-    given = None if is_init else jax.device_get(only_numbers(params))
-
-    def whole(key: jax.Array, given: PyTree) -> PyTree:
-      return only_numbers(params(key)) if is_init else given
-
-    layout = self._layout_of(jax.eval_shape(whole, key, given))
+    layout, state = initial.new_state(params, seed, self._layout_of)
     if layout != self._layout:
       self._layout, self._made = layout, {}
     self._made.pop('elastic_step', None)
-    make = jax.jit(
-      lambda key, given: layout.new_state(whole(key, given), key),
-      out_shardings=layout.shardings(),
-    )
-    return make(key, given)
+    return state
 
   @property
   def layout(self) -> Layout:
@@ -350,19 +320,12 @@ class Trainer:
         be restored here, or the code or mesh does not support `elastic`.
     """
     chosen = FitOptions(**options)
+    chosen.check(
+      row_staleness=self.row_staleness, has_vocabularies=self.keys is not None
+    )
     if chosen.elastic is not None:
-      elastic_loop.check(
-        chosen,
-        row_staleness=self.row_staleness,
-        has_vocabularies=self.keys is not None,
-      )
       step = self.elastic_step()
       return elastic_loop.fit(state, batches, num_steps, chosen, step=step)
-    loop.check(
-      chosen,
-      row_staleness=self.row_staleness,
-      has_vocabularies=self.keys is not None,
-    )
     spec = self.step_spec()
     return loop.fit(
       state,

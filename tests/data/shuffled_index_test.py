@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from antjax.data import record_schema, record_writer, records
-from antjax.data.shuffled_index import Order, ShuffledIndex, ShuffledRecords
+from antjax.data.shuffled_index import Order, ShuffledBlocks, ShuffledRecords
 from antjax.shards import dataset, ledger_client, ledger_spec
 
 
@@ -17,12 +17,12 @@ def numbers(source, start, stop):
 
 
 def test_each_record_has_one_place_and_neighbours_part():
-  source = ShuffledIndex(1000, seed=1)
+  source = ShuffledBlocks(1000, seed=1, block_size=1)
   order = numbers(source, 0, 1000)
   assert sorted(order) == list(range(1000))
   assert np.mean(np.abs(np.diff(order)) < 10) < 0.1
-  assert order == numbers(ShuffledIndex(1000, seed=1), 0, 1000)
-  assert order != numbers(ShuffledIndex(1000, seed=2), 0, 1000)
+  assert order == numbers(ShuffledBlocks(1000, seed=1, block_size=1), 0, 1000)
+  assert order != numbers(ShuffledBlocks(1000, seed=2, block_size=1), 0, 1000)
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 16, 17, 1000])
@@ -77,12 +77,12 @@ def test_records_of_another_source(tmp_path, form):
 
 
 def test_places_beyond_the_end_are_refused():
-  with pytest.raises(ValueError, match='ShuffledIndex'):
-    ShuffledIndex(10, seed=0).read(5, 11)
+  with pytest.raises(ValueError, match='ShuffledBlocks'):
+    ShuffledBlocks(10, seed=0, block_size=1).read(5, 11)
 
 
 def test_a_data_set_reads_every_record_once_an_epoch():
-  source = ShuffledIndex(50, seed=3)
+  source = ShuffledBlocks(50, seed=3, block_size=1)
   spec = ledger_spec.LedgerSpec(50, 8, seed=0, num_epochs=2)
   client = ledger_client.LocalLedgerClient(spec)
   data = dataset.LeasedDataset(source, client)

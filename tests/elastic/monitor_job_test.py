@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic.monitor import Monitor
+from antjax.elastic.monitor import Monitor, PENDING_MEMORY_S
 from antjax.elastic.windows import MonitorConfig
 from tests.elastic.monitored_job import CONFIG, Job, of
 
@@ -111,7 +111,7 @@ def test_pending_time_is_remembered_for_a_while():
   job.now += 100
   job.monitor.note_pending('job', 0.0, job.now)
   assert job.view().pending_s == 500.0
-  job.now += CONFIG.pending_memory_s
+  job.now += PENDING_MEMORY_S
   assert job.view().pending_s == 0.0
 
 

@@ -22,13 +22,14 @@ from antjax.elastic import policy
 from antjax.elastic.controller import ControllerConfig
 from antjax.elastic.windows import MonitorConfig
 from benchmarks import straggler_sim as simulate
+from benchmarks.straggler_scenarios import SCENARIOS
 
 _GOLDEN = pathlib.Path(__file__).parent / 'golden'
 _DECISIONS = _GOLDEN / 'decisions.json'
 # Short windows, so that all states come up in a short trace.
 _MONITOR = MonitorConfig(short_s=8.0, long_s=30.0)
 _CONTROLLER = ControllerConfig(period_s=4.0, cooldown_s=30.0)
-_SCENARIOS = {scenario.name: scenario for scenario in simulate.SCENARIOS}
+_SCENARIOS = {scenario.name: scenario for scenario in SCENARIOS}
 
 
 def _brief_transient(worker: int, now: float) -> float:

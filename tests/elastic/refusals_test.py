@@ -99,7 +99,6 @@ def test_a_field_out_of_range_is_named(case):
     (RendezvousConfig, {'node_check': 'on'}, 'node_check=on'),
     (RendezvousConfig, {'node_check_fraction': 1.5}, 'node_check_fraction=1.5'),
     (MonitorConfig, {'short_s': 400.0}, 'needed is 0 < short_s < long_s'),
-    (MonitorConfig, {'enter_slowness': 1.1}, 'needed is 1 <= leave <= enter'),
     (MonitorConfig, {'min_steps': 0}, 'min_steps=0'),
     (ControllerConfig, {'min_samples': 0}, 'min_samples must be'),
     (

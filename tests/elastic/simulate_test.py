@@ -14,8 +14,9 @@ from antjax.elastic.windows import MonitorConfig
 from antjax.shards.ledger import Ledger
 from antjax.shards.ledger_spec import LedgerSpec
 from benchmarks import straggler_sim as simulate
+from benchmarks.straggler_scenarios import Scenario, SCENARIOS
 
-_SCENARIOS = {scenario.name: scenario for scenario in simulate.SCENARIOS}
+_SCENARIOS = {scenario.name: scenario for scenario in SCENARIOS}
 
 
 class _Bsp:
@@ -125,7 +126,7 @@ def _pattern(seed):
     is_slow = is_bursting[worker] and (now / period_s + phase) % 1 < share
     return bases[worker] * (times if is_slow else 1.0)
 
-  return simulate.Scenario(
+  return Scenario(
     f'pattern_{seed}',
     slowness,
     device_kinds=('cpu',) * num,

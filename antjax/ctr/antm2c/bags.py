@@ -20,7 +20,6 @@ class Uses:
   """Number of clicks that have each event of a sequence, 4 bytes per event."""
 
   def __init__(self, num_events: int):
-    """Starts with zero clicks for all events."""
     self._change = np.zeros(num_events + 1, np.int32)
 
   def add(self, starts_N: np.ndarray, stops_N: np.ndarray) -> None:
@@ -40,19 +39,12 @@ class Uses:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bag:
-  """A sequence as a bag of ids.
+  """A sequence as a bag of ids."""
 
-  Attributes:
-    sequence: Number of the sequence.
-    ids_V: int32, behavior -> its id; -1: too rare.
-    num_ids: Number of ids.
-    max_pieces: Maximum number of values used, the newest.
-  """
-
-  sequence: int
-  ids_V: np.ndarray
-  num_ids: int
-  max_pieces: int
+  sequence: int  # Number of the sequence.
+  ids_V: np.ndarray  # int32, behavior -> its id; -1: too rare.
+  num_ids: int  # Number of ids.
+  max_pieces: int  # Maximum number of values used, the newest.
 
   @classmethod
   def fit(
@@ -67,13 +59,9 @@ class Bag:
   ) -> Self:
     """Keeps the values with enough training clicks.
 
-    Args:
-      sequence: Number of the sequence.
-      events: Events of the sequence.
-      uses: Numbers of training clicks of the events.
-      num_behaviors: Number of behaviors, V.
-      min_count: Minimum number of training clicks of a value.
-      max_pieces: Maximum number of values to use, the newest.
+    `uses` are the numbers of training clicks of the events of a sequence, by
+    its number; a value needs `min_count`. Of a bag the newest `max_pieces`
+    values are used.
     """
     counts = np.zeros(num_behaviors)
     for part, clicks in uses.parts():

@@ -18,62 +18,47 @@ from antjax.ctr.bahe import batches
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextVectors:
-  """One vector per behavior, e.g. from a language model.
+  """One vector per behavior, e.g. from a language model."""
 
-  Attributes:
-    vectors: [num_behaviors, X], float16 or float32; may be memory-mapped.
-    sequences: Numbers of the sequences that form separate texts.
-    max_pieces: Maximum number of behaviors of each to average, the newest.
-  """
-
+  # [num_behaviors, X], float16 or float32; may be memory-mapped.
   vectors: np.ndarray
+  # Numbers of the sequences that form separate texts.
   sequences: tuple[int, ...]
+  # Maximum number of behaviors of each to average, the newest.
   max_pieces: int = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScenarioClicks:
-  """Examples of one split.
+  """Examples of one split."""
 
-  Attributes:
-    names: Names of the id columns: 'user', 'item', 'title', 'scenario' and C
-      others.
-    ids: Ids int32 [N, 4 + C]; a click reads one contiguous row.
-    label: Labels float32 [N].
-    numeric: Numeric columns float32 [N, K].
-    starts: int64 [N, Q]: sequence n of a click is `events[n][starts:stops]`.
-    stops: int64 [N, Q], see `starts`.
-    events: Events of the sequences, Q arrays.
-    histories: Numbers of the sequences that are histories.
-    max_history: M, maximum number of events used of each, the newest.
-    history_columns: Name -> int32 [V], an id of each title's item.
-    titles: int32 [V], the id of each title in a batch; None: unchanged.
-    bags: Name -> sequence that is a bag of ids.
-    text: Vectors of texts, or None.
-    images: [num_items, X] by item, zeros for no image; or None.
-    image_items: int32 [N], items of clicks as in the data, for images.
-    labels: float32 [N, T - 1], labels after the first one; None: only one.
-    scored: Further columns [N] for scores.
-  """
-
+  # Names of the id columns: 'user', 'item', 'title', 'scenario' and C others.
   names: tuple[str, ...]
-  ids: np.ndarray
-  label: np.ndarray
-  numeric: np.ndarray
+  ids: np.ndarray  # Ids int32 [N, 4 + C]; a click reads one contiguous row.
+  label: np.ndarray  # Labels float32 [N].
+  numeric: np.ndarray  # Numeric columns float32 [N, K].
+  # int64 [N, Q]: sequence n of a click is `events[n][starts:stops]`.
   starts: np.ndarray
-  stops: np.ndarray
-  events: tuple[np.ndarray, ...]
-  histories: tuple[int, ...]
-  max_history: int
+  stops: np.ndarray  # int64 [N, Q], see `starts`.
+  events: tuple[np.ndarray, ...]  # Events of the sequences, Q arrays.
+  histories: tuple[int, ...]  # Numbers of the sequences that are histories.
+  max_history: int  # M, maximum number of events used of each, the newest.
+  # Name -> int32 [V], an id of each title's item.
   history_columns: Mapping[str, np.ndarray] = dataclasses.field(
     default_factory=dict
   )
+  # int32 [V], the id of each title in a batch; None: unchanged.
   titles: np.ndarray | None = None
+  # Name -> sequence that is a bag of ids.
   bags: Mapping[str, Bag] = dataclasses.field(default_factory=dict)
-  text: TextVectors | None = None
+  text: TextVectors | None = None  # Vectors of texts, or None.
+  # [num_items, X] by item, zeros for no image; or None.
   images: np.ndarray | None = None
+  # int32 [N], items of clicks as in the data, for images.
   image_items: np.ndarray | None = None
+  # float32 [N, T - 1], labels after the first one; None: only one.
   labels: np.ndarray | None = None
+  # Further columns [N] for scores.
   scored: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:

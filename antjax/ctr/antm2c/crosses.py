@@ -15,28 +15,20 @@ _LEAST = 1 << 20  # Number of values merged at once.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cross:
-  """Two id columns combined to one.
+  """Two id columns combined to one."""
 
-  Attributes:
-    left: Name of a column.
-    right: Name of another column.
-    num_right: Number of ids of the latter.
-    codes_V: int64, ascending: pairs with a row, left * num_right + right.
-  """
-
-  left: str
-  right: str
-  num_right: int
+  left: str  # Name of a column.
+  right: str  # Name of another column.
+  num_right: int  # Number of ids of the latter.
+  # int64, ascending: pairs with a row, left * num_right + right.
   codes_V: np.ndarray
 
   @classmethod
   def fit(cls, text: str, chunks: Chunks, min_count: int) -> 'Cross':
-    """Collects the pairs of the training clicks.
+    """Collects the pairs of the training clicks of two columns, user*scenario.
 
-    Args:
-      text: Names of two columns, e.g. user*scenario.
-      chunks: Function that yields column -> training ids int [n], by chunks.
-      min_count: Minimum number of clicks of a pair with its own row.
+    `chunks` yields column -> training ids int [n]; a pair needs `min_count`
+    clicks for its own row.
 
     Raises:
       ValueError: `text` is not a pair, or names an unknown column.
@@ -56,7 +48,6 @@ class Cross:
 
   @property
   def name(self) -> str:
-    """Name of the resulting column."""
     return f'{self.left}_x_{self.right}'
 
   @property

@@ -21,26 +21,18 @@ _TITLES = 2  # Padding and the unknown title keep their ids.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frequent:
-  """Ids with their own rows; rare ids share the unknown row.
+  """Ids with their own rows; rare ids share the unknown row."""
 
-  Attributes:
-    ids_V: int32, id in the data -> id in the model.
-    num_ids: Number of ids in the model.
-  """
-
-  ids_V: np.ndarray
-  num_ids: int
+  ids_V: np.ndarray  # int32, id in the data -> id in the model.
+  num_ids: int  # Number of ids in the model.
 
   @classmethod
   def fit(
     cls, counts_V: np.ndarray, config: FieldConfig, *, num_fixed: int = 1
   ) -> Self:
-    """Keeps the ids with enough training clicks.
+    """Keeps the ids with enough training clicks, `counts_V`.
 
-    Args:
-      counts_V: Number of training clicks of each id.
-      config: Settings: `min_count`, and `hash_buckets` for rare ids.
-      num_fixed: Number of first ids that are kept; the last one is unknown.
+    The first `num_fixed` ids are kept; the last one of them is unknown.
     """
     is_kept, num_ids = counts_V >= config.min_count, len(counts_V)
     is_kept[:num_fixed] = False
@@ -57,19 +49,14 @@ class Frequent:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClickFeatures:
-  """The id columns and the numbers of clicks.
+  """The id columns and the numbers of clicks."""
 
-  Attributes:
-    num_ids: Id column -> number of its ids, for user, item, title and fields.
-    frequent: Id column -> its frequent ids, if rare ones are merged.
-    crosses: Pairs of columns.
-    numbers: Numeric columns.
-  """
-
+  # Id column -> number of its ids, for user, item, title and fields.
   num_ids: Mapping[str, int]
+  # Id column -> its frequent ids, if rare ones are merged.
   frequent: Mapping[str, Frequent]
-  crosses: tuple[Cross, ...]
-  numbers: Numbers
+  crosses: tuple[Cross, ...]  # Pairs of columns.
+  numbers: Numbers  # Numeric columns.
 
   @classmethod
   def fit(

@@ -36,15 +36,9 @@ class FieldNetwork(nnx.Module):
   ):
     """Creates the parameters.
 
-    Args:
-      name: Name of the network.
-      sizes: Sizes of its inputs without vectors of texts and images.
-      config: Settings of the network.
-      fields: Settings of the fields.
-      numbers: Way of each number: linear, autodis or dense.
-      modal: Text or image -> its width.
-      narrow: Table -> width of its rows, for those below D.
-      rngs: Source of the initial weights.
+    `sizes` are without vectors of texts and images, whose widths `modal` has.
+    `numbers` are ways: linear, autodis or dense; `narrow` is table -> width of
+    its rows, for those below D.
     """
     self.maps: Any = nnx.Dict()
     for table, width in narrow.items():

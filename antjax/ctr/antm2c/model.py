@@ -175,10 +175,7 @@ class ScenarioModel:
   ) -> EmbeddingTables:
     """Tables of ids, and tables of weights for linear terms.
 
-    Args:
-      mesh: Mesh of the job.
-      rate: Learning rate of the rows, or a schedule.
-      num_examples: Number of training examples.
+    `rate` is the rows' learning rate, or a schedule of it.
     """
     fields = self.fields
     optimizer: RowOptimizer = _ROW_OPTIMIZERS[fields.optimizer](rate)
@@ -243,7 +240,6 @@ class ScenarioModel:
     }
 
   def init_params(self, key: jax.Array) -> PyTree:
-    """Initial parameters of the network."""
     return self._network.init(key)
 
   def _inputs(

@@ -76,16 +76,12 @@ def ways(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Numbers:
-  """Transformation of numeric columns, fitted on training data.
+  """Transformation of numeric columns, fitted on training data."""
 
-  Attributes:
-    ways: Column -> `Way`.
-    edges: Column of bins -> ascending upper bounds of all bins but the last.
-    standardizer: Standardizer of the other columns; None: no such columns.
-  """
-
-  ways: Mapping[str, str]
+  ways: Mapping[str, str]  # Column -> `Way`.
+  # Column of bins -> ascending upper bounds of all bins but the last.
   edges: Mapping[str, np.ndarray]
+  # Standardizer of the other columns; None: no such columns.
   standardizer: Standardizer | None
 
   @classmethod
@@ -98,11 +94,7 @@ class Numbers:
   ) -> Self:
     """Fits the numbers [N, K] of training, in the order of `ways`.
 
-    Args:
-      ways: Column -> `Way`.
-      chunks: Chunks of numbers [n, K], read once.
-      num_clicks: Number of clicks, N.
-      num_bins: Number of bins per column.
+    `chunks` are of [n, K], and read once.
     """
     found, kept = cls(ways, {}, None), list[np.ndarray]()
     every, start = max(1, num_clicks // _NUM_SORTED), 0

@@ -23,21 +23,16 @@ Columns = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class ClickRates:
-  """Numbers of clicks and rows of each value of some columns.
+  """Numbers of clicks and rows of each value of some columns."""
 
-  Attributes:
-    mean: Share of clicks among the training rows.
-    clicks: Column -> number of clicks of each value, float64 [values].
-    rows: Column -> number of rows of each value, float64 [values].
-    strength: Number of rows of the mean by which a rate is shrunk, k.
-    weights: Intercept, and scale of each column.
-  """
-
-  mean: float
+  mean: float  # Share of clicks among the training rows.
+  # Column -> number of clicks of each value, float64 [values].
   clicks: Mapping[str, np.ndarray]
+  # Column -> number of rows of each value, float64 [values].
   rows: Mapping[str, np.ndarray]
+  # Number of rows of the mean by which a rate is shrunk, k.
   strength: float = _STRENGTH
-  weights: Sequence[float] = ()
+  weights: Sequence[float] = ()  # Intercept, and scale of each column.
 
   def logits(self, columns: Columns) -> np.ndarray:
     """Logits of rows, float32 [N]; values unseen in training add nothing."""

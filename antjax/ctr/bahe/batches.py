@@ -90,15 +90,12 @@ class Standardizer:
   Runs on the host, in float32: a mean rounded to a step's bfloat16 would be off
   by more than a deviation for large numbers that are close together. Missing
   values (NaN) stay missing.
-
-  Attributes:
-    mean: Means in training, float64 [D].
-    deviation: Deviations in training, float64 [D]; 0: the feature becomes 0.
-    clip: Maximum absolute result; outliers would dominate other features.
   """
 
-  mean: np.ndarray
+  mean: np.ndarray  # Means in training, float64 [D].
+  # Deviations in training, float64 [D]; 0: the feature becomes 0.
   deviation: np.ndarray
+  # Maximum absolute result; outliers would dominate other features.
   clip: float = 5.0
 
   @classmethod

@@ -34,11 +34,8 @@ class Encoder(TextEncoder):
   ):
     """Places the low half on the devices; compiles nothing yet.
 
-    Args:
-      whole: The whole model, in the dtype to compute in.
-      num_low: Number of layers below the cut.
-      max_tokens: Maximum number of tokens of a text.
-      **options: See `TextEncoder`.
+    The whole model is in the dtype to compute in; `options` are
+    `TextEncoder`'s.
 
     Raises:
       ValueError: num_low exceeds the model's layers, or max_tokens its learned

@@ -60,14 +60,6 @@ class FullTextTower(nnx.Module):
 
   A text's vector is the mean of its tokens' outputs. A sequence without
   behaviors has a learned vector, as in `SequenceEncoder`.
-
-  Attributes:
-    lm: The language model, without its output layer.
-    null: Vectors of empty sequences [N, D].
-    num_sequences: N.
-    num_tokens: Number of tokens of a sequence's text.
-    title_tokens: Number of tokens of an item's title.
-    cache: Cache of the behaviors' tokens.
   """
 
   def __init__(

@@ -27,34 +27,25 @@ IDENTITY = {  # Fields that identify a store -> their readable names.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-  """Identity and state of a store; see `IDENTITY` for identifying fields.
-
-  Attributes:
-    vocabulary: Fingerprint of the first `vocabulary_rows` texts.
-    texts: Fingerprint of the texts of all complete rows; '' if unknown, in
-      stores of older versions.
-    dtype: Dtype of the stored numbers; int8 has a scale per row.
-    dim: Width of a row.
-    store: Random name, which distinguishes builds.
-    rows: Number of complete rows, 0 <= id < rows.
-    parts: Files as (start, stop, name), ascending and without gaps from 0 to
-      `rows`.
-  """
+  """Identity and state of a store; see `IDENTITY` for identifying fields."""
 
   model: str
   tokenizer: str
   num_low: int
   normalizer: str
   max_tokens: int
-  vocabulary: str
+  vocabulary: str  # Fingerprint of the first `vocabulary_rows` texts.
   vocabulary_rows: int
-  dtype: Dtype
-  dim: int
-  store: str
+  dtype: Dtype  # Dtype of the stored numbers; int8 has a scale per row.
+  dim: int  # Width of a row.
+  store: str  # Random name, which distinguishes builds.
   pooling: str = 'mean'
   compute_dtype: str = 'float32'
+  # Fingerprint of the texts of all complete rows; '' if unknown, in stores of
+  # older versions.
   texts: str = ''
-  rows: int = 0
+  rows: int = 0  # Number of complete rows, 0 <= id < rows.
+  # Files as (start, stop, name), ascending and without gaps from 0 to `rows`.
   parts: tuple[tuple[int, int, str], ...] = ()
 
   def check(self, **expected: Any) -> None:
@@ -106,7 +97,6 @@ class Manifest:
         )
 
   def to_json(self) -> bytes:
-    """Content of the manifest file."""
     content = {'version': _VERSION, **dataclasses.asdict(self)}
     return (json.dumps(content, indent=2) + '\n').encode()
 

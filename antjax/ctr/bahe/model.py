@@ -92,7 +92,6 @@ class HeadConfig(load.NetworkConfig):
 
   @property
   def name(self) -> str:
-    """Name of the network."""
     return 'mlp' if self.kind == 'dnn' else self.kind
 
 
@@ -125,25 +124,16 @@ class Head(nnx.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BehaviorSizes:
-  """Sizes of the data that the model depends on.
+  """Sizes of the data that the model depends on."""
 
-  Attributes:
-    history_lengths: M of each sequence.
-    num_users: Number of users, including the unknown one (0).
-    num_items: Number of items.
-    num_behaviors: Number of rows of the vocabulary.
-    columns: Name of an id column -> number of its ids.
-    num_numeric: Number of numeric features.
-    user_vector_dim: Width of user vectors, X; 0: no user vectors.
-  """
-
-  history_lengths: tuple[int, ...]
-  num_users: int = 0
-  num_items: int = 0
-  num_behaviors: int = 0
+  history_lengths: tuple[int, ...]  # M of each sequence.
+  num_users: int = 0  # Number of users, including the unknown one (0).
+  num_items: int = 0  # Number of items.
+  num_behaviors: int = 0  # Number of rows of the vocabulary.
+  # Name of an id column -> number of its ids.
   columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  num_numeric: int = 0
-  user_vector_dim: int = 0
+  num_numeric: int = 0  # Number of numeric features.
+  user_vector_dim: int = 0  # Width of user vectors, X; 0: no user vectors.
 
   @property
   def num_sequences(self) -> int:
@@ -156,13 +146,6 @@ class ClickModel(nnx.Module):
 
   The head's fields are ids and means of their histories; its dense inputs are
   texts and numbers. Models of ids only have no tower.
-
-  Attributes:
-    tower: Text encoder of the model; None: the model reads ids only.
-    head: The head.
-    head_config: Configuration of the head.
-    ids: Settings of id features.
-    sizes: Sizes of the data.
   """
 
   def __init__(

@@ -47,16 +47,11 @@ _STALE_S = 3600.0  # Age of an abandoned incomplete file.
 
 @dataclasses.dataclass(frozen=True)
 class BehaviorStore:
-  """The complete rows of a store, as of opening it.
+  """The complete rows of a store, as of opening it."""
 
-  Attributes:
-    path: Folder of the store.
-    manifest: Inputs of the rows; see `Manifest.check`.
-    files: Open files of the store.
-  """
-
-  path: pathlib.Path
-  manifest: Manifest
+  path: pathlib.Path  # Folder of the store.
+  manifest: Manifest  # Inputs of the rows; see `Manifest.check`.
+  # Open files of the store.
   files: Sequence[store_rows.File] = dataclasses.field(repr=False)
 
   @classmethod

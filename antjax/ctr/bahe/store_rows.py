@@ -61,13 +61,8 @@ class MappedRows:
   ):
     """Reads no rows yet.
 
-    Args:
-      files: See `opened`.
-      num_rows: Number of rows, R.
-      stored: Dtype of the stored numbers.
-      dim: Width of a row, D.
-      dtype: Dtype of returned rows.
-      hot_bytes: Memory of a cache of rows that were read by number, in bytes.
+    `stored` is the dtype of the stored numbers; a cache of rows that were read
+    by number takes `hot_bytes`. For the files see `opened`.
     """
     self.shape, self.dtype = (num_rows, dim), np.dtype(dtype)
     self.nbytes = num_rows * dim * self.dtype.itemsize
@@ -79,7 +74,6 @@ class MappedRows:
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
-    """Number of rows, R."""
     return self.shape[0]
 
   def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:

@@ -29,19 +29,14 @@ from antjax.lm.token_cache import TokenCache
 
 
 class Encoded(NamedTuple):
-  """Vectors of texts.
+  """Vectors of texts."""
 
-  Attributes:
-    user_BF: Vectors of a user's sequences, concatenated: F = N D.
-    title_BD: Vectors of the items' titles.
-    history_BNMD: One vector per behavior, for heads that attend to them; None
-      if the tower has none.
-    is_there_BNM: bool, False for padding; None if `history_BNMD` is None.
-  """
-
-  user_BF: jax.Array
-  title_BD: jax.Array
+  user_BF: jax.Array  # Vectors of a user's sequences, concatenated: F = N D.
+  title_BD: jax.Array  # Vectors of the items' titles.
+  # One vector per behavior, for heads that attend to them; None if the tower
+  # has none.
   history_BNMD: jax.Array | None = None
+  # bool, False for padding; None if `history_BNMD` is None.
   is_there_BNM: jax.Array | None = None
 
 
@@ -101,13 +96,6 @@ class SequenceEncoder(nnx.Module):
   is a sequence of one behavior, its title (Geng et al. 2024,
   https://arxiv.org/abs/2403.19347, section 3; the paper does not specify
   pooling, which is our choice).
-
-  Attributes:
-    high: The high half.
-    null: Vectors of empty sequences [N, D].
-    num_sequences: N.
-    pooling: Pooling of a sequence.
-    fusion: Fusion of users and items, 'late' or 'early'.
   """
 
   def __init__(
@@ -238,12 +226,6 @@ class DedupTower(SequenceEncoder):
   """Runs each distinct behavior of a part through the low half once.
 
   The result equals that of `StoreTower`, without a store.
-
-  Attributes:
-    low: The low half, frozen.
-    capacity: Largest number of distinct behaviors of a part, U, with padding.
-    num_tokens: Number of tokens of a behavior.
-    cache: Cache of the behaviors' tokens.
   """
 
   def __init__(

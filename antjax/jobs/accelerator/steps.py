@@ -77,14 +77,8 @@ def run(
 ) -> dict[str, Any]:
   """Compiles a job's step, runs it, and returns its line of the results.
 
-  Args:
-    job: A key of `REAL`.
-    mesh: Mesh of all devices.
-    shape: What a step works off.
-    num_rows: Rows of the largest table.
-    code: PaRO code.
-    num_steps: Steps to time, behind one to warm up.
-    links: Speeds of the links, for the prediction; None where nobody knows.
+  `num_rows` are those of the largest table; `num_steps` are timed, behind one
+  to warm up. Without the speeds of links there is no prediction.
   """
   model = model_of(job, mesh, shape, num_rows)
   assert model.init_fn and model.loss_fn and model.batch_fn

@@ -27,16 +27,11 @@ class KnownRows:
   def __init__(
     self, folder: str, vocabulary: fingerprint.TextRows, like: Manifest
   ):
-    """Opens a store and reads the texts of its rows.
-
-    Args:
-      folder: The store.
-      vocabulary: Its vocabulary.
-      like: Manifest of the store that takes the rows.
+    """Opens a store and reads the texts of its rows, of a vocabulary.
 
     Raises:
-      ValueError: It was made by another model, cut or dtype, or of another
-        vocabulary.
+      ValueError: It was made by another model, cut or dtype than the store that
+        takes the rows, or of another vocabulary.
     """
     self._store = BehaviorStore.open(folder)
     manifest = self._store.manifest

@@ -50,10 +50,8 @@ class UserVectors:
   ) -> Self | None:
     """Opens a folder; None where its name is empty.
 
-    Args:
-      folder: The folder.
-      sizes: Split -> number of its examples.
-      data: Fingerprint of the data; '' for any of these sizes.
+    `sizes` are split -> number of its examples; `data` is their fingerprint, ''
+    for any of these sizes.
 
     Raises:
       FileNotFoundError: A file is not there.

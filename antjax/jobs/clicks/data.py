@@ -29,7 +29,6 @@ from antjax.jobs.clicks import vectors as antm2c_vectors
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.rows import SplitRows, StreamedClicks
 from antjax.networks.network import ScenarioMoments
-from antjax.shards import record_source
 
 SPLITS = ('train', 'validation', 'test')
 # Of a training that streams: rows of a block, and blocks that are shuffled at
@@ -250,9 +249,7 @@ class ScenarioData:
     """
     clicks, share = self.splits['train'], self._config.fields.id_dropout
     streamed = clicks if isinstance(clicks, StreamedClicks) else None
-    source: record_source.RecordSource = shuffled_index.ShuffledIndex(
-      len(clicks), seed=seed
-    )
+    block_size = 1  # Of rows in memory.
     if self.window:
       hosts = jax.process_count() if self._job.agent is None else 1
       if self.window * (hosts - 1) >= len(clicks):
@@ -261,14 +258,14 @@ class ScenarioData:
           f' no window for each of {hosts} processes; needed: at most'
           f' {len(clicks) // hosts:,}, or --stream=no.'
         )
-      source = shuffled_index.ShuffledBlocks(
+      block_size = min(_BLOCK_ROWS, max(1, self.window // _BLOCKS))
+    data = self._job.dataset(
+      shuffled_index.ShuffledBlocks(
         len(clicks),
         streamed.rows.read if streamed is not None else None,
         seed=seed,
-        block_size=min(_BLOCK_ROWS, max(1, self.window // _BLOCKS)),
-      )
-    data = self._job.dataset(
-      source,
+        block_size=block_size,
+      ),
       name=name,
       # A DataShard is a batch, or what is shuffled at once.
       shard_size=self.window or self.rows,

@@ -89,7 +89,6 @@ def _write(
   stage: pathlib.Path,
   work: pathlib.Path,
 ) -> dict[str, Any]:
-  """Writes the files; returns the description."""
   del work
   table = pq.read_table(ids)
   items = dict(zip(table['value'].to_pylist(), table['id'].to_pylist()))

@@ -60,7 +60,6 @@ class SplitRows:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Names of the columns."""
     return tuple(self.whole or self._names)
 
   def load(self) -> Columns:
@@ -117,30 +116,20 @@ def is_streamed(config: Config, splits: Mapping[str, SplitRows]) -> bool:
 
 @dataclasses.dataclass(eq=False)
 class ClickMaker:
-  """Makes clicks of columns, as training has it.
+  """Makes clicks of columns, as training has it."""
 
-  Attributes:
-    schema: Entries of the schema of the log.
-    known: `Config.ids`.
-    id_names: Names of the id columns.
-    times: Features of time.
-    groups: Id of the scenario's column -> scenario, see `scenarios.find`.
-    at: Number of that column.
-    at_label: Numbers of the labels.
-    largest: Scenario of clicks whose own is unknown; -1: not known yet.
-    features: Features, set before clicks are made.
-    shared: Further attributes of all clicks, likewise.
-  """
-
-  schema: Mapping[str, Any]
-  known: str
-  id_names: Sequence[str]
-  times: Sequence[str]
+  schema: Mapping[str, Any]  # Entries of the schema of the log.
+  known: str  # `Config.ids`.
+  id_names: Sequence[str]  # Names of the id columns.
+  times: Sequence[str]  # Features of time.
+  # Id of the scenario's column -> scenario, see `scenarios.find`.
   groups: np.ndarray
-  at: int | None
-  at_label: Sequence[int]
+  at: int | None  # Number of that column.
+  at_label: Sequence[int]  # Numbers of the labels.
+  # Scenario of clicks whose own is unknown; -1: not known yet.
   largest: int = -1
-  features: ClickFeatures | None = None
+  features: ClickFeatures | None = None  # Features, set before clicks are made.
+  # Further attributes of all clicks, likewise.
   shared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def scenario(self, found: Columns, split: str) -> tuple[np.ndarray, int]:
@@ -217,19 +206,13 @@ class ClickMaker:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamedClicks:
-  """Clicks of a split in files: what `ScenarioClicks` is of those in memory.
+  """Clicks of a split in files: what `ScenarioClicks` is of those in memory."""
 
-  Attributes:
-    rows: Their rows.
-    make: Makes clicks of columns.
-    scored: Columns [N] that `scores` reads; of training's clicks none.
-    labels_NT: All labels, likewise.
-  """
-
-  rows: SplitRows
-  make: Callable[[Columns], ScenarioClicks]
+  rows: SplitRows  # Their rows.
+  make: Callable[[Columns], ScenarioClicks]  # Makes clicks of columns.
+  # Columns [N] that `scores` reads; of training's clicks none.
   scored: Mapping[str, np.ndarray]
-  labels_NT: np.ndarray
+  labels_NT: np.ndarray  # All labels, likewise.
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -258,11 +241,8 @@ def trained_titles(
 ) -> np.ndarray:
   """Each title, int32 [V]; the unknown one for what training has not seen.
 
-  Args:
-    rows: Rows of training, which are added to the uses.
-    uses: Number of a sequence -> its uses, of all histories and of others.
-    histories: Number of a history -> its events.
-    num_behaviors: V.
+  Rows of training are added to the uses of all histories, and of others.
+  `histories` are number of a history -> its events.
   """
   is_seen = np.zeros(num_behaviors, bool)
   is_seen[[0, UNK]] = True

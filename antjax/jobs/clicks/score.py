@@ -71,7 +71,6 @@ class _Rows(TableColumns):
 
   @property
   def used(self) -> list[str]:
-    """Columns that the model reads."""
     return list(self.known)
 
 

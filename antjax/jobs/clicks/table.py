@@ -74,7 +74,6 @@ def fill(config: Config, job: job_lib.Job) -> list[Cell]:
 def _trained(
   config: Config, job: job_lib.Job, data: ScenarioData, model: str, inputs: str
 ) -> Cell:
-  """Trains one model with all seeds."""
   ids = [name for name in config.fields.use if name not in INPUTS['all']]
   fields = dataclasses.replace(
     config.fields,

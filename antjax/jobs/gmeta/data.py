@@ -118,7 +118,6 @@ class TaskBatches:
     return self._share(self._sources[name], with_rows)
 
   def mean_label(self) -> float:
-    """Mean label of the training rows."""
     return evaluate.mean_label(
       record_source.every(self._train, 0, 1), self._label
     )

@@ -57,7 +57,6 @@ class Methods:
     recommender: MetaRecommender,
     tasks: TaskBatches,
   ):
-    """Nothing is trained yet."""
     self._config, self._job = config, job
     self._recommender, self._tasks = recommender, tasks
     self._algorithm = algorithms.ALGORITHMS[config.algorithm]

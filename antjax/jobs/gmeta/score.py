@@ -110,7 +110,6 @@ def _read_user(path: str, label_kind: str = '') -> dict[str, Any]:
 
 
 def _score_file(model: Model, config: Config, out: pathlib.Path) -> None:
-  """Scores a record file block by block."""
   file = epath.Path(config.input)  # Ids are told in its folder.
   paths.check(file, 'input')
   data = paths.fetched(file.parent, 'input')

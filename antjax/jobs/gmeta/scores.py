@@ -16,17 +16,14 @@ from antjax.metrics.columns import AllRows
 
 
 class MethodScores(NamedTuple):
-  """What an evaluation found.
+  """What an evaluation found."""
 
-  Attributes:
-    rows: one a scenario and method: 'scenario', 'method', metric -> value.
-    details: one a number, with its 95% interval: 'scenario', 'method',
-      'metric', 'value', 'low', 'high'; 'num_steps' if it is after that many
-      inner steps and not the method's own, 'support' and 'mean_support' if it
-      is of the tasks of some support sizes only.
-  """
-
+  # one a scenario and method: 'scenario', 'method', metric -> value.
   rows: list[dict[str, Any]]
+  # one a number, with its 95% interval: 'scenario', 'method', 'metric',
+  # 'value', 'low', 'high'; 'num_steps' if it is after that many inner steps and
+  # not the method's own, 'support' and 'mean_support' if it is of the tasks of
+  # some support sizes only.
   details: list[dict[str, Any]]
 
 
