@@ -96,19 +96,19 @@ def _public_names():
 
 
 def cells(text):
-  """(is markdown, text) of each cell of a notebook in percent format."""
+  """(is markdown, tags, text) of each cell of a notebook in percent format."""
   found = []
   for part in re.split(r'^# %%', text, flags=re.MULTILINE)[1:]:
     kind, _, body = part.partition('\n')
-    is_markdown = 'markdown' in kind
-    found.append((is_markdown, body.strip().strip('"').strip()))
+    tags = json.loads(kind.partition('tags=')[2] or '[]')
+    found.append(('markdown' in kind, tags, body.strip().strip('"').strip()))
   return found
 
 
 def _notebook(path):
   """The Markdown of a notebook, and itself in Jupyter's format."""
   parts = cells(path.read_text('utf-8'))
-  page = [b if is_text else f'```python\n{b}\n```' for is_text, b in parts]
+  page = [b if is_text else f'```python\n{b}\n```' for is_text, _, b in parts]
   links = f'[Jupyter notebook]({path.stem}.ipynb), [Python file]({path.name})'
   page.insert(1, f'As a file: {links}.')
   notebook = {
@@ -118,11 +118,11 @@ def _notebook(path):
       else {
         'cell_type': 'code',
         'execution_count': None,
-        'metadata': {},
+        'metadata': {'tags': tags},  # For papermill.
         'outputs': [],
         'source': body,
       }
-      for is_text, body in parts
+      for is_text, tags, body in parts
     ],
     'metadata': {'language_info': {'name': 'python'}},
     'nbformat': 4,

@@ -13,19 +13,25 @@ import jax
 jax.config.update('jax_platforms', 'cpu')  # Leave out on GPU or TPU,
 jax.config.update('jax_num_cpu_devices', 8)  # and this too.
 
-import subprocess
-import sys
-
 import antjax
 from antjax.data.sequence_data import SequenceData
+from antjax.jobs import prepare_data
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-subprocess.run(
-  [sys.executable, '-m', 'antjax.jobs.console', 'prepare-data']
-  + ['--views=sequences', '--out=data/ml-1m'],
-  check=True,
+# %% tags=["parameters"]
+SOURCE = ''  # Folder with MovieLens; '' downloads MovieLens-1M.
+NUM_STEPS, BATCH = 60, 512
+
+# %%
+prepare_data.main(
+  prepare_data.Config(
+    views=('sequences',),
+    source=SOURCE,
+    out='data/ml-1m',
+    allow_other_counts=SOURCE != '',
+  )
 )
 data = SequenceData.open('data/ml-1m')
 train = data.training()
@@ -75,7 +81,7 @@ def loss_fn(params, batch, rng):
   return losses, {'accuracy': is_right.astype(jnp.float32)}
 
 
-def make_batches(num_batches, size=512):
+def make_batches(num_batches, size=BATCH):
   rng = np.random.default_rng(0)
   for _ in range(num_batches):
     index = rng.integers(train.num_examples, size=size)
@@ -108,8 +114,8 @@ for code in ('NNN', 'IIG', 'GGG'):
   curve = curves[code] = []
   state = trainer.fit(
     trainer.init(init, seed=0),
-    make_batches(60),
-    num_steps=60,
+    make_batches(NUM_STEPS),
+    num_steps=NUM_STEPS,
     on_step=lambda step, metrics: curve.append(float(metrics['loss'])),
   )
   sizes = trainer.bytes_per_device()

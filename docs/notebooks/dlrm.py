@@ -13,16 +13,19 @@ import jax
 jax.config.update('jax_platforms', 'cpu')  # Leave out on GPU or TPU,
 jax.config.update('jax_num_cpu_devices', 8)  # and this too.
 
-import subprocess
-import sys
-
 import antjax
 from antjax.data import records
+from antjax.jobs import prepare_data
 from antjax.metrics import ranking
 from flax import nnx
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+# %% tags=["parameters"]
+SOURCE = ''  # Folder with MovieLens; '' downloads MovieLens-1M.
+NUM_EXAMPLES, BATCH = 400_000, 4096
+NUM_TESTS = 20_000
 
 # %% [markdown]
 """
@@ -33,10 +36,13 @@ of all are held out. Times are left out here, so a history is not read.
 """
 
 # %%
-subprocess.run(
-  [sys.executable, '-m', 'antjax.jobs.console', 'prepare-data']
-  + ['--views=examples', '--out=data/ml-1m'],
-  check=True,
+prepare_data.main(
+  prepare_data.Config(
+    views=('examples',),
+    source=SOURCE,
+    out='data/ml-1m',
+    allow_other_counts=SOURCE != '',
+  )
 )
 
 
@@ -147,12 +153,12 @@ def make_batch(data, index, forget=None):
   return {'ids': ids, 'numbers': numbers, 'label': data['label'][index]}
 
 
-def make_batches(size=4096, num_examples=400_000, num_epochs=2):
+def make_batches(size=BATCH, num_examples=NUM_EXAMPLES, num_epochs=2):
   rng = np.random.default_rng(0)
   chosen = rng.permutation(len(train['label']))[:num_examples]
   for _ in range(num_epochs):
     rng.shuffle(chosen)
-    for start in range(0, num_examples - size + 1, size):
+    for start in range(0, len(chosen) - size + 1, size):
       index = chosen[start : start + size]
       yield make_batch(train, index, rng.random(size) < 0.33)
 
@@ -178,7 +184,7 @@ print(f'{len(losses)} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f}')
 """
 ## Scores
 
-AUC and log-loss of 20,000 held-out examples, beside those of a film's share of
+AUC of held-out examples, beside that of a film's share of
 clicks in training.
 """
 
@@ -189,7 +195,7 @@ def predict_fn(params, rows, batch, rng):
   return {'prediction': logits(params, rows, batch), 'label': batch['label']}
 
 
-held = make_batch(test, np.arange(20_000))
+held = make_batch(test, np.arange(NUM_TESTS))
 auc = trainer.evaluate(state, [held], predict_fn, {'AUC': ranking.AUC()})
 size = int(train['item'].max()) + 1
 shown = np.bincount(train['item'], minlength=size)

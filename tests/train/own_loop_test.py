@@ -19,16 +19,11 @@ from antjax.mesh.paro import PaRO, VALID_CODES
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.input_position import decode_position, encode_position
 from antjax.train.trainer import Trainer
+from tests.cases import first_fast, slow_but
 
 _CODES = ('NNN', 'IIG', 'GGG')
-_FEW_CODES = [
-  'IIG',
-  *(pytest.param(code, marks=pytest.mark.slow) for code in ('NNN', 'GGG')),
-]
-_EVERY_CODE = [
-  pytest.param(code, marks=() if code in _CODES else pytest.mark.slow)
-  for code in VALID_CODES
-]
+_FEW_CODES = slow_but(_CODES, 'IIG')
+_EVERY_CODE = slow_but(VALID_CODES, *_CODES)
 
 
 def _batches(num, rows=16):
@@ -319,9 +314,7 @@ def test_metrics_and_new_values_are_those_of_one_device(code, reference):
   _assert_is_reference(seen, trainer.params(state), reference)
 
 
-@pytest.mark.parametrize(
-  'code', [pytest.param('NNN', marks=pytest.mark.slow), 'IIG']
-)
+@pytest.mark.parametrize('code', first_fast('IIG', 'NNN'))
 def test_metrics_and_new_values_of_an_elastic_step(code, reference):
   trainer = _rich_trainer(code)
   state, seen = trainer.init(_rich_params()), []
@@ -463,7 +456,7 @@ def _in_batch_loss(params, batch, rng):
 
 
 @pytest.mark.parametrize('code', _CODES)
-@pytest.mark.parametrize('intra', [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize('intra', first_fast(4, 2))
 def test_negatives_of_the_whole_batch_are_those_of_one_device(code, intra):
   rng = np.random.default_rng(0)
 

@@ -3,6 +3,7 @@
 """Two axes of a user's mesh train by PaRO; the model splits over the others."""
 
 import functools
+import itertools
 
 import jax
 from jax import lax
@@ -20,6 +21,7 @@ from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import census, plan_check
 from antjax.train.trainer import Trainer
+from tests.cases import covering, pairs, slow_but
 from tests.train import plain as plain_lib
 from tests.train.elastic_control import Control
 from tests.train.paro_step_test import BATCH, batches, optimizer
@@ -119,20 +121,14 @@ def check_equal(trainer, plain):
   return state
 
 
-FAST = {('IIG', 2, True), ('GGG', 1, False)}
+FAST = (('IIG', 2, True), ('GGG', 1, False))
+CASES = covering(
+  itertools.product(VALID_CODES, (1, 2), (False, True)), pairs, keep=FAST
+)
 
 
 @pytest.mark.parametrize(
-  ('code', 'num_micro_batches', 'is_split'),
-  [
-    pytest.param(*c, marks=() if c in FAST else pytest.mark.slow)
-    for c in [
-      (code, m, is_split)
-      for code in VALID_CODES
-      for m in (1, 2)
-      for is_split in (False, True)
-    ]
-  ],
+  ('code', 'num_micro_batches', 'is_split'), slow_but(CASES, *FAST)
 )
 def test_every_code_equals_one_device(code, num_micro_batches, is_split, plain):
   if (code, num_micro_batches, is_split) == ('IIG', 2, True):

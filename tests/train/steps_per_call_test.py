@@ -14,6 +14,7 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.train.loop import FitOptions
 from antjax.train.trainer import Trainer
+from tests.cases import first_fast
 
 _BATCH = 32
 
@@ -114,13 +115,7 @@ def test_a_loader_may_refill_its_arrays():
 
 @pytest.mark.parametrize(
   'code, num_devices',
-  [
-    ('IIG', 8),
-    *(
-      pytest.param(*case, marks=pytest.mark.slow)
-      for case in (('NNN', 1), ('GGG', 8), ('NIG', 8))
-    ),
-  ],
+  first_fast(('IIG', 8), ('NNN', 1), ('GGG', 8), ('NIG', 8)),
 )
 def test_calls_equal_steps(code, num_devices, tmp_path):
   trainer = _trainer(code, num_devices)

@@ -15,6 +15,7 @@ from antjax.embedding.optimizer import Adam
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
+from tests.cases import first_fast
 
 # Sums over 8 devices in another order, through Adam.
 SUM_ORDER_ATOL = 2e-5
@@ -60,13 +61,7 @@ def used(counts):
   return mask.reshape(-1)
 
 
-@pytest.mark.parametrize(
-  'level',
-  [
-    'global',
-    *(pytest.param(x, marks=pytest.mark.slow) for x in ('intra', 'none')),
-  ],
-)
+@pytest.mark.parametrize('level', first_fast('global', 'intra', 'none'))
 def test_unequal_counts_equal_a_dense_step_on_the_used_rows(level):
   trainer = make_trainer(level)
   params = {'w': np.ones(4, np.float32)}

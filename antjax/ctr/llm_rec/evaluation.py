@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranks the targets of held-out examples with any model.
 
-A model has either vectors, `item_vectors()` [N, D] and `user_vectors(history)`
-[B, D], whose products are its scores, or `scores(history)` [B, N]. A history is
-int32 [B, L], the whole of it, oldest item first, 0 behind the newest; a model
-takes as much of its end as it can read.
+A model has either vectors, `item_vectors()` [N, D] and `user_vectors(history)`,
+whose products are its scores, [B, D], or more, [B, H, D] as of `late`; or it
+has `scores(history)` [B, N]. A history is int32 [B, L], the whole of it, oldest
+item first, 0 behind the newest; a model takes as much of its end as it can
+read.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from antjax.ctr.llm_rec import histories, ranking
 
 _CHUNK = 16_384  # Examples that go through the items together.
 _BATCH = 256  # Examples that a model sees at once.
+_SCORED = 16  # Those whose candidates' vectors are there at once.
 
 FULL, SAMPLED = 'full', 'sampled'
 
@@ -33,7 +35,7 @@ class VectorModel(Protocol):
     """Float [N, D]."""
 
   def user_vectors(self, history_BL: np.ndarray) -> Any:
-    """Float [B, D]."""
+    """Float [B, D], or [B, H, D] where the model says `is_late`."""
 
 
 @runtime_checkable
@@ -99,17 +101,21 @@ def ranks(
   Returns:
     'sampled', and 'full' if asked for: int32 [U]; see `ranking`.
   """
-  block, items = _BATCH, None
+  block, items, order = _BATCH, None, np.arange(len(examples))
   if not isinstance(model, ScoreModel):
-    block, items = _CHUNK, model.item_vectors()
+    items = model.item_vectors()
+    if getattr(model, 'is_late', False):  # Histories of one length together.
+      sizes = (examples.history_fn(order) > 0).sum(axis=1)
+      order = np.argsort(sizes, kind='stable')
+    else:
+      block = _CHUNK
   found = {SAMPLED: np.zeros(len(examples), np.int32)}
   if with_full:
     found[FULL] = np.zeros(len(examples), np.int32)
-  for index in _parts(len(examples), block):
+  num_done = 0
+  for index in _parts(order, block):
     targets, negatives = examples.targets[index], examples.negatives[index]
-    batches = [
-      examples.history_fn(index[part]) for part in _parts(len(index), _BATCH)
-    ]
+    batches = [examples.history_fn(part) for part in _parts(index, _BATCH)]
     longest = max(seen.shape[1] for seen in batches)
     seen = np.concatenate(
       [np.pad(x, [(0, 0), (0, longest - x.shape[1])]) for x in batches]
@@ -125,9 +131,25 @@ def ranks(
     found[SAMPLED][index] = sampled
     if with_full:
       found[FULL][index] = full_fn(targets, seen=seen, allowed=allowed)
-    progress(int(index[-1]) + 1)
+    num_done += len(index)
+    progress(num_done)
   return found
 
 
-def _parts(size: int, block: int) -> list[np.ndarray]:
-  return np.split(np.arange(size), range(block, size, block)) if size else []
+def candidate_scores(
+  model: VectorModel, examples: RankedExamples
+) -> tuple[np.ndarray, np.ndarray]:
+  """Targets and negatives, int32 [U, 1 + J], and their scores, float32."""
+  candidates_UJ = np.concatenate(
+    [examples.targets[:, None], examples.negatives], axis=1
+  )
+  items = np.asarray(model.item_vectors())
+  found = np.zeros(candidates_UJ.shape, np.float32)
+  for part in _parts(np.arange(len(examples)), _SCORED):
+    users = model.user_vectors(examples.history_fn(part))
+    found[part] = ranking.scores(users, items[candidates_UJ[part]])
+  return candidates_UJ, found
+
+
+def _parts(index: np.ndarray, block: int) -> list[np.ndarray]:
+  return [index[i : i + block] for i in range(0, len(index), block)]

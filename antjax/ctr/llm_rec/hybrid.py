@@ -10,7 +10,7 @@ x are features, each of a part that can be left out:
   words       BM25 of each of the newest titles, the best of them, halved for
               every so many newer ones
   vectors     cosine of given text vectors, likewise, and of their mean
-  lm          product of a model's vectors of user and item
+  lm          score of a model of vectors
   knn         item-kNN, by windows and half-lives
   nearest     item-kNN by way of the titles nearest to an item's, and to those
               of the history
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize
 
-from antjax.ctr.llm_rec import histories, item_knn, untrained
+from antjax.ctr.llm_rec import histories, item_knn, ranking, untrained
 from antjax.metrics import rank_metrics
 
 # Shape suffixes: N = items with the padding, B = users, L = places of a
@@ -183,7 +183,7 @@ class Features:
         yield 'vectors', mean @ self.vectors.T
     if 'lm' in self._kept:
       users = np.asarray(self._model.user_vectors(history_BL))
-      yield 'lm', users @ self._item_vectors.T
+      yield 'lm', np.asarray(ranking.scores(users, self._item_vectors))
     for part, model in self._knn:
       yield part, np.sqrt(model.scores(history_BL))  # Sums have long tails.
     if 'popularity' in self._kept:
@@ -327,7 +327,7 @@ def fit(
   )
   known, new, bias = split(found.x)
   new = new * of_title
-  bias = bias + _raised(
+  bias = bias + raised(
     np.where(is_padding, -np.inf, (flat @ known).reshape(shape)),
     (flat @ new).reshape(shape) + bias,
     (features.counts[candidates_XJ] == 0) & ~is_padding,
@@ -338,14 +338,16 @@ def fit(
   return model, (float(loss(start)[0]), float(found.fun))
 
 
-def _raised(
+def raised(
   known_XJ: np.ndarray,
   new_XJ: np.ndarray,
   is_new_XJ: np.ndarray,
   weights_X: np.ndarray,
   loss_of_ndcg: float,
 ) -> float:
-  """The largest addition to c that loses so little, see `fit`.
+  """The largest addition to scores of new items that loses so little.
+
+  See `fit`; candidate 0 is the target.
 
   New items crowd out the more, the more candidates there are: NDCG is cut so
   that it stands for that @10 among 1,000.

@@ -15,7 +15,7 @@ probability that it is there, is subtracted from its score and from the
 target's (Yi et al. 2019, https://doi.org/10.1145/3298689.3346996).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.embedding.lookup import take_rows
+from antjax.embedding.lookup import pick
 from antjax.mesh.mesh import BATCH_AXES, INTRA
 
 # Shape suffixes: B = examples of a device, J = negatives of an example,
@@ -99,11 +99,17 @@ def scale(config: LossConfig, log_scale: jax.Array | None) -> jax.Array:
   return jnp.exp(jnp.clip(log_scale, 0, MAX_LOG_SCALE))
 
 
+def products(
+  user_BD: jax.Array, factor: jax.Array
+) -> Callable[[jax.Array], jax.Array]:
+  """Scores by products of vectors, for `losses`."""
+  return lambda item_CD: factor * (user_BD.astype(jnp.float32) @ item_CD.T)
+
+
 def losses(
   config: LossConfig,
-  user_BD: jax.Array,
+  scores_fn: Callable[[jax.Array], jax.Array],
   item_UD: jax.Array,
-  factor: jax.Array,
   batch: Batch,
 ) -> jax.Array:
   """Loss of each example, fp32 [B].
@@ -113,20 +119,19 @@ def losses(
 
   Args:
     config: Configuration of the loss.
-    user_BD: Vectors of the users.
+    scores_fn: Vectors of items, fp32 [C, D] -> their scores for the users,
+      fp32 [B, C].
     item_UD: Vectors of this device's distinct items.
-    factor: Factor on the scores.
     batch: 'target' int32 [B] and for own 'negatives' int32 [B, J], rows of
       item_UD, -1 for none. For pools 'items' int32 [U], 0 for none,
       'item_domain' int32 [U], 'in_pool' [U], 'log_q' float32 [U], 'domain'
       int32 [B] and 'seen' int32 [B, F], 0 for none.
   """
-  user_BD = user_BD.astype(jnp.float32)
   item_UD = item_UD.astype(jnp.float32)
   target_B = batch['target']
-  positive_B = factor * jnp.sum(user_BD * take_rows(item_UD, target_B), axis=-1)
+  logits_BC = scores_fn(item_UD)
+  positive_B = pick(logits_BC, target_B)
   if config.negatives == 'own':
-    logits_BC = factor * (user_BD @ item_UD.T)
     count_BC = counts(batch['negatives'], len(item_UD))
     return softmax_loss(positive_B, logits_BC, count_BC)
   own = {name: batch[name] for name in ('items', 'item_domain', 'in_pool')}
@@ -139,7 +144,7 @@ def losses(
     pool = jax.tree.map(
       lambda x: lax.all_gather(x, config.axes, tiled=True), own
     )
-  logits_BC = factor * (user_BD @ pool['vector'].T)
+    logits_BC = scores_fn(pool['vector'])
   if config.log_q:
     logits_BC -= pool['log_q'][None]
   is_there_C = is_first(jnp.where(pool['in_pool'] > 0, pool['items'], 0))

@@ -34,7 +34,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from antjax.ctr.llm_rec import losses
+from antjax.ctr.llm_rec import late, losses
 from antjax.ctr.llm_rec.losses import Batch, LossConfig
 from antjax.ctr.texts import Pooling
 from antjax.embedding.lookup import add_rows, take_rows
@@ -139,6 +139,7 @@ class VectorHead(nnx.Module):
     loss_config: LossConfig,
     rarity_V: Any,
     rngs: nnx.Rngs,
+    late_history: int = 0,
   ):
     if vector.whiten:  # Never trained.
       self.whitening = nnx.Linear(embed_dim, embed_dim, rngs=rngs)
@@ -158,7 +159,10 @@ class VectorHead(nnx.Module):
     if vector.token_vectors:
       shape = len(rarity_V), vector.projection_dim or embed_dim
       self.tokens = nnx.Param(jnp.zeros(shape, jnp.float32))
-    if loss_config.learn_temperature:
+    if late_history:
+      ages = late.initial_ages(late_history, vector.half_life)
+      self.ages = nnx.Param(ages)
+    if loss_config.learn_temperature or late_history:
       inverse = jnp.full((1,), 1 / loss_config.temperature, jnp.float32)
       self.log_scale = nnx.Param(jnp.log(inverse))
 
@@ -311,9 +315,8 @@ class LLMRec(nnx.Module):
     num_examples = len(batch['target'])
     losses_B = losses.losses(
       self.loss_config,
-      vectors_MD[:num_examples],
+      losses.products(vectors_MD[:num_examples], self._scale()),
       vectors_MD[num_examples:],
-      self._scale(),
       batch,
     )
     return losses_B, batch['weight']

@@ -9,7 +9,6 @@ equal titles must not be ordered by the last bit of a sum.
 """
 
 from collections.abc import Iterator
-import functools
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from antjax.ctr.llm_rec import histories
+from antjax.ctr.llm_rec import histories, late
 
 # Shape suffixes: U = users, B = users of a block, N = items with the padding,
 # I = items of a block, D = width, L = places of a history, J = negatives.
@@ -47,7 +46,7 @@ def full_ranks(
   over the devices.
 
   Args:
-    user_vectors: float [U, D].
+    user_vectors: float [U, D], or [U, H, D] of several a user, see `late`.
     item_vectors: float [N, D], on the host (a memory map, say) or on a device;
       row 0 is the padding.
     targets: int [U].
@@ -98,7 +97,7 @@ def sampled_ranks(
   """Exact ranks among drawn items, int32 [U], from 0 to J.
 
   Args:
-    user_vectors: float [U, D].
+    user_vectors: float [U, D], or [U, H, D], see `late`.
     item_vectors: float [N, D]; each device gets all of them.
     targets: int [U].
     negatives: int [U, J] from `negatives.draw`, 0 for none. One that is the
@@ -190,10 +189,15 @@ def _floors(user_vectors, item_vectors, targets) -> np.ndarray:
     part = slice(first, first + _BLOCK_USERS)
     users_BD = np.asarray(user_vectors[part], np.float32)
     items_BD = np.asarray(item_vectors[targets[part]], np.float32)
-    margins = np.linalg.norm(users_BD, axis=1) * np.linalg.norm(
-      items_BD, axis=1
-    )
-    found[part] = np.einsum('bd,bd->b', users_BD, items_BD) - TIE * margins
+    margins = np.linalg.norm(items_BD, axis=1)
+    sizes = np.linalg.norm(users_BD, axis=-1)
+    if users_BD.ndim == 3:
+      scores = np.asarray(late.scores(users_BD, items_BD[:, None]))[:, 0]
+      margins *= sizes.max(axis=1)
+    else:
+      scores = np.einsum('bd,bd->b', users_BD, items_BD)
+      margins *= sizes
+    found[part] = scores - TIE * margins
   return found
 
 
@@ -202,7 +206,7 @@ def _num_ahead(
   users_BD, floors_B, targets_B, seen_BL, items_ID, allowed_I, first
 ):
   """int32 [B]: candidates of a block that are no lower than the floor."""
-  scores_BI = _products('bd,id->bi', users_BD, items_ID)
+  scores_BI = scores(users_BD, items_ID)
   ids_I = first + jnp.arange(len(items_ID), dtype=jnp.int32)
   is_ahead_BI = (
     ~(scores_BI < floors_B[:, None])
@@ -222,24 +226,38 @@ def _num_ahead(
 @jax.jit
 def _num_ahead_of_drawn(users_BD, floors_B, drawn_BJ, items_ND):
   """int32 [B]: drawn items that are no lower than the floor."""
-  scores_BJ = _products('bd,bjd->bj', users_BD, items_ND[drawn_BJ])
+  scores_BJ = scores(users_BD, items_ND[drawn_BJ])
   is_ahead_BJ = ~(scores_BJ < floors_B[:, None]) & (drawn_BJ > 0)
   return jnp.sum(is_ahead_BJ, axis=1, dtype=jnp.int32)
 
 
-_products = functools.partial(
-  jnp.einsum,
-  precision=jax.lax.Precision.HIGHEST,
-  preferred_element_type=jnp.float32,
-)
+@jax.jit
+def scores(users: jax.Array, items: jax.Array) -> jax.Array:
+  """Scores of items for users, fp32 [B, I].
+
+  Args:
+    users: [B, D], or [B, H, D], see `late`.
+    items: [I, D], or [B, J, D] for items of each user.
+  """
+  if users.ndim == 3:
+    return late.scores(users, items)
+  return jnp.einsum(
+    'bd,bjd->bj' if items.ndim == 3 else 'bd,id->bi',
+    users,
+    items,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
 
 
 def _check(user_vectors, item_vectors, targets, others) -> None:
   """Raises ValueError where shapes or ids do not fit."""
   num_users, num_items = len(targets), len(item_vectors)
-  if (
-    np.shape(user_vectors) != (num_users, np.shape(item_vectors)[1])
-    or len(others) != num_users
+  num, *_, width = np.shape(user_vectors)
+  if (num, width, len(others)) != (
+    num_users,
+    np.shape(item_vectors)[1],
+    num_users,
   ):
     raise ValueError(
       f'ranks: user vectors are {np.shape(user_vectors)}, item vectors'

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tokenizers
 
-from antjax.ctr.llm_rec import histories
+from antjax.ctr.llm_rec import histories, ranking
 from antjax.ctr.llm_rec.model import LLMRec
 from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec, title_tokens
 from antjax.ctr.llm_rec.texts import Titles
@@ -167,7 +167,7 @@ class Recommender:
 
   def add(self, titles: Sequence[str]) -> None:
     """Adds items behind the others: a title is all that is needed."""
-    vectors = self.user_vectors([[title] for title in titles])
+    vectors = self.title_vectors(titles)
     for item, title in enumerate(titles, len(self.item_vectors)):
       self._by_title.setdefault(title, []).append(item)
     self.item_vectors = jax.device_put(
@@ -214,6 +214,10 @@ class Recommender:
       ][:num]
       for row_scores, row_items, barred in zip(scores, items, had, strict=True)
     ]
+
+  def title_vectors(self, titles: Sequence[str]) -> np.ndarray:
+    """float32 [len(titles), D] of items with such titles."""
+    return self.user_vectors([[title] for title in titles])
 
   def user_vectors(self, users: Sequence[Sequence[str]]) -> np.ndarray:
     """float32 [B, D] of users by their titles, oldest first."""
@@ -264,23 +268,33 @@ class StoredRecommender(Recommender):
     self._row_tokens = RowTokenizer(other, limits.max_tokens)
     self._words = RowTokenizer(tokenizer, limits.max_title_tokens, False)
 
-  def user_vectors(self, users: Sequence[Sequence[str]]) -> np.ndarray:
-    """float32 [B, D] of users by their titles, oldest first."""
-    distinct = {title for user in users for title in user}
-    place = {title: i for i, title in enumerate(sorted(distinct), 1)}
-    texts = Titles(['', *place]).texts(0, len(place) + 1)
+  def title_vectors(self, titles: Sequence[str]) -> np.ndarray:
+    """float32 [len(titles), D] of new items with such titles."""
+    encoder, ids = self._encoder_of(titles), np.arange(1, len(titles) + 1)
+    if encoder.is_late:
+      encoder.raise_new(np.ones(len(titles) + 1, bool), encoder.model.new_bias)
+    return encoder.item_vectors()[ids]
+
+  def _encoder_of(self, titles: Sequence[str]) -> StoredEncoder:
+    """Of a catalog of these titles, whose numbers begin at 1."""
+    texts = Titles(['', *titles]).texts(0, len(titles) + 1)
     words, offsets = self._words(texts)
     num_words = self.limits.max_title_tokens
-    encoder = StoredEncoder(
+    return StoredEncoder(
       self._model,
       self._low(*self._row_tokens(texts)),
       title_tokens(words, offsets, num_words, num_words),
       max_history=self.limits.max_history,
     )
+
+  def user_vectors(self, users: Sequence[Sequence[str]]) -> np.ndarray:
+    """float32 [B, D] of users by their titles; late ones [B, H, D]."""
+    distinct = {title for user in users for title in user}
+    place = {title: i for i, title in enumerate(sorted(distinct), 1)}
     history = np.zeros((len(users), max(map(len, users))), np.int32)
     for row, user in zip(history, users, strict=True):
       row[: len(user)] = [place[title] for title in user]
-    return encoder.user_vectors(history)
+    return self._encoder_of([*place]).user_vectors(history)
 
   def title_rows(self, titles: Sequence[str]) -> np.ndarray:
     """Rows of titles as a store has them, float32 [len(titles), X]."""
@@ -296,5 +310,5 @@ class _TitleTokens(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _best(user_BD, item_ND, num):
-  return jax.lax.top_k(user_BD @ item_ND.T, num)
+def _best(users, item_ND, num):
+  return jax.lax.top_k(ranking.scores(users, item_ND), num)

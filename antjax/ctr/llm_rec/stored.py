@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from antjax.ctr.llm_rec import histories, losses
+from antjax.ctr.llm_rec import histories, late, losses
+from antjax.ctr.llm_rec.late import UserConfig
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import unit, VectorConfig, VectorHead
 from antjax.embedding.lookup import take_rows
@@ -56,6 +57,9 @@ class StoredRec(nnx.Module):
     pooling: 'mean', or 'last' place.
     vector: Vector options; their own pooling is not read.
     loss_config: Configuration of the loss.
+    user: How a user's titles make a score.
+    new_bias: For late users: what scores of items without training events get
+      in addition; not trained, see `StoredEncoder.raise_new`.
   """
 
   def __init__(
@@ -66,6 +70,7 @@ class StoredRec(nnx.Module):
     vector: VectorConfig | None = None,
     loss_config: LossConfig | None = None,
     *,
+    user: UserConfig | None = None,
     max_history: int,
     rarity_V: Any = None,
     whitening: tuple[Any, Any] | None = None,
@@ -79,6 +84,7 @@ class StoredRec(nnx.Module):
       pooling: How a user's outputs are pooled.
       vector: Vector options; None: the published ones.
       loss_config: Configuration of the loss; None: the published one's.
+      user: How a user's titles make a score; None: by their mean.
       max_history: Longest sequence of titles.
       rarity_V: Rarity of each token, [V], for `vector.word_dim`.
       whitening: From `untrained.whitening` of all titles, for `vector.whiten`;
@@ -91,6 +97,11 @@ class StoredRec(nnx.Module):
         f'vector.whiten: the store has {num_low} of {config.num_layers} layers,'
         ' and what those above say changes; use a store of all.'
       )
+    self.user, self.new_bias = user or UserConfig(), 0.0
+    if self.user.is_late and not (vector and vector.normalize):
+      raise ValueError(
+        'user.interaction=late: its terms are cosines; add --vector.normalize.'
+      )
     has_places = config.positions == 'learned' and num_low < config.num_layers
     self.lm = HighEncoder(
       Transformer.of(config, functional.params_of(lm)),
@@ -100,7 +111,12 @@ class StoredRec(nnx.Module):
     self.pooling, self.vector = pooling, vector or VectorConfig()
     self.loss_config = loss_config or LossConfig()
     self.head = VectorHead(
-      config.embed_dim, self.vector, self.loss_config, rarity_V, rngs
+      config.embed_dim,
+      self.vector,
+      self.loss_config,
+      rarity_V,
+      rngs,
+      max_history if self.user.is_late else 0,
     )
     if whitening is not None:
       kernel, bias = map(jnp.asarray, whitening)
@@ -108,20 +124,23 @@ class StoredRec(nnx.Module):
 
   @property
   def dim(self) -> int:
-    """D."""
+    """D of an item's vector."""
     own = self.vector.projection_dim or self.lm.config.embed_dim
-    return own + self.vector.word_dim
+    return own + self.vector.word_dim + 2 * self.user.is_late
 
   def items(self, titles: Titles) -> jax.Array:
     """Vectors of titles, fp32 [U, D]."""
     outputs_U1X = self.lm(self._cast(titles[0])[:, None])
     outputs_UX = self._whitened(outputs_U1X[:, 0])
-    return self._finish(outputs_UX, *self._sums(titles))
+    found_UD = self._finish(outputs_UX, *self._sums(titles))
+    return late.items(found_UD) if self.user.is_late else found_UD
 
   def users(
     self, titles: Titles, places_RW: jax.Array, segments_RW: jax.Array
   ) -> jax.Array:
     """Vectors of users after each title, fp32 [R, W, D].
+
+    Those that are late are of the titles alone, `late`'s q.
 
     Args:
       titles: Distinct titles.
@@ -134,14 +153,38 @@ class StoredRec(nnx.Module):
       order_RW = jnp.minimum(order_RW, self.lm.max_behaviors - 1)
     rows_RWX = self._cast(take_rows(titles[0], places_RW))
     outputs_RWX = self._whitened(self.lm(rows_RWX, segments_RW, order_RW))
-    mixed_RWW = _weights(segments_RW, self.vector.half_life)
-    if self.pooling == 'mean':
-      outputs_RWX = mixed_RWW @ outputs_RWX.astype(jnp.float32)
-    sums = (
-      None if x is None else mixed_RWW @ take_rows(x, places_RW)
-      for x in self._sums(titles)
-    )
+    sums = [
+      None if x is None else take_rows(x, places_RW) for x in self._sums(titles)
+    ]
+    if not self.user.is_late:
+      mixed_RWW = _weights(segments_RW, self.vector.half_life)
+      if self.pooling == 'mean':
+        outputs_RWX = mixed_RWW @ outputs_RWX.astype(jnp.float32)
+      sums = [None if x is None else mixed_RWW @ x for x in sums]
     return self._finish(outputs_RWX, *sums)
+
+  def newest_users(
+    self, titles: Titles, places_BW: jax.Array, is_there_BW: jax.Array
+  ) -> jax.Array:
+    """Vectors of users whose titles stand first in rows.
+
+    fp32 [B, D], or [B, W, D] of each title where they are late.
+    """
+    vectors_BWD = self.users(titles, places_BW, is_there_BW)
+    size_B = is_there_BW.sum(axis=1)
+    if self.user.is_late:
+      ages_A = self.head.ages[...]
+      return late.newest(vectors_BWD, self._scale(), ages_A, size_B)
+    last_B = jnp.maximum(size_B - 1, 0)
+    found_B1D = jnp.take_along_axis(vectors_BWD, last_B[:, None, None], axis=1)
+    return found_B1D[:, 0]
+
+  def _scale(self) -> jax.Array:
+    """Factor on cosines."""
+    if not (self.user.is_late or self.loss_config.learn_temperature):
+      return losses.scale(self.loss_config, None)
+    scale = losses.scale(self.loss_config, self.head.log_scale[...])
+    return jnp.minimum(scale, late.MAX_SCALE) if self.user.is_late else scale
 
   def _cast(self, rows: jax.Array) -> jax.Array:
     """Stored rows in the dtype to compute in."""
@@ -184,14 +227,21 @@ class StoredRec(nnx.Module):
     """(losses [R W], weights [R W]) of a part of `StoredInputs`."""
     titles = batch['rows'], batch['tokens']
     users_RWD = self.users(titles, batch['places'], batch['segments'])
-    is_learned = self.loss_config.learn_temperature
-    log_scale = self.head.log_scale[...] if is_learned else None
+    scale = self._scale()
+    scores_fn = losses.products(
+      users_RWD.reshape(-1, users_RWD.shape[-1]), scale
+    )
+    if self.user.is_late:
+
+      def scores_fn(item_CD):
+        terms_RWC = scale * users_RWD @ item_CD[:, :-2].T
+        found_RWC = late.of_prefixes(
+          terms_RWC, scale, self.head.ages[...], batch['segments']
+        )
+        return found_RWC.reshape(-1, len(item_CD))
+
     losses_B = losses.losses(
-      self.loss_config,
-      users_RWD.reshape(-1, self.dim),
-      self.items(titles),
-      losses.scale(self.loss_config, log_scale),
-      batch,
+      self.loss_config, scores_fn, self.items(titles), batch
     )
     return losses_B, batch['weight']
 
@@ -259,18 +309,38 @@ class StoredEncoder:
       self._items = self.items(np.arange(len(self._rows_NX)))
     return self._items
 
+  @property
+  def is_late(self) -> bool:
+    """Whether a user has several vectors, see `late`."""
+    return self.model.user.is_late
+
   def hold_items(self, vectors: np.ndarray) -> None:
     """Takes the vectors of all items, which processes have made together."""
     self._items = vectors
 
+  def raise_new(self, is_new_N: np.ndarray, bias: float) -> None:
+    """Adds to scores of some items, bool [N], for late users."""
+    vectors_ND = np.array(self.item_vectors())
+    vectors_ND[is_new_N, -1] = self.model.new_bias = bias
+    vectors_ND[0] = 0
+    self.hold_items(vectors_ND)
+
   def user_vectors(self, history: np.ndarray) -> np.ndarray:
     """float32 [B, D] of users by what they have had; zeros for nothing.
+
+    Of late ones [B, H, D], H as the longest history needs.
 
     Args:
       history: int [B, L], oldest first, 0 behind the newest.
     """
-    newest_BW = histories.newest(np.asarray(history), self._max_history)
-    found = np.zeros((len(newest_BW), self.model.dim), np.float32)
+    history = np.asarray(history)
+    size = self._max_history
+    if self.is_late:
+      longest = int((history > 0).sum(axis=1).max(initial=1))
+      size = min(size, 1 << (longest - 1).bit_length())
+    newest_BW = histories.newest(history, size)
+    shape = (len(newest_BW), *((size,) if self.is_late else ()), self.model.dim)
+    found = np.zeros(shape, np.float32)
     for start in range(0, len(newest_BW), _USERS):
       mine = newest_BW[start : start + _USERS]
       ids, places = np.unique(mine, return_inverse=True)
@@ -282,8 +352,8 @@ class StoredEncoder:
         np.pad(places, empty),
         np.pad((mine > 0).astype(np.int32), empty),
       )
-      vectors = np.asarray(vectors)[: len(mine)]
-      found[start : start + len(mine)] = np.where(mine[:, :1], vectors, 0)
+      found[start : start + len(mine)] = np.asarray(vectors)[: len(mine)]
+    found[~newest_BW.any(axis=1)] = 0
     return found
 
   def _titles(self, ids: np.ndarray, size: int) -> Titles:
@@ -299,9 +369,7 @@ def _item_vectors(model, titles):
 
 @jax.jit
 def _newest_users(model, titles, places_BW, is_there_BW):
-  vectors_BWD = model.users(titles, places_BW, is_there_BW)
-  last_B = jnp.maximum(is_there_BW.sum(axis=1) - 1, 0)
-  return jnp.take_along_axis(vectors_BWD, last_B[:, None, None], axis=1)[:, 0]
+  return model.newest_users(titles, places_BW, is_there_BW)
 
 
 def title_tokens(

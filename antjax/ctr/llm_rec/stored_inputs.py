@@ -5,7 +5,7 @@
 A part of a batch is what one device works off at a time. Its histories stand
 one behind the other in rows, its distinct titles once, with their rows of the
 store and their tokens. All of these are the pool: inputs, targets, and items
-that are drawn for the part.
+that are drawn for the part, of those with events.
 """
 
 import copy
@@ -69,7 +69,9 @@ class StoredInputs:
       )
     self._rows_NX, self._tokens_NT, self._config = rows_NX, tokens_NT, config
     self._domains = np.asarray(domains, np.int32)
-    self._sampler = NegativeSampler(self._domains, seed)
+    # An item without events would be learned to be wrong for everybody.
+    self._drawable = np.where(counts > 0, self._domains, -1)
+    self._sampler = NegativeSampler(self._drawable, seed)
     self._counts, self._pool_parts = counts, pool_parts
     self._size, self._max_history = histories_per_part, max_history
     self._drawn = config.num_negatives * (config.negatives == 'shared')
@@ -94,7 +96,7 @@ class StoredInputs:
     self.num_titles = num_events + self._drawn + 1
     self._log_q = losses.pool_log_q(
       self._config,
-      self._domains,
+      self._drawable,
       self._counts,
       int(np.mean([x.sum() + self._size for x in lengths])) * self._pool_parts,
       self._drawn * self._pool_parts,

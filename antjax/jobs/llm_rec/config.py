@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from antjax import config_values, paths
 from antjax.ctr.llm_rec import hybrid
 from antjax.ctr.llm_rec.encoders import GRU4RecConfig, SASRecConfig
+from antjax.ctr.llm_rec.late import UserConfig
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.ctr.tuning import Tuning
@@ -316,6 +317,7 @@ class Config(LanguageConfig, SequencesConfig):
   ] = False
   loss: LossConfig = LossConfig()
   vector: VectorConfig = VectorConfig()
+  user: UserConfig = UserConfig()
   optimizer: OptimizerConfig = OptimizerConfig(
     lm_learning_rate=5e-5, weight_decay=1e-3
   )
@@ -354,10 +356,11 @@ class Config(LanguageConfig, SequencesConfig):
   def _check_store(self) -> None:
     """Refuses settings that a store cannot serve."""
     if not self.store:
-      if self.num_low is not None or self.stage1_steps:
+      if self.num_low is not None or self.stage1_steps or self.user.is_late:
         raise ValueError(
-          f'num_low={self.num_low} and stage1_steps={self.stage1_steps} are of'
-          ' a store: give --store.'
+          f'num_low={self.num_low}, stage1_steps={self.stage1_steps} and'
+          f' user.interaction={self.user.interaction} are of a store: give'
+          ' --store.'
         )
       return
     problems = {

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from antjax import paths
 from antjax.ctr.bahe.encode import Encoder
 from antjax.ctr.llm_rec import histories, hybrid
+from antjax.ctr.llm_rec.late import UserConfig
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.ctr.llm_rec.recommender import (
   Limits,
@@ -63,7 +64,8 @@ def write(
   if hasattr(merged, 'layers'):  # A store may have all of them.
     lora.merge(merged)
   arrays: dict[str, Any] = _flat(params_of(model.head))
-  arrays.pop('log_scale', None)  # No part of a vector.
+  if not config.user.is_late:  # No part of a vector.
+    arrays.pop('log_scale', None)
   if is_stored:  # The low half is as it was, the high half apart.
     arrays |= _flat(params_of(merged), 'lm.')
     merged = config.language_model().trunk()
@@ -89,6 +91,8 @@ def write(
     'marks': built.texts.marks._asdict(),
     'pooling': model.pooling,
     'vector': dataclasses.asdict(model.vector),
+    'user': dataclasses.asdict(config.user),
+    'new_bias': getattr(model, 'new_bias', 0.0),
     'limits': Limits(
       config.max_history,
       config.max_title_tokens,
@@ -161,9 +165,11 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
     recommender = Recommender(model, tokenizer, marks, limits, titles, vectors)
   else:
     options['max_history'] = limits.max_history
+    options['user'] = UserConfig(**content.get('user', {}))
     high = StoredRec(lm, num_low, content['pooling'], vector, **options)
     nnx.update(high.lm, head.pop('lm', {}))
     nnx.update(high.head, head)
+    high.new_bias = content.get('new_bias', 0.0)
     low = Encoder(lm, num_low=num_low, max_tokens=limits.max_tokens)
     recommender = StoredRecommender(
       high, low, tokenizer, limits, titles, vectors
@@ -182,14 +188,18 @@ class _ByItem:
     return np.asarray(self._recommender.item_vectors)
 
   def user_vectors(self, history_BL: np.ndarray) -> np.ndarray:
-    found = np.zeros((len(history_BL), self.item_vectors().shape[1]))
-    filled = history_BL.any(axis=1)
+    filled = np.flatnonzero(history_BL.any(axis=1))
     limit = self._recommender.limits.max_history
     rows = histories.newest(history_BL[filled], limit)
     users = [[self._titles[i] for i in row if i] for row in rows]
-    if users:
-      found[filled] = self._recommender.user_vectors(users)
-    return found.astype(np.float32)
+    if not users:
+      return np.zeros(
+        (len(history_BL), self.item_vectors().shape[1]), np.float32
+      )
+    vectors = self._recommender.user_vectors(users)
+    found = np.zeros((len(history_BL), *vectors.shape[1:]), np.float32)
+    found[filled] = vectors
+    return found
 
 
 def read_hybrid(

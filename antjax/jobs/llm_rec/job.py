@@ -21,11 +21,12 @@ import dataclasses
 import time
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
 from antjax.ctr import tuning
-from antjax.ctr.llm_rec import evaluation
+from antjax.ctr.llm_rec import evaluation, hybrid
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
@@ -95,6 +96,8 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
   )
   state = run.fit(trainer, state, sequences.training(), ranker.validate)
   model = ranker.model(state)
+  if config.user.is_late:
+    ranker.raise_new(model)
   results, arrays = ranker.score(model)
   others, mixed = {}, None
   ranks = {llm_rec_report.NAME: _of_drawn(arrays, 'test_')}
@@ -272,6 +275,7 @@ class Ranker:
   ):
     self._config, self._trainer = config, trainer
     self._data, self._built = sequences.data, built
+    self._events = sequences.events
     self._model: Any = None
     self._step = -1  # Of the state that it holds.
     self._validation, _ = llm_rec_held_out.held_out(
@@ -302,6 +306,22 @@ class Ranker:
     self._step = int(state.step)
     self.speed['items/s'] = num_items / (time.perf_counter() - start)
     return encoder
+
+  def raise_new(self, model: Any) -> None:
+    """Ranks items without training events as high as validation allows."""
+    is_new = self._events.count_items(self._data.num_items) == 0
+    examples = self._validation.examples
+    candidates, scores = evaluation.candidate_scores(model, examples)
+    scores[candidates == 0] = -np.inf
+    weights = np.full(len(scores), 1 / len(scores))
+    bias = hybrid.raised(
+      *(scores, scores, is_new[candidates] & (candidates > 0)),
+      *(weights, self._config.user.loss_of_ndcg),
+    )
+    logging.info(
+      'Scores of %d items without events: +%.3f.', is_new.sum(), bias
+    )
+    model.raise_new(is_new, bias)
 
   def validate(self, state: TrainState) -> dict[str, float]:
     """Scores among drawn items, named 'validation_ndcg@10' and so on."""

@@ -100,6 +100,7 @@ def made_of(
     'start': config.start,
     'pooling': model.pooling,
     'words of vectors': words,
+    **({'late interaction': True} if config.user.is_late else {}),
   }
 
 

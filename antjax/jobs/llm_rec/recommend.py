@@ -146,9 +146,7 @@ class _Ranker:
         for i in np.argsort(-scores)[:num].tolist()
         if scores[i] > -np.inf
       ]
-    mine = untrained.unit(
-      self._recommender.user_vectors([[title] for title in history])
-    )
+    mine = untrained.unit(self._recommender.title_vectors(history))
     return [
       {
         'key': self.catalogue.keys[item],

@@ -54,6 +54,7 @@ def build(
     'last' if vector.pooling == 'last' else 'mean',
     vector,
     config.loss,
+    user=config.user,
     max_history=config.max_history,
     rarity_V=texts.rarity(lm.config.vocab_size) if has_words else None,
     whitening=untrained.whitening(rows) if vector.whiten else None,

@@ -74,6 +74,11 @@ def brute_force(config, users, vectors, batch):
   return np.array(found)
 
 
+def part_losses(config, users, vectors, batch):
+  scores_fn = losses.products(users, losses.scale(config, None))
+  return losses.losses(config, scores_fn, vectors, batch)
+
+
 CONFIGS = [
   LossConfig(negatives='in_batch'),
   LossConfig(negatives='in_batch', in_domain=False, exclude='target'),
@@ -85,10 +90,7 @@ CONFIGS = [
 def test_a_pool_equals_brute_force(config):
   users, vectors, batch = problem()
   one = whole(batch)
-  factor = losses.scale(config, None)
-  got = jax.jit(losses.losses, static_argnums=0)(
-    config, users, vectors, factor, one
-  )
+  got = jax.jit(part_losses, static_argnums=0)(config, users, vectors, one)
   want = brute_force(config, users, vectors, one)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
   assert (want > 0).sum() > B // 2
@@ -108,21 +110,17 @@ def test_a_pool_over_devices_equals_one_device(config, across):
   users, vectors, batch = problem()
   mesh = make_mesh(intra=2)
 
-  def part_losses(users, vectors, batch, config=config):
-    factor = losses.scale(config, None)
-    return losses.losses(config, users, vectors, factor, batch)
-
   @functools.partial(
     jax.shard_map, mesh=mesh, in_specs=P(BATCH_AXES), out_specs=P(BATCH_AXES)
   )
   def sharded(users, vectors, batch):
-    return part_losses(users, vectors, batch, gathered)
+    return part_losses(gathered, users, vectors, batch)
 
   if across == 'all':
     one = whole(batch)
 
     def want_fn(users, vectors):
-      return part_losses(users, vectors, one)
+      return part_losses(config, users, vectors, one)
   else:  # Each group, or device, by itself.
     num = {'group': 4, 'device': 8}[across]
     local = np.tile(np.arange(8 // num), num) * (U // 8)
@@ -136,7 +134,10 @@ def test_a_pool_over_devices_equals_one_device(config, across):
     def want_fn(users, vectors):
       parts = jax.tree.map(split, (users, vectors, shifted))
       return jnp.concatenate(
-        [part_losses(*jax.tree.map(lambda x: x[i], parts)) for i in range(num)]
+        [
+          part_losses(config, *jax.tree.map(lambda x: x[i], parts))
+          for i in range(num)
+        ]
       )
 
   weights = np.linspace(0.5, 1.5, B).astype(np.float32)
@@ -163,9 +164,7 @@ def test_own_negatives_count_as_often_as_they_were_drawn():
     'target': np.array([0, 1], np.int32),
     'negatives': np.array([[0, 2, 2], [3, -1, -1]], np.int32),
   }
-  got = losses.losses(
-    LossConfig(exclude='nothing'), users, vectors, jnp.float32(1), batch
-  )
+  got = part_losses(LossConfig(exclude='nothing'), users, vectors, batch)
   scores = users @ vectors.T
   chosen = [scores[0, [0, 0, 2, 2]], scores[1, [1, 3]]]
   want = [np.log(np.exp(s).sum()) - s[0] for s in chosen]

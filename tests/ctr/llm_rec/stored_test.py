@@ -214,6 +214,24 @@ def test_a_batch_predicts_each_event_by_those_before():
   assert inputs.num_left_out == 40 * 4 - 64
 
 
+def test_items_without_events_are_no_negatives():
+  lm = language_model()
+  model = model_of(lm, 1)
+  inputs = StoredInputs(
+    rows_of(lm, 1),
+    TOKENS,
+    model.loss_config,
+    np.array([-1, 0, 0, 0, 0]),
+    np.array([0, 3, 2, 0, 1]),
+    histories_per_part=1,
+    max_history=4,
+  )
+  events = np.array([[1, 2, 0, 0, 0]], np.int32)
+  inputs.fit([events])
+  pools = [set(inputs(events, np.array([i]), 1)['items']) for i in range(20)]
+  assert set.union(*pools) == {0, 1, 2, 4}
+
+
 def test_what_a_store_cannot_serve_is_refused():
   with pytest.raises(ValueError, match='shared or in_batch'):
     StoredInputs(
