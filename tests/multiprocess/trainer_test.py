@@ -127,13 +127,7 @@ def assert_same(actual, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('code', 'intra'),
-  [
-    ('IIG', 4),
-    ('GGG', 2),
-    ('NNN', 8),
-    ('NIG', 2),
-  ],
+  ('code', 'intra'), [('IIG', 4), ('GGG', 2), ('NNN', 8), ('NIG', 2)]
 )
 def test_two_processes_equal_one(tmp_path, code, intra):
   # This process has the devices of one.

@@ -101,9 +101,7 @@ def train(path, code, intra, num_steps, losses, **kwargs):
 @pytest.mark.parametrize(
   ('first', 'second'),
   first_fast(
-    (('IIG', 4), ('GGG', 2)),
-    (('GGG', 8), ('NNN', 1)),
-    (('NNG', 2), ('III', 4)),
+    (('IIG', 4), ('GGG', 2)), (('GGG', 8), ('NNN', 1)), (('NNG', 2), ('III', 4))
   ),
 )
 def test_training_goes_on_under_another_code_and_mesh(tmp_path, first, second):
