@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from antjax.mesh import sharding
 from antjax.mesh.mesh import num_positions
 from antjax.mesh.paro import PaRO
 from antjax.mesh.sharding import LeafSpec
+from antjax.train import residuals
+from antjax.train.sparse_tables import SparseTables
 
 PyTree = Any
 
@@ -38,6 +40,8 @@ class TrainState:
     opt_state: Optax state, with moments at the level of the optimizer.
     tables: State of the embedding tables, or an empty dict.
     rng: uint32 key data. A step folds in `step` and never changes it.
+    residuals: What rounding has left out of sent gradients, see
+      `residuals.shapes`; empty without error feedback.
   """
 
   step: jax.Array | Any  # Any: a tree of shardings has the same class.
@@ -46,40 +50,7 @@ class TrainState:
   opt_state: PyTree
   tables: PyTree
   rng: jax.Array | Any
-
-
-class SparseTables(Protocol):
-  """Interface of embedding tables for a step; see `antjax.embedding`."""
-
-  @property
-  def mesh(self) -> Mesh: ...
-  @property
-  def features(self) -> Mapping[str, Any]: ...
-  @property
-  def shapes(self) -> PyTree: ...
-  def init(self, key: jax.Array) -> PyTree: ...
-  def reset_rows(
-    self, state: PyTree, ids: Mapping[str, np.ndarray], key: jax.Array
-  ) -> PyTree: ...
-  def partition_specs(self) -> PyTree: ...
-  def shardings(self) -> PyTree: ...
-  def prepare(self, ids: PyTree, num_devices: int) -> tuple[PyTree, PyTree]: ...
-  def fetch(self, state: PyTree, routing: PyTree) -> tuple[PyTree, PyTree]: ...
-  def push(
-    self,
-    state: PyTree,
-    routing: PyTree,
-    rounds: PyTree,
-    grads: PyTree,
-    step: jax.Array,
-    is_active: jax.Array,
-    lr_scale: jax.Array | None = None,
-  ) -> PyTree: ...
-  def to_canonical(self, state: PyTree) -> PyTree: ...
-  def from_canonical(self, tables: PyTree) -> PyTree: ...
-  def canonical_shardings(self) -> PyTree: ...
-  def canonical_shapes(self) -> PyTree: ...
-  def bytes_per_device(self) -> Mapping[str, int]: ...
+  residuals: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +79,7 @@ class Layout:
   tables: SparseTables | None = None  # Embedding tables, if any.
   # Dtype of floating-point leaves in the step; None: their own.
   compute_dtype: Any = None
+  sums_dtype: str | None = None  # That of `Collectives`.
 
   @classmethod
   def of(
@@ -122,6 +94,7 @@ class Layout:
     scanned: Callable[[str], bool] | None = None,
     mutable: Callable[[str], bool] | None = None,
     compute_dtype: Any = None,
+    sums_dtype: str | None = None,
     min_shard_size: int = 1024,
     auto_specs: Callable[[str], P | None] | None = None,
   ) -> 'Layout':
@@ -189,9 +162,8 @@ class Layout:
       )
     if paro.code != 'NNN':
       sharding.log_whole_leaves({leaf.name: leaf.spec for leaf in leaves})
-    return cls(
-      mesh, paro, treedef, tuple(leaves), optimizer, tables, compute_dtype
-    )
+    more = tables, compute_dtype, sums_dtype
+    return cls(mesh, paro, treedef, tuple(leaves), optimizer, *more)
 
   @functools.cached_property
   def trained_specs(self) -> list[LeafSpec]:
@@ -315,10 +287,21 @@ class Layout:
         total['grads'] += f32.bytes_per_device(paro.grads, mesh)
       if leaf.is_trained and self.compute_dtype is not None:
         total['opt_state'] += leaf.spec.bytes_per_device(paro.opt_state, mesh)
+    left = self.residual_shapes()
+    if left:
+      total['residuals'] = 0
     for x in jax.tree.leaves(self.opt_state_shapes()):
       local = x.sharding.shard_shape(x.shape)
       total['opt_state'] += math.prod(local) * x.dtype.itemsize
+    for x in jax.tree.leaves(left):
+      total['residuals'] += math.prod(x.shape[1:]) * x.dtype.itemsize
     return total
+
+  def residual_shapes(self) -> PyTree:
+    """Shapes, dtypes and shardings of `TrainState.residuals`."""
+    return residuals.shapes(
+      self.trained_specs, self.paro, self.mesh, self.sums_dtype
+    )
 
   def shardings(self) -> TrainState:
     """A TrainState with a NamedSharding in place of each array."""
@@ -334,6 +317,7 @@ class Layout:
       opt_state=jax.tree.map(lambda x: x.sharding, self.opt_state_shapes()),
       tables={} if self.tables is None else self.tables.shardings(),
       rng=whole,
+      residuals=jax.tree.map(lambda x: x.sharding, self.residual_shapes()),
     )
 
   def new_state(self, params: PyTree, key: jax.Array) -> TrainState:
@@ -364,6 +348,7 @@ class Layout:
       ),
       tables={} if self.tables is None else self.tables.init(_tables_key(key)),
       rng=jax.random.key_data(key),
+      residuals=residuals.zeros(self.residual_shapes()),
     )
 
 

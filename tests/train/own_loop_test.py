@@ -16,8 +16,8 @@ import pytest
 from antjax.collectives.examples import all_examples
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import PaRO, VALID_CODES
-from antjax.train.checkpoint import _decode_position, encode_position
 from antjax.train.elastic_step import ElasticStep
+from antjax.train.input_position import decode_position, encode_position
 from antjax.train.trainer import Trainer
 from tests.cases import first_fast, slow_but
 
@@ -117,7 +117,7 @@ def _iter_dataset():
 def test_positions_survive_as_they_are():
   position = {'a': [(-1, 2), b'x', {'b': None}], 'n': np.int64(3), 't': ()}
   there = json.loads(json.dumps(encode_position(position)))
-  found = _decode_position(there)
+  found = decode_position(there)
   assert repr(found) == repr(position | {'n': 3})
   with pytest.raises(TypeError, match='dict {1: 2} cannot be saved'):
     encode_position({'a': {1: 2}})
