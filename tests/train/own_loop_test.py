@@ -16,8 +16,8 @@ import pytest
 from antjax.collectives.examples import all_examples
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import PaRO, VALID_CODES
-from antjax.train.checkpoint import _decode_position, encode_position
 from antjax.train.elastic_step import ElasticStep
+from antjax.train.input_position import decode_position, encode_position
 from antjax.train.trainer import Trainer
 from tests.cases import first_fast, slow_but
 
@@ -117,7 +117,7 @@ def _iter_dataset():
 def test_positions_survive_as_they_are():
   position = {'a': [(-1, 2), b'x', {'b': None}], 'n': np.int64(3), 't': ()}
   there = json.loads(json.dumps(encode_position(position)))
-  found = _decode_position(there)
+  found = decode_position(there)
   assert repr(found) == repr(position | {'n': 3})
   with pytest.raises(TypeError, match='dict {1: 2} cannot be saved'):
     encode_position({'a': {1: 2}})
@@ -439,6 +439,15 @@ def test_complex_leaves_are_refused_unless_frozen():
   with pytest.raises(ValueError, match='leaf c is complex64'):
     _trainer().init(params)
   _trainer(trainable=lambda name: name != 'c').init(params)
+
+
+def test_integers_among_the_parameters_are_named(caplog):
+  params = _params() | {'n': np.ones(2, np.int32)}
+  _trainer().init(params)
+  assert 'Leaf n is int32: it is not trained.' in caplog.text
+  caplog.clear()
+  _trainer(trainable=lambda name: name != 'n').init(params)
+  assert 'Leaf n' not in caplog.text
 
 
 def _towers(params, batch):

@@ -32,8 +32,8 @@ _BLOCK = 64  # Records that are looked at together.
 class TaskBatches:
   """The training and evaluation tasks of one run.
 
-  `scenarios` are the evaluation splits, and `num_validation` the training
-  records asked to be held out.
+  `scenarios` are the evaluation splits; data without one are scored on the
+  training tasks held out, of which `num_validation` are asked for.
   """
 
   def __init__(
@@ -86,6 +86,15 @@ class TaskBatches:
       blocks = output_folder.open_split(folder, 'train', as_blocks=True)
       self._train_blocks = record_source.SourceRange(blocks, 0, num_train)
     self._validation = record_source.SourceRange(whole, num_train, len(whole))
+    if not self.scenarios:
+      logging.warning(
+        '%s has no split to evaluate on: scores are those of the %d held-out'
+        ' training records, on which fine-tuning is chosen too.',
+        config.data,
+        len(self._validation),
+      )
+      self.scenarios = ('held-out',)
+      self._sources['held-out'] = self._validation
     self._held_out = {
       int(record['task'])
       for record in self._validation.read(0, len(whole) - num_train)
