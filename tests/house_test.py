@@ -60,7 +60,8 @@ _WITHOUT_JAX = (
 # Lines of Python that a room may have; antjax/ itself holds config.
 _BUDGETS = {
   'antjax': 700,
-  'antjax/collectives': 2_280,  # The loop that fetches layers ahead.
+  # 250 of them the loop that fetches layers ahead, 195 sums in int8.
+  'antjax/collectives': 2_480,
   'antjax/ctr': 4_000,
   'antjax/data': 6_000,
   'antjax/elastic': 8_500,  # 770 of them checks of hosts and notices.
@@ -87,18 +88,19 @@ _OVER_BUDGET = {
   'antjax': 990,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_975,  # 165 of them late interaction; docs/design/house.md.
   'antjax/data': 11_660,  # See docs/design/house.md.
-  'antjax/elastic': 10_650,  # 770 of them checks of hosts and notices.
+  'antjax/elastic': 10_655,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_350,  # See docs/design/house.md.
-  'antjax/jobs': 16_520,  # See docs/design/house.md.
+  'antjax/jobs': 17_150,  # 400 of them HTTP connections, 200 gRPC and BAHE.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
-  'antjax/serving': 3_260,
+  'antjax/serving': 3_400,
   'antjax/shards': 2_935,
-  'antjax/train': 6_105,  # 90 of them s3:// for Orbax; docs/design/house.md.
+  # 90 of them s3:// for Orbax, 250 residuals; see docs/design/house.md.
+  'antjax/train': 6_365,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_180,
-  'tests': 62_675,  # See docs/design/house.md.
+  'tests': 63_260,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -17,12 +17,13 @@ from antjax.collectives import (
   cost_model,
   hierarchical,
   ho_ring,
+  narrow,
   ring,
   staggered,
 )
 from antjax.collectives.varying import to_varying
 from antjax.mesh.mesh import GLOBAL_AXES, INTER, INTRA
-from antjax.mesh.paro import PaRO, VALID_CODES
+from antjax.mesh.paro import Level, PaRO, VALID_CODES
 
 # With fewer lanes no lane is left to overlap with those that exchange between
 # groups; smaller messages cost more latency than they hide.
@@ -45,12 +46,16 @@ class Collectives:
       rounding.
     bucket_bytes: Maximum bytes of a message that combines leaves of a tree,
       counted over the whole mesh. 0: one message per leaf.
+    sums_dtype: Dtype in which gradients are sent to be summed, inside groups
+      and between them, by codes that keep groups' sums (second letter I):
+      'bfloat16', or 'int8' with error feedback, see `narrow`. None: fp32.
   """
 
   algorithm: str = 'xla'
   links: cost_model.Links | None = None
   payload_dtype: Any = None
   bucket_bytes: int = 0
+  sums_dtype: str | None = None
 
   def __post_init__(self) -> None:
     known = (*cost_model.ALGORITHMS, 'auto')
@@ -78,6 +83,11 @@ class Collectives:
           "collectives send what they are given; use algorithm='hierarchical', "
           "'ho_ring', 'ring' or 'auto'."
         )
+    if self.sums_dtype not in (None, *narrow.DTYPES):
+      raise ValueError(
+        f'Collectives(sums_dtype={self.sums_dtype!r}): use one of '
+        f'{", ".join(narrow.DTYPES)}, or None for fp32.'
+      )
     if self.bucket_bytes < 0:
       raise ValueError(
         f'Collectives(bucket_bytes={self.bucket_bytes}) must be at least 0.'
@@ -198,6 +208,13 @@ def for_code(
   """
   if isinstance(how, str):
     how = for_mesh(how, mesh)
+  if how.sums_dtype is not None and paro.grads is not Level.INTRA:
+    takers = [c for c in VALID_CODES if c[1] == Level.INTRA.letter]
+    raise ValueError(
+      f'Trainer(collectives=): sums_dtype={how.sums_dtype!r} is for the codes'
+      f' {" ".join(takers)}, whose groups sum gradients in every micro-batch;'
+      f' {paro.code} does not. For it use Collectives(payload_dtype=).'
+    )
   if how.algorithm in ('xla', 'auto') and how.payload_dtype is None:
     return how
   name = how.algorithm

@@ -27,11 +27,12 @@ def run(
   body: Callable[[PyTree, list[jax.Array]], PyTree],
   carry: PyTree,
   pieces: list[jax.Array],
-  slots: list[jax.Array | None],
+  slots: list[PyTree],
   gather: Callable[[list[jax.Array]], list[jax.Array]],
-  reduce: Callable[[list[jax.Array]], list[jax.Array]],
+  reduce: Callable[[list[jax.Array], list[PyTree]], list[PyTree]],
   policy: Callable[..., bool] | None = None,
-  cross: Callable[[list[jax.Array], Any], list[jax.Array]] | None = None,
+  cross: Callable[[list[PyTree], list[PyTree], Any], list[PyTree]]
+  | None = None,
 ) -> PyTree:
   """Runs `carry = body(carry, gather(pieces of a layer))` over all layers.
 
@@ -40,14 +41,16 @@ def run(
     carry: Floating-point arrays of the shapes that `body` returns.
     pieces: Stacks [L, ...], L at least 2.
     slots: For each stack, zeros [L, ...] whose gradient is the reduced gradient
-      of the whole layers, or None for a frozen stack.
+      of the whole layers, or None for a frozen stack. Or a tuple of these and
+      other arrays [L, ...], whose gradients are their new values.
     gather: Function from the pieces of one layer to the whole layer.
-    reduce: Function from the gradients of a whole layer's trained leaves to the
-      values for the slots.
+    reduce: Function from the gradients of a whole layer's trained leaves, and
+      from a layer of their slots, to the values for the slots.
     policy: Policy of `jax.checkpoint_policies` for results to keep for the
       backward pass, beside a layer's inputs.
-    cross: Function from the result of `reduce` and the layer's number to the
-      values for the slots, called one layer later. L must then be at least 3.
+    cross: Function from the result of `reduce`, a layer of the slots and its
+      number to the values for the slots, called one layer later. L must then be
+      at least 3.
   """
   num_layers = pieces[0].shape[0]
   is_trained = [slot is not None for slot in slots]
@@ -142,32 +145,38 @@ def run(
       d_flat, d_trained, d_floats = vjp(d_flat)
       return d_flat, d_trained, list(map(jnp.add, d_others, d_floats))
 
-    def put(sums: Any, sent: Any, i: Any) -> list[jax.Array]:
-      new = sent if cross is None else cross(sent, i)
-      return [
-        lax.dynamic_update_index_in_dim(a, x.astype(a.dtype), i, 0)
-        for a, x in zip(sums, new, strict=True)
-      ]
-
-    def at(i: Any) -> Any:
+    def put(sums: Any, sent: Any, i: Any) -> list[PyTree]:
+      new = sent if cross is None else cross(sent, layer_of(sums, i), i)
       return jax.tree.map(
-        lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), kept
+        lambda a, x: lax.dynamic_update_index_in_dim(
+          a, x.astype(a.dtype), i, 0
+        ),
+        sums,
+        new,
+      )
+
+    def layer_of(stacks: Any, i: Any) -> Any:
+      return jax.tree.map(
+        lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), stacks
       )
 
     def reduced(waiting: Any, sums: Any, i: Any) -> tuple[Any, Any]:
       """Advances waiting gradients while layer i computes; (waiting, sums)."""
       pending, sent = waiting
+      held = layer_of(sums, i + 1)
       if cross is None:
-        return (None, None), put(sums, reduce(pending), i + 1)
+        return (None, None), put(sums, reduce(pending, held), i + 1)
       if sent is not None:
         sums = put(sums, sent, i + 2)
-      return (None, reduce(pending)), sums
+      return (None, reduce(pending, held)), sums
 
     def step(state: Any, i: Any) -> tuple[Any, None]:
       d_flat, layer, waiting, sums, d_others = state
       following = whole(pieces, i - 1)
       (_, sent), sums = reduced(waiting, sums, i)
-      d_flat, pending, d_others = back(at(i), layer, d_flat, d_others)
+      d_flat, pending, d_others = back(
+        layer_of(kept, i), layer, d_flat, d_others
+      )
       return (d_flat, following, (pending, sent), sums, d_others), None
 
     d_others = [jnp.zeros_like(x) for x, f in zip(others, is_float) if f]
@@ -187,7 +196,7 @@ def run(
     )
     d_flat, layer, waiting, sums, d_others = state
     waiting, sums = reduced(waiting, sums, 0)
-    d_flat, pending, d_others = back(at(0), layer, d_flat, d_others)
+    d_flat, pending, d_others = back(layer_of(kept, 0), layer, d_flat, d_others)
     waiting, sums = reduced((pending, waiting[1]), sums, -1)
     if cross is not None:
       sums = put(sums, waiting[1], 0)

@@ -31,7 +31,8 @@ class OneUse:
   """Checks that a loss runs a stack once; created where the loss is called.
 
   Sums that are sent during the backward pass include those of earlier
-  micro-batches, which must count once.
+  micro-batches, and residuals of rounded addends are added to the gradient:
+  both must count once.
   """
 
   def __init__(self, slot: jax.Array):
@@ -39,8 +40,9 @@ class OneUse:
     self._kind = type(slot)
     self._is_over = False
 
-  def take(self, slot: jax.Array) -> None:
+  def take(self, slots: jax.Array | tuple[jax.Array, ...]) -> None:
     """Raises ValueError for a second use, or one in a loop."""
+    slot = jax.tree.leaves(slots)[0]
     if self._is_over:
       raise _not_once('it runs twice')
     # Arrays have another tracer in a loop's body or another transform.
@@ -51,8 +53,9 @@ class OneUse:
 
 def _not_once(how: str) -> ValueError:
   return ValueError(
-    'Trainer(early_sums=True): a loss must run each of its stacks by one call'
-    f' of scan_layers with remat, outside of loops; {how}. Leave it out.'
+    'Trainer(early_sums=True), or collectives of sums_dtype int8: a loss must'
+    ' run each of its stacks by one call of scan_layers, for early_sums with'
+    f' remat, outside of loops; {how}. Leave it out.'
   )
 
 
@@ -76,7 +79,9 @@ class LayerPiece:
     piece: [L, ...] at the parameters' level; one layer of it inside the scan.
     slot: Zeros in the shape of the gradient's accumulator, or None for a frozen
       leaf. The gradient with respect to it is the reduced gradient of the leaf,
-      which need not have the shape of `piece`.
+      which need not have the shape of `piece`. If addends are sent in int8, a
+      tuple of it and of residuals, see `narrow`: of sums inside the group, and
+      with `carried` also between groups. Their gradients are new residuals.
     spec: How one layer is split.
     params_level: Level of `piece`.
     grads_level: Level of `slot`.
@@ -90,7 +95,7 @@ class LayerPiece:
       `sums_level`, and is sent to the other groups layer by layer. None: not
       sent.
     sums_level: Level of `slot` if there are `carried` sums.
-    use: Check of its single use if there are `carried` sums.
+    use: Check of its single use if there are `carried` sums or residuals.
   """
 
   piece: Any
@@ -118,6 +123,19 @@ class LayerPiece:
       whole = _gather(self.piece, self.slot, static)
     return checkpoint_name(whole, _GATHERED) if self.is_kept else whole
 
+  def crossed(self, before: jax.Array, addend: Any, slot: Any) -> Any:
+    """A layer's value for the slot, of sums over all groups."""
+    assert self.sums_level is not None
+    args = self.spec, self.sums_level, self.how
+    if not isinstance(slot, tuple):
+      pair = None, None
+      return transition.narrowly_sync(before + addend, *args, pair)[0]
+    addend, inside, between = addend
+    total, (between, _) = transition.narrowly_sync(
+      before + addend, *args, (between, None)
+    )
+    return total, inside, between
+
   def __jax_array__(self) -> NoReturn:
     raise TypeError(
       f'A leaf of layers {self.spec.shape} is kept in pieces'
@@ -128,24 +146,36 @@ class LayerPiece:
 
 # `static` is a LayerPiece without arrays.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _gather(piece: jax.Array, slot: jax.Array, static: LayerPiece) -> jax.Array:
+def _gather(piece: jax.Array, slot: Any, static: LayerPiece) -> jax.Array:
   del slot
   return transition.gather(piece, static.spec, static.params_level, static.how)
 
 
 def _gather_fwd(
-  piece: jax.Array, slot: jax.Array, static: LayerPiece
-) -> tuple[jax.Array, jax.Array]:
-  return _gather(piece, slot, static), jnp.empty(0, slot.dtype)
+  piece: jax.Array, slot: Any, static: LayerPiece
+) -> tuple[jax.Array, Any]:
+  kept = slot if isinstance(slot, tuple) else jnp.empty(0, slot.dtype)
+  return _gather(piece, slot, static), kept
 
 
 def _gather_bwd(
-  static: LayerPiece, like: jax.Array, grad: jax.Array
-) -> tuple[None, jax.Array]:
-  addend = transition.reduce_addend(
-    grad.astype(like.dtype), static.spec, static.grads_level, static.how
+  static: LayerPiece, kept: Any, grad: jax.Array
+) -> tuple[None, Any]:
+  return None, _reduced(static, kept, grad)
+
+
+def _reduced(static: LayerPiece, slot: Any, grad: jax.Array) -> Any:
+  """A layer's gradient as values of its slot, of which sums are not read."""
+  if not isinstance(slot, tuple):
+    grad = grad.astype(slot.dtype)
+    return transition.reduce_addend(
+      grad, static.spec, static.grads_level, static.how
+    )
+  _, residual, *rest = slot
+  addend, residual = transition.narrowly_reduce_addend(
+    grad.astype(residual.dtype), static.spec, static.how, residual
   )
-  return None, addend
+  return (addend, residual, *rest)
 
 
 _gather.defvjp(_gather_fwd, _gather_bwd)
@@ -201,6 +231,8 @@ def scan_layers(
       carry = body(carry, layer)
     return carry
 
+  for use, slot in {x.use: x.slot for x in pieces if x.use}.items():
+    use.take(slot)
   num_steps = min(sizes) // layers_per_step
   if remat and layers_per_step == 1 < num_steps and _is_ahead(layers, carry):
     return _run_ahead(body, carry, layers, policy)
@@ -241,8 +273,6 @@ def _run_ahead(
 ) -> PyTree:
   leaves, treedef = jax.tree.flatten(layers, is_leaf=_is_piece)
   trained = [x for x in leaves if x.slot is not None]
-  for use, slot in {x.use: x.slot for x in trained if x.use}.items():
-    use.take(slot)
 
   def gather(pieces: list[jax.Array]) -> list[jax.Array]:
     return [
@@ -250,22 +280,18 @@ def _run_ahead(
       for piece, x in zip(pieces, leaves, strict=True)
     ]
 
-  def reduce(grads: list[jax.Array]) -> list[jax.Array]:
+  def reduce(grads: list[jax.Array], slots: list[PyTree]) -> list[PyTree]:
     return [
-      transition.reduce_addend(
-        grad.astype(x.slot.dtype), x.spec, x.grads_level, x.how
-      )
-      for grad, x in zip(grads, trained, strict=True)
+      _reduced(x, slot, grad)
+      for grad, x, slot in zip(grads, trained, slots, strict=True)
     ]
 
-  def cross(addends: list[jax.Array], i: Any) -> list[jax.Array]:
+  def cross(addends: list[PyTree], slots: list[PyTree], i: Any) -> list[PyTree]:
     found = []
-    for x, leaf in zip(addends, trained, strict=True):
+    for x, leaf, slot in zip(addends, trained, slots, strict=True):
       if leaf.carried is not None:
         before = lax.dynamic_index_in_dim(leaf.carried, i, keepdims=False)
-        x = transition.sync(
-          before + x, leaf.spec, leaf.grads_level, leaf.sums_level, leaf.how
-        )
+        x = leaf.crossed(before, x, slot)
       found.append(x)
     return found
 

@@ -10,18 +10,19 @@ V (n-1)/(n m); an all-reduce moves twice that.
 
 Transfers over both axes at once use the algorithm of `how`. By default these
 are two phases of XLA's own collectives, ordered so that a device sends only its
-m-th part of the array to other groups. Transfers along one axis always use
-XLA's own.
+m-th part of the array to other groups. Transfers along one axis use XLA's own,
+but for gradient sums of groups with a narrow `how.sums_dtype`.
 """
 
 from collections.abc import Callable, Sequence
 import math
+from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from antjax.collectives import blocks
+from antjax.collectives import blocks, narrow
 from antjax.collectives.choose import Collectives, XLA
 from antjax.collectives.varying import is_alone
 from antjax.collectives.varying import to_varying as to_varying
@@ -59,7 +60,17 @@ def reduce_addend(
     return g
   if level is Level.GLOBAL:
     return _scatter_all(spec.pad(g), spec, how)
-  return _scatter(spec.pad(g), spec, INTRA)
+  return narrowly_reduce_addend(g, spec, how, None)[0]
+
+
+def narrowly_reduce_addend(
+  g: jax.Array, spec: LeafSpec, how: Collectives, residual: Any
+) -> tuple[jax.Array, Any]:
+  """`reduce_addend` at level intra, and the new residual, see `narrow`."""
+  g = spec.pad(g)
+  if how.sums_dtype is None:
+    return _scatter(g, spec, INTRA), residual
+  return narrow.scatter_sum(g, INTRA, _dim(spec), how.sums_dtype, residual)
 
 
 def sync(
@@ -78,10 +89,26 @@ def sync(
     if target is Level.NONE and how.algorithm != 'xla':
       return how.all_reduce(acc)
     acc = _scatter(spec.pad(acc), spec, INTRA)
-  if target is Level.GLOBAL:
-    return acc if level is Level.GLOBAL else _scatter(acc, spec, INTER)
-  acc = lax.psum(acc, INTER)
-  return acc if target is Level.INTRA else _spread(acc, spec, INTRA)
+  if level is Level.GLOBAL:
+    return acc
+  if target is not Level.NONE:
+    return narrowly_sync(acc, spec, target, how, (None, None))[0]
+  return _spread(lax.psum(acc, INTER), spec, INTRA)
+
+
+def narrowly_sync(
+  acc: jax.Array, spec: LeafSpec, target: Level, how: Collectives, residual: Any
+) -> tuple[jax.Array, Any]:
+  """`sync` from level intra to a finer one, and the new pair of residuals."""
+  dtype, dim = how.sums_dtype, _dim(spec)
+  if target is Level.INTRA:
+    if dtype is None:
+      return lax.psum(acc, INTER), residual
+    return narrow.all_reduce(acc, INTER, dim, dtype, residual)
+  if dtype is None:
+    return _scatter(acc, spec, INTER), residual
+  total, left = narrow.scatter_sum(acc, INTER, dim, dtype, residual[0])
+  return total, (left, None)
 
 
 def coarsen(

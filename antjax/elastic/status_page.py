@@ -40,6 +40,7 @@ _CLOSE_TIMEOUT_S = 2.0
 _MAX_AGE_S = 0.9  # Age of a snapshot: one poll a second gets a new one.
 _MIN_GZIP_BYTES = 1024
 _NO_LOG = std_logging.Logger('status page', std_logging.WARNING)
+NOT_OWN_NAME = 'Without a token only as localhost or 127.0.0.1, by that name.'
 _NO_REQUEST = 'Not an HTTP/1.1 request.'
 _HEADERS = {
   'Cache-Control': 'no-store',
@@ -262,14 +263,14 @@ def _equal(shown: str, secret: str) -> bool:
 def check_host(request: web.BaseRequest) -> web.Response | None:
   """Refuses names that a foreign web page gave this machine's address."""
   host = request.headers.get('host')
-  if host is None:  # No browser.
-    return None
-  name = host if host.endswith(']') else host.rpartition(':')[0] or host
-  if security.is_loopback(name):
-    return None
-  return _text(
-    403, 'Without a token only as localhost or 127.0.0.1, by that name.'
-  )
+  return None if is_own_name(host) else _text(403, NOT_OWN_NAME)
+
+
+def is_own_name(host: str | None) -> bool:
+  """Whether a Host header names this machine; None: it is no browser's."""
+  if host is not None and not host.endswith(']'):
+    host = host.rpartition(':')[0] or host
+  return host is None or security.is_loopback(host)
 
 
 def _text(

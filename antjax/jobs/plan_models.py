@@ -23,7 +23,7 @@ from antjax.lm import attention as attention_lib
 from antjax.lm import lora, transformer
 from antjax.lm.transformer import Transformer
 from antjax.plan import lm_cost
-from antjax.train.state import SparseTables
+from antjax.train.sparse_tables import SparseTables
 
 
 def _llama(

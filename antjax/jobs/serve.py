@@ -34,6 +34,10 @@ from antjax.serving.follower import Follower
 from antjax.serving.live import Live
 from antjax.serving.served import ServedClicks, ServedUsers
 
+_POSITIVE = (
+  *('max_rows', 'batch_rows', 'max_waiting_rows', 'max_body_bytes'),
+  *('max_connections', 'client_timeout_s', 'poll_s'),
+)
 _INSIDE = ('', 'export', 'seed_0/export')  # Where a run folder has its model.
 
 
@@ -62,6 +66,9 @@ class Config:
   ] = 16_384
   max_body_bytes: Annotated[int, 'Maximum bytes per request.'] = 1 << 20
   max_connections: Annotated[int, 'Maximum number of connections.'] = 1_000
+  client_timeout_s: Annotated[
+    float, 'Seconds for a client to send a request, or to read a reply.'
+  ] = 10.0
   deltas: Annotated[
     str,
     'Folder of incoming deltas, applied in order while serving. Empty: none.',
@@ -75,8 +82,8 @@ class Config:
   def __post_init__(self) -> None:
     if not 0 <= self.port <= 65535:
       raise ValueError(f'port must be 0 to 65535; got {self.port}.')
-    for name in ('max_rows', 'batch_rows', 'max_waiting_rows'):
-      if getattr(self, name) < 1:
+    for name in _POSITIVE:
+      if getattr(self, name) <= 0:
         raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
     security.check_address(
       self.address,
@@ -168,6 +175,7 @@ async def _serve(config: Config) -> None:
     port=config.port,
     max_body_bytes=config.max_body_bytes,
     max_connections=config.max_connections,
+    client_timeout_s=config.client_timeout_s,
     tokens=Rotating(lambda: security.read_tokens(file), [file])
     if (file := config.token_file)
     else security.RoleTokens,

@@ -10,27 +10,26 @@
 | `/metrics` | for Prometheus |
 
 If there are tokens, `/v1/score` and `/metrics` need one. Connections, request
-sizes and the queue are bounded.
+sizes, clients' time and the queue are bounded.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
-import json
 import ssl
 import time
-from typing import Any, cast
+from typing import Any
+import zlib
 
 from absl import logging
-from aiohttp import web
+import orjson
 import prometheus_client
 
 from antjax.elastic import metrics_export, status_page
 from antjax.elastic.security import RoleTokens
+from antjax.jobs.http_connections import Bounds, HttpCall, JSON, Listener, Reply
 from antjax.serving.batcher import Batcher, Full, Served
 from antjax.serving.follower import Follower
 
-_BODY_TIMEOUT_S = 10.0
-_IDLE_TIMEOUT_S = 75.0
 _RETRY_AFTER_S = 1
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _ROWS = (1, 10, 30, 100, 300, 1_000, 3_000, 10_000)
@@ -68,9 +67,19 @@ class Metrics:
       'Age of the newest event of the last delta, when it was applied.',
       registry=all_of,
     )
+    self._codes: dict[int, prometheus_client.Counter] = {}
     self.refused = prometheus_client.Gauge(
       'antjax_serve_deltas_refused', 'By kind.', ['kind'], registry=all_of
     )
+
+  def count(self, status: int, seconds: float) -> None:
+    """Takes an answer."""
+    code = self._codes.get(status)
+    if code is None:
+      code = self._codes[status] = self.requests.labels(str(status))
+    code.inc()
+    if status == 200:
+      self.seconds.observe(seconds)
 
   def see(self, follower: Follower) -> None:
     """Takes the figures of deltas."""
@@ -98,6 +107,8 @@ class Front:
     port: int,
     max_body_bytes: int,
     max_connections: int,
+    client_timeout_s: float = 10.0,
+    is_shared: bool = False,
     tokens: Callable[[], RoleTokens] = RoleTokens,
     tls: ssl.SSLContext | None = None,
     is_insecure: bool = False,
@@ -113,6 +124,8 @@ class Front:
       port: Port; 0: any.
       max_body_bytes: Size of a request at most.
       max_connections: Connections at once, at most.
+      client_timeout_s: Seconds to send a request, or to read a reply.
+      is_shared: Whether other processes listen on the port too.
       tokens: Tokens as of now.
       tls: For HTTPS.
       is_insecure: Whether names other than localhost may be asked for.
@@ -120,19 +133,23 @@ class Front:
     """
     self._served, self._batcher, self._metrics = served, batcher, metrics
     self._address, self.port, self._tls = address, port, tls
-    self._max_connections, self._tokens = max_connections, tokens
+    self._is_shared, self._tokens = is_shared, tokens
     self._is_insecure, self._state = is_insecure, state
+    self._max_body_bytes = max_body_bytes
     self.trouble = 'the model is being read and compiled'
     self._num_open = 0
-    app = web.Application(client_max_size=max_body_bytes)
-    app.router.add_post('/v1/score', self._score)
-    app.router.add_get('/healthz', self._healthz)
-    app.router.add_get('/readyz', self._readyz)
-    app.router.add_get('/metrics', self._show_metrics)
-    self._runner = web.AppRunner(
-      app, access_log=None, keepalive_timeout=_IDLE_TIMEOUT_S
+    limits = Bounds(
+      max_connections,
+      max_body_bytes,
+      client_timeout_s,
+      always_answered=('/healthz', '/readyz'),
     )
-    self._server: asyncio.Server | None = None
+    self._listener = Listener(self._call, self._refuse, limits)
+    self._pages = {
+      '/healthz': self._healthz,
+      '/readyz': self._readyz,
+      '/metrics': self._show_metrics,
+    }
 
   async def start(self) -> None:
     """Begins to listen.
@@ -140,24 +157,14 @@ class Front:
     Raises:
       RuntimeError: The port is taken.
     """
-    await self._runner.setup()
-    server = self._runner.server
-    assert server is not None
-
-    def connect() -> asyncio.BaseProtocol:
-      is_full = len(server.connections) >= self._max_connections
-      return _Surplus() if is_full else server()
-
-    loop = asyncio.get_running_loop()
     try:
-      self._server = await loop.create_server(
-        connect, self._address, self.port, ssl=self._tls, backlog=1024
+      self.port = await self._listener.start(
+        self._address, self.port, self._tls, self._is_shared
       )
     except OSError as error:
       raise RuntimeError(
         f'serve: cannot listen on {self._address}:{self.port}: {error}.'
       ) from error
-    self.port = self._server.sockets[0].getsockname()[1]
 
   @property
   def url(self) -> str:
@@ -168,121 +175,159 @@ class Front:
   async def close(self, timeout_s: float) -> None:
     """Takes no more requests, and ends when those that came are answered."""
     self.trouble = 'the server stops'
-    if self._server is not None:
-      self._server.close()
+    self._listener.stop_listening()
     until = time.monotonic() + timeout_s
     while self._num_open and time.monotonic() < until:
       await asyncio.sleep(0.01)
-    await self._runner.cleanup()
+    self._listener.close()
+    while self._listener.connections and time.monotonic() < until:
+      await asyncio.sleep(0.01)
 
-  async def _score(self, request: web.Request) -> web.Response:
+  def _refuse(self, status: int, text: str) -> Reply:
+    self._metrics.count(status, 0)
+    return _refused(status, text)
+
+  def _call(self, call: HttpCall, send: Callable[[Reply], None]) -> None:
+    if call.path == '/v1/score' and call.method == 'POST':
+      self._score(call, send)
+    elif call.path in self._pages and call.method in ('GET', 'HEAD'):
+      send(self._pages[call.path](call))
+    elif call.path == '/v1/score' or call.path in self._pages:
+      send(_error(405, 'POST is for /v1/score, GET for all else.'))
+    else:
+      send(_error(404, f'there are /v1/score, {", ".join(self._pages)}.'))
+
+  def _score(self, call: HttpCall, send: Callable[[Reply], None]) -> None:
     start_s = time.perf_counter()
-    self._num_open += 1
-    try:
-      reply = self._refusal(request) or await self._answer(request)
-    except web.HTTPRequestEntityTooLarge as error:
-      reply = _error(413, f'the request is too large: {error.text}.')
-    finally:
+
+    def end(reply: Reply) -> None:
+      self._metrics.count(reply.status, time.perf_counter() - start_s)
+      send(reply)
+
+    def answered(future: 'asyncio.Future[dict[str, Any]]') -> None:
       self._num_open -= 1
-    self._metrics.requests.labels(str(reply.status)).inc()
-    if reply.status == 200:
-      self._metrics.seconds.observe(time.perf_counter() - start_s)
-    return reply
+      error = future.exception()
+      end(_json(200, future.result()) if error is None else _trouble(error))
 
-  async def _answer(self, request: web.Request) -> web.Response:
-    if request.content_type != 'application/json':
-      return _error(415, 'needed is Content-Type: application/json.')
+    if refusal := self._refusal(call):
+      end(refusal)
+      return
     try:
-      async with asyncio.timeout(_BODY_TIMEOUT_S):
-        body = await request.read()
-    except TimeoutError:
-      return _error(408, f'no whole request in {_BODY_TIMEOUT_S:g} s.')
-    except web.RequestPayloadError as error:
-      text = ' '.join(str(error).split())
-      reply = _error(400, f'the body cannot be read: {text}.')
-      reply.force_close()  # What follows cannot be told from it.
-      return reply
+      found = self._batcher.submit(self._served.read(self._fields(call)))
+    except Exception as error:
+      end(_trouble(error))
+    else:
+      self._num_open += 1
+      found.add_done_callback(answered)
+
+  def _fields(self, call: HttpCall) -> Any:
+    """JSON of a request."""
+    content_type = call.headers.get('content-type', '')
+    if content_type.partition(';')[0].strip().lower() != JSON:
+      raise _Refused(415, 'needed is Content-Type: application/json.')
     if self.trouble:
-      return _later(self.trouble)
+      raise _Later(self.trouble)
+    body = call.body
+    if (coding := call.headers.get('content-encoding', '')) == 'gzip':
+      body = _unpacked(body, self._max_body_bytes)
+    elif coding:
+      raise _Refused(
+        400, f'the content-encoding {coding[:40]} is none of gzip.'
+      )
     try:
-      fields = json.loads(body, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-      return _error(400, f'the request is no JSON: {error}.')
-    try:
-      found = await self._batcher.submit(self._served.read(fields))
-    except Full:
-      return _later('too many rows wait')
-    except UnicodeError:
-      return _error(400, 'a text has half a character, such as "\\ud800".')
+      return orjson.loads(body)
     except ValueError as error:
-      return _error(400, str(error), getattr(error, 'facts', None))
-    except Exception:  # It harms no other.
-      logging.exception('A request failed.')
-      return _error(500, 'the server failed; its log says why.')
-    return _json(200, found)
+      raise _Refused(400, f'the request is no JSON: {error}.') from error
 
-  def _refusal(self, request: web.Request) -> web.Response | None:
+  def _refusal(self, call: HttpCall) -> Reply | None:
     """What to say to who may not ask; None: it may."""
     tokens = self._tokens()
-    if tokens.grant(request.headers.get('authorization')) is None:
+    if tokens.grant(call.headers.get('authorization')) is None:
       reply = _error(401, 'needed is "Authorization: Bearer TOKEN".')
-      reply.headers['WWW-Authenticate'] = 'Bearer'
-      return reply
+      return reply._replace(headers={'WWW-Authenticate': 'Bearer'})
     if tokens.grants or self._is_insecure:
       return None
-    return status_page.check_host(request)
+    if status_page.is_own_name(call.headers.get('host')):
+      return None
+    return _error(403, status_page.NOT_OWN_NAME)
 
-  async def _healthz(self, request: web.Request) -> web.Response:
-    del request
-    return web.Response(text='ok\n')
+  def _healthz(self, call: HttpCall) -> Reply:
+    del call
+    return Reply(200, b'ok\n', 'text/plain; charset=utf-8')
 
-  async def _readyz(self, request: web.Request) -> web.Response:
-    del request
+  def _readyz(self, call: HttpCall) -> Reply:
+    del call
     about = {'ready': not self.trouble, 'trouble': self.trouble}
     return _json(503 if self.trouble else 200, {**about, **self._state()})
 
-  async def _show_metrics(self, request: web.Request) -> web.Response:
-    if refused := self._refusal(request):
+  def _show_metrics(self, call: HttpCall) -> Reply:
+    if refused := self._refusal(call):
       return refused
     self._metrics.waiting.set(self._batcher.waiting_rows)
-    return web.Response(
-      body=prometheus_client.generate_latest(self._metrics.registry),
-      headers={'Content-Type': metrics_export.CONTENT_TYPE},
-    )
+    text = prometheus_client.generate_latest(self._metrics.registry)
+    return Reply(200, text, metrics_export.CONTENT_TYPE)
 
 
-class _Surplus(asyncio.Protocol):
-  """A connection too many: it is told to come again."""
+class _Refused(Exception):
+  """A request that gets another status than 200."""
 
-  def connection_made(self, transport: asyncio.BaseTransport) -> None:
-    """See the base class."""
-    # That of uvloop derives from no class of asyncio.
-    transport = cast(asyncio.Transport, transport)
-    transport.write(
-      b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n'
-      b'Content-Length: 0\r\nConnection: close\r\n\r\n'
-    )
-    transport.close()
+  def __init__(self, status: int, text: str):
+    super().__init__(text)
+    self.status = status
 
 
-def _no_number(text: str) -> float:
-  raise ValueError(f'{text} is no number of JSON')
+class _Later(Exception):
+  """A request that should come again."""
 
 
-def _json(status: int, content: Mapping[str, Any]) -> web.Response:
-  body = json.dumps(content, separators=(',', ':')).encode()
-  return web.Response(
-    status=status, body=body, headers={'Content-Type': 'application/json'}
-  )
+def _trouble(error: BaseException) -> Reply:
+  """The reply to a request that has no answer; it harms no other."""
+  match error:
+    case _Refused():
+      return _error(error.status, str(error))
+    case Full():
+      return _later('too many rows wait')
+    case _Later():
+      return _later(str(error))
+    case UnicodeError():
+      return _error(400, 'a text has half a character, such as "\\ud800".')
+    case ValueError():
+      return _error(400, str(error), getattr(error, 'facts', None))
+  logging.error('A request failed.', exc_info=error)
+  return _error(500, 'the server failed; its log says why.')
+
+
+def _unpacked(body: bytes, most: int) -> bytes:
+  """What was packed by gzip, at most so many bytes."""
+  unpacker = zlib.decompressobj(31)
+  try:
+    found = unpacker.decompress(body, most + 1)
+  except zlib.error as error:
+    text = f'the content-encoding gzip does not hold: {error}.'
+    raise _Refused(400, text) from error
+  if len(found) > most:
+    raise _Refused(413, f'at most {most} bytes are read, unpacked.')
+  if not unpacker.eof:
+    raise _Refused(400, 'the content-encoding gzip does not hold: it ends.')
+  return found
+
+
+def _refused(status: int, text: str) -> Reply:
+  reply = _error(status, f'{text}.')
+  later = {'Retry-After': str(_RETRY_AFTER_S)} if status == 503 else {}
+  return reply._replace(headers=later)
+
+
+def _json(status: int, content: Mapping[str, Any]) -> Reply:
+  option = orjson.OPT_SERIALIZE_NUMPY
+  return Reply(status, orjson.dumps(content, option=option))
 
 
 def _error(
   status: int, text: str, facts: Mapping[str, Any] | None = None
-) -> web.Response:
+) -> Reply:
   return _json(status, {'error': {'message': text, **(facts or {})}})
 
 
-def _later(text: str) -> web.Response:
-  reply = _error(503, f'{text}; come again.')
-  reply.headers['Retry-After'] = str(_RETRY_AFTER_S)
-  return reply
+def _later(text: str) -> Reply:
+  return _refused(503, f'{text}; come again')

@@ -199,7 +199,12 @@ def make_trainer(
     optimizer,
     mesh=job.mesh,
     paro=paro,
-    collectives=choose.for_mesh(config.collectives, job.mesh, links=links),
+    collectives=choose.for_mesh(
+      config.collectives,
+      job.mesh,
+      links=links,
+      sums_dtype=None if config.sums_dtype == 'float32' else config.sums_dtype,
+    ),
     loss_scale='dynamic' if dtype == jnp.float16 else None,
     # Stacks are those of language models.
     check_vma=scanned is None or attention.check_vma(job.mesh),

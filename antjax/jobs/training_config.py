@@ -61,6 +61,11 @@ class TrainingConfig(JobConfig, FitConfig):
     'Algorithm of collectives over all devices. auto: the fastest for each'
     ' message according to --links.',
   ] = 'xla'
+  sums_dtype: Annotated[
+    Literal['float32', 'bfloat16', 'int8'],
+    'Dtype in which gradients are sent to be summed, under codes with I as'
+    ' second letter. int8 keeps what rounding left out, a gradient per device.',
+  ] = 'float32'
   min_shard_size: Annotated[
     int, 'Dense leaves with fewer elements are not sharded.'
   ] = 1024

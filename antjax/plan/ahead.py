@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from antjax.mesh.mesh import BATCH_AXES
 from antjax.train import step as step_lib
-from antjax.train.gradient import StepSpec
 from antjax.train.state import Layout, PyTree
+from antjax.train.step_spec import StepSpec
 
 
 def lower_step(

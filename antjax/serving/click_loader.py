@@ -9,7 +9,8 @@ import nothing else of antjax. docs/click_models.md says what a folder holds.
   model.score({'user': ['u1', 'u2'], 'item': ['i7', 'i9'], 'price': [3.5, 1.0]})
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import os
 import pathlib
 import re
@@ -25,13 +26,30 @@ from antjax.serving import loader
 ARRAYS = 'arrays.npz'
 PREDICTION, SCORE = 'prediction', 'score'
 _UNK = 1  # Id of titles that are not known.
-_UNSEEN, _MOST_KEPT = -2, 1 << 18  # Ids of values that are kept, at most.
+_MOST_KEPT = 1 << 18  # Ids of values that are kept, at most.
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]+')
 _FIRST = ('user', 'item', 'title', 'scenario')
 
 # Shape suffixes: N = rows, M = places of a history.
 
-Rows = Mapping[str, Sequence[Any]]
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+  """A column of runs of equal values, each looked up once.
+
+  Attributes:
+    values: Value of each run.
+    counts: Number of rows of each run.
+  """
+
+  values: Sequence[Any]
+  counts: Sequence[int]
+
+  def __len__(self) -> int:
+    return sum(self.counts)
+
+
+Rows = Mapping[str, Sequence[Any] | Repeated]
 
 
 class ClickScorer(loader.Model):
@@ -91,15 +109,16 @@ class ClickScorer(loader.Model):
         index = index[np.argsort(batch['scenario'][index], kind='stable')]
       size = next(n for n in sizes if n >= len(index))
       padded = np.append(index, np.repeat(index[-1:], size - len(index)))
-      part = jax.tree.map(lambda x: x[padded], batch)
+      part = jax.tree.map(lambda x: np.take(x, padded, axis=0), batch)
       part['weight'] = (np.arange(size) < len(index)).astype(np.float32)
       vectors = {n: self._vectors(n, ids) for n, ids in part['ids'].items()}
       run = self._functions[f'scores_{size}']
       found = run(self.params, vectors, part)
-      back = np.argsort(index)
-      pieces.append(
-        {n: np.asarray(x)[: len(index)][back] for n, x in found.items()}
-      )
+      piece = {n: np.asarray(x)[: len(index)] for n, x in found.items()}
+      if self.clicks['is_by_scenario']:
+        back = np.argsort(index)
+        piece = {n: x[back] for n, x in piece.items()}
+      pieces.append(piece)
     outputs = self.clicks['outputs']
     empty = [np.zeros(0, np.float32)]
     return {
@@ -123,7 +142,7 @@ class ClickScorer(loader.Model):
     unseen: dict[str, int] = {}
 
     def ids(vocabulary: str, column: str) -> np.ndarray:
-      found = self._ids_of(vocabulary, column, rows[column])
+      found = _each(rows[column], lambda x: self._ids_of(vocabulary, column, x))
       unseen[column] = int(np.count_nonzero(found == 0))
       return found
 
@@ -143,7 +162,7 @@ class ClickScorer(loader.Model):
       if column := about[name]:
         unseen[column] = int(np.count_nonzero(data[name] == 0))
     if about['text'] and about['text'] in rows:
-      data['title'] = self._titles(rows[about['text']])
+      data['title'] = _each(rows[about['text']], self._titles)
       unseen[about['text']] = int(np.count_nonzero(data['title'] == _UNK))
     else:
       data['title'] = arrays['item:title'][item_N]
@@ -156,7 +175,8 @@ class ClickScorer(loader.Model):
     if about['scenario']:
       data['scenario'] = arrays['scenario'][data[about['scenario']]]
     if about['times']:
-      time = np.floor(np.asarray(rows[about['time']], np.float64)).astype(int)
+      time = _each(rows[about['time']], lambda x: np.asarray(x, np.float64))
+      time = np.floor(time).astype(int)
       of_time = {
         'hour': time // 3600 % 24,
         'weekday': (time // 86_400 + 3) % 7,
@@ -196,17 +216,17 @@ class ClickScorer(loader.Model):
     if kinds not in ({str}, {int}):
       return self.ids(vocabulary, self.texts(values, column))
     kept = self._kept.setdefault(vocabulary, {})
-    found = [kept.get(x, _UNSEEN) for x in values]
-    if _UNSEEN in found:
-      new = {x for x, i in zip(values, found, strict=True) if i == _UNSEEN}
-      if len(kept) + len(new) > _MOST_KEPT:
-        kept.clear()
-        new = {*values}
-      asked = [*new]
-      ids = self.ids(vocabulary, self.texts(asked, column))
-      kept.update(zip(asked, ids.tolist(), strict=True))
-      found = [kept[x] for x in values]
-    return np.array(found, np.int32)
+    try:
+      return np.fromiter(map(kept.__getitem__, values), np.int32, len(values))
+    except KeyError:
+      new = {*values} - kept.keys()
+    if len(kept) + len(new) > _MOST_KEPT:
+      kept.clear()
+      new = {*values}
+    asked = [*new]
+    ids = self.ids(vocabulary, self.texts(asked, column))
+    kept.update(zip(asked, ids.tolist(), strict=True))
+    return np.fromiter(map(kept.__getitem__, values), np.int32, len(values))
 
   def forget(self) -> None:
     """See the base class."""
@@ -237,12 +257,15 @@ class ClickScorer(loader.Model):
     if name not in rows:
       return self.arrays[f'item:number:{name}'][item_N]
     column = self.clicks['columns'][name]
-    empty = column.get('empty')
-    if empty is None:
-      empty = np.nan
-    filled = [empty if x is None or x == '' else x for x in rows[name]]
+    empty = np.nan if column.get('empty') is None else column['empty']
+
+    def parsed(values: Sequence[Any]) -> np.ndarray:
+      if type(values) is not list or not {*map(type, values)} <= {float}:
+        values = [empty if x is None or x == '' else x for x in values]
+      return np.array(values, np.float64)
+
     try:
-      values = np.array(filled, np.float64)
+      values = _each(rows[name], parsed)
     except (TypeError, ValueError) as e:
       raise ValueError(
         f'ClickScorer: column {name!r}: {e}; needed: numbers.'
@@ -307,10 +330,7 @@ class ClickScorer(loader.Model):
       if name not in rows:
         found.append(arrays[f'history:{i}'][user_N])
         continue
-      lists: list[Any] = [
-        self._titles(texts) if len(texts) else [] for texts in rows[name]
-      ]
-      found.append(_newest(lists, self.clicks['max_history']))
+      found.append(_each(rows[name], self._history))
     history = np.stack(found, axis=1)
     titles = history
     if 'frequent:title' in arrays:
@@ -321,24 +341,43 @@ class ClickScorer(loader.Model):
       columns[f'history_{name}'] = np.where(history == 0, -1, of_title)
     return {n: x.astype(np.int32) for n, x in columns.items()}
 
+  def _history(self, texts: Sequence[Any]) -> np.ndarray:
+    """int32 [N, M] of lists of texts, the oldest first."""
+    lists: list[Any] = [self._titles(x) if len(x) else [] for x in texts]
+    return _newest(lists, self.clicks['max_history'])
+
   def _bags(self, rows: Rows, count: int) -> dict[str, np.ndarray]:
     """'bag_...' int32 [N, P] of lists of texts."""
     found = {}
     for name, bag in self.clicks['bags'].items():
-      lists = list[Any]()
-      for value in rows[name]:
-        if isinstance(value, str):
-          value = value.split(bag['separator']) if value else []
-        texts = [_normalized(str(x), self.clicks['lower']) for x in value]
-        kept = [text for text in texts if text]
-        lists.append(self._titles(kept) if kept else [])
-      pieces = _newest(lists, bag['max_pieces']).reshape(count, -1)
-      found[f'bag_{name}'] = self.arrays[f'bag:{name}'][pieces]
+      pieces = _each(rows[name], lambda x, b=bag: self._pieces(b, x))
+      found[f'bag_{name}'] = self.arrays[f'bag:{name}'][
+        pieces.reshape(count, -1)
+      ]
     # Those of linear terms are the same.
     weights = {f'{n}:weight': x for n, x in found.items()}
     return found | {
       n: x for n, x in weights.items() if n in self.clicks['features']
     }
+
+  def _pieces(self, bag: Mapping[str, Any], values: Any) -> np.ndarray:
+    lists = list[Any]()  # Ids [N, P], 0 at the end.
+    for value in values:
+      if isinstance(value, str):
+        value = value.split(bag['separator']) if value else []
+      texts = [_normalized(str(x), self.clicks['lower']) for x in value]
+      kept = [text for text in texts if text]
+      lists.append(self._titles(kept) if kept else [])
+    return _newest(lists, bag['max_pieces'])
+
+
+def _each(
+  values: Sequence[Any] | Repeated, find: Callable[[Sequence[Any]], np.ndarray]
+) -> np.ndarray:
+  """What `find` finds of values [N, ...]: once for each run of equal ones."""
+  if isinstance(values, Repeated):
+    return np.repeat(find(values.values), values.counts, axis=0)
+  return find(values)
 
 
 def _newest(lists: Sequence[Any], length: int) -> np.ndarray:

@@ -6,6 +6,7 @@ Errors name field, row, what was got and what is needed.
 """
 
 from collections.abc import Mapping, Sequence
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from antjax.serving import loader, scorer
 from antjax.serving.batcher import Request
-from antjax.serving.click_loader import ClickScorer, PREDICTION, SCORE
+from antjax.serving.click_loader import ClickScorer, PREDICTION, Repeated, SCORE
 
 _MAX_TEXT = 2_000  # Characters.
 _MAX_LIST = 1_000  # Values of a list in one row.
@@ -101,8 +102,6 @@ class ServedClicks:
         raise BadField(f'rows.{name}', got, f'{count}, as other columns have')
       is_list = isinstance(values, list)
       _check_column(name, self._kinds[name], values if is_list else [values])
-      if not is_list:
-        rows[name] = [values] * count
     return Request(rows, count)
 
   def _columns(self, rows: list[Any]) -> dict[str, list[Any]]:
@@ -123,14 +122,12 @@ class ServedClicks:
     answers: list[dict[str, Any]] = [{}] * len(requests)
     for names, places in alike.items():
       some = [requests[i] for i in places]
-      columns = {n: [v for r in some for v in r.content[n]] for n in names}
-      logits, _ = self.model.score(columns)
-      found: dict[str, list[float]] = {}
+      logits, _ = self.model.score({n: _joined(n, some) for n in names})
+      found: dict[str, np.ndarray] = {}
       for name, values in logits.items():
         name = SCORE if name == PREDICTION else name
-        odds = np.exp(-values.astype(np.float64))
-        found[name] = (1 / (1 + odds)).tolist()
-        found[f'{name}_logit'] = values.tolist()
+        found[name] = 1 / (1 + np.exp(-values.astype(np.float64)))
+        found[f'{name}_logit'] = values
       start = 0
       for i, request in zip(places, some, strict=True):
         stop = start + request.num_rows
@@ -146,6 +143,19 @@ class ServedClicks:
       row[name] = '' if kind in ('string', 'bag') else 0
     for size in self.model.clicks['sizes']:
       self.model.score({n: [x] * size for n, x in row.items()})
+
+
+def _joined(name: str, requests: Sequence[Request]) -> list[Any] | Repeated:
+  """A column of all rows of requests."""
+  values = [request.content[name] for request in requests]
+  counts = [request.num_rows for request in requests]
+  if not any(isinstance(value, list) for value in values):
+    return Repeated(values, counts)
+  lists = (
+    value if isinstance(value, list) else [value] * count
+    for value, count in zip(values, counts, strict=True)
+  )
+  return [*itertools.chain.from_iterable(lists)]
 
 
 def _check_column(name: str, kind: str, values: list[Any]) -> None:

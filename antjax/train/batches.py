@@ -14,7 +14,8 @@ import numpy as np
 from antjax.mesh.mesh import BATCH_AXES, group_size, local_positions, num_groups
 from antjax.mesh.paro import ELASTIC_CODES, PaRO
 from antjax.train.keys import Keys
-from antjax.train.state import PyTree, reset_rows, SparseTables, TrainState
+from antjax.train.sparse_tables import SparseTables
+from antjax.train.state import PyTree, reset_rows, TrainState
 from antjax.train.step import StepInput
 
 
@@ -203,7 +204,7 @@ def check_batch(batch: PyTree, multiple: int, what: str) -> None:
       raise ValueError(
         f'Trainer: batch{jax.tree_util.keystr(path)} has shape {shape}; its '
         f'leading dim must be a positive multiple of {multiple} ({what}). '
-        'Pad the batch with examples of weight 0.'
+        'Pad the batch with examples of weight 0, or leave it out (drop_last).'
       )
 
 

@@ -209,8 +209,10 @@ def restore_target(layout: Layout) -> dict[str, Any]:
   }
 
 
-def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:
-  """The state from arrays that were read as in `restore_target`."""
+def to_state(
+  layout: Layout, canonical: dict[str, Any], residuals: PyTree
+) -> TrainState:
+  """The state from arrays read as in `restore_target`, and its residuals."""
   shardings = layout.shardings()
   leaves = [canonical['params'][leaf.name] for leaf in layout.leaves]
   opt_shapes = layout.opt_state_shapes()
@@ -234,6 +236,7 @@ def to_state(layout: Layout, canonical: dict[str, Any]) -> TrainState:
     opt_state=opt_state,
     tables=tables,
     rng=canonical['rng'],
+    residuals=residuals,
   )
 
 

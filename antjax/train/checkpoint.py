@@ -6,9 +6,7 @@ Checkpoints do not depend on the PaRO code, the mesh or the number of processes,
 see `canonical`.
 """
 
-import base64
 from collections.abc import Mapping
-import json
 import math
 import os
 import time
@@ -23,14 +21,15 @@ from orbax.checkpoint import checkpoint_managers
 
 from antjax import paths
 from antjax.mesh.gather import gather_json
-from antjax.train import canonical, lease, object_store
+from antjax.train import canonical, lease, object_store, residuals
 from antjax.train.checkpoint_folder import Claim, room, TreeHandler
+from antjax.train.input_position import decode_position, encode_position
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
 # 2: 'params' is the user's tree. 1: all is in 'state', by dotted names.
 _FORMAT = 2
-_BYTES, _TUPLE = '__bytes__', '__tuple__'
+_LEFT = 'residuals'  # Item and entry of 'meta' of states that have some.
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
 
@@ -48,39 +47,6 @@ def steps(directory: str | os.PathLike[str]) -> list[int]:
   if not folder.is_dir():
     return []
   return sorted(ocp.utils.checkpoint_steps(folder))
-
-
-def encode_position(position: Any) -> Any:
-  """Encodes an input position as JSON; Grain's may have bytes and tuples.
-
-  Raises:
-    TypeError: It contains anything but dicts with string keys, lists, tuples,
-      numbers, strings and bytes.
-  """
-  if isinstance(position, bytes):
-    return {_BYTES: base64.b64encode(position).decode()}
-  if isinstance(position, tuple):
-    return {_TUPLE: encode_position(list(position))}
-  if isinstance(position, list):
-    return [encode_position(x) for x in position]
-  if isinstance(position, dict) and all(isinstance(k, str) for k in position):
-    return {name: encode_position(x) for name, x in position.items()}
-  if isinstance(position, np.generic):
-    return position.item()
-  if position is None or isinstance(position, (bool, int, float, str)):
-    return position
-  kind = type(position).__name__
-  raise TypeError(f'{kind} {str(position)[:80]} cannot be saved')
-
-
-def _decode_position(encoded: Any) -> Any:
-  return json.loads(json.dumps(encoded), object_hook=_from_json)
-
-
-def _from_json(value: dict[str, Any]) -> Any:
-  if value.keys() == {_BYTES}:
-    return base64.b64decode(value[_BYTES])
-  return tuple(value[_TUPLE]) if value.keys() == {_TUPLE} else value
 
 
 class Checkpointer:
@@ -129,7 +95,9 @@ class Checkpointer:
         keep_checkpoints_without_metrics=False,
       )
       preserve = policies.AnyPreservationPolicy([preserve, best])
-    self._handlers = {name: TreeHandler() for name in ('params', 'state')}
+    self._handlers = {
+      name: TreeHandler() for name in ('params', 'state', _LEFT)
+    }
     self._num_bytes = 0  # Size of the arrays of the last checkpoint.
     self._is_broken = False  # After a failed `save`, the manager hangs.
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
@@ -261,6 +229,10 @@ class Checkpointer:
     items: dict[str, Any] = {
       name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()
     }
+    if state.residuals:
+      meta[_LEFT] = self._layout.sums_dtype
+      trees[_LEFT] = state.residuals
+      items[_LEFT] = ocp.args.PyTreeSave(state.residuals)
     items['meta'] = ocp.args.JsonSave(meta)
     if keys:
       items['keys'] = ocp.args.PyTreeSave(dict(keys))
@@ -272,7 +244,7 @@ class Checkpointer:
       metrics=None if metrics is None else dict(metrics),
     )
     self._is_broken = False
-    return [_decode_position(x) for x in input_states]
+    return [decode_position(x) for x in input_states]
 
   def _gather(self, input_state: Any) -> list[Any]:
     """Gathers all processes' positions; takes over the folder."""
@@ -305,8 +277,24 @@ class Checkpointer:
     logging.info(
       'Restored %s (saved as %s on mesh %s).', where, meta['paro'], meta['mesh']
     )
-    positions = [_decode_position(x) for x in meta['input_states']]
-    return canonical.to_state(self._layout, found), positions
+    positions = [decode_position(x) for x in meta['input_states']]
+    left = self._residuals(step, meta)
+    return canonical.to_state(self._layout, found, left), positions
+
+  def _residuals(self, step: int, meta: Mapping[str, Any]) -> Any:
+    """The residuals of a checkpoint of the same layout, or zeros."""
+    wanted = self._layout.residual_shapes()
+    if not wanted:
+      return {}
+    here = self._layout.paro.code, dict(self._layout.mesh.shape)
+    if _LEFT in meta and here == (meta['paro'], meta['mesh']):
+      return self._read_tree(step, _LEFT, wanted)
+    logging.warning(
+      'sums_dtype=%s: residuals start at zero, step %d has none of %s on %s.',
+      *(self._layout.sums_dtype, step, *here),
+    )
+    shardings = jax.tree.map(lambda x: x.sharding, wanted)
+    return jax.jit(lambda: residuals.zeros(wanted), out_shardings=shardings)()
 
   def read_state(
     self, step: int, meta: Mapping[str, Any], target: dict[str, Any]
@@ -329,22 +317,27 @@ class Checkpointer:
       trees = canonical.to_items(self._layout, asked)
     found = {}
     for name, tree in trees.items():
-      restore_args = jax.tree.map(
-        lambda x: ocp.ArrayRestoreArgs(
-          sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
-        ),
-        tree,
-      )
-      found[name] = self.read_item(
-        step,
-        name,
-        ocp.args.PyTreeRestore(
-          item=tree, restore_args=restore_args, partial_restore=is_old
-        ),
-      )
+      found[name] = self._read_tree(step, name, tree, is_old)
     if not is_old:
       found['state'] = canonical.from_items(self._layout, found)
     return canonical.with_empty(found['state'], target)
+
+  def _read_tree(
+    self, step: int, name: str, tree: Any, is_part: bool = False
+  ) -> Any:
+    restore_args = jax.tree.map(
+      lambda x: ocp.ArrayRestoreArgs(
+        sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
+      ),
+      tree,
+    )
+    return self.read_item(
+      step,
+      name,
+      ocp.args.PyTreeRestore(
+        item=tree, restore_args=restore_args, partial_restore=is_part
+      ),
+    )
 
   def restore_keys(self, step: int) -> dict[str, np.ndarray]:
     """Returns the vocabularies of a checkpoint, or an empty dict."""

@@ -24,10 +24,10 @@ from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA, num_positions
 from antjax.mesh.paro import ELASTIC_CODES, NotElasticError
 from antjax.train import gradient
 from antjax.train.batches import join_ids
-from antjax.train.gradient import StepSpec
 from antjax.train.micro_steps import local_groups, MicroSteps
 from antjax.train.state import PyTree, TrainState
 from antjax.train.step import grad_specs, jit_step, make_update, Metrics
+from antjax.train.step_spec import StepSpec
 
 _BATCH = P(BATCH_AXES)
 # Values that each process reports in a step, to be summed.
@@ -73,6 +73,11 @@ class ElasticStep:
         f'Trainer.fit(elastic=...): code {layout.paro.code} communicates'
         ' between groups inside the micro-batch loop, so all groups must do'
         f' the same number. Elastic codes are {" ".join(ELASTIC_CODES)}.'
+      )
+    if layout.residual_shapes():
+      raise ValueError(
+        "Trainer.fit(elastic=...): collectives of sums_dtype='int8' keep"
+        " residuals from step to step; here use sums_dtype='bfloat16'."
       )
     self.parts = [
       MicroSteps(spec, groups, constants)
@@ -220,10 +225,11 @@ class ElasticStep:
     without_leaves = functools.partial(dataclasses.replace, leaves=None)
 
     def sync(carry, view, said, routing, rounds, lr_scale):
-      acc, row_acc, sums = carry
-      grads, tables, sums = gradient.sync(
+      acc, row_acc, sums, left = carry
+      sums = jax.tree.map(lambda x: x[0], sums)
+      grads, tables, left, sums = gradient.sync(
         spec,
-        ([a[0] for a in acc], row_acc, jax.tree.map(lambda x: x[0], sums)),
+        gradient.Carry([a[0] for a in acc], row_acc, sums, left),
         view,
         routing,
         rounds,
@@ -232,7 +238,7 @@ class ElasticStep:
       )
       plan = said[0, -1]
       sums['plans'] = lax.pmin(jnp.stack([plan, -plan]), (INTER, INTRA))
-      return grads, tables, sums
+      return grads, tables, left, sums
 
     mapped = manual(
       sync,

@@ -7,21 +7,20 @@ between groups under elastic codes. `sync` is the exchange at the end of a step.
 Both run in `shard_map`, the first also on the devices of a single process.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from antjax.collectives import transition
-from antjax.collectives.choose import Collectives, XLA
 from antjax.collectives.layerwise import LayerPiece, OneUse
 from antjax.collectives.varying import pmax, psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.sharding import LeafSpec
+from antjax.train import residuals
 from antjax.train.loss import (
   blank,
   checked_updates,
@@ -30,112 +29,34 @@ from antjax.train.loss import (
   summed,
   Sums,
 )
-from antjax.train.loss_scale import LossScaleState
 from antjax.train.open_leaves import (
   crosses_early,
   empty_accumulator,
-  open_leaves,
 )
-from antjax.train.state import (
-  Layout,
-  PyTree,
-  SparseTables,
-  TrainState,
-)
+from antjax.train.residuals import BETWEEN, INSIDE
+from antjax.train.state import PyTree
+from antjax.train.step_spec import StateView, StepSpec
 
-# Accumulators of leaves, those of rows, and sums: see `empty_carry`.
-Carry = tuple[list[jax.Array], PyTree, Sums]
+
+class Carry(NamedTuple):
+  """What a device adds up in a step: see `empty_carry`."""
+
+  grads: list[jax.Array]  # Accumulators of leaves.
+  rows: PyTree  # Those of rows.
+  sums: Sums
+  residuals: PyTree  # Of sent gradients, see `residuals.on_device`.
+
 
 # Name scope of a step's last micro-batch if it runs after the loop.
 LAST_MICRO_BATCH = 'last_micro_batch'
 METRIC = 'metric '  # Prefix of the names of metrics among a step's sums.
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class StateView:
-  """Parts of the state that a step reads; in `shard_map`, per device."""
-
-  leaves: Any  # Leaves of the parameters.
-  tables: PyTree
-  step: Any  # Number of steps done so far.
-  rng: Any  # Key data of the run.
-  factor: Any  # Factor of the differentiated loss.
-
-
-@dataclasses.dataclass(frozen=True)
-class StepSpec:
-  """Description of a step; see `Trainer` for details."""
-
-  layout: Layout  # Layout of the state.
-  loss_fn: Callable[..., Any]  # Loss of a micro-batch.
-  # Number of micro-batches of a device's batch; in the host-loop form, the
-  # number without a plan.
-  num_micro_batches: int
-  how: Collectives = XLA  # Algorithm of transfers over both mesh axes at once.
-  # Constant factor of the differentiated loss, multiplied by that of the
-  # optimizer, if any.
-  loss_scale: float = 1.0
-  # Whether stacked layers are gathered again in the backward pass.
-  regather: bool = True
-  overlap: bool = False  # Whether stacked layers are gathered one layer ahead.
-  # Whether their sums cross groups during the last micro-batch.
-  early_sums: bool = False
-  # PartitionSpecs of the Trainer's constants, or None.
-  constants: PyTree = None
-  check_vma: bool = True  # Whether `shard_map` may check varying axes.
-
-  @property
-  def tables(self) -> SparseTables | None:
-    return self.layout.tables
-
-  @property
-  def is_typed(self) -> bool:
-    """Whether `shard_map` checks which results are equal on all devices."""
-    is_alone = self.layout.mesh.size == 1  # See `varying.is_alone`.
-    return self.check_vma and self.how.is_typed and not is_alone
-
-  def view(self, state: TrainState) -> StateView:
-    scaling = state.opt_state
-    scale = scaling.scale if isinstance(scaling, LossScaleState) else 1
-    factor = jnp.float32(self.loss_scale) * scale
-    leaves = jax.tree.leaves(state.params)
-    return StateView(leaves, state.tables, state.step, state.rng, factor)
-
-  @property
-  def view_specs(self) -> StateView:
-    """PartitionSpecs of the result of `view`."""
-    layout = self.layout
-    return StateView(layout.param_specs, layout.table_specs, P(), P(), P())
-
-  @property
-  def crosses_early(self) -> bool:
-    """Whether sums are sent to other groups during the last micro-batch."""
-    return self.early_sums and any(
-      crosses_early(self.layout, leaf) for leaf in self.layout.leaves
-    )
-
-  def open_leaves(
-    self, pieces: list[jax.Array], carried: list[jax.Array] | None = None
-  ) -> list[Any]:
-    """`open_leaves` with the options of this step."""
-    return open_leaves(
-      self.layout,
-      pieces,
-      self.how,
-      regather=self.regather,
-      overlap=self.overlap,
-      carried=carried,
-    )
-
-  def reading(self, constants: PyTree) -> 'StepSpec':
-    """A copy whose loss has these constants in its batch; in `shard_map`."""
-    loss_fn = reading_constants(self.loss_fn, constants)
-    return dataclasses.replace(self, loss_fn=loss_fn)
-
-
 def empty_carry(
-  spec: StepSpec, rows: PyTree, metrics: Iterable[str] = ()
+  spec: StepSpec,
+  rows: PyTree,
+  metrics: Iterable[str] = (),
+  view: StateView | None = None,
 ) -> Carry:
   """Zero sums of this device, marked as varying between devices.
 
@@ -144,6 +65,7 @@ def empty_carry(
     rows: Table rows, or an empty dict.
     metrics: Names of the loss's metrics, if the carry is that of a loop and
       must not change its type.
+    view: State before the step, if it has residuals.
   """
   layout = spec.layout
   leaves = [empty_accumulator(layout, s) for s in layout.trained_specs]
@@ -154,7 +76,10 @@ def empty_carry(
     if leaf.is_mutable
   }
   sums = Sums(zero, zero, dict.fromkeys(metrics, zero), updates)
-  zeros = (leaves, jax.tree.map(jnp.zeros_like, rows), sums)
+  left = {}
+  if view is not None:
+    left = residuals.on_device(view.residuals, view.factor)
+  zeros = Carry(leaves, jax.tree.map(jnp.zeros_like, rows), sums, left)
   return jax.tree.map(to_varying, zeros)
 
 
@@ -205,9 +130,9 @@ def add_micro_batch(
       `crosses_early` are sent now: these are returned as after `sync`.
   """
   layout, how = spec.layout, spec.how
-  acc, row_acc, sums = carry
+  acc, row_acc, sums, left = carry
   pieces, micro = lax.optimization_barrier((leaves, micro))
-  whole = spec.open_leaves(pieces, acc if is_last else None)
+  whole = spec.open_leaves(pieces, acc if is_last else None, left)
   opened = layout.trained(whole)
 
   def loss_of(trained, rows):
@@ -218,8 +143,9 @@ def add_micro_batch(
       if not isinstance(x, LayerPiece):
         return new
       use = None
-      if x.carried is not None:
-        use = uses.setdefault(new.shape[0], OneUse(new))
+      if x.carried is not None or isinstance(x.slot, tuple):
+        any_slot = jax.tree.leaves(new)[0]
+        use = uses.setdefault(any_slot.shape[0], OneUse(any_slot))
       return dataclasses.replace(x, slot=new, use=use)
 
     trained = [given(*pair) for pair in zip(opened, trained, strict=True)]
@@ -247,21 +173,41 @@ def add_micro_batch(
     loss_of, argnums=(0, 1), has_aux=True
   )(arguments, rows)
 
-  def addend(g: jax.Array, a: jax.Array, leaf: LeafSpec, x: Any) -> jax.Array:
+  def addend(
+    g: Any, a: jax.Array, leaf: LeafSpec, x: Any, residual: Any
+  ) -> tuple[jax.Array, Any, Any]:
+    """A leaf's addend, new residual, and that between groups if crossed."""
     if isinstance(x, LayerPiece):
-      return g
+      return (*g, None)[:3] if isinstance(g, tuple) else (g, None, None)
     g = g.astype(a.dtype)
-    return transition.reduce_addend(g, leaf, layout.paro.grads, how)
+    if residual is not None:
+      g, residual = transition.narrowly_reduce_addend(g, leaf, how, residual)
+      return g, residual, None
+    g = transition.reduce_addend(g, leaf, layout.paro.grads, how)
+    return g, None, None
 
-  addends = list(map(addend, grads, acc, layout.trained_specs, opened))
+  before = left.get(INSIDE, [None] * len(acc))
+  addends, inside, between = map(
+    list,
+    zip(*map(addend, grads, acc, layout.trained_specs, opened, before)),
+  )
+  if left:
+    left = left | {
+      INSIDE: inside,
+      BETWEEN: [
+        old if new is None else new
+        for new, old in zip(between, left[BETWEEN], strict=True)
+      ],
+    }
   addends, acc = lax.optimization_barrier((addends, acc))
-  return (
+  return Carry(
     [
       g if isinstance(x, LayerPiece) and x.carried is not None else a + g
       for a, g, x in zip(acc, addends, opened, strict=True)
     ],
     jax.tree.map(jnp.add, row_acc, row_grads),
     sums.plus(jax.tree.map(to_varying, new_sums)),
+    left,
   )
 
 
@@ -274,7 +220,7 @@ def sync(
   flags: Mapping[str, jax.Array],
   lr_scale: jax.Array | None = None,
   has_crossed: bool = False,
-) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
+) -> tuple[list[jax.Array], PyTree, PyTree, dict[str, jax.Array]]:
   """The step's exchange: gradients of the weighted mean loss over all devices.
 
   Args:
@@ -288,16 +234,31 @@ def sync(
     has_crossed: Whether the last micro-batch was added with `is_last`.
 
   Returns:
-    (grads at the optimizer's level, new tables, sums replicated).
+    (grads at the optimizer's level, new tables, new residuals, sums
+    replicated).
   """
   layout, paro = spec.layout, spec.layout.paro
-  acc, row_acc, mine = carry
+  acc, row_acc, mine, left = carry
   leaves = [leaf for leaf in layout.leaves if leaf.is_trained]
   rest = [
     i
     for i, leaf in enumerate(leaves)
     if not (has_crossed and crosses_early(layout, leaf))
   ]
+  synced = list(acc)
+  if left:  # Each by itself: messages of several leaves have no residuals.
+    narrow = [i for i in rest if leaves[i].spec.dim is not None]
+    rest = [i for i in rest if leaves[i].spec.dim is None]
+
+    def send(i: int, pair: Any) -> tuple[jax.Array, Any]:
+      return transition.narrowly_sync(
+        acc[i], leaves[i].spec, paro.opt_state, spec.how, pair
+      )
+
+    sent, left = residuals.sync(send, left, narrow)
+    for i, x in zip(narrow, sent, strict=True):
+      synced[i] = x
+    left = residuals.off_device(left, view.factor)
   late = transition.sync_all(
     [acc[i] for i in rest],
     [leaves[i].spec for i in rest],
@@ -305,7 +266,6 @@ def sync(
     paro.opt_state,
     spec.how,
   )
-  synced = list(acc)
   for i, x in zip(rest, late, strict=True):
     synced[i] = x
   # Sums may overflow if they are rounded for sending.
@@ -341,7 +301,7 @@ def sync(
       (total != 0) & (sums['num_bad'] == 0),
       lr_scale,
     )
-  return grads, tables, sums
+  return grads, tables, left, sums
 
 
 def _sum_scalars(scalars: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -363,17 +323,3 @@ def key_of(rng: jax.Array, step: jax.Array, index: Any) -> jax.Array:
   """The key of a step's `index`-th micro-batch, counted over all devices."""
   key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
   return jax.random.fold_in(key, index)
-
-
-def reading_constants(
-  fn: Callable[..., Any], constants: PyTree
-) -> Callable[..., Any]:
-  """Wraps a loss_fn or predict_fn, adding `constants` to its batch."""
-  if constants is None:
-    return fn
-
-  def reading(*args: Any) -> Any:
-    *front, batch, rng = args
-    return fn(*front, batch | {'constants': constants}, rng)
-
-  return reading

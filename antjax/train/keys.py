@@ -17,7 +17,7 @@ import numpy as np
 from antjax.embedding.key_index import to_keys
 from antjax.embedding.vocabulary import Vocabulary
 from antjax.mesh.gather import gather_arrays
-from antjax.train.state import SparseTables
+from antjax.train.sparse_tables import SparseTables
 
 PyTree = Any
 # Distinct keys of a table, ascending, and their counts.

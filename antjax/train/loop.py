@@ -15,15 +15,16 @@ import numpy as np
 
 from antjax.train import lease
 from antjax.train.batches import BatchPlacer, own_copy, stack
-from antjax.train.checkpoint import Checkpointer, encode_position, latest_step
+from antjax.train.checkpoint import Checkpointer, latest_step
 from antjax.train.feed import Feed, get_position, set_position
 from antjax.train.fit_options import FitOptions, Metrics
-from antjax.train.gradient import StepSpec
+from antjax.train.input_position import encode_position
 from antjax.train.keys import Keys
 from antjax.train.rows_ahead import RowsAhead
 from antjax.train.save_clock import SaveClock
 from antjax.train.state import PyTree, TrainState
 from antjax.train.step import Step, StepInput
+from antjax.train.step_spec import StepSpec
 
 # Below this, the loss itself is not finite.
 _LEAST_LOSS_SCALE = 2.0**-14

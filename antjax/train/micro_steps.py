@@ -30,10 +30,10 @@ from antjax.mesh.mesh import (
 )
 from antjax.train import gradient
 from antjax.train.batches import check_batch, own_copy
-from antjax.train.gradient import StepSpec
 from antjax.train.loss import blank, Loss, read_loss
 from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import PyTree, TrainState
+from antjax.train.step_spec import StepSpec
 
 _BATCH = P(BATCH_AXES)
 _IDS = (jax.tree_util.DictKey('ids'),)
@@ -240,7 +240,7 @@ class MicroSteps:
 
     def add(carry, view, device, micro, i, constants):
       loss_fn = functools.partial(self._loss_fn, spec.reading(constants))
-      acc, row_acc, sums = carry
+      acc, row_acc, sums, _ = carry
       leaves, rows, step, rng, scale = view
       factor = jnp.float32(spec.loss_scale) * (1 if scale is None else scale)
       # Numbered as in the other form; any further ones come after all of them.
@@ -249,9 +249,10 @@ class MicroSteps:
         device[0] * most + i,
         i * num_positions(layout.mesh) + device[0],
       )
-      acc, row_acc, new_sums = gradient.add_micro_batch(
+      sums_here = jax.tree.map(lambda x: x[0], sums)
+      acc, row_acc, new_sums, left = gradient.add_micro_batch(
         dataclasses.replace(spec, loss_fn=loss_fn),
-        ([a[0] for a in acc], row_acc, jax.tree.map(lambda x: x[0], sums)),
+        gradient.Carry([a[0] for a in acc], row_acc, sums_here, {}),
         leaves,
         rows,
         micro,
@@ -259,7 +260,7 @@ class MicroSteps:
         factor,
       )
       new_sums = jax.tree.map(lambda x: x[None], new_sums)
-      carry = [a[None] for a in acc], row_acc, new_sums
+      carry = [a[None] for a in acc], row_acc, new_sums, left
       # Not one of the sums, which are donated to the next call.
       return carry, new_sums.loss - sums.loss
 
@@ -286,9 +287,10 @@ class MicroSteps:
 
   def _empty(self, rows: PyTree, metrics: Sequence[str] = ()) -> PyTree:
     def empty(rows):
-      acc, row_acc, sums = gradient.empty_carry(self._spec, rows, metrics)
+      carry = gradient.empty_carry(self._spec, rows, metrics)
+      acc, row_acc, sums, left = carry
       sums = jax.tree.map(lambda x: x[None], sums)
-      return [a[None] for a in acc], row_acc, sums
+      return [a[None] for a in acc], row_acc, sums, left
 
     mapped = manual(empty, self.mesh, in_specs=(_BATCH,), out_specs=_BATCH)
     return jax.jit(mapped, out_shardings=self._batch)(rows)

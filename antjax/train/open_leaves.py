@@ -13,7 +13,8 @@ from antjax.collectives.layerwise import LayerPiece
 from antjax.collectives.varying import to_varying
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
-from antjax.train.state import Layout, Leaf
+from antjax.train.residuals import BETWEEN, INSIDE
+from antjax.train.state import Layout, Leaf, PyTree
 
 _LEAST_LAYERS = 4  # Least depth of a stack sent to groups layer by layer.
 
@@ -26,21 +27,28 @@ def open_leaves(
   regather: bool = True,
   overlap: bool = False,
   carried: list[jax.Array] | None = None,
+  left: PyTree = None,
 ) -> list[Any]:
   """Whole parameters from a state's params; stacks as `LayerPiece`s.
 
   Call it in `shard_map`. `carried` are a step's accumulators before its last
-  micro-batch, during which the sums cross groups.
+  micro-batch, during which the sums cross groups; `left` the residuals of
+  `Carry`.
   """
   paro = layout.paro
   opened: list[Any] = []
   sums = iter(carried or ())
+  left = left or {}
+  trained = iter(zip(*(left[name] for name in (INSIDE, BETWEEN) if left)))
   for x, leaf in zip(pieces, layout.leaves, strict=True):
     before = next(sums) if carried and leaf.is_trained else None
+    inside, between = (
+      next(trained) if left and leaf.is_trained else (None, None)
+    )
     if not leaf.is_stack:
       opened.append(transition.gather(x, leaf.spec, paro.params, how))
       continue
-    slot = None
+    slot: Any = None
     if leaf.is_trained:
       level = paro.grads
       if not (carried and crosses_early(layout, leaf)):
@@ -48,6 +56,8 @@ def open_leaves(
       else:
         level = paro.opt_state
       slot = to_varying(empty_accumulator(layout, leaf.spec, level))
+      if inside is not None:
+        slot = (slot, inside, *([] if before is None else [between]))
     opened.append(
       LayerPiece(
         to_varying(x),

@@ -24,10 +24,11 @@ from antjax.metrics.merge import merge_across_processes
 from antjax.metrics.metric import Metric
 from antjax.train.batches import BatchPlacer, local_rows
 from antjax.train.feed import Feed
-from antjax.train.gradient import device_key, reading_constants, StepSpec
+from antjax.train.gradient import device_key
 from antjax.train.open_leaves import open_leaves
 from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.step import input_specs, StepInput
+from antjax.train.step_spec import reading_constants, StepSpec
 
 _BATCH = P(BATCH_AXES)
 

@@ -18,9 +18,9 @@ from jax.sharding import PartitionSpec as P
 from antjax.mesh.manual import manual
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.train import step as step_lib
-from antjax.train.gradient import StepSpec
 from antjax.train.state import PyTree, TrainState
 from antjax.train.step import Metrics, StepInput
+from antjax.train.step_spec import StepSpec
 
 _BATCH = P(BATCH_AXES)
 

@@ -7,8 +7,9 @@ import dataclasses
 import functools
 import math
 import sys
-from typing import Any, Protocol
+from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
@@ -20,6 +21,8 @@ from antjax.mesh import sharding
 from antjax.mesh.mesh import num_positions
 from antjax.mesh.paro import PaRO
 from antjax.mesh.sharding import LeafSpec
+from antjax.train import residuals
+from antjax.train.sparse_tables import SparseTables
 
 PyTree = Any
 
@@ -38,6 +41,8 @@ class TrainState:
     opt_state: Optax state, with moments at the level of the optimizer.
     tables: State of the embedding tables, or an empty dict.
     rng: uint32 key data. A step folds in `step` and never changes it.
+    residuals: What rounding has left out of sent gradients, see
+      `residuals.shapes`; empty without error feedback.
   """
 
   step: jax.Array | Any  # Any: a tree of shardings has the same class.
@@ -46,40 +51,7 @@ class TrainState:
   opt_state: PyTree
   tables: PyTree
   rng: jax.Array | Any
-
-
-class SparseTables(Protocol):
-  """Interface of embedding tables for a step; see `antjax.embedding`."""
-
-  @property
-  def mesh(self) -> Mesh: ...
-  @property
-  def features(self) -> Mapping[str, Any]: ...
-  @property
-  def shapes(self) -> PyTree: ...
-  def init(self, key: jax.Array) -> PyTree: ...
-  def reset_rows(
-    self, state: PyTree, ids: Mapping[str, np.ndarray], key: jax.Array
-  ) -> PyTree: ...
-  def partition_specs(self) -> PyTree: ...
-  def shardings(self) -> PyTree: ...
-  def prepare(self, ids: PyTree, num_devices: int) -> tuple[PyTree, PyTree]: ...
-  def fetch(self, state: PyTree, routing: PyTree) -> tuple[PyTree, PyTree]: ...
-  def push(
-    self,
-    state: PyTree,
-    routing: PyTree,
-    rounds: PyTree,
-    grads: PyTree,
-    step: jax.Array,
-    is_active: jax.Array,
-    lr_scale: jax.Array | None = None,
-  ) -> PyTree: ...
-  def to_canonical(self, state: PyTree) -> PyTree: ...
-  def from_canonical(self, tables: PyTree) -> PyTree: ...
-  def canonical_shardings(self) -> PyTree: ...
-  def canonical_shapes(self) -> PyTree: ...
-  def bytes_per_device(self) -> Mapping[str, int]: ...
+  residuals: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +80,7 @@ class Layout:
   tables: SparseTables | None = None  # Embedding tables, if any.
   # Dtype of floating-point leaves in the step; None: their own.
   compute_dtype: Any = None
+  sums_dtype: str | None = None  # That of `Collectives`.
 
   @classmethod
   def of(
@@ -122,13 +95,14 @@ class Layout:
     scanned: Callable[[str], bool] | None = None,
     mutable: Callable[[str], bool] | None = None,
     compute_dtype: Any = None,
+    sums_dtype: str | None = None,
     min_shard_size: int = 1024,
     auto_specs: Callable[[str], P | None] | None = None,
   ) -> 'Layout':
     """Describes a tree of arrays or ShapeDtypeStructs; logs unsharded leaves.
 
     For the arguments see `Trainer`. Leaves that have no elements, or are not
-    floating point, are never trained.
+    floating point (which is logged), are never trained.
 
     Raises:
       ValueError: No leaf is trained, a scalar is selected as a stack, or a
@@ -149,12 +123,15 @@ class Layout:
         )
       dtype = np.dtype(jnp.result_type(x))
       is_mutable = mutable is not None and bool(mutable(name))
+      is_number = bool(jnp.issubdtype(dtype, jnp.inexact))
       is_trained = (
         not is_mutable
-        and bool(jnp.issubdtype(dtype, jnp.inexact))
+        and is_number
         and 0 not in jnp.shape(x)  # Optimizers divide by sizes.
         and (trainable is None or bool(trainable(name)))
       )
+      if not (is_mutable or is_number or trainable):
+        logging.warning('Leaf %s is %s: it is not trained.', name, dtype.name)
       if is_trained and jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(
           f'Trainer.init: leaf {name} is {dtype.name}, and complex leaves are'
@@ -189,9 +166,8 @@ class Layout:
       )
     if paro.code != 'NNN':
       sharding.log_whole_leaves({leaf.name: leaf.spec for leaf in leaves})
-    return cls(
-      mesh, paro, treedef, tuple(leaves), optimizer, tables, compute_dtype
-    )
+    more = tables, compute_dtype, sums_dtype
+    return cls(mesh, paro, treedef, tuple(leaves), optimizer, *more)
 
   @functools.cached_property
   def trained_specs(self) -> list[LeafSpec]:
@@ -315,10 +291,21 @@ class Layout:
         total['grads'] += f32.bytes_per_device(paro.grads, mesh)
       if leaf.is_trained and self.compute_dtype is not None:
         total['opt_state'] += leaf.spec.bytes_per_device(paro.opt_state, mesh)
+    left = self.residual_shapes()
+    if left:
+      total['residuals'] = 0
     for x in jax.tree.leaves(self.opt_state_shapes()):
       local = x.sharding.shard_shape(x.shape)
       total['opt_state'] += math.prod(local) * x.dtype.itemsize
+    for x in jax.tree.leaves(left):
+      total['residuals'] += math.prod(x.shape[1:]) * x.dtype.itemsize
     return total
+
+  def residual_shapes(self) -> PyTree:
+    """Shapes, dtypes and shardings of `TrainState.residuals`."""
+    return residuals.shapes(
+      self.trained_specs, self.paro, self.mesh, self.sums_dtype
+    )
 
   def shardings(self) -> TrainState:
     """A TrainState with a NamedSharding in place of each array."""
@@ -334,6 +321,7 @@ class Layout:
       opt_state=jax.tree.map(lambda x: x.sharding, self.opt_state_shapes()),
       tables={} if self.tables is None else self.tables.shardings(),
       rng=whole,
+      residuals=jax.tree.map(lambda x: x.sharding, self.residual_shapes()),
     )
 
   def new_state(self, params: PyTree, key: jax.Array) -> TrainState:
@@ -364,6 +352,7 @@ class Layout:
       ),
       tables={} if self.tables is None else self.tables.init(_tables_key(key)),
       rng=jax.random.key_data(key),
+      residuals=residuals.zeros(self.residual_shapes()),
     )
 
 

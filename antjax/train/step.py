@@ -31,10 +31,10 @@ from antjax.mesh.sharding import LeafSpec
 from antjax.train import gradient
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import optimizer as optimizer_lib
-from antjax.train.gradient import StateView, StepSpec
 from antjax.train.loss import is_summed
 from antjax.train.loss_scale import LossScaleState
 from antjax.train.state import PyTree, TrainState
+from antjax.train.step_spec import StateView, StepSpec
 
 Array = jax.Array | np.ndarray
 Metrics = dict[str, jax.Array]
@@ -116,7 +116,7 @@ def make_backward(
     more_out: PartitionSpecs of further results.
 
   Returns:
-    `(state, inputs, *more) -> (grads, new tables, sums, *more)`.
+    `(state, inputs, *more) -> (*results of gradient.sync, *more)`.
   """
   mapped = manual(
     local,
@@ -130,7 +130,8 @@ def make_backward(
 
 def grad_specs(spec: StepSpec) -> tuple[Any, ...]:
   """PartitionSpecs of the results of `gradient.sync`."""
-  return spec.layout.master_specs, spec.layout.table_specs, P()
+  layout = spec.layout
+  return layout.master_specs, layout.table_specs, _BATCH, P()
 
 
 def jit_step(
@@ -154,9 +155,8 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
   """The automatic part of a step, to be called in `jit`.
 
   Returns:
-    `(state, grads, new tables, sums, lr_scale) -> (state, metrics)`; grads and
-    sums are those of `gradient.sync`, `lr_scale` is a factor of the updates or
-    None.
+    `(state, *results of gradient.sync, lr_scale) -> (state, metrics)`;
+    `lr_scale` is a factor of the updates or None.
   """
   layout, trained_specs = spec.layout, spec.layout.trained_specs
   mesh, paro = layout.mesh, layout.paro
@@ -181,6 +181,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
     state: TrainState,
     grads: list[jax.Array],
     new_tables: PyTree,
+    left: PyTree,
     sums: Mapping[str, jax.Array],
     lr_scale: jax.Array | None,
   ) -> tuple[TrainState, Metrics]:
@@ -256,6 +257,7 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
       opt_state=opt_state,
       tables=new_tables,
       rng=state.rng,
+      residuals=jax.tree.map(keep, left, state.residuals),
     )
     metrics = {
       'loss': mean_loss,
@@ -287,7 +289,7 @@ def accumulate(
   view: StateView,
   inputs: StepInput,
   fetched: PyTree = None,
-) -> tuple[list[jax.Array], PyTree, dict[str, jax.Array]]:
+) -> tuple[list[jax.Array], PyTree, PyTree, dict[str, jax.Array]]:
   """One device's part: synchronized gradients of the weighted mean loss.
 
   Args:
@@ -297,7 +299,7 @@ def accumulate(
     fetched: `(rows, rounds)` if the rows are fetched; None fetches them.
 
   Returns:
-    (grads at the optimizer's level, new tables, sums replicated).
+    See `gradient.sync`.
   """
   spec = spec.reading(inputs.constants)
   num_micro_batches = spec.num_micro_batches
@@ -336,7 +338,7 @@ def accumulate(
     first = jax.tree.map(lambda x: x[0], batch)
     key = gradient.device_key(view.rng, view.step, num_micro_batches, 0)
     names = gradient.metric_names(spec, view.leaves, rows, first, key)
-  carry = gradient.empty_carry(spec, rows, names)
+  carry = gradient.empty_carry(spec, rows, names, view)
   if inputs.num_micro_batches is not None:
     count = inputs.num_micro_batches[0]
     carry = lax.fori_loop(0, count, add_micro_batch, carry)

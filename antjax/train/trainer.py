@@ -24,10 +24,11 @@ from antjax.train import step as step_lib
 from antjax.train.batches import BatchPlacer
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.fit_options import FitOptions, Metrics
-from antjax.train.gradient import StepSpec
 from antjax.train.keys import Keys
 from antjax.train.rows_ahead import RowsAhead
-from antjax.train.state import Layout, PyTree, SparseTables, TrainState
+from antjax.train.sparse_tables import SparseTables
+from antjax.train.state import Layout, PyTree, TrainState
+from antjax.train.step_spec import StepSpec
 
 
 class Trainer:
@@ -109,10 +110,9 @@ class Trainer:
         gradient of the previous one, while a layer computes. Needs memory for
         one more layer and full rematerialization in `scan_layers`. None: on all
         devices except CPUs, whose compiler does not overlap.
-      early_sums: Whether, with `overlap`, the gradient sums of a stack are sent
-        to other groups layer by layer during the last micro-batch, under IIG,
-        NIG and GIG. The loss must run each stack by one call of `scan_layers`
-        outside of loops.
+      early_sums: Whether, with `overlap`, a stack's gradient sums are sent to
+        other groups layer by layer in the last micro-batch, under IIG, NIG and
+        GIG. The loss must run a stack by one `scan_layers` outside of loops.
       loss_scale: Scale of the differentiated loss, for float16 gradients.
         'dynamic' adapts it and skips steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass. A
@@ -146,8 +146,7 @@ class Trainer:
       raise ValueError(
         f'Trainer(row_staleness={row_staleness}): use 0, or 1 with tables.'
       )
-    self.mesh, self.tables = mesh, tables
-    self.paro = PaRO.from_code(paro)
+    self.mesh, self.tables, self.paro = mesh, tables, PaRO.from_code(paro)
     self.collectives = for_code(collectives, mesh, self.paro)
     constants = jax.tree.map(lambda x: on_own_mesh(x, mesh), constants)
     self._constants = constants
@@ -166,6 +165,7 @@ class Trainer:
       scanned=scanned,
       mutable=mutable,
       compute_dtype=compute_dtype,
+      sums_dtype=self.collectives.sums_dtype,
       min_shard_size=min_shard_size,
       auto_specs=auto_specs,
     )

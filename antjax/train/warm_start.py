@@ -74,8 +74,9 @@ def warm_start(
       saved_rows = _read_table(reader, step, meta, name)
       table['table'] = _replace_rows(name, table['table'], saved_rows, source)
     # The old copies are released first; the rest of `parts` stays.
+    left = state.residuals
     del state
-    new = canonical.to_state(layout, parts)
+    new = canonical.to_state(layout, parts, left)
   logging.info('Parameters are those of step %d of %s.', step, directory)
   return dataclasses.replace(new, step=jax.numpy.zeros_like(new.step))
 

@@ -14,6 +14,7 @@ from antjax.collectives.choose import Collectives
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import leaf_spec
+from tests.cases import slow_but
 
 N, I, G = Level  # noqa: E741
 # Two split dims, one of them padded; two whole leaves; two dtypes.
@@ -94,12 +95,7 @@ def run(how, steps):
 
 @pytest.mark.parametrize(
   'name',
-  [
-    name
-    if name in ('plain', 'ho_ring')
-    else pytest.param(name, marks=pytest.mark.slow)
-    for name in HOWS
-  ],
+  slow_but(HOWS, 'plain', 'ho_ring'),
 )
 def test_every_transition_gives_the_sum_or_the_array(name):
   whole = arrays(0)

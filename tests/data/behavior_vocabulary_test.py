@@ -19,6 +19,7 @@ import pytest
 from antjax.data import behavior_vocabulary
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from tests import source_tree
+from tests.cases import first_fast
 
 
 @pytest.fixture(scope='module')
@@ -129,11 +130,9 @@ bv.append(ibis.duckdb.connect(threads=1), sys.argv[1], texts,
 
 @pytest.mark.parametrize(
   'where, name',
-  [
-    ('bv', '_write_manifest'),
-    pytest.param('bv.os', 'replace', marks=pytest.mark.slow),
-    pytest.param('bv.os', 'fsync', marks=pytest.mark.slow),
-  ],
+  first_fast(
+    ('bv', '_write_manifest'), ('bv.os', 'replace'), ('bv.os', 'fsync')
+  ),
 )
 def test_a_killed_append_changes_nothing(con, tmp_path, where, name):
   folder = tmp_path / 'v'

@@ -10,6 +10,7 @@ import yaml
 
 from antjax.data import datasets, schema_file, table_source, view_tasks
 from antjax.data.task_spans import TaskConfig
+from tests.cases import first_fast
 from tests.data import behavior_fixture, views
 from tests.data.views import read
 
@@ -39,9 +40,7 @@ def write_criteo(path, header):
   return path
 
 
-@pytest.mark.parametrize(
-  'header', [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('header', first_fast(False, True))
 def test_criteo(tmp_path, header):
   source = write_criteo(tmp_path / 'train.txt', header)
   schema = datasets.criteo(table_source.first_line(source))
@@ -58,9 +57,7 @@ def test_criteo(tmp_path, header):
   np.testing.assert_allclose(record['I1'], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-  'is_encoded', [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('is_encoded', first_fast(False, True))
 def test_avazu(tmp_path, is_encoded):
   names = 'C1 banner_pos site_id site_domain site_category app_id app_domain'
   names += ' app_category device_id device_ip device_model device_type'

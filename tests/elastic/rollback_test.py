@@ -13,6 +13,7 @@ from antjax.elastic import writer
 from antjax.elastic.client import CoordinatorClient, StaleError
 from antjax.elastic.jobs import Jobs
 from antjax.shards.journal import Journal
+from tests.cases import slow_but
 from tests.elastic.coordinator_server import (
   CoordinatorProcess,
   exchange,
@@ -120,10 +121,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize(
   'damage',
-  [
-    pytest.param(name, marks=[] if name == 'removed' else pytest.mark.slow)
-    for name in DAMAGE
-  ],
+  slow_but(DAMAGE, 'removed'),
 )
 def test_a_log_that_lost_its_end_is_found_out(tmp_path, damage):
   wal = tmp_path / 'journal.db-wal'

@@ -15,6 +15,7 @@ from antjax.shards.ledger import Ledger
 from antjax.shards.ledger_spec import LedgerSpec
 from benchmarks import straggler_sim as simulate
 from benchmarks.straggler_scenarios import Scenario, SCENARIOS
+from tests.cases import first_fast
 
 _SCENARIOS = {scenario.name: scenario for scenario in SCENARIOS}
 
@@ -78,8 +79,7 @@ def test_two_classes_with_dd_reach_nine_tenths_of_the_ideal():
   [
     ('transient_x4', 1.15),
     ('rotating_x4', 3.0),
-    ('bursts_8s', 1.5),
-    pytest.param('many_32', 2.12, marks=pytest.mark.slow),
+    *first_fast(('bursts_8s', 1.5), ('many_32', 2.12)),
   ],
 )
 def test_passing_stragglers_cost_little_and_no_restart(name, least, bsp_s):
@@ -93,10 +93,12 @@ def test_passing_stragglers_cost_little_and_no_restart(name, least, bsp_s):
 @pytest.mark.parametrize(
   'name',
   [
-    *('none', 'x10_one_of_4', 'transient_x4', 'rotating_x4', 'bursts_8s'),
-    *(
-      pytest.param(name, marks=pytest.mark.slow)
-      for name in ('x2_one_of_4', 'x4_one_of_4', 'classes_1_2', 'many_32')
+    'none',
+    'x10_one_of_4',
+    'transient_x4',
+    'rotating_x4',
+    *first_fast(
+      'bursts_8s', 'x2_one_of_4', 'x4_one_of_4', 'classes_1_2', 'many_32'
     ),
   ],
 )
@@ -137,9 +139,7 @@ def _pattern(seed):
   )
 
 
-@pytest.mark.parametrize(
-  'seed', [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 30))]
-)
+@pytest.mark.parametrize('seed', first_fast(0, *range(1, 30)))
 def test_nd_is_not_slower_than_bsp_whatever_the_pattern(seed):
   scenario = _pattern(seed)
   nd = simulate.simulate(scenario, policy.antdt_nd)

@@ -22,6 +22,7 @@ from antjax.elastic import watch
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.worker import Agent
 from tests import source_tree
+from tests.cases import first_fast
 from tests.elastic.coordinator_server import CoordinatorProcess
 from tests.elastic.jobs_server import eventually
 
@@ -187,9 +188,7 @@ def _free_port():
     return free.getsockname()[1]
 
 
-@pytest.mark.parametrize(
-  'is_lockstep', [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('is_lockstep', first_fast(False, True))
 def test_the_coordinator_names_the_slow_one(is_lockstep, tmp_path):
   """Also where all steps take equally long, as in one SPMD program."""
   script = tmp_path / 'loop.py'

@@ -15,6 +15,7 @@ from antjax.embedding.vocabulary import Vocabulary, VocabularyConfig
 from antjax.mesh.mesh import make_mesh
 from antjax.train.state import reset_rows
 from antjax.train.trainer import Trainer
+from tests.cases import first_fast
 
 
 def make_tables(level, optimizer):
@@ -39,11 +40,9 @@ def canonical(tables, state):
 
 @pytest.mark.parametrize(
   'level, optimizer',
-  [
-    ('global', Adam(0.1)),
-    pytest.param('intra', RowWiseAdagrad(0.1), marks=pytest.mark.slow),
-    pytest.param('none', Adam(0.1), marks=pytest.mark.slow),
-  ],
+  first_fast(
+    ('global', Adam(0.1)), ('intra', RowWiseAdagrad(0.1)), ('none', Adam(0.1))
+  ),
 )
 def test_only_the_named_rows_are_new(level, optimizer):
   tables = make_tables(level, optimizer)

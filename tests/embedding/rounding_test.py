@@ -13,6 +13,7 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import SGD
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import BATCH_AXES, make_mesh
+from tests.cases import first_fast
 
 NUM_STEPS = 4096
 
@@ -91,11 +92,7 @@ def _trained(level, intra, num_steps=3):
 
 @pytest.mark.parametrize(
   ('level', 'intra'),
-  [
-    ('none', 4),
-    pytest.param('intra', 4, marks=pytest.mark.slow),
-    pytest.param('global', 2, marks=pytest.mark.slow),
-  ],
+  first_fast(('none', 4), ('intra', 4), ('global', 2)),
 )
 def test_rows_do_not_depend_on_where_they_are(level, intra):
   before, expected = _trained('global', 8)

@@ -17,6 +17,7 @@ from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad, Adam, RowWiseAdagrad, SGD
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import BATCH_AXES, make_mesh
+from tests.cases import first_fast
 
 # Gradients of a row are summed over devices in another order.
 SUM_ORDER_ATOL = 1e-5
@@ -184,9 +185,7 @@ def test_any_group_size(level, intra):
 
 
 @EXCHANGED
-@pytest.mark.parametrize(
-  'factor', [0.3, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.05, 8))]
-)
+@pytest.mark.parametrize('factor', first_fast(0.3, 0.05, 8))
 def test_skew_takes_more_rounds_and_loses_nothing(level, factor):
   tables = make_tables(level, capacity_factor=factor)
   state, ids = start(tables), make_ids(skewed=True)
@@ -227,7 +226,7 @@ def test_inactive_step_changes_nothing(level):
 
 
 @LEVELS
-@pytest.mark.parametrize('intra', [pytest.param(8, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize('intra', first_fast(2, 8))
 def test_new_rows_and_canonical_order_do_not_depend_on_the_mesh(level, intra):
   reference = make_tables('global', 4)
   tables = make_tables(level, intra)

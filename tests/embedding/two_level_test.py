@@ -17,6 +17,7 @@ from antjax.embedding.optimizer import Adam
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from tests import warm_python
+from tests.cases import first_fast
 from tests.embedding import table_test
 
 make_tables = functools.partial(
@@ -28,10 +29,9 @@ make_tables = functools.partial(
   ('intra', 'factor', 'skewed'),
   [
     (4, 1.25, False),
-    (2, 0.3, True),
-    pytest.param(4, 0.05, True, marks=pytest.mark.slow),
-    pytest.param(2, 1.25, False, marks=pytest.mark.slow),
-    pytest.param(4, 8, True, marks=pytest.mark.slow),
+    *first_fast(
+      (2, 0.3, True), (4, 0.05, True), (2, 1.25, False), (4, 8, True)
+    ),
   ],
 )
 def test_steps_equal_a_dense_table(intra, factor, skewed):

@@ -3,6 +3,7 @@
 """The HTTP service: answers, refusals, overload, and a clean end."""
 
 import asyncio
+import gzip
 import ssl
 import threading
 
@@ -96,6 +97,13 @@ def test_answers_and_refusals():
     packed = {'headers': {**of_json['headers'], 'Content-Encoding': 'gzip'}}
     code, reply = await ask(session, b'', data=b'{}', **packed)
     assert code == 400 and 'content-encoding' in reply['error']['message']
+    data = gzip.compress(b' ' * 2000)
+    assert (await ask(session, b'', data=data, **packed))[0] == 413
+    data = gzip.compress(b'{"x": 3}')[:-9]
+    assert (await ask(session, b'', data=data, **packed))[0] == 400
+    for path, code in (('/nothing', 404), ('/v1/score', 405)):
+      async with session.get(path) as reply:
+        assert reply.status == code
     assert (await ask(session, b'', data=b'{}'))[0] == 415
     assert (await ask(session, b'', data=b' ' * 1001, **of_json))[0] == 413
     async with session.get('/readyz') as reply:
@@ -104,6 +112,9 @@ def test_answers_and_refusals():
       text = await reply.text()
     assert 'antjax_serve_requests_total{code="200"} 1.0' in text
     assert 'antjax_serve_batch_rows_count 1.0' in text
+    assert 'antjax_serve_requests_total{code="413"} 2.0' in text
+    data = gzip.compress(b'{"x": 3}')
+    assert (await ask(session, b'', data=data, **packed))[1]['y'] == 6
     foreign = {'headers': {'Host': 'evil.example'}}
     async with session.post('/v1/score', json={'x': 1}, **foreign) as reply:
       assert reply.status == 403

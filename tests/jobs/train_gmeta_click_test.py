@@ -10,6 +10,8 @@ import pytest
 
 from antjax.data import record_schema, record_writer
 from antjax.jobs.gmeta import job as train_gmeta
+from antjax.jobs.gmeta.data import TaskBatches
+from antjax.meta import episodes
 from antjax.meta.recommender import ModelConfig
 from tests import warm_python
 from tests.jobs import processes
@@ -88,6 +90,22 @@ def data(tmp_path_factory):
   }
   (folder / 'dataset.json').write_text(json.dumps(description))
   return folder
+
+
+def test_data_without_an_evaluation_split_are_scored_on_held_out_tasks(
+  data, tmp_path, caplog
+):
+  told = json.loads((data / 'dataset.json').read_text()) | {'scenarios': []}
+  config = train_gmeta.Config(
+    data=str(data), run_dir=str(tmp_path), validation_tasks=8
+  )
+  tasks = TaskBatches(config, told, job_of(config))
+  assert tasks.scenarios == ('held-out',)
+  assert 'has no split to evaluate on' in caplog.text
+  batches = [*tasks.scenario('held-out')]
+  assert sum(map(episodes.count_rows, batches)) > 0
+  made = [*tasks.validation(with_rows=False)]
+  np.testing.assert_equal(batches, made)
 
 
 def run(data, run_dir, *flags):

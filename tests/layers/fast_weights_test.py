@@ -3,6 +3,7 @@
 """The low-rank form of the inner loop against the plain one."""
 
 import functools
+import itertools
 import logging
 
 from flax import nnx
@@ -15,6 +16,7 @@ import pytest
 from antjax.layers import fast_plan, fast_weights
 from antjax.layers.mlp import MLP
 from antjax.meta import maml
+from tests.cases import covering, first_fast, pairs
 
 # Sizes that occur nowhere else, so that a shape names an array. A kernel of
 # WIDTH columns or more gains from pairs at SUPPORT rows, also called twice.
@@ -213,11 +215,10 @@ def plan_of(model_class, **kwargs):
 
 
 @pytest.mark.parametrize(
-  'adapt', [pytest.param('mlp', marks=pytest.mark.slow), 'all']
-)
-@pytest.mark.parametrize('order', [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize(
-  'num_steps', [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 3))]
+  'num_steps, order, adapt',
+  first_fast(
+    *covering(itertools.product((1, 2, 3), (2, 1), ('all', 'mlp')), pairs)
+  ),
 )
 def test_low_rank_equals_plain(num_steps, order, adapt):
   # Each leaf has another rate, and so has a bias not that of its kernel.
@@ -236,7 +237,7 @@ def test_low_rank_equals_plain(num_steps, order, adapt):
 
 @pytest.mark.parametrize(
   'order, remat',
-  [(1, False), *(pytest.param(2, x, marks=pytest.mark.slow) for x in (0, 1))],
+  first_fast((1, False), *((2, x) for x in (0, 1))),
 )
 def test_low_rank_equals_plain_at_one_fixed_rate(order, remat):
   inner = maml.InnerLoop(
@@ -247,13 +248,10 @@ def test_low_rank_equals_plain_at_one_fixed_rate(order, remat):
 
 @pytest.mark.parametrize(
   'model_class, order',
-  [
+  first_fast(
     (Towers, 1),
-    *(
-      pytest.param(model_class, 2, marks=pytest.mark.slow)
-      for model_class in (Towers, Sparse, OddBiases)
-    ),
-  ],
+    *((model_class, 2) for model_class in (Towers, Sparse, OddBiases)),
+  ),
 )
 def test_low_rank_equals_plain_for_other_models(model_class, order):
   inner = maml.InnerLoop(num_steps=2, order=order, learning_rate=0.1)
@@ -354,10 +352,7 @@ def test_no_task_has_a_copy_of_a_kernel():
 
 @pytest.mark.parametrize(
   'model_class, name',
-  [
-    (Tied, 'encoder/kernel'),
-    pytest.param(Scanned, 'inner/kernel', marks=pytest.mark.slow),
-  ],
+  first_fast((Tied, 'encoder/kernel'), (Scanned, 'inner/kernel')),
 )
 def test_a_kernel_used_otherwise_adapts_plainly_and_is_named(
   model_class, name, caplog

@@ -20,6 +20,7 @@ import safetensors.numpy
 from antjax.layers.functional import params_of
 from antjax.lm import adapter_file, lora, pretrained, quantized, split
 from antjax.lm.transformer import Transformer
+from tests.cases import first_fast
 from tests.lm import tiny_models
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'adapters.npz'
@@ -123,7 +124,7 @@ def test_a_tensor_of_no_layer_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
   'kind, part',
-  [pytest.param('int8', 254, marks=pytest.mark.slow), ('int4', 14)],
+  first_fast(('int4', 14), ('int8', 254)),
 )
 def test_quantized_matrices_are_as_near_as_said(kind, part):
   matrix = jnp.asarray(np.random.RandomState(0).standard_normal((2, 36, 5)))

@@ -19,6 +19,7 @@ from antjax.lm import config_json, pretrained, split
 from antjax.lm.family_tables import FAMILIES
 from antjax.lm.transformer import Transformer
 from benchmarks import machine
+from tests.cases import slow_but
 from tests.lm import peer_families
 from tests.lm.peer_families import CASES, MASK, STEP, TOKENS
 
@@ -26,10 +27,7 @@ GOLDEN = np.load(peer_families.GOLDEN)
 TEXTS = json.loads(GOLDEN['texts'].tobytes())
 REAL = MASK > 0
 # One of each family, whose name is one word.
-NAMES = [
-  name if ' ' not in name else pytest.param(name, marks=pytest.mark.slow)
-  for name in CASES
-]
+NAMES = slow_but(CASES, *(name for name in CASES if ' ' not in name))
 
 
 def load(name, folder):

@@ -11,6 +11,7 @@ import pytest
 
 from antjax.lm import generate, transformer
 from antjax.lm.transformer import Transformer
+from tests.cases import slow_but
 from tests.lm import tiny_models
 
 # fp32 sums in another order.
@@ -26,13 +27,7 @@ CAUSAL = [
 ]
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
-    for name in CONFIGS
-  ],
-)
+@pytest.mark.parametrize('name', slow_but(CONFIGS, *FAST))
 def test_packed_and_padded_texts_are_as_if_alone(name):
   config = CONFIGS[name]
   params = tiny_models.params_of(config)
@@ -60,15 +55,7 @@ def test_packed_and_padded_texts_are_as_if_alone(name):
   assert np.all(np.isfinite(packed))
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    name
-    if name == 'gemma3_text'
-    else pytest.param(name, marks=pytest.mark.slow)
-    for name in CAUSAL
-  ],
-)
+@pytest.mark.parametrize('name', slow_but(CAUSAL, 'gemma3_text'))
 def test_generation_is_that_of_the_whole_model(name):
   config = CONFIGS[name]
   params = tiny_models.params_of(config)

@@ -11,6 +11,7 @@ import pytest
 
 from antjax.lm import packed
 from antjax.lm.transformer import Transformer
+from tests.cases import first_fast
 from tests.lm import tiny_models
 
 # Lane -> rows of lengths of texts; the rest of a row is padding.
@@ -37,14 +38,7 @@ def texts_and_lanes(seed=0):
 
 
 @pytest.mark.parametrize(
-  'name',
-  [
-    'opt',
-    *(
-      pytest.param(x, marks=pytest.mark.slow)
-      for x in ('bert', 'llama', 'qwen2', 't5')
-    ),
-  ],
+  'name', first_fast('opt', 'bert', 'llama', 'qwen2', 't5')
 )
 def test_a_text_has_the_outputs_that_it_has_alone(name):
   config = tiny_models.CONFIGS[name]

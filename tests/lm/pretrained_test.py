@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from antjax.lm import config_json, pretrained
 from antjax.mesh.mesh import make_mesh
+from tests.cases import slow_but
 from tests.lm import tiny_models
 
 # fp32 sums in another order.
@@ -50,12 +51,7 @@ def edit_config(folder, **fields):
 
 @pytest.mark.parametrize(
   'name',
-  [
-    name
-    if name in ('qwen2', 'bert', 't5-plain')
-    else pytest.param(name, marks=pytest.mark.slow)
-    for name in tiny_models.CONFIGS
-  ],
+  slow_but(tiny_models.CONFIGS, 'qwen2', 'bert', 't5-plain'),
 )
 def test_a_model_comes_back_bit_for_bit(name, tmp_path):
   config = tiny_models.CONFIGS[name]

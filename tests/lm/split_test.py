@@ -2,6 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two halves are the whole, wherever it is cut."""
 
+import dataclasses
+import itertools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 from antjax.layers.functional import params_of
 from antjax.lm import split
 from antjax.lm.transformer import Transformer
+from tests.cases import covering, slow_but
 from tests.lm import tiny_models
 
 # The halves are compiled apart: fp32 sums in another order.
@@ -17,13 +22,24 @@ ATOL = 2e-5
 TOKENS, MASK = jnp.asarray(tiny_models.TOKENS), jnp.asarray(tiny_models.MASK)
 CONFIGS = tiny_models.CONFIGS | tiny_models.FAMILIES
 FAST = (('bert', 0), ('opt', 3), ('modernbert', 1))
-CASES = [
-  (name, k)
-  if (name, k) in FAST
-  else pytest.param(name, k, marks=pytest.mark.slow)
-  for name in CONFIGS
-  for k in (0, 1, 3)
-]
+
+
+# Settings that are the same in each layer, or only the size of something.
+SAME = re.compile('rope_|relative_|max_pos|norm_eps|(vocab|attention|.*_dim)')
+
+
+def settings(name, num_low):
+  """What a cut may get wrong: each setting of a model, at each place."""
+  fields = dataclasses.asdict(CONFIGS[name])
+  return {(k, str(x), num_low) for k, x in fields.items() if not SAME.match(k)}
+
+
+# Each model is cut after its first layer; each setting of one also at the ends.
+CASES = covering(
+  itertools.product(CONFIGS, (0, 1, 3)),
+  settings,
+  keep=[*FAST, *((name, 1) for name in CONFIGS)],
+)
 
 
 def model_of(config):
@@ -34,7 +50,7 @@ def size(params):
   return sum(x.size for x in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize('name, num_low', CASES)
+@pytest.mark.parametrize('name, num_low', slow_but(CASES, *FAST))
 def test_high_of_low_is_the_whole(name, num_low):
   config = CONFIGS[name]
   whole = model_of(config)

@@ -18,6 +18,7 @@ from antjax.lm import attention, blocks, positions, transformer
 from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.plan import lm_cost
+from tests.cases import first_fast
 
 CONFIG = transformer.Config(
   vocab_size=61,
@@ -94,13 +95,7 @@ def test_rotary_products_depend_on_distance_only():
 
 @pytest.mark.parametrize(
   'num_kv_heads, has_segments',
-  [
-    (2, True),
-    *(
-      pytest.param(*case, marks=pytest.mark.slow)
-      for case in ((2, False), (1, True), (4, True))
-    ),
-  ],
+  first_fast((2, True), (2, False), (1, True), (4, True)),
 )
 def test_attention_methods_agree(num_kv_heads, has_segments):
   keys = jax.random.split(jax.random.key(3), 4)
@@ -198,9 +193,7 @@ def test_gradient_of_the_loss_is_its_slope():
   np.testing.assert_allclose(slope, expected, rtol=0.02)
 
 
-@pytest.mark.parametrize(
-  'tie', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.parametrize('tie', first_fast(True, False))
 def test_chunked_loss_is_the_whole_loss(tie):
   config = dataclasses.replace(CONFIG, tie_embeddings=tie)
   params, tokens = make(config, num_tokens=29)

@@ -15,6 +15,7 @@ from antjax.layers.mlp import MLP
 from antjax.meta import episodes, maml, meta_loss
 from antjax.meta.task_network import TaskNetwork
 from antjax.networks import tasks
+from tests.cases import first_fast
 from tests.meta import small_tasks
 
 # So wide that kernels adapt by pairs at SUPPORT rows.
@@ -28,9 +29,7 @@ INNER = maml.InnerLoop(num_steps=2, learning_rate=0.1, adapt='all')
 quick_jit = functools.partial(
   jax.jit, compiler_options={'xla_backend_optimization_level': 0}
 )
-FORMS = pytest.mark.parametrize(
-  'low_rank', [pytest.param(False, marks=pytest.mark.slow), True]
-)
+FORMS = pytest.mark.parametrize('low_rank', first_fast(True, False))
 
 
 @pytest.fixture
@@ -189,7 +188,7 @@ def test_states_by_step_are_those_of_shorter_loops(low_rank):
 @pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize(
   'low_rank, remat',
-  [(False, False), pytest.param(True, True, marks=pytest.mark.slow)],
+  first_fast((False, False), (True, True)),
 )
 def test_mixed_mode_gives_the_gradient_of_reverse_mode(low_rank, remat):
   reverse = Task(INNER, low_rank=True)
@@ -228,9 +227,7 @@ def test_many_steps_run_as_a_loop():
 
 @pytest.mark.usefixtures('float64')
 @FORMS
-@pytest.mark.parametrize(
-  'num_steps', [2, pytest.param(20, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('num_steps', first_fast(2, 20))
 def test_reptile_pulls_to_the_adapted_parameters(num_steps, low_rank):
   inner = dataclasses.replace(INNER, num_steps=num_steps)
   task = Task(inner, low_rank)

@@ -3,6 +3,7 @@
 """The meta step on 8 devices equals dense tables, or itself, on one."""
 
 import dataclasses
+import itertools
 import re
 
 import jax
@@ -14,27 +15,20 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.meta import algorithms, maml, meta_loss
 from antjax.train.trainer import Trainer
+from tests.cases import covering, pairs, slow_but
 from tests.meta import oracle, small_tasks
 
 # Devices of a group, and a code to go with: meshes 1x8, 2x4 and 4x2.
 MESHES = {8: 'NNN', 4: 'IIG', 2: 'GGG'}
-# The rest of the grid is slow.
 FAST = (4, 'global', 'head', 2, 1)
-GRID = [
-  pytest.param(*case, marks=[] if case == FAST else pytest.mark.slow)
-  for case in (
-    (intra, level, adapt, order, num_steps)
-    for adapt in ('all', 'mlp', 'head')
-    for order in (1, 2)
-    for num_steps in (1, 3)
-    for intra in MESHES
-    for level in ('none', 'intra', 'global')
-  )
-]
+LEVELS, PARTS = ('none', 'intra', 'global'), ('all', 'mlp', 'head')
+CASES = covering(
+  itertools.product(MESHES, LEVELS, PARTS, (1, 2), (1, 3)), pairs, keep=[FAST]
+)
 
 
 @pytest.mark.parametrize(
-  ('intra', 'level', 'adapt', 'order', 'num_steps'), GRID
+  ('intra', 'level', 'adapt', 'order', 'num_steps'), slow_but(CASES, FAST)
 )
 def test_sharded_step_equals_dense(intra, level, adapt, order, num_steps):
   inner = oracle.inner_loop(adapt, order, num_steps)
@@ -91,7 +85,7 @@ def test_compiled_meta_step_exchanges_rows_once_and_in_place():
     assert re.search(rf'\{{{i}\}}: \({i}, \{{\}}', header), header[:500]
 
 
-CASES = {
+INNER_LOOPS = {
   'mixed': maml.InnerLoop(derivative='mixed', learning_rate=0.05),
   'reptile': algorithms.ALGORITHMS['reptile'].inner,
   'maml++': dataclasses.replace(
@@ -106,14 +100,14 @@ def step(name, mesh, code, level):
   make_loss_fn = (
     meta_loss.reptile_loss_fn if name == 'reptile' else meta_loss.meta_loss_fn
   )
-  inner = CASES[name]
+  inner = INNER_LOOPS[name]
   job = oracle.Sharded(inner, mesh, code, level, make_loss_fn)
   loss = job.step(oracle.batches_for(inner)[0])
   return loss, job.trainer.params(job.state), job.rows()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', INNER_LOOPS)
 def test_eight_devices_take_the_step_of_one(name):
   one = make_mesh(intra=1, devices=jax.devices()[:1])
   expected = step(name, one, 'NNN', 'none')

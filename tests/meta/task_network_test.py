@@ -11,13 +11,15 @@ import pytest
 from antjax.meta import maml, meta_loss, task_network
 from antjax.meta.task_network import LabelKind, RatingLevels, TaskNetwork
 from antjax.networks import load
+from tests.cases import slow_but
 from tests.meta import small_tasks
 
 CONFIG = load.NetworkConfig(
   widths=(8, 4), tower_widths=(4,), expert_widths=(6,), gate_width=5, rank=2
 )
-# One of a kind: of crosses, of layers, of experts, of generated weights.
-FAST = ('dcnv2',)
+# Each in the derivative that has all terms; the first order is one more of the
+# same program's outputs, whatever the network.
+FAST = ('dcnv2', 1)
 
 
 def vectors(dims, rows=5):
@@ -36,7 +38,7 @@ def network(kind, dims, **options):
 @pytest.mark.parametrize('num_outputs', [1, 5])
 @pytest.mark.parametrize(
   'kind',
-  ['dlrm', 'melu', pytest.param('pepnet', marks=pytest.mark.slow)],
+  slow_but(['dlrm', 'melu', 'pepnet'], 'dlrm', 'melu'),
 )
 def test_one_output_or_several_a_row(kind, num_outputs):
   dims = {'user': 4, 'item': 4}
@@ -76,15 +78,20 @@ def test_what_tasks_have_not_is_refused(kind, need):
 
 
 @pytest.mark.parametrize(
-  'kind',
-  [
-    pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-    for name, found in load.NETWORKS.items()
-    if not found.needs & {*task_network.LACKING, 'support'}
-    and name not in ('lr', 'fm')  # No network.
-  ],
+  'kind, order',
+  slow_but(
+    [
+      FAST,
+      *(
+        (name, 2)
+        for name, found in load.NETWORKS.items()
+        if not found.needs & {*task_network.LACKING, 'support'}
+        and name not in ('lr', 'fm')  # No network.
+      ),
+    ],
+    FAST,
+  ),
 )
-@pytest.mark.parametrize('order', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_other_network_adapts_its_decision_layers(kind, order):
   model, params, rows = small_tasks.make_model(kind, (8, 4))
   inner = maml.InnerLoop(adapt='decision', learning_rate=0.1, order=order)

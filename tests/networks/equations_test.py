@@ -14,6 +14,7 @@ import pytest
 
 from antjax.networks import load
 from antjax.networks.network import ScenarioMoments
+from tests.cases import first_fast
 from tests.networks.small_inputs import CONFIG, inputs, SIZES
 
 EXAMPLES = {
@@ -462,11 +463,7 @@ def pepnet(p, row, v_of_gates=None):
     shared_bottom,
     mmoe,
     ple,
-    pepnet,
-    *(
-      pytest.param(f, marks=pytest.mark.slow)
-      for f in (sar_net, m2m, adasparse, apg)
-    ),
+    *first_fast(pepnet, sar_net, m2m, adasparse, apg),
   ],
   ids=lambda f: f.__name__,
 )
@@ -497,13 +494,7 @@ def test_numbers_make_a_vector_of_a_dlrm(kind):
 
 @pytest.mark.parametrize(
   'equation',
-  [
-    pytest.param(shared_bottom, marks=pytest.mark.slow),
-    mmoe,
-    pytest.param(ple, marks=pytest.mark.slow),
-    esmm,
-    aitm,
-  ],
+  [mmoe, esmm, *first_fast(aitm, shared_bottom, ple)],
   ids=lambda f: f.__name__,
 )
 def test_each_task_has_its_logit(equation):

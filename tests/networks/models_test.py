@@ -14,6 +14,7 @@ import pytest
 from antjax.networks import load
 from antjax.networks.load import NetworkConfig
 from antjax.networks.network import ScenarioMoments, Sizes
+from tests.cases import slow_but
 from tests.networks.small_inputs import CONFIG, inputs, labels, learn, SIZES
 
 OF_ONE_TASK = load.SINGLE_SCENARIO | load.MULTI_SCENARIO
@@ -45,10 +46,7 @@ def made(name):
 
 @pytest.mark.parametrize(
   'name',
-  [
-    pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-    for name in OF_ONE_TASK
-  ],
+  slow_but(OF_ONE_TASK, *FAST),
 )
 def test_a_gradient_reaches_every_parameter_and_rows_are_learned(name):
   graphdef, params, _ = made(name)

@@ -13,6 +13,7 @@ import pytest
 from antjax.networks import fusion, load, moments
 from antjax.networks.star import PartitionedNorm
 from antjax.networks.tasks import AITM, Chain, ESMM, logit_of_both
+from tests.cases import first_fast
 from tests.networks.small_inputs import CONFIG, inputs, labels, learn, SIZES
 
 
@@ -75,9 +76,7 @@ def test_esmm_is_the_product_of_probabilities():
 TWO_TASKS = dataclasses.replace(SIZES, num_outputs=2)
 
 
-@pytest.mark.parametrize(
-  'kind', [ESMM, pytest.param(AITM, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('kind', first_fast(ESMM, AITM))
 def test_both_tasks_are_learned(kind):
   config = CONFIG.of(kind)
   graphdef, state = nnx.split(kind(TWO_TASKS, config, rngs=nnx.Rngs(0)))

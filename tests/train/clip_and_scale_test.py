@@ -11,6 +11,7 @@ import pytest
 import antjax
 from antjax.train import loss_scale as loss_scale_lib
 from antjax.train.loss_scale import INITIAL, MOST, PERIOD
+from tests.cases import slow_but
 
 NUM_GROUPS, MAX_NORM = 2, 0.1
 
@@ -39,13 +40,7 @@ def trainer_of(code, optimizer, **kwargs):
   )
 
 
-@pytest.mark.parametrize(
-  'code',
-  [
-    pytest.param(code, marks=() if code in ('NII', 'GGG') else pytest.mark.slow)
-    for code in antjax.VALID_CODES
-  ],
-)
+@pytest.mark.parametrize('code', slow_but(antjax.VALID_CODES, 'NII', 'GGG'))
 def test_norm_and_clip_factor_are_those_of_the_whole_gradient(code):
   """Not of a group's: PaRO's published code clips NII before the groups meet.
 

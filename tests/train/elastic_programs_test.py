@@ -16,6 +16,7 @@ from antjax.plan.census import collectives
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.micro_steps import local_groups
 from antjax.train.trainer import Trainer
+from tests.cases import slow_but
 from tests.train.elastic_cases import (
   batches,
   init_params,
@@ -25,15 +26,7 @@ from tests.train.elastic_cases import (
 )
 
 
-@pytest.mark.parametrize(
-  'code',
-  [
-    code
-    if code in ('NIG', 'IIG')
-    else pytest.param(code, marks=pytest.mark.slow)
-    for code in ELASTIC_CODES
-  ],
-)
+@pytest.mark.parametrize('code', slow_but(ELASTIC_CODES, 'NIG', 'IIG'))
 def test_micro_batches_never_cross_groups_and_finish_does_all_the_rest(code):
   """The collectives of the in-graph form, each in its program."""
   trainer = Trainer(
@@ -157,11 +150,7 @@ def test_a_group_must_lie_inside_a_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'code',
-  [
-    code if code == 'GIG' else pytest.param(code, marks=pytest.mark.slow)
-    for code in sorted(set(VALID_CODES) - set(ELASTIC_CODES))
-  ],
+  'code', slow_but(sorted(set(VALID_CODES) - set(ELASTIC_CODES)), 'GIG')
 )
 def test_codes_that_are_not_elastic_are_refused(code):
   trainer = make_trainer(code, 4)

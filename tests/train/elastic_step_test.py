@@ -6,6 +6,8 @@ Here one process plays several: each part of the mesh does its own number of
 micro-batches. `tests/multiprocess/elastic_test.py` does it with real ones.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import ELASTIC_CODES
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
+from tests.cases import code_pairs, covering, slow_but
 from tests.train.elastic_cases import (
   assert_same,
   batches,
@@ -32,28 +35,31 @@ from tests.train.elastic_cases import (
   SUM_ORDER_ATOL,
 )
 
+_FAST = ('IIG', (2, (4, 0, 2, 1)))
+# Devices of a group and micro-batches of each part.
+_PARTS = (
+  (4, (3, 1)),
+  (4, (0, 4)),
+  (2, (4, 0, 2, 1)),
+  (2, (3, 1)),
+  (1, (1, 0, 2, 0, 3, 4, 1, 2)),
+  (8, (3,)),
+)
+_UNEQUAL = covering(
+  itertools.product(ELASTIC_CODES, _PARTS), code_pairs, keep=[_FAST]
+)
+_OPTIONS = {
+  'plain': {},
+  'not scanned': {'is_scanned': False},
+  'kept, scaled': {'regather': False, 'loss_scale': 2.0**10},
+  'dynamic scale': {'loss_scale': 'dynamic'},
+  'bfloat16': {'compute_dtype': jnp.bfloat16},
+}
 
-def _cases():
-  cases = []
-  for code in ELASTIC_CODES:
-    for intra, counts in (
-      (4, (3, 1)),
-      (4, (0, 4)),
-      (2, (4, 0, 2, 1)),
-      (2, (3, 1)),
-      (1, (1, 0, 2, 0, 3, 4, 1, 2)),
-      (8, (3,)),
-    ):
-      is_fast = (code, intra, counts) == ('IIG', 2, (4, 0, 2, 1))
-      marks = () if is_fast else pytest.mark.slow
-      cases.append(pytest.param(code, intra, counts, marks=marks))
-  return cases
 
-
-@pytest.mark.parametrize(('code', 'intra', 'counts'), _cases())
-def test_unequal_counts_equal_the_weighted_gradient_of_one_device(
-  code, intra, counts
-):
+@pytest.mark.parametrize(('code', 'parts'), slow_but(_UNEQUAL, _FAST))
+def test_unequal_counts_equal_the_weighted_gradient_of_one_device(code, parts):
+  intra, counts = parts
   actual = run(make_trainer(code, intra), counts)
   assert_same(actual, reference(counts))
   assert int(actual[2].step) == NUM_STEPS
@@ -64,22 +70,14 @@ def test_unequal_counts_equal_the_weighted_gradient_of_one_device(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('code', 'counts'),
-  [(code, counts) for code in ELASTIC_CODES for counts in ((4, 4), (1, 3))],
+  ('code', 'counts', 'options'),
+  covering(
+    itertools.product(ELASTIC_CODES, ((4, 4), (1, 3)), _OPTIONS), code_pairs
+  ),
 )
-@pytest.mark.parametrize(
-  'kwargs',
-  [
-    {},
-    {'is_scanned': False},
-    {'regather': False, 'loss_scale': 2.0**10},
-    {'loss_scale': 'dynamic'},
-    {'compute_dtype': jnp.bfloat16},
-  ],
-  ids=lambda kwargs: '-'.join(map(str, kwargs)) or 'plain',
-)
-def test_both_forms_give_the_same_numbers(code, counts, kwargs):
+def test_both_forms_give_the_same_numbers(code, counts, options):
   """With dropout, so that the random keys are the same too."""
+  kwargs = _OPTIONS[options]
   trainer = make_trainer(code, 4, loss=noisy_loss_fn, **kwargs)
   state, metrics = trainer.init(init_params(), seed=3), []
   for batch in batches():

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stacks gathered a layer at a time train as whole ones do, and stay split."""
 
+import itertools
 import re
 
 import jax
@@ -16,6 +17,7 @@ from antjax.collectives.choose import XLA
 from antjax.layers.functional import Functional
 from antjax.lm import Config, Transformer
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
+from tests.cases import code_pairs, covering, first_fast, slow_but
 
 L, D = 4, 12  # D does not divide by 8 devices.
 FAST_CODES = ['IIG', 'GGG']
@@ -102,8 +104,10 @@ def test_code_equals_data_parallel(code, want):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('intra', [1, 2, 8])
-@pytest.mark.parametrize('code', VALID_CODES)
+@pytest.mark.parametrize(
+  ('code', 'intra'),
+  covering(itertools.product(VALID_CODES, (1, 2, 8)), code_pairs),
+)
 def test_every_code_and_mesh_equals_data_parallel(code, intra, want):
   assert_same(train(trainer_of(code, intra, scanned=scanned)), want)
 
@@ -142,44 +146,29 @@ def test_every_code_trains_a_transformer_alike(code, want_transformer):
 
 @pytest.mark.parametrize(
   'options',
-  [
-    pytest.param({'regather': False}, marks=pytest.mark.slow),
-    pytest.param({'options': {'remat': False}}, marks=pytest.mark.slow),
+  first_fast(
     {'options': {'layers_per_step': 2}},
-    pytest.param(
-      {
-        'options': {'policy': jax.checkpoint_policies.dots_saveable},
-        'regather': False,
-      },
-      marks=pytest.mark.slow,
-    ),
-  ],
+    {'regather': False},
+    {'options': {'remat': False}},
+    {
+      'options': {'policy': jax.checkpoint_policies.dots_saveable},
+      'regather': False,
+    },
+  ),
   ids=lambda o: '-'.join(map(str, o)),
 )
 def test_policies_change_no_number(options, want):
   assert_same(train(trainer_of('IIG', scanned=scanned, **options)), want)
 
 
-@pytest.mark.parametrize(
-  'code',
-  [
-    code if code == 'IIG' else pytest.param(code, marks=pytest.mark.slow)
-    for code in VALID_CODES
-  ],
-)
+@pytest.mark.parametrize('code', slow_but(VALID_CODES, 'IIG'))
 def test_layers_fetched_ahead_change_no_number(code, want):
   assert_same(train(trainer_of(code, scanned=scanned, overlap=True)), want)
 
 
 @pytest.mark.parametrize(
   ('code', 'num_micro_batches'),
-  [
-    ('IIG', 4),
-    *(
-      pytest.param(code, num, marks=pytest.mark.slow)
-      for code, num in [('IIG', 1), ('NIG', 4), ('GIG', 4), ('NIG', 1)]
-    ),
-  ],
+  first_fast(('IIG', 4), ('IIG', 1), ('NIG', 4), ('GIG', 4), ('NIG', 1)),
 )
 def test_sums_that_cross_beside_the_last_micro_batch(
   code, num_micro_batches, want
@@ -390,14 +379,12 @@ def test_a_run_moves_through_all_codes(tmp_path):
 
 @pytest.mark.parametrize(
   ('code', 'algorithm'),
-  [
-    ('GGG', 'ho_ring'),
-    *(
-      pytest.param(code, algorithm, marks=pytest.mark.slow)
-      for code in ('NNN', 'NIG', 'GGG')
-      for algorithm in ('ring', 'hierarchical', 'ho_ring')
+  slow_but(
+    itertools.product(
+      ('NNN', 'NIG', 'GGG'), ('ring', 'hierarchical', 'ho_ring')
     ),
-  ],
+    ('GGG', 'ho_ring'),
+  ),
 )
 def test_collectives_change_no_number(code, algorithm, want):
   how = antjax.Collectives(algorithm, bucket_bytes=4000)
@@ -405,8 +392,10 @@ def test_collectives_change_no_number(code, algorithm, want):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('intra', [1, 2, 4, 8])
-@pytest.mark.parametrize('code', VALID_CODES)
+@pytest.mark.parametrize(
+  ('code', 'intra'),
+  covering(itertools.product(VALID_CODES, (1, 2, 4, 8)), code_pairs),
+)
 def test_every_code_trains_by_ho_rings(code, intra, want):
   how = antjax.Collectives('ho_ring', bucket_bytes=10**6)
   if not antjax.PaRO.from_code(code).global_moves:

@@ -16,19 +16,14 @@ import pytest
 from antjax.collectives.examples import all_examples
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import PaRO, VALID_CODES
-from antjax.train.checkpoint import _decode_position, encode_position
 from antjax.train.elastic_step import ElasticStep
+from antjax.train.input_position import decode_position, encode_position
 from antjax.train.trainer import Trainer
+from tests.cases import first_fast, slow_but
 
 _CODES = ('NNN', 'IIG', 'GGG')
-_FEW_CODES = [
-  'IIG',
-  *(pytest.param(code, marks=pytest.mark.slow) for code in ('NNN', 'GGG')),
-]
-_EVERY_CODE = [
-  pytest.param(code, marks=() if code in _CODES else pytest.mark.slow)
-  for code in VALID_CODES
-]
+_FEW_CODES = slow_but(_CODES, 'IIG')
+_EVERY_CODE = slow_but(VALID_CODES, *_CODES)
 
 
 def _batches(num, rows=16):
@@ -122,7 +117,7 @@ def _iter_dataset():
 def test_positions_survive_as_they_are():
   position = {'a': [(-1, 2), b'x', {'b': None}], 'n': np.int64(3), 't': ()}
   there = json.loads(json.dumps(encode_position(position)))
-  found = _decode_position(there)
+  found = decode_position(there)
   assert repr(found) == repr(position | {'n': 3})
   with pytest.raises(TypeError, match='dict {1: 2} cannot be saved'):
     encode_position({'a': {1: 2}})
@@ -319,9 +314,7 @@ def test_metrics_and_new_values_are_those_of_one_device(code, reference):
   _assert_is_reference(seen, trainer.params(state), reference)
 
 
-@pytest.mark.parametrize(
-  'code', [pytest.param('NNN', marks=pytest.mark.slow), 'IIG']
-)
+@pytest.mark.parametrize('code', first_fast('IIG', 'NNN'))
 def test_metrics_and_new_values_of_an_elastic_step(code, reference):
   trainer = _rich_trainer(code)
   state, seen = trainer.init(_rich_params()), []
@@ -448,6 +441,15 @@ def test_complex_leaves_are_refused_unless_frozen():
   _trainer(trainable=lambda name: name != 'c').init(params)
 
 
+def test_integers_among_the_parameters_are_named(caplog):
+  params = _params() | {'n': np.ones(2, np.int32)}
+  _trainer().init(params)
+  assert 'Leaf n is int32: it is not trained.' in caplog.text
+  caplog.clear()
+  _trainer(trainable=lambda name: name != 'n').init(params)
+  assert 'Leaf n' not in caplog.text
+
+
 def _towers(params, batch):
   return batch['x'] @ params['user'], batch['z'] @ params['item']
 
@@ -463,7 +465,7 @@ def _in_batch_loss(params, batch, rng):
 
 
 @pytest.mark.parametrize('code', _CODES)
-@pytest.mark.parametrize('intra', [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize('intra', first_fast(4, 2))
 def test_negatives_of_the_whole_batch_are_those_of_one_device(code, intra):
   rng = np.random.default_rng(0)
 

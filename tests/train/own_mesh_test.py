@@ -3,6 +3,7 @@
 """Two axes of a user's mesh train by PaRO; the model splits over the others."""
 
 import functools
+import itertools
 
 import jax
 from jax import lax
@@ -20,12 +21,12 @@ from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import census, plan_check
 from antjax.train.trainer import Trainer
+from tests.cases import covering, pairs, slow_but
+from tests.train import paro_step_test
 from tests.train import plain as plain_lib
 from tests.train.elastic_control import Control
-from tests.train.paro_step_test import BATCH, batches, optimizer
+from tests.train.paro_step_test import BATCH, batches, optimizer, SUM_ORDER_ATOL
 
-# As in paro_step_test: sums in another order, through 3 steps of AdamW.
-SUM_ORDER_ATOL = 2e-5
 AUTO = {
   'up': P(None, 'model'),
   'bias': P('model'),
@@ -102,37 +103,17 @@ def plain():
 
 
 def check_equal(trainer, plain):
-  state = trainer.init(init_params())
-  losses, norms = [], []
-  for batch in batches():
-    state, metrics = trainer.step(state, batch)
-    losses.append(float(metrics['loss']))
-    norms.append(float(metrics['grad_norm']))
-  params, expected_losses, expected_norms = plain
-  np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-  np.testing.assert_allclose(norms, expected_norms, rtol=1e-4)
-  actual = trainer.params(state)
-  for name, value in params.items():
-    np.testing.assert_allclose(
-      actual[name], value, atol=SUM_ORDER_ATOL, err_msg=name
-    )
-  return state
+  paro_step_test.check(trainer, expected=plain, start=init_params())
 
 
-FAST = {('IIG', 2, True), ('GGG', 1, False)}
+FAST = (('IIG', 2, True), ('GGG', 1, False))
+CASES = covering(
+  itertools.product(VALID_CODES, (1, 2), (False, True)), pairs, keep=FAST
+)
 
 
 @pytest.mark.parametrize(
-  ('code', 'num_micro_batches', 'is_split'),
-  [
-    pytest.param(*c, marks=() if c in FAST else pytest.mark.slow)
-    for c in [
-      (code, m, is_split)
-      for code in VALID_CODES
-      for m in (1, 2)
-      for is_split in (False, True)
-    ]
-  ],
+  ('code', 'num_micro_batches', 'is_split'), slow_but(CASES, *FAST)
 )
 def test_every_code_equals_one_device(code, num_micro_batches, is_split, plain):
   if (code, num_micro_batches, is_split) == ('IIG', 2, True):

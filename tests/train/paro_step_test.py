@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every PaRO code trains exactly like plain data parallel on one device."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
 from antjax.train.trainer import Trainer
+from tests.cases import code_pairs, covering, first_fast, pairs, slow_but
 from tests.train import plain as plain_lib
 
 # Sums over 32 examples in another order, through 3 AdamW steps: each step
@@ -88,8 +91,9 @@ def make_trainer(code, intra, num_micro_batches, **kwargs):
   )
 
 
-def check(trainer, counts=None, expected=None):
-  state = trainer.init(init_params(), seed=3)
+def check(trainer, counts=None, expected=None, start=None):
+  start = start or init_params()
+  state = trainer.init(start, seed=3)
   losses, norms = [], []
   for batch in batches():
     state, metrics = trainer.step(state, batch, counts)
@@ -104,7 +108,7 @@ def check(trainer, counts=None, expected=None):
       actual[name], value, atol=SUM_ORDER_ATOL, err_msg=name
     )
   assert int(state.step) == NUM_STEPS
-  moved = np.abs(np.asarray(actual['odd']) - init_params()['odd']).max()
+  moved = np.abs(np.asarray(actual['odd']) - start['odd']).max()
   assert moved > 100 * SUM_ORDER_ATOL  # The comparison means something.
 
 
@@ -116,19 +120,16 @@ FAST = [
   ('NGG', 1, 4),
   ('GGG', 4, 4),
 ]
-SLOW = [
-  (code, intra, m)
-  for code in VALID_CODES
-  for intra in (8, 4, 2, 1)
-  for m in (1, 4)
-  if (code, intra, m) not in FAST
-]
-
-
-def _case(code, intra, m, marks=()):
-  return pytest.param(
-    code, intra, m, id=f'{code}-{8 // intra}x{intra}-{m}', marks=marks
-  )
+# Every code on every mesh, and with and without micro-batches.
+CASES = covering(
+  itertools.product(VALID_CODES, (8, 4, 2, 1), (1, 4)), pairs, keep=FAST
+)
+# Every level of each part with all counts.
+UNEQUAL = covering(
+  itertools.product(ELASTIC_CODES, ((3, 1), (0, 4), (4, 0, 2, 1))),
+  code_pairs,
+  keep=[('NNN', (0, 4)), ('IIG', (3, 1))],
+)
 
 
 @pytest.fixture(scope='module')
@@ -137,29 +138,17 @@ def plain():
 
 
 @pytest.mark.parametrize(
-  ('code', 'intra', 'num_micro_batches'),
-  [_case(*c) for c in FAST] + [_case(*c, marks=pytest.mark.slow) for c in SLOW],
+  ('code', 'intra', 'num_micro_batches'), slow_but(CASES, *FAST)
 )
 def test_equals_plain_data_parallel(code, intra, num_micro_batches, plain):
   check(make_trainer(code, intra, num_micro_batches), expected=plain)
 
 
 @pytest.mark.parametrize(
-  ('code', 'intra', 'counts'),
-  [
-    pytest.param(
-      code,
-      8 // len(counts),
-      counts,
-      marks=()
-      if (code, counts[0]) in (('NNN', 0), ('IIG', 3))
-      else pytest.mark.slow,
-    )
-    for code in ELASTIC_CODES
-    for counts in ([3, 1], [0, 4], [4, 0, 2, 1])
-  ],
+  ('code', 'counts'), slow_but(UNEQUAL, ('NNN', (0, 4)), ('IIG', (3, 1)))
 )
-def test_unequal_micro_batches_equal_weighted_gradient(code, intra, counts):
+def test_unequal_micro_batches_equal_weighted_gradient(code, counts):
+  intra, counts = 8 // len(counts), list(counts)
   trainer = make_trainer(code, intra, 4)
   expected = reference(masked(b, counts, intra, 4) for b in batches())
   check(trainer, counts, expected)
@@ -187,10 +176,7 @@ def test_counts_with_a_code_that_is_not_elastic_are_refused(code):
     make_trainer(code, 4, 4).step(None, next(batches()), [1, 2])
 
 
-@pytest.mark.parametrize(
-  'code',
-  ['NIG', *(pytest.param(c, marks=pytest.mark.slow) for c in ('III', 'GGG'))],
-)
+@pytest.mark.parametrize('code', first_fast('NIG', 'III', 'GGG'))
 def test_mixed_precision_keeps_an_fp32_master(code):
   trainer = make_trainer(code, 4, 4, compute_dtype=jnp.bfloat16)
   state = trainer.init(init_params())

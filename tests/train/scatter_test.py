@@ -21,6 +21,7 @@ from antjax.layers import functional
 from antjax.layers.functional import Functional
 from antjax.lm.transformer import Transformer
 from antjax.meta import maml, task_network
+from tests.cases import slow_but
 from tests.ctr.antm2c import model_test as click_models
 from tests.ctr.bahe import small_clicks
 from tests.ctr.bahe import store_tower_test as store_towers
@@ -162,20 +163,11 @@ STEPS = {
 }
 
 
-# Those whose step has another one's scatters.
-_SLOW = (
-  *('deepfm', 'ple', 'gru', 't5, own', 'bahe, mean', 'bahe, last'),
-  'meta-learner',
-)
+# The other steps have their scatters.
+_FAST = 'language model', 'ratings', 'din', 'sasrec', 'bert, shared'
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ())
-    for name in STEPS
-  ],
-)
+@pytest.mark.parametrize('name', slow_but(STEPS, *_FAST))
 def test_no_step_adds_floats_by_a_slow_scatter(name):
   step, *args = STEPS[name]()
   assert not slow_scatters(step, *args)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from antjax.train import checkpoint
+from tests.cases import first_fast
 from tests.train import save_worker
 
 # Orbax leaves coroutines behind where a read fails; dropped, they complain.
@@ -54,9 +55,7 @@ def save(folder, steps):
       saver.save(step, state, input_state={'next': step})
 
 
-@pytest.mark.parametrize(
-  'seed', [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2, 3))]
-)
+@pytest.mark.parametrize('seed', first_fast(0, 1, 2, 3))
 def test_a_step_cut_off_at_any_byte_is_not_chosen(tmp_path, seed):
   """Folders as a kill leaves them: some files whole, one cut, some absent."""
   folder = tmp_path / 'run'
@@ -83,11 +82,8 @@ def test_a_step_cut_off_at_any_byte_is_not_chosen(tmp_path, seed):
 @pytest.mark.parametrize(
   'part',
   [
-    *('params/d', 'meta/metadata'),
-    *(
-      pytest.param(part, marks=pytest.mark.slow)
-      for part in ('params/ocdbt', 'state/d', 'state/_METADATA')
-    ),
+    'meta/metadata',
+    *first_fast('params/d', 'params/ocdbt', 'state/d', 'state/_METADATA'),
   ],
 )
 def test_a_damaged_step_is_named_and_what_to_do(tmp_path, part):

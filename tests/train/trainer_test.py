@@ -14,6 +14,7 @@ from antjax.mesh.paro import PaRO
 from antjax.metrics import means as metrics_lib
 from antjax.train.state import Layout
 from antjax.train.trainer import Trainer
+from tests.cases import first_fast
 
 
 def loss_fn(params, batch, rng):
@@ -52,7 +53,7 @@ PARAMS = {'w': np.zeros(4, np.float32)}
 
 @pytest.mark.parametrize(
   'paro',
-  ['NIG', *(pytest.param(p, marks=pytest.mark.slow) for p in ('NNN', 'GGG'))],
+  first_fast('NIG', 'NNN', 'GGG'),
 )
 def test_steps_and_predictions_need_no_types(paro):
   # As on TPUs, where the loss may call a Pallas kernel.

@@ -35,7 +35,8 @@ class TaskBatches:
   Attributes:
     made_of: Fingerprints of the inputs, for `run_identity`.
     kind: Kind of the labels.
-    scenarios: Names of the evaluation splits.
+    scenarios: Names of the evaluation splits; data without one are scored on
+      the training tasks held out.
     features: Feature -> most values it has.
     num_validation: Training records asked to be held out.
   """
@@ -89,6 +90,15 @@ class TaskBatches:
       blocks = output_folder.open_split(folder, 'train', as_blocks=True)
       self._train_blocks = record_source.SourceRange(blocks, 0, num_train)
     self._validation = record_source.SourceRange(whole, num_train, len(whole))
+    if not self.scenarios:
+      logging.warning(
+        '%s has no split to evaluate on: scores are those of the %d held-out'
+        ' training records, on which fine-tuning is chosen too.',
+        config.data,
+        len(self._validation),
+      )
+      self.scenarios = ('held-out',)
+      self._sources['held-out'] = self._validation
     self._held_out = {
       int(record['task'])
       for record in self._validation.read(0, len(whole) - num_train)

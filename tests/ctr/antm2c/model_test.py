@@ -16,6 +16,7 @@ from antjax.ctr.antm2c.fields import FieldConfig
 from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.networks import moments
 from antjax.networks.load import NetworkConfig
+from tests.cases import first_fast
 
 NETWORK = NetworkConfig(
   widths=(8,),
@@ -93,12 +94,7 @@ def train(model, num_steps=3, **options):
 
 @pytest.mark.parametrize(
   'name',
-  [
-    'esmm',
-    *(
-      pytest.param(n, marks=pytest.mark.slow) for n in ('deepfm', 'din', 'ple')
-    ),
-  ],
+  first_fast('esmm', 'deepfm', 'din', 'ple'),
 )
 def test_training_on_devices_under_a_code_learns(name):
   model = model_of(name)
@@ -316,9 +312,7 @@ def test_what_has_no_candidate_is_refused(use, changes, message):
     ScenarioModel('mlp', FieldConfig(use=use), NETWORK, sizes)
 
 
-@pytest.mark.parametrize(
-  'paro', ['NNN', pytest.param('IIG', marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('paro', first_fast('NNN', 'IIG'))
 def test_batch_norms_learn_running_averages_that_scores_use(paro):
   network = dataclasses.replace(NETWORK, norm='batch', activation='silu')
   model = model_of('mlp', network)

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts encoded by lengths, alone or through a store, are the same."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from antjax.ctr.bahe import encode, table, towers
 from antjax.ctr.bahe.encode import Encoder
 from antjax.lm import split
 from antjax.lm.transformer import Transformer
+from tests.cases import first_fast, slow_but
 from tests.ctr.bahe import small_clicks
 from tests.lm import tiny_models
 
@@ -46,15 +49,13 @@ def alone(model, num_low, tokens, offsets):
 
 @pytest.mark.parametrize(
   'name, num_low',
-  [
+  slow_but(
+    [
+      ('bert', 2),
+      *itertools.product(('bert', 'llama', 'opt', 't5', 'qwen2'), (0, 1, 3)),
+    ],
     ('llama', 0),
-    pytest.param('bert', 2, marks=pytest.mark.slow),
-    *(
-      pytest.param(name, k, marks=pytest.mark.slow)
-      for name in ('bert', 'llama', 'opt', 't5', 'qwen2')
-      for k in (0, 1, 3)
-    ),
-  ],
+  ),
 )
 def test_lengths_do_not_show(name, num_low):
   model = model_of(name)
@@ -164,11 +165,7 @@ LLAMA, BERT = small_clicks.LLAMA, small_clicks.BERT
   'config, num_low',
   [
     (LLAMA, 0),
-    (LLAMA, 3),
-    *(
-      pytest.param(config, num_low, marks=pytest.mark.slow)
-      for config, num_low in ((BERT, 0), (BERT, 1), (LLAMA, 1), (BERT, 3))
-    ),
+    *first_fast((LLAMA, 3), (BERT, 0), (BERT, 1), (LLAMA, 1), (BERT, 3)),
   ],
 )
 def test_a_store_changes_nothing(config, num_low):

@@ -19,6 +19,7 @@ from antjax.jobs import trainer as trainer_lib
 from antjax.layers import functional
 from antjax.lm import positions
 from antjax.lm.transformer import Transformer
+from tests.cases import first_fast
 from tests.ctr.bahe import small_clicks
 
 NUM_TOKENS = 12
@@ -117,9 +118,7 @@ def test_more_positions_repeat_the_trained_ones():
   assert positions.extend_learned(llama, params, 99)[0] is llama
 
 
-@pytest.mark.parametrize(
-  'num_low', [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 3))]
-)
+@pytest.mark.parametrize('num_low', first_fast(1, 0, 3))
 def test_dedup_is_the_store_to_rounding(num_low):
   tower = dedup(num_low)
   batch = small_clicks.batch()

@@ -3,6 +3,7 @@
 """The click model: what each feature does, and what of it is trained."""
 
 import dataclasses
+import itertools
 
 from flax import nnx
 import jax
@@ -15,6 +16,7 @@ from antjax.ctr import tuning
 from antjax.ctr.bahe import model as model_lib
 from antjax.layers.functional import params_of
 from antjax.train.optimizer import OptimizerConfig
+from tests.cases import slow_but
 from tests.ctr.bahe import small_clicks
 
 
@@ -42,15 +44,9 @@ def make(kind='dnn', tower=True, sizes=small_clicks.SIZES, **ids):
 
 @pytest.mark.parametrize(
   'kind, tower',
-  [
-    ('dnn', False),
-    *(
-      pytest.param(kind, tower, marks=pytest.mark.slow)
-      for kind in ('dnn', 'dcnv2', 'din')
-      for tower in (False, True)
-      if (kind, tower) != ('dnn', False)
-    ),
-  ],
+  slow_but(
+    itertools.product(('dnn', 'dcnv2', 'din'), (False, True)), ('dnn', False)
+  ),
 )
 def test_every_feature_changes_the_logit_and_padding_does_not(kind, tower):
   model = make(kind, tower)

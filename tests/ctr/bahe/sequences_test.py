@@ -11,6 +11,7 @@ from antjax.ctr.bahe import towers
 from antjax.layers import functional
 from antjax.lm import split
 from antjax.lm.transformer import Transformer
+from tests.cases import first_fast
 from tests.ctr.bahe import small_clicks
 
 # Rows padded and not: other orders of sums, in float32.
@@ -37,13 +38,11 @@ def run(encoder, *args):
   return jax.jit(encoder.encode)(*args)
 
 
-@pytest.mark.parametrize(
-  'pooling', ['mean', pytest.param('last', marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('pooling', first_fast('mean', 'last'))
 @pytest.mark.parametrize(
   'config',
-  [pytest.param(small_clicks.LLAMA, marks=pytest.mark.slow), small_clicks.BERT],
-  ids=['llama', 'bert'],
+  first_fast(small_clicks.BERT, small_clicks.LLAMA),
+  ids=['bert', 'llama'],
 )
 def test_each_sequence_goes_through_the_high_layers_alone(config, pooling):
   encoder = make(config, pooling=pooling)
