@@ -146,6 +146,8 @@ def choose(
   num_tokens, width = shape[1], shape[3]
   is_16_bit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
   fits = is_16_bit and width % 8 == 0 and width <= 128 and not has_cap
+  # With a mask the kernel's backward pass refuses odd lengths.
+  fits &= num_tokens % 2 == 0
   if platform == 'gpu' and fits:
     return 'cudnn'
   if num_tokens <= MAX_PLAIN:
