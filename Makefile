@@ -1,8 +1,8 @@
 # make quickstart    fetch MovieLens-1M and train a meta-DLRM on it
 # make test          lint, types and the fast tests
-# make test-slow     all tests; with PART=elastic, jobs, data, models or rest only
-#                    those, which take less than an hour each on two cores;
-#                    PART=oldest is the fast tests on Python 3.11
+# make test-slow     all tests; with PART=train, models, meta, elastic, jobs, data
+#                    or rest only those, which take less than an hour each on
+#                    two cores; PART=oldest is the fast tests on Python 3.11
 # make docs          the documentation site, in build/site
 # make bench         antjax beside its peers, which `make peers` sets up
 # make accelerator-check   equivalence, rates and a step of each job on the
@@ -71,9 +71,11 @@ test-fast: $(VENV)/.dev-stamp
 PART_elastic := tests/elastic tests/cluster tests/shards
 PART_jobs := tests/jobs tests/docs
 PART_data := tests/data
-PART_models := tests/lm tests/ctr tests/meta tests/networks tests/serving
+PART_train := tests/train tests/collectives tests/mesh
+PART_models := tests/lm tests/ctr tests/networks tests/serving
+PART_meta := tests/meta tests/embedding tests/layers
 PART_rest := tests $(addprefix --ignore=,$(PART_elastic) $(PART_jobs) \
-  $(PART_data) $(PART_models))
+  $(PART_data) $(PART_train) $(PART_models) $(PART_meta))
 PART ?= all
 PART_all := tests
 ifeq ($(PART),oldest)
@@ -82,7 +84,8 @@ test-slow:
 else
 test-slow: lint
 	@test -n '$(PART_$(PART))' || { \
-	  echo 'PART=$(PART): use elastic, jobs, data, models, rest, oldest or all.'; exit 1; }
+	  echo 'PART=$(PART): use train, models, meta, elastic, jobs, data, rest,' \
+	    'oldest or all.'; exit 1; }
 	$(VENV)/bin/python -m pytest --hypothesis-profile=search \
 	  -o faulthandler_timeout=3600 $(PARALLEL) $(PYTEST_FLAGS) $(wildcard $(PART_$(PART))) \
 	  $(filter --ignore=%,$(PART_$(PART)))

@@ -133,6 +133,7 @@ class Run:
     self.start = checkpoint.latest_step(self._checkpoints) or 0
     if self.start:
       run_identity.check_settings(job.run_dir, config, self.start, free)
+    job.should_stop.how_to_resume = self._how_to_resume
 
   def fit(
     self,
@@ -239,7 +240,10 @@ class Run:
     """What a user who stopped the run wants to know."""
     step = checkpoint.latest_step(self._checkpoints)
     if step is None:
-      text = 'there is no checkpoint yet; the same command begins anew'
+      text = (
+        f'there is no checkpoint in {self._checkpoints} yet; the same command'
+        f' starts {self._name} from its first step'
+      )
     else:
       text = (
         f'the checkpoint of step {step} of {self.num_steps} is'

@@ -14,6 +14,8 @@ import pathlib
 import re
 import signal
 import sys
+import threading
+import time
 import traceback
 import types
 from typing import Any, NoReturn, TypeVar
@@ -25,6 +27,9 @@ from antjax import config as config_lib
 flags.disclaim_key_flags()  # They are the script's.
 
 _T = TypeVar('_T')
+
+# Seconds that a second signal gives the main thread to end by itself.
+_PATIENCE_S = 5.0
 
 # An error raised in this folder is ours: a sentence to the user.
 OWN_FOLDER = str(pathlib.Path(config_lib.__file__).parent)
@@ -41,7 +46,9 @@ class StopRequest:
 
   def __init__(self) -> None:
     self.signal: signal.Signals | None = None
-    self._is_deferred = False
+    # What a stopped user wants to know, by the run that was opened last.
+    self.how_to_resume: Callable[[], str] = str
+    self._is_deferred = self._is_second = False
 
   @contextlib.contextmanager
   def deferred(self) -> Iterator[None]:
@@ -61,16 +68,33 @@ class StopRequest:
     Call after `jax.distributed.initialize`: JAX's preemption service takes
     SIGTERM and would swallow it.
     """
+    self._arrived, end = os.pipe()
+    os.set_blocking(end, False)
+    signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+    threading.Thread(target=self._watch, daemon=True).start()
     signal.signal(signal.SIGINT, self._handle)
     signal.signal(signal.SIGTERM, self._handle)
 
+  def _watch(self) -> None:
+    """Ends the program at a second signal that `_handle` does not get.
+
+    Python calls a handler when the main thread is back from C, where a
+    compilation takes minutes.
+    """
+    os.read(self._arrived, 1)
+    if self._is_deferred:
+      os.write(2, b'Stopping after this step. Once more: stop at once.\n')
+    (number,) = os.read(self._arrived, 1)
+    time.sleep(_PATIENCE_S)
+    if not self._is_second:
+      _abort(_interrupted(), 128 + number)
+
   def _handle(self, number: int, frame: types.FrameType | None) -> None:
     del frame
-    is_second, self.signal = self.signal is not None, signal.Signals(number)
-    if is_second or not self._is_deferred:
+    self._is_second = self.signal is not None
+    self.signal = signal.Signals(number)
+    if self._is_second or not self._is_deferred:
       raise KeyboardInterrupt
-    # Not by logging: a handler must not take a lock that its thread may hold.
-    os.write(2, b'Stopping after this step. Once more: stop at once.\n')
 
 
 stop_request = StopRequest()
@@ -186,8 +210,8 @@ def run(
     try:
       code = main(*parsed)
     except KeyboardInterrupt as stop:
-      told = f': {stop}' if stop.args else '.'
-      _abort(f'interrupted{told}', 128 + (stop_request.signal or signal.SIGINT))
+      code = 128 + (stop_request.signal or signal.SIGINT)
+      _abort(_interrupted(str(stop)), code)
     except Exception as error:
       if not _is_own(error) or logging.level_debug():
         logging.exception('The job failed.')
@@ -199,6 +223,12 @@ def run(
 
   app.run(guarded, flags_parser=parse)
   raise AssertionError('app.run exits.')
+
+
+def _interrupted(told: str = '') -> str:
+  """What a user who stopped the program reads."""
+  told = told or stop_request.how_to_resume()
+  return f'interrupted: {told}' if told else 'interrupted.'
 
 
 def _is_own(error: Exception) -> bool:

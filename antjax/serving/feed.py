@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import time
@@ -143,6 +144,7 @@ def parse(data: bytes, sequence: int, base: str) -> Delta:
       f' number {sequence} on {base[:12]}: it is of another base or trainer.',
     )
   try:
+    _check_sizes(content)
     with np.load(io.BytesIO(content), allow_pickle=False) as found:
       arrays = {n: found[n] for n in found.files}
   except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -151,6 +153,31 @@ def parse(data: bytes, sequence: int, base: str) -> Delta:
     ) from error
   digest = hashlib.sha256(line + b'\n').hexdigest()
   return Delta(sequence, digest, info, arrays)
+
+
+def _check_sizes(content: bytes) -> None:
+  """Refuses arrays that do not have the bytes that they announce.
+
+  NumPy takes the memory that a header asks for before it reads any of it.
+
+  Raises:
+    ValueError: Names the array.
+  """
+  with zipfile.ZipFile(io.BytesIO(content)) as file:
+    for member in file.infolist():
+      if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f'{member.filename} is packed; needed is plain .npz')
+      with file.open(member) as array:
+        version = np.lib.format.read_magic(array)
+        if version != (1, 0):
+          raise ValueError(f'{member.filename} is .npy of version {version}')
+        shape, _, dtype = np.lib.format.read_array_header_1_0(array)
+        announced = array.tell() + math.prod(shape) * dtype.itemsize
+      if min(shape, default=0) < 0 or announced != member.file_size:
+        raise ValueError(
+          f'{member.filename} announces {announced} bytes, an array of {shape}'
+          f' of {dtype}, and has {member.file_size}'
+        )
 
 
 class DeltaFeed:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The staggered all-reduce: its schedule, results, order of permutes."""
 
+import itertools
 import re
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from antjax.collectives import staggered
 from antjax.collectives.choose import Collectives
 from antjax.mesh.mesh import BATCH_AXES, make_mesh
+from tests.cases import covering, pairs
 from tests.collectives import algorithms_check
 
 
@@ -66,9 +68,17 @@ def test_it_equals_the_sum():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'int32'])
-@pytest.mark.parametrize('shape', [(1, 4), (2, 2), (2, 3), (2, 4), (4, 2)])
-@pytest.mark.parametrize('num_rounds', [1, 2, 5])
+@pytest.mark.parametrize(
+  ('shape', 'dtype', 'num_rounds'),
+  covering(
+    itertools.product(
+      ((1, 4), (2, 2), (2, 3), (2, 4), (4, 2)),
+      algorithms_check.DTYPES,
+      (1, 2, 5),
+    ),
+    pairs,
+  ),
+)
 def test_it_equals_the_sum_everywhere(shape, dtype, num_rounds):
   check(*shape, jnp.dtype(dtype), num_rounds)
 

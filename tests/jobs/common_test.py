@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -24,10 +25,10 @@ from tests.jobs.processes import job_of
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE_S = 90.0
 _JOB = """
-import dataclasses, os, time
+import ctypes, dataclasses, os, time
 from typing import Annotated
 import jax
-from antjax.jobs import job as job_lib
+from antjax.jobs import job as job_lib, run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(job_lib.JobConfig):
@@ -43,6 +44,7 @@ def main(config):
   job = job_lib.start(config)
   job.save_config()
   if config.do == 'undeferred':
+    run.Run('net', config, job, {}, num_steps=7)
     print('ready', flush=True)
     time.sleep(600)
   with job.should_stop.deferred():
@@ -60,8 +62,11 @@ def work(config, job):
     print('saved', flush=True)
   if config.do == 'stopped':
     raise KeyboardInterrupt('the checkpoint of step 7 is there')
-  if config.do == 'hang':
+  if config.do in ('hang', 'stuck'):
     print('ready', flush=True)
+    lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    while config.do == 'stuck':  # For ever, in C, as a compilation may.
+      libc.pthread_mutex_lock(lock)
     time.sleep(600)
 
 if __name__ == '__main__':
@@ -237,12 +242,18 @@ def test_a_stopped_job_says_how_to_resume(job):
 def test_a_signal_outside_of_a_loop_ends_at_once(job):
   process = _start(job, '--do=undeferred')
   process.send_signal(signal.SIGINT)
-  process.communicate(timeout=_DEADLINE_S)
+  _, err = process.communicate(timeout=_DEADLINE_S)
   assert process.returncode == 128 + signal.SIGINT
+  assert re.fullmatch(
+    'job: interrupted: there is no checkpoint in .*run/checkpoints yet; the'
+    ' same command starts net from its first step: .*job.py --do=undeferred',
+    _last(err),
+  )
 
 
-def test_a_second_signal_ends_at_once(job):
-  process = _start(job, '--do=hang')
+@pytest.mark.parametrize('do', ['hang', 'stuck'])
+def test_a_second_signal_ends_at_once(job, do):
+  process = _start(job, f'--do={do}')
   process.send_signal(signal.SIGINT)
   time.sleep(0.5)
   assert process.poll() is None

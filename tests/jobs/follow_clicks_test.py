@@ -160,6 +160,23 @@ def test_killed_at_any_instant_it_tells_the_same(run, monkeypatch, instant):
   one.saver.__exit__()
 
 
+def test_only_rows_with_a_bad_label_are_left_out(run):
+  folder, rows, make = run
+  one = make()
+  bad = [row | {'clicked': x} for row, x in zip(rows, (2, 'x', '', -1, 7))]
+  arrive(folder, '1.csv', bad[:3] + rows[5:] + bad[3:])
+  arrive(folder, '2.csv', bad)  # None is good.
+  one.round(one.new_files())
+  assert one.position['info']['rows'] == len(rows) - 5
+  rejected = (folder / 'fm' / 'seed_0' / 'follow.rejected.csv').read_text()
+  assert '2 is not 0 or 1' in rejected and '-1 is not 0 or 1' in rejected
+  places = [line.split(',')[:3] for line in rejected.splitlines()]
+  assert len([x for x in places if x[0].endswith('1.csv')]) == 5
+  assert {x[2] for x in places[1:]} == {'clicked'}
+  one.saver.__exit__()
+  assert served(folder)[1].live.version['sequence'] == 1
+
+
 def test_files_without_rows_do_not_stop_it(run):
   folder, rows, make = run
   arrive(folder, '1.csv', rows)

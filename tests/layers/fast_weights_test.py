@@ -3,6 +3,7 @@
 """The low-rank form of the inner loop against the plain one."""
 
 import functools
+import itertools
 import logging
 
 from flax import nnx
@@ -15,7 +16,7 @@ import pytest
 from antjax.layers import fast_plan, fast_weights
 from antjax.layers.mlp import MLP
 from antjax.meta import maml
-from tests.cases import first_fast
+from tests.cases import covering, first_fast, pairs
 
 # Sizes that occur nowhere else, so that a shape names an array. A kernel of
 # WIDTH columns or more gains from pairs at SUPPORT rows, also called twice.
@@ -213,9 +214,12 @@ def plan_of(model_class, **kwargs):
   )
 
 
-@pytest.mark.parametrize('adapt', first_fast('all', 'mlp'))
-@pytest.mark.parametrize('order', first_fast(2, 1))
-@pytest.mark.parametrize('num_steps', first_fast(1, 2, 3))
+@pytest.mark.parametrize(
+  'num_steps, order, adapt',
+  first_fast(
+    *covering(itertools.product((1, 2, 3), (2, 1), ('all', 'mlp')), pairs)
+  ),
+)
 def test_low_rank_equals_plain(num_steps, order, adapt):
   # Each leaf has another rate, and so has a bias not that of its kernel.
   inner = maml.InnerLoop(

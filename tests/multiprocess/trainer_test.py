@@ -18,6 +18,7 @@ from antjax.metrics import means as metrics_lib
 from antjax.metrics import ranking
 from antjax.train.trainer import Trainer
 from tests.multiprocess.run_workers import run_workers
+from tests.train.positioned import Positioned
 
 # The same sums over devices, in gloo's order instead of XLA's own.
 SUM_ORDER_RTOL = 1e-4
@@ -27,34 +28,17 @@ pytestmark = pytest.mark.multiprocess
 BATCH = 32  # Of all processes.
 
 
-class Batches:
-  """This process's rows of a global stream, `num` batches of them."""
-
-  def __init__(self, num):
-    self._num, self._next = num, 0
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    if self._next >= self._num:
-      raise StopIteration
-    rng = np.random.default_rng(self._next)
-    self._next += 1
-    whole = {
-      'ids': {'item': rng.integers(0, 53, (BATCH, 3))},
-      'y': rng.normal(size=(BATCH, 3)).astype(np.float32),
-      'group': rng.integers(0, 5, (BATCH, 3)),
-    }
-    size = BATCH // jax.process_count()
-    start = jax.process_index() * size
-    return jax.tree.map(lambda x: x[start : start + size], whole)
-
-  def get_state(self):
-    return {'next': self._next}
-
-  def set_state(self, state):
-    self._next = state['next']
+def batch_of(number):
+  """This process's rows of a batch."""
+  rng = np.random.default_rng(number)
+  whole = {
+    'ids': {'item': rng.integers(0, 53, (BATCH, 3))},
+    'y': rng.normal(size=(BATCH, 3)).astype(np.float32),
+    'group': rng.integers(0, 5, (BATCH, 3)),
+  }
+  size = BATCH // jax.process_count()
+  start = jax.process_index() * size
+  return jax.tree.map(lambda x: x[start : start + size], whole)
 
 
 def work(code, intra, folder, counts):
@@ -103,7 +87,7 @@ def work(code, intra, folder, counts):
   losses = {}
   state = trainer.fit(
     state,
-    Batches(num),
+    Positioned(batch_of, num),
     100,
     checkpoint_dir=folder,
     merge_input_states=lambda states: max(states, key=lambda s: s['next']),
@@ -111,7 +95,7 @@ def work(code, intra, folder, counts):
   )
   scores = trainer.evaluate(
     state,
-    Batches(num),
+    Positioned(batch_of, num),
     predict_fn,
     {
       'MAE': metrics_lib.MAE(),
@@ -143,13 +127,7 @@ def assert_same(actual, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('code', 'intra'),
-  [
-    ('IIG', 4),
-    ('GGG', 2),
-    ('NNN', 8),
-    ('NIG', 2),
-  ],
+  ('code', 'intra'), [('IIG', 4), ('GGG', 2), ('NNN', 8), ('NIG', 2)]
 )
 def test_two_processes_equal_one(tmp_path, code, intra):
   # This process has the devices of one.

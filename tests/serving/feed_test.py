@@ -4,8 +4,10 @@
 
 import dataclasses
 import hashlib
+import io
 import re
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -177,6 +179,49 @@ def test_what_does_not_fit_changes_nothing(base, tmp_path, change):
   feed.write(tmp_path / 'deltas', 1, digest, good)
   follower.catch_up()
   assert state(model) != before and follower.num_applied == 1
+
+
+@pytest.mark.parametrize('base', ['none'], indirect=True)
+@pytest.mark.parametrize(
+  ('packed', 'shape', 'message'),
+  [
+    (False, '(9000000000000, 4)', 'rows.npy announces 144000000000128 bytes'),
+    (False, '(-1, 4)', 'an array of .-1, 4. of float32'),
+    (False, '(0, 4)', 'announces 128 bytes, an array of .0, 4. of float32'),
+    (True, '(1, 4)', 'rows.npy is packed; needed is plain .npz'),
+  ],
+)
+def test_arrays_have_the_size_that_they_announce(
+  base, tmp_path, monkeypatch, packed, shape, message
+):
+  model, follower = followed(base, tmp_path / 'deltas')
+  before = state(model)
+
+  def savez(file, **arrays):
+    del arrays
+    content = io.BytesIO()
+    np.save(content, np.ones((1, 4), np.float32))
+    data = content.getvalue()
+    old = b"'shape': (1, 4), }"
+    new = f"'shape': {shape}, }}".encode()
+    assert old in data
+    room = len(new) - len(old)  # It is padded with blanks.
+    if room > 0:
+      data = data.replace(b' ' * room + b'\n', b'\n')
+    else:
+      new += b' ' * -room
+    kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(file, 'w', kind) as made:
+      made.writestr('rows.npy', data.replace(old, new))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(np, 'savez', savez)
+    digest = follower.live.version['digest']
+    feed.write(tmp_path / 'deltas', 1, digest, {})
+  follower.catch_up()
+  assert follower.state['refused']['content'] == 1
+  assert re.search(message, follower.state['trouble'])
+  assert state(model) == before
 
 
 @pytest.mark.parametrize('base', ['none'], indirect=True)

@@ -22,6 +22,7 @@ from antjax.train.feed import set_position
 from antjax.train.trainer import Trainer
 from antjax.train.warm_start import warm_start
 from tests.cases import first_fast
+from tests.train.positioned import Positioned
 
 # Another code sums in another order; through 3 Adam steps.
 SUM_ORDER_ATOL = 2e-5
@@ -69,28 +70,12 @@ def make_trainer(
   return trainer, trainer.init(params, seed=2)
 
 
-class Batches:
-  """Endless batches whose position is their number."""
-
-  def __init__(self):
-    self._next = 0
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    rng = np.random.default_rng(self._next)
-    self._next += 1
-    return {
-      'ids': {'item': rng.integers(0, 53, (16, 3))},
-      'y': rng.normal(size=(16, 3)).astype(np.float32),
-    }
-
-  def get_state(self):
-    return {'next': self._next}
-
-  def set_state(self, state):
-    self._next = state['next']
+def batch_of(number):
+  rng = np.random.default_rng(number)
+  return {
+    'ids': {'item': rng.integers(0, 53, (16, 3))},
+    'y': rng.normal(size=(16, 3)).astype(np.float32),
+  }
 
 
 def copied(state):
@@ -105,7 +90,7 @@ def train(path, code, intra, num_steps, losses, **kwargs):
 
   return trainer, trainer.fit(
     copied(state),
-    Batches(),
+    Positioned(batch_of),
     num_steps,
     checkpoint_dir=str(path),
     checkpoint_every=2,
@@ -116,9 +101,7 @@ def train(path, code, intra, num_steps, losses, **kwargs):
 @pytest.mark.parametrize(
   ('first', 'second'),
   first_fast(
-    (('IIG', 4), ('GGG', 2)),
-    (('GGG', 8), ('NNN', 1)),
-    (('NNG', 2), ('III', 4)),
+    (('IIG', 4), ('GGG', 2)), (('GGG', 8), ('NNN', 1)), (('NNG', 2), ('III', 4))
   ),
 )
 def test_training_goes_on_under_another_code_and_mesh(tmp_path, first, second):
@@ -164,7 +147,7 @@ def test_an_async_save_is_not_disturbed_by_donation(tmp_path):
   trainer, state = make_trainer('IIG', 4)
   state = copied(state)
   with Checkpointer(str(tmp_path), trainer.layout, keep=10) as saver:
-    batches, kept = Batches(), {}
+    batches, kept = Positioned(batch_of), {}
     for step in range(4):
       kept[step] = jax.tree.map(np.array, trainer.params(state))
       saver.save(step, state)
@@ -182,7 +165,7 @@ def test_newest_and_best_are_kept(tmp_path):
   scores = iter([0.5, 0.1, 0.3, 0.4, 0.2])
   trainer.fit(
     copied(state),
-    Batches(),
+    Positioned(batch_of),
     5,
     checkpoint_dir=str(tmp_path),
     keep=2,
@@ -211,7 +194,7 @@ def test_an_input_position_of_several_processes_needs_merging(tmp_path):
     _, positions = saver.restore()
   assert positions == [{'next': 0}]
 
-  batches = Batches()
+  batches = Positioned(batch_of)
   with pytest.raises(ValueError, match='pass merge_input_states'):
     set_position(batches, [{'next': 1}, {'next': 2}], None)
   set_position(batches, [{'next': 1}, {'next': 2}], lambda states: states[1])
@@ -224,7 +207,7 @@ def test_should_stop_saves_and_raises_and_resumes(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     trainer.fit(
       copied(state),
-      Batches(),
+      Positioned(batch_of),
       100,
       checkpoint_dir=str(tmp_path),
       on_step=lambda step, _: seen.append(step),
@@ -235,7 +218,7 @@ def test_should_stop_saves_and_raises_and_resumes(tmp_path):
   again = []
   trainer.fit(
     copied(state),
-    Batches(),
+    Positioned(batch_of),
     10,
     checkpoint_dir=str(tmp_path),
     on_step=lambda step, _: again.append(step),

@@ -5,17 +5,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from antjax.collectives.layerwise import scan_layers
 from antjax.mesh.mesh import make_mesh
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.trainer import Trainer
 from tests.train import plain
+from tests.train.paro_step_test import NUM_STEPS, optimizer, SUM_ORDER_ATOL
 
-# Sums in another order, through 3 AdamW steps; see paro_step_test.
-SUM_ORDER_ATOL = 2e-5
-NUM_STEPS = 3
 L, D = 3, 12  # D does not divide by 8 devices.
 MOST, ROWS = 4, 2  # Micro-batches of a device; rows of each.
 
@@ -48,12 +45,6 @@ def loss_fn(params, batch, rng):
 def noisy_loss_fn(params, batch, rng):
   keep = jax.random.bernoulli(rng, 0.5, batch['x'].shape)
   return loss_fn(params, batch | {'x': batch['x'] * keep}, None)
-
-
-def optimizer():
-  return optax.chain(
-    optax.clip_by_global_norm(0.05), optax.adamw(1e-2, weight_decay=0.1)
-  )
 
 
 def make_trainer(code, intra, loss=loss_fn, is_scanned=True, **kwargs):

@@ -16,28 +16,11 @@ from tests.train.elastic_control import (
   micro_batches,
   new_state,
 )
+from tests.train.positioned import Positioned
 
 
-class Positioned:
-  """Micro-batches whose position is their number."""
-
-  def __init__(self, num=1000):
-    self._all, self._next = list(micro_batches(num)), 0
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    if self._next == len(self._all):
-      raise StopIteration
-    self._next += 1
-    return self._all[self._next - 1]
-
-  def get_state(self):
-    return {'next': self._next}
-
-  def set_state(self, state):
-    self._next = state['next']
+def positioned():
+  return Positioned(list(micro_batches(1000)).__getitem__, 1000)
 
 
 def test_a_commit_is_told_with_the_position_once_it_is_whole(tmp_path):
@@ -49,7 +32,7 @@ def test_a_commit_is_told_with_the_position_once_it_is_whole(tmp_path):
   control = Looking()
   fit(
     make_trainer(),
-    Positioned(),
+    positioned(),
     7,
     control,
     checkpoint_dir=str(tmp_path),
@@ -69,7 +52,7 @@ def test_stopping_saves_and_tells_and_resumes(tmp_path):
   with pytest.raises(KeyboardInterrupt, match='stopped at step'):
     trainer.fit(
       new_state(trainer),
-      Positioned(),
+      positioned(),
       100,
       elastic=control,
       checkpoint_dir=str(tmp_path),
@@ -81,7 +64,7 @@ def test_stopping_saves_and_tells_and_resumes(tmp_path):
   assert 2 * step - 2 <= position['next'] <= 2 * step
   control.stop = False
   state, more = fit(
-    trainer, Positioned(), 12, control, checkpoint_dir=str(tmp_path)
+    trainer, positioned(), 12, control, checkpoint_dir=str(tmp_path)
   )
   assert sorted(more) == list(range(step + 1, 13))
   assert int(state.step) == 12

@@ -15,6 +15,7 @@ from antjax.embedding.vocabulary import Vocabulary, VocabularyConfig
 from antjax.mesh.mesh import make_mesh
 from antjax.metrics import means as metrics_lib
 from antjax.train.trainer import Trainer
+from tests.train.positioned import Positioned
 
 NUM_IDS = 6
 BIAS = np.zeros((), np.float32)
@@ -144,22 +145,8 @@ def test_an_evaluation_changes_no_vocabulary():
   jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
-class Batches:
-  def __init__(self):
-    self._next = 0
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    self._next += 1
-    return with_keys(batch_of(self._next))
-
-  def get_state(self):
-    return {'next': self._next}
-
-  def set_state(self, state):
-    self._next = state['next']
+def batches():
+  return Positioned(lambda number: with_keys(batch_of(number + 1)))
 
 
 @pytest.mark.slow
@@ -170,7 +157,7 @@ def test_a_stopped_job_goes_on_with_its_vocabularies(tmp_path):
     trainer, _ = make_trainer(Vocabulary(CONFIG))
     state = trainer.fit(
       trainer.init(BIAS, seed=seed),
-      Batches(),
+      batches(),
       num_steps,
       checkpoint_dir=str(tmp_path / folder),
       on_step=lambda step, m: losses.setdefault(folder, {}).update(
@@ -196,7 +183,7 @@ def test_a_stopped_job_goes_on_with_its_vocabularies(tmp_path):
   plain, _ = make_trainer()
   folder = str(tmp_path / 'parts')
   with pytest.raises(ValueError, match="has vocabularies of \\['word'\\]"):
-    plain.fit(plain.init(BIAS), Batches(), 9, checkpoint_dir=folder)
+    plain.fit(plain.init(BIAS), batches(), 9, checkpoint_dir=folder)
 
 
 def test_a_vocabulary_must_fit_its_table():

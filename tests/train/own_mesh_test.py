@@ -22,12 +22,11 @@ from antjax.mesh.paro import VALID_CODES
 from antjax.plan import census, plan_check
 from antjax.train.trainer import Trainer
 from tests.cases import covering, pairs, slow_but
+from tests.train import paro_step_test
 from tests.train import plain as plain_lib
 from tests.train.elastic_control import Control
-from tests.train.paro_step_test import BATCH, batches, optimizer
+from tests.train.paro_step_test import BATCH, batches, optimizer, SUM_ORDER_ATOL
 
-# As in paro_step_test: sums in another order, through 3 steps of AdamW.
-SUM_ORDER_ATOL = 2e-5
 AUTO = {
   'up': P(None, 'model'),
   'bias': P('model'),
@@ -104,21 +103,7 @@ def plain():
 
 
 def check_equal(trainer, plain):
-  state = trainer.init(init_params())
-  losses, norms = [], []
-  for batch in batches():
-    state, metrics = trainer.step(state, batch)
-    losses.append(float(metrics['loss']))
-    norms.append(float(metrics['grad_norm']))
-  params, expected_losses, expected_norms = plain
-  np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-  np.testing.assert_allclose(norms, expected_norms, rtol=1e-4)
-  actual = trainer.params(state)
-  for name, value in params.items():
-    np.testing.assert_allclose(
-      actual[name], value, atol=SUM_ORDER_ATOL, err_msg=name
-    )
-  return state
+  paro_step_test.check(trainer, expected=plain, start=init_params())
 
 
 FAST = (('IIG', 2, True), ('GGG', 1, False))

@@ -91,8 +91,9 @@ def make_trainer(code, intra, num_micro_batches, **kwargs):
   )
 
 
-def check(trainer, counts=None, expected=None):
-  state = trainer.init(init_params(), seed=3)
+def check(trainer, counts=None, expected=None, start=None):
+  start = start or init_params()
+  state = trainer.init(start, seed=3)
   losses, norms = [], []
   for batch in batches():
     state, metrics = trainer.step(state, batch, counts)
@@ -107,7 +108,7 @@ def check(trainer, counts=None, expected=None):
       actual[name], value, atol=SUM_ORDER_ATOL, err_msg=name
     )
   assert int(state.step) == NUM_STEPS
-  moved = np.abs(np.asarray(actual['odd']) - init_params()['odd']).max()
+  moved = np.abs(np.asarray(actual['odd']) - start['odd']).max()
   assert moved > 100 * SUM_ORDER_ATOL  # The comparison means something.
 
 

@@ -18,6 +18,7 @@ from antjax.mesh.mesh import make_mesh
 from antjax.train import checkpoint
 from antjax.train.rows_ahead import RowsAhead
 from antjax.train.trainer import Trainer
+from tests.train.positioned import Positioned
 
 NUM_ROWS, DIM, RATE = 60, 3, 0.3
 SUM_ORDER_ATOL = 1e-6
@@ -106,36 +107,13 @@ def test_rows_lack_the_updates_of_one_step(level):
   assert np.abs(exact['item'] - found['item']).max() > 100 * SUM_ORDER_ATOL
 
 
-class Batches:
-  """Batches with a position, as a Grain iterator has."""
-
-  def __init__(self):
-    self.position = 0
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    batches = make_batches(8)
-    if self.position == len(batches):
-      raise StopIteration
-    self.position += 1
-    return batches[self.position - 1]
-
-  def get_state(self):
-    return {'position': self.position}
-
-  def set_state(self, state):
-    self.position = state['position']
-
-
 @pytest.mark.slow
 def test_a_resumed_run_is_the_same_run(tmp_path):
   """Rows are fresh after a checkpoint; no batch is lost to reading ahead."""
   trainer = make_trainer()
   whole = trainer.fit(
     trainer.init(jnp.ones(DIM)),
-    Batches(),
+    Positioned(make_batches(8).__getitem__, 8),
     8,
     checkpoint_dir=str(tmp_path / 'whole'),
     checkpoint_every=3,
@@ -149,7 +127,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     trainer.fit(
       trainer.init(jnp.ones(DIM)),
-      Batches(),
+      Positioned(make_batches(8).__getitem__, 8),
       8,
       checkpoint_dir=folder,
       checkpoint_every=3,
@@ -160,7 +138,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
   assert stopped not in (3, 6, 8)
   resumed = trainer.fit(
     trainer.init(jnp.ones(DIM)),
-    Batches(),
+    Positioned(make_batches(8).__getitem__, 8),
     8,
     checkpoint_dir=folder,
     checkpoint_every=3,

@@ -15,41 +15,30 @@ from antjax.mesh.mesh import make_mesh
 from antjax.train.loop import FitOptions
 from antjax.train.trainer import Trainer
 from tests.cases import first_fast
+from tests.train.positioned import Positioned
 
 _BATCH = 32
 
 
-class _Batches:
+class _Batches(Positioned):
   """Refills its arrays, as loaders may; the last of `num` batches is small."""
 
   def __init__(self, num=100, last=_BATCH, refill=True):
-    self._num, self._last, self._next = num, last, 0
-    self._refill = refill
+    super().__init__(self._batch_of, num)
+    self._last, self._refill = last, refill
     self._batch = {
       'ids': {'item': np.zeros((_BATCH, 3), np.int64)},
       'y': np.zeros(_BATCH, np.float32),
     }
 
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    if self._next >= self._num:
-      raise StopIteration
-    rng = np.random.default_rng(self._next)
-    self._next += 1
+  def _batch_of(self, number):
+    rng = np.random.default_rng(number)
     self._batch['ids']['item'][:] = rng.integers(0, 53, (_BATCH, 3))
     self._batch['y'][:] = rng.normal(size=_BATCH)
-    size = self._last if self._next == self._num else _BATCH
+    size = self._last if number == self._num - 1 else _BATCH
     if not self._refill:
       self._batch = jax.tree.map(np.array, self._batch)
     return jax.tree.map(lambda x: x[:size], self._batch)
-
-  def get_state(self):
-    return {'next': self._next}
-
-  def set_state(self, state):
-    self._next = state['next']
 
 
 def _trainer(code='IIG', num_devices=8, **options):

@@ -17,9 +17,11 @@ from typing import Any
 from absl import logging
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from antjax import paths
-from antjax.data.rejects import Rejects
+from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import ROW
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import export, score
@@ -156,11 +158,17 @@ class FileTrainer:
     )
 
   def _read(self, path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """Columns of a file's good rows; a file that cannot be read is left."""
+    """Columns of a file's good rows; bad ones are counted by column.
+
+    A file that cannot be read is left.
+    """
     rejects = Rejects(self._run / f'{FOLDER}.rejected.csv', 1.0)
     try:
       for table in score.tables(self._model, str(path), rejects, self._labels):
-        yield score.columns(table.drop_columns(ROW))
+        for name in self._labels:
+          table = _with_clicks(table, name, path, rejects)
+        if len(table):
+          yield score.columns(table.drop_columns(ROW))
     except Exception as error:  # Whatever it holds, it must not stop the rest.
       logging.error('%s is in quarantine, not trained on: %s', path, error)
 
@@ -236,6 +244,28 @@ class FileTrainer:
       self.position['info'],
     )
     self._live.apply(delta)
+
+
+def _with_clicks(
+  table: pa.Table, name: str, path: pathlib.Path, rejects: Rejects
+) -> pa.Table:
+  """The rows whose label is 0 or 1; the others are listed."""
+  is_good = pc.is_in(table[name], pa.array([0, 1], table[name].type))
+  bad = table.filter(pc.invert(is_good))
+  if not len(bad):
+    return table
+  rows = zip(bad[ROW].to_pylist(), bad[name].to_pylist(), strict=True)
+  found = [
+    BadRow(row + 1, name, 'label', f'{label} is not 0 or 1')
+    for row, label in rows
+  ]
+  rejects.add(path, found)
+  logging.warning(
+    '%s: %d rows with another label %r than 0 or 1 are in quarantine, listed'
+    ' in %s.',
+    *(path, len(bad), name, rejects.path),
+  )
+  return table.filter(is_good)
 
 
 def _time(path: pathlib.Path) -> float:

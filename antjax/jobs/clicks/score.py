@@ -200,7 +200,6 @@ def _layout(
     nulls=tuple(log.get('nulls', ())),
     header=log['header'],
     known=(*used, *labels),
-    labels=labels,
     needed=tuple(n for n in (about['user'], about['item']) if n),
   )
 
