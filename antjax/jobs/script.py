@@ -166,19 +166,15 @@ def run(
 ) -> NoReturn:
   """Parses flags, runs `main(config)` and exits.
 
+  The fields of `default_config`, a frozen dataclass, become the flags, and
+  `define_flags` defines those that are no part of it. With `takes_command` the
+  arguments after the flags are a command, which `main` gets too.
+
   Exit codes: what `main` returns, or 0; `exit_code_of` an error, which is a
   `flags.Error` for any wrong flag; 128 + signal after a stop asked by SIGINT or
   SIGTERM, also if `main` stopped cleanly. An error that antjax itself raises
   (bad flag, missing file, mesh that does not divide) is shown as one line;
   `--verbosity=1` adds the traceback. Anything else keeps its traceback.
-
-  Args:
-    main: The job; gets the config that the flags give.
-    default_config: Frozen dataclass whose fields become the flags.
-    define_flags: Defines flags that are no part of the config.
-    exit_code_of: Error -> exit code.
-    takes_command: Whether the arguments after the flags are a command, which
-      `main` gets too.
   """
   if os.getcwd() not in sys.path:  # For --model=my_model:Net, a file here.
     sys.path.append(os.getcwd())

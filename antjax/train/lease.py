@@ -176,10 +176,8 @@ def held(
 ) -> Iterator[None]:
   """Holds a folder and its subfolders for this run; call on all processes.
 
-  Args:
-    folder: A path, or a gs:// or s3:// URL.
-    job: Name of a job that a coordinator restarts; '' for none.
-    generation: Generation of the job; a later one takes over at once.
+  The folder may be a gs:// or s3:// URL. `job` is one that a coordinator
+  restarts, if any; a later generation of it takes over at once.
 
   Raises:
     ValueError: A live run has the folder; the message names it.
