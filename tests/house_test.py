@@ -99,7 +99,7 @@ _OVER_BUDGET = {
   'antjax/train': 6_365,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 13_180,
+  'benchmarks': 13_205,
   'tests': 63_260,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
