@@ -69,7 +69,6 @@ class Config:
   candidates: Annotated[int, 'Items of a request.'] = 100
   connections: Annotated[int, 'Clients.'] = 32
   seconds: Annotated[float, 'Time of the load.'] = 10.0
-  processes: Annotated[int, 'Processes of the server.'] = 1
   port: Annotated[int, 'Port of the server.'] = 18_181
 
 
@@ -220,9 +219,8 @@ def _load(config: Config, server: psutil.Process) -> dict[str, float]:
     return waits
 
   def cpu_s() -> float:
-    all_of = [server, *server.children(recursive=True)]
-    times = [one.cpu_times() for one in all_of]
-    return sum(one.user + one.system for one in times)
+    times = server.cpu_times()
+    return times.user + times.system
 
   asyncio.run(all_clients(2))  # Warm-up.
   start, cpu = time.perf_counter(), cpu_s()
@@ -295,7 +293,6 @@ def main(config: Config) -> None:
   deltas = f'--deltas={work / "deltas"}'
   trainer = [*_training(work, config), f'--follow={work / "in"}', deltas]
   serve = [*_PYTHON, 'serve', f'--model={export}', f'--port={config.port}']
-  serve += [f'--processes={config.processes}']
   (work / 'deltas').mkdir(exist_ok=True)
   with (work / 'trainer.log').open('w') as out:
     processes = [
