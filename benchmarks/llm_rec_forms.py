@@ -13,8 +13,9 @@ import optax
 
 import antjax
 from antjax.ctr.bahe.encode import Encoder
-from antjax.ctr.llm_rec import packing, stored
+from antjax.ctr.llm_rec import packing, ranking, stored, untrained
 from antjax.ctr.llm_rec.inputs import TrainingInputs
+from antjax.ctr.llm_rec.late import UserConfig
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import LLMRec, VectorConfig
 from antjax.ctr.llm_rec.negatives import NegativeSampler
@@ -33,6 +34,7 @@ _STORE_VECTOR = VectorConfig(
   normalize=True,
   half_life=2.0,
   token_vectors=True,
+  whiten=True,
   word_dim=1024,
   train_words=False,
   word_weight=0.5,
@@ -191,9 +193,11 @@ class StoreForm(Form):
       lm,
       config.num_layers,
       'mean',
-      _STORE_VECTOR,
+      dataclasses.replace(_STORE_VECTOR, projection_dim=config.embed_dim),
       loss,
+      user=UserConfig(interaction='late'),
       **self._sizes,
+      whitening=untrained.whitening(rows),
       rarity_V=np.ones(config.vocab_size),
       rngs=nnx.Rngs(0),
     )
@@ -218,7 +222,9 @@ class StoreForm(Form):
       ),
       mesh=antjax.make_mesh(intra=1),
       compute_dtype=None if dtype == jnp.float32 else dtype,
-      trainable=lambda name: not name.startswith('head.words.'),
+      trainable=lambda name: (
+        not name.startswith(('head.words.', 'head.whitening.'))
+      ),
     )
     self._state = self._trainer.init(jax.tree.map(np.asarray, params))
     self._encoder = stored.StoredEncoder(
@@ -260,4 +266,5 @@ class StoreForm(Form):
 
 @jax.jit
 def _top(users, catalogue):
-  return jax.lax.top_k(users @ catalogue.T, min(TOP, len(catalogue)))[1]
+  scores = ranking.scores(users, catalogue)
+  return jax.lax.top_k(scores, min(TOP, len(catalogue)))[1]

@@ -119,12 +119,10 @@ def quantize(model: nnx.Module, kind: quantized.Kind, tuning: Tuning) -> None:
 def frozen_share(
   params: PyTree, is_trained: Callable[[str], bool], num_absent: int = 0
 ) -> float:
-  """Share of the parameters that are not trained.
+  """Share of the parameters, arrays or their shapes, that are not trained.
 
-  Args:
-    params: Arrays or ShapeDtypeStructs.
-    is_trained: Name of a leaf -> whether it is trained.
-    num_absent: Number of frozen parameters that are not in memory.
+  `is_trained` takes the name of a leaf; `num_absent` are frozen parameters that
+  are not in memory.
   """
   sizes = [
     (is_trained(_name(path)), x.size)

@@ -105,9 +105,7 @@ class ArrayRecordSource:
   ):
     """Opens the file and checks the fields of its first record.
 
-    Args:
-      path: ArrayRecord file.
-      schema: Fields to give, all others are left out; None gives all fields.
+    Fields that the schema lacks are left out; None gives all of them.
 
     Raises:
       FileNotFoundError: No such file.

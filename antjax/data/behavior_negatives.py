@@ -32,17 +32,10 @@ def draw(
 ) -> tuple[ir.Table, int]:
   """Returns the drawn examples, and how many are lacking.
 
-  Args:
-    stored: Intermediate tables.
-    positives: Examples; features of items are ids already.
-    rows: All rows of the source, with `domain`; users and items are ids.
-    item_columns: Features of `positives` that belong to the item.
-    num: Items to draw for each positive.
-    seed: Seed of the draws.
-
-  Returns:
-    The columns of `positives`: those of the event, but with the drawn item, its
-    title and features, label 0 and `draw` from 1.
+  They have the columns of `positives`: those of the event, but with the drawn
+  item, its title and `item_columns`, label 0 and `draw` from 1 to `num`.
+  Features of items are ids already in `positives`, and users and items in
+  `rows`, which are all rows of the source, with `domain`.
   """
   items = stored('items', _items(rows, positives, item_columns))
   domains = items.group_by('domain').agg(

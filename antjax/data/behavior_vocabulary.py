@@ -65,20 +65,13 @@ class Append:
 
 
 class BehaviorVocabulary:
-  """One state of a vocabulary, whatever is appended later.
-
-  Attributes:
-    folder: Folder of the vocabulary.
-    normalizer: Name of the normalizer of all texts, with its version.
-    appends: Appended files, in order.
-  """
+  """One state of a vocabulary, whatever is appended later."""
 
   def __init__(
     self, folder: pathlib.Path, normalizer: str, appends: tuple[Append, ...]
   ):
-    """Use `open` instead."""
-    self.folder, self.normalizer = folder, normalizer
-    self.appends = appends
+    """Use `open` instead; a normalizer's name has its version."""
+    self.folder, self.normalizer, self.appends = folder, normalizer, appends
 
   @classmethod
   def open(cls, folder: str | os.PathLike[str]) -> 'BehaviorVocabulary':

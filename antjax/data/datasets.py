@@ -52,15 +52,11 @@ def source(
   antm2c: Antm2cConfig | None = None,
   allow_other_counts: bool = True,
 ) -> Source:
-  """Names the events of a data set.
+  """Names the events of a data set; a path of '' downloads ml-1m.
 
-  Args:
-    name: Name of the data set.
-    path: Its files; '' downloads ml-1m by package name.
-    domains: For amazon-2018: see `event_amazon.find_files`.
-    task: For ali-ccp, avazu and criteo: column whose values are the tasks.
-    antm2c: For antm2c: what the columns hold.
-    allow_other_counts: For ml-1m: see `event_movielens.source`.
+  `domains` are for amazon-2018 and `allow_other_counts` for ml-1m, see their
+  readers; `task`, a column whose values are the tasks, for ali-ccp, avazu and
+  criteo; and `antm2c` says what the columns of antm2c hold.
 
   Raises:
     FileNotFoundError: No such files.

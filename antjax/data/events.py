@@ -161,13 +161,10 @@ def write(
 ) -> tuple[dict[str, Any], bool]:
   """Makes the folder of the module's docstring, beside its intermediate files.
 
-  Args:
-    out: Folder to make.
-    source: Source to read.
-    engine: Memory and threads of DuckDB, which reads all sources.
-    max_rejected_share: Largest accepted share of malformed rows of a file.
-    overwrite: Replace events of another source.
-    progress: Function called with a text at the start of each step.
+  DuckDB reads all sources, with the memory and threads of `engine`. Of a file
+  at most `max_rejected_share` of the rows may be malformed. `overwrite`
+  replaces events of another source, and `progress` is called at the start of
+  each step.
 
   Returns:
     The content of `dataset.json`, and whether it was made now.

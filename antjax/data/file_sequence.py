@@ -14,10 +14,7 @@ from antjax.shards.record_source import check_block, Record
 class FileSequence:
   """The records of several Arrow or Parquet files, as those of one.
 
-  `take` is for Arrow files only.
-
-  Attributes:
-    path: The first of the files.
+  `take` is for Arrow files only; `path` is the first file.
   """
 
   def __init__(self, sources: Sequence[Any]):

@@ -22,12 +22,7 @@ _LOCAL_HEADER = 30  # Bytes, in front of a name and what is added to it.
 
 
 class NumpyTable:
-  """Arrays of one file, and of those beside it.
-
-  Attributes:
-    names: Names of the columns.
-    num_rows: Number of rows.
-  """
+  """Arrays of one file, and of those beside it."""
 
   def __init__(self, path: pathlib.Path):
     """Opens the files; reads no rows.

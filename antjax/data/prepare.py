@@ -92,10 +92,8 @@ def fingerprint(files: Sequence[pathlib.Path]) -> str:
 def digest(seed: int, salt: str, *keys: ir.Value) -> ir.StringValue:
   """Returns a text per row whose sort order is a seeded random order.
 
-  Args:
-    seed: Seed; another seed gives an independent order.
-    salt: Name of the use, so that two uses of one key are independent.
-    *keys: Columns that together identify a row.
+  The keys are columns that together identify a row. The salt names the use, so
+  that two uses of one key are independent.
 
   Returns:
     32 hexadecimal digits (MD5: stable over versions, backends and threads).
@@ -182,12 +180,8 @@ def group_into_lists(
 ) -> ir.Table:
   """Groups rows into one row a key, with a list for each collected column.
 
-  Args:
-    table: Input rows; collected columns hold no NULLs.
-    by: Key columns.
-    lists: Columns to collect, all in the same order.
-    order_by: Columns that order the rows of a group; together with the key they
-      must identify a row, or the order is not defined.
+  Collected columns hold no NULLs. `order_by`, the order of the rows of a group,
+  together with the key must identify a row, or the order is not defined.
   """
   keys = [table[name] for name in order_by]
   return table.group_by(list(by)).agg(

@@ -35,11 +35,7 @@ READ_RECORDS = 65_536  # Of columns that are read piece by piece.
 
 
 class _ColumnSource(abc.ABC):
-  """Records of a file of columns; its subclasses are the formats.
-
-  Attributes:
-    path: The file.
-  """
+  """Records of a file of columns; its subclasses are the formats."""
 
   def __init__(
     self,
@@ -49,10 +45,7 @@ class _ColumnSource(abc.ABC):
   ):
     """Opens the file and checks its columns; reads no records.
 
-    Args:
-      path: The file.
-      schema: Columns to read, all others are left out; None reads all columns.
-      as_blocks: Whether `read` gives a `RecordBlock`, not records.
+    See `open_source`.
 
     Raises:
       FileNotFoundError: No such file.
@@ -147,10 +140,8 @@ class ArrowSource(_ColumnSource):
 
   `read` touches the blocks that it needs only, so let a data shard be as large
   as a block or a multiple of it. What it gives are read-only views of the file,
-  which must not change while they are used.
-
-  Attributes:
-    block_size: Records in a block, the unit of reading.
+  which must not change while they are used. `block_size` is the number of
+  records in a block, the unit of reading.
   """
 
   def _open(self) -> pa.Schema:
@@ -232,12 +223,10 @@ def open_source(
 ) -> ColumnSource | ArrayRecordSource:
   """Opens a record file by its suffix, .arrow, .parquet or .array_record.
 
-  Args:
-    path: Record file, or Arrow or Parquet files whose records follow each
-      other.
-    schema: Fields to read, all others are left out; None reads all of them.
-    as_blocks: Whether `read` gives columns, a `RecordBlock`, and not
-      one dict a record; not of an ArrayRecord file.
+  Records of several Arrow or Parquet files follow each other. Fields that the
+  schema lacks are left out; None gives all of them. With `as_blocks`, which
+  ArrayRecord files do not have, `read` gives columns, a `RecordBlock`, and not
+  one dict a record.
 
   Raises:
     FileNotFoundError: No such file.

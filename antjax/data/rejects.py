@@ -25,17 +25,12 @@ class BadRow:
 
 
 class Rejects:
-  """A CSV file that lists rows set aside, made with the first one.
-
-  Attributes:
-    path: The file.
-    max_share: Largest share of the rows of a file to set aside.
-    num_rows: Rows listed so far.
-  """
+  """A CSV file that lists rows set aside, made with the first one."""
 
   def __init__(self, path: str | os.PathLike[str], max_share: float = 0.001):
+    """Accepts up to `max_share` of the rows of a file; see `check`."""
     self.path, self.max_share = pathlib.Path(path), max_share
-    self.num_rows = 0
+    self.num_rows = 0  # Listed so far.
     self._first: dict[str, BadRow] = {}
 
   def add(self, where: str | os.PathLike[str], rows: Sequence[BadRow]) -> None:

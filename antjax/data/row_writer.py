@@ -94,16 +94,10 @@ def write(
 ) -> RowCounts:
   """Writes the good rows of sources, one after another.
 
-  Args:
-    sources: Files, opened as they are taken.
-    folder: Existing folder for `part-*.parquet`; at least one is written.
-    rejects: Lists rows that are set aside, and refuses too many of them.
-    no_rows: Makes the table of no rows.
-    finish: Makes what is written of the rows of a piece and their file; called
-      in any thread.
-    file_bits: See `text_reader.TextLayout`.
-    threads: Number of threads; 0 means one a core.
-    progress: Function called with a text at the start of each file.
+  Sources are opened as they are taken. The existing folder gets
+  `part-*.parquet`, at least one: `no_rows` makes the table of no rows. `finish`
+  makes what is written of the rows of a piece and their file, in any thread.
+  For `file_bits` see `text_reader.TextLayout`; 0 threads are one a core.
   """
   total = RowCounts()
   threads = threads or os.cpu_count() or 1

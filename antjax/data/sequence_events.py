@@ -142,10 +142,8 @@ class SequenceEvents:
     """Cuts all events into runs for models that predict at every place.
 
     Each event but a user's first is in one run behind the place where it is
-    predicted; runs of a user share one event, and the oldest one may be short.
-
-    Args:
-      length: Largest number of events predicted in a run.
+    predicted; at most `length` are predicted in a run. Runs of a user share one
+    event, and the oldest one may be short.
 
     Returns:
       (starts, stops) int64 [runs], users one after the other, each oldest

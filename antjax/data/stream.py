@@ -16,7 +16,7 @@ import pathlib
 import threading
 from typing import Any
 
-from antjax.data import record_schema, records
+from antjax.data import records
 from antjax.shards import record_source
 
 END = '_END'
@@ -33,12 +33,10 @@ class FileStream:
     self,
     folder: str | os.PathLike[str],
     suffix: str = '.array_record',
-    schema: record_schema.Schema | None = None,
   ):
     """Counts the records of the files that are there; there may be none.
 
-    Files end in `suffix`: .array_record, .parquet or .arrow. For the schema see
-    `records.open_source`.
+    Files end in `suffix`: .array_record, .parquet or .arrow.
 
     Raises:
       ValueError: No such folder, or a file is no record file.
@@ -46,7 +44,7 @@ class FileStream:
     self._folder = pathlib.Path(folder)
     if not self._folder.is_dir():
       raise ValueError(f'FileStream: no such folder: {folder}; make it first.')
-    self._suffix, self._schema = suffix, schema
+    self._suffix = suffix
     self._lock = threading.Lock()
     self._names: list[str] = []
     self._stops = [0]  # Records up to the end of each file; 0 before the first.
@@ -57,7 +55,7 @@ class FileStream:
     return self._stops[-1]
 
   def __reduce__(self) -> tuple[Any, ...]:
-    return type(self), (str(self._folder), self._suffix, self._schema)
+    return type(self), (str(self._folder), self._suffix)
 
   def poll(self) -> tuple[int, bool]:
     """Looks for new files.
@@ -108,7 +106,7 @@ class FileStream:
   def _source(self, name: str) -> record_source.RecordSource:
     source = self._open.pop(name, None)
     if source is None:
-      source = records.open_source(self._folder / name, self._schema)
+      source = records.open_source(self._folder / name)
     self._open[name] = source  # The newest is the last.
     if len(self._open) > _MAX_OPEN:
       del self._open[next(iter(self._open))]

@@ -46,9 +46,7 @@ class Rejected:
 class DocumentReader:
   """Documents of text and Parquet files, in a fixed order.
 
-  Attributes:
-    rejected: Input that could not be read so far.
-    num_documents: Documents read so far.
+  `rejected` is the input that could not be read so far.
   """
 
   def __init__(
@@ -58,14 +56,11 @@ class DocumentReader:
     documents: Literal['file', 'paragraph'] = 'file',
     column: str = 'text',
   ):
-    """Lists the files.
+    """Lists the files: *.txt in UTF-8 and *.parquet, at any depth of a folder.
 
-    Args:
-      source: A file, or a folder with files at any depth: *.txt in UTF-8, and
-        *.parquet.
-      documents: Whether a text file is one document or each of its paragraphs,
-        which blank lines part, is one.
-      column: Column of a Parquet file that holds the texts, a document a row.
+    A text file is one document or, by `documents`, each of its paragraphs,
+    which blank lines part, is one. `column` of a Parquet file has a document a
+    row.
 
     Raises:
       FileNotFoundError: No such source, or no file of these kinds in it.
@@ -170,11 +165,8 @@ class PackedSource:
   ):
     """Reads the documents' lengths.
 
-    Args:
-      documents: Records of `SCHEMA`.
-      seq_len: Tokens of a sequence.
-      lengths: The same documents by `LENGTHS_SCHEMA`, to read their lengths
-        without their tokens.
+    `documents` are records of `SCHEMA`. `lengths` are the same by
+    `LENGTHS_SCHEMA`, to read their lengths without their tokens.
 
     Raises:
       ValueError: seq_len is below 2, or there are no tokens.

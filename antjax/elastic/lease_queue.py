@@ -82,9 +82,8 @@ class LeaseQueue:
   def begin(self, state: bytes, round_number: int = 0) -> int:
     """Begins the next pass; blocks until the coordinator has heard it.
 
-    Args:
-      state: Position as JSON; empty: at the beginning.
-      round_number: For `RemoteLeases`.
+    The state is a position as JSON; empty: at the beginning. `round_number` is
+    for `RemoteLeases`.
 
     Returns:
       The number of the pass, for the other calls: an earlier one is ignored.
@@ -126,10 +125,8 @@ class LeaseQueue:
   ) -> tuple[pb.Lease | None, bool, int]:
     """Takes the next lease of a pass.
 
-    Args:
-      number: Number of the pass.
-      may_wait: Whether to wait while a shard may come back or a stream grow;
-        in `lockstep` it does not, or not long.
+    It may wait while a shard may come back or a stream grow; in `lockstep` it
+    does not, or not long.
 
     Returns:
       (lease, is waiting, first open epoch). The lease is None where the pass is

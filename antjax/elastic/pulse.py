@@ -130,8 +130,7 @@ class Pulse:
   def checkpoint_every_s(self, save_s: float) -> float:
     """Seconds between checkpoints that lose least, after Young and Daly.
 
-    Args:
-      save_s: Seconds that a checkpoint holds training up.
+    `save_s` is how long a checkpoint holds training up.
     """
     mtbf_s = self.mtbf_s or _MTBF_S
     return max(_LEAST_CHECKPOINT_S, math.sqrt(2 * save_s * mtbf_s))

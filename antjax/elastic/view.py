@@ -32,7 +32,7 @@ class StepMoments:
 
   @classmethod
   def total(cls, parts: Iterable['StepMoments']) -> 'StepMoments':
-    """The sum of many, without one for each."""
+    """The sum of many."""
     num, x, xx, t, xt = 0, 0.0, 0.0, 0.0, 0.0
     for part in parts:
       num += part.num
@@ -41,15 +41,6 @@ class StepMoments:
       t += part.t
       xt += part.xt
     return cls(num, x, xx, t, xt)
-
-  def __add__(self, other: 'StepMoments') -> 'StepMoments':
-    return StepMoments(
-      self.num + other.num,
-      self.x + other.x,
-      self.xx + other.xx,
-      self.t + other.t,
-      self.xt + other.xt,
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -229,7 +229,7 @@ class WorkerRecord:
       at.num_steps += 1
       at.num_input_steps += is_input
       at.num_samples += time.num_samples
-      at.moments += StepMoments.of(num, busy_s)
+      at.moments = StepMoments.total([at.moments, StepMoments.of(num, busy_s)])
     return True
 
   def slices(self, now: float) -> list[Slice]:

@@ -129,10 +129,7 @@ class Job:
   def report(self, name: str, numbers: Any, **sections: Any) -> None:
     """Writes results.json and report.html, on process 0.
 
-    Args:
-      name: The command, e.g. 'train-lm'.
-      numbers: See `job_report.write`.
-      **sections: See `job_report.write`.
+    `name` is the command, e.g. 'train-lm'; for the rest see `job_report.write`.
     """
     from antjax.report import job_report  # Others need no matplotlib.
 

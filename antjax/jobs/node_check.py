@@ -39,9 +39,7 @@ _Check = Callable[..., Any]
 def check_devices(check: _Check | None = None) -> dict[str, Any]:
   """Measures all local devices, one after the other.
 
-  Args:
-    check: Function that computes a product and counts wrong entries; None:
-      compiled here.
+  `check` computes a product and counts wrong entries; None: compiled here.
   """
   import jax
   import jax.numpy as jnp

@@ -33,12 +33,7 @@ def num_examples(batch: Mapping[str, Any]) -> int:
 
 
 class EarlyStopping:
-  """Ends a run whose validation has not become better for long.
-
-  Attributes:
-    best_step: Step of the best validation so far, or None.
-    is_over: Whether it is time to stop.
-  """
+  """Ends a run whose validation has not become better for long."""
 
   def __init__(self, patience: int, metric: str, mode: str):
     """Looks at one metric, 'validation_...'; a patience of 0 never ends."""
@@ -46,7 +41,7 @@ class EarlyStopping:
     self._sign = -1 if mode == 'min' else 1
     self._best, self._num_worse = -math.inf, 0
     self._seen = -1
-    self.best_step: int | None = None
+    self.best_step: int | None = None  # Of the best validation so far.
 
   @property
   def is_over(self) -> bool:
@@ -104,19 +99,12 @@ class Run:
   ):
     """Looks at what the folder holds.
 
-    Args:
-      name: Name on the progress bar.
-      config: A run that validates reads evaluate_every, patience and
-        best_metric too.
-      job: The job; its run folder gets the settings and `made_of`.
-      made_of: Fingerprints of the run's inputs, see `identity`.
-      num_steps: Steps of the run, if it does not stop early.
-      best_mode: 'min' or 'max', what better means of `config.best_metric`.
-      unit: Unit that the progress bar counts.
-      folder: Folder of log and checkpoints; None: the job's.
-      models: See `identity.check`.
-      advice: See `identity.check`.
-      free: See `identity.check_settings`.
+    The progress bar shows `name` and counts in `unit`. The job's run folder
+    gets the settings and `made_of`, the fingerprints of the inputs (see
+    `identity`); `folder`, by default the same, gets log and checkpoints. A run
+    that validates reads evaluate_every, patience and best_metric of the config
+    too; `best_mode` is 'min' or 'max'. For `models`, `advice` and `free` see
+    `identity`.
 
     Raises:
       ValueError: The run in the folder was made of something else, or with
@@ -149,15 +137,11 @@ class Run:
   ) -> TrainState:
     """Trains or resumes; returns the best state where patience asks for it.
 
-    Args:
-      trainer: The trainer.
-      state: Fresh, from `Trainer.init`.
-      batches: Endless batches of this process.
-      evaluate_fn: Scores of a state, 'validation_...' by name.
-      until: Step to stop at; None: `num_steps`.
-      count_examples: See `Trainer.fit`.
-      line_of: Metrics of a step -> its line in the log.
-      on_start: Called on process 0 once the run is known to be resumable.
+    The state is fresh, from `Trainer.init`, and the batches of this process are
+    endless. `evaluate_fn` scores a state, 'validation_...' by name; `until` is
+    the step to stop at, None: `num_steps`; `line_of` makes a line of the log of
+    a step's metrics; `on_start` is called on process 0 once the run is known to
+    be resumable.
 
     Raises:
       KeyboardInterrupt: It was asked to stop; says how to resume it.

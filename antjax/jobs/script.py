@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags, logging
 
 from antjax import config as config_lib
+from antjax import paths
 
 flags.disclaim_key_flags()  # They are the script's.
 
@@ -166,19 +167,15 @@ def run(
 ) -> NoReturn:
   """Parses flags, runs `main(config)` and exits.
 
+  The fields of `default_config`, a frozen dataclass, become the flags, and
+  `define_flags` defines those that are no part of it. With `takes_command` the
+  arguments after the flags are a command, which `main` gets too.
+
   Exit codes: what `main` returns, or 0; `exit_code_of` an error, which is a
   `flags.Error` for any wrong flag; 128 + signal after a stop asked by SIGINT or
   SIGTERM, also if `main` stopped cleanly. An error that antjax itself raises
   (bad flag, missing file, mesh that does not divide) is shown as one line;
   `--verbosity=1` adds the traceback. Anything else keeps its traceback.
-
-  Args:
-    main: The job; gets the config that the flags give.
-    default_config: Frozen dataclass whose fields become the flags.
-    define_flags: Defines flags that are no part of the config.
-    exit_code_of: Error -> exit code.
-    takes_command: Whether the arguments after the flags are a command, which
-      `main` gets too.
   """
   if os.getcwd() not in sys.path:  # For --model=my_model:Net, a file here.
     sys.path.append(os.getcwd())
@@ -213,10 +210,14 @@ def run(
       code = 128 + (stop_request.signal or signal.SIGINT)
       _abort(_interrupted(str(stop)), code)
     except Exception as error:
-      if not _is_own(error) or logging.level_debug():
+      told = ' '.join(str(error).split())
+      if paths.is_full(error):  # So is that of the log.
+        python_logging.disable()
+        how = stop_request.how_to_resume()
+        told = f'{told.rstrip(".")}. Make room first{how and "; "}{how}'
+      elif not _is_own(error) or logging.level_debug():
         logging.exception('The job failed.')
-      code = exit_code_of(error)
-      _abort(f'error: {" ".join(str(error).split())}', code)
+      _abort(f'error: {told}', exit_code_of(error))
     if stop_request.signal is not None:
       _exit('stopped as asked.', 128 + stop_request.signal)
     sys.exit(code)

@@ -239,12 +239,10 @@ class Ledger:
     """Continues from the state of a checkpoint; all leases end.
 
     What is not consumed in it is to do again, unless it was set aside or may be
-    leased at most once. `num_epochs` may differ from the state's.
-
-    Args:
-      state: State of all workers, see `ledger_state.merge`, or of the worker
-        with this ledger's share; None: nothing is consumed.
-      runs: Runs of the state, where they were read before.
+    leased at most once. `num_epochs` may differ from the state's. The state is
+    that of all workers, see `ledger_state.merge`, or of the worker with this
+    ledger's share; None: nothing is consumed. `runs` are given where they were
+    read before.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of one worker

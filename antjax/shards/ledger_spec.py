@@ -114,10 +114,9 @@ class LedgerSpec:
   ) -> list[EpochRun]:
     """Returns the runs of a state.
 
-    Args:
-      state: State of all workers, or of the worker of this share.
-      share: (worker, num_workers) of a ledger with static shares.
-      runs: Runs of the state, where they were read before.
+    The state is that of all workers, or of the worker of `share`, (worker,
+    num_workers), of a ledger with static shares. `runs` are given where they
+    were read before.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of another

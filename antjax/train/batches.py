@@ -204,7 +204,7 @@ def check_batch(batch: PyTree, multiple: int, what: str) -> None:
       raise ValueError(
         f'Trainer: batch{jax.tree_util.keystr(path)} has shape {shape}; its '
         f'leading dim must be a positive multiple of {multiple} ({what}). '
-        'Pad the batch with examples of weight 0.'
+        'Pad the batch with examples of weight 0, or leave it out (drop_last).'
       )
 
 

@@ -123,10 +123,8 @@ def _unpadded(spec: LeafSpec, mesh: Mesh, x: jax.Array) -> jax.Array:
 def to_items(layout: Layout, named: Mapping[str, Any]) -> dict[str, Any]:
   """Trees as in files: 'params', and 'state' with the rest.
 
-  Args:
-    layout: Layout of the model.
-    named: Result of `of_state` or `restore_target`, or only its 'params';
-      missing arrays become None.
+  `named` is the result of `of_state` or `restore_target`, or only its 'params';
+  missing arrays become None.
   """
   items: dict[str, Any] = {'params': _tree(*_params(layout), named['params'])}
   if 'opt_state' in named:

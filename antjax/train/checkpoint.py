@@ -301,11 +301,8 @@ class Checkpointer:
   ) -> dict[str, Any]:
     """Reads a state, see `canonical`.
 
-    Args:
-      step: Step of the checkpoint.
-      meta: The item 'meta' of the checkpoint.
-      target: Shapes, dtypes and shardings by name, of a whole state or of its
-        parameters only.
+    `meta` is the item 'meta' of the checkpoint; `target` has shapes, dtypes and
+    shardings by name, of a whole state or of its parameters only.
 
     Raises:
       ValueError: See `read_item`.

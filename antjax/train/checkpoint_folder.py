@@ -72,8 +72,7 @@ def room(directory: str | os.PathLike[str], needed: int = 0) -> str:
 class Claim:
   """One run's claim to a folder; all its processes have the same token.
 
-  Attributes:
-    token: Token of the run, used in the names of its unfinished checkpoints.
+  The token is in the names of the run's unfinished checkpoints.
   """
 
   def __init__(self, directory: str):

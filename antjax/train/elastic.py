@@ -112,9 +112,7 @@ class ElasticControl(Protocol):
   def on_commit(self, step: int, input_state: Any) -> None:
     """Called on process 0 only when a checkpoint is committed.
 
-    Args:
-      step: Step of the checkpoint.
-      input_state: The input positions of all processes in it, merged.
+    `input_state` are the input positions of all processes in it, merged.
     """
 
   def is_stopping(self) -> bool:

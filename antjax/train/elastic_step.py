@@ -57,11 +57,8 @@ class ElasticStep:
   ):
     """Compiles nothing yet.
 
-    Args:
-      spec: Description of the step.
-      parts: Groups of each part of this process with its own number of
-        micro-batches; by default one part with all groups of the process.
-      constants: Constants of the Trainer.
+    `parts` are the groups of each part of this process with its own number of
+    micro-batches; by default one part with all groups of the process.
 
     Raises:
       NotElasticError: The code is not elastic.
@@ -109,13 +106,9 @@ class ElasticStep:
   ) -> list[list[PyTree]]:
     """With tables: fetches the rows of all micro-batches; begins the step.
 
-    A collective call.
-
-    Args:
-      state: State before the step.
-      batches: Micro-batches of each part.
-      ids_like: Arrays with the shapes of a micro-batch's ids on all processes.
-      most: Number of micro-batches to make room for, equal on all processes.
+    A collective call with the micro-batches of each part. `ids_like` has the
+    shapes of a micro-batch's ids, and `most` the number of micro-batches to
+    make room for, both equal on all processes.
 
     Returns:
       The micro-batches of each part, placed.
@@ -157,11 +150,9 @@ class ElasticStep:
   ) -> tuple[TrainState, Metrics]:
     """Ends the step on all processes; a collective call.
 
-    Args:
-      state: State passed to `begin`; it is donated.
-      *flags: Values of each part: the names in `FLAGS`, and `plan`, the number
-        of its newest plan; 0 by default.
-      lr_scale: Factor of the updates, equal on all processes.
+    The state that `begin` got is donated. `flags` are values of each part: the
+    names in `FLAGS`, and `plan`, the number of its newest plan; 0 by default.
+    The updates are multiplied by `lr_scale`, equal on all processes.
 
     Returns:
       (state, metrics) as from `make_step`, with the sums of `flags`, and

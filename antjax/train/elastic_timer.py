@@ -24,14 +24,11 @@ class StepTimer:
 
   In each step call `pulling`, `dispatch` and `begin`, then `may_pull` and
   `dispatch` for each further micro-batch, and finally `end`.
-
-  Attributes:
-    pulling_at: Time at which the input was last pulled.
   """
 
   def __init__(self, clock: Callable[[], float]):
     self.clock = clock
-    self.pulling_at = 0.0
+    self.pulling_at = 0.0  # When the input was last pulled.
     self._dispatched_at = 0.0
     self._begun = self._idle_s = 0.0
     self._running: list[Result] = []  # Dispatched and not known to be done.

@@ -60,12 +60,9 @@ def empty_carry(
 ) -> Carry:
   """Zero sums of this device, marked as varying between devices.
 
-  Args:
-    spec: Description of the step.
-    rows: Table rows, or an empty dict.
-    metrics: Names of the loss's metrics, if the carry is that of a loop and
-      must not change its type.
-    view: State before the step, if it has residuals.
+  Without tables `rows` is an empty dict. `metrics` are the names of the loss's
+  metrics, if the carry is that of a loop and must not change its type. The view
+  is of the state before the step, if it has residuals.
   """
   layout = spec.layout
   leaves = [empty_accumulator(layout, s) for s in layout.trained_specs]
@@ -117,17 +114,10 @@ def add_micro_batch(
 ) -> Carry:
   """Adds one micro-batch's weighted sums of losses and gradients.
 
-  Args:
-    spec: Description of the step.
-    carry: Sums so far.
-    leaves: This device's pieces of the parameters.
-    rows: Table rows, or an empty dict.
-    micro: Micro-batch.
-    key: Random key of the micro-batch.
-    factor: Factor on the loss.
-    is_valid: Factor of the weights; None: 1.
-    is_last: Whether this is a step's last micro-batch and sums of leaves with
-      `crosses_early` are sent now: these are returned as after `sync`.
+  `leaves` are this device's pieces of the parameters; without tables `rows` is
+  an empty dict. The loss is multiplied by `factor`, and the weights by
+  `is_valid`, if given. With `is_last`, of a step's last micro-batch, sums of
+  leaves with `crosses_early` are sent now: these are returned as after `sync`.
   """
   layout, how = spec.layout, spec.how
   acc, row_acc, sums, left = carry
@@ -223,15 +213,10 @@ def sync(
 ) -> tuple[list[jax.Array], PyTree, PyTree, dict[str, jax.Array]]:
   """The step's exchange: gradients of the weighted mean loss over all devices.
 
-  Args:
-    spec: Description of the step.
-    carry: This device's sums.
-    view: State before the step; its leaves are not read.
-    routing: Routing of the step's rows.
-    rounds: Second result of the tables' `fetch`.
-    flags: Further scalars of this device to sum.
-    lr_scale: Factor of the updates of rows.
-    has_crossed: Whether the last micro-batch was added with `is_last`.
+  The view is of the state before the step, and its leaves are not read.
+  `rounds` is the second result of the tables' `fetch`, `flags` are further
+  scalars of this device to sum, and `lr_scale` is a factor of the updates of
+  rows. `has_crossed` tells that the last micro-batch was added with `is_last`.
 
   Returns:
     (grads at the optimizer's level, new tables, new residuals, sums

@@ -9,6 +9,7 @@ import math
 import sys
 from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
@@ -101,7 +102,7 @@ class Layout:
     """Describes a tree of arrays or ShapeDtypeStructs; logs unsharded leaves.
 
     For the arguments see `Trainer`. Leaves that have no elements, or are not
-    floating point, are never trained.
+    floating point (which is logged), are never trained.
 
     Raises:
       ValueError: No leaf is trained, a scalar is selected as a stack, or a
@@ -122,12 +123,15 @@ class Layout:
         )
       dtype = np.dtype(jnp.result_type(x))
       is_mutable = mutable is not None and bool(mutable(name))
+      is_number = bool(jnp.issubdtype(dtype, jnp.inexact))
       is_trained = (
         not is_mutable
-        and bool(jnp.issubdtype(dtype, jnp.inexact))
+        and is_number
         and 0 not in jnp.shape(x)  # Optimizers divide by sizes.
         and (trainable is None or bool(trainable(name)))
       )
+      if not (is_mutable or is_number or trainable):
+        logging.warning('Leaf %s is %s: it is not trained.', name, dtype.name)
       if is_trained and jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(
           f'Trainer.init: leaf {name} is {dtype.name}, and complex leaves are'

@@ -109,11 +109,8 @@ def make_backward(
 ) -> Callable[..., Any]:
   """The manual part of a step, to be called in `jit`.
 
-  Args:
-    spec: Description of the step.
-    local: Function of a device's part, such as `accumulate`.
-    more_in: PartitionSpecs of further arguments of `local`.
-    more_out: PartitionSpecs of further results.
+  `local` is the function of a device's part, such as `accumulate`; `more_in`
+  and `more_out` are PartitionSpecs of its further arguments and results.
 
   Returns:
     `(state, inputs, *more) -> (*results of gradient.sync, *more)`.
@@ -292,11 +289,7 @@ def accumulate(
 ) -> tuple[list[jax.Array], PyTree, PyTree, dict[str, jax.Array]]:
   """One device's part: synchronized gradients of the weighted mean loss.
 
-  Args:
-    spec: Description of the step.
-    view: This device's pieces of the state.
-    inputs: The step's inputs, likewise.
-    fetched: `(rows, rounds)` if the rows are fetched; None fetches them.
+  `fetched` are `(rows, rounds)` if the rows are fetched; None fetches them.
 
   Returns:
     See `gradient.sync`.

@@ -193,10 +193,8 @@ class Trainer:
   def init(self, params: PyTree, seed: int = 0) -> TrainState:
     """Creates a new state, with each leaf sharded at its own level.
 
-    Args:
-      params: The parameters, or a function that creates them from a random key
-        (no device then ever holds all of them).
-      seed: Seed of the run's randomness.
+    `params` may be a function that creates the parameters from a random key; no
+    device then ever holds all of them.
     """
     layout, state = initial.new_state(params, seed, self._layout_of)
     if layout != self._layout:

@@ -89,4 +89,4 @@ def of(view, worker):
 
 def moments(steps):
   """Sums over steps, each (work, busy seconds)."""
-  return sum((StepMoments.of(*step) for step in steps), StepMoments())
+  return StepMoments.total(StepMoments.of(*step) for step in steps)

@@ -441,6 +441,15 @@ def test_complex_leaves_are_refused_unless_frozen():
   _trainer(trainable=lambda name: name != 'c').init(params)
 
 
+def test_integers_among_the_parameters_are_named(caplog):
+  params = _params() | {'n': np.ones(2, np.int32)}
+  _trainer().init(params)
+  assert 'Leaf n is int32: it is not trained.' in caplog.text
+  caplog.clear()
+  _trainer(trainable=lambda name: name != 'n').init(params)
+  assert 'Leaf n' not in caplog.text
+
+
 def _towers(params, batch):
   return batch['x'] @ params['user'], batch['z'] @ params['item']
 

@@ -46,11 +46,9 @@ def ways(
 ) -> tuple[str, dict[str, str]]:
   """(default way, column -> its own way), from texts such as price=bins.
 
-  Args:
-    flag: Name of the setting, for errors.
-    texts: name=way, and at most one other default than the first of `known`.
-    names: Existing columns; None: not known yet.
-    known: Known ways.
+  `flag` names the setting in errors. `texts` are name=way, and at most one
+  other default than the first of the `known` ways; `names` are the existing
+  columns, None: not known yet.
 
   Raises:
     ValueError: A way or a column is unknown, or one is given twice.

@@ -71,11 +71,9 @@ class ClickRates:
 
 
 def count(chunks: Iterable[Columns], names: Sequence[str]) -> ClickRates:
-  """Counts the training rows.
+  """Counts the training rows by the values of the columns `names`.
 
-  Args:
-    chunks: Chunks of rows: 'label' (0 or 1) and integer columns from 0 on, [n].
-    names: Columns that have a rate for each value.
+  Chunks of rows are 'label' (0 or 1) and integer columns from 0 on, [n].
   """
   clicks = {name: np.zeros(0) for name in names}
   rows = {name: np.zeros(0) for name in names}

@@ -17,12 +17,9 @@ def columns(
 ) -> dict[str, np.ndarray]:
   """Column, such as time_hour -> int32 [N].
 
-  Args:
-    wanted: Any of hour, weekday (UTC, Monday is 0) and gap: 0 for a user's
-      first moment, else 1 + floor(log2(1 + s)) for s seconds since the previous
-      moment.
-    user_N: User of each click, of all splits.
-    time_N: Time of each click, in seconds since 1970.
+  `wanted` are any of hour, weekday (UTC, Monday is 0) and gap: 0 for a user's
+  first moment, else 1 + floor(log2(1 + s)) for s seconds since the previous
+  moment. The clicks are those of all splits, at times in seconds since 1970.
 
   Raises:
     ValueError: Times are not in seconds since 1970.

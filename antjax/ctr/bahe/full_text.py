@@ -73,15 +73,11 @@ class FullTextTower(nnx.Module):
   ):
     """Uses the language model and shares its parameters.
 
-    Args:
-      lm: Language model. Learned positions must suffice for the tokens of a
-        text: see `antjax.lm.positions.extend_learned`.
-      num_sequences: N.
-      num_tokens: Number of tokens of a sequence's text, which has the newest
-        behaviors that fit.
-      title_tokens: Number of tokens of an item's title.
-      marks: Marks around behaviors.
-      cache: Cache of the behaviors' tokens.
+    Its learned positions must suffice for the tokens of a text: see
+    `antjax.lm.positions.extend_learned`. `num_tokens` are those of a sequence's
+    text, which has the newest behaviors that fit; `title_tokens` those of an
+    item's title. `marks` are put around behaviors, whose tokens are in the
+    cache.
     """
     lm.config.check_length(max(num_tokens, title_tokens))
     self.lm, self.num_sequences, self.cache = lm.trunk(), num_sequences, cache

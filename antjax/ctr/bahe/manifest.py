@@ -49,10 +49,7 @@ class Manifest:
   parts: tuple[tuple[int, int, str], ...] = ()
 
   def check(self, **expected: Any) -> None:
-    """Rejects a store made from other inputs.
-
-    Args:
-      **expected: Known fields of `IDENTITY`.
+    """Rejects a store made from other inputs, the known fields of `IDENTITY`.
 
     Raises:
       ValueError: Fields differ; the message names all of them.

@@ -202,10 +202,9 @@ class ClickModel(nnx.Module):
   def prepare(self, batch: Batch, num_parts: int) -> dict[str, Any]:
     """Inputs of a step, from a batch of `make_batch`.
 
-    Args:
-      batch: Batch with standardized 'numeric' (`batches.Standardizer`), and
-        'user_vector' [B, X] if the model uses it.
-      num_parts: See `Tower.prepare`.
+    The batch has standardized 'numeric' (`batches.Standardizer`), and
+    'user_vector' [B, X] if the model uses it. For the parts see
+    `Tower.prepare`.
     """
     text = {name: batch[name] for name in ('behaviors', 'title')}
     found = {name: batch[name] for name in _STEP_READS if name in batch}
@@ -260,11 +259,9 @@ class ClickModel(nnx.Module):
     return 'history' in load.load(self.head_config.name).needs and has_history
 
   def logits(self, batch: Batch, vectors: PyTree = None) -> jax.Array:
-    """fp32 logits of a click, [B].
+    """fp32 logits of a click, [B], for one device's part of a batch.
 
-    Args:
-      batch: One device's part of a batch from `prepare`.
-      vectors: Vectors from the tables, like batch['ids']; None without tables.
+    `vectors` from the tables are like batch['ids']; None without tables.
     """
     vectors = vectors or {}
     dtype = jax.tree.leaves(nnx.state(self.head))[0].dtype

@@ -155,9 +155,6 @@ class StoreWriter:
 
   Rows are invisible to readers before `commit`. A row may be written twice,
   with the same values.
-
-  Attributes:
-    manifest: Manifest of the existing or new store.
   """
 
   def __init__(
@@ -208,11 +205,7 @@ class StoreWriter:
     return _missing(complete, start, stop)
 
   def write(self, start: int, rows: np.ndarray) -> None:
-    """Writes rows; returns when they are on disk.
-
-    Args:
-      start: Id of the first row.
-      rows: float32 [n, D].
+    """Writes float32 rows [n, D] from id `start` on; returns when on disk.
 
     Raises:
       ValueError: Rows have the wrong width, are not finite, or are too large

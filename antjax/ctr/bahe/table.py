@@ -238,9 +238,8 @@ def place(
 def most_distinct(examples: int, lengths: Sequence[int]) -> int:
   """Maximum number of distinct behaviors of examples, including padding.
 
-  Args:
-    examples: Number of examples in a device's micro-batch.
-    lengths: Length of each sequence.
+  `examples` is the number in a device's micro-batch, `lengths` are those of the
+  sequences.
   """
   return examples * (sum(lengths) + 1) + 1
 

@@ -66,11 +66,9 @@ class Tower(Protocol):
     """
 
   def __call__(self, batch: Batch) -> Encoded:
-    """Device part: encodes one part of the batch.
+    """Device part: encodes one part of a batch from `prepare`.
 
-    Args:
-      batch: Part of a batch from `prepare`; 'constants' are those of the
-        Trainer, if any.
+    'constants' of the batch are those of the Trainer, if any.
     """
 
 
@@ -108,14 +106,11 @@ class SequenceEncoder(nnx.Module):
   ):
     """Takes the high half, and creates vectors of empty sequences.
 
-    Args:
-      high: High half; without layers, vectors are pooled directly.
-      num_sequences: N.
-      pooling: Vector of a sequence: the mean of its outputs, or the last one
-        (which in a causal model has seen all behaviors).
-      fusion: 'late' keeps users and items separate until the head, as in the
-        paper's figure 1. 'early' appends the title to each sequence, so that
-        the layers see both; users then have no separate vector.
+    A high half without layers pools vectors directly. The vector of a sequence
+    is the mean of its outputs, or the last one (which in a causal model has
+    seen all behaviors). Fusion 'late' keeps users and items separate until the
+    head, as in the paper's figure 1. 'early' appends the title to each
+    sequence, so that the layers see both; users then have no separate vector.
     """
     self.high, self.num_sequences = high, num_sequences
     self.pooling, self.fusion = pooling, fusion
@@ -144,13 +139,9 @@ class SequenceEncoder(nnx.Module):
     is_there_BNM: jax.Array,
     title_BD: jax.Array,
   ) -> Encoded:
-    """Encodes users and items.
+    """Encodes users and items, by vectors of behaviors, oldest first.
 
-    Args:
-      x_BNMD: Vectors of behaviors, oldest first.
-      is_there_BNM: bool; padding is at the end. An empty sequence gets its
-        learned null vector.
-      title_BD: Vectors of the titles.
+    Padding is at the end. An empty sequence gets its learned null vector.
     """
     dtype = self.null.dtype
     x_BNMD, title_BD = x_BNMD.astype(dtype), title_BD.astype(dtype)
@@ -198,9 +189,6 @@ class StoreTower(SequenceEncoder):
   An unknown behavior is row 1, a text like any other; a user without behaviors
   has a learned vector. If the high half has no layers, the language model is
   frozen: its vectors are pooled and none of it is trained.
-
-  Attributes:
-    table: Table with the rows.
   """
 
   def __init__(
@@ -241,15 +229,10 @@ class DedupTower(SequenceEncoder):
   ):
     """Takes both halves.
 
-    Args:
-      low: The low half.
-      high: The high half.
-      num_sequences: N.
-      cache: Cache of the behaviors' tokens for `prepare`; None: batches already
-        include its results.
-      capacity: Largest number of distinct behaviors of a part, U, with padding.
-      num_tokens: Number of tokens of a behavior; longer ones are truncated.
-      **options: See `SequenceEncoder`.
+    Without a cache of the behaviors' tokens batches already include the results
+    of `prepare`. `capacity` is the largest number of distinct behaviors of a
+    part, U, with padding. Behaviors of more than `num_tokens` tokens are
+    truncated. For other options see `SequenceEncoder`.
     """
     super().__init__(high, num_sequences, **options)
     self.low, self.cache = low, cache

@@ -18,11 +18,7 @@ _BLOCK = 65_536  # Texts read at once.
 
 
 class KnownRows:
-  """Rows by text.
-
-  Attributes:
-    num_taken: Rows taken so far.
-  """
+  """Rows by text."""
 
   def __init__(
     self, folder: str, vocabulary: fingerprint.TextRows, like: Manifest

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
+import pathlib
 from typing import Any
 
 from absl import logging
@@ -30,7 +31,6 @@ from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.rows import SplitRows, StreamedClicks
 from antjax.networks.network import ScenarioMoments
 
-SPLITS = ('train', 'validation', 'test')
 # Of a training that streams: rows of a block, and blocks that are shuffled at
 # once, or more.
 _BLOCK_ROWS, _BLOCKS = 4096, 64
@@ -41,19 +41,18 @@ class ScenarioData:
 
   Attributes:
     description: Content of the data folder's dataset.json.
+    schema: Entries of the schema of the log.
     scenarios: Names of the scenarios.
+    maker: Makes clicks of rows.
+    rows_of: Split -> its rows.
+    is_streamed: Whether rows stay in their files.
+    scenario_counts: Split -> its clicks by scenario.
     unseen: Split -> its clicks of scenarios that training has not, which count
       as those of its largest.
-    sizes: Sizes that the model needs.
-    is_streamed: Whether rows stay in their files.
-    rows_of: Split -> its rows.
-    splits: Split -> its clicks.
-    scenario_counts: Split -> its clicks by scenario.
-    features: Features of the clicks, as training has them.
     bags: Sequence that is a bag -> its pooling.
-    schema: Entries of the schema of the log.
-    scenario_column: Id column of the scenario; '' for none.
-    scenario_of: Id of that column -> scenario; of others the largest one.
+    features: Features of the clicks, as training has them.
+    splits: Split -> its clicks.
+    sizes: Sizes that the model needs.
     made_of: Fingerprints of the inputs, for `run_identity`.
   """
 
@@ -65,136 +64,48 @@ class ScenarioData:
         history or label.
     """
     folder, described = output_folder.open_view(config.data, 'examples')
-    self.description = described
     if not set(rows_lib.COLUMNS) <= set(described['schema']):
       raise ValueError(
         f'data={config.data} was made by an older version; make it again with'
         ' --overwrite.'
       )
     output_folder.check_files(folder, described, 'events/')
-    names = [s['name'] for s in described['sequences']]
-    histories = _histories(config.history, described['sequences'])
-    id_names = [c['name'] for c in described['ids']]
-    self.scenarios, groups, at = scenarios.find(config, folder, described)
-    self.scenario_column = '' if at is None else id_names[at]
+    self._config, self._job, self.description = config, job, described
     self.schema = described['config']['events']['schema']
-    every_label = described['label_names']
-    labels = config.labels or tuple(every_label)
-    at_label = [
-      scenarios.place('labels', n, 'labels', every_label) for n in labels
-    ]
-    drop = at if at is not None and not config.scenario_groups else None
-    kept = crosses_lib.chosen(id_names, config.fields.columns)
-    kept = [i for i in kept if i != drop]
-    fields = config.fields
-    own = {*FIRST, *(f'time_{n}' for n in fields.time)}
-    # A column that is the scenario alone is told by that field.
-    clash = own & {n for i, n in enumerate(id_names) if i != drop}
-    if clash:
-      raise ValueError(
-        f'data={config.data}: the id columns {", ".join(sorted(clash))} have'
-        ' names of fields that the model makes itself; rename them in the log,'
-        ' or leave them out of the ids of its schema.'
-      )
-    many = [s['name'] for s in described['sequences'] if s.get('is_bag')]
-    self.bags = fields.ways_of_bags(many)
-    bags = {
-      scenarios.place('fields.bags', name, 'sequences', names): name
-      for name in self.bags
-    }
-    self.maker = maker = rows_lib.ClickMaker(
-      *(self.schema, config.ids, id_names, fields.time, groups, at, at_label)
+    self.scenarios, groups, at = scenarios.find(config, folder, described)
+    labels = config.labels or tuple(described['label_names'])
+    self.maker = rows_lib.ClickMaker(
+      self.schema,
+      config.ids,
+      [c['name'] for c in described['ids']],
+      config.fields.time,
+      groups,
+      at,
+      [
+        scenarios.place('labels', n, 'labels', described['label_names'])
+        for n in labels
+      ],
     )
-    files = {
-      split: output_folder.split_files(folder, described, split)
-      for split in SPLITS
-    }
-    read = (*rows_lib.COLUMNS, *('time',) * bool(fields.time))
-    self.rows_of = rows = {
-      split: SplitRows(found, read) for split, found in files.items() if found
-    }
-    if 'train' not in rows:
-      raise ValueError(f'data={config.data} has no training examples.')
-    self.is_streamed = rows_lib.is_streamed(config, rows)
+    num_ids = self._num_ids()
+    self.rows_of = rows_lib.of_splits(config, folder, described)
+    self.is_streamed = rows_lib.is_streamed(config, self.rows_of)
     if not self.is_streamed:
-      whole = {split: found.load() for split, found in rows.items()}
-      times.add(fields.time, whole, whole)
-    events = tuple(
-      np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
-      for name in names
-    )
-    text, images = antm2c_vectors.load(config, job, described, names)
+      whole = {split: rows.load() for split, rows in self.rows_of.items()}
+      times.add(config.fields.time, whole, whole)
     self.unseen, self.scenario_counts = {}, {}
-    scored, labels_of = dict[str, Any](), dict[str, np.ndarray]()
-    for split, found in rows.items():
-      counted = maker.count(found, split)
+    for split, rows in self.rows_of.items():
+      counted = self.maker.count(rows, split)
       self.scenario_counts[split], self.unseen[split] = counted
-      if split != 'train' or not self.is_streamed:
-        scored[split], labels_of[split] = maker.scored(found, split)
-    num_ids = {
-      n: described[f'num_{n}s'] if self.schema[n] else 1
-      for n in ('user', 'item')
+    names = [s['name'] for s in described['sequences']]
+    text, images = antm2c_vectors.load(config, job, described, names)
+    self.bags = config.fields.ways_of_bags(
+      [s['name'] for s in described['sequences'] if s.get('is_bag')]
+    )
+    self.features = self._fit(folder, num_ids, text, images)
+    self.splits = {
+      split: self._clicks(split, rows) for split, rows in self.rows_of.items()
     }
-    num_ids['title'] = num_behaviors = described['num_behaviors']
-    num_ids |= {id_names[i]: described['ids'][i]['num_ids'] for i in kept}
-    num_ids |= {f'time_{n}': times.NUM_IDS[n] for n in fields.time}
-    train, wanted = rows['train'], {*bags}
-    if config.ids == 'train':
-      wanted |= {*histories}
-    uses = {n: Uses(len(events[n])) for n in wanted}
-    titles = rows_lib.trained_titles(
-      *(train, uses, {n: events[n] for n in wanted & {*histories}}),
-      num_behaviors,
-    )
-
-    def chunks() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-      for part in train.chunks(without=('starts', 'stops')):
-        yield maker.ids(part, 'train'), part['numeric']
-
-    self.features = features = ClickFeatures.fit(
-      fields, num_ids, chunks, len(train), described['numeric']
-    )
-    most = rows_lib.longest(rows.values()) if bags else []
-    of_bags = {
-      name: Bag.fit(
-        *(n, events[n], uses[n]),
-        num_behaviors=num_behaviors,
-        min_count=fields.min_count,
-        max_pieces=max(1, min(config.max_pieces, most[n])),
-      )
-      for n, name in bags.items()
-    }
-    self.scenario_of = np.where(groups < 0, maker.largest, groups)
-    self.scenario_of = self.scenario_of.astype(np.int32)
-    of_titles = by_title(
-      fields.history_columns, features, chunks, num_behaviors
-    )
-    if features.titles is not None:
-      titles = features.titles
-    maker.features, maker.shared = (
-      features,
-      {
-        'events': events,
-        'histories': histories,
-        'max_history': config.max_history,
-        'history_columns': of_titles,
-        'titles': titles,
-        'bags': of_bags,
-        'text': text,
-        'images': images,
-      },
-    )
-    self.splits: dict[str, ScenarioClicks | StreamedClicks] = {}
-    for split, found in rows.items():
-      if self.is_streamed:
-        self.splits[split] = StreamedClicks(
-          found,
-          functools.partial(maker, split=split),
-          *(scored.get(split, {}), labels_of.get(split, np.zeros((0, 0)))),
-        )
-      else:
-        clicks = maker(found.read(0, len(found)), split)
-        self.splits[split] = dataclasses.replace(clicks, scored=scored[split])
+    shared, features = self.maker.shared, self.features
     spare = {
       n: config.spare_ids * bool(self.schema[n]) for n in ('user', 'item')
     }
@@ -206,10 +117,11 @@ class ScenarioData:
       columns=features.columns,
       binned=tuple(features.numbers.num_ids),
       numbers=features.numbers.smooth,
-      histories=(config.max_history,) * len(histories),
-      history_columns=tuple(of_titles),
+      histories=(config.max_history,) * len(shared['histories']),
+      history_columns=tuple(shared['history_columns']),
       bags={
-        name: (of_bags[name].num_ids, how) for name, how in self.bags.items()
+        name: (shared['bags'][name].num_ids, how)
+        for name, how in self.bags.items()
       },
       modal=_modal(text, images),
       labels=labels,
@@ -221,7 +133,6 @@ class ScenarioData:
       'text vectors': antm2c_vectors.digest(text.vectors if text else None),
       'image vectors': antm2c_vectors.digest(images),
     }
-    self._config, self._job = config, job
     self._num_devices = len(job.mesh.local_devices)
     self.rows, num_parts = job.batch_shape(
       config.batch_size, config.num_micro_batches
@@ -231,6 +142,103 @@ class ScenarioData:
     self.window = 0
     if self.is_streamed:
       self.window = max(1, config.shuffle_rows // self.rows) * self.rows
+
+  def _num_ids(self) -> dict[str, int]:
+    """Field of ids -> number of its ids in the data.
+
+    Raises:
+      ValueError: An id column has the name of a field of the model's own.
+    """
+    described, fields = self.description, self._config.fields
+    id_names, at = self.maker.id_names, self.maker.at
+    own = {*FIRST, *(f'time_{n}' for n in fields.time)}
+    # A column that is the scenario alone is told by that field.
+    drop = None if self._config.scenario_groups else at
+    if clash := own & {n for i, n in enumerate(id_names) if i != drop}:
+      raise ValueError(
+        f'data={self._config.data}: the id columns {", ".join(sorted(clash))}'
+        ' have names of fields that the model makes itself; rename them in the'
+        ' log, or leave them out of the ids of its schema.'
+      )
+    num_ids = {
+      n: described[f'num_{n}s'] if self.schema[n] else 1
+      for n in ('user', 'item')
+    }
+    num_ids['title'] = described['num_behaviors']
+    for i in crosses_lib.chosen(id_names, fields.columns):
+      if i != drop:
+        num_ids[id_names[i]] = described['ids'][i]['num_ids']
+    return num_ids | {f'time_{n}': times.NUM_IDS[n] for n in fields.time}
+
+  def _fit(
+    self,
+    folder: pathlib.Path,
+    num_ids: Mapping[str, int],
+    text: TextVectors | None,
+    images: np.ndarray | None,
+  ) -> ClickFeatures:
+    """Features by the training rows; tells the maker all it needs of them."""
+    config, described = self._config, self.description
+    fields, maker, train = config.fields, self.maker, self.rows_of['train']
+    names = [s['name'] for s in described['sequences']]
+    events = tuple(
+      np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
+      for name in names
+    )
+    histories = _histories(config.history, described['sequences'])
+    bags = {
+      scenarios.place('fields.bags', name, 'sequences', names): name
+      for name in self.bags
+    }
+    wanted = {*bags, *(histories if config.ids == 'train' else ())}
+    uses = {n: Uses(len(events[n])) for n in wanted}
+    titles = rows_lib.trained_titles(
+      *(train, uses, {n: events[n] for n in wanted & {*histories}}),
+      described['num_behaviors'],
+    )
+
+    def chunks() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+      for part in train.chunks(without=('starts', 'stops')):
+        yield maker.ids(part, 'train'), part['numeric']
+
+    features = ClickFeatures.fit(
+      fields, num_ids, chunks, len(train), described['numeric']
+    )
+    most = rows_lib.longest(self.rows_of.values()) if bags else []
+    maker.features = features
+    maker.shared = {
+      'events': events,
+      'histories': histories,
+      'max_history': config.max_history,
+      'history_columns': by_title(
+        fields.history_columns, features, chunks, described['num_behaviors']
+      ),
+      'titles': titles if features.titles is None else features.titles,
+      'bags': {
+        name: Bag.fit(
+          *(n, events[n], uses[n]),
+          num_behaviors=described['num_behaviors'],
+          min_count=fields.min_count,
+          max_pieces=max(1, min(config.max_pieces, most[n])),
+        )
+        for n, name in bags.items()
+      },
+      'text': text,
+      'images': images,
+    }
+    return features
+
+  def _clicks(
+    self, split: str, rows: SplitRows
+  ) -> ScenarioClicks | StreamedClicks:
+    """The clicks of a split, with what is scored."""
+    make = functools.partial(self.maker, split=split)
+    if self.is_streamed and split == 'train':
+      return StreamedClicks(rows, make, {}, np.zeros((0, 0)))
+    scored, label_NT = self.maker.scored(rows, split)
+    if self.is_streamed:
+      return StreamedClicks(rows, make, scored, label_NT)
+    return dataclasses.replace(make(rows.read(0, len(rows))), scored=scored)
 
   def unseen_note(self, split: str) -> str:
     """Says how many rows of a split have a scenario that training has not."""

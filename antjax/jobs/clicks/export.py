@@ -149,7 +149,9 @@ def _described(
   ]
   of_crosses = {c[side] for c in crosses for side in ('left', 'right')}
   fields = [*features.columns]
-  ids = [n for n in names if n in {*fields, *of_crosses, data.scenario_column}]
+  ids = [
+    n for n in names if n in {*fields, *of_crosses, data.maker.scenario_column}
+  ]
   numbers = dict(features.numbers.ways)
   of_items = [*schema['item_columns']]
   if schema['items']:
@@ -185,7 +187,7 @@ def _described(
     'ids': ids,
     'fields': fields,
     'crosses': crosses,
-    'scenario': data.scenario_column,
+    'scenario': data.maker.scenario_column,
     'scenarios': list(data.scenarios),
     'times': list(config.fields.time),
     'numbers': numbers,
@@ -201,7 +203,7 @@ def _described(
   }
   arrays: dict[str, np.ndarray] = {
     'mean': np.zeros(0),
-    'scenario': data.scenario_of,
+    'scenario': data.maker.scenario_of,
   }
   if (standard := features.numbers.standardizer) is not None:
     arrays |= {'mean': standard.mean, 'deviation': standard.deviation}

@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import os
+import pathlib
 from typing import Any
 
 from absl import logging
@@ -14,7 +15,7 @@ from antjax.ctr.antm2c import times
 from antjax.ctr.antm2c.bags import Uses
 from antjax.ctr.antm2c.clicks import ScenarioClicks
 from antjax.ctr.antm2c.features import ClickFeatures, FIRST
-from antjax.data import records
+from antjax.data import output_folder, records
 from antjax.data.array_record_file import ArrayRecordSource
 from antjax.data.behavior_vocabulary import UNK
 from antjax.jobs.clicks import scenarios
@@ -34,11 +35,7 @@ Columns = dict[str, np.ndarray]
 
 
 class SplitRows:
-  """The rows of a split.
-
-  Attributes:
-    whole: All columns; None: they stay in their files.
-  """
+  """The rows of a split."""
 
   def __init__(
     self, files: Sequence[str | os.PathLike[str]], names: Sequence[str]
@@ -47,7 +44,7 @@ class SplitRows:
     source = records.open_source(files)
     assert not isinstance(source, ArrayRecordSource)
     self._files, self._source, self._names = files, source, tuple(names)
-    self.whole: Columns | None = None
+    self.whole: Columns | None = None  # None: columns stay in their files.
 
   def __len__(self) -> int:
     return len(self._source)
@@ -84,6 +81,26 @@ class SplitRows:
     size = records.READ_RECORDS
     for start in range(0, len(self), size):
       yield self.read(start, min(start + size, len(self)), names)
+
+
+def of_splits(
+  config: Config, folder: pathlib.Path, described: Mapping[str, Any]
+) -> dict[str, SplitRows]:
+  """The rows of each split that the folder has, with the columns to read.
+
+  Raises:
+    ValueError: There is none to train on.
+  """
+  names = (*COLUMNS, *('time',) * bool(config.fields.time))
+  files = {
+    split: output_folder.split_files(folder, described, split)
+    for split in ('train', 'validation', 'test')
+  }
+  if not files['train']:
+    raise ValueError(f'data={config.data} has no training examples.')
+  return {
+    split: SplitRows(found, names) for split, found in files.items() if found
+  }
 
 
 def is_streamed(config: Config, splits: Mapping[str, SplitRows]) -> bool:
@@ -135,6 +152,17 @@ class ClickMaker:
   def scenario(self, found: Columns, split: str) -> tuple[np.ndarray, int]:
     """See `scenarios.of_clicks`."""
     return scenarios.of_clicks(found, self.groups, self.at, split, self.largest)
+
+  @property
+  def scenario_column(self) -> str:
+    """Id column of the scenario; '' for none."""
+    return '' if self.at is None else self.id_names[self.at]
+
+  @property
+  def scenario_of(self) -> np.ndarray:
+    """int32, id of that column -> scenario; of others the largest one."""
+    found = np.where(self.groups < 0, self.largest, self.groups)
+    return found.astype(np.int32)
 
   def ids(self, found: Columns, split: str) -> dict[str, np.ndarray]:
     """Id column -> int [n], as the data have it: all, and the scenario."""

@@ -50,16 +50,9 @@ class SeedResult:
 
 
 class ClickJob:
-  """A model, its trainer and its run folder.
+  """A model, its trainer and its run folder."""
 
-  Attributes:
-    model: The model.
-    trainer: Its trainer.
-    tables: Its tables.
-    is_started: Whether the trainer knows its layout.
-  """
-
-  is_started = False
+  is_started = False  # Whether the trainer knows its layout.
 
   def __init__(
     self,

@@ -32,13 +32,8 @@ _BLOCK = 64  # Records that are looked at together.
 class TaskBatches:
   """The training and evaluation tasks of one run.
 
-  Attributes:
-    made_of: Fingerprints of the inputs, for `run_identity`.
-    kind: Kind of the labels.
-    scenarios: Names of the evaluation splits; data without one are scored on
-      the training tasks held out.
-    features: Feature -> most values it has.
-    num_validation: Training records asked to be held out.
+  `scenarios` are the evaluation splits; data without one are scored on the
+  training tasks held out, of which `num_validation` are asked for.
   """
 
   def __init__(
@@ -54,6 +49,7 @@ class TaskBatches:
     }
     run_identity.check(job.run_dir, self.made_of, models=MODELS)
     described = config.model.chosen(description['features'])
+    # Feature -> most values it has.
     self.features = {k: v['max_values'] for k, v in described.items()}
     self._num_ids = {k: v['num_ids'] for k, v in described.items()}
     self.kind: by_task.Kind = description.get('kind', 'rating')

@@ -310,12 +310,13 @@ class Ranker:
   def raise_new(self, model: Any) -> None:
     """Ranks items without training events as high as validation allows."""
     is_new = self._events.count_items(self._data.num_items) == 0
+    is_new[0] = False  # The padding.
     examples = self._validation.examples
     candidates, scores = evaluation.candidate_scores(model, examples)
     scores[candidates == 0] = -np.inf
     weights = np.full(len(scores), 1 / len(scores))
     bias = hybrid.raised(
-      *(scores, scores, is_new[candidates] & (candidates > 0)),
+      *(scores, scores, is_new[candidates]),
       *(weights, self._config.user.loss_of_ndcg),
     )
     logging.info(

@@ -124,7 +124,8 @@ def activation_bytes(
   ((width, rows),) = inputs.shape
   num_layers = model.lm.config.num_layers - model.lm.num_low
   outputs = 3 * (packing.num_slots(inputs.shape) + inputs.num_titles)
-  scores = 4 * 2 * packing.num_slots(inputs.shape) * inputs.num_titles
+  per_score = 4 if config.user.is_late else 2  # Terms and their exp too.
+  scores = per_score * 4 * packing.num_slots(inputs.shape) * inputs.num_titles
   total = scores + outputs * model.dim * 4
   if num_layers:
     lm_config = llm_rec_model.without_output(model.lm.config, num_layers)

@@ -169,12 +169,8 @@ def train(config: Config, job: job_lib.Job) -> dict[str, float]:
 class LMTexts:
   """The prepared texts of a run, and the model's config that they complete.
 
-  Attributes:
-    description: Content of the data folder's dataset.json.
-    tokenizer: The tokenizer of the texts.
-    tokenizer_file: Its file.
-    model: The model's config, with the vocabulary filled in.
-    num_sequences: Training sequences.
+  `description` is the content of the data folder's dataset.json, and `model`
+  the model's config, with the vocabulary filled in.
   """
 
   def __init__(self, config: Config, job: job_lib.Job):
