@@ -12,6 +12,7 @@ docs/remote_paths.md.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
@@ -55,6 +56,16 @@ URL = Takes(('gs', 's3'), 'only gs:// and s3:// are known')
 MODEL_URL = Takes(('gs', 's3', 'hf'), 'only gs://, s3:// and hf:// are known')
 MAPPED = Takes(why='its files are mapped into memory')
 LOCKED = Takes(why='its writers need locks and fsync')
+
+
+def is_full(error: BaseException | None) -> bool:
+  """Whether a full disk or quota is the cause of an error."""
+  codes = (errno.ENOSPC, errno.EDQUOT)
+  return error is not None and (
+    getattr(error, 'errno', None) in codes
+    or any(f"os_error_code='{code}'" in str(error) for code in codes)
+    or is_full(error.__cause__)
+  )
 
 
 def is_url(path: PathLike) -> bool:

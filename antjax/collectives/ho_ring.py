@@ -13,7 +13,9 @@ group, while the blocks received in step t - 1 travel around inside the group.
 The program has no dependency between the two. Reduce-scatter is the reverse in
 time. That is n - 1 permutes along `inter` and n (m - 1) along `intra`. How much
 overlaps depends on the backend: XLA:CPU runs a device's collectives one after
-the other. `Collectives` calls both functions, in `shard_map`.
+the other; XLA:GPU overlaps those of a gather beside products, and no others
+(tests/plan/ho_ring_schedule_test.py). `Collectives` calls both functions, in
+`shard_map`.
 """
 
 from typing import Any

@@ -323,6 +323,6 @@ def _check_counts(counts: Mapping[str, int], allow_other: bool) -> None:
   if not allow_other:
     raise ValueError(
       f'ml-1m: the source has {text}: it is not the whole MovieLens-1M; add'
-      ' --allow_other_counts to go on with a sample.'
+      ' --allow_other_counts to prepare a sample.'
     )
   logging.warning('The source has %s: not the whole MovieLens-1M.', text)

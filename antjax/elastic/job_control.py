@@ -132,7 +132,7 @@ def why_ended(job: JobState, *, is_new: bool) -> str:
   return (
     f'job {job.name} has ended already; `python -m launch.coordinator'
     f' --operate=restart --job={job.name}`, with the --address and --port of'
-    f' the coordinator, lets it go on. It had ended so: {reason}'
+    f' the coordinator, lets it resume. It had ended so: {reason}'
   )
 
 

@@ -121,31 +121,33 @@ def prepare(target: Target) -> None:
 
 
 def load(config: Config, mesh: Mesh) -> plan_models.PlanModel:
-  """The model of a config, with the attention of its devices.
+  """The model of a config.
 
   Raises:
     ValueError: No such model, or one that cannot be compiled.
   """
   if config.model in pod_models.JOBS:
     return pod_models.JOBS[config.model](mesh)
-  attention: attention_lib.Method = 'splash'
-  if config.target.is_gpu:
-    attention = 'cudnn'
-    if config.compute_dtype == 'float32' or not pod_target.is_installed(
-      'nvidia.cudnn'
-    ):
-      logging.info(
-        'Attention is compiled in blocks: cuDNN takes 16-bit dtypes, and the'
-        ' wheel nvidia-cudnn-cu13 (antjax[pod_gpu]).'
-      )
-      attention = 'blocked'
-  model = plan_models.load(config.model, attention=attention)
+  model = plan_models.load(config.model)
   if model.loss_fn is None or model.batch_fn is None:
     raise ValueError(
       f'model={config.model}: to compile, the PlanModel needs loss_fn and'
       ' batch_fn.'
     )
   return model
+
+
+def _kernels_of(target: Target) -> str:
+  """The platform whose attention is compiled."""
+  if not target.is_gpu:
+    return 'tpu'
+  if pod_target.is_installed('nvidia.cudnn'):
+    return 'gpu'
+  logging.info(
+    "Attention is compiled without cuDNN's kernel: it takes the wheel"
+    ' nvidia-cudnn-cu13 (antjax[pod_gpu]).'
+  )
+  return 'cpu'
 
 
 def compile_step(
@@ -176,18 +178,19 @@ def compile_step(
   )
   rows = config.sequences * config.num_micro_batches * mesh.size
   assert model.loss_fn is not None and model.batch_fn is not None
-  lowered = ahead.lower_step(
-    layout,
-    model.loss_fn,
-    model.params,
-    model.batch_fn(rows, config.seq_len),
-    num_micro_batches=config.num_micro_batches,
-    constants=model.constants,
-    regather=config.regather,
-    overlap=config.overlap,
-    early_sums=config.early_sums,
-    check_vma=attention_lib.check_vma(mesh),
-  )
+  with attention_lib.compiled_for(_kernels_of(target)):
+    lowered = ahead.lower_step(
+      layout,
+      model.loss_fn,
+      model.params,
+      model.batch_fn(rows, config.seq_len),
+      num_micro_batches=config.num_micro_batches,
+      constants=model.constants,
+      regather=config.regather,
+      overlap=config.overlap,
+      early_sums=config.early_sums,
+      check_vma=attention_lib.check_vma(mesh),
+    )
   # There is no card to tune kernels on.
   options = {'xla_gpu_autotune_level': '0'} if target.is_gpu else None
   return model, layout, lowered.compile(compiler_options=options)

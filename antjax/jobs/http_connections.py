@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
       self._refuse(400, f'this is no HTTP/1.1: {error}')
     if not self._has_head and self._num_bytes > _MAX_HEAD:
       self._refuse(431, f'the headers have more than {_MAX_HEAD} bytes')
-    self._go_on()
+    self._proceed()
 
   # Of httptools, in this order.
 
@@ -271,7 +271,7 @@ class Connection(asyncio.Protocol):
     """See the base class: they are read again."""
     self._is_unread = False
     self._settle()
-    self._go_on()
+    self._proceed()
 
   def expire(self) -> None:
     """Ends a connection whose time is over."""
@@ -306,7 +306,7 @@ class Connection(asyncio.Protocol):
       self.idle_since_s, left_s = math.inf, math.inf
     self.deadline_s = min(now_s + left_s, self._last_s)
 
-  def _go_on(self) -> None:
+  def _proceed(self) -> None:
     """Answers what has come, if the answer before is sent and read."""
     while self._calls and not (self._is_open or self._is_unread):
       call = self._calls.popleft()
@@ -336,7 +336,7 @@ class Connection(asyncio.Protocol):
     self._settle()
     self._write(reply, call.is_kept, call.method != 'HEAD')
     if self._is_paused:
-      asyncio.get_running_loop().call_soon(self._go_on)
+      asyncio.get_running_loop().call_soon(self._proceed)
 
   def _write(self, reply: Reply, is_kept: bool, has_body: bool = True) -> None:
     head = (

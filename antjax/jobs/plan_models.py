@@ -19,7 +19,6 @@ import jax.numpy as jnp
 
 from antjax import config_values
 from antjax.layers.functional import Functional
-from antjax.lm import attention as attention_lib
 from antjax.lm import lora, transformer
 from antjax.lm.transformer import Transformer
 from antjax.plan import lm_cost
@@ -107,13 +106,10 @@ class PlanModel:
   stack_runs: int = 1  # Times that a micro-batch goes through its stacks.
 
 
-def load(
-  name: str, lora_rank: int = 0, attention: attention_lib.Method = 'auto'
-) -> PlanModel:
+def load(name: str, lora_rank: int = 0) -> PlanModel:
   """The model of a name: a preset, or 'package.module:function'.
 
-  `lora_rank` is of adapters to train in each matrix of a preset's layers; its
-  attention 'auto' goes by the devices at hand.
+  `lora_rank` is of adapters to train in each matrix of a preset's layers.
 
   Raises:
     ValueError: No such model, or a rank for a model of one's own.
@@ -130,7 +126,7 @@ def load(
       f'model={name!r}: known are {", ".join(PRESETS)}, or'
       ' package.module:function for a model of your own.'
     )
-  config = dataclasses.replace(PRESETS[name], attention=attention)
+  config = PRESETS[name]
 
   def make(rngs: nnx.Rngs) -> Transformer:
     model = Transformer(config, rngs=rngs)

@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags, logging
 
 from antjax import config as config_lib
+from antjax import paths
 
 flags.disclaim_key_flags()  # They are the script's.
 
@@ -209,10 +210,14 @@ def run(
       code = 128 + (stop_request.signal or signal.SIGINT)
       _abort(_interrupted(str(stop)), code)
     except Exception as error:
-      if not _is_own(error) or logging.level_debug():
+      told = ' '.join(str(error).split())
+      if paths.is_full(error):  # So is that of the log.
+        python_logging.disable()
+        how = stop_request.how_to_resume()
+        told = f'{told.rstrip(".")}. Make room first{how and "; "}{how}'
+      elif not _is_own(error) or logging.level_debug():
         logging.exception('The job failed.')
-      code = exit_code_of(error)
-      _abort(f'error: {" ".join(str(error).split())}', code)
+      _abort(f'error: {told}', exit_code_of(error))
     if stop_request.signal is not None:
       _exit('stopped as asked.', 128 + stop_request.signal)
     sys.exit(code)

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention over packed documents, by the fastest available method."""
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 from typing import Any, Literal
 
 import jax
@@ -26,6 +29,7 @@ _BIASED_BLOCK = 256
 _MAX_BLOCKS = 32
 _MODULES = {'blocked': blocked_attention, 'splash': splash_attention}
 _MASKED = -1e30  # Finite, so that a row without keys is not nan.
+_platform = contextvars.ContextVar[str | None]('_platform', default=None)
 
 
 def attend(
@@ -88,7 +92,7 @@ def attend(
     method = choose(
       q_BTHK.shape,
       q_BTHK.dtype,
-      jax.default_backend(),
+      _platform.get() or jax.default_backend(),
       has_bias=bias_HTT is not None,
       has_cap=cap is not None,
       has_kernels=_may_call_kernels(q_BTHK),
@@ -142,6 +146,8 @@ def choose(
   num_tokens, width = shape[1], shape[3]
   is_16_bit = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
   fits = is_16_bit and width % 8 == 0 and width <= 128 and not has_cap
+  # With a mask the kernel's backward pass refuses odd lengths.
+  fits &= num_tokens % 2 == 0
   if platform == 'gpu' and fits:
     return 'cudnn'
   if num_tokens <= MAX_PLAIN:
@@ -149,6 +155,16 @@ def choose(
   if platform == 'tpu' and has_kernels and not has_bias:
     return 'splash'
   return 'blocked'
+
+
+@contextlib.contextmanager
+def compiled_for(platform: str) -> Iterator[None]:
+  """While it lasts, 'auto' selects for a platform that is not at hand."""
+  token = _platform.set(platform)
+  try:
+    yield
+  finally:
+    _platform.reset(token)
 
 
 def _may_call_kernels(x: jax.Array) -> bool:

@@ -11,6 +11,7 @@ import nothing else of antjax. docs/click_models.md says what a folder holds.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -342,7 +343,6 @@ class ClickScorer(loader.Model):
     return {n: x.astype(np.int32) for n, x in columns.items()}
 
   def _history(self, texts: Sequence[Any]) -> np.ndarray:
-    """int32 [N, M] of lists of texts, the oldest first."""
     lists: list[Any] = [self._titles(x) if len(x) else [] for x in texts]
     return _newest(lists, self.clicks['max_history'])
 
@@ -350,7 +350,7 @@ class ClickScorer(loader.Model):
     """'bag_...' int32 [N, P] of lists of texts."""
     found = {}
     for name, bag in self.clicks['bags'].items():
-      pieces = _each(rows[name], lambda x, b=bag: self._pieces(b, x))
+      pieces = _each(rows[name], functools.partial(self._pieces, bag))
       found[f'bag_{name}'] = self.arrays[f'bag:{name}'][
         pieces.reshape(count, -1)
       ]

@@ -245,7 +245,7 @@ class Journal:
   def _damaged(self, reason: str) -> RuntimeError:
     return RuntimeError(
       f'Journal({self.path}): this is no whole journal: {reason}. Move it away,'
-      ' or begin with another file: each job then goes on from its last'
+      ' or begin with another file: each job then resumes from its last'
       ' checkpoint. A copy of it is older than what the workers were told, and'
       ' they would have to go back there too.'
     )

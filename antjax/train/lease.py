@@ -11,7 +11,6 @@ are never compared.
 
 from collections.abc import Iterator
 import contextlib
-import errno
 import json
 import os
 import pathlib
@@ -115,7 +114,12 @@ class Lease:
     try:
       return self._write(stamp)
     except ValueError as error:
-      if paths.is_url(self.folder) or not _is_full(error):
+      if not paths.is_full(error):
+        raise ValueError(
+          f'{self.folder}: a run keeps its checkpoints there, and cannot write:'
+          f' {error}. Make it writable, or use another run folder.'
+        ) from error
+      if paths.is_url(self.folder):
         raise
       if self._files.read(FILE).result().stamp.generation != stamp:
         return False
@@ -125,7 +129,7 @@ class Lease:
     try:
       return self._write(stamp)
     except ValueError as error:
-      if not _is_full(error):
+      if not paths.is_full(error):
         raise
       raise ValueError(
         f'{self.folder}: the disk is full. {checkpoint_folder.room(folder)}'
@@ -209,13 +213,6 @@ def check(folder: str) -> None:
   for lease in _leases:
     if f'{folder}/'.startswith(f'{lease.folder}/') and not jax.process_index():
       lease.check()
-
-
-def _is_full(error: Exception) -> bool:
-  return any(
-    f"os_error_code='{number}'" in str(error)
-    for number in (errno.ENOSPC, errno.EDQUOT)
-  )
 
 
 def _machine() -> str:

@@ -31,6 +31,10 @@ _PAGES = [
 _NOTEBOOKS = sorted((_DOCS / 'notebooks').glob('*.py'))
 _FENCE = re.compile(r'^```.*?^```', re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r'\]\(([^)\s]+)\)')
+# What the site has a page for, see docs/site_hooks.py.
+_ON_SITE = re.compile(
+  r'docs/|benchmarks/results|antjax/\w+/\w+\.py$|[A-Z]+\.md$'
+)
 _PHONE = 375
 
 
@@ -52,6 +56,7 @@ def test_links_lead_somewhere(page):
       continue  # Another host.
     target = page.parent / path if path else page
     assert target.exists(), link
+    assert _ON_SITE.match(str(target.resolve().relative_to(_ROOT))), link
     if anchor:
       assert anchor in _anchors(target.read_text(encoding='utf-8')), link
 

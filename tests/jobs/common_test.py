@@ -43,8 +43,10 @@ class Config(job_lib.JobConfig):
 def main(config):
   job = job_lib.start(config)
   job.save_config()
-  if config.do == 'undeferred':
+  if config.do in ('undeferred', 'full'):
     run.Run('net', config, job, {}, num_steps=7)
+    if config.do == 'full':
+      os.write(os.open('/dev/full', os.O_WRONLY), b'x')
     print('ready', flush=True)
     time.sleep(600)
   with job.should_stop.deferred():
@@ -248,6 +250,17 @@ def test_a_signal_outside_of_a_loop_ends_at_once(job):
     'job: interrupted: there is no checkpoint in .*run/checkpoints yet; the'
     ' same command starts net from its first step: .*job.py --do=undeferred',
     _last(err),
+  )
+
+
+def test_a_full_disk_is_one_line_that_says_how_to_resume(job):
+  done = _run(job, '--do=full')
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert re.fullmatch(
+    r'job: error: \[Errno 28\] No space left on device. Make room first; there'
+    ' is no checkpoint in .*; the same command starts net from its first step:'
+    ' .*',
+    _last(done.stderr),
   )
 
 

@@ -5,6 +5,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -79,6 +80,30 @@ def test_the_step_of_each_job_is_as_planned(job, topology):
   )
   assert result['equals_plan'] and result['fits']
   assert not result['crosses_groups_in_loop']
+
+
+# Kernels of attention in compiled text, and parts of their names.
+_KERNELS = {
+  H100: (r'__cudnn\$fmha\w*', ['Softmax', 'SoftmaxBackward']),
+  V6E: (r'splash_mha_\w+', ['fwd', 'dq', 'dkv']),
+}
+
+
+@pytest.mark.slow
+@both_kinds
+@pytest.mark.parametrize('job', ['tiny', 'llm_rec'])
+def test_attention_is_a_fused_kernel_in_the_step_of_language_models(
+  job, topology
+):
+  settings = config(topology=topology, model=job, sequences=2, seq_len=256)
+  if topology == H100 and not pod_target.is_installed('nvidia.cudnn'):
+    pytest.skip('needs the wheel nvidia-cudnn-cu13 (antjax[pod_gpu])')
+  compile_for_pod.prepare(settings.target)
+  text = compile_for_pod.compile_step(settings)[2].as_text()
+  pattern, parts = _KERNELS[topology]
+  names = set(re.findall(pattern, text))
+  for part in parts:
+    assert any(part in name for name in names), names
 
 
 # (pod, code) -> most that may be exposed inside groups and between them; what

@@ -96,16 +96,25 @@ def test_samples_of_a_model_too_large_for_a_device_are_refused(
 
 
 @pytest.mark.parametrize(
-  ('name', 'value', 'least'),
+  ('name', 'value', 'message'),
   [
-    ('sample_tokens', -1, 0),
-    ('checkpoint_every', 0, 1),
-    ('evaluate_every', -5, 0),
-    ('device_gib', float('nan'), 0),
+    ('sample_tokens', -1, 'sample_tokens=-1: .* 0'),
+    ('checkpoint_every', 0, 'checkpoint_every=0: .* 1'),
+    ('evaluate_every', -5, 'evaluate_every=-5: .* 0'),
+    ('device_gib', float('nan'), 'device_gib=nan: .* 0'),
+    ('paro', 'GIN', 'use GIG'),
+    ('batch_size', 12, 'batch_size=12 must be a multiple of 8'),
+    ('train_on', '(', 'is no regular expression'),
+    ('peak_tflops', -1.0, 'must be positive, or 0'),
+    (
+      'model',
+      dataclasses.replace(_MODEL, vocab_size=10),
+      'set it to 0 or higher',
+    ),
   ],
 )
-def test_numbers_that_would_fail_later(make, name, value, least):
-  with pytest.raises(ValueError, match=f'{name}={value}: .* {least}'):
+def test_settings_that_would_fail_later(make, name, value, message):
+  with pytest.raises(ValueError, match=message):
     make(**{name: value})
 
 

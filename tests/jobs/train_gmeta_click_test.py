@@ -143,6 +143,7 @@ def test_clicks_are_learned_and_scored(data, tmp_path):
   assert whole['value'] == own['value'] and whole['low'] < whole['high']
   page = (tmp_path / 'report.html').read_text()
   assert 'NE by adaptation steps' in page and 'Results in detail' in page
+  assert 'NE against support mean' in page
 
 
 @pytest.mark.slow

@@ -200,11 +200,6 @@ def test_missing_data_are_one_line(data, tmp_path):
 @pytest.mark.parametrize(
   ('flag', 'message'),
   [
-    ('--paro=GIN', 'use GIG'),
-    ('--batch_size=6', 'must be a multiple of 4'),
-    ('--train_on=(', 'is no regular expression'),
-    ('--peak_tflops=-1', 'must be positive, or 0'),
-    ('--model.vocab_size=10', 'set it to 0 or higher'),
     ('--model.num_heads=3', 'must be a multiple of num_kv_heads'),
     ('--train_on=nothing', 'no leaf is left to train'),
     ('--init_from=/nowhere', 'it has no tokenizer.json'),

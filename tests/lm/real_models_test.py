@@ -77,12 +77,9 @@ def test_minilm_puts_sentences_of_one_meaning_side_by_side(folders):
   assert cosines[0, 1] > 0.5 and cosines[2, 3] > 0.5
   assert np.abs(cosines[:2, 2:]).max() < 0.2
   # Cut in the middle, it is the same model.
-  low, high = split.LowEncoder(config, 4), split.HighEncoder(config, 4)
-  both = high(
-    high.params_of(params),
-    low(low.params_of(params), jnp.asarray(tokens), jnp.asarray(mask)),
-    jnp.asarray(mask),
-  )
+  whole = Transformer.of(config, params)
+  low, high = split.LowEncoder(whole, 4), split.HighEncoder(whole, 4)
+  both = high(low(jnp.asarray(tokens), jnp.asarray(mask)), jnp.asarray(mask))
   np.testing.assert_allclose(both[mask > 0], hidden[mask > 0], atol=1e-5)
 
 

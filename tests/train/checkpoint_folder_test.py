@@ -136,6 +136,16 @@ def test_a_run_starts_where_a_torn_checkpoint_has_filled_the_disk(
       pass
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+  def refuse(self, stamp):
+    raise ValueError("PERMISSION_DENIED: .lease [os_error_code='30']")
+
+  monkeypatch.setattr(lease.Lease, '_write', refuse)
+  with pytest.raises(ValueError, match=f'{tmp_path}: a run keeps.*Make it wr'):
+    with lease.held(tmp_path):
+      pass
+
+
 def make_saver(folder):
   trainer = Trainer(
     lambda params, batch, rng: jnp.square(batch['x'] @ params['w'])[:, 0],

@@ -20,6 +20,8 @@ _SHOWN: Mapping[by_task.Kind, tuple[str, ...]] = {
   'rating': ('MAE', 'AUC'),
   'click': ('NE', 'AUC'),
 }
+# Baseline of a task's own support rows.
+_FROM_SUPPORT = {'rating': 'support median', 'click': 'support mean'}
 
 
 def write(
@@ -43,7 +45,7 @@ def write(
   methods = list(dict.fromkeys(row['method'] for row in rows))
   verdicts = [
     verdict(rows, baseline, shown[0])
-    for baseline in ('support median', JOINT, FINE_TUNED)
+    for baseline in (_FROM_SUPPORT[kind], JOINT, FINE_TUNED)
     if META in methods
   ]
   for text in verdicts:
