@@ -14,7 +14,13 @@ the start. After SIGTERM, it answers all open requests and exits.
 
 import asyncio
 import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import socket
 import sys
+import tempfile
 from typing import Annotated, Any, NamedTuple
 
 import uvloop
@@ -36,7 +42,7 @@ from antjax.serving.served import ServedClicks, ServedUsers
 
 _POSITIVE = (
   *('max_rows', 'batch_rows', 'max_waiting_rows', 'max_body_bytes'),
-  *('max_connections', 'client_timeout_s', 'poll_s'),
+  *('max_connections', 'client_timeout_s', 'poll_s', 'processes'),
 )
 _INSIDE = ('', 'export', 'seed_0/export')  # Where a run folder has its model.
 
@@ -50,6 +56,9 @@ class Config:
   ] = ''
   address: Annotated[str, 'Address to listen on.'] = '127.0.0.1'
   port: Annotated[int, 'Port. 0: a free port, which is printed.'] = 8080
+  processes: Annotated[
+    int, 'Processes that answer on the port. They share mapped tables.'
+  ] = 1
   token_file: Annotated[
     str, 'File of lines `role token`, as for the coordinator. Empty: no tokens.'
   ] = ''
@@ -98,9 +107,61 @@ def main(config: Config) -> None:
   """Serves until SIGINT or SIGTERM."""
   if not config.model:
     raise ValueError('serve: name the folder of the model with --model.')
+  if config.processes > 1:
+    _serve_together(config)
+  else:
+    _serve_alone(config)
+
+
+def _serve_alone(config: Config, is_shared: bool = False) -> None:
   # The thread that answers must not wait long for its turn.
   sys.setswitchinterval(5e-4)
-  uvloop.run(_serve(config))
+  uvloop.run(_serve(config, is_shared))
+
+
+def _serve_together(config: Config) -> None:
+  """Starts processes that share a port; if one ends, all of them do.
+
+  Raises:
+    RuntimeError: The port is taken, or a process has failed.
+  """
+  family = socket.AF_INET6 if ':' in config.address else socket.AF_INET
+  # It holds the port until they listen, and takes no connection.
+  with (
+    socket.socket(family) as holder,
+    tempfile.TemporaryDirectory() as counts,
+  ):
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+      holder.bind((config.address, config.port))
+    except OSError as error:
+      where = f'{config.address}:{config.port}'
+      raise RuntimeError(
+        f'serve: cannot listen on {where}: {error}.'
+      ) from error
+    config = dataclasses.replace(config, port=holder.getsockname()[1])
+    os.environ['PROMETHEUS_MULTIPROC_DIR'] = counts  # Of prometheus_client.
+    spawned = multiprocessing.get_context('spawn')
+    all_of = [
+      spawned.Process(target=_serve_alone, args=(config, True))
+      for _ in range(config.processes)
+    ]
+
+    def stop(*_: Any) -> None:
+      for one in all_of:
+        one.terminate()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(name, stop)
+    for one in all_of:
+      one.start()
+    multiprocessing.connection.wait([one.sentinel for one in all_of])
+    stop()
+    for one in all_of:
+      one.join()
+    if any(one.exitcode for one in all_of):
+      codes = ', '.join(str(one.exitcode) for one in all_of)
+      raise RuntimeError(f'serve: processes ended with the codes {codes}.')
 
 
 class Opened(NamedTuple):
@@ -141,8 +202,10 @@ def load(config: Config) -> Opened:
   )
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, is_shared: bool) -> None:
   stop, metrics = script.stop_event(), Metrics()
+  if parent := multiprocessing.parent_process() if is_shared else None:
+    asyncio.get_running_loop().add_reader(parent.sentinel, stop.set)
   served, live, digest = await asyncio.to_thread(load, config)
   version = {'sequence': 0, 'digest': digest}
   follower = None
@@ -176,6 +239,7 @@ async def _serve(config: Config) -> None:
     max_body_bytes=config.max_body_bytes,
     max_connections=config.max_connections,
     client_timeout_s=config.client_timeout_s,
+    is_shared=is_shared,
     tokens=Rotating(lambda: security.read_tokens(file), [file])
     if (file := config.token_file)
     else security.RoleTokens,

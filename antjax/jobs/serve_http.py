@@ -23,6 +23,7 @@ import zlib
 from absl import logging
 import orjson
 import prometheus_client
+from prometheus_client import multiprocess
 
 from antjax.elastic import metrics_export, status_page
 from antjax.elastic.security import RoleTokens
@@ -264,7 +265,11 @@ class Front:
     if refused := self._refusal(call):
       return refused
     self._metrics.waiting.set(self._batcher.waiting_rows)
-    text = prometheus_client.generate_latest(self._metrics.registry)
+    registry = self._metrics.registry
+    if self._is_shared:  # Those of all processes.
+      registry = prometheus_client.CollectorRegistry()
+      multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    text = prometheus_client.generate_latest(registry)
     return Reply(200, text, metrics_export.CONTENT_TYPE)
 
 

@@ -11,6 +11,7 @@ import time
 import urllib.request
 
 import numpy as np
+import psutil
 import pytest
 
 from antjax.jobs.clicks import follow
@@ -229,6 +230,31 @@ def _version(port):
       return json.load(reply)['version']
   except OSError:
     return None
+
+
+def test_processes_share_a_port(base, tmp_path):
+  folder, _ = base
+  words = 'serve', f'--model={folder / "fm"}', '--processes=2'
+  deadline = time.monotonic() + DEADLINE_S
+  with (tmp_path / 'log').open('w') as log:
+    server = _started([*words, f'--port={PORT + 1}'], log)
+  try:
+    while (tmp_path / 'log').read_text().count('ready') < 2:
+      assert time.monotonic() < deadline, (tmp_path / 'log').read_text()
+      time.sleep(0.2)
+    assert all(_version(PORT + 1) for _ in range(30))
+    url = f'http://127.0.0.1:{PORT + 1}/metrics'
+    with urllib.request.urlopen(url, timeout=20) as reply:
+      assert 'antjax_serve_requests_total{code="200"} 30.0' in str(reply.read())
+    others = psutil.Process(server.pid).children()
+    one = next(x for x in others if 'spawn_main' in ' '.join(x.cmdline()))
+    one.kill()  # All of them end: who watches them starts them again.
+    assert server.wait(60) == 1
+    assert 'processes ended with the codes' in (tmp_path / 'log').read_text()
+    psutil.wait_procs(others, 30)
+    assert not any(x.is_running() for x in others)
+  finally:
+    server.kill()
 
 
 def _words(data, folder):
