@@ -13,14 +13,16 @@ the start. After SIGTERM, it answers all open requests and exits.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
+from multiprocessing.synchronize import Barrier
 import os
-import signal
 import socket
 import sys
 import tempfile
+import threading
 from typing import Annotated, Any, NamedTuple
 
 import uvloop
@@ -113,10 +115,10 @@ def main(config: Config) -> None:
     _serve_alone(config)
 
 
-def _serve_alone(config: Config, is_shared: bool = False) -> None:
+def _serve_alone(config: Config, ready: Barrier | None = None) -> None:
   # The thread that answers must not wait long for its turn.
   sys.setswitchinterval(5e-4)
-  uvloop.run(_serve(config, is_shared))
+  uvloop.run(_serve(config, ready))
 
 
 def _serve_together(config: Config) -> None:
@@ -126,12 +128,10 @@ def _serve_together(config: Config) -> None:
     RuntimeError: The port is taken, or a process has failed.
   """
   family = socket.AF_INET6 if ':' in config.address else socket.AF_INET
-  # It holds the port until they listen, and takes no connection.
-  with (
-    socket.socket(family) as holder,
-    tempfile.TemporaryDirectory() as counts,
-  ):
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+  with socket.socket(family) as holder, tempfile.TemporaryDirectory() as counts:
+    # It holds the port until they listen, and takes no connection. It shares
+    # once it has the port: not with the processes of another server.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
       holder.bind((config.address, config.port))
     except OSError as error:
@@ -139,27 +139,28 @@ def _serve_together(config: Config) -> None:
       raise RuntimeError(
         f'serve: cannot listen on {where}: {error}.'
       ) from error
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     config = dataclasses.replace(config, port=holder.getsockname()[1])
     os.environ['PROMETHEUS_MULTIPROC_DIR'] = counts  # Of prometheus_client.
     spawned = multiprocessing.get_context('spawn')
+    ready = spawned.Barrier(config.processes)
     all_of = [
-      spawned.Process(target=_serve_alone, args=(config, True))
+      spawned.Process(target=_serve_alone, args=(config, ready), daemon=True)
       for _ in range(config.processes)
     ]
-
-    def stop(*_: Any) -> None:
+    try:
       for one in all_of:
+        one.start()
+      multiprocessing.connection.wait([one.sentinel for one in all_of])
+    except KeyboardInterrupt:  # A signal to stop.
+      pass
+    finally:
+      started = [one for one in all_of if one.pid]
+      for one in started:
         one.terminate()
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(name, stop)
-    for one in all_of:
-      one.start()
-    multiprocessing.connection.wait([one.sentinel for one in all_of])
-    stop()
-    for one in all_of:
-      one.join()
-    if any(one.exitcode for one in all_of):
+      for one in started:
+        one.join()
+    if any(one.exitcode for one in all_of) and not script.stop_request():
       codes = ', '.join(str(one.exitcode) for one in all_of)
       raise RuntimeError(f'serve: processes ended with the codes {codes}.')
 
@@ -202,9 +203,9 @@ def load(config: Config) -> Opened:
   )
 
 
-async def _serve(config: Config, is_shared: bool) -> None:
+async def _serve(config: Config, ready: Barrier | None) -> None:
   stop, metrics = script.stop_event(), Metrics()
-  if parent := multiprocessing.parent_process() if is_shared else None:
+  if parent := multiprocessing.parent_process() if ready else None:
     asyncio.get_running_loop().add_reader(parent.sentinel, stop.set)
   served, live, digest = await asyncio.to_thread(load, config)
   version = {'sequence': 0, 'digest': digest}
@@ -228,7 +229,7 @@ async def _serve(config: Config, is_shared: bool) -> None:
     max_waiting_rows=config.max_waiting_rows,
     between=follower.between if follower else lambda: None,
     version=lambda: follower.live.version if follower else version,
-    observe=metrics.batch_rows.observe,
+    observe=lambda rows: metrics.take(rows, batcher.waiting_rows),
   )
   front = Front(
     served,
@@ -239,7 +240,7 @@ async def _serve(config: Config, is_shared: bool) -> None:
     max_body_bytes=config.max_body_bytes,
     max_connections=config.max_connections,
     client_timeout_s=config.client_timeout_s,
-    is_shared=is_shared,
+    is_shared=ready is not None,
     tokens=Rotating(lambda: security.read_tokens(file), [file])
     if (file := config.token_file)
     else security.RoleTokens,
@@ -251,7 +252,9 @@ async def _serve(config: Config, is_shared: bool) -> None:
   )
   await front.start()
   print(f'serve: {front.url}', flush=True)
-  warm = asyncio.create_task(asyncio.to_thread(_prepare, served, follower))
+  warm = asyncio.create_task(
+    asyncio.to_thread(_prepare, served, follower, ready)
+  )
   stopped = asyncio.create_task(stop.wait())
   await asyncio.wait([warm, stopped], return_when=asyncio.FIRST_COMPLETED)
   if not stop.is_set():
@@ -262,14 +265,21 @@ async def _serve(config: Config, is_shared: bool) -> None:
     front.trouble = ''
     print('ready', flush=True)
     await stopped
+  elif ready is not None:
+    ready.abort()
   if follower is not None:
     follower.stop()
   await front.close(config.stop_timeout_s)
   batcher.close()
 
 
-def _prepare(served: Served, follower: Follower | None) -> None:
+def _prepare(
+  served: Served, follower: Follower | None, ready: Barrier | None
+) -> None:
   """All that comes before the first request."""
   served.warm()
   if follower is not None:
     follower.catch_up()
+  if ready is not None:  # Else a client would find one that is not.
+    with contextlib.suppress(threading.BrokenBarrierError):
+      ready.wait()
