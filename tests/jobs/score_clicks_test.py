@@ -266,7 +266,7 @@ def test_requests_get_what_rows_get(trained):
   answers = served.score([served.read(x) for x in fields])
   want, _ = model.score(columns(rows[:5]))
   np.testing.assert_array_equal(answers[0]['score_logit'], want['prediction'])
-  assert answers[1] == answers[0]
+  np.testing.assert_equal(answers[1], answers[0])
   assert answers[2]['score'][0] != answers[2]['score'][1]
   assert compiled == [f._cache_size() for f in model._functions.values()]
 
