@@ -127,6 +127,7 @@ def _serve_together(config: Config) -> None:
   Raises:
     RuntimeError: The port is taken, or a process has failed.
   """
+  script.stop_request.install()
   family = socket.AF_INET6 if ':' in config.address else socket.AF_INET
   with socket.socket(family) as holder, tempfile.TemporaryDirectory() as counts:
     # It holds the port until they listen, and takes no connection. It shares
