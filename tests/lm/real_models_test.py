@@ -140,8 +140,8 @@ def test_smollm2_goes_on_with_a_fact(folders):
   tokenizer = pretrained_tokenizer.load_tokenizer(folders('smollm2'))
   assert tokenizer.decode(tokenizer.encode(TEXT).ids) == TEXT
   prompt = tokenizer.encode('The capital of France is').ids
-  made = jax.jit(functools.partial(generate.generate, config, num_tokens=2))(
-    params,
+  made = jax.jit(functools.partial(generate.generate, num_tokens=2))(
+    Transformer.of(config, params),
     jnp.asarray([prompt]),
     jnp.asarray([len(prompt)]),
     jax.random.key(0),
