@@ -179,14 +179,18 @@ class Collectives:
 XLA = Collectives()
 
 
+def sums_dtype_of(name: str) -> str | None:
+  """`Collectives.sums_dtype` for the flag --sums_dtype."""
+  return None if name == 'float32' else name
+
+
 def for_mesh(
   algorithm: str, mesh: jax.sharding.Mesh, **options: Any
 ) -> Collectives:
   """Creates `Collectives` for an algorithm, with defaults that suit a mesh.
 
-  XLA combines small messages on GPU and TPU, but not on CPU, where each message
-  waits for the slowest host several times. On CPU we therefore combine leaves
-  into shared messages.
+  XLA does not combine messages on CPU, where each waits for the slowest host
+  several times: there leaves are combined into shared messages.
   """
   if mesh.devices.flat[0].platform == 'cpu':
     options = {'bucket_bytes': _CPU_BUCKET_BYTES, **options}

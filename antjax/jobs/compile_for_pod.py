@@ -28,6 +28,7 @@ import jax
 from jax.sharding import Mesh
 import optax
 
+from antjax.collectives import choose
 from antjax.collectives.cost_model import Cluster
 from antjax.jobs import plan_models, pod_models
 from antjax.lm import attention as attention_lib
@@ -163,6 +164,8 @@ def compile_step(
     intra=config.intra or target.group_size, devices=target.devices()
   )
   model = load(config, mesh)
+  narrow = choose.sums_dtype_of(config.sums_dtype)
+  how = choose.for_mesh('xla', mesh, sums_dtype=narrow)
   is_mixed = config.compute_dtype != 'float32'
   layout = Layout.of(
     model.params,
@@ -174,6 +177,7 @@ def compile_step(
     scanned=model.scanned,
     mutable=model.mutable,
     compute_dtype=config.compute_dtype if is_mixed else None,
+    sums_dtype=narrow,
     min_shard_size=config.min_shard_size,
   )
   rows = config.sequences * config.num_micro_batches * mesh.size
@@ -185,6 +189,7 @@ def compile_step(
       model.params,
       model.batch_fn(rows, config.seq_len),
       num_micro_batches=config.num_micro_batches,
+      how=choose.for_code(how, mesh, layout.paro),
       constants=model.constants,
       regather=config.regather,
       overlap=config.overlap,
@@ -369,10 +374,8 @@ def show(result: dict[str, Any]) -> None:
     )
   if result['is_elastic']:
     crosses = result['crosses_groups_in_loop']
-    how = (
-      'something LEAVES its group.' if crosses else 'nothing leaves a group.'
-    )
-    terminal.show(f'Elastic code: in the micro-batch loop {how}')
+    how = 'something LEAVES its' if crosses else 'nothing leaves a'
+    terminal.show(f'Elastic code: in the micro-batch loop {how} group.')
   how = 'equals' if result['equals_plan'] else 'DIFFERS from'
   terminal.show(f'The compiled step {how} the plan.')
 

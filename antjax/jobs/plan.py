@@ -24,7 +24,7 @@ import rich.console
 import rich.table
 
 from antjax import paths
-from antjax.collectives import cost_model, measure
+from antjax.collectives import choose, cost_model, measure
 from antjax.collectives.cost_model import Links
 from antjax.jobs import job as job_lib
 from antjax.jobs import plan_models
@@ -189,6 +189,7 @@ def make_plan(
     hiding=Hiding.of(
       config.device, overlap=config.overlap, early_sums=config.early_sums
     ),
+    sums_dtype=choose.sums_dtype_of(config.sums_dtype),
     elastic_only=config.elastic_only,
   )
 

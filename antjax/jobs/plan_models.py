@@ -75,6 +75,10 @@ class StepConfig:
   early_sums: Annotated[
     bool, 'Send gradient sums of layers during the last micro-batch.'
   ] = False
+  sums_dtype: Annotated[
+    Literal['float32', 'bfloat16', 'int8'],
+    'Dtype in which gradients are sent, under codes with I as second letter.',
+  ] = 'float32'
 
   def __post_init__(self) -> None:
     names = ('num_micro_batches', 'sequences', 'seq_len')

@@ -170,7 +170,7 @@ def make_trainer(
     'regather': regather,
     'min_shard_size': config.min_shard_size,
   }
-  links = None
+  links, sums_dtype = None, choose.sums_dtype_of(config.sums_dtype)
   if config.collectives == 'auto':
     links = links_of(job.mesh, config.links)
   paro = choose_paro(
@@ -186,6 +186,7 @@ def make_trainer(
     elastic_only=job.agent is not None,
     overlap=options.get('overlap'),
     early_sums=options.get('early_sums', False),
+    sums_dtype=sums_dtype,
     **shared,
   )
   if options.get('early_sums') and not paro.sums_cross_early:
@@ -200,10 +201,7 @@ def make_trainer(
     mesh=job.mesh,
     paro=paro,
     collectives=choose.for_mesh(
-      config.collectives,
-      job.mesh,
-      links=links,
-      sums_dtype=None if config.sums_dtype == 'float32' else config.sums_dtype,
+      config.collectives, job.mesh, links=links, sums_dtype=sums_dtype
     ),
     loss_scale='dynamic' if dtype == jnp.float16 else None,
     # Stacks are those of language models.

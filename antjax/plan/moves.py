@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from antjax.collectives import narrow
 from antjax.collectives.cost_model import Op
 from antjax.mesh.mesh import INTER, INTRA, other_axes
 from antjax.mesh.paro import Level
@@ -24,6 +25,7 @@ _OPS: dict[str, Op] = {
   census.ALL_GATHER: 'all_gather',
   census.REDUCE_SCATTER: 'reduce_scatter',
   census.ALL_REDUCE: 'all_reduce',
+  census.ALL_TO_ALL: 'reduce_scatter',  # Sends as much.
 }
 
 
@@ -101,6 +103,14 @@ def moves(
       # The larger side: whole, or a lane's part for a move over inter.
       level = Level.NONE if axis != INTER else Level.INTRA
       num = _padded(spec) // level.num_pieces(n, m)
+      dtype = layout.compute_type(spec)
+      if is_grad:
+        dtype = _grad_dtype(spec)
+      if is_grad and layout.sums_dtype is not None and spec.dim is not None:
+        dtype = np.dtype(layout.sums_dtype)
+        rows = sizes[axis] * (num_layers if in_loop else 1)
+        sent = rows * narrow.num_bytes(num // rows, dtype)
+        num = sent // dtype.itemsize  # Scales counted.
       repeats = times if in_loop and not is_grad else 1
       repeats *= runs if in_loop else 1
       found.append(
@@ -109,7 +119,7 @@ def moves(
           axis,
           in_loop,
           num * repeats,
-          _grad_dtype(spec) if is_grad else layout.compute_type(spec),
+          dtype,
           leaf.name,
           repeats * (num_layers if in_loop else 1),
           num_layers if leaf.is_stack else 0,
@@ -123,6 +133,9 @@ def _of_leaf(
 ) -> Iterator[tuple[str, str, bool, bool]]:
   """(kind, axis, in the loop, of the gradient) for one leaf, in order."""
   gather, scatter = census.ALL_GATHER, census.REDUCE_SCATTER
+  is_narrow = layout.sums_dtype is not None
+  if is_narrow:  # Summed by the receiver, see `narrow`.
+    scatter = census.ALL_TO_ALL
   paro = layout.paro
   if leaf.spec.dim is None:
     if leaf.is_trained:
@@ -147,7 +160,11 @@ def _of_leaf(
     if paro.grads < Level.GLOBAL:
       yield scatter, INTER, False, True
   else:
-    yield census.ALL_REDUCE, INTER, False, True
+    if is_narrow:
+      yield scatter, INTER, False, True
+      yield gather, INTER, False, True
+    else:
+      yield census.ALL_REDUCE, INTER, False, True
     if paro.opt_state is Level.NONE:
       yield gather, INTRA, False, True
   # Updated parameters, to their level.

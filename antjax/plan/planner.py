@@ -20,7 +20,7 @@ import optax
 
 from antjax.collectives.cost_model import Cluster, Links
 from antjax.mesh.mesh import INTER, INTRA
-from antjax.mesh.paro import PaRO, VALID_CODES
+from antjax.mesh.paro import Level, PaRO, VALID_CODES
 from antjax.plan import step_time
 from antjax.plan.moves import moves
 from antjax.plan.step_time import Hiding
@@ -37,7 +37,7 @@ class Row:
 
   code: str  # PaRO code.
   params_bytes: int  # Parameters between steps.
-  grads_bytes: int  # Gradient accumulators during a step, fp32.
+  grads_bytes: int  # Gradient accumulators, fp32, and residuals of int8 sums.
   opt_state_bytes: int  # Optimizer state and, in mixed precision, masters.
   # Bytes at the peak of a step: gathered parameters, and gradients before
   # reduction.
@@ -116,6 +116,7 @@ def plan(
   device_bytes: int | None = None,
   regather: bool = True,
   hiding: Hiding = _HIDING,
+  sums_dtype: str | None = None,
   elastic_only: bool = False,
   **options: Any,
 ) -> ParoPlan:
@@ -134,6 +135,7 @@ def plan(
     regather: Option of `Trainer`.
     hiding: Communication that the compiler overlaps with computation; that of
       GPUs by default. `Hiding.of('cpu')` adds all times.
+    sums_dtype: That of `Collectives`; then only codes that use it are chosen.
     elastic_only: Whether to omit codes whose groups must run in lockstep.
     **options: Options of `Trainer` for `Layout.of`: trainable, scanned,
       compute_dtype, min_shard_size.
@@ -159,7 +161,10 @@ def plan(
   rows = []
   for code in VALID_CODES:
     paro = PaRO.from_code(code)
-    layout = Layout.of(params, mesh, paro, optimizer, **options)
+    narrow = sums_dtype if paro.grads is Level.INTRA else None
+    layout = Layout.of(
+      params, mesh, paro, optimizer, sums_dtype=narrow, **options
+    )
     parts = layout.bytes_per_device()
     found = moves(layout, regather=regather)
     in_loop = [move for move in found if move.in_loop]
@@ -174,7 +179,7 @@ def plan(
     row = Row(
       code=code,
       params_bytes=parts['params'],
-      grads_bytes=parts['grads'],
+      grads_bytes=parts['grads'] + parts.get('residuals', 0),
       opt_state_bytes=parts['opt_state'],
       transient_bytes=transient_bytes(layout, regather),
       activation_bytes=activation_bytes,
@@ -191,7 +196,10 @@ def plan(
     )
     fits = device_bytes is None or row.peak_bytes <= device_bytes
     rows.append(dataclasses.replace(row, fits=fits))
-  best, reason = _choose(rows, device_bytes, elastic_only)
+  asked = rows
+  if sums_dtype is not None:
+    asked = [r for r in rows if PaRO.from_code(r.code).grads is Level.INTRA]
+  best, reason = _choose(asked, device_bytes, elastic_only)
   return ParoPlan(tuple(rows), best, reason, cluster, device_bytes)
 
 

@@ -143,8 +143,10 @@ def test_most_bytes_travel_beside_products(topology, code):
 
 @needs_cuda
 @pytest.mark.slow
-def test_groups_smaller_than_a_host_of_gpus():
-  result = compile_for_pod.report(config(topology=H100, intra=2))
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'int8'])
+def test_groups_smaller_than_a_host_of_gpus(dtype):
+  settings = config(topology=H100, intra=2, sums_dtype=dtype)
+  result = compile_for_pod.report(settings)
   assert result['mesh'] == [4, 2]
   assert result['networks']['inter'] == 'NVLink, fabric'
   assert result['is_comparable'] and result['equals_plan']

@@ -80,6 +80,15 @@ def trainer_of(code, **kwargs):
   )
 
 
+def collectives_of(trainer):
+  """Collectives of the compiled step, but for scalars."""
+  state = state_shapes(trainer, init_params())
+  inputs = trainer.step_inputs(np.ones((8 * S * 2, 10), np.float32))
+  text = trainer.compiled_step().lower(state, inputs).compile().as_text()
+  found = census.collectives(text, trainer.mesh.shape)
+  return [c for c in found if c.num_elements > SCALARS]
+
+
 def plan_of(**kwargs):
   settings = {
     'num_groups': N,
@@ -144,14 +153,7 @@ CASES = {
 def test_bytes_moved_are_those_of_the_compiled_step(code, case):
   kwargs = CASES[case]
   trainer = trainer_of(code, **kwargs)
-  state = state_shapes(trainer, init_params())
-  inputs = trainer.step_inputs(np.ones((8 * S * 2, 10), np.float32))
-  text = trainer.compiled_step().lower(state, inputs).compile().as_text()
-  found = [
-    c
-    for c in census.collectives(text, trainer.mesh.shape)
-    if c.num_elements > SCALARS and not is_moved_edge(c)
-  ]
+  found = [c for c in collectives_of(trainer) if not is_moved_edge(c)]
   # A padded leaf is updated in its true shape, of which devices hold unequal
   # parts at the optimizer's level I: neighbors hand on edges.
   edges = [c for c in found if c.kind == census.PERMUTE]
@@ -176,23 +178,31 @@ def test_bytes_moved_are_those_of_the_compiled_step(code, case):
   }
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
+def test_narrow_sums_are_planned_as_they_are_sent(dtype):
+  how, whole = antjax.Collectives(sums_dtype=dtype), plan_of(scanned=scanned)
+  trainer = trainer_of('III', scanned=scanned, collectives=how)
+  found = collectives_of(trainer)
+  lines = plan_check.compare(trainer.layout, found, num_micro_batches=S)
+  sums = [x for x in lines if x.kind == census.ALL_TO_ALL]
+  assert [(x.axis, x.in_loop) for x in sums] == [
+    ('intra', True),
+    ('inter', False),
+  ]
+  assert all(x.is_equal for x in lines if x.planned), lines
+  plan = plan_of(scanned=scanned, sums_dtype=dtype)
+  row, wide = plan.row('III'), whole.row('III')
+  assert row.inter_bytes_at_end < 0.6 * wide.inter_bytes_at_end
+  assert plan.best.code[1] == 'I' and plan.row('GGG') == whole.row('GGG')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('code', VALID_CODES)
 def test_elements_moved_in_mixed_precision(code):
   # XLA:CPU widens some bf16 arrays before it moves them: elements count here.
   trainer = trainer_of(code, scanned=scanned, compute_dtype=jnp.bfloat16)
-  state = state_shapes(trainer, init_params())
-  inputs = trainer.step_inputs(np.ones((8 * S * 2, 10), np.float32))
-  text = trainer.compiled_step().lower(state, inputs).compile().as_text()
-  lines = plan_check.compare(
-    trainer.layout,
-    [
-      c
-      for c in census.collectives(text, trainer.mesh.shape)
-      if c.num_elements > SCALARS
-    ],
-    num_micro_batches=S,
-  )
+  found = collectives_of(trainer)
+  lines = plan_check.compare(trainer.layout, found, num_micro_batches=S)
   planned = [line for line in lines if line.planned]
   assert planned and all(line.is_equal for line in lines)
   assert all(abs(line.found - line.planned) <= 2 * SCALARS for line in planned)
