@@ -32,12 +32,9 @@ def test_what_cannot_be_is_no_case_and_what_is_kept_counts():
   assert {p for c in cases for p in pairs(*c)} == {
     p for c in found for p in pairs(*c)
   }
-  # What must occur may be anything: one case for each value of the first two,
-  # in which the third value is the one that was chosen least.
+  # What must occur may be anything; other values are those chosen least.
   found = covering(cases, lambda a, b, c: [(a, b)])
-  assert [case[:2] for case in found] == [
-    *itertools.product(range(3), repeat=2)
-  ]
+  assert len(found) == 9 == len({case[:2] for case in found})
   assert {case[2] for case in found} == {0, 1, 2}
   assert covering([], pairs) == []
   with pytest.raises(KeyError):
