@@ -60,11 +60,19 @@ LOCKED = Takes(why='its writers need locks and fsync')
 
 def is_full(error: BaseException | None) -> bool:
   """Whether a full disk or quota is the cause of an error."""
-  codes = (errno.ENOSPC, errno.EDQUOT)
+  return _is_caused_by(error, errno.ENOSPC, errno.EDQUOT)
+
+
+def is_read_only(error: BaseException | None) -> bool:
+  """Whether a folder that may not be written is the cause of an error."""
+  return _is_caused_by(error, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _is_caused_by(error: BaseException | None, *codes: int) -> bool:
   return error is not None and (
     getattr(error, 'errno', None) in codes
     or any(f"os_error_code='{code}'" in str(error) for code in codes)
-    or is_full(error.__cause__)
+    or _is_caused_by(error.__cause__, *codes)
   )
 
 

@@ -3,11 +3,15 @@
 """How the processes of a job find each other: flags, environment, cluster."""
 
 import os
+import pathlib
+import shlex
+import sys
 from typing import Any
 
 from absl import flags
 import jax
 
+from antjax import paths
 from antjax.jobs import compilation_cache
 
 flags.disclaim_key_flags()  # They are the script's.
@@ -85,3 +89,27 @@ def initialize() -> None:
       if 'coordinator_address should be defined' not in str(error):
         raise
   compilation_cache.keep_on_every_process()
+
+
+def resumes_from(run_dir: pathlib.Path) -> str:
+  """What a user wants to know whose run could not begin; '' of a new one."""
+  found = [
+    path
+    for folder in ('', '*/')
+    for path in run_dir.glob(f'{folder}{paths.CHECKPOINTS}/*')
+    if path.name.isdecimal()
+  ]
+  if not found:
+    return ''
+  newest = max(found, key=lambda path: path.stat().st_mtime)
+  return with_command(
+    f'the checkpoint of step {newest.name} is {newest.absolute()}; the same'
+    ' command resumes from it'
+  )
+
+
+def with_command(text: str) -> str:
+  """A text that ends with the command of this process, if the user gave it."""
+  if jax.process_count() > 1 or os.environ.get('ANTJAX_COORDINATOR'):
+    return f'{text}.'  # The command is the launcher's.
+  return f'{text}: {shlex.join(sys.orig_argv)}'

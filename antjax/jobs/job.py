@@ -302,6 +302,9 @@ def start(config: JobConfig) -> Job:
   mesh = mesh_lib.make_mesh(intra=intra)
   config.check_inputs()
   run_dir, mirror = pathlib.Path(config.run_dir), None
+  script.stop_request.how_to_resume = functools.partial(
+    distributed.resumes_from, run_dir
+  )
   if paths.is_url(config.run_dir):
     paths.check(config.run_dir, 'run_dir')
     _open.enter_context(lease.held(config.run_dir, *_incarnation()))
@@ -368,12 +371,14 @@ def agent_from_environment(
 def _start_logging(run_dir: pathlib.Path) -> None:
   """All messages to a file of the run; the terminal shows what matters."""
   index = jax.process_index()
-  file = python_logging.FileHandler(run_dir / f'log.{index}.txt')
+  file = script.LogFile(run_dir / f'log.{index}.txt')
   file.setFormatter(logging.PythonFormatter())
   python_logging.getLogger().addHandler(file)
   terminal = logging.get_absl_handler()
 
   def shows(record: python_logging.LogRecord) -> bool:
+    if record.exc_info and paths.is_full(record.exc_info[1]):
+      return False  # The last line says it.
     if record.levelno >= python_logging.WARNING:
       return True
     return index == 0 and record.pathname.startswith(script.OWN_FOLDER)

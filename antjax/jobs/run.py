@@ -7,16 +7,14 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import shlex
-import sys
 from typing import Any
 
 from absl import logging
-import jax
 import numpy as np
 
 from antjax import config as config_lib
 from antjax import paths
+from antjax.jobs import distributed
 from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.training_config import FitConfig
@@ -233,9 +231,7 @@ class Run:
         f'the checkpoint of step {step} of {self.num_steps} is'
         f' {self._checkpoints}/{step}; the same command resumes from it'
       )
-    if jax.process_count() > 1 or self._job.agent is not None:
-      return f'{text}.'  # The command is the launcher's.
-    return f'{text}: {shlex.join(sys.orig_argv)}'
+    return distributed.with_command(text)
 
   def _early_stopping(self, start: int) -> EarlyStopping:
     """With what the run so far has seen."""

@@ -123,6 +123,14 @@ def is_news(record: python_logging.LogRecord) -> bool:
   )
 
 
+class LogFile(python_logging.FileHandler):
+  """A log that does not complain of a full disk: the job ends by it anyway."""
+
+  def handleError(self, record: python_logging.LogRecord) -> None:
+    if not paths.is_full(sys.exception()):
+      super().handleError(record)
+
+
 _SHIPPED = pathlib.Path(__file__).parent
 _SHIPPED_FLAG = re.compile(r'(--?(?:flagfile|schema)=)(.+)')
 
@@ -213,10 +221,12 @@ def run(
       told = ' '.join(str(error).split())
       if paths.is_full(error):  # So is that of the log.
         python_logging.disable()
-        how = stop_request.how_to_resume()
-        told = f'{told.rstrip(".")}. Make room first{how and "; "}{how}'
+        told = f'{told.rstrip(".")}. Make room first'
       elif not _is_own(error) or logging.level_debug():
         logging.exception('The job failed.')
+      if paths.is_full(error) or paths.is_read_only(error):
+        how = stop_request.how_to_resume()
+        told = f'{told.rstrip(".")}; {how}' if how else told
       _abort(f'error: {told}', exit_code_of(error))
     if stop_request.signal is not None:
       _exit('stopped as asked.', 128 + stop_request.signal)

@@ -198,7 +198,7 @@ def held(
     except (RuntimeError, ValueError) as refused:
       error = refused
   if told := gather_json(error and str(error))[0]:
-    raise (type(error) if error else ValueError)(told)
+    raise (type(error) if error else ValueError)(told) from error
   _leases.append(lease)
   try:
     yield

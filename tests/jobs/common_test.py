@@ -25,7 +25,7 @@ from tests.jobs.processes import job_of
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DEADLINE_S = 90.0
 _JOB = """
-import ctypes, dataclasses, os, time
+import ctypes, dataclasses, logging, os, time
 from typing import Annotated
 import jax
 from antjax.jobs import job as job_lib, run
@@ -49,6 +49,14 @@ def main(config):
       os.write(os.open('/dev/full', os.O_WRONLY), b'x')
     print('ready', flush=True)
     time.sleep(600)
+  if config.do == 'full_log':  # As Orbax's threads say it.
+    log = logging.getLogger().handlers[-1]
+    log.setStream(open('/dev/full', 'w'))
+    try:
+      os.write(os.open('/dev/full', os.O_WRONLY), b'x')
+    except OSError as error:
+      logging.exception('A thread raised an exception.')
+      raise
   with job.should_stop.deferred():
     work(config, job)
 
@@ -73,6 +81,15 @@ def work(config, job):
 
 if __name__ == '__main__':
   job_lib.run(main, Config(run_dir='run'))
+"""
+
+_NO_LEASE = """
+from antjax.train import lease
+
+def refuse(self, stamp):
+  raise ValueError("FAILED: [os_error_code='{code}']")
+
+lease.Lease._write = refuse
 """
 
 
@@ -262,6 +279,32 @@ def test_a_full_disk_is_one_line_that_says_how_to_resume(job):
     ' .*',
     _last(done.stderr),
   )
+
+
+@pytest.mark.parametrize(
+  'code, told',
+  [
+    (28, 'the disk is full.* Make room first'),
+    (30, 'cannot write.* Make it writable, or use another run folder'),
+  ],
+)
+def test_a_run_that_cannot_begin_names_its_checkpoint(job, code, told):
+  for step in (4, 6):
+    (job / 'run' / 'net' / 'checkpoints' / str(step)).mkdir(parents=True)
+  (job / 'job.py').write_text(_NO_LEASE.format(code=code) + _JOB)
+  done = _run(job)
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert re.search(
+    f'job: error: .*{told}; the checkpoint of step 6 is'
+    f' {job}/run/net/checkpoints/6; the same command resumes from it: ',
+    _last(done.stderr),
+  )
+
+
+def test_messages_about_a_full_disk_are_not_shown(job):
+  done = _run(job, '--do=full_log')
+  assert done.returncode == 1
+  assert 'Traceback' not in done.stderr and 'Logging error' not in done.stderr
 
 
 @pytest.mark.parametrize('do', ['hang', 'stuck'])
