@@ -10,13 +10,22 @@ Options = dict[str, bool | int | str]
 # Library of XLA:CPU's matrix product kernels; empty: Eigen.
 _KERNELS = 'xla_cpu_experimental_ynn_fusion_type'
 # Collectives that XLA:GPU runs at once. With its default of one, transfers on
-# slow links wait for those on fast ones. A layer has 4: gathers and reductions,
-# inside a group and between groups.
+# slow links wait for those on fast ones. A layer has gathers and reductions,
+# inside a group and between groups, of each of its matrices (llama: 7).
 _IN_FLIGHT = 'xla_gpu_experimental_parallel_collective_overlap_limit'
+# XLA joins collectives up to 30 MiB each, also those of two layers; the first
+# then waits for the second and runs beside no product. With these limits only
+# small leaves may be joined. What counts is the result on a device: a piece for
+# a reduce-scatter, the whole for a gather.
+_JOINED: Options = {
+  'xla_gpu_reduce_scatter_combine_threshold_bytes': 2**20,
+  'xla_gpu_all_gather_combine_threshold_bytes': 2**22,
+}
 _GPU: Options = {
   # Without it a collective is awaited right where it starts.
   'xla_gpu_enable_latency_hiding_scheduler': True,
-  _IN_FLIGHT: 4,
+  _IN_FLIGHT: 16,
+  **_JOINED,
 }
 # Gathers and reductions run on a TPU's SparseCores, in parallel with products.
 # Otherwise libtpu compiles them to synchronous instructions that block the
