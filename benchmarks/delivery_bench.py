@@ -14,16 +14,19 @@ makes a log of clicks, trains a factorization machine on it, whose tables have
 - `retrain_s`: training from scratch and export, in a separate process: the time
   of delivery without deltas, excluding preparation of the data.
 - `requests_per_s`, `p50_ms`, `p99_ms`: for `--connections` clients on this
-  machine, which send their next request for `--candidates` items when answered.
+  machine, which send their next request for `--candidates` items when answered,
+  to a server of `--processes`; `client_cpu_ms`: their own CPU time per request.
 - `in_process_per_s`: the same requests read, scored and written without HTTP
   and clients, on one thread: a bound per process.
 - `server_cpu_ms`, `in_process_cpu_ms`: CPU time per request in both, which
-  other load affects less; `call_cpu_ms`: that of the compiled function alone.
+  other load affects less; `call_cpu_ms`: that of the compiled function alone,
+  and `bound_per_s`: what all cores could call.
 """
 
 import asyncio
 import csv
 import dataclasses
+import functools
 import http.client
 import json
 import os
@@ -37,6 +40,7 @@ import jax
 import numpy as np
 import orjson
 import psutil
+import uvloop
 
 from antjax.serving.click_loader import ClickScorer
 from antjax.serving.served import ServedClicks
@@ -63,11 +67,12 @@ class Config:
   ids: Annotated[int, 'Users, and items, of it.'] = 20_000
   spare_ids: Annotated[int, 'Rows of tables beside them, each.'] = 100_000
   num_steps: Annotated[int, 'Steps of the training.'] = 200
-  files: Annotated[int, 'Files that arrive.'] = 20
+  files: Annotated[int, 'Files that arrive. 0: only the load.'] = 20
   file_rows: Annotated[int, 'Events of a file.'] = 500
   every_s: Annotated[float, 'Seconds between two files.'] = 2.0
   candidates: Annotated[int, 'Items of a request.'] = 100
   connections: Annotated[int, 'Clients.'] = 32
+  processes: Annotated[int, 'Processes of the server.'] = 1
   seconds: Annotated[float, 'Time of the load.'] = 10.0
   port: Annotated[int, 'Port of the server.'] = 18_181
 
@@ -183,56 +188,94 @@ def _events(work: pathlib.Path, config: Config) -> list[float]:
   return [waits[n] for n in sorted(waits)]
 
 
-async def _client(
-  port: int, bodies: list[bytes], until: float, waits: list[float], turn: int
-) -> None:
-  reader, writer = await asyncio.open_connection('127.0.0.1', port)
-  while time.perf_counter() < until:
-    body = bodies[turn % len(bodies)]
-    turn += 7
-    start = time.perf_counter()
-    writer.write(
-      b'POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application'
-      b'/json\r\nContent-Length: %d\r\n\r\n' % len(body) + body
-    )
-    head = await reader.readuntil(b'\r\n\r\n')
-    size = int(head.lower().partition(b'content-length: ')[2].split(b'\r')[0])
-    await reader.readexactly(size)
+class _Client(asyncio.Protocol):
+  """A connection that sends its next request once it is answered.
+
+  Attributes:
+    waits: Seconds from each request to its whole reply.
+    ended: Done when it has stopped at `until`, or failed.
+  """
+
+  def __init__(self, requests: list[bytes], turn: int, until: float):
+    self._requests, self._turn, self._until = requests, turn, until
+    self.waits: list[float] = []
+    self.ended = asyncio.get_running_loop().create_future()
+
+  def connection_made(self, transport: Any) -> None:
+    self._transport = transport
+    self._ask()
+
+  def connection_lost(self, exc: Exception | None) -> None:
+    self._end(f'the connection is lost: {exc}')
+
+  def data_received(self, data: bytes) -> None:
+    self._reply += data
+    head, _, body = self._reply.partition(b'\r\n\r\n')
+    size = head.lower().partition(b'content-length: ')[2].partition(b'\r')[0]
+    if not size or len(body) < int(size):
+      return
+    self.waits.append(time.perf_counter() - self._start)
     if not head.startswith(b'HTTP/1.1 200'):
-      raise RuntimeError(f'the server said {head!r}')
-    waits.append(time.perf_counter() - start)
-  writer.close()
+      self._end(f'the server said {self._reply[:200]!r}')
+    elif time.perf_counter() < self._until:
+      self._ask()
+    else:
+      self._end()
+      self._transport.close()
+
+  def _ask(self) -> None:
+    self._turn, self._reply = self._turn + 7, b''
+    self._start = time.perf_counter()
+    self._transport.write(self._requests[self._turn % len(self._requests)])
+
+  def _end(self, trouble: str = '') -> None:
+    if not self.ended.done():
+      if trouble:
+        self.ended.set_exception(RuntimeError(trouble))
+      else:
+        self.ended.set_result(None)
+
+
+def _request(body: bytes) -> bytes:
+  return (
+    b'POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application'
+    b'/json\r\nContent-Length: %d\r\n\r\n' % len(body) + body
+  )
 
 
 def _load(config: Config, server: psutil.Process) -> dict[str, float]:
-  bodies = [_asked(config, f'u{i}', i) for i in range(500)]
+  requests = [_request(_asked(config, f'u{i}', i)) for i in range(500)]
 
   async def all_clients(seconds: float) -> list[float]:
-    waits: list[float] = []
-    until = time.perf_counter() + seconds
-    await asyncio.gather(
-      *(
-        _client(config.port, bodies, until, waits, i)
-        for i in range(config.connections)
-      )
-    )
-    return waits
+    until, loop = time.perf_counter() + seconds, asyncio.get_running_loop()
+    clients: list[_Client] = [
+      (
+        await loop.create_connection(
+          functools.partial(_Client, requests, i, until),
+          *('127.0.0.1', config.port),
+        )
+      )[1]
+      for i in range(config.connections)
+    ]
+    await asyncio.gather(*(one.ended for one in clients))
+    return [wait for one in clients for wait in one.waits]
 
   def cpu_s() -> float:
-    times = server.cpu_times()
-    return times.user + times.system
+    times = [x.cpu_times() for x in (server, *server.children(recursive=True))]
+    return sum(x.user + x.system for x in times)
 
-  asyncio.run(all_clients(2))  # Warm-up.
-  start, cpu = time.perf_counter(), cpu_s()
-  waits = asyncio.run(all_clients(config.seconds))
+  uvloop.run(all_clients(2))  # Warm-up.
+  start, cpu, own = time.perf_counter(), cpu_s(), time.process_time()
+  waits = uvloop.run(all_clients(config.seconds))
+  count, took = len(waits), time.perf_counter() - start
   p50, p99 = np.percentile(waits, [50, 99]) * 1e3
-  rate = len(waits) / (time.perf_counter() - start)
-  cpu_ms = 1e3 * (cpu_s() - cpu) / len(waits)
   return {
-    'requests_per_s': rate,
-    'server_cpu_ms': cpu_ms,
+    'requests_per_s': count / took,
+    'server_cpu_ms': 1e3 * (cpu_s() - cpu) / count,
+    'client_cpu_ms': 1e3 * (time.process_time() - own) / count,
     'p50_ms': float(p50),
     'p99_ms': float(p99),
+    'load_average_after': os.getloadavg()[0],
   }
 
 
@@ -252,27 +295,19 @@ def _in_process(folder: pathlib.Path, config: Config) -> dict[str, float]:
     'in_process_per_s': done / (time.perf_counter() - start),
     'in_process_cpu_ms': 1e3 * (time.process_time() - cpu) / done,
   }
-  batch, _ = served.model.batch(_rows(config, together))
-  found['call_cpu_ms'] = _call_cpu_ms(served.model, batch) / together
+  found['call_cpu_ms'] = _call_cpu_ms(served.model, config)
+  found['bound_per_s'] = 1e3 * (os.cpu_count() or 1) / found['call_cpu_ms']
   return found
 
 
-def _rows(config: Config, count: int) -> dict[str, list[Any]]:
-  """Columns of some requests."""
-  found: dict[str, list[Any]] = {'user': [], 'item': [], 'price': []}
-  for i in range(count):
-    rows = json.loads(_asked(config, f'u{i}', i))['rows']
-    found['user'] += [rows['user']] * config.candidates
-    found['item'] += rows['item']
-    found['price'] += rows['price']
-  return found
-
-
-def _call_cpu_ms(model: ClickScorer, batch: dict[str, Any]) -> float:
-  """CPU time of the compiled function alone, on vectors looked up before."""
-  size = next(n for n in model.clicks['sizes'] if n >= len(batch['scenario']))
-  place = np.arange(size) % len(batch['scenario'])
-  batch = jax.tree.map(lambda x: x[place], batch)
+def _call_cpu_ms(model: ClickScorer, config: Config) -> float:
+  """CPU time per request of the compiled function alone, at 2,048 rows."""
+  size = max(n for n in model.clicks['sizes'] if n <= 2_048)
+  row = json.loads(_asked(config, 'u1', 0))['rows']
+  count = config.candidates
+  rows = row | {'user': [row['user']] * count}
+  batch, _ = model.batch(rows)
+  batch = jax.tree.map(lambda x: x[np.arange(size) % count], batch)
   batch['weight'] = np.ones(size, np.float32)
   vectors = {n: model._vectors(n, ids) for n, ids in batch['ids'].items()}
   call = model._functions[f'scores_{size}']
@@ -280,7 +315,7 @@ def _call_cpu_ms(model: ClickScorer, batch: dict[str, Any]) -> float:
   cpu, times = time.process_time(), 100
   for _ in range(times):
     jax.block_until_ready(call(model.params, vectors, batch))
-  return 1e3 * (time.process_time() - cpu) / times
+  return 1e3 * (time.process_time() - cpu) / times * count / size
 
 
 def main(config: Config) -> None:
@@ -290,43 +325,53 @@ def main(config: Config) -> None:
   work = pathlib.Path(config.work).absolute()
   found: dict[str, Any] = _prepare(work, config)
   export = work / 'run' / 'seed_0' / 'export'
-  deltas = f'--deltas={work / "deltas"}'
-  trainer = [*_training(work, config), f'--follow={work / "in"}', deltas]
   serve = [*_PYTHON, 'serve', f'--model={export}', f'--port={config.port}']
-  (work / 'deltas').mkdir(exist_ok=True)
-  with (work / 'trainer.log').open('w') as out:
+  commands = [[*serve, f'--processes={config.processes}']]
+  if config.files:
+    (work / 'deltas').mkdir(exist_ok=True)
+    deltas = f'--deltas={work / "deltas"}'
+    commands[0] += [deltas, '--poll_s=.2']
+    trainer = [*_training(work, config), f'--follow={work / "in"}', deltas]
+    commands.append([*trainer, '--follow_poll_s=.2'])
+  with (work / 'processes.log').open('w') as out:
     processes = [
       subprocess.Popen(one, stdout=out, stderr=subprocess.STDOUT)
-      for one in (
-        [*trainer, '--follow_poll_s=.2'],
-        [*serve, deltas, '--poll_s=.2'],
-      )
+      for one in commands
     ]
   try:
     while _ask(config.port, _asked(config, 'u1', 0)) is None:
       if any(one.poll() is not None for one in processes):
         sys.exit(f'delivery_bench: a process has ended; see {out.name}.')
       time.sleep(0.2)
-    while 'Following' not in (work / 'trainer.log').read_text():
-      time.sleep(0.2)
-    waits = _events(work, config)
-    processes[0].terminate()
-    processes[0].wait(60)
-    found |= _load(config, psutil.Process(processes[1].pid))
+    if config.files:
+      while 'Following' not in pathlib.Path(out.name).read_text():
+        time.sleep(0.2)
+      found |= _delivery(_events(work, config), config, found['retrain_s'])
+      processes[1].terminate()
+      processes[1].wait(60)
+    found |= _load(config, psutil.Process(processes[0].pid))
   finally:
     for one in processes:
       one.terminate()
       one.wait(60)
-  median, p99 = np.percentile(waits, [50, 99])
   found |= {
     **_in_process(export, config),
-    'event_s': {'p50': float(median), 'p99': float(p99), 'max': max(waits)},
-    'times_faster': found['retrain_s'] / float(p99),
-    'num_events': config.files * config.file_rows,
     'table_rows': 2 * (config.ids + config.spare_ids),
     'cores': os.cpu_count(),
+    'processes': config.processes,
   }
   harness.emit(facts | {'bench': 'delivery'} | found)
+
+
+def _delivery(
+  waits: list[float], config: Config, retrain_s: float
+) -> dict[str, Any]:
+  median, p99 = np.percentile(waits, [50, 99])
+  return {
+    'event_s': {'p50': float(median), 'p99': float(p99), 'max': max(waits)},
+    'times_faster': retrain_s / float(p99),
+    'num_events': config.files * config.file_rows,
+  }
 
 
 if __name__ == '__main__':

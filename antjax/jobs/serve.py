@@ -13,8 +13,16 @@ the start. After SIGTERM, it answers all open requests and exits.
 """
 
 import asyncio
+import contextlib
 import dataclasses
+import multiprocessing
+import multiprocessing.connection
+from multiprocessing.synchronize import Barrier
+import os
+import socket
 import sys
+import tempfile
+import threading
 from typing import Annotated, Any, NamedTuple
 
 import uvloop
@@ -36,7 +44,7 @@ from antjax.serving.served import ServedClicks, ServedUsers
 
 _POSITIVE = (
   *('max_rows', 'batch_rows', 'max_waiting_rows', 'max_body_bytes'),
-  *('max_connections', 'client_timeout_s', 'poll_s'),
+  *('max_connections', 'client_timeout_s', 'poll_s', 'processes'),
 )
 _INSIDE = ('', 'export', 'seed_0/export')  # Where a run folder has its model.
 
@@ -50,6 +58,9 @@ class Config:
   ] = ''
   address: Annotated[str, 'Address to listen on.'] = '127.0.0.1'
   port: Annotated[int, 'Port. 0: a free port, which is printed.'] = 8080
+  processes: Annotated[
+    int, 'Processes that answer on the port. They share mapped tables.'
+  ] = 1
   token_file: Annotated[
     str, 'File of lines `role token`, as for the coordinator. Empty: no tokens.'
   ] = ''
@@ -98,9 +109,61 @@ def main(config: Config) -> None:
   """Serves until SIGINT or SIGTERM."""
   if not config.model:
     raise ValueError('serve: name the folder of the model with --model.')
+  if config.processes > 1:
+    _serve_together(config)
+  else:
+    _serve_alone(config)
+
+
+def _serve_alone(config: Config, ready: Barrier | None = None) -> None:
   # The thread that answers must not wait long for its turn.
   sys.setswitchinterval(5e-4)
-  uvloop.run(_serve(config))
+  uvloop.run(_serve(config, ready))
+
+
+def _serve_together(config: Config) -> None:
+  """Starts processes that share a port; if one ends, all of them do.
+
+  Raises:
+    RuntimeError: The port is taken, or a process has failed.
+  """
+  script.stop_request.install()
+  family = socket.AF_INET6 if ':' in config.address else socket.AF_INET
+  with socket.socket(family) as holder, tempfile.TemporaryDirectory() as counts:
+    # It holds the port until they listen, and takes no connection. It shares
+    # once it has the port: not with the processes of another server.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      holder.bind((config.address, config.port))
+    except OSError as error:
+      where = f'{config.address}:{config.port}'
+      raise RuntimeError(
+        f'serve: cannot listen on {where}: {error}.'
+      ) from error
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    config = dataclasses.replace(config, port=holder.getsockname()[1])
+    os.environ['PROMETHEUS_MULTIPROC_DIR'] = counts  # Of prometheus_client.
+    spawned = multiprocessing.get_context('spawn')
+    ready = spawned.Barrier(config.processes)
+    all_of = [
+      spawned.Process(target=_serve_alone, args=(config, ready), daemon=True)
+      for _ in range(config.processes)
+    ]
+    try:
+      for one in all_of:
+        one.start()
+      multiprocessing.connection.wait([one.sentinel for one in all_of])
+    except KeyboardInterrupt:  # A signal to stop.
+      pass
+    finally:
+      started = [one for one in all_of if one.pid]
+      for one in started:
+        one.terminate()
+      for one in started:
+        one.join()
+    if any(one.exitcode for one in all_of) and not script.stop_request():
+      codes = ', '.join(str(one.exitcode) for one in all_of)
+      raise RuntimeError(f'serve: processes ended with the codes {codes}.')
 
 
 class Opened(NamedTuple):
@@ -141,8 +204,10 @@ def load(config: Config) -> Opened:
   )
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, ready: Barrier | None) -> None:
   stop, metrics = script.stop_event(), Metrics()
+  if parent := multiprocessing.parent_process() if ready else None:
+    asyncio.get_running_loop().add_reader(parent.sentinel, stop.set)
   served, live, digest = await asyncio.to_thread(load, config)
   version = {'sequence': 0, 'digest': digest}
   follower = None
@@ -165,7 +230,7 @@ async def _serve(config: Config) -> None:
     max_waiting_rows=config.max_waiting_rows,
     between=follower.between if follower else lambda: None,
     version=lambda: follower.live.version if follower else version,
-    observe=metrics.batch_rows.observe,
+    observe=lambda rows: metrics.take(rows, batcher.waiting_rows),
   )
   front = Front(
     served,
@@ -176,6 +241,7 @@ async def _serve(config: Config) -> None:
     max_body_bytes=config.max_body_bytes,
     max_connections=config.max_connections,
     client_timeout_s=config.client_timeout_s,
+    is_shared=ready is not None,
     tokens=Rotating(lambda: security.read_tokens(file), [file])
     if (file := config.token_file)
     else security.RoleTokens,
@@ -187,7 +253,9 @@ async def _serve(config: Config) -> None:
   )
   await front.start()
   print(f'serve: {front.url}', flush=True)
-  warm = asyncio.create_task(asyncio.to_thread(_prepare, served, follower))
+  warm = asyncio.create_task(
+    asyncio.to_thread(_prepare, served, follower, ready)
+  )
   stopped = asyncio.create_task(stop.wait())
   await asyncio.wait([warm, stopped], return_when=asyncio.FIRST_COMPLETED)
   if not stop.is_set():
@@ -198,14 +266,21 @@ async def _serve(config: Config) -> None:
     front.trouble = ''
     print('ready', flush=True)
     await stopped
+  elif ready is not None:
+    ready.abort()
   if follower is not None:
     follower.stop()
   await front.close(config.stop_timeout_s)
   batcher.close()
 
 
-def _prepare(served: Served, follower: Follower | None) -> None:
+def _prepare(
+  served: Served, follower: Follower | None, ready: Barrier | None
+) -> None:
   """All that comes before the first request."""
   served.warm()
   if follower is not None:
     follower.catch_up()
+  if ready is not None:  # Else a client would find one that is not.
+    with contextlib.suppress(threading.BrokenBarrierError):
+      ready.wait()

@@ -23,6 +23,7 @@ import zlib
 from absl import logging
 import orjson
 import prometheus_client
+from prometheus_client import multiprocess
 
 from antjax.elastic import metrics_export, status_page
 from antjax.elastic.security import RoleTokens
@@ -57,19 +58,30 @@ class Metrics:
       registry=all_of,
     )
     self.waiting = prometheus_client.Gauge(
-      'antjax_serve_waiting_rows', 'Rows that wait.', registry=all_of
+      'antjax_serve_waiting_rows',
+      'Rows that waited when a batch was taken.',
+      registry=all_of,
+      multiprocess_mode='sum',
     )
     self.sequence = prometheus_client.Gauge(
-      'antjax_serve_delta_sequence', 'Number of the state.', registry=all_of
+      'antjax_serve_delta_sequence',
+      'Number of the state; the least of all processes.',
+      registry=all_of,
+      multiprocess_mode='min',
     )
     self.event_age = prometheus_client.Gauge(
       'antjax_serve_event_age_seconds',
       'Age of the newest event of the last delta, when it was applied.',
       registry=all_of,
+      multiprocess_mode='max',
     )
     self._codes: dict[int, prometheus_client.Counter] = {}
     self.refused = prometheus_client.Gauge(
-      'antjax_serve_deltas_refused', 'By kind.', ['kind'], registry=all_of
+      'antjax_serve_deltas_refused',
+      'By kind.',
+      ['kind'],
+      registry=all_of,
+      multiprocess_mode='max',
     )
 
   def count(self, status: int, seconds: float) -> None:
@@ -80,6 +92,11 @@ class Metrics:
     code.inc()
     if status == 200:
       self.seconds.observe(seconds)
+
+  def take(self, rows: int, waiting: int) -> None:
+    """Takes a batch, and the rows that wait for the next one."""
+    self.batch_rows.observe(rows)
+    self.waiting.set(waiting)
 
   def see(self, follower: Follower) -> None:
     """Takes the figures of deltas."""
@@ -263,8 +280,11 @@ class Front:
   def _show_metrics(self, call: HttpCall) -> Reply:
     if refused := self._refusal(call):
       return refused
-    self._metrics.waiting.set(self._batcher.waiting_rows)
-    text = prometheus_client.generate_latest(self._metrics.registry)
+    registry = self._metrics.registry
+    if self._is_shared:  # Those of all processes.
+      registry = prometheus_client.CollectorRegistry()
+      multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    text = prometheus_client.generate_latest(registry)
     return Reply(200, text, metrics_export.CONTENT_TYPE)
 
 

@@ -5,12 +5,14 @@
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
 
 import numpy as np
+import psutil
 import pytest
 
 from antjax.jobs.clicks import follow
@@ -229,6 +231,71 @@ def _version(port):
       return json.load(reply)['version']
   except OSError:
     return None
+
+
+def _page(port, path):
+  with urllib.request.urlopen(
+    f'http://127.0.0.1:{port}/{path}', timeout=20
+  ) as reply:
+    return reply.read().decode()
+
+
+def test_processes_share_a_port(run):
+  folder, rows, make = run
+  port, log = PORT + 1, folder / 'log'
+  words = ['serve', f'--model={folder / "fm"}', f'--port={port}']
+  words += ['--processes=2', f'--deltas={folder / "deltas"}', '--poll_s=.1']
+  deadline = time.monotonic() + DEADLINE_S
+
+  def start():
+    with log.open('w') as out:
+      server = _started(words, out)
+    while log.read_text().count('ready') < 2:
+      assert time.monotonic() < deadline and server.poll() is None, (
+        log.read_text()
+      )
+      time.sleep(0.2)
+    return server
+
+  server = start()
+  try:
+    # All of them apply a delta, and count together.
+    one = make()
+    arrive(folder, '1.csv', rows)
+    one.round(one.new_files())
+    one.saver.__exit__()
+    count = 0
+    while 'antjax_serve_delta_sequence 1.0' not in _page(port, 'metrics'):
+      assert _version(port) and time.monotonic() < deadline
+      count += 1
+    for _ in range(30):
+      assert _version(port)['sequence'] == 1
+    told = f'antjax_serve_requests_total{{code="200"}} {count + 30}.0'
+    assert told in _page(port, 'metrics')
+    # The port is not shared with another server.
+    with (folder / 'other').open('w') as out:
+      other = _started(words, out)
+    assert other.wait(100) == 1
+    assert 'cannot listen' in (folder / 'other').read_text()
+    # They end as one process does.
+    server.terminate()
+    assert server.wait(60) == 128 + signal.SIGTERM
+    assert 'Traceback' not in log.read_text()
+    # If one ends, all of them do: who watches them starts them again.
+    server = start()
+    others = psutil.Process(server.pid).children()
+    one = next(x for x in others if 'spawn_main' in ' '.join(x.cmdline()))
+    one.kill()
+    assert server.wait(60) == 1
+    assert 'processes ended with the codes' in log.read_text()
+    # So they do without the first one.
+    server = start()
+    others = psutil.Process(server.pid).children()
+    server.kill()
+    _, left = psutil.wait_procs(others, 60)
+    assert not left
+  finally:
+    server.kill()
 
 
 def _words(data, folder):

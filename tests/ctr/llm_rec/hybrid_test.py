@@ -152,10 +152,10 @@ def test_new_items_are_raised_as_far_as_is_allowed():
   is_new[:, 0] = False  # New items are no targets: raising them costs.
   weights = np.full(200, 1 / 200)
   found = [
-    hybrid._raised(known, new, is_new, weights, share) for share in (0, 0.2, 1)
+    hybrid.raised(known, new, is_new, weights, share) for share in (0, 0.2, 1)
   ]
   assert found[0] < found[1] < found[2] == hybrid._ADDITIONS[-1]
-  assert hybrid._raised(known, new, is_new & False, weights, 1) == 0
+  assert hybrid.raised(known, new, is_new & False, weights, 1) == 0
 
 
 def test_the_padding_is_never_ahead():
