@@ -146,7 +146,8 @@ def as_called(text: str) -> str:
   def command(found: re.Match[str]) -> str:
     return f'antjax-{(found[1] or found[2]).replace("_", "-")}'
 
-  return re.sub(r'python -m\s+launch\.(\w+)|\blaunch/(\w+)\.py', command, text)
+  name = r'(?:python -m\s+launch\.(\w+)|\blaunch/(\w+)\.py)'
+  return re.sub(rf'{name}(?: \(antjax-[\w-]+\))?', command, text)
 
 
 def shipped(word: str) -> str:

@@ -69,10 +69,12 @@ def found_command(command: Sequence[str]) -> list[str]:
   name, *rest = command
   if name.startswith('-') or os.path.isfile(name):
     return [name, *rest]
+  if script := re.fullmatch(r'launch/(\w+)\.py', name):  # As in the docs.
+    name = f'antjax-{script[1].replace("_", "-")}'
   installed = os.path.join(os.path.dirname(sys.executable), name)
   if os.path.basename(name) == name and os.path.isfile(installed):
     return [installed, *rest]
   raise ValueError(
-    f'no such script: {name}; give its path, a program such as'
+    f'no such script: {command[0]}; give its path, a program such as'
     ' antjax-train-clicks, or -m and a module.'
   )

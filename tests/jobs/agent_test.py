@@ -109,11 +109,15 @@ def test_the_worker_gets_what_jax_and_antjax_need():
   assert 'JAX_NUM_CPU_DEVICES' not in env and 'JAX_PLATFORMS' not in env
 
 
-def test_a_program_that_pip_installed_is_found(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  'name', ['antjax-train-clicks', 'launch/train_clicks.py']
+)
+def test_a_program_that_pip_installed_is_found(tmp_path, monkeypatch, name):
   (tmp_path / 'antjax-train-clicks').write_text('')
   monkeypatch.setattr(sys, 'executable', str(tmp_path / 'python'))
-  command = ['antjax-train-clicks', '--data=x']
-  assert worker_env.found_command(command) == [
+  (tmp_path / 'empty').mkdir()
+  monkeypatch.chdir(tmp_path / 'empty')
+  assert worker_env.found_command([name, '--data=x']) == [
     str(tmp_path / 'antjax-train-clicks'),
     '--data=x',
   ]

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Console commands, called as a module."""
 
+import sys
+
+from antjax.jobs import script
 from tests import warm_python
 
 
@@ -15,3 +18,10 @@ def test_help_shows_the_commands_own_flags():
   # As a user of the wheel calls it.
   assert 'antjax-apply-delta --base=' in done.stdout
   assert 'launch.' not in done.stdout
+
+
+def test_a_command_is_named_once(monkeypatch):
+  text = 'launch/prepare_data.py (antjax-prepare-data) writes it'
+  assert script.as_called(text) == text
+  monkeypatch.setattr(sys, 'argv', ['/bin/antjax-train-clicks'])
+  assert script.as_called(text) == 'antjax-prepare-data writes it'
