@@ -8,6 +8,7 @@ import pytest
 from benchmarks import llm_rec_bench
 from tests.benchmarks import runs
 
+_QUICK = '--quick', '--cases=minilm-float32'
 _CASE = llm_rec_bench.Case()
 
 
@@ -73,8 +74,7 @@ def test_ratios_are_of_the_same_negatives():
 @pytest.mark.slow
 def test_quick_run_without_the_peers_prints_lines():
   skip = ','.join(f'peer_{name}' for name in llm_rec_bench.PEERS)
-  flags = '--quick', '--cases=minilm-float32'
-  lines = runs.lines('llm_rec_bench', *flags, f'--skip={skip}')
+  lines = runs.lines('llm_rec_bench', *_QUICK, f'--skip={skip}', XLA_FLAGS='')
   assert [line['negatives'] for line in lines] == list(llm_rec_bench.OURS)
   for line in lines:
     assert line['examples_per_s'] > 0 and line['eval_users_per_s'] > 0
@@ -85,7 +85,7 @@ def test_quick_run_without_the_peers_prints_lines():
 @pytest.mark.slow
 @runs.needs_peers
 def test_quick_run_agrees_with_the_peers():
-  lines = runs.lines('llm_rec_bench', '--quick', '--cases=minilm-float32')
+  lines = runs.lines('llm_rec_bench', *_QUICK, XLA_FLAGS='')
   peers = [peer for _, peer in llm_rec_bench.PAIRS]
   assert [line['peer'] for line in lines] == peers
   assert all(line['ratio'] > 0 for line in lines)
