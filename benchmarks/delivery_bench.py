@@ -338,14 +338,15 @@ def main(config: Config) -> None:
       subprocess.Popen(one, stdout=out, stderr=subprocess.STDOUT)
       for one in commands
     ]
+  log = pathlib.Path(out.name)
   try:
-    while _ask(config.port, _asked(config, 'u1', 0)) is None:
+    while _ask(config.port, _asked(config, 'u1', 0)) is None or (
+      config.files and 'Following' not in log.read_text()
+    ):
       if any(one.poll() is not None for one in processes):
-        sys.exit(f'delivery_bench: a process has ended; see {out.name}.')
+        sys.exit(f'delivery_bench: a process has ended; see {log}.')
       time.sleep(0.2)
     if config.files:
-      while 'Following' not in pathlib.Path(out.name).read_text():
-        time.sleep(0.2)
       found |= _delivery(_events(work, config), config, found['retrain_s'])
       processes[1].terminate()
       processes[1].wait(60)
