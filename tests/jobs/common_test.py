@@ -28,6 +28,7 @@ _JOB = """
 import ctypes, dataclasses, logging, os, time
 from typing import Annotated
 import jax
+from antjax.data import output_folder
 from antjax.jobs import job as job_lib, run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,10 @@ class Config(job_lib.JobConfig):
     super().__post_init__()
     if self.num_steps < 1:
       raise ValueError(f'num_steps must be positive; got {self.num_steps}.')
+
+  def check_inputs(self):
+    if self.do == 'open':
+      output_folder.open_view('gone', 'tasks')
 
 def main(config):
   job = job_lib.start(config)
@@ -201,8 +206,10 @@ def test_a_typo_gets_a_hint(job):
   assert 'Traceback' not in done.stderr
 
 
-@pytest.mark.parametrize('flag', ['--num_step=3', '--num_steps=0', 'more'])
-def test_an_agent_hears_that_a_restart_does_not_mend_flags(
+@pytest.mark.parametrize(
+  'flag', ['--num_step=3', '--num_steps=0', 'more', '--do=open']
+)
+def test_an_agent_hears_that_a_restart_mends_no_flags_or_inputs(
   job, flag, monkeypatch
 ):
   monkeypatch.setenv('ANTJAX_COORDINATOR', 'localhost:1')
