@@ -18,7 +18,11 @@ import pytest
 
 from antjax.jobs import distributed, script
 from antjax.jobs import job as job_lib
+from antjax.jobs.bahe import config as bahe_config
 from antjax.jobs.clicks import config as clicks_config
+from antjax.jobs.gmeta import config as gmeta_config
+from antjax.jobs.llm_rec import config as llm_rec_config
+from antjax.jobs.lm import config as lm_config
 from tests import warm_python
 from tests.jobs.processes import job_of
 
@@ -218,6 +222,33 @@ def test_an_agent_hears_that_a_restart_mends_no_flags_or_inputs(
   assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.parametrize(
+  'module, names',
+  [
+    (bahe_config, 'adapter links'),
+    (clicks_config, 'image_vectors links text_vectors'),
+    (gmeta_config, 'init_from links'),
+    (llm_rec_config, 'adapter links'),
+    (lm_config, 'init_from links'),
+  ],
+)
+def test_inputs_are_checked_before_there_is_a_run_folder(
+  module, names, tmp_path
+):
+  run_dir = str(tmp_path / 'run')
+  for name in names.split():
+    tuning = {'tuning': 'lora'} if name == 'adapter' else {}
+    config = module.Config(run_dir=run_dir, **{name: 'gone'}, **tuning)
+    with pytest.raises(FileNotFoundError, match=f'^{name}=gone does not exist'):
+      config.check_inputs()
+
+
+def test_a_begun_run_needs_no_first_weights(tmp_path):
+  config = lm_config.Config(run_dir=str(tmp_path), init_from='gone', data='no')
+  with pytest.raises(FileNotFoundError, match='data=no holds no'):
+    config.check_inputs()
+
+
 def test_verbosity_adds_the_traceback(job):
   done = _run(job, '--intra=3', '--verbosity=1')
   assert 'Traceback' in done.stderr
@@ -291,7 +322,7 @@ def test_a_full_disk_is_one_line_that_says_how_to_resume(job):
 @pytest.mark.parametrize(
   'code, told',
   [
-    (28, 'the disk is full.* Make room first'),
+    (28, 'the disk is full.* make room or keep fewer checkpoints'),
     (30, 'cannot write.* Make it writable, or use another run folder'),
   ],
 )
@@ -306,6 +337,7 @@ def test_a_run_that_cannot_begin_names_its_checkpoint(job, code, told):
     f' {job}/run/net/checkpoints/6; the same command resumes from it: ',
     _last(done.stderr),
   )
+  assert _last(done.stderr).lower().count('make room') == (code == 28)
 
 
 def test_messages_about_a_full_disk_are_not_shown(job):
