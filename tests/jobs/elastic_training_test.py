@@ -80,6 +80,8 @@ def test_an_input_that_is_not_there_ends_the_job(data, tmp_path, flag):
   flags = (*_FLAGS, f'--data={data}', f'--run_dir={run_dir}', f'--{flag}=gone')
   job = ElasticJob('train_lm', *flags)
   output = job.ended(code=1)
-  assert re.search(f'train_lm: error: .*{flag}=gone|train_lm: error: gone', output)
+  assert re.search(
+    f'train_lm: error: .*{flag}=gone|train_lm: error: gone', output
+  )
   assert 'which a restart does not mend' in output
   assert 'generation 2' not in output and not run_dir.exists()
