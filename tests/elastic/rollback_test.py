@@ -9,7 +9,7 @@ import sqlite3
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import writer
+from antjax.elastic import requests, writer
 from antjax.elastic.client import CoordinatorClient, StaleError
 from antjax.elastic.jobs import Jobs
 from antjax.shards.journal import Journal
@@ -78,6 +78,29 @@ def test_a_coordinator_without_its_journal_goes_on_above_what_was(tmp_path):
   worker.head.revision = 1 << 50
   recovery = functools.partial(jobs.recovery, worker.head)
   refused(jobs, INVALID, 'head.revision=', recovery)
+
+
+def test_no_lie_about_what_is_gone_leaves_a_job_stuck():
+  jobs = Jobs()
+  assert start(jobs, 'a') == 1
+  lie = pb.Head(job='j', client='a', revision=9, generation=1 << 53)
+  refused(jobs, INVALID, 'generation=', functools.partial(jobs.recovery, lie))
+  lie.generation = 1
+  later = functools.partial(jobs.recovery, lie, 1 << 53)  # As agents say it.
+  refused(jobs, INVALID, 'generation=', later)
+  # After thousands of lies that were believed.
+  jobs.job('j').revision = (1 << 52) - 1
+  lie.revision = (1 << 52) + 1
+  refused(
+    jobs, INVALID, 'head.revision=', functools.partial(jobs.recovery, lie)
+  )
+  lie.revision = 1 << 52
+  jobs.apply(jobs.recovery(lie), 1.0)
+  assert start(jobs, 'a') == 2
+  worker = known(jobs, Worker(jobs, 'a', generation=2))
+  beat = pb.HeartbeatRequest(head=worker.head)
+  assert requests.parse(type(beat), beat.SerializeToString()) == beat
+  assert worker.join().exchange(1).leases
 
 
 def test_replies_say_the_revision_and_requests_repeat_it(tmp_path):
