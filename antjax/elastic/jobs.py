@@ -173,11 +173,11 @@ class Jobs:
   ) -> pb.RecoverJob | None:
     """Returns what to decide where who asks knows more than the journal.
 
-    `generation` is the one that the request says runs or ran there.
+    `generation` is the newest that an agent has seen; 0: a worker asks.
     """
     job = self.job(head.job)
     gone = head.revision - job.revision
-    if gone <= 0:
+    if gone <= 0 and generation <= job.generation:
       return None
     newest = max(job.generation, head.generation, generation)
     for name, value, most in (
@@ -190,14 +190,18 @@ class Jobs:
           f'{name}={value} must be at most {most}; job {head.job!r} is at'
           f' revision {job.revision} of generation {job.generation}.'
         )
+    what = (
+      f'{gone:,} of the {head.revision:,} changes of the job are gone'
+      if gone > 0
+      else f'generation {generation} is gone'
+    )
     return pb.RecoverJob(
       job=head.job,
-      revision=head.revision + _RECOVERY,
+      revision=max(head.revision, job.revision) + _RECOVERY,
       generation=newest,
       reason=(
-        f'the journal of the coordinator is older than {head.client}: {gone:,}'
-        f' of the {head.revision:,} changes of the job are gone; going back to'
-        ' the last checkpoint'
+        f'the journal of the coordinator is older than {head.client}: {what};'
+        ' going back to the last checkpoint'
       ),
     )
 
