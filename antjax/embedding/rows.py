@@ -23,7 +23,7 @@ from antjax.mesh.manual import manual
 Ids = Mapping[str, np.ndarray]  # Table -> distinct ids [n].
 
 
-class Tables(Protocol):
+class ShardedTables(Protocol):
   """What is needed of `EmbeddingTables`."""
 
   mesh: Mesh
@@ -32,7 +32,7 @@ class Tables(Protocol):
   features: Any
 
 
-def touched(tables: Tables, ids: Any) -> dict[str, np.ndarray]:
+def touched(tables: ShardedTables, ids: Any) -> dict[str, np.ndarray]:
   """Rows that a step may change: table -> ids [n] rising, of `batch['ids']`."""
   found: dict[str, list[np.ndarray]] = {}
   for path, leaf in jax.tree.leaves_with_path(ids):
@@ -48,7 +48,7 @@ def joined(ids: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
   return {n: np.unique(np.concatenate(x)) for n, x in ids.items()}
 
 
-def read(tables: Tables, state: Any, ids: Ids) -> dict[str, Any]:
+def read(tables: ShardedTables, state: Any, ids: Ids) -> dict[str, Any]:
   """Rows as they are kept: table -> {'table': [n, D], 'slots': {...}}."""
   found = {}
   for name, rows in ids.items():
@@ -60,7 +60,7 @@ def read(tables: Tables, state: Any, ids: Ids) -> dict[str, Any]:
 
 
 def write(
-  tables: Tables, state: Any, ids: Ids, new: Mapping[str, Any]
+  tables: ShardedTables, state: Any, ids: Ids, new: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Sets rows to what `read` gave; donates the state."""
   for name, rows in ids.items():
@@ -74,7 +74,7 @@ def write(
 
 
 def reset(
-  tables: Tables, state: Any, ids: Ids, key: jax.Array
+  tables: ShardedTables, state: Any, ids: Ids, key: jax.Array
 ) -> dict[str, Any]:
   """Sets rows and slots to what they were at first; donates the state.
 
