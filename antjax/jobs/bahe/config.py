@@ -12,7 +12,6 @@ from antjax.ctr.bahe.table import Home
 from antjax.ctr.tuning import Tuning
 from antjax.data import output_folder
 from antjax.jobs.training_config import LanguageConfig
-from antjax.lm import pretrained
 from antjax.metrics import click_metrics
 from antjax.train.optimizer import OptimizerConfig
 
