@@ -7,7 +7,8 @@ r"""Runs baselines of LLM-Rec on the same held-out examples.
   python -m launch.llm_rec_baselines --data=data/ml-1m \
     --held_out.num_examples=1000 --run_dir=runs/baselines
 
-popularity; bm25 on titles, bm25_recency with newer ones counting more;
+popularity; bm25 on titles, bm25_recency with newer ones counting more, bm25_new
+with a constant for items without events too, as late interaction has it;
 item_knn, item_knn_text also by way of the nearest titles; ease; hybrid of all
 these, hybrid_lm with a language model's vectors too; last_title, mean_titles,
 one_text: cosine of a language model's vectors, untrained; sasrec and gru4rec on
@@ -64,6 +65,7 @@ _TRAINED_OF_TEXTS = ('sasrec_text', 'unisrec', 'unisrec_ids')
 _OF_TEXTS = (*_KINDS, *_TRAINED_OF_TEXTS, 'hybrid_lm')
 # Chosen on validation users of food-kitchen.
 _MAX_HISTORY, _HALF_LIFE = 50, 5.0  # Of bm25_recency.
+_UNIT = 4.0  # Of what bm25_new may add.
 _WINDOW, _POWER, _KNN_HALF_LIFE = 50, 0.3, 20.0  # Of item_knn.
 Ranks = dict[str, np.ndarray]
 
@@ -198,6 +200,11 @@ class Baselines:
       told['max_history'] = self._config.max_history
     if method.startswith('hybrid'):
       told['hybrid'] = dataclasses.asdict(self._config.hybrid)
+    if method == 'bm25_new':
+      told['bias'] = [
+        self._config.validation_examples,
+        self._config.hybrid.loss_of_ndcg,
+      ]
     if method in _OF_TEXTS:
       told['language model'] = self.encoder.made_of
     return json.loads(json.dumps(told))
@@ -236,6 +243,8 @@ class Baselines:
       return untrained.BM25(
         data.titles, max_history=_MAX_HISTORY, half_life=_HALF_LIFE
       )
+    if method == 'bm25_new':
+      return self._raised(self._model('bm25_recency'))
     if method.startswith('item_knn'):
       return self._item_knn(with_titles=method == 'item_knn_text')
     if method == 'ease':
@@ -257,6 +266,16 @@ class Baselines:
     if method in _TRAINED_OF_TEXTS:
       return self._trained(method, texts=untrained.whiten(self.vectors))
     return self._trained(method)
+
+  def _raised(self, model: evaluation.ScoreModel) -> hybrid.Raised:
+    """The same with items without events as high as validation allows."""
+    is_new = self._events().count_items(self.data.num_items) == 0
+    bias = hybrid.new_bias(
+      *(model, self.validation.examples, is_new),
+      *(self._config.hybrid.loss_of_ndcg, _UNIT),
+    )
+    logging.info('Scores of items without events: %+.2f.', bias)
+    return hybrid.Raised(model, np.where(is_new, np.float32(bias), 0))
 
   def _item_knn(self, *, with_titles: bool) -> item_knn.LinearModel:
     size = self.data.num_items
