@@ -90,7 +90,7 @@ _OVER_BUDGET = {
   'antjax/data': 11_590,  # See docs/design/house.md.
   'antjax/elastic': 10_640,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_355,  # See docs/design/house.md.
-  'antjax/jobs': 17_210,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 17_420,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
@@ -99,8 +99,8 @@ _OVER_BUDGET = {
   'antjax/train': 6_370,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 13_255,
-  'tests': 63_460,  # See docs/design/house.md.
+  'benchmarks': 13_295,
+  'tests': 63_565,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}
