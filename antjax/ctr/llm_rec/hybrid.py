@@ -33,13 +33,12 @@ import numpy as np
 from scipy import optimize
 
 from antjax.ctr.llm_rec import (
-  evaluation,
   histories,
   item_knn,
+  new_items,
   ranking,
   untrained,
 )
-from antjax.metrics import rank_metrics
 
 # Shape suffixes: N = items with the padding, B = users, L = places of a
 # history, E = events, X = examples, J = candidates of an example, F = features,
@@ -78,7 +77,6 @@ _KNN = (
 _NEAREST = (_Kind(3, 5.0), _Kind(50, 5.0), _Kind(50, 0.0))
 _NEAREST_HISTORY = (_Kind(50, 5.0),)
 NUM_NEAREST = 5
-_ADDITIONS = np.arange(-1, 2.01, 0.125)  # To c, that are tried.
 _BATCH = 64  # Users whose features are made at once.
 
 
@@ -333,7 +331,7 @@ def fit(
   )
   known, new, bias = split(found.x)
   new = new * of_title
-  bias = bias + raised(
+  bias = bias + new_items.raised(
     np.where(is_padding, -np.inf, (flat @ known).reshape(shape)),
     (flat @ new).reshape(shape) + bias,
     (features.counts[candidates_XJ] == 0) & ~is_padding,
@@ -342,59 +340,3 @@ def fit(
   )
   model = Hybrid(features, known / scale, new / scale, float(bias[0]))
   return model, (float(loss(start)[0]), float(found.fun))
-
-
-def raised(
-  known_XJ: np.ndarray,
-  new_XJ: np.ndarray,
-  is_new_XJ: np.ndarray,
-  weights_X: np.ndarray,
-  loss_of_ndcg: float,
-  unit: float = 1.0,
-) -> float:
-  """The largest addition to scores of new items that loses so little.
-
-  See `fit`; candidate 0 is the target, and additions are -1 to 2 units.
-
-  New items crowd out the more, the more candidates there are: NDCG is cut so
-  that it stands for that @10 among 1,000.
-  """
-  cut = max(1, round(known_XJ.shape[1] / 100))
-  if not is_new_XJ.any():
-    return 0.0
-  values = []
-  for addition in unit * _ADDITIONS:
-    scores = np.where(is_new_XJ, new_XJ + addition, known_XJ)
-    ranks = (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
-    values.append(
-      weights_X @ rank_metrics.by_example(ranks, [cut])[f'ndcg@{cut}']
-    )
-  good = np.array(values) >= max(values) * (1 - loss_of_ndcg)
-  return float(unit * _ADDITIONS[np.flatnonzero(good)[-1]])
-
-
-def new_bias(
-  model: Any,
-  examples: evaluation.RankedExamples,
-  is_new_N: np.ndarray,
-  loss_of_ndcg: float,
-  unit: float = 1.0,
-) -> float:
-  """The same of a model's scores of held-out examples, see `raised`."""
-  candidates, scores = evaluation.candidate_scores(model, examples)
-  scores[candidates == 0] = -np.inf
-  weights = np.full(len(scores), 1 / len(scores))
-  is_new = is_new_N[candidates] & (candidates > 0)
-  return raised(scores, scores, is_new, weights, loss_of_ndcg, unit)
-
-
-@dataclasses.dataclass(frozen=True)
-class Raised:
-  """A model of scores [B, N], with others added to them, float32 [N]."""
-
-  model: evaluation.ScoreModel
-  added_N: np.ndarray
-
-  def scores(self, history_BL: np.ndarray) -> np.ndarray:
-    """float32 [B, N]."""
-    return self.model.scores(history_BL) + self.added_N

@@ -34,8 +34,6 @@ import numpy as np
 
 # 1 / T stays below it: exp(term - 1 / T) would round to 0.
 MAX_SCALE = 40.0
-# How often words of items without events may count, to choose from.
-NEW_WORDS = (1.0, 2.0, 3.0, 4.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

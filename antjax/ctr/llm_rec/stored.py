@@ -58,9 +58,8 @@ class StoredRec(nnx.Module):
     vector: Vector options; their own pooling is not read.
     loss_config: Configuration of the loss.
     user: How a user's titles make a score.
-    new_bias: For late users: what scores of items without training events get
-      in addition; not trained, see `StoredEncoder.raise_new`.
-    new_words: How often words of such items count.
+    new_bias: For late users: addition to scores of items without training
+      events, and `new_words` how often their words count; see `raise_new`.
   """
 
   def __init__(
@@ -323,10 +322,7 @@ class StoredEncoder:
   def raise_new(
     self, is_new_N: np.ndarray, bias: float, words: float = 1.0
   ) -> None:
-    """Adds to scores of some items, bool [N], for late users.
-
-    Their words count `words` times. What was added before is gone.
-    """
+    """Scores some items, bool [N], otherwise for late users, from now on."""
     vectors_ND = np.array(self.item_vectors())
     new_XD = self.items(np.flatnonzero(is_new_N))
     new_XD[:, -2 - self.model.vector.word_dim : -2] *= words

@@ -8,7 +8,7 @@ r"""Runs baselines of LLM-Rec on the same held-out examples.
     --held_out.num_examples=1000 --run_dir=runs/baselines
 
 popularity; bm25 on titles, bm25_recency with newer ones counting more, bm25_new
-with a constant for items without events too, as late interaction has it;
+also with scores of items without events chosen, as late interaction has them;
 item_knn, item_knn_text also by way of the nearest titles; ease; hybrid of all
 these, hybrid_lm with a language model's vectors too; last_title, mean_titles,
 one_text: cosine of a language model's vectors, untrained; sasrec and gru4rec on
@@ -39,6 +39,7 @@ from antjax.ctr.llm_rec import (
   evaluation,
   hybrid,
   item_knn,
+  new_items,
   next_item,
   untrained,
 )
@@ -54,7 +55,7 @@ from antjax.jobs.llm_rec.config import METHODS
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.lm import fingerprint, pretrained, pretrained_tokenizer, token_cache
 from antjax.metrics import rank_metrics
-from antjax.report import job_report, progress
+from antjax.report import progress
 
 _KINDS: dict[str, untrained.Kind] = {
   'last_title': 'last',
@@ -98,7 +99,12 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
           'wall_s': round(time.monotonic() - start, 1),
           'cpu_s': round(time.process_time() - cpu, 1),
         }
-        _write(path, baselines, ranks, cold, made_of, took)
+        baselines_table.write_method(
+          path,
+          (ranks, baselines.test),
+          (cold, baselines.cold),
+          {'made_of': made_of, **took},
+        )
       multihost_utils.sync_global_devices(f'{method} is written')
     done = json.loads(path.read_text(encoding='utf-8'))
     if done.get('made_of') != made_of:
@@ -201,7 +207,7 @@ class Baselines:
     if method.startswith('hybrid'):
       told['hybrid'] = dataclasses.asdict(self._config.hybrid)
     if method == 'bm25_new':
-      told['bias'] = [
+      told['chosen by'] = [
         self._config.validation_examples,
         self._config.hybrid.loss_of_ndcg,
       ]
@@ -267,15 +273,22 @@ class Baselines:
       return self._trained(method, texts=untrained.whiten(self.vectors))
     return self._trained(method)
 
-  def _raised(self, model: evaluation.ScoreModel) -> hybrid.Raised:
-    """The same with items without events as high as validation allows."""
+  def _raised(self, model: evaluation.ScoreModel) -> new_items.Raised:
+    """The same with items without events where validation wants them."""
     is_new = self._events().count_items(self.data.num_items) == 0
-    bias = hybrid.new_bias(
-      *(model, self.validation.examples, is_new),
-      *(self._config.hybrid.loss_of_ndcg, _UNIT),
+    whole, cold = llm_rec_held_out.validation(
+      self.data, self._config, with_cold=True
     )
-    logging.info('Scores of items without events: %+.2f.', bias)
-    return hybrid.Raised(model, np.where(is_new, np.float32(bias), 0))
+    factor, bias = new_items.choose(
+      lambda factor: new_items.Raised(model, is_new, factor, 0.0),
+      whole.examples,
+      None if cold is None else cold.examples,
+      is_new,
+      loss_of_ndcg=self._config.hybrid.loss_of_ndcg,
+      additions=_UNIT * new_items.ADDITIONS,
+    )
+    logging.info('Items without events: %g times, %+.2f.', factor, bias)
+    return new_items.Raised(model, is_new, factor, bias)
 
   def _item_knn(self, *, with_titles: bool) -> item_knn.LinearModel:
     size = self.data.num_items
@@ -371,12 +384,7 @@ class Baselines:
   @functools.cached_property
   def validation(self) -> HeldOut:
     """What trained methods are chosen by."""
-    options = dataclasses.replace(
-      self._config.held_out,
-      num_examples=self._config.validation_examples,
-      num_cold=0,
-    )
-    return llm_rec_held_out.held_out(self.data, 'validation', options)[0]
+    return llm_rec_held_out.validation(self.data, self._config)[0]
 
   @functools.cached_property
   def encoder(self) -> TitleEncoder:
@@ -394,25 +402,3 @@ class Baselines:
     return self.encoder(
       [untrained.join_titles([titles[i] for i in row]) for row in rows]
     )
-
-
-def _write(
-  path: pathlib.Path,
-  baselines: Baselines,
-  ranks: Ranks,
-  cold: Ranks | None,
-  made_of: dict[str, Any],
-  took: dict[str, float],
-) -> None:
-  """Writes METHOD.npz, then METHOD.json: the latter says that it is done."""
-  arrays: dict[str, Any] = {**ranks, 'users': baselines.test.users}
-  results: dict[str, Any] = {
-    'made_of': made_of,
-    **took,
-    'test': llm_rec_held_out.scores(ranks, baselines.test),
-  }
-  if cold is not None and baselines.cold is not None:
-    results['cold'] = llm_rec_held_out.scores(cold, baselines.cold)
-    arrays |= {f'cold_{kind}': values for kind, values in cold.items()}
-  np.savez(path.with_suffix('.npz'), **arrays)
-  job_report.write_json(path, results)

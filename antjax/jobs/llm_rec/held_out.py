@@ -12,7 +12,7 @@ import rich.table
 from antjax.ctr.llm_rec import evaluation, negatives
 from antjax.ctr.llm_rec.evaluation import RankedExamples
 from antjax.data.sequence_data import SequenceData
-from antjax.jobs.llm_rec.config import HeldOutConfig
+from antjax.jobs.llm_rec.config import HeldOutConfig, SequencesConfig
 from antjax.metrics import rank_metrics
 from antjax.report import terminal
 
@@ -64,6 +64,19 @@ def held_out(
   if not len(cold):
     return whole, None
   return whole, _of(data, user[cold], position[cold], config)
+
+
+def validation(
+  data: SequenceData, config: SequencesConfig, *, with_cold: bool = False
+) -> tuple[HeldOut, HeldOut | None]:
+  """Examples that choose, and as many of cold items where asked for."""
+  num = config.validation_examples
+  options = dataclasses.replace(
+    config.held_out,
+    num_examples=num,
+    num_cold=(num or data.num_items) * with_cold,
+  )
+  return held_out(data, 'validation', options)
 
 
 def _draw(

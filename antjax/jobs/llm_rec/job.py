@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from antjax.ctr import tuning
-from antjax.ctr.llm_rec import evaluation, hybrid, late
+from antjax.ctr.llm_rec import evaluation, new_items
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
@@ -278,13 +278,7 @@ class Ranker:
     self._events = sequences.events
     self._model: Any = None
     self._step = -1  # Of the state that it holds.
-    self._validation, _ = llm_rec_held_out.held_out(
-      self._data,
-      'validation',
-      dataclasses.replace(
-        config.held_out, num_examples=config.validation_examples, num_cold=0
-      ),
-    )
+    self._validation, _ = llm_rec_held_out.validation(self._data, config)
     self.speed: dict[str, float] = {}
 
   def model(self, state: TrainState) -> Any:
@@ -311,33 +305,26 @@ class Ranker:
     """Ranks items without training events as high as validation allows."""
     is_new = self._events.count_items(self._data.num_items) == 0
     is_new[0] = False  # The padding.
-    options = dataclasses.replace(
-      self._config.held_out, num_examples=1, num_cold=len(self._validation)
+    _, cold = llm_rec_held_out.validation(
+      self._data, self._config, with_cold=self._config.vector.word_dim > 0
     )
-    _, cold = llm_rec_held_out.held_out(self._data, 'validation', options)
-    can_choose = cold is not None and self._config.vector.word_dim
-    found = []
-    for words in late.NEW_WORDS if can_choose else (1.0,):
+
+    def with_words(words: float) -> Any:
       model.raise_new(is_new, 0.0, words)
-      bias = hybrid.new_bias(
-        *(model, self._validation.examples, is_new),
-        self._config.user.loss_of_ndcg,
-      )
-      model.raise_new(is_new, bias, words)
-      ndcg = 0.0 if cold is None else self._ndcg(model, cold)
-      found.append((ndcg, bias, words))
-    ndcg, bias, words = max(found, key=lambda x: x[0])
+      return model
+
+    words, bias = new_items.choose(
+      with_words,
+      self._validation.examples,
+      None if cold is None else cold.examples,
+      is_new,
+      loss_of_ndcg=self._config.user.loss_of_ndcg,
+    )
     logging.info(
-      'Scores of %d items without events: +%.3f, their words count %g times;'
-      ' NDCG@10 on validation: %.4f.',
-      *(is_new.sum(), bias, words, ndcg),
+      'Scores of %d items without events: %+.3f, their words count %g times.',
+      *(is_new.sum(), bias, words),
     )
     model.raise_new(is_new, bias, words)
-
-  def _ndcg(self, model: Any, held_out: HeldOut) -> float:
-    """NDCG@10 among drawn items."""
-    ranks = self._ranks(model, held_out, with_full=False)[evaluation.SAMPLED]
-    return float(rank_metrics.by_example(ranks, [10])['ndcg@10'].mean())
 
   def validate(self, state: TrainState) -> dict[str, float]:
     """Scores among drawn items, named 'validation_ndcg@10' and so on."""
