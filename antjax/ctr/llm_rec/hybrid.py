@@ -21,8 +21,7 @@ v is 0 for `knn` and `popularity`: an item without events is scored by its title
 and domain alone, by construction. w, v and c are fitted together, by softmax
 cross-entropy of held-out targets among drawn items. Hardly a target has no
 event, so items with events stand in for those: of each example a share of the
-candidates, by lot, is scored by v. Then c is raised as far as NDCG of all
-examples hardly falls: few items are new, and where they stand is a choice.
+candidates, by lot, is scored by v. Then `new_items` multiplies v and raises c.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -259,13 +258,25 @@ class Hybrid:
     found[parts[0]] += np.where(is_new_N, np.float32(self.bias), 0)
     return found
 
+  def scored(
+    self, x_XJF: np.ndarray, candidates_XJ: np.ndarray
+  ) -> new_items.Scored:
+    """Scores of candidates, from `Features.of_candidates`."""
+    is_there = candidates_XJ > 0
+    new_XJ = x_XJF @ self.new_F + self.bias
+    return new_items.Scored(
+      np.where(is_there, x_XJF @ self.known_F, -np.inf),
+      is_there & (self.features.counts[candidates_XJ] == 0),
+      lambda factor: factor * new_XJ,
+    )
+
 
 def fit(
   features: Features,
   x_XJF: np.ndarray,
   candidates_XJ: np.ndarray,
   *,
-  weights_X: np.ndarray | None = None,
+  new_targets: tuple[np.ndarray, np.ndarray] | None = None,
   new_share: float = 0.1,
   loss_of_ndcg: float = 0.02,
   ridge: float = 1e-4,
@@ -277,7 +288,8 @@ def fit(
     features: What made x.
     x_XJF: From `Features.of_candidates`.
     candidates_XJ: int; candidate 0 of an example is its target.
-    weights_X: float32, weight of each example in the mean loss; None: all 1.
+    new_targets: x and candidates of examples whose targets are new; they choose
+      the factor on v.
     new_share: Share of the candidates that stand in for new items.
     loss_of_ndcg: Share of NDCG@10 over all examples that may be given for new
       items: c is the largest that costs no more.
@@ -294,9 +306,7 @@ def fit(
   lots = np.random.default_rng(seed).random(shape) < new_share
   is_new_XJ = (features.counts[candidates_XJ] == 0) | lots
   of_title = np.array([part not in _WITHOUT_TITLES for part in features.parts])
-  if weights_X is None:
-    weights_X = np.ones(len(candidates_XJ), np.float32)
-  weights_X1 = (weights_X / weights_X.sum())[:, None]
+  weight = np.float32(1 / len(candidates_XJ))
   is_target = np.arange(shape[1]) == 0
   is_padding = candidates_XJ == 0
 
@@ -313,8 +323,8 @@ def fit(
     scores -= scores.max(axis=1, keepdims=True)
     p_XJ = np.exp(scores)
     sums_X1 = p_XJ.sum(axis=1, keepdims=True)
-    value = (weights_X1 * (np.log(sums_X1) - scores[:, :1])).sum()
-    slope = weights_X1 * (p_XJ / sums_X1 - is_target)
+    value = (weight * (np.log(sums_X1) - scores[:, :1])).sum()
+    slope = weight * (p_XJ / sums_X1 - is_target)
     of_new = np.where(is_new_XJ, slope, 0).ravel()
     grad = np.concatenate(
       [
@@ -331,12 +341,13 @@ def fit(
   )
   known, new, bias = split(found.x)
   new = new * of_title
-  bias = bias + new_items.raised(
-    np.where(is_padding, -np.inf, (flat @ known).reshape(shape)),
-    (flat @ new).reshape(shape) + bias,
-    (features.counts[candidates_XJ] == 0) & ~is_padding,
-    weights_X1[:, 0],
-    loss_of_ndcg,
-  )
   model = Hybrid(features, known / scale, new / scale, float(bias[0]))
+  factor, addition = new_items.choose(
+    model.scored(x_XJF, candidates_XJ),
+    None if new_targets is None else model.scored(*new_targets),
+    loss_of_ndcg=loss_of_ndcg,
+  )
+  model = dataclasses.replace(
+    model, new_F=factor * model.new_F, bias=factor * model.bias + addition
+  )
   return model, (float(loss(start)[0]), float(found.fun))

@@ -11,7 +11,7 @@ whose targets are new.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,11 +49,60 @@ class Raised:
     return scores_BN
 
 
-def choose(
-  model_fn: Callable[[float], Any],
+class Scored(NamedTuple):
+  """Scores of held-out examples.
+
+  Attributes:
+    scores_XJ: float32, of the candidates, the target first; -inf: none.
+    is_new_XJ: bool, whether they are of new items.
+    new_fn: Factor -> scores with it, float32 [X, J]; read where new.
+  """
+
+  scores_XJ: np.ndarray
+  is_new_XJ: np.ndarray
+  new_fn: Callable[[float], np.ndarray]
+
+
+def scored(
+  model: Any,
   examples: evaluation.RankedExamples,
-  of_new: evaluation.RankedExamples | None,
   is_new_N: np.ndarray,
+  with_factor: Callable[[float], Any] | None = None,
+) -> Scored:
+  """Scores of a model.
+
+  Args:
+    model: The model.
+    examples: What it scores.
+    is_new_N: bool [N].
+    with_factor: Factor -> model with it; None: `Raised`, whole scores times it.
+  """
+  candidates, scores = evaluation.candidate_scores(model, examples)
+  scores[candidates == 0] = -np.inf
+  is_new = is_new_N[candidates] & (candidates > 0)
+  if with_factor is None:
+    return Scored(scores, is_new, lambda factor: factor * scores)
+  # New ones are few: they alone are scored again.
+  most = max(1, is_new.sum(axis=1).max())
+  places = np.argsort(~is_new, axis=1, kind='stable')[:, :most]
+  few = dataclasses.replace(
+    examples,
+    targets=np.take_along_axis(candidates, places[:, :1], axis=1)[:, 0],
+    negatives=np.take_along_axis(candidates, places[:, 1:], axis=1),
+  )
+
+  def new_fn(factor: float) -> np.ndarray:
+    _, found = evaluation.candidate_scores(with_factor(factor), few)
+    whole = np.zeros_like(scores)
+    np.put_along_axis(whole, places, found, axis=1)
+    return whole
+
+  return Scored(scores, is_new, new_fn)
+
+
+def choose(
+  whole: Scored,
+  of_new: Scored | None,
   *,
   loss_of_ndcg: float,
   factors: Sequence[float] = FACTORS,
@@ -62,79 +111,42 @@ def choose(
   """The factor and c.
 
   Args:
-    model_fn: Factor -> model with it, c being 0.
-    examples: Examples of any target.
+    whole: Examples of any target.
     of_new: Those of new targets; None: the factor is the first.
-    is_new_N: bool [N].
     loss_of_ndcg: Share of NDCG@10 over all examples that may be given.
     factors: Factors to choose from.
     additions: c, likewise, ascending.
   """
-  found: dict[float, np.ndarray] = {}
-  for factor in factors if of_new is not None else factors[:1]:
-    scores, is_new = _scored(model_fn(factor), examples, is_new_N)
-    weights = np.full(len(scores), 1 / len(scores))
-    found[factor] = ndcg(scores, scores, is_new, weights, additions)
-  least = max(values.max() for values in found.values()) * (1 - loss_of_ndcg)
-  biases = {
-    factor: float(additions[np.flatnonzero(values >= least)[-1]])
-    for factor, values in found.items()
-    if values.max() >= least
-  }
-
-  def of_targets(factor: float) -> float:
-    if of_new is None:
-      return 0.0
-    scores, is_new = _scored(model_fn(factor), of_new, is_new_N)
-    weights = np.full(len(scores), 1 / len(scores))
-    bias = np.array([biases[factor]])
-    return float(ndcg(scores, scores, is_new, weights, bias)[0])
-
-  best = max(biases, key=of_targets)
-  return best, biases[best]
+  if not whole.is_new_XJ.any():
+    return factors[0], 0.0
+  if of_new is None:
+    factors = factors[:1]
+  values = np.array([ndcg(whole, factor, additions) for factor in factors])
+  found = []
+  for factor, mine in zip(factors, values, strict=True):
+    good = np.flatnonzero(mine >= values.max() * (1 - loss_of_ndcg))
+    if good.size:
+      bias = float(additions[good[-1]])
+      of_targets = 0.0
+      if of_new is not None:
+        of_targets = float(ndcg(of_new, factor, np.array([bias]))[0])
+      found.append((of_targets, factor, bias))
+  _, factor, bias = max(found, key=lambda x: x[0])
+  return factor, bias
 
 
-def raised(
-  known_XJ: np.ndarray,
-  new_XJ: np.ndarray,
-  is_new_XJ: np.ndarray,
-  weights_X: np.ndarray,
-  loss_of_ndcg: float,
-) -> float:
-  """The largest of `ADDITIONS` that loses so little, see `ndcg`."""
-  if not is_new_XJ.any():
-    return 0.0
-  values = ndcg(known_XJ, new_XJ, is_new_XJ, weights_X, ADDITIONS)
-  good = values >= values.max() * (1 - loss_of_ndcg)
-  return float(ADDITIONS[np.flatnonzero(good)[-1]])
+def ndcg(scored: Scored, factor: float, additions: np.ndarray) -> np.ndarray:
+  """Mean NDCG with each addition to scores of new items, float [A].
 
-
-def ndcg(
-  known_XJ: np.ndarray,
-  new_XJ: np.ndarray,
-  is_new_XJ: np.ndarray,
-  weights_X: np.ndarray,
-  additions: np.ndarray,
-) -> np.ndarray:
-  """Weighted NDCG with each addition to scores of new items, float [A].
-
-  Candidate 0 is the target. New items crowd out the more, the more candidates
-  there are: NDCG is cut so that it stands for that @10 among 1,000.
+  New items crowd out the more, the more candidates there are: NDCG is cut so
+  that it stands for that @10 among 1,000.
   """
-  cut = max(1, round(known_XJ.shape[1] / 100))
+  scores, is_new, new_fn = scored
+  cut, new = max(1, round(scores.shape[1] / 100)), new_fn(factor)
   values = []
   for addition in additions:
-    scores = np.where(is_new_XJ, new_XJ + addition, known_XJ)
-    ranks = (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
+    found = np.where(is_new, new + addition, scores)
+    ranks = (found[:, 1:] >= found[:, :1]).sum(axis=1)
     gains = rank_metrics.by_example(ranks, [cut])[f'ndcg@{cut}']
-    values.append(weights_X @ gains)
+    values.append(gains.mean())
   return np.array(values)
-
-
-def _scored(
-  model: Any, examples: evaluation.RankedExamples, is_new_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Scores [X, J] of the candidates, and which are new."""
-  candidates, scores = evaluation.candidate_scores(model, examples)
-  scores[candidates == 0] = -np.inf
-  return scores, is_new_N[candidates] & (candidates > 0)

@@ -276,18 +276,11 @@ class Baselines:
   def _raised(self, model: evaluation.ScoreModel) -> new_items.Raised:
     """The same with items without events where validation wants them."""
     is_new = self._events().count_items(self.data.num_items) == 0
-    whole, cold = llm_rec_held_out.validation(
-      self.data, self._config, with_cold=True
-    )
-    factor, bias = new_items.choose(
-      lambda factor: new_items.Raised(model, is_new, factor, 0.0),
-      whole.examples,
-      None if cold is None else cold.examples,
-      is_new,
+    factor, bias = llm_rec_held_out.choose_new(
+      *(model, self.data, self._config, is_new),
       loss_of_ndcg=self._config.hybrid.loss_of_ndcg,
       additions=_UNIT * new_items.ADDITIONS,
     )
-    logging.info('Items without events: %g times, %+.2f.', factor, bias)
     return new_items.Raised(model, is_new, factor, bias)
 
   def _item_knn(self, *, with_titles: bool) -> item_knn.LinearModel:

@@ -21,12 +21,11 @@ import dataclasses
 import time
 from typing import Any
 
-from absl import logging
 import jax
 import numpy as np
 
 from antjax.ctr import tuning
-from antjax.ctr.llm_rec import evaluation, new_items
+from antjax.ctr.llm_rec import evaluation
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
@@ -305,24 +304,15 @@ class Ranker:
     """Ranks items without training events as high as validation allows."""
     is_new = self._events.count_items(self._data.num_items) == 0
     is_new[0] = False  # The padding.
-    _, cold = llm_rec_held_out.validation(
-      self._data, self._config, with_cold=self._config.vector.word_dim > 0
-    )
 
     def with_words(words: float) -> Any:
       model.raise_new(is_new, 0.0, words)
       return model
 
-    words, bias = new_items.choose(
-      with_words,
-      self._validation.examples,
-      None if cold is None else cold.examples,
-      is_new,
+    words, bias = llm_rec_held_out.choose_new(
+      *(with_words(1.0), self._data, self._config, is_new),
       loss_of_ndcg=self._config.user.loss_of_ndcg,
-    )
-    logging.info(
-      'Scores of %d items without events: %+.3f, their words count %g times.',
-      *(is_new.sum(), bias, words),
+      with_factor=with_words,
     )
     model.raise_new(is_new, bias, words)
 

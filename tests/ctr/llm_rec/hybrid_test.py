@@ -8,7 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from antjax.ctr.llm_rec import evaluation, hybrid, item_knn, untrained
+from antjax.ctr.llm_rec import (
+  evaluation,
+  hybrid,
+  item_knn,
+  new_items,
+  untrained,
+)
 
 NUM_ITEMS = 24  # With the padding; the last three have no event.
 HISTORY = np.array([[3, 7, 5, 0], [20, 2, 0, 0], [9, 0, 0, 0], [0, 0, 0, 0]])
@@ -106,19 +112,24 @@ class Model:
     return self.item_vectors()[history].sum(axis=1)
 
 
-@functools.cache
-def fitted(parts=hybrid.PARTS):
-  rng = np.random.default_rng(3)
-  vectors = rng.normal(size=(NUM_ITEMS, 5))
-  features = hybrid.Features(
-    TITLES, DOMAINS, *events(), vectors=vectors, model=Model(), parts=parts
-  )
+def drawn():
+  """Histories and candidates."""
+  rng = np.random.default_rng(4)
   history = rng.integers(1, NUM_ITEMS, (40, 4))
   # A target shares the kind of the newest item.
   target = (history[:, -1] + 3) % (NUM_ITEMS - 1) + 1
   others = rng.integers(1, NUM_ITEMS, (40, 8))
   others = np.where(others == target[:, None], 0, others)  # 0: padding.
-  candidates = np.concatenate([target[:, None], others], axis=1)
+  return history, np.concatenate([target[:, None], others], axis=1)
+
+
+@functools.cache
+def fitted(parts=hybrid.PARTS):
+  vectors = np.random.default_rng(3).normal(size=(NUM_ITEMS, 5))
+  features = hybrid.Features(
+    TITLES, DOMAINS, *events(), vectors=vectors, model=Model(), parts=parts
+  )
+  history, candidates = drawn()
   x = features.of_candidates(history, candidates)
   return hybrid.fit(features, x, candidates)
 
@@ -144,18 +155,22 @@ def test_items_without_events_are_scored_by_titles_alone():
   assert parts['words'][:2, -3:].any() and parts['nearest'][:2, -3:].any()
 
 
-def test_new_items_are_raised_as_far_as_is_allowed():
-  rng = np.random.default_rng(0)
-  known, new = rng.normal(size=(2, 200, 20))
-  known[:, 0] += 2
-  is_new = rng.random((200, 20)) < 0.2
-  is_new[:, 0] = False  # New items are no targets: raising them costs.
-  weights = np.full(200, 1 / 200)
-  found = [
-    hybrid.raised(known, new, is_new, weights, share) for share in (0, 0.2, 1)
-  ]
-  assert found[0] < found[1] < found[2] == hybrid._ADDITIONS[-1]
-  assert hybrid.raised(known, new, is_new & False, weights, 1) == 0
+def test_examples_of_new_targets_choose_how_titles_count():
+  features = fitted()[0].features
+  history, candidates = drawn()
+  x = features.of_candidates(history, candidates)
+  rng = np.random.default_rng(5)
+  new = np.concatenate(
+    [np.full((40, 1), 22), rng.integers(1, NUM_ITEMS - 3, (40, 8))], axis=1
+  )
+  # Of a new target all words are shared.
+  mine = features.of_candidates(np.full((40, 1), 22), new)
+  plain, _ = hybrid.fit(features, x, candidates)
+  found, _ = hybrid.fit(features, x, candidates, new_targets=(mine, new))
+  np.testing.assert_array_equal(found.known_F, plain.known_F)
+  ratio = found.new_F[plain.new_F != 0] / plain.new_F[plain.new_F != 0]
+  np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+  assert ratio[0] in new_items.FACTORS
 
 
 def test_the_padding_is_never_ahead():
