@@ -3,7 +3,7 @@
 """A hybrid recommender: texts, items had together and popularity, weighted.
 
   score(u, i) = w . x(u, i)        for an item with events in training
-              = v . x(u, i) + c    for one without
+              = v . x(u, i) + c    for one without, `words` and `lm` a times
 
 x are features, each of a part that can be left out:
 
@@ -21,7 +21,7 @@ v is 0 for `knn` and `popularity`: an item without events is scored by its title
 and domain alone, by construction. w, v and c are fitted together, by softmax
 cross-entropy of held-out targets among drawn items. Hardly a target has no
 event, so items with events stand in for those: of each example a share of the
-candidates, by lot, is scored by v. Then `new_items` multiplies v and raises c.
+candidates, by lot, is scored by v. Then `new_items` chooses a and c.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +45,7 @@ from antjax.ctr.llm_rec import (
 
 PARTS = ('words', 'vectors', 'lm', 'knn', 'nearest', 'popularity', 'domain')
 _WITHOUT_TITLES = ('knn', 'popularity')  # Know nothing of a new item.
+_OF_TITLES = ('words', 'lm')  # Of a new item they count a times.
 _NEWEST = 30  # Titles of a history that count.
 _HALF_LIVES = (0.1, 1.5, 5.0, 15.0, 0.0)  # Of the best of words and vectors.
 _MEAN_HALF_LIVES = (5.0, 0.0)  # Of their sums and means.
@@ -231,7 +232,7 @@ class Hybrid:
   Attributes:
     features: x.
     known_F: float32, w: weights for items with events.
-    new_F: float32, v: those for items without.
+    new_F: float32, v: those for items without, a times where it counts.
     bias: c.
   """
 
@@ -258,16 +259,25 @@ class Hybrid:
     found[parts[0]] += np.where(is_new_N, np.float32(self.bias), 0)
     return found
 
+  def with_factor(self, factor: float, addition: float = 0.0) -> 'Hybrid':
+    """The same with another a, and another c."""
+    scale_F = np.where(np.isin(self.features.parts, _OF_TITLES), factor, 1)
+    new_F = (scale_F * self.new_F).astype(np.float32)
+    return dataclasses.replace(self, new_F=new_F, bias=self.bias + addition)
+
   def scored(
     self, x_XJF: np.ndarray, candidates_XJ: np.ndarray
   ) -> new_items.Scored:
     """Scores of candidates, from `Features.of_candidates`."""
+
+    def of_new(factor: float) -> np.ndarray:
+      return x_XJF @ self.with_factor(factor).new_F + self.bias
+
     is_there = candidates_XJ > 0
-    new_XJ = x_XJF @ self.new_F + self.bias
     return new_items.Scored(
       np.where(is_there, x_XJF @ self.known_F, -np.inf),
       is_there & (self.features.counts[candidates_XJ] == 0),
-      lambda factor: factor * new_XJ,
+      of_new,
     )
 
 
@@ -289,7 +299,7 @@ def fit(
     x_XJF: From `Features.of_candidates`.
     candidates_XJ: int; candidate 0 of an example is its target.
     new_targets: x and candidates of examples whose targets are new; they choose
-      the factor on v.
+      a. None: it is 1.
     new_share: Share of the candidates that stand in for new items.
     loss_of_ndcg: Share of NDCG@10 over all examples that may be given for new
       items: c is the largest that costs no more.
@@ -347,7 +357,5 @@ def fit(
     None if new_targets is None else model.scored(*new_targets),
     loss_of_ndcg=loss_of_ndcg,
   )
-  model = dataclasses.replace(
-    model, new_F=factor * model.new_F, bias=factor * model.bias + addition
-  )
+  model = model.with_factor(factor, addition)
   return model, (float(loss(start)[0]), float(found.fun))

@@ -22,7 +22,7 @@ from antjax.metrics import rank_metrics
 # history, X = examples, J = candidates of an example, A = additions.
 
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)
-ADDITIONS = np.arange(-4, 2.01, 0.125)
+ADDITIONS = np.arange(-6, 3.01, 0.125)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Raised:
 
   def scores(self, history_BL: np.ndarray) -> np.ndarray:
     """float32 [B, N]."""
-    scores_BN = self.model.scores(history_BL)
+    scores_BN = np.array(self.model.scores(history_BL))
     mine = self.is_new_N
     scores_BN[:, mine] = self.factor * scores_BN[:, mine] + self.bias
     return scores_BN

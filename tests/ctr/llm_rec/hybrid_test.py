@@ -155,22 +155,47 @@ def test_items_without_events_are_scored_by_titles_alone():
   assert parts['words'][:2, -3:].any() and parts['nearest'][:2, -3:].any()
 
 
-def test_examples_of_new_targets_choose_how_titles_count():
+def test_texts_of_items_without_events_count_as_often_as_is_chosen():
+  model, _ = fitted()
+  raised = model.with_factor(2.0, 0.5)
+  is_new = model.features.counts == 0
+  before, after = model.by_part(HISTORY), raised.by_part(HISTORY)
+  before['words'][:, is_new] -= model.bias
+  after['words'][:, is_new] -= model.bias + 0.5
+  for part in hybrid.PARTS:
+    factor = np.where(is_new & (part in ('words', 'lm')), 2, 1)
+    np.testing.assert_allclose(
+      after[part], factor * before[part], rtol=1e-4, atol=1e-5
+    )
+  # What they are chosen by is what they then score.
+  candidates = np.tile([23, 1, 22, 4, 0], (4, 1))
+  x = model.features.of_candidates(HISTORY, candidates)
+  scored = model.scored(x, candidates)
+  assert scored.is_new_XJ[0].tolist() == [True, False, True, False, False]
+  found = np.where(scored.is_new_XJ, scored.new_fn(2.0) + 0.5, scored.scores_XJ)
+  want = raised.scores(HISTORY)[:, [23, 1, 22, 4]]
+  np.testing.assert_allclose(found[:, :4], want, rtol=1e-4, atol=1e-5)
+  assert (found[:, 4] == -np.inf).all()
+
+
+def test_examples_of_new_targets_choose():
   features = fitted()[0].features
   history, candidates = drawn()
   x = features.of_candidates(history, candidates)
-  rng = np.random.default_rng(5)
-  new = np.concatenate(
-    [np.full((40, 1), 22), rng.integers(1, NUM_ITEMS - 3, (40, 8))], axis=1
-  )
-  # Of a new target all words are shared.
-  mine = features.of_candidates(np.full((40, 1), 22), new)
+  mine = np.where(np.arange(9) == 0, 22, candidates)
+  mine[mine == mine[:, :1]] = 0
+  mine[:, 0] = 22
+  of_new = features.of_candidates(history, mine), mine
   plain, _ = hybrid.fit(features, x, candidates)
-  found, _ = hybrid.fit(features, x, candidates, new_targets=(mine, new))
+  found, _ = hybrid.fit(features, x, candidates, new_targets=of_new)
   np.testing.assert_array_equal(found.known_F, plain.known_F)
-  ratio = found.new_F[plain.new_F != 0] / plain.new_F[plain.new_F != 0]
-  np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
-  assert ratio[0] in new_items.FACTORS
+  first, _ = hybrid.fit(features, x, candidates, loss_of_ndcg=0)
+  factor, addition = new_items.choose(
+    first.scored(x, candidates), first.scored(*of_new), loss_of_ndcg=0.02
+  )
+  chosen = first.with_factor(factor, addition)
+  np.testing.assert_array_equal(found.new_F, chosen.new_F)
+  np.testing.assert_allclose(found.bias, chosen.bias)
 
 
 def test_the_padding_is_never_ahead():
