@@ -6,8 +6,10 @@
 alternate. Here the loop's carry holds the gathered next layer, in the forward
 and the backward pass. The backward pass also reduces the gradient of the
 previous layer during the products of the current one. If a step's sums can be
-sent to other groups, they are sent one layer later. Memory holds two layers
-instead of one, and the gradient of one. Computation and traffic are the same.
+sent to other groups, they are sent one layer later. If a step's parameters come
+from other groups, the forward pass fetches them in the same way, once. Memory
+holds two layers instead of one, and the gradient of one. Computation and
+traffic are the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +35,8 @@ def run(
   policy: Callable[..., bool] | None = None,
   cross: Callable[[list[PyTree], list[PyTree], Any], list[PyTree]]
   | None = None,
+  homes: Sequence[jax.Array | None] = (),
+  fetch: Callable[[list[jax.Array]], list[jax.Array]] | None = None,
 ) -> PyTree:
   """Runs `carry = body(carry, gather(pieces of a layer))` over all layers.
 
@@ -51,12 +55,18 @@ def run(
     cross: Function from the result of `reduce`, a layer of the slots and its
       number to the values for the slots, called one layer later. L must then be
       at least 3.
+    homes: With `fetch`, zeros [L, ...] for each stack, whose gradients are the
+      fetched pieces, or None for a stack that is not fetched.
+    fetch: Function from the pieces of one layer to those that `gather` takes,
+      called once for each layer.
   """
   num_layers = pieces[0].shape[0]
   is_trained = [slot is not None for slot in slots]
   carry = jax.tree.map(to_varying, carry)
   flat, treedef = jax.tree.flatten(carry)
-  layer = gather([x[0] for x in pieces])
+  homes = list(homes) or [None] * len(pieces)
+  fetch = fetch or list
+  layer = gather(fetch([x[0] for x in pieces]))
   # Arrays that the body closes over must be arguments of a custom gradient.
   closed = jax.make_jaxpr(
     lambda flat, layer: jax.tree.leaves(
@@ -86,38 +96,61 @@ def run(
     result, vjp = jax.vjp(again, flat, trained, floats)
     return result, vjp
 
-  def whole(pieces: Arrays, i: Any) -> list[jax.Array]:
+  def piece_of(pieces: Arrays, i: Any) -> list[jax.Array]:
     one = [lax.dynamic_index_in_dim(x, i, keepdims=False) for x in pieces]
     # Otherwise XLA gathers the whole stack before it slices the layer.
-    return gather(lax.optimization_barrier(one))
+    return lax.optimization_barrier(one)
+
+  def whole(pieces: Arrays, i: Any) -> list[jax.Array]:
+    return gather(piece_of(pieces, i))
+
+  def arrive(pieces: Arrays, homes: Any, i: Any) -> tuple[Any, Any]:
+    """(layer i, gathered; homes with its pieces)."""
+    one = fetch(piece_of(pieces, i))
+    return gather(one), [
+      home if home is None else lax.dynamic_update_index_in_dim(home, x, i, 0)
+      for home, x in zip(homes, one, strict=True)
+    ]
 
   def forward(
-    flat: list[jax.Array], pieces: Arrays, others: Arrays, keep: Any
+    flat: list[jax.Array],
+    pieces: Arrays,
+    homes: Any,
+    others: Arrays,
+    keep: Any,
   ) -> tuple[list[jax.Array], Any]:
-    """(outputs, residuals of `keep` for all but the last layer and for it)."""
+    """(outputs, residuals of `keep` for all but the last layer and for it).
+
+    The residuals end with the pieces to gather in the backward pass.
+    """
 
     def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
-      flat, layer = state
-      following = whole(pieces, i + 1)
+      flat, layer, homes = state
+      following, homes = arrive(pieces, homes, i + 1)
       flat, kept = keep(flat, layer, others)
-      return (flat, following), kept
+      return (flat, following, homes), kept
 
-    first = flat, whole(pieces, 0)
-    (flat, layer), kept = lax.scan(step, first, jnp.arange(num_layers - 1))
+    first = flat, *arrive(pieces, homes, 0)
+    (flat, layer, homes), kept = lax.scan(
+      step, first, jnp.arange(num_layers - 1)
+    )
     flat, last = keep(flat, layer, others)
-    return flat, (kept, last)
+    gathered = [x if y is None else y for x, y in zip(pieces, homes)]
+    return flat, (kept, last, gathered)
 
   @jax.custom_vjp
-  def loop(flat: Any, pieces: Any, slots: Any, others: Any) -> list[jax.Array]:
+  def loop(
+    flat: Any, pieces: Any, slots: Any, homes: Any, others: Any
+  ) -> list[jax.Array]:
     del slots
 
     def keep(*args: Any) -> tuple[list[jax.Array], None]:
       return call(*args), None
 
-    return forward(flat, pieces, others, keep)[0]
+    return forward(flat, pieces, homes, others, keep)[0]
 
   def fwd(
-    flat: Any, pieces: Any, slots: Any, others: Any
+    flat: Any, pieces: Any, slots: Any, homes: Any, others: Any
   ) -> tuple[list[jax.Array], Any]:
     def keep(flat: Any, layer: Any, others: Any) -> tuple[Any, Any]:
       result, vjp = differentiable(flat, layer, others)
@@ -125,11 +158,11 @@ def run(
       more = [x for x in jax.tree.leaves(vjp) if not _is_one_of(x, known)]
       return result, (flat, more)
 
-    result, kept = forward(flat, pieces, others, keep)
-    return result, (kept, pieces, slots, others)
+    result, kept = forward(flat, pieces, homes, others, keep)
+    return result, (kept, slots, others)
 
-  def bwd(saved: Any, d_flat: Any) -> tuple[Any, Any, Any, Any]:
-    (kept, last), pieces, sums, others = saved
+  def bwd(saved: Any, d_flat: Any) -> tuple[Any, Any, Any, Any, Any]:
+    (kept, last, pieces), sums, others = saved
 
     def back(kept: Any, layer: Any, d_flat: Any, d_others: Any) -> Any:
       """Gradients of a layer's inputs, of its weights, sums for `others`."""
@@ -202,11 +235,13 @@ def run(
       sums = put(sums, waiting[1], 0)
     it = iter(d_others)
     d_all = [next(it) if f else None for f in is_float]
-    return d_flat, [None] * len(pieces), sums, d_all
+    arrived = [x if y is not None else None for x, y in zip(pieces, homes)]
+    return d_flat, [None] * len(pieces), sums, arrived, d_all
 
   loop.defvjp(fwd, bwd)
   trained_slots = [x for x in slots if x is not None]
-  return jax.tree.unflatten(treedef, loop(flat, pieces, trained_slots, others))
+  result = loop(flat, pieces, trained_slots, homes, others)
+  return jax.tree.unflatten(treedef, result)
 
 
 def _is_one_of(x: jax.Array, known: Arrays) -> bool:

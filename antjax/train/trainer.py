@@ -58,6 +58,7 @@ class Trainer:
     regather: bool = True,
     overlap: bool | None = None,
     early_sums: bool = False,
+    late_params: bool = False,
     loss_scale: float | Literal['dynamic'] | None = None,
     remat_policy: Callable[..., bool] | bool = False,
     min_shard_size: int = 1024,
@@ -113,6 +114,10 @@ class Trainer:
       early_sums: Whether, with `overlap`, a stack's gradient sums are sent to
         other groups layer by layer in the last micro-batch, under IIG, NIG and
         GIG. The loss must run a stack by one `scan_layers` outside of loops.
+      late_params: Whether, with `overlap`, the state keeps trained leaves at
+        the level of the optimizer, and the next step gathers stacks from other
+        groups layer by layer in its first micro-batch, under codes that end
+        with G and do not begin with it. The same condition holds for the loss.
       loss_scale: Scale of the differentiated loss, for float16 gradients.
         'dynamic' adapts it and skips steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass. A
@@ -137,10 +142,11 @@ class Trainer:
     mesh = own_mesh(mesh, inter, intra, 'Trainer')
     if overlap is None:
       overlap = compiler.overlaps(mesh)
-    if early_sums and not overlap:
+    if (early_sums or late_params) and not overlap:
+      name = 'early_sums' if early_sums else 'late_params'
       raise ValueError(
-        'Trainer(early_sums=True): needs overlap=True, which is off on CPUs'
-        ' unless asked for.'
+        f'Trainer({name}=True): needs overlap=True, which is off on CPUs unless'
+        ' asked for.'
       )
     if row_staleness not in (0, 1) or (row_staleness and tables is None):
       raise ValueError(
@@ -166,6 +172,7 @@ class Trainer:
       mutable=mutable,
       compute_dtype=compute_dtype,
       sums_dtype=self.collectives.sums_dtype,
+      late_params=late_params,
       min_shard_size=min_shard_size,
       auto_specs=auto_specs,
     )

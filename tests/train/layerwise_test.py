@@ -185,6 +185,37 @@ def test_sums_that_cross_beside_the_last_micro_batch(
   assert trainer.step_spec().crosses_early
 
 
+@pytest.mark.parametrize(
+  ('code', 'num_micro_batches', 'options'),
+  first_fast(
+    ('IIG', 4, {'early_sums': True}),
+    ('NNG', 4, {}),
+    ('IIG', 1, {'early_sums': True}),
+    ('NIG', 4, {'early_sums': True}),
+    ('NGG', 4, {}),
+    ('ING', 1, {}),
+    ('IGG', 4, {'compute_dtype': 'float32'}),
+    ('IIG', 2, {'early_sums': True}),
+    ('GIG', 4, {}),
+    ('III', 4, {}),
+  ),
+)
+def test_parameters_that_come_beside_the_first_micro_batch(
+  code, num_micro_batches, options, want
+):
+  trainer = trainer_of(
+    code,
+    4,
+    num_micro_batches,
+    scanned=scanned,
+    overlap=True,
+    late_params=True,
+    **options,
+  )
+  assert_same(train(trainer), want)
+  assert trainer.layout.late_params == (code not in ('GIG', 'III'))
+
+
 def _twice(body, h, layers):
   for _ in range(2):
     h = antjax.scan_layers(body, h, layers)
