@@ -187,7 +187,10 @@ def make_plan(
     regather=config.regather,
     min_shard_size=config.min_shard_size,
     hiding=Hiding.of(
-      config.device, overlap=config.overlap, early_sums=config.early_sums
+      config.device,
+      overlap=config.overlap,
+      early_sums=config.early_sums,
+      late_params=config.late_params,
     ),
     sums_dtype=choose.sums_dtype_of(config.sums_dtype),
     elastic_only=config.elastic_only,
