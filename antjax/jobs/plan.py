@@ -185,6 +185,7 @@ def make_plan(
     scanned=model.scanned,
     compute_dtype=config.compute_dtype if is_mixed else None,
     regather=config.regather,
+    late_params=config.late_params,
     min_shard_size=config.min_shard_size,
     hiding=Hiding.of(
       config.device,

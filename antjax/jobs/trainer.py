@@ -187,6 +187,7 @@ def make_trainer(
     elastic_only=job.agent is not None,
     hiding=hiding_of(job.mesh, **layers),
     sums_dtype=sums_dtype,
+    late_params=layers.get('late_params', False),
     **shared,
   )
   if options.get('early_sums') and not paro.sums_cross_early:

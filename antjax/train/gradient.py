@@ -128,7 +128,7 @@ def add_micro_batch(
   layout, how = spec.layout, spec.how
   acc, row_acc, sums, left = carry
   pieces = leaves
-  if levels is None or levels == layout.step_levels:
+  if levels is None or set(levels) == {layout.paro.params}:
     pieces, micro = lax.optimization_barrier((leaves, micro))
   whole = spec.open_leaves(pieces, acc if is_last else None, left, levels)
   opened = layout.trained(whole)

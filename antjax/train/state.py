@@ -34,8 +34,8 @@ class TrainState:
 
   Attributes:
     step: int32 scalar, number of steps done, including those of weight 0.
-    params: The user's tree at the level of the parameters, in compute dtype.
-      Sharded leaves are padded: read them with `Trainer.params`.
+    params: The user's tree at `Layout.param_levels`, in compute dtype. Sharded
+      leaves are padded: read them with `Trainer.params`.
     master: In mixed precision, copies of the trained leaves, at least fp32, at
       the level of the optimizer; else None. Frozen leaves have none.
     opt_state: Optax state, with moments at the level of the optimizer.
@@ -213,11 +213,6 @@ class Layout:
     return [trained if x.is_trained else paro.params for x in self.leaves]
 
   @property
-  def step_levels(self) -> list[Level]:
-    """Levels of all leaves' parameters in a step."""
-    return [self.paro.params] * len(self.leaves)
-
-  @property
   def param_specs(self) -> list[P]:
     """PartitionSpecs of all leaves of `TrainState.params`."""
     pairs = zip(self.leaves, self.param_levels, strict=True)
@@ -356,9 +351,9 @@ class Layout:
         for spec, x in zip(self.trained_specs, masters, strict=True)
       ]
     )
+    at = zip(self.leaves, self.param_levels, leaves, strict=True)
     kept = [
-      leaf.spec.stored(x, level).astype(self.kept_type(leaf))
-      for leaf, level, x in zip(self.leaves, self.param_levels, leaves)
+      leaf.spec.stored(x, to).astype(self.kept_type(leaf)) for leaf, to, x in at
     ]
     return TrainState(
       step=jnp.zeros((), jnp.int32),

@@ -350,7 +350,7 @@ def accumulate(
     if is_late:
       with jax.named_scope(gradient.FIRST_MICRO_BATCH):
         carry, leaves = run(0, carry, leaves, levels)
-      levels = spec.layout.step_levels
+      levels = [spec.layout.paro.params] * len(leaves)
     carry = lax.fori_loop(0, num - is_late, add_micro_batch, carry)
     if has_crossed:
       with jax.named_scope(gradient.LAST_MICRO_BATCH):

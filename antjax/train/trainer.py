@@ -89,11 +89,9 @@ class Trainer:
         state and when a step gathers it. None: no sharding.
       paro: PaRO code: levels of parameters, gradients and optimizer state.
       tables: Embedding tables, which have their own row optimizers.
-      collectives: Collectives over both mesh axes: a `Collectives`, or the name
-        of its algorithm (`for_mesh`). Rejected if the code needs no such
-        collectives; see `PaRO.global_moves`.
-      num_micro_batches: Number of micro-batches that a device's batch is
-        divided into.
+      collectives: Collectives over both mesh axes, if the code has such, see
+        `PaRO.global_moves`: a `Collectives`, or its algorithm (`for_mesh`).
+      num_micro_batches: Number of micro-batches in a device's batch.
       compute_dtype: Dtype of the step's copy of the parameters, e.g. bfloat16.
         An fp32 master is kept with the optimizer state.
       trainable: Leaf name -> whether it is trained; all by default.
@@ -109,15 +107,14 @@ class Trainer:
         gathered layers: less communication, more memory.
       overlap: Whether to gather the next layer of a stack, and reduce the
         gradient of the previous one, while a layer computes. Needs memory for
-        one more layer and full rematerialization in `scan_layers`. None: on all
-        devices except CPUs, whose compiler does not overlap.
+        one more layer and full rematerialization in `scan_layers`. None: except
+        on CPUs, whose compiler does not overlap.
       early_sums: Whether, with `overlap`, a stack's gradient sums are sent to
         other groups layer by layer in the last micro-batch, under IIG, NIG and
         GIG. The loss must run a stack by one `scan_layers` outside of loops.
-      late_params: Whether, with `overlap`, the state keeps trained leaves at
-        the level of the optimizer, and the next step gathers stacks from other
-        groups layer by layer in its first micro-batch, under codes that end
-        with G and do not begin with it. The same condition holds for the loss.
+      late_params: Whether, with `overlap`, updated layers come back from other
+        groups one by one in the next step's first micro-batch, if the code ends
+        with G and begins with another letter. The loss is as for `early_sums`.
       loss_scale: Scale of the differentiated loss, for float16 gradients.
         'dynamic' adapts it and skips steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass. A
@@ -128,8 +125,7 @@ class Trainer:
       vocabularies: Table name -> vocabulary. Features of these tables hold keys
         (integers or texts) instead of ids. A step admits the keys of all
         processes and initializes rows that were given to another key.
-        Checkpoints contain the current vocabularies, see
-        `Trainer.vocabularies`.
+        Checkpoints contain the current ones.
       constants: Arrays on `mesh` that no step changes. `loss_fn` and
         `predict_fn` find each device's shards in batch['constants']. They are
         neither in the state nor in checkpoints.
@@ -143,10 +139,9 @@ class Trainer:
     if overlap is None:
       overlap = compiler.overlaps(mesh)
     if (early_sums or late_params) and not overlap:
-      name = 'early_sums' if early_sums else 'late_params'
       raise ValueError(
-        f'Trainer({name}=True): needs overlap=True, which is off on CPUs unless'
-        ' asked for.'
+        'Trainer(early_sums=True, late_params=True): both need overlap=True,'
+        ' which is off on CPUs unless asked for.'
       )
     if row_staleness not in (0, 1) or (row_staleness and tables is None):
       raise ValueError(
@@ -357,8 +352,8 @@ class Trainer:
 
     Args:
       state: Training state, which is not donated.
-      batches: Batches of this process. One whose number of rows is no multiple
-        of its devices is filled up, and the outputs are cut.
+      batches: Batches of this process; rows are added if they do not divide
+        among its devices, and the outputs are cut.
       predict_fn: `(params, batch, rng)` or, with tables, `(params, rows, batch,
         rng)` -> arrays by name: 'prediction' and 'label', optionally 'weight'
         and 'group', of equal shape, with the leading dim sharded over devices.
