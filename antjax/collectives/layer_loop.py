@@ -54,7 +54,7 @@ def run(
       backward pass, beside a layer's inputs.
     cross: Function from the result of `reduce`, a layer of the slots and its
       number to the values for the slots, called one layer later. L must then be
-      at least 3.
+      at least 3, as with `fetch`.
     homes: With `fetch`, zeros [L, ...] for each stack, whose gradients are the
       fetched pieces, or None for a stack that is not fetched.
     fetch: Function from the pieces of one layer to those that `gather` takes,
@@ -65,6 +65,7 @@ def run(
   carry = jax.tree.map(to_varying, carry)
   flat, treedef = jax.tree.flatten(carry)
   homes = list(homes) or [None] * len(pieces)
+  is_fetching = any(x is not None for x in homes)
   fetch = fetch or list
   layer = gather(fetch([x[0] for x in pieces]))
   # Arrays that the body closes over must be arguments of a custom gradient.
@@ -105,9 +106,9 @@ def run(
     return gather(piece_of(pieces, i))
 
   def arrive(pieces: Arrays, homes: Any, i: Any) -> tuple[Any, Any]:
-    """(layer i, gathered; homes with its pieces)."""
+    """(pieces of layer i, fetched; homes with them)."""
     one = fetch(piece_of(pieces, i))
-    return gather(one), [
+    return one, [
       home if home is None else lax.dynamic_update_index_in_dim(home, x, i, 0)
       for home, x in zip(homes, one, strict=True)
     ]
@@ -119,24 +120,41 @@ def run(
     others: Arrays,
     keep: Any,
   ) -> tuple[list[jax.Array], Any]:
-    """(outputs, residuals of `keep` for all but the last layer and for it).
+    """(outputs, residuals).
 
-    The residuals end with the pieces to gather in the backward pass.
+    These are results of `keep`, stacked for the layers in the loop and by
+    themselves for those behind it, and the pieces to gather in the backward
+    pass.
     """
+    if not is_fetching:
 
-    def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
-      flat, layer, homes = state
-      following, homes = arrive(pieces, homes, i + 1)
+      def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
+        flat, layer = state
+        following = whole(pieces, i + 1)
+        flat, kept = keep(flat, layer, others)
+        return (flat, following), kept
+
+      first = flat, whole(pieces, 0)
+      (flat, layer), kept = lax.scan(step, first, jnp.arange(num_layers - 1))
+      flat, last = keep(flat, layer, others)
+      return flat, (kept, [last], pieces)
+
+    # A layer is fetched two ahead, and then gathered one ahead.
+    def fetching(state: Any, i: jax.Array) -> tuple[Any, Any]:
+      flat, layer, piece, homes = state
+      following = gather(piece)
+      piece, homes = arrive(pieces, homes, i + 2)
       flat, kept = keep(flat, layer, others)
-      return (flat, following, homes), kept
+      return (flat, following, piece, homes), kept
 
-    first = flat, *arrive(pieces, homes, 0)
-    (flat, layer, homes), kept = lax.scan(
-      step, first, jnp.arange(num_layers - 1)
-    )
-    flat, last = keep(flat, layer, others)
-    gathered = [x if y is None else y for x, y in zip(pieces, homes)]
-    return flat, (kept, last, gathered)
+    piece, homes = arrive(pieces, homes, 0)
+    state = flat, gather(piece), *arrive(pieces, homes, 1)
+    state, kept = lax.scan(fetching, state, jnp.arange(num_layers - 2))
+    flat, layer, piece, homes = state
+    flat, before = keep(flat, layer, others)
+    flat, last = keep(flat, gather(piece), others)
+    there = [x if y is None else y for x, y in zip(pieces, homes, strict=True)]
+    return flat, (kept, [before, last], there)
 
   @jax.custom_vjp
   def loop(
@@ -162,7 +180,8 @@ def run(
     return result, (kept, slots, others)
 
   def bwd(saved: Any, d_flat: Any) -> tuple[Any, Any, Any, Any, Any]:
-    (kept, last, pieces), sums, others = saved
+    (kept, tail, pieces), sums, others = saved
+    *tail, last = tail
 
     def back(kept: Any, layer: Any, d_flat: Any, d_others: Any) -> Any:
       """Gradients of a layer's inputs, of its weights, sums for `others`."""
@@ -203,13 +222,12 @@ def run(
         sums = put(sums, sent, i + 2)
       return (None, reduce(pending, held)), sums
 
-    def step(state: Any, i: Any) -> tuple[Any, None]:
+    def step(state: Any, i: Any, kept_i: Any = None) -> tuple[Any, None]:
       d_flat, layer, waiting, sums, d_others = state
       following = whole(pieces, i - 1)
       (_, sent), sums = reduced(waiting, sums, i)
-      d_flat, pending, d_others = back(
-        layer_of(kept, i), layer, d_flat, d_others
-      )
+      kept_i = layer_of(kept, i) if kept_i is None else kept_i
+      d_flat, pending, d_others = back(kept_i, layer, d_flat, d_others)
       return (d_flat, following, (pending, sent), sums, d_others), None
 
     d_others = [jnp.zeros_like(x) for x, f in zip(others, is_float) if f]
@@ -221,8 +239,9 @@ def run(
     d_flat, pending, d_others = back(last, layer, d_flat, d_others)
     state = d_flat, following, (pending, None), sums, d_others
     first = num_layers - 2  # First layer in the loop.
-    if cross is not None:  # Peeled, since nothing was reduced before it.
-      state, _ = step(state, end - 1)
+    # Peeled, since nothing was reduced before it, or since it is kept alone.
+    if cross is not None or tail:
+      state, _ = step(state, end - 1, *tail)
       first -= 1
     state, _ = lax.scan(
       step, state, end - jnp.arange(num_layers - 1 - first, num_layers - 1)

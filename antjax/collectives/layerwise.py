@@ -314,9 +314,7 @@ def _run_ahead(
 
   def gather(pieces: list[jax.Array]) -> list[jax.Array]:
     return [
-      transition.gather(
-        piece, x.spec, x.step_level, x.how
-      )
+      transition.gather(piece, x.spec, x.step_level, x.how)
       for piece, x in zip(pieces, leaves, strict=True)
     ]
 

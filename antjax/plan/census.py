@@ -38,9 +38,7 @@ _TRANSFER_KINDS = {
 }
 _INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r' ([a-z][a-z0-9\-]*)\(')
-_PEELED = re.compile(
-  rf'op_name="[^"]*({FIRST_MICRO_BATCH}|{LAST_MICRO_BATCH})'
-)
+_PEELED = re.compile(rf'op_name="[^"]*({FIRST_MICRO_BATCH}|{LAST_MICRO_BATCH})')
 _COMPUTATION = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\{\s*$')
 
 

@@ -130,9 +130,7 @@ class Hiding:
 
 NOTHING = Hiding()  # XLA:CPU, and any step without overlap.
 _COMPILED = {
-  'gpu': Hiding(
-    gathers=0.0, reductions=0.0, between=0.0, sums=0.0, params=0.0
-  ),
+  'gpu': Hiding(gathers=0.0, reductions=0.0, between=0.0, sums=0.0, params=0.0),
   'v6e': Hiding(
     gathers=0.63, reductions=0.0, between=0.14, sums=0.0, params=0.0
   ),

@@ -253,8 +253,8 @@ def _compute_copies(layout: Layout, leaves: list[Any]) -> list[jax.Array]:
 
   def local(xs):
     return [
-      transition.coarsen(x.astype(dtype), *each)
-      for x, dtype, *each in zip(
+      transition.coarsen(x.astype(dtype), spec, level, target)
+      for x, dtype, spec, level, target in zip(
         xs, dtypes, specs, levels, layout.param_levels, strict=True
       )
     ]

@@ -8,7 +8,6 @@ Both run in `shard_map`, the first also on the devices of a single process.
 """
 
 from collections.abc import Iterable, Mapping
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax

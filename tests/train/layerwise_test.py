@@ -350,7 +350,9 @@ def test_what_a_policy_keeps_is_not_computed_again():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('options', [{}, {'overlap': True, 'late_params': True}])
+@pytest.mark.parametrize(
+  'options', [{}, {'overlap': True, 'late_params': True}]
+)
 def test_elastic_counts_equal_the_plain_trainer(options):
   assert 'IIG' in ELASTIC_CODES
   counts = [2, 0]
