@@ -16,6 +16,8 @@ makes a log of clicks, trains a factorization machine on it, whose tables have
 - `requests_per_s`, `p50_ms`, `p99_ms`: for `--connections` clients on this
   machine, which send their next request for `--candidates` items when answered,
   to a server of `--processes`; `client_cpu_ms`: their own CPU time per request.
+- `under_deltas`: the same while a file arrives every `--every_s` and is trained
+  on beside the server; `deltas_applied` meanwhile.
 - `in_process_per_s`: the same requests read, scored and written without HTTP
   and clients, on one thread: a bound per process.
 - `server_cpu_ms`, `in_process_cpu_ms`: CPU time per request in both, which
@@ -24,15 +26,19 @@ makes a log of clicks, trains a factorization machine on it, whose tables have
 """
 
 import asyncio
+from collections.abc import Iterator
+import contextlib
 import csv
 import dataclasses
 import functools
 import http.client
+import itertools
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 from typing import Annotated, Any
 
@@ -146,6 +152,44 @@ def _ask(port: int, body: bytes) -> dict[str, Any] | None:
     return None
 
 
+def _arrive(
+  work: pathlib.Path, config: Config, stamp: int, number: int
+) -> None:
+  """Writes a file of events of a new user."""
+  path = work / 'in' / f'.{stamp}_{number:05}.csv'
+  with path.open('w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerow(['user', 'item', 'price', 'clicked'])
+    for i in range(config.file_rows):
+      writer.writerow([f'new{stamp}_{number}', f'i{i}', i % 90 / 10, i % 2])
+  path.rename(path.with_name(path.name[1:]))
+
+
+@contextlib.contextmanager
+def _arriving(work: pathlib.Path, config: Config) -> Iterator[dict[str, int]]:
+  """Files arrive meanwhile; how many deltas the server has applied then."""
+  ended, stamp, found = threading.Event(), int(time.time()) + 1, {}
+
+  def write() -> None:
+    for number in itertools.count():
+      _arrive(work, config, stamp, number)
+      if ended.wait(config.every_s):
+        return
+
+  def sequence() -> int:
+    reply = _ask(config.port, _asked(config, 'u1', 0))
+    return (reply or {})['version']['sequence']
+
+  before, writer = sequence(), threading.Thread(target=write)
+  writer.start()
+  try:
+    yield found
+  finally:
+    ended.set()
+    writer.join()
+    found['deltas_applied'] = sequence() - before
+
+
 def _events(work: pathlib.Path, config: Config) -> list[float]:
   """Seconds from each file's arrival to a reply that reflects it."""
   arrived: dict[int, float] = {}
@@ -161,14 +205,7 @@ def _events(work: pathlib.Path, config: Config) -> list[float]:
     due = start + len(arrived) * config.every_s
     if len(arrived) < config.files and now >= due:
       number = len(arrived)
-      path = work / 'in' / f'.{stamp}_{number:05}.csv'
-      with path.open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(['user', 'item', 'price', 'clicked'])
-        for i in range(config.file_rows):
-          user = f'new{stamp}_{number}'
-          writer.writerow([user, f'i{i}', i % 90 / 10, i % 2])
-      path.rename(path.with_name(path.name[1:]))
+      _arrive(work, config, stamp, number)
       arrived[number] = time.time()
     for path in sorted(deltas.glob('*.delta')) if deltas.is_dir() else ():
       if path.name not in seen:
@@ -348,6 +385,9 @@ def main(config: Config) -> None:
       time.sleep(0.2)
     if config.files:
       found |= _delivery(_events(work, config), config, found['retrain_s'])
+      with _arriving(work, config) as applied:
+        under = _load(config, psutil.Process(processes[0].pid))
+      found['under_deltas'] = under | applied
       processes[1].terminate()
       processes[1].wait(60)
     found |= _load(config, psutil.Process(processes[0].pid))

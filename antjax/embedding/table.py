@@ -16,6 +16,7 @@ import numpy as np
 from antjax.collectives.varying import psum
 from antjax.embedding import exchange, layout, two_level
 from antjax.embedding import routing as routing_lib
+from antjax.embedding import rows as rows_lib
 from antjax.embedding.layout import Stack, TableSpec
 from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
@@ -95,13 +96,13 @@ class EmbeddingTables:
     self._payload_dtype = payload_dtype
     self._levels = exchange_levels
     self._stacks = layout.make_stacks(specs, mesh)
-    self._stack_of = {
+    self.stack_of = {
       spec.name: stack
       for stack in self._stacks.values()
       for spec in stack.specs
     }
     self.features = {
-      name: Feature(name, tables, self.specs, self._stack_of)
+      name: Feature(name, tables, self.specs, self.stack_of)
       for name, tables in features.items()
     }
     layout.log(self._stacks.values())
@@ -123,12 +124,8 @@ class EmbeddingTables:
   def reset_rows(
     self, state: Any, ids: Mapping[str, np.ndarray], key: jax.Array
   ) -> dict[str, Any]:
-    """Resets rows [n] of tables and donates the state, see `layout`."""
-    for name, rows in ids.items():
-      stack = self._stack_of[name]
-      args = self.mesh, stack, self.specs[name], state[stack.name], rows, key
-      state = {**state, stack.name: layout.reset_rows(*args)}
-    return state
+    """Resets rows [n] of tables and donates the state, see `rows`."""
+    return rows_lib.reset(self, state, ids, key)
 
   @functools.cached_property
   def shapes(self) -> dict[str, Any]:
@@ -321,7 +318,7 @@ class EmbeddingTables:
       return self._by_table(state)
     found = {}
     for name, run in self._one_table.items():
-      of_stack = state[self._stack_of[name].name]
+      of_stack = state[self.stack_of[name].name]
       found[name] = jax.block_until_ready(run(of_stack))
     return found
 
@@ -344,7 +341,7 @@ class EmbeddingTables:
   @property
   def _places(self) -> dict[str, NamedSharding]:
     """Table -> sharding of its arrays."""
-    specs = {n: stack.partition_spec for n, stack in self._stack_of.items()}
+    specs = {n: stack.partition_spec for n, stack in self.stack_of.items()}
     return {n: NamedSharding(self.mesh, spec) for n, spec in specs.items()}
 
   @functools.cached_property
@@ -353,14 +350,14 @@ class EmbeddingTables:
 
   def _ordered(self, spec: TableSpec, state: Any, to_canonical: bool) -> Any:
     """Converts a table's arrays from stack order, or to it."""
-    stack = self._stack_of[spec.name]
+    stack = self.stack_of[spec.name]
     return jax.tree.map(
       lambda x: layout.reorder(self.mesh, stack, spec, x, to_canonical), state
     )
 
   def _split(self, state: Any) -> dict[str, Any]:
     return {
-      name: self._ordered(spec, state[self._stack_of[name].name], True)
+      name: self._ordered(spec, state[self.stack_of[name].name], True)
       for name, spec in self.specs.items()
     }
 
@@ -380,7 +377,7 @@ class EmbeddingTables:
   def canonical_shardings(self) -> dict[str, Any]:
     """The tree of `to_canonical` with a NamedSharding for each leaf."""
     found = self.shardings()
-    return {n: found[stack.name] for n, stack in self._stack_of.items()}
+    return {n: found[stack.name] for n, stack in self.stack_of.items()}
 
   def canonical_shapes(self) -> dict[str, Any]:
     """The tree of `to_canonical` as (unpadded) ShapeDtypeStructs."""

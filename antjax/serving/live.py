@@ -26,7 +26,6 @@ from antjax.serving import feed, loader
 from antjax.serving.exporter import quantize_rows
 
 _Array = np.ndarray
-_BLOCK = 1 << 16  # Rows compared at once.
 
 
 class LiveTable:
@@ -196,40 +195,31 @@ class Live:
   def changes(
     self,
     params: Mapping[str, _Array],
-    tables: Mapping[str, _Array],
-    touched: Mapping[str, _Array] | None = None,
+    tables: Mapping[str, tuple[_Array, _Array]],
   ) -> dict[str, _Array]:
     """Arrays of the delta from this state to another one's.
 
     Args:
       params: Dense parameters by name.
-      tables: Name -> float32 [V, D], rows by id.
-      touched: Name -> ids of rows that may differ; None: all may.
+      tables: Name -> rows that may differ: ids [n], rising, and float32 [n, D].
     """
     found: dict[str, _Array] = {}
     for name, array in params.items():
       if not _same(np.asarray(self._model.params[name]), array):
         found[f'params/{name}'] = np.asarray(array)
-    for name, table in self._tables.items():
-      ids = np.arange(len(tables[name]))
-      if touched is not None:
-        ids = np.unique(touched[name])
-      parts = [
-        self._changed(table, ids[i : i + _BLOCK], tables[name])
-        for i in range(0, len(ids), _BLOCK)
-      ]
-      if any(len(part[0]) for part in parts):
-        rows, values, scales = zip(*parts, strict=True)
-        found[f'rows/{name}'] = np.concatenate(rows)
-        found[f'values/{name}'] = np.concatenate(values)
+    for name, (ids, new) in tables.items():
+      table = self._tables[name]
+      rows, values, scale = self._changed(table, ids, new)
+      if len(rows):
+        found[f'rows/{name}'], found[f'values/{name}'] = rows, values
         if table.is_int8:
-          found[f'scale/{name}'] = np.concatenate(scales)
+          found[f'scale/{name}'] = scale
     return found
 
   def _changed(
     self, table: LiveTable, ids: _Array, new: _Array
   ) -> tuple[_Array, _Array, _Array]:
-    values = np.ascontiguousarray(new[ids], np.float32)
+    values = np.ascontiguousarray(new, np.float32)
     scale = np.zeros(len(ids), np.float32)
     if table.is_int8:
       values, scale = quantize_rows(values)

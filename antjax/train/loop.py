@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop behind `Trainer.fit`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import math
 import re
@@ -170,129 +170,181 @@ def fit(
   `steps` runs several steps per call. If given, `rows_ahead` is the step to use
   instead.
   """
-  iterator, keys = iter(batches), placer.keys
-  with opened(spec, keys, state, iterator, options) as (saver, state):
-    start = done = int(state.step)
+  iterator = iter(batches)
+  with opened(spec, placer.keys, state, iterator, options) as (saver, state):
+    run = _Run(iterator, saver, num_steps, options, placer)
+    if rows_ahead is None:
+      return run.train(state, lambda state: run.call(state, step, steps))
+    return run.train(state, lambda state: run.step_ahead(state, rows_ahead))
+
+
+class _Run:
+  """One call of `fit`."""
+
+  def __init__(
+    self,
+    iterator: Iterator[PyTree],
+    saver: Checkpointer | None,
+    num_steps: int,
+    options: FitOptions,
+    placer: BatchPlacer,
+  ):
+    self._iterator, self._saver, self._placer = iterator, saver, placer
+    self._num_steps, self._options = num_steps, options
     # The feed reads a batch before the first step.
-    start_position = get_position(iterator)
-    feed, reporter = Feed(iterator), Reporter(options)
-    has_data = done < num_steps and feed.open()
-    save_clock = SaveClock(options, done)
-    is_stopping = False
+    self._start_position = get_position(iterator)
+    self._feed, self._reporter = Feed(iterator), Reporter(options)
+    self._done = self._start = 0  # Steps dispatched.
+    self._is_stopping = False
     # Calls not fetched yet: (their first step, metrics).
-    pending: list[tuple[int, Any]] = []
-    rows: PyTree | None = None  # Rows of the next step, in flight.
-    ahead: StepInput | None = None  # The next step's inputs, already read,
-    before_ahead: Any = None  # and the position before they were.
+    self._pending: list[tuple[int, Any]] = []
+    self._rows: PyTree | None = None  # Rows of the next step, in flight.
+    self._ahead: StepInput | None = None  # The next step's inputs, already
+    self._before_ahead: Any = None  # read, and the position before they were.
 
-    def save(metrics: Metrics | None = None) -> None:
-      if saver is not None and saver.latest_step() != int(state.step):
-        if done == start:
-          position = start_position
-        else:
-          position = before_ahead if ahead else get_position(iterator)
-        with save_clock.saving():
-          saver.save(
-            int(state.step),
-            state,
-            input_state=position,
-            config=options.config,
-            metrics=metrics,
-            keys=None if keys is None else keys.state(),
-          )
+  def train(
+    self, state: TrainState, advance: Callable[[TrainState], TrainState]
+  ) -> TrainState:
+    """Trains up to the last step, the end of data, or a stop.
 
-    def read(number: int) -> StepInput | None:
-      """Inputs of the step after `number` others; None at the end of data."""
-      batch = feed.next()
-      if batch is None and jax.process_count() == 1:
-        return None
-      counts_fn = options.num_micro_batches_fn
-      return placer.prepare(
-        feed.filler() if batch is None else batch,
-        counts=counts_fn(number) if counts_fn else None,
-        is_valid=batch is not None,
-        is_stopping=options.wants_stop(),
-        num_examples=0 if batch is None else options.count(batch),
-      )
-
-    def place(number: int) -> StepInput | None:
-      """Like `read`, on the devices."""
-      inputs = read(number)
-      return None if inputs is None else placer.to_devices(inputs)
-
-    def run(state: TrainState, done: int) -> tuple[TrainState, int]:
-      """Runs the steps of a call; none at the end of data."""
-      num = options.steps_of_call(done, num_steps)
-      found: list[StepInput] = []
-      while len(found) < num and (inputs := read(done + len(found))):
-        found.append(inputs if num == 1 else jax.tree.map(own_copy, inputs))
-      stacked = stack(found) if 1 < len(found) == num else None
-      if stacked is not None:
-        inputs = placer.to_devices(stacked, is_stack=True)
-        state, on_device = steps(state, inputs)
-        pending.append((done + 1, on_device))
-        return state, done + num
-      for inputs in found:
-        inputs = placer.to_devices(inputs)
-        state, on_device = step(placer.with_new_rows(state), inputs)
-        done += 1
-        pending.append((done, on_device))
-      return state, done
-
-    def report(extra: Metrics | None = None, but: int = 0) -> bool:
-      """Fetches metrics of all but the last `but` calls; False: stop."""
-      nonlocal is_stopping
-      goes_on = True
-      while len(pending) > but:
-        first, on_device = pending.pop(0)
-        columns = [
-          np.asarray(x, float).ravel().tolist() for x in on_device.values()
-        ]
-        each: list[Metrics] = [
-          dict(zip(on_device, x, strict=True))
-          for x in zip(*columns, strict=True)
-        ]
-        is_stopping |= any(x.pop('is_stopping') > 0 for x in each)
-        valid = [x for x in each if x.pop('num_valid') > 0]
-        if valid:
-          reporter.tell_all(first, valid, None if pending else extra)
-        goes_on &= len(valid) == len(each) and not is_stopping
-      return goes_on
-
-    while has_data and done < num_steps:
-      before = done
-      if rows_ahead is None:
-        state, done = run(state, done)
-      elif inputs := ahead or place(done):
-        ahead = None
-        if rows is None:
-          rows = rows_ahead.fetch(state, inputs)
-        if done + 1 < num_steps and not (
-          options.is_pause(done + 1) or save_clock.is_look(done + 1)
-        ):
-          before_ahead = get_position(iterator)
-          ahead = place(done + 1)
-        state, on_device, rows = rows_ahead.step(
-          state, inputs, rows, None if ahead is None else ahead.routing
-        )
-        done += 1
-        pending.append((done, on_device))
+    `advance` dispatches one call, or none at the end of data.
+    """
+    self._done = self._start = int(state.step)
+    self._clock = SaveClock(self._options, self._done)
+    has_data = self._done < self._num_steps and self._feed.open()
+    while has_data and self._done < self._num_steps:
+      before = self._done
+      state = advance(state)
       # A call is fetched while the next one runs: devices never wait.
-      if done == before or not report(but=1):
+      if self._done == before or not self._report(but=1):
         break
-      is_pause = options.is_pause(done)
-      if done < num_steps and (is_pause or save_clock.is_look(done)):
-        extra = reporter.evaluate(done, state)
-        # Reported before saving: a diverged state must not be saved.
-        goes_on = report(extra)
-        if save_clock.look(done) or is_pause:
-          save(extra)
-        if not goes_on:
-          break
-    report()
-    if is_stopping:
-      save()
+      if self._is_pause(self._done) and not self._pause(state):
+        break
+    self._report()
+    if self._is_stopping:
+      self._save(state)
       raise KeyboardInterrupt(f'stopped at step {int(state.step)}')
-    number = int(state.step)
-    save(reporter.evaluate_last(number, state) if number > start else None)
-  return state
+    final: Metrics | None = None
+    if (number := int(state.step)) > self._start:
+      final = self._reporter.evaluate_last(number, state)
+    self._save(state, final)
+    return state
+
+  # One call.
+
+  def call(self, state: TrainState, step: Step, steps: Step) -> TrainState:
+    """Runs the steps of a call: `steps` for several, or `step` for each."""
+    num = self._options.steps_of_call(self._done, self._num_steps)
+    found: list[StepInput] = []
+    while len(found) < num and (inputs := self._read(self._done + len(found))):
+      found.append(inputs if num == 1 else jax.tree.map(own_copy, inputs))
+    stacked = stack(found) if 1 < len(found) == num else None
+    if stacked is not None:
+      inputs = self._placer.to_devices(stacked, is_stack=True)
+      state, on_device = steps(state, inputs)
+      self._dispatched(num, on_device)
+      return state
+    for inputs in found:
+      inputs = self._placer.to_devices(inputs)
+      state, on_device = step(self._placer.with_new_rows(state), inputs)
+      self._dispatched(1, on_device)
+    return state
+
+  def step_ahead(self, state: TrainState, step: RowsAhead) -> TrainState:
+    """Runs one step, which fetches the rows of the next one if it may."""
+    inputs, self._ahead = self._ahead or self._place(self._done), None
+    if inputs is None:
+      return state
+    if self._rows is None:
+      self._rows = step.fetch(state, inputs)
+    following = self._done + 1
+    if following < self._num_steps and not self._is_pause(following):
+      self._before_ahead = get_position(self._iterator)
+      self._ahead = self._place(following)
+    state, on_device, self._rows = step.step(
+      state,
+      inputs,
+      self._rows,
+      None if self._ahead is None else self._ahead.routing,
+    )
+    self._dispatched(1, on_device)
+    return state
+
+  def _read(self, number: int) -> StepInput | None:
+    """Inputs of the step after `number` others; None at the end of data."""
+    batch, options = self._feed.next(), self._options
+    if batch is None and jax.process_count() == 1:
+      return None
+    counts_fn = options.num_micro_batches_fn
+    return self._placer.prepare(
+      self._feed.filler() if batch is None else batch,
+      counts=counts_fn(number) if counts_fn else None,
+      is_valid=batch is not None,
+      is_stopping=options.wants_stop(),
+      num_examples=0 if batch is None else options.count(batch),
+    )
+
+  def _place(self, number: int) -> StepInput | None:
+    """Like `_read`, on the devices."""
+    inputs = self._read(number)
+    return None if inputs is None else self._placer.to_devices(inputs)
+
+  def _dispatched(self, num_steps: int, on_device: Any) -> None:
+    self._pending.append((self._done + 1, on_device))
+    self._done += num_steps
+
+  # Between calls.
+
+  def _report(self, extra: Metrics | None = None, but: int = 0) -> bool:
+    """Fetches metrics of all but the last `but` calls; False: stop."""
+    goes_on = True
+    while len(self._pending) > but:
+      first, on_device = self._pending.pop(0)
+      columns = [
+        np.asarray(x, float).ravel().tolist() for x in on_device.values()
+      ]
+      each: list[Metrics] = [
+        dict(zip(on_device, x, strict=True)) for x in zip(*columns, strict=True)
+      ]
+      self._is_stopping |= any(x.pop('is_stopping') > 0 for x in each)
+      valid = [x for x in each if x.pop('num_valid') > 0]
+      if valid:
+        self._reporter.tell_all(first, valid, None if self._pending else extra)
+      goes_on &= len(valid) == len(each) and not self._is_stopping
+    return goes_on
+
+  def _is_pause(self, number: int) -> bool:
+    """Whether something happens between this step and the next."""
+    return number < self._num_steps and (
+      self._options.is_pause(number) or self._clock.is_look(number)
+    )
+
+  def _pause(self, state: TrainState) -> bool:
+    """Evaluates and saves if due; False: stop."""
+    extra = self._reporter.evaluate(self._done, state)
+    # Reported before saving: a diverged state must not be saved.
+    goes_on = self._report(extra)
+    if self._clock.look(self._done) or self._options.is_pause(self._done):
+      self._save(state, extra)
+    return goes_on
+
+  def _save(self, state: TrainState, metrics: Metrics | None = None) -> None:
+    number, saver = int(state.step), self._saver
+    if saver is None or saver.latest_step() == number:
+      return
+    if self._done == self._start:
+      position = self._start_position
+    else:
+      position = (
+        self._before_ahead if self._ahead else get_position(self._iterator)
+      )
+    keys = self._placer.keys
+    with self._clock.saving():
+      saver.save(
+        number,
+        state,
+        input_state=position,
+        config=self._options.config,
+        metrics=metrics,
+        keys=None if keys is None else keys.state(),
+      )

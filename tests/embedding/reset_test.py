@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from antjax.embedding import rows
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
@@ -18,12 +19,12 @@ from antjax.train.trainer import Trainer
 from tests.cases import first_fast
 
 
-def make_tables(level, optimizer):
+def make_tables(level, optimizer, dtype='float32'):
   return EmbeddingTables(
     [
-      TableSpec('item', 100, 4, level, optimizer, init_scale=1.0),
-      TableSpec('city', 37, 4, level, optimizer, init_scale=1.0),
-      TableSpec('word', 21, 3, level, optimizer, init_scale=1.0),
+      TableSpec('item', 100, 4, level, optimizer, 1.0, dtype),
+      TableSpec('city', 37, 4, level, optimizer, 1.0, dtype),
+      TableSpec('word', 21, 3, level, optimizer, 1.0, dtype),
     ],
     {name: name for name in ('item', 'city', 'word')},
     mesh=make_mesh(intra=4),
@@ -62,6 +63,38 @@ def test_only_the_named_rows_are_new(level, optimizer):
       np.testing.assert_array_equal(x[~is_new], first[~is_new] + 1)
   expected = jax.tree.map(lambda s: s.spec, tables.shardings())
   assert jax.tree.map(lambda x: x.sharding.spec, state) == expected
+
+
+@pytest.mark.parametrize(
+  'level, dtype',
+  first_fast(('global', 'bfloat16'), ('intra', 'float32'), ('none', 'float32')),
+)
+def test_rows_that_are_read_and_written_are_the_same_bits(level, dtype):
+  tables = make_tables(level, Adam(0.1), dtype)
+  key = jax.random.key(3)
+  state = jax.jit(tables.init, out_shardings=tables.shardings())(key)
+  state = jax.jit(lambda s: jax.tree.map(lambda x: -0.0 * x, s))(state)
+  other = jax.jit(tables.init, out_shardings=tables.shardings())(key)
+  ids = {'item': np.array([0, 7, 8, 15, 99]), 'word': np.array([20])}
+  read = rows.read(tables, state, ids)
+  other = rows.write(tables, other, ids, read)
+  want, got, born = (
+    canonical(tables, x) for x in (state, other, tables.init(key))
+  )
+  for name, spec in tables.specs.items():
+    is_new = np.isin(np.arange(spec.num_embeddings), ids.get(name, []))
+    for x, new, old in zip(
+      *(jax.tree.leaves(x[name]) for x in (got, want, born)), strict=True
+    ):
+      assert x[is_new].tobytes() == new[is_new].tobytes()
+      assert x[~is_new].tobytes() == old[~is_new].tobytes()
+  assert np.signbit(read['item']['table'].astype(np.float32)).any()
+  batch = {'a': {'item': np.array([[8, -1], [0, 8]])}, 'city': np.arange(2)}
+  found = rows.touched(tables, batch)
+  assert {n: x.tolist() for n, x in found.items()} == {
+    'item': [0, 8],
+    'city': [0, 1],
+  }
 
 
 @pytest.mark.slow

@@ -11,15 +11,16 @@ import sys
 import time
 import urllib.request
 
+import jax
 import numpy as np
 import psutil
 import pytest
 
-from antjax.jobs.clicks import follow
+from antjax.jobs.clicks import follow, patches
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.training import ClickJob
-from antjax.serving import exporter, feed, loader
+from antjax.serving import exporter, feed, functions, loader
 from antjax.serving.click_loader import ClickScorer
 from antjax.serving.follower import Follower
 from antjax.serving.live import Live
@@ -106,7 +107,7 @@ def test_events_reach_the_server(run):
   assert before.score(columns)[1]['user'] == 10
   assert after.score(columns)[1]['user'] == 0
   # What is served is the trainer's own state.
-  rows_of = follow.serving.table_rows(one._click_job.tables, one.state.tables)
+  rows_of = functions.table_rows(one._click_job.tables, one.state.tables)
   for name, values in rows_of.items():
     np.testing.assert_array_equal(
       after.tables[name].read(np.arange(len(values))), values
@@ -117,49 +118,120 @@ def test_events_reach_the_server(run):
   one.round(one.new_files())
   after, _ = served(folder)
   assert after.score(score_clicks_test.columns(many))[1]['user'] == 6
-  one.saver.__exit__()
+  one.patches.close()
 
 
-@pytest.mark.parametrize('instant', ['train', 'save', 'write', 'told'])
+def _bits(state):
+  return [np.asarray(x).tobytes() for x in jax.tree.leaves(state)]
+
+
+def _killed(*arguments, **options):
+  raise InterruptedError
+
+
+@pytest.mark.parametrize(
+  'instant', ['train', 'save', 'write', 'told', 'whole', 'committed']
+)
 def test_killed_at_any_instant_it_tells_the_same(run, monkeypatch, instant):
   folder, rows, make = run
+  monkeypatch.setattr(patches, '_MOST', 1)  # A whole state after each round.
   arrive(folder, '1.csv', rows[:9])
   arrive(folder, '2.csv', [row | {'user': 'a new one'} for row in rows[9:]])
   one = make()
   for path in one.new_files():
     one.round([path])
-  one.saver.__exit__()
+  one.patches.close()
   want = sorted((folder / 'deltas').iterdir())
   want = {path.name: path.read_bytes() for path in want}
+  want_state = _bits(one.state)
   shutil.rmtree(folder / 'deltas')
   shutil.rmtree(folder / 'fm' / 'seed_0' / 'follow')
 
-  class Killed(Exception):
-    pass
+  write = feed.write
 
-  def kill(*arguments, **options):
-    raise Killed
+  def write_the_patch_only(place, *arguments):
+    if 'patches' not in str(place):
+      raise InterruptedError
+    return write(place, *arguments)
 
   one = make()
   one.round(one.new_files()[:1])
-  with monkeypatch.context() as patch, pytest.raises(Killed):
+  with monkeypatch.context() as patch, pytest.raises(InterruptedError):
     if instant == 'train':
-      patch.setattr(one, '_batches', kill)
+      patch.setattr(one, '_batches', _killed)
     elif instant == 'save':
-      patch.setattr(one.saver, 'save', kill)
+      patch.setattr(feed, 'write', _killed)
     elif instant == 'write':
-      patch.setattr(feed, 'write', kill)
+      patch.setattr(feed, 'write', write_the_patch_only)
+    elif instant == 'told':
+      patch.setattr(one._live, 'apply', _killed)
+    elif instant == 'whole':
+      patch.setattr(one.patches._saver, 'save', _killed)
     else:
-      patch.setattr(one._live, 'apply', kill)
+      patch.setattr(one.patches._saver, 'wait', _killed)
     one.round(one.new_files())
-  one.saver.__exit__()
+  one.patches.close()
   one = make()
   if files := one.new_files():
     one.round(files)
   assert not one.new_files()
   got = {p.name: p.read_bytes() for p in (folder / 'deltas').iterdir()}
-  assert got == want
-  one.saver.__exit__()
+  assert got == want and _bits(one.state) == want_state
+  one.patches.close()
+
+
+def test_patches_are_replayed_bit_for_bit_and_none_is_left_out(
+  run, monkeypatch
+):
+  folder, rows, make = run
+  monkeypatch.setattr(patches, '_MOST', 3)
+  monkeypatch.setattr(
+    patches.EmbeddingTables, 'bytes_per_device', lambda self: {'': 1 << 40}
+  )
+  place = folder / 'fm' / 'seed_0' / 'follow'
+
+  def there():
+    wholes = [p.name for p in (place / 'whole').iterdir() if p.name.isdigit()]
+    return len(wholes), [
+      int(p.stem) for p in sorted((place / 'patches').iterdir())
+    ]
+
+  one, seen = make(), []
+  for number in range(1, 9):
+    user = {'user': f'a new one {number}'}
+    arrive(folder, f'{number}.csv', [row | user for row in rows])
+    one.round(one.new_files())
+    seen.append(there())
+    if number in (2, 7):
+      one.patches.close()
+      before = one
+      one = make()
+      assert _bits(one.state) == _bits(before.state)
+      assert one.position == before.position
+      assert not one.new_files()
+  one.patches.close()
+  # A patch is kept until there is a whole state more than it.
+  assert seen[1] == (0, [1, 2]) and seen[3] == (1, [1, 2, 3, 4])
+  assert seen[-1] == (2, [4, 5, 6, 7, 8])
+  # The newest whole state is damaged and moved away: the one before replays.
+  newest = max((place / 'whole').glob('[0-9]*'), key=lambda p: int(p.name))
+  newest.rename(folder / 'away')
+  again = make()
+  assert _bits(again.state) == _bits(one.state)
+  again.patches.close()
+  # Missing or torn ones do not pass unnoticed.
+  patch = place / 'patches' / feed.name_of(7)
+  content = patch.read_bytes()
+  patch.write_bytes(content[:-9])
+  with pytest.raises(ValueError, match='lacks a state: .*7.delta is not whole'):
+    make()
+  patch.unlink()
+  with pytest.raises(ValueError, match='7.delta is missing; .*8.delta is'):
+    make()
+  patch.write_bytes(content)
+  (place / 'patches' / feed.name_of(8)).unlink()
+  with pytest.raises(ValueError, match='ends with number 8, and .* is at 7'):
+    make()
 
 
 def test_only_rows_with_a_bad_label_are_left_out(run):
@@ -175,7 +247,7 @@ def test_only_rows_with_a_bad_label_are_left_out(run):
   places = [line.split(',')[:3] for line in rejected.splitlines()]
   assert len([x for x in places if x[0].endswith('1.csv')]) == 5
   assert {x[2] for x in places[1:]} == {'clicked'}
-  one.saver.__exit__()
+  one.patches.close()
   assert served(folder)[1].live.version['sequence'] == 1
 
 
@@ -189,7 +261,7 @@ def test_files_without_rows_do_not_stop_it(run):
   for path in one.new_files():
     one.round([path])
   assert not one.new_files() and one.position['sequence'] == 1
-  one.saver.__exit__()
+  one.patches.close()
   one = make()  # What is saved and what is told are the same.
   arrive(folder, '4.csv', rows)
   one.round(one.new_files())
@@ -198,7 +270,7 @@ def test_files_without_rows_do_not_stop_it(run):
   one._click_job.trainer.step = lambda state, batch: (state, {'loss': np.nan})
   with pytest.raises(ValueError, match='loss on 5.csv is nan'):
     one.round(one.new_files())
-  one.saver.__exit__()
+  one.patches.close()
   assert make().position['sequence'] == 2
 
 
@@ -207,7 +279,7 @@ def test_deltas_of_another_trainer_are_refused(run):
   arrive(folder, '1.csv', rows)
   one = make()
   one.round(one.new_files())
-  one.saver.__exit__()
+  one.patches.close()
   shutil.rmtree(folder / 'fm' / 'seed_0' / 'follow')
   with pytest.raises(ValueError, match='ends with number 1, and .* is at 0'):
     make()
@@ -263,7 +335,7 @@ def test_processes_share_a_port(run):
     one = make()
     arrive(folder, '1.csv', rows)
     one.round(one.new_files())
-    one.saver.__exit__()
+    one.patches.close()
     count = 0
     while 'antjax_serve_delta_sequence 1.0' not in _page(port, 'metrics'):
       assert _version(port) and time.monotonic() < deadline

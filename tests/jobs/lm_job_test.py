@@ -62,7 +62,10 @@ def make(data, tmp_path):
     job = job_lib.Job(mesh, tmp_path, script.stop_request, config, agent)
     texts = lm_job.LMTexts(config, job)
     lm_job.check_samples(config, texts)
-    return texts, lambda: lm_job.make_trainer(config, job, texts.model, 4, 1e10)
+    rates = lm_job.speeds(config, texts.model)
+    return texts, lambda: lm_job.make_trainer(
+      config, job, texts.model, 4, rates
+    )
 
   return make
 

@@ -67,7 +67,8 @@ def written(base, folder, count, seed=1):
     touched = rng.integers(0, size, 3)
     tables['item'][touched] += 1
     params = {'a/b': rng.normal(size=3).astype(np.float32)}
-    arrays = live.changes(params, tables) | {
+    every = {n: (np.arange(len(x)), x) for n, x in tables.items()}
+    arrays = live.changes(params, every) | {
       'keys/item': np.array([f'new {size}', f'new {size + 1}'], 'S'),
       'ids/item': np.array([size, size + 1], np.int32),
       'gone/item': np.array([TITLES[number]], 'S'),

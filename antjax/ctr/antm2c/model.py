@@ -60,15 +60,13 @@ class ScenarioModel:
     """
     self.name, self.fields, self.data = name, fields, sizes
     self._needs = load.load(name).needs
-    is_asked = 'scenario' in self._needs or fields.fusion == 'per_scenario'
     use = set(fields.use)
-    columns = [f'column_{n}' for n in sizes.columns]
     self._num_ids = {
       'user': sizes.num_users,
       'item': sizes.num_items,
       'title': sizes.num_behaviors,
       'scenario': sizes.num_scenarios,
-      **dict(zip(columns, sizes.columns.values(), strict=True)),
+      **{f'column_{n}': size for n, size in sizes.columns.items()},
     }
     self._numbers = dict(sizes.numbers) if 'numeric' in use else {}
     self._num_histories = len(sizes.histories) * ('history' in use)
@@ -81,36 +79,8 @@ class ScenarioModel:
           f'fields.use={fields.use}: there are no vectors of kind {kind}; name'
           f' their folder with --{kind}_vectors.'
         )
-    chosen: list[str] = [n for n in ('user', 'item', 'title') if n in use]
-    # A constant or hidden scenario needs no field.
-    if fields.knows_scenario or sizes.num_scenarios > 1 or is_asked:
-      chosen.append('scenario')
-    binned = {f'column_{n}' for n in sizes.binned}
-    chosen += [
-      n for n in columns if ('numeric' if n in binned else 'columns') in use
-    ]
-    if self._num_histories and 'title' not in chosen:
-      raise ValueError(
-        f'fields.use={fields.use}: a history is compared with the title of the'
-        ' candidate; name title too, or leave history out.'
-      )
-    # Feature of a batch -> field, and table, of the candidate.
-    self._in_history = {'history': 'title'} | {
-      f'history_{n}': f'column_{n}' for n in sizes.history_columns
-    }
-    if not self._num_histories:
-      if sizes.history_columns:
-        raise ValueError(
-          f'fields.history_columns={",".join(sizes.history_columns)}: there is'
-          ' no history; name one with --history, and history in --fields.use.'
-        )
-      self._in_history = {}
-    if lacking := sorted({*self._in_history.values()} - {*chosen}):
-      raise ValueError(
-        f'fields.history_columns={",".join(sizes.history_columns)}: they are'
-        f' compared with those of the candidate; {lacking[0]} is no field: name'
-        ' it in --fields.columns, and columns in --fields.use.'
-      )
+    chosen = self._chosen()
+    self._in_history = self._history_features(chosen)
     self._bags = {f'bag_{n}': how for n, (_, how) in sizes.bags.items()}
     self._num_ids |= {f'bag_{n}': size for n, (size, _) in sizes.bags.items()}
     self._candidate = next((n for n in ('item', 'title') if n in chosen), None)
@@ -119,8 +89,63 @@ class ScenarioModel:
         f'fields.bags={fields.bags}: attention is by the item or the title of'
         f' the candidate; fields.use={fields.use} has neither.'
       )
-    # Ids of one level are looked up together.
-    tables = [*chosen, *self._bags]
+    self._place_ids(chosen)
+    self._is_linear = 'linear' in self._needs
+    self.sizes = self._sizes()
+    self._network = Functional(
+      FieldNetwork,
+      *(name, self.sizes, network, fields),
+      tuple(self._numbers.values()),
+      *(self._modal, self._narrow),
+    )
+    # Leaves updated by the loss: running averages of batch norms.
+    self.mutable = self._network.names_of(nnx.BatchStat)
+    jax.eval_shape(self._network.init, jax.random.key(0))  # Checks it.
+
+  def _chosen(self) -> list[str]:
+    """Features of one id that become fields."""
+    fields, sizes = self.fields, self.data
+    chosen: list[str] = [
+      n for n in ('user', 'item', 'title') if n in fields.use
+    ]
+    # A constant or hidden scenario needs no field.
+    is_asked = 'scenario' in self._needs or fields.fusion == 'per_scenario'
+    if fields.knows_scenario or sizes.num_scenarios > 1 or is_asked:
+      chosen.append('scenario')
+    return chosen + [
+      f'column_{n}'
+      for n in sizes.columns
+      if ('numeric' if n in sizes.binned else 'columns') in fields.use
+    ]
+
+  def _history_features(self, chosen: list[str]) -> dict[str, str]:
+    """Feature of a history -> field, and table, of the candidate."""
+    fields, columns = self.fields, self.data.history_columns
+    if not self._num_histories:
+      if columns:
+        raise ValueError(
+          f'fields.history_columns={",".join(columns)}: there is no history;'
+          ' name one with --history, and history in --fields.use.'
+        )
+      return {}
+    if 'title' not in chosen:
+      raise ValueError(
+        f'fields.use={fields.use}: a history is compared with the title of the'
+        ' candidate; name title too, or leave history out.'
+      )
+    found = {'history': 'title'}
+    found |= {f'history_{n}': f'column_{n}' for n in columns}
+    if lacking := sorted({*found.values()} - {*chosen}):
+      raise ValueError(
+        f'fields.history_columns={",".join(columns)}: they are compared with'
+        f' those of the candidate; {lacking[0]} is no field: name it in'
+        ' --fields.columns, and columns in --fields.use.'
+      )
+    return found
+
+  def _place_ids(self, chosen: list[str]) -> None:
+    """Determines level, width and order of the fields."""
+    fields, tables = self.fields, [*chosen, *self._bags]
     self._level = {n: _level(fields.level, self._num_ids[n]) for n in tables}
     dim = fields.embedding_dim
     self._dim = dict.fromkeys(tables, dim)
@@ -128,6 +153,7 @@ class ScenarioModel:
       for n in tables:
         self._dim[n] = min(dim, round(6 * self._num_ids[n] ** 0.25))
     self._narrow = {n: width for n, width in self._dim.items() if width < dim}
+    # Ids of one level and width are looked up together.
     groups: dict[str, list[str]] = {}
     for n in chosen:
       width = f'_{self._dim[n]}' if n in self._narrow else ''
@@ -141,10 +167,13 @@ class ScenarioModel:
     order += self._bags
     order += [n for n, way in self._numbers.items() if way != 'dense']
     self.field_names = tuple(order)
-    self._is_linear = 'linear' in self._needs
-    self.sizes = Sizes(
+
+  def _sizes(self) -> Sizes:
+    """What the network is told of the fields."""
+    sizes, dim, order = self.data, self.fields.embedding_dim, self.field_names
+    return Sizes(
       num_fields=len(order),
-      dim=fields.embedding_dim,
+      dim=dim,
       dense_width=[*self._numbers.values()].count('dense'),
       num_scenarios=sizes.num_scenarios,
       scenario_field=order.index('scenario') if 'scenario' in order else None,
@@ -153,19 +182,9 @@ class ScenarioModel:
         i for i, n in enumerate(order) if n in ('item', 'title')
       ),
       histories=sizes.histories[: self._num_histories],
-      history_width=len(self._in_history) * fields.embedding_dim,
+      history_width=len(self._in_history) * dim,
       num_outputs=len(sizes.labels),
     )
-
-    self._network = Functional(
-      FieldNetwork,
-      *(name, self.sizes, network, fields),
-      tuple(self._numbers.values()),
-      *(self._modal, self._narrow),
-    )
-    # Leaves updated by the loss: running averages of batch norms.
-    self.mutable = self._network.names_of(nnx.BatchStat)
-    jax.eval_shape(self._network.init, jax.random.key(0))  # Checks it.
 
   def tables(
     self,

@@ -73,7 +73,11 @@ def write(
     sizes,
   )
   source = output_folder.find_view(config.data, 'examples')
-  about, arrays = _described(config, data, trained, clicks, source)
+  of_items = [*data.schema['item_columns']]
+  if items := data.schema['items']:
+    of_items += [*items['ids'], *items['numeric']]
+  about = _described(config, data, trained, clicks, of_items)
+  arrays = _arrays(config, data, clicks, about, of_items)
   about |= {
     'sizes': sizes,
     'outputs': outputs,
@@ -137,9 +141,9 @@ def _described(
   data: ScenarioData,
   trained: Trained,
   clicks: ScenarioClicks,
-  source: pathlib.Path,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """What the manifest says of rows, and the arrays that it goes with."""
+  of_items: Sequence[str],
+) -> dict[str, Any]:
+  """What the manifest says of rows."""
   schema, described, features = data.schema, data.description, data.features
   sequences = [s['name'] for s in described['sequences']]
   names = [c['name'] for c in described['ids']]
@@ -153,9 +157,7 @@ def _described(
     n for n in names if n in {*fields, *of_crosses, data.maker.scenario_column}
   ]
   numbers = dict(features.numbers.ways)
-  of_items = [*schema['item_columns']]
-  if schema['items']:
-    of_items += [*schema['items']['ids'], *schema['items']['numeric']]
+  standard = features.numbers.standardizer
   bags = {
     n: {
       'separator': schema['separator'].get(n, '|'),
@@ -167,7 +169,7 @@ def _described(
   used = [schema['user'], schema['item'], *ids, *numbers, *bags]
   used += [schema['time']] * bool(config.fields.time)
   needed = [n for n in dict.fromkeys(used) if n and n not in of_items]
-  about = {
+  return {
     'user': schema['user'],
     'item': schema['item'],
     'text': schema['text'],
@@ -191,7 +193,7 @@ def _described(
     'scenarios': list(data.scenarios),
     'times': list(config.fields.time),
     'numbers': numbers,
-    'clip': 5.0,
+    'clip': 5.0 if standard is None else standard.clip,
     'histories': [sequences[n] for n in clicks.histories],
     'max_history': clicks.max_history,
     'history_columns': list(clicks.history_columns),
@@ -201,13 +203,23 @@ def _described(
     'lower': described['normalizer'].startswith('nfkc-lower'),
     'max_chars': described['config']['splitter']['max_chars'],
   }
+
+
+def _arrays(
+  config: Config,
+  data: ScenarioData,
+  clicks: ScenarioClicks,
+  about: Mapping[str, Any],
+  of_items: Sequence[str],
+) -> dict[str, np.ndarray]:
+  """The arrays that go with what the manifest says."""
+  described, features, rows_of = data.description, data.features, data.rows_of
   arrays: dict[str, np.ndarray] = {
     'mean': np.zeros(0),
     'scenario': data.maker.scenario_of,
   }
   if (standard := features.numbers.standardizer) is not None:
     arrays |= {'mean': standard.mean, 'deviation': standard.deviation}
-    about['clip'] = standard.clip
   arrays |= {f'edges:{n}': x for n, x in features.numbers.edges.items()}
   arrays |= {f'frequent:{n}': x.ids_V for n, x in features.frequent.items()}
   if clicks.titles is not None:
@@ -219,24 +231,25 @@ def _described(
   arrays |= {f'bag:{n}': bag.ids_V for n, bag in clicks.bags.items()}
   for name in ('user', 'item'):
     known = np.arange(described[f'num_{name}s'], dtype=np.int32)
-    if config.ids == 'train' or not schema[name]:
+    has_ids = bool(data.schema[name])
+    if config.ids == 'train' or not has_ids:
       known = np.zeros_like(known)
-      for found in (
-        data.rows_of['train'].chunks((name,)) if schema[name] else ()
-      ):
+      for found in rows_of['train'].chunks((name,)) if has_ids else ():
         known[found[name]] = found[name]
     arrays[f'known:{name}'] = known
-  arrays |= _of_items(data.rows_of, described, of_items, ids, numbers)
+  arrays |= _of_items(
+    rows_of, described, of_items, about['ids'], about['numbers']
+  )
   for i, n in enumerate(clicks.histories):
     arrays[f'history:{i}'] = _newest(
-      *(data.rows_of, n, clicks.events[n], described['num_users']),
+      *(rows_of, n, clicks.events[n], described['num_users']),
       config.max_history,
     )
   if clicks.text is not None:
     arrays['text'] = np.asarray(clicks.text.vectors)
   if clicks.images is not None:
     arrays['image'] = np.asarray(clicks.images)
-  return about, arrays
+  return arrays
 
 
 def _of_items(

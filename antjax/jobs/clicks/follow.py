@@ -3,13 +3,14 @@
 """Continuous training of a click model on files as they arrive.
 
 Each file of a folder is trained on once, in the order of names. A round covers
-all files that have arrived. After a round the state is saved with the names of
-its files, and only then is the delta since the last round written. A trainer
-that is killed at any time resumes from the checkpoint, writes the missing delta
-with the same bytes, and reads no file twice.
+all files that have arrived. After a round what it changed is saved with the
+names of its files (`patches`), and only then is the delta since the last round
+written. A trainer that is killed at any time resumes from there, writes the
+missing delta with the same bytes, and reads no file twice.
 """
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import pathlib
 import time
 from typing import Any
@@ -23,23 +24,23 @@ import pyarrow.compute as pc
 from antjax import paths
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import ROW
+from antjax.embedding import rows as rows_lib
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import export, score
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
+from antjax.jobs.clicks.patches import Patches, Position
 from antjax.jobs.clicks.training import ClickJob
 from antjax.report import terminal
 from antjax.serving import exporter, feed, loader
-from antjax.serving import functions as serving
 from antjax.serving.click_loader import ClickScorer
 from antjax.serving.live import Live
 from antjax.train import checkpoint
-from antjax.train.state import named_leaves
+from antjax.train.state import named_leaves, TrainState
 
 FOLDER = 'follow'
 _SUFFIXES = ('.csv', '.tsv', '.parquet', '.json', '.jsonl')
 _OF_NEW = {'item:title': 1}  # The unknown title; 0 in other arrays.
-_Position = dict[str, Any]
 
 
 class FileTrainer:
@@ -72,24 +73,15 @@ class FileTrainer:
       is_own = f'frequent:{name}' not in self._model.arrays
       room[name] = most if is_own else 0
     self._room = room
-    self.state = click_job.start()
-    trainer = click_job.trainer
-    with checkpoint.Checkpointer(
-      paths.origin(self._run / paths.CHECKPOINTS), trainer.layout
-    ) as saver:
-      self.state, _ = saver.restore(self._model.manifest['step'])
-    self.position: _Position = {
-      'sequence': 0,
-      'files': [],
-      'info': {},
-      'added': {},
-    }
-    self.saver = checkpoint.Checkpointer(
-      paths.origin(self._run / FOLDER), trainer.layout, keep=2
+    click_job.start()
+    layout, digest = click_job.trainer.layout, self._live.version['digest']
+    self._tables = click_job.tables
+    self.patches = Patches(self._run / FOLDER, layout, self._tables, digest)
+    nothing: Position = {'sequence': 0, 'files': [], 'info': {}, 'added': {}}
+    self.state, self.position, touched = self.patches.restore(
+      self._trained, nothing
     )
-    if self.saver.latest_step() is not None:
-      self.state, (self.position,) = self.saver.restore()
-    deltas = feed.DeltaFeed(config.deltas, self._live.version['digest'])
+    deltas = feed.DeltaFeed(config.deltas, digest)
     while (delta := deltas.next()) is not None:
       self._live.apply(delta)
       deltas.took(delta)
@@ -101,7 +93,15 @@ class FileTrainer:
         ' another run_dir.'
       )
     if told < wanted:
-      self._publish()
+      self._publish(self._rows(touched))
+
+  def _trained(self) -> TrainState:
+    """The state that was exported."""
+    with checkpoint.Checkpointer(
+      paths.origin(self._run / paths.CHECKPOINTS),
+      self._click_job.trainer.layout,
+    ) as saver:
+      return saver.restore(self._model.manifest['step'])[0]
 
   def new_files(self) -> list[pathlib.Path]:
     """Files that were not trained on, by name."""
@@ -118,12 +118,15 @@ class FileTrainer:
   def round(self, files: list[pathlib.Path]) -> None:
     """Trains on files, saves, and tells."""
     start, num_rows, losses = time.monotonic(), 0, list[Any]()
+    touched: dict[str, list[np.ndarray]] = {}
     self.position['added'] = {}
     times = [_time(path) for path in files]
     for path in files:
       for rows in self._read(path):
         self._admit(rows)
         for batch in self._batches(rows):
+          for name, ids in rows_lib.touched(self._tables, batch['ids']).items():
+            touched.setdefault(name, []).append(ids)
           self.state, metrics = self._click_job.trainer.step(self.state, batch)
           losses.append(metrics['loss'])
         num_rows += len(rows[self._labels[0]])
@@ -148,14 +151,15 @@ class FileTrainer:
         'event_s': max(times),
       },
     }
-    self.saver.save(int(self.state.step), self.state, input_state=self.position)
-    self.saver.wait()
-    self._publish()
+    found = self._rows(rows_lib.joined(touched))
+    self.patches.append(self.state, found, self.position)
+    self._publish(found)
     terminal.show(
       f'Delta {self.position["sequence"]}: {num_rows:,} rows of'
       f' {len(files)} files, loss {mean:.4f},'
       f' {time.monotonic() - start:.1f} s'
     )
+    self.patches.compact(self.state, self.position)
 
   def _read(self, path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Columns of a file's good rows; bad ones are counted by column.
@@ -229,13 +233,19 @@ class FileTrainer:
         found[f'to/known:{name}'] = every.astype(np.int32)
     return found
 
-  def _publish(self) -> None:
+  def _rows(self, ids: rows_lib.Ids) -> dict[str, Any]:
+    """Table -> ids of rows, and what is kept of them."""
+    found = rows_lib.read(self._tables, self.state.tables, ids)
+    return {n: (ids[n], found[n]) for n in found}
+
+  def _publish(self, rows: dict[str, Any]) -> None:
     """Writes the delta to the state, and takes it into the model."""
-    trainer, state = self._click_job.trainer, self.state
-    by_path, _ = jax.tree.flatten_with_path(trainer.params(state))
+    by_path, _ = jax.tree.flatten_with_path(
+      self._click_job.trainer.params(self.state)
+    )
     params = {n: np.asarray(x) for n, x in named_leaves(by_path)}
-    rows = serving.table_rows(self._click_job.tables, state.tables)
-    arrays = self._live.changes(params, rows)
+    new = {n: (ids, found['table']) for n, (ids, found) in rows.items()}
+    arrays = self._live.changes(params, new)
     delta = feed.write(
       self._config.deltas,
       self.position['sequence'],
@@ -288,7 +298,7 @@ def run(config: Config, job: job_lib.Job) -> None:
   click_job = ClickJob(config, job, data, seed=config.seed)
   trainer = FileTrainer(config, job, click_job)
   terminal.show(f'Following {config.follow}; deltas go to {config.deltas}.')
-  with trainer.saver, job.should_stop.deferred():
+  with contextlib.closing(trainer.patches), job.should_stop.deferred():
     while not job.should_stop():
       if files := trainer.new_files():
         trainer.round(files)

@@ -12,7 +12,7 @@ folder contains checkpoints, metrics.jsonl, TensorBoard events, results.json,
 samples.txt and report.html. The same command resumes a stopped run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import dataclasses
 import math
 import re
@@ -70,100 +70,106 @@ def train(config: Config, job: job_lib.Job) -> dict[str, float]:
     unit='tokens',
     advice=' (with --init_from for the same tokenizer)',
   )
-  peak_flops, peak_name = config.peak_tflops * 1e12, 'given by --peak_tflops'
-  if not peak_flops:
-    peak_flops = trainer_lib.matmul_flops(jnp.dtype(config.compute_dtype))
-    peak_name = 'measured on a large matrix product'
-  trainer = make_trainer(config, job, model, run.num_steps, peak_flops)
-  lm = Functional(Transformer, model)
-  num_params = lm_cost.num_params(model)
-  flops_per_token = lm_cost.flops_per_token(model, config.seq_len)
-
-  def losses(params: Any, batch: Any, rng: Any) -> dict[str, jax.Array]:
-    del rng
-    found, weights = lm.merge(params).loss(batch)
-    label = jnp.zeros_like(found)
-    return {'prediction': found, 'label': label, 'weight': weights}
-
-  validated: dict[int, dict[str, float]] = {}  # Of the last step.
-
-  def validate(state: TrainState) -> dict[str, float]:
-    """Loss, perplexity and bits per character of the held-out documents."""
-    step = int(state.step)
-    if step in validated:
-      return validated[step]
-    loss = trainer.evaluate(
-      state,
-      texts.validation(),
-      losses,
-      # A cross-entropy is never negative: its distance from 0 is itself.
-      {'loss': metrics.MAE()},  # type: ignore[no-untyped-call]
-    )['loss']
-    part = texts.description['splits']['validation']
-    bits = loss / math.log(2) * part['tokens'] / part['characters']
-    validated.clear()
-    validated[step] = {
-      'validation_loss': loss,
-      'validation_perplexity': math.exp(min(loss, 700.0)),
-      'validation_bits_per_character': bits,
-    }
-    return validated[step]
-
-  def line_of(values: Mapping[str, float]) -> dict[str, float]:
-    line = dict(values)
-    speed = line.pop('examples_per_s', None)
-    if speed is not None:
-      peak = peak_flops * jax.device_count()
-      line['tokens_per_s'] = speed
-      line['tokens_per_s_per_device'] = speed / jax.device_count()
-      line['mfu'] = speed * flops_per_token / peak
-    return line
+  rates = speeds(config, model)
+  trainer = make_trainer(config, job, model, run.num_steps, rates)
+  validate = _Validation(texts, trainer)
 
   def on_start() -> None:
     shutil.copyfile(texts.tokenizer_file, job.run_dir / tokenizer_lib.FILE_NAME)
     logging.info(
       'PaRO %s; %s parameters; peak of a device %.3g TFLOP/s, %s.',
       trainer.paro.code,
-      f'{num_params:,}',
-      peak_flops / 1e12,
-      peak_name,
+      f'{rates.num_params:,}',
+      rates.peak_flops / 1e12,
+      rates.peak_name,
     )
 
-  params: Any = lm.init
-  if config.pretrained and not run.start:
-    host = jax.local_devices(backend='cpu')[0]
-    _, params = pretrained.load_pretrained(
-      config.pretrained, shardings=jax.sharding.SingleDeviceSharding(host)
-    )
-  state = trainer.init(params, seed=config.seed)
-  if config.init_from and not run.start:
-    folder = paths.fetched(config.init_from) / paths.CHECKPOINTS
-    state = warm_start.warm_start(trainer, state, folder)
   state = run.fit(
     trainer,
-    state,
+    _initial_state(config, model, trainer, is_new=not run.start),
     texts.training(),
     validate,
     count_examples=lambda batch: int(np.sum(batch['segment_ids'] > 0)),
-    line_of=line_of,
+    line_of=rates.line_of,
     on_start=on_start,
   )
   results = validate(state)
   samples = _samples(config, job, texts, trainer, state)
   if job.is_main:
     lm_report.write(
-      config,
-      job,
-      texts.description,
-      trainer,
-      results,
-      samples,
-      num_params=num_params,
-      flops_per_token=flops_per_token,
-      peak_flops=peak_flops,
-      peak_name=peak_name,
+      config, job, texts.description, trainer, results, samples, rates
     )
   return results
+
+
+def speeds(config: Config, model: transformer.Config) -> lm_report.Speeds:
+  """What to compute speeds from; measures the peak if none is given."""
+  peak_flops, peak_name = config.peak_tflops * 1e12, 'given by --peak_tflops'
+  if not peak_flops:
+    peak_flops = trainer_lib.matmul_flops(jnp.dtype(config.compute_dtype))
+    peak_name = 'measured on a large matrix product'
+  return lm_report.Speeds(
+    num_params=lm_cost.num_params(model),
+    flops_per_token=lm_cost.flops_per_token(model, config.seq_len),
+    peak_flops=peak_flops,
+    peak_name=peak_name,
+  )
+
+
+def _initial_state(
+  config: Config, model: transformer.Config, trainer: Trainer, *, is_new: bool
+) -> TrainState:
+  """The state before the first step; a new run may start from another model."""
+  params: Any = Functional(Transformer, model).init
+  if config.pretrained and is_new:
+    host = jax.local_devices(backend='cpu')[0]
+    _, params = pretrained.load_pretrained(
+      config.pretrained, shardings=jax.sharding.SingleDeviceSharding(host)
+    )
+  state = trainer.init(params, seed=config.seed)
+  if config.init_from and is_new:
+    folder = paths.fetched(config.init_from) / paths.CHECKPOINTS
+    state = warm_start.warm_start(trainer, state, folder)
+  return state
+
+
+class _Validation:
+  """Loss, perplexity and bits per character of the held-out documents."""
+
+  def __init__(self, texts: 'LMTexts', trainer: Trainer):
+    self._texts, self._trainer = texts, trainer
+    self._lm = Functional(Transformer, texts.model)
+    self._step, self._results = -1, dict[str, float]()  # Of the last call.
+
+  def __call__(self, state: TrainState) -> dict[str, float]:
+    """Validates a state, or returns the results if it is that of last time."""
+    step = int(state.step)
+    if step != self._step:
+      self._results = self._validated(state)
+      self._step = step
+    return self._results
+
+  def _validated(self, state: TrainState) -> dict[str, float]:
+    loss = self._trainer.evaluate(
+      state,
+      self._texts.validation(),
+      self._losses,
+      # A cross-entropy is never negative: its distance from 0 is itself.
+      {'loss': metrics.MAE()},  # type: ignore[no-untyped-call]
+    )['loss']
+    part = self._texts.description['splits']['validation']
+    bits = loss / math.log(2) * part['tokens'] / part['characters']
+    return {
+      'validation_loss': loss,
+      'validation_perplexity': math.exp(min(loss, 700.0)),
+      'validation_bits_per_character': bits,
+    }
+
+  def _losses(self, params: Any, batch: Any, rng: Any) -> dict[str, jax.Array]:
+    del rng
+    found, weights = self._lm.merge(params).loss(batch)
+    label = jnp.zeros_like(found)
+    return {'prediction': found, 'label': label, 'weight': weights}
 
 
 class LMTexts:
@@ -242,13 +248,12 @@ def make_trainer(
   job: job_lib.Job,
   model: transformer.Config,
   num_steps: int,
-  peak_flops: float,
+  rates: lm_report.Speeds,
 ) -> Trainer:
   """The trainer; with `--paro=auto` the planner's code."""
   sequences = config.batch_size // jax.device_count()
   sequences //= config.num_micro_batches
-  flops_per_token = lm_cost.flops_per_token(model, config.seq_len)
-  flops = sequences * (config.seq_len * flops_per_token)
+  flops = sequences * config.seq_len * rates.flops_per_token
   trained = re.compile(config.train_on)
   lm = Functional(Transformer, model)
   return trainer_lib.make_trainer(
@@ -261,7 +266,7 @@ def make_trainer(
     activation_bytes=lm_cost.activation_bytes(
       model, sequences, config.seq_len, jnp.dtype(config.compute_dtype)
     ),
-    compute_s=flops / (peak_flops * _EFFICIENCY),
+    compute_s=flops / (rates.peak_flops * _EFFICIENCY),
     device_bytes=int(config.device_gib * 2**30) or None,
     trainable=(lambda name: trained.search(name) is not None)
     if config.train_on

@@ -3,7 +3,10 @@
 """Shows and writes the results of launch/train_lm.py."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any
+
+import jax
 
 from antjax.jobs import job as job_lib
 from antjax.jobs.lm.config import Config
@@ -13,6 +16,33 @@ from antjax.train.trainer import Trainer
 _SPEEDS = ('tokens_per_s', 'tokens_per_s_per_device', 'mfu')
 
 
+@dataclasses.dataclass(frozen=True)
+class Speeds:
+  """What speeds in tokens are computed from.
+
+  Attributes:
+    num_params: Number of parameters of the model.
+    flops_per_token: FLOP a token, see `lm_cost.flops_per_token`.
+    peak_flops: FLOP/s of a device at its peak.
+    peak_name: Where the peak comes from, e.g. 'given by --peak_tflops'.
+  """
+
+  num_params: int
+  flops_per_token: float
+  peak_flops: float
+  peak_name: str
+
+  def line_of(self, values: Mapping[str, float]) -> dict[str, float]:
+    """A line of the log: metrics of a step, with speeds in tokens."""
+    line = dict(values)
+    speed = line.pop('examples_per_s', None)
+    if speed is not None:
+      per_device = speed / jax.device_count()
+      mfu = per_device * self.flops_per_token / self.peak_flops
+      line |= dict(zip(_SPEEDS, (speed, per_device, mfu), strict=True))
+    return line
+
+
 def write(
   config: Config,
   job: job_lib.Job,
@@ -20,11 +50,7 @@ def write(
   trainer: Trainer,
   results: Mapping[str, float],
   samples: Sequence[str],
-  *,
-  num_params: int,
-  flops_per_token: float,
-  peak_flops: float,
-  peak_name: str,
+  speeds: Speeds,
 ) -> None:
   """Prints results and samples; writes results.json, samples.txt, report.html.
 
@@ -35,7 +61,7 @@ def write(
   speed = job_report.medians(lines, {name: name for name in _SPEEDS})
   paro, state_bytes = trainer.paro.code, trainer.bytes_per_device()
   rows = [
-    ('parameters', f'{num_params:,}'),
+    ('parameters', f'{speeds.num_params:,}'),
     ('PaRO', paro),
     *((k.replace('_', ' '), f'{x:.4g}') for k, x in results.items()),
   ]
@@ -44,8 +70,8 @@ def write(
       ('tokens/s', f'{speed["tokens_per_s"]:,.0f}'),
       ('tokens/s a device', f'{speed["tokens_per_s_per_device"]:,.0f}'),
       ('MFU', f'{speed["mfu"]:.1%}'),
-      ('its peak, a device', f'{peak_flops / 1e12:.3g} TFLOP/s'),
-      ('', peak_name),
+      ('its peak, a device', f'{speeds.peak_flops / 1e12:.3g} TFLOP/s'),
+      ('', speeds.peak_name),
     ]
   show = report.format_bytes
   rows += [(f'{part} on a device', show(x)) for part, x in state_bytes.items()]
@@ -61,9 +87,9 @@ def write(
     '\n\n----\n\n'.join(samples) + '\n', encoding='utf-8'
   )
   notes = [
-    f'MFU counts {flops_per_token:.4g} FLOP a token (forward and backward pass,'
-    f' no recomputation) against a peak of {peak_flops / 1e12:.3g} TFLOP/s a'
-    f' device, {peak_name}.',
+    f'MFU counts {speeds.flops_per_token:.4g} FLOP a token (forward and'
+    ' backward pass, no recomputation) against a peak of'
+    f' {speeds.peak_flops / 1e12:.3g} TFLOP/s a device, {speeds.peak_name}.',
     *(f'Sample: {sample}' for sample in samples),
   ]
   if description['acknowledgement']:
@@ -72,9 +98,9 @@ def write(
     'train-lm',
     {
       'results': dict(results),
-      'num_params': num_params,
-      'peak_flops_per_device': peak_flops,
-      'peak_flops_source': peak_name,
+      'num_params': speeds.num_params,
+      'peak_flops_per_device': speeds.peak_flops,
+      'peak_flops_source': speeds.peak_name,
       'state_bytes_per_device': state_bytes,
     },
     config=config,
@@ -82,7 +108,7 @@ def write(
     notes=notes,
     title=f'Language model on {description["name"]}',
     summary=(
-      f'{num_params:,} parameters, PaRO {paro}: perplexity'
+      f'{speeds.num_params:,} parameters, PaRO {paro}: perplexity'
       f' {results["validation_perplexity"]:.2f} a token on held-out documents.'
     ),
     results=[
