@@ -81,8 +81,8 @@ class Trainer:
         vectors.
       optimizer: Any optax transform. It sees whole gradients and parameters, in
         their true shapes, and receives the loss as `value`.
-      mesh: Mesh from `make_mesh`, or your own. The loss may shard arrays over
-        its other axes with `with_sharding_constraint`.
+      mesh: Mesh from `make_mesh`, or your own, over whose other axes the loss
+        may shard arrays with `with_sharding_constraint`.
       inter: Name of the axis between groups; always 'inter' in the loss.
       intra: Name of the axis inside a group; always 'intra' in the loss.
       auto_specs: Leaf name -> sharding of the leaf over the other axes, in the
@@ -113,8 +113,9 @@ class Trainer:
         other groups layer by layer in the last micro-batch, under IIG, NIG and
         GIG. The loss must run a stack by one `scan_layers` outside of loops.
       late_params: Whether, with `overlap`, updated layers come back from other
-        groups one by one in the next step's first micro-batch, if the code ends
-        with G and begins with another letter. The loss is as for `early_sums`.
+        groups one by one in the next step's first micro-batch, under codes that
+        end but do not begin with G. The loss is as for `early_sums`. `evaluate`
+        and `predict` gather over all devices for every batch.
       loss_scale: Scale of the differentiated loss, for float16 gradients.
         'dynamic' adapts it and skips steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass. A
@@ -124,8 +125,7 @@ class Trainer:
         one. They miss its updates, except after a save or evaluation.
       vocabularies: Table name -> vocabulary. Features of these tables hold keys
         (integers or texts) instead of ids. A step admits the keys of all
-        processes and initializes rows that were given to another key.
-        Checkpoints contain the current ones.
+        processes and initializes rows given to another key. They are saved.
       constants: Arrays on `mesh` that no step changes. `loss_fn` and
         `predict_fn` find each device's shards in batch['constants']. They are
         neither in the state nor in checkpoints.
