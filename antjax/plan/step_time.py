@@ -11,7 +11,7 @@ eight micro-batches (benchmarks/results/pods_compiled_2026-12.md):
   not overlap.
 - Leaves outside stacks, and collectives once per step, are exposed.
 - With early sums, those sent to other groups at the step's end overlap. With
-  late parameters, so do the gathers of the update from the second layer on.
+  late parameters, so do the gathers of the update from the third layer on.
 
 The step takes
 
@@ -31,7 +31,7 @@ from antjax.mesh.paro import PaRO
 from antjax.plan import census
 from antjax.plan.moves import Move
 
-# Exposed layers of a stack: the first and the last.
+# Exposed layers of a stack: the first and the last, or the first two.
 _ALONE = 2
 
 
@@ -64,7 +64,7 @@ class Hiding:
     between: Exposed share of collectives between groups, in the loop.
     sums: Exposed share of the sums to other groups at the step's end.
     params: Exposed share of updated parameters on their way back, beside the
-      first layer.
+      first two layers.
   """
 
   gathers: float = 1.0
@@ -113,12 +113,11 @@ class Hiding:
     """Exposed share of a move's time."""
     if not move.num_layers:
       return 1.0
+    alone = min(1.0, _ALONE / move.num_layers)
     if not move.in_loop:
       if move.kind == census.ALL_GATHER:
-        first = 1 / move.num_layers
-        return first + (1 - first) * self.params
+        return alone + (1 - alone) * self.params
       return self.sums if move.axis == INTER else 1.0
-    alone = min(1.0, _ALONE / move.num_layers)
     if move.axis == INTER:
       steady = self.between
     elif move.kind == census.ALL_GATHER:
