@@ -86,7 +86,7 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 1_026,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 8_105,  # 160 of them how new items score; docs/design/house.md.
+  'antjax/ctr': 8_110,  # 160 of them how new items score; see house.md.
   'antjax/data': 11_590,  # See docs/design/house.md.
   'antjax/elastic': 10_665,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_355,  # See docs/design/house.md.

@@ -267,14 +267,14 @@ class Hybrid:
 
   def scored(
     self, x_XJF: np.ndarray, candidates_XJ: np.ndarray
-  ) -> new_items.Scored:
+  ) -> new_items.ScoredExamples:
     """Scores of candidates, from `Features.of_candidates`."""
 
     def of_new(factor: float) -> np.ndarray:
       return x_XJF @ self.with_factor(factor).new_F + self.bias
 
     is_there = candidates_XJ > 0
-    return new_items.Scored(
+    return new_items.ScoredExamples(
       np.where(is_there, x_XJF @ self.known_F, -np.inf),
       is_there & (self.features.counts[candidates_XJ] == 0),
       of_new,

@@ -49,7 +49,7 @@ class Raised:
     return scores_BN
 
 
-class Scored(NamedTuple):
+class ScoredExamples(NamedTuple):
   """Scores of held-out examples.
 
   Attributes:
@@ -68,7 +68,7 @@ def scored(
   examples: evaluation.RankedExamples,
   is_new_N: np.ndarray,
   with_factor: Callable[[float], Any] | None = None,
-) -> Scored:
+) -> ScoredExamples:
   """Scores of a model.
 
   Args:
@@ -81,7 +81,7 @@ def scored(
   scores[candidates == 0] = -np.inf
   is_new = is_new_N[candidates] & (candidates > 0)
   if with_factor is None:
-    return Scored(scores, is_new, lambda factor: factor * scores)
+    return ScoredExamples(scores, is_new, lambda factor: factor * scores)
   # New ones are few: they alone are scored again.
   most = max(1, is_new.sum(axis=1).max())
   places = np.argsort(~is_new, axis=1, kind='stable')[:, :most]
@@ -97,12 +97,12 @@ def scored(
     np.put_along_axis(whole, places, found, axis=1)
     return whole
 
-  return Scored(scores, is_new, new_fn)
+  return ScoredExamples(scores, is_new, new_fn)
 
 
 def choose(
-  whole: Scored,
-  of_new: Scored | None,
+  whole: ScoredExamples,
+  of_new: ScoredExamples | None,
   *,
   loss_of_ndcg: float,
   factors: Sequence[float] = FACTORS,
@@ -135,7 +135,9 @@ def choose(
   return factor, bias
 
 
-def ndcg(scored: Scored, factor: float, additions: np.ndarray) -> np.ndarray:
+def ndcg(
+  scored: ScoredExamples, factor: float, additions: np.ndarray
+) -> np.ndarray:
   """Mean NDCG with each addition to scores of new items, float [A].
 
   New items crowd out the more, the more candidates there are: NDCG is cut so

@@ -93,7 +93,7 @@ def choose_new(
   """Factor and c of new items by validation examples, see `new_items`."""
   whole, cold = validation(data, config, with_cold=True)
 
-  def scored(mine: HeldOut) -> new_items.Scored:
+  def scored(mine: HeldOut) -> new_items.ScoredExamples:
     return new_items.scored(model, mine.examples, is_new_N, with_factor)
 
   factor, bias = new_items.choose(

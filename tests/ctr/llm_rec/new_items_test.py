@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr.llm_rec import evaluation, new_items
-from antjax.ctr.llm_rec.new_items import Scored
+from antjax.ctr.llm_rec.new_items import ScoredExamples
 
 IS_NEW = np.arange(12) >= 9
 
@@ -38,7 +38,7 @@ def problem(num=200):
   known[:, 0] += 2
   is_new = rng.random((num, 20)) < 0.2
   is_new[:, 0] = False
-  return Scored(known, is_new, lambda factor: factor * new)
+  return ScoredExamples(known, is_new, lambda factor: factor * new)
 
 
 def test_new_items_have_scores_of_their_own():
@@ -65,7 +65,9 @@ def test_examples_of_new_targets_choose_the_factor():
   whole = problem()
   known = np.zeros((50, 20))
   mine = np.where(np.arange(20) == 0, 1.0, -1.0)[None]  # The target's is high.
-  of_new = Scored(known, known == 0, lambda factor: (factor == 3) * mine)
+  of_new = ScoredExamples(
+    known, known == 0, lambda factor: (factor == 3) * mine
+  )
   factor, bias = new_items.choose(whole, of_new, loss_of_ndcg=0.1)
   assert factor == 3.0
   # c is that of the factor: at the most, NDCG of all falls by the share.
@@ -84,7 +86,7 @@ def test_a_factor_that_costs_too_much_is_not_chosen():
     return np.full(whole.scores_XJ.shape, 9.0) if factor == 3 else new_fn(1)
 
   known = np.zeros((50, 20))
-  of_new = Scored(
+  of_new = ScoredExamples(
     known, known == 0, lambda factor: (factor == 3) * np.eye(20)[:1]
   )
   factor, _ = new_items.choose(
