@@ -407,6 +407,17 @@ def test_num_processes_in_the_environment_must_be_a_number(monkeypatch):
     distributed.initialize()
 
 
+def test_an_installed_command_is_told_without_its_python(monkeypatch):
+  monkeypatch.delenv('ANTJAX_COORDINATOR', raising=False)
+  for program, told in (
+    ('bin/antjax-train-lm', 'resume: bin/antjax-train-lm --data=a'),
+    ('job.py', 'resume: python job.py --data=a'),
+  ):
+    monkeypatch.setattr(sys, 'argv', [program, '--data=a'])
+    monkeypatch.setattr(sys, 'orig_argv', ['python', *sys.argv])
+    assert distributed.with_command('resume') == told
+
+
 def test_job_config_needs_a_folder():
   with pytest.raises(ValueError, match='run_dir must name a folder'):
     job_lib.JobConfig(run_dir='')
