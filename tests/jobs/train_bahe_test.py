@@ -12,13 +12,14 @@ import signal
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from antjax import config as config_lib
 from antjax.ctr.bahe import model
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
-from antjax.jobs import script
+from antjax.jobs import script, serve
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe import data as bahe_data
 from antjax.jobs.bahe import job as train_bahe
@@ -141,6 +142,73 @@ def test_a_batch_is_of_many_users(folder, tmp_path):
   batches = iter(clicks.training(lambda batch, num_parts: batch))
   for _ in range(3):
     assert len({*next(batches)['user'].tolist()}) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tower', ['store', 'frozen', 'none'])
+def test_served_scores_are_those_of_predict(
+  folder, tmp_path, monkeypatch, tower
+):
+  kept = {}
+
+  def write(config, job, clicks, built, trainer, state, tables):
+    def predict(params, *rest):
+      *rows, batch, _ = rest
+      vectors = tables.lookup(rows[0], batch['ids'])
+      logit = built.merge(params).logits(batch, vectors)
+      return {'logit': logit, **{n: batch[n] for n in ('index', 'weight')}}
+
+    batches = clicks.evaluation('test', built.model.prepare, with_index=True)
+    kept['found'] = trainer.predict(state, batches, predict)
+    kept['clicks'] = clicks
+    return bahe_export_write(config, job, clicks, built, trainer, state, tables)
+
+  bahe_export_write = train_bahe.bahe_export.write
+  monkeypatch.setattr(train_bahe.bahe_export, 'write', write)
+  number = NUM_LAYERS if tower == 'frozen' else NUM_LOW
+  store = str(folder / f'store{number}')
+  train(folder, tmp_path, tower=tower, store=store, export=True, num_steps=2)
+  clicks, found = kept['clicks'], kept['found']
+  examples = folder / 'data' / 'examples'
+  values = {}
+  for name in ('user', 'item'):
+    table = pq.read_table(examples / f'ids_{name}.parquet').to_pydict()
+    values[name] = dict(zip(table['id'], table['value'], strict=True))
+  source = clicks._sources['test']
+  records = [*source.read(0, len(source))]
+  opened = serve.load(serve.Config(model=str(tmp_path)))
+  about = opened.served.model.clicks
+  rows = []
+  for record in records:
+    row = {about[n]: values[n][int(record[n])] for n in ('user', 'item')}
+    for name, kind in ((n, about['columns'][n]['type']) for n in row):
+      row[name] = row[name] if kind == 'string' else int(row[name])
+    for n, name in enumerate(about['histories']):
+      span = slice(record['starts'][n], record['stops'][n])
+      ids = clicks.events[n][span]
+      row[name] = [clicks.vocabulary.texts(i, i + 1)[0] for i in ids]
+    names = {c['name']: i for i, c in enumerate(clicks.description['ids'])}
+    for name in about['needed']:
+      if name in names:
+        table = pq.read_table(examples / f'ids_feature_{names[name]}.parquet')
+        of = dict(zip(*table.select(['id', 'value']).to_pydict().values()))
+        value = of.get(int(record['ids'][names[name]]), '')
+        kind = about['columns'][name]['type']
+        row[name] = value if kind == 'string' else int(value or 0)
+    rows.append(row)
+  request = opened.served.read({'rows': rows})
+  opened.served.warm()
+  (answer,) = opened.served.score([request])
+  want = np.zeros(len(rows))
+  want[found['index']] = found['logit']
+  # Both are float32 programs, compiled apart.
+  np.testing.assert_allclose(answer['score_logit'], want, atol=2e-5)
+  assert np.ptp(want) > 1e-3
+
+
+def test_what_cannot_be_exported_is_refused(folder, tmp_path):
+  with pytest.raises(ValueError, match='export: tower=dedup reads tokens'):
+    config_of(folder, tmp_path, tower='dedup', export=True)
 
 
 @pytest.mark.slow
