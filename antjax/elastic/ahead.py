@@ -17,6 +17,7 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_data
 from antjax.elastic.jobs import Jobs
 from antjax.shards import data_shard
+from antjax.shards.ledger_spec import LedgerSpec
 
 
 class Ahead:
@@ -38,8 +39,8 @@ class Ahead:
       if job_data.positions_to_read(job, request):
         async with self._turn:
           # Another worker may have begun the same pass meanwhile.
-          texts = job_data.positions_to_read(job, request)
-          return await self._run(_parse_all, texts) if texts else {}
+          given = job_data.positions_to_read(job, request)
+          return await self._run(_parse_all, given) if given else {}
     elif isinstance(request, pb.ExchangeRequest) and self._orders(request):
       async with self._turn:
         for number in self._orders(request):
@@ -63,5 +64,5 @@ class Ahead:
     return await loop.run_in_executor(self._thread, function, *arguments)
 
 
-def _parse_all(texts: dict[str, bytes]) -> job_data.Parsed:
-  return {name: job_data.parse(name, text) for name, text in texts.items()}
+def _parse_all(given: dict[str, tuple[LedgerSpec, bytes]]) -> job_data.Parsed:
+  return {name: job_data.parse(name, *one) for name, one in given.items()}

@@ -169,6 +169,9 @@ class CoordinatorClient:
         # A thread that overwrites a higher one only makes the check weaker.
         self._is_known = True
         self._revision = max(self._revision, getattr(reply, 'revision', 0))
+        # Agents are told it, workers are of one.
+        newest = getattr(reply, 'generation', 0)
+        self.generation = max(self.generation, newest)
         return reply
       except grpc.RpcError as error:
         code, text = error.code(), error.details() or ''

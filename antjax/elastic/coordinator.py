@@ -346,12 +346,12 @@ class Coordinator:
       )
     self._beaten[head.job] = now
     self._note_exit(request, now)
-    self._recover(head, request.generation)
+    self._recover(head, max(head.generation, request.generation))
     job = self.writer.jobs.job(head.job)
     if request.status != pb.AgentBeatRequest.RUNNING:
       self._unheard.hear(head)
     reply = self._rendezvous.beat(request, job, now)
-    reply.revision = job.revision
+    reply.revision, reply.generation = job.revision, job.generation
     reply.beat_s = self._rendezvous.beat_s(head.job)
     await self.writer.settled()
     return reply.SerializeToString()

@@ -369,7 +369,7 @@ class Assignment(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., rank: _Optional[int] = ..., num_hosts: _Optional[int] = ..., jax_coordinator: _Optional[str] = ...) -> None: ...
 
 class AgentBeatReply(_message.Message):
-    __slots__ = ("command", "assignment", "exit_code", "reason", "revision", "beat_s", "is_hung", "is_to_check", "link")
+    __slots__ = ("command", "assignment", "exit_code", "reason", "revision", "beat_s", "is_hung", "is_to_check", "link", "generation")
     class Command(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NONE: _ClassVar[AgentBeatReply.Command]
@@ -391,6 +391,7 @@ class AgentBeatReply(_message.Message):
     IS_HUNG_FIELD_NUMBER: _ClassVar[int]
     IS_TO_CHECK_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     command: AgentBeatReply.Command
     assignment: Assignment
     exit_code: int
@@ -400,7 +401,8 @@ class AgentBeatReply(_message.Message):
     is_hung: bool
     is_to_check: bool
     link: LinkTask
-    def __init__(self, command: _Optional[_Union[AgentBeatReply.Command, str]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., exit_code: _Optional[int] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., beat_s: _Optional[float] = ..., is_hung: _Optional[bool] = ..., is_to_check: _Optional[bool] = ..., link: _Optional[_Union[LinkTask, _Mapping]] = ...) -> None: ...
+    generation: int
+    def __init__(self, command: _Optional[_Union[AgentBeatReply.Command, str]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., exit_code: _Optional[int] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., beat_s: _Optional[float] = ..., is_hung: _Optional[bool] = ..., is_to_check: _Optional[bool] = ..., link: _Optional[_Union[LinkTask, _Mapping]] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("head",)

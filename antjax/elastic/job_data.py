@@ -17,8 +17,8 @@ from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import protocol
 from antjax.elastic.job_state import DataSetState, JobState
 from antjax.elastic.protocol import invalid, Refused, refusing, stale
-from antjax.shards import ledger_state
 from antjax.shards.ledger import Ledger
+from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.ledger_state import EpochRun, State
 
 MAX_DATA_SETS = 100  # Per job.
@@ -82,11 +82,11 @@ class ParsedState:
 Parsed = Mapping[str, ParsedState]
 
 
-def parse(name: str, text: bytes) -> ParsedState:
+def parse(name: str, spec: LedgerSpec, text: bytes) -> ParsedState:
   """Reads the position of a data set; pure.
 
   Raises:
-    Refused: It is none.
+    Refused: It is none, or of another data set.
   """
   try:
     state = json.loads(text)
@@ -95,18 +95,23 @@ def parse(name: str, text: bytes) -> ParsedState:
       f'the state of data set {name!r} is no JSON: {error}.'
     ) from error
   with refusing():
-    return ParsedState(state, ledger_state.read(state))
+    return ParsedState(state, spec.read_runs(state))
 
 
 def positions_to_read(
   job: JobState, request: pb.BeginRequest | pb.CommitRequest
-) -> dict[str, bytes]:
-  """Returns the positions of a request that are needed: data set -> text."""
+) -> dict[str, tuple[LedgerSpec, bytes]]:
+  """Returns the positions of a request that are needed, and of what they are.
+
+  By name of the data set.
+  """
   if request.head.generation < job.generation:
     return {}  # It is refused.
   if isinstance(request, pb.CommitRequest):
     return {
-      name: text for name, text in request.states.items() if name in job.sets
+      name: (job.sets[name].ledger.spec, text)
+      for name, text in request.states.items()
+      if name in job.sets
     }
   data = job.sets.get(request.data_set)
   if data is None or (data.generation, data.pass_number) == (
@@ -114,7 +119,8 @@ def positions_to_read(
     request.pass_number,
   ):
     return {}  # Another worker has begun this pass.
-  return {request.data_set: request.state} if request.state else {}
+  position = data.ledger.spec, request.state
+  return {request.data_set: position} if request.state else {}
 
 
 def begin(
@@ -148,7 +154,9 @@ def begin(
     )
   state, runs = None, None
   if text := request.state:
-    one = parsed.get(request.data_set) or parse(request.data_set, text)
+    one = parsed.get(request.data_set) or parse(
+      request.data_set, data.ledger.spec, text
+    )
     state, runs = one.state, one.runs
   with refusing():
     data.ledger.begin(state, runs)
@@ -203,7 +211,8 @@ def commit(
     data = data_set(job, name)
     has_begun = request.head.client in data.begun_by
     if has_begun and data.generation == job.generation:
-      states.append((data.ledger, parsed.get(name) or parse(name, text)))
+      one = parsed.get(name) or parse(name, data.ledger.spec, text)
+      states.append((data.ledger, one))
   with refusing():
     for ledger, one in states[: len(states) if len(states) > 1 else 0]:
       ledger.check_commit(one.state, one.runs)

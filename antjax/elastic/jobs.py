@@ -34,6 +34,7 @@ MAX_JOBS = 1000
 MAX_CLIENTS = MAX_HOSTS
 _MAX_FENCED = 8
 _MAX_GONE, _RECOVERY = 1 << 40, 1 << 32  # Revisions.
+_LAST_REVISION = 1 << 52  # That makes a job begin again; later ones may follow.
 _MAX_JUMP = 1 << 32  # From a generation to the next; Unix times are less.
 _VERSION = 1
 
@@ -172,25 +173,35 @@ class Jobs:
   ) -> pb.RecoverJob | None:
     """Returns what to decide where who asks knows more than the journal.
 
-    `generation` is the one that the request says runs or ran there.
+    `generation` is the newest that an agent has seen; 0: a worker asks.
     """
     job = self.job(head.job)
     gone = head.revision - job.revision
-    if gone <= 0:
+    if gone <= 0 and generation <= job.generation:
       return None
-    if gone > _MAX_GONE:
-      raise invalid(
-        f'head.revision={head.revision} must be at most {_MAX_GONE} above'
-        f' {job.revision}, that of job {head.job!r}.'
-      )
+    newest = max(job.generation, head.generation, generation)
+    for name, value, most in (
+      ('head.revision', head.revision, job.revision + _MAX_GONE),
+      ('head.revision', head.revision, _LAST_REVISION),
+      ('generation', newest, job.generation + _MAX_JUMP),
+    ):
+      if value > most:
+        raise invalid(
+          f'{name}={value} must be at most {most}; job {head.job!r} is at'
+          f' revision {job.revision} of generation {job.generation}.'
+        )
+    what = (
+      f'{gone:,} of the {head.revision:,} changes of the job are gone'
+      if gone > 0
+      else f'generation {generation} is gone'
+    )
     return pb.RecoverJob(
       job=head.job,
-      revision=head.revision + _RECOVERY,
-      generation=max(job.generation, head.generation, generation),
+      revision=max(head.revision, job.revision) + _RECOVERY,
+      generation=newest,
       reason=(
-        f'the journal of the coordinator is older than {head.client}: {gone:,}'
-        f' of the {head.revision:,} changes of the job are gone; going back to'
-        ' the last checkpoint'
+        f'the journal of the coordinator is older than {head.client}: {what};'
+        ' going back to the last checkpoint'
       ),
     )
 

@@ -14,6 +14,8 @@ import functools
 import numpy as np
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_SHARDS, _RECORDS = 0, 1  # What is in order: other hashes for each.
+_BLOCK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ def num_shards(num_records: int, shard_size: int) -> int:
 
 def shard_order(shards: int, seed: int, epoch: int) -> np.ndarray:
   """Returns the shard index [S] at each position of an epoch's own order."""
-  return _seeded_order(np.arange(shards), seed, epoch, 0).astype(np.int32)
+  return _seeded_order(np.arange(shards), seed, epoch, _SHARDS).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=4)
@@ -47,20 +49,32 @@ def shard_positions(shards: int, seed: int, epoch: int) -> np.ndarray:
   return inverse
 
 
+def shard_position(index: int, shards: int, seed: int, epoch: int) -> int:
+  """Returns the position of one shard, in little memory and without a sort."""
+  own = _hashes(np.array([index]), seed, epoch, _SHARDS)
+  blocks = range(0, shards, _BLOCK)
+  parts = (np.arange(at, min(shards, at + _BLOCK)) for at in blocks)
+  return sum(int((_hashes(p, seed, epoch, _SHARDS) < own).sum()) for p in parts)
+
+
 def record_order(start: int, stop: int, seed: int, epoch: int) -> np.ndarray:
   """Returns the records start <= index < stop in their seeded order."""
-  return start + _seeded_order(np.arange(start, stop), seed, epoch, 1)
+  return start + _seeded_order(np.arange(start, stop), seed, epoch, _RECORDS)
 
 
 def _seeded_order(
   values: np.ndarray, seed: int, epoch: int, salt: int
 ) -> np.ndarray:
   """Returns the order of `values` by a hash."""
+  # All hashes differ: it is a bijection.
+  return np.argsort(_hashes(values, seed, epoch, salt))
+
+
+def _hashes(values: np.ndarray, seed: int, epoch: int, salt: int) -> np.ndarray:
   key = np.array([salt], np.uint64)
   for part in (seed, epoch):
     key = mix((key + np.array([part % 2**64], np.uint64)) * GOLDEN + GOLDEN)
-  hashes = mix(values.astype(np.uint64) * GOLDEN + key)
-  return np.argsort(hashes)  # All differ: the hash is a bijection.
+  return mix(values.astype(np.uint64) * GOLDEN + key)
 
 
 def mix(x: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 """What a ledger leases, and validation of its states."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -122,8 +123,8 @@ class LedgerSpec:
       ValueError: The state is malformed, of another data set, or of another
         worker.
     """
-    runs = ledger_state.read(state) if runs is None else runs
-    ledger_state.check_same_data([self.head(), state])
+    runs = self.read_runs(state) if runs is None else runs
+    self._check_head(state)
     theirs = state['share']
     if theirs is not None and theirs[1] > 1:
       worker, num_workers = theirs
@@ -134,13 +135,24 @@ class LedgerSpec:
           f' ledger of {mine}; unite the states of all {num_workers} workers'
           ' with merge() first.'
         )
+    return runs
+
+  def read_runs(self, state: Any) -> list[EpochRun]:
+    """Returns the runs of a state of this data set, of whatever worker.
+
+    Raises:
+      ValueError: The state is malformed, or of another data set.
+    """
+    return ledger_state.read(state, self._check_head)
+
+  def _check_head(self, state: State) -> None:
+    ledger_state.check_same_data([self.head(), state])
     if self.is_closed and state['num_records'] > self.num_records:
       raise ValueError(
         f'The stream was closed with {self.num_records} records; the state has'
         f' {state["num_records"]}.'
       )
     self._check_growth(state['num_records'])
-    return runs
 
   def check_share(self, worker: int, num_workers: int) -> None:
     """Raises ValueError where a ledger cannot have such a static share."""

@@ -25,8 +25,10 @@ finished in the same way equal, so that a run of them takes the space of one.
 Neither jax nor grain is imported here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 from antjax.shards import data_shard, index_set
@@ -88,46 +90,67 @@ class EpochRun:
     }
 
 
-def read(state: Any) -> list[EpochRun]:
+def read(
+  state: Any, check: Callable[[State], None] = lambda state: None
+) -> list[EpochRun]:
   """Returns the runs of a state.
+
+  `check` sees the fields that name the data set before the runs, which may be
+  large, are read; it raises where the state is of another one.
 
   Raises:
     ValueError: It is no state of a ledger; says what is wrong.
   """
+  with _malformed():
+    _check_head(state)
+  check(state)
+  with _malformed():
+    return _read_runs(state)
+
+
+@contextlib.contextmanager
+def _malformed() -> Iterator[None]:
   try:
-    if state['version'] != VERSION:
-      raise ValueError(f'version {state["version"]}, needed: {VERSION}')
-    if missing := {'seed', 'num_epochs'} - state.keys():
-      raise ValueError(f'no {", ".join(sorted(missing))}')
-    for name, low in (
-      ('num_records', 0),
-      ('shard_size', 1),
-      ('first_epoch', 0),
-    ):
-      _check_whole(name, state[name], low)
-    if state['share'] is not None:
-      worker, num_workers = state['share']
-      _check_whole('share', worker)
-      _check_whole('share', num_workers, 1)
-    expected, runs = state['first_epoch'], list[EpochRun]()
-    _check_bounds(state)
-    room = _MAX_SET_BYTES
-    for fields in state['epochs']:
-      run = _read_run(fields, state)
-      room -= sum(bits.bit_length() // 8 for bits in run.marks.values())
-      if room < 0:
-        raise ValueError(f'its marks have more than {_MAX_SET_BYTES} bytes')
-      if run.start != expected or run.stop <= run.start:
-        raise ValueError(f'epoch {expected} is missing')
-      if not _is_own_share(state):
-        run.assigned = None
-      elif run.assigned is None:
-        raise ValueError(f'epoch {expected} does not say what is assigned')
-      expected = run.stop
-      runs.append(run)
+    yield
   except (AttributeError, KeyError, TypeError, ValueError) as e:
     reason = f'no {e}' if isinstance(e, KeyError) else e
     raise ValueError(f'Not a state of a ledger: {reason}.') from e
+
+
+def _check_head(state: Any) -> None:
+  if state['version'] != VERSION:
+    raise ValueError(f'version {state["version"]}, needed: {VERSION}')
+  if missing := {'seed', 'num_epochs'} - state.keys():
+    raise ValueError(f'no {", ".join(sorted(missing))}')
+  for name, low in (
+    ('num_records', 0),
+    ('shard_size', 1),
+    ('first_epoch', 0),
+  ):
+    _check_whole(name, state[name], low)
+  if state['share'] is not None:
+    worker, num_workers = state['share']
+    _check_whole('share', worker)
+    _check_whole('share', num_workers, 1)
+
+
+def _read_runs(state: State) -> list[EpochRun]:
+  expected, runs = state['first_epoch'], list[EpochRun]()
+  _check_bounds(state)
+  room = _MAX_SET_BYTES
+  for fields in state['epochs']:
+    run = _read_run(fields, state)
+    room -= sum(bits.bit_length() // 8 for bits in run.marks.values())
+    if room < 0:
+      raise ValueError(f'its marks have more than {_MAX_SET_BYTES} bytes')
+    if run.start != expected or run.stop <= run.start:
+      raise ValueError(f'epoch {expected} is missing')
+    if not _is_own_share(state):
+      run.assigned = None
+    elif run.assigned is None:
+      raise ValueError(f'epoch {expected} does not say what is assigned')
+    expected = run.stop
+    runs.append(run)
   return runs
 
 
@@ -144,19 +167,25 @@ def _read_run(fields: State, state: State) -> EpochRun:
   run.done = index_set.decode(fields['done'], shards)
   if fields['assigned'] is not None:
     run.assigned = index_set.decode(fields['assigned'], shards)
-  for position, text in fields['marks'].items():
+
+  @functools.cache
+  def last() -> int:  # Position of the last shard, which may be smaller.
+    if state.get('is_stream'):
+      return shards - 1
+    return data_shard.shard_position(
+      shards - 1, shards, state['seed'], run.start
+    )
+
+  done = []
+  for position, text in zip(named, fields['marks'].values(), strict=False):
     bits = index_set.decode(text, shard_size)
-    count, place = bits.bit_count(), shards - 1
-    if count == size % shard_size and run.length == 1:  # The last one's?
-      if not state.get('is_stream'):
-        places = data_shard.shard_positions(shards, state['seed'], run.start)
-        place = int(places[-1])
-      if place == int(position):
-        count = shard_size
-    if count == shard_size:
-      run.done |= 1 << int(position)
+    count = bits.bit_count()
+    is_short = count == size % shard_size and run.length == 1
+    if count == shard_size or (is_short and position == last()):
+      done.append(position)
     else:
-      run.marks[int(position)] = bits
+      run.marks[position] = bits
+  run.done |= index_set.bits(done)
   return run
 
 
@@ -167,8 +196,10 @@ def _check_bounds(state: State) -> None:
   """
   runs = state['epochs']
   shards = data_shard.num_shards(state['num_records'], state['shard_size'])
-  if len(runs) > _MAX_RUNS or (
-    len(runs) > 2 and len(runs) * shards > 4 * _MAX_SET_BYTES
+  if (
+    len(runs) > _MAX_RUNS
+    or shards > 8 * _MAX_SET_BYTES
+    or (len(runs) > 2 and len(runs) * shards > 4 * _MAX_SET_BYTES)
   ):
     raise ValueError(
       f'{len(runs)} runs of {shards} shards are more than a ledger writes'

@@ -3,15 +3,19 @@
 """No request of a worker takes the coordinator's time or memory from others."""
 
 import asyncio
+import base64
 from concurrent import futures
 import json
 import time
+import zlib
 
 import psutil
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic import job_data
 from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.protocol import Refused
 from antjax.shards import index_set
 from antjax.shards.ledger import Ledger
 from antjax.shards.ledger_spec import LedgerSpec, MAX_OPEN_EPOCHS
@@ -135,6 +139,48 @@ class Watch:
 
   async def __aexit__(self, *exc):
     self._task.cancel()
+
+
+def bomb(num_bits):
+  """A set of no members as text that unpacks to so many zeros."""
+  packed = zlib.compress(bytes(num_bits // 8))
+  return 'z' + base64.b64encode(packed).decode()
+
+
+OTHER = {  # Of a data set other than the ledger's, which has 400 records.
+  'a_short_shard_of_many': position(
+    [epochs(0, 1, marks={'0': '1'})], (2 << 30) + 1, 2
+  ),
+  'a_large_set': position([epochs(0, 1, bomb(1 << 30))], 1 << 30, 1),
+  'many_marks': position(
+    [epochs(0, 1, marks={str(i): '1' for i in range(100_000)})], 1 << 24, 1
+  ),
+}
+
+
+@pytest.mark.parametrize('name', OTHER)
+def test_runs_of_another_data_set_are_not_read(name):
+  text = json.dumps(OTHER[name]).encode()
+  began = time.process_time()
+  with pytest.raises(Refused, match='different data sets: num_records'):
+    job_data.parse('d', LedgerSpec(num_records=400, shard_size=4), text)
+  assert time.process_time() - began < _LATE_S
+
+
+def test_marks_of_many_shards_are_soon_read():
+  spec = LedgerSpec(num_records=(2 << 21) + 1, shard_size=2)
+  marks = dict.fromkeys(map(str, range(100_000)), '1')
+  states = [
+    position([epochs(0, 1, marks=marks)], spec.num_records, 2),  # One record
+    position(
+      [epochs(0, 1, marks=dict.fromkeys(marks, '3'))], spec.num_records, 2
+    ),
+  ]
+  began = time.process_time()
+  some, whole = (spec.read_runs(state)[0] for state in states)
+  assert time.process_time() - began < 3 * _LATE_S
+  assert len(some.marks) == 100_000 and not whole.marks
+  assert whole.done == (1 << 100_000) - 1
 
 
 @run

@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A coordinator whose journal has lost its end gives nothing out twice."""
 
+import contextlib
 import functools
 import shutil
 import sqlite3
+import time
 
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import writer
+from antjax.elastic import requests, writer
 from antjax.elastic.client import CoordinatorClient, StaleError
 from antjax.elastic.jobs import Jobs
 from antjax.shards.journal import Journal
@@ -78,6 +80,72 @@ def test_a_coordinator_without_its_journal_goes_on_above_what_was(tmp_path):
   worker.head.revision = 1 << 50
   recovery = functools.partial(jobs.recovery, worker.head)
   refused(jobs, INVALID, 'head.revision=', recovery)
+
+
+def test_generations_go_on_above_those_that_agents_have_seen():
+  jobs = Jobs()
+  spare = pb.Head(job='j', client='spare', revision=7, generation=2)
+  jobs.apply(jobs.recovery(spare, generation=2), 1.0)
+  assert jobs.job('j').generation == 2
+  # Another agent has heard less of what changed, and of a newer generation.
+  other = pb.Head(job='j', client='a', revision=6, generation=3)
+  recovery = jobs.recovery(other, generation=3)
+  assert 'generation 3 is gone' in recovery.reason
+  jobs.apply(recovery, 2.0)
+  assert jobs.recovery(other, generation=3) is None
+  assert start(jobs, 'a') == 4
+
+
+def test_an_idle_agent_that_speaks_first_knows_the_generation(tmp_path):
+  flags = ('--min_hosts=1', '--max_hosts=1', '--join_wait_s=0.1')
+  with contextlib.ExitStack() as stack:
+    process = stack.enter_context(CoordinatorProcess(tmp_path, *flags))
+    a, spare = (
+      stack.enter_context(
+        CoordinatorClient(process.address, job='j', client=name, give_up_s=60)
+      )
+      for name in ('a', 'spare')
+    )
+
+    def generation_of(client):
+      beat = pb.AgentBeatRequest(address='127.0.0.1', free_port=1)
+      while True:
+        reply = client.call('AgentBeat', beat)
+        if reply.command == pb.AgentBeatReply.RUN:
+          return reply.assignment.generation
+        time.sleep(0.1)
+
+    assert generation_of(a) == 1
+    spare.call('AgentBeat', pb.AgentBeatRequest())
+    process.end()
+    for path in tmp_path.glob('journal.db*'):
+      path.unlink()
+    process.start()
+    spare.call('AgentBeat', pb.AgentBeatRequest())
+    assert generation_of(a) == 2
+
+
+def test_no_lie_about_what_is_gone_leaves_a_job_stuck():
+  jobs = Jobs()
+  assert start(jobs, 'a') == 1
+  lie = pb.Head(job='j', client='a', revision=9, generation=1 << 53)
+  refused(jobs, INVALID, 'generation=', functools.partial(jobs.recovery, lie))
+  lie.generation = 1
+  later = functools.partial(jobs.recovery, lie, 1 << 53)  # As agents say it.
+  refused(jobs, INVALID, 'generation=', later)
+  # After thousands of lies that were believed.
+  jobs.job('j').revision = (1 << 52) - 1
+  lie.revision = (1 << 52) + 1
+  refused(
+    jobs, INVALID, 'head.revision=', functools.partial(jobs.recovery, lie)
+  )
+  lie.revision = 1 << 52
+  jobs.apply(jobs.recovery(lie), 1.0)
+  assert start(jobs, 'a') == 2
+  worker = known(jobs, Worker(jobs, 'a', generation=2))
+  beat = pb.HeartbeatRequest(head=worker.head)
+  assert requests.parse(type(beat), beat.SerializeToString()) == beat
+  assert worker.join().exchange(1).leases
 
 
 def test_replies_say_the_revision_and_requests_repeat_it(tmp_path):
