@@ -201,8 +201,7 @@ def test_served_scores_are_those_of_predict(
   (answer,) = opened.served.score([request])
   want = np.zeros(len(rows))
   want[found['index']] = found['logit']
-  # Both are float32 programs, compiled apart.
-  np.testing.assert_allclose(answer['score_logit'], want, atol=2e-5)
+  np.testing.assert_array_equal(answer['score_logit'], want)
   assert np.ptp(want) > 1e-3
 
 

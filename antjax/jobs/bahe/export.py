@@ -18,7 +18,6 @@ import numpy as np
 
 from antjax.ctr.bahe.model import ClickModel
 from antjax.ctr.bahe.store import BehaviorStore
-from antjax.ctr.bahe.table import HostTable
 from antjax.ctr.bahe.towers import StoreTower
 from antjax.data import output_folder
 from antjax.embedding.table import EmbeddingTables
@@ -34,7 +33,6 @@ from antjax.serving import functions as serving
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
-_SIZES = (8, 32, 128)  # Rows of a call: each reads a history.
 _TEXT = 'behavior_text'  # The table of the store's rows.
 
 
@@ -66,11 +64,12 @@ def write(
   source = output_folder.find_view(config.data, 'examples')
   about, arrays = _described(clicks, source)
   batch = _batch(clicks, features)
+  sizes = click_export.sizes(clicks.rows_per_device)
   functions, flat, outputs = click_functions.exported(
-    _Logits(built), widths, params, None, batch, _SIZES
+    _Logits(built), widths, params, None, batch, sizes
   )
   about |= {
-    'sizes': list(_SIZES),
+    'sizes': sizes,
     'outputs': outputs,
     'read': sorted({*batch} - {'ids'}),
     'is_by_scenario': False,
@@ -104,22 +103,15 @@ class _Logits:
     self, params: Any, vectors: Mapping[str, jax.Array], batch: Any
   ) -> dict[str, jax.Array]:
     model: ClickModel = self.built.merge(params)
-    batch = {**batch, 'label': batch['weight']}  # Only its length is read.
     if 'numeric' in batch:  # A missing number is taken for the mean.
-      batch['numeric'] = jnp.nan_to_num(batch['numeric'])
+      batch = {**batch, 'numeric': jnp.nan_to_num(batch['numeric'])}
+    encoded = None
     if isinstance(model.tower, StoreTower):
-      title_ND, history_NHMD = vectors['title_text'], vectors['history_text']
-      N, D = title_ND.shape
-      rows = [jnp.zeros((1, D)), title_ND, history_NHMD.reshape(-1, D)]
-      batch['behavior_rows'] = jnp.concatenate(rows)
-      batch['is_there'] = batch['ids']['history_text'] >= 0
-      places = jnp.arange(batch['is_there'].size) + 1 + N
-      places = places.reshape(batch['is_there'].shape)
-      batch['behaviors'] = jnp.where(batch['is_there'], places, 0)
-      batch['title'] = jnp.arange(N) + 1
-      model.tower.table = HostTable(np.zeros((0, D), np.float32), 0)
+      is_there = batch['ids']['history_text'] >= 0
+      texts = vectors['history_text'], is_there, vectors['title_text']
+      encoded = model.tower.encode(*texts)
     own = {n: x for n, x in vectors.items() if not n.endswith('_text')}
-    return {'prediction': model.logits(batch, own)}
+    return {'prediction': model.logits(batch, own, encoded)}
 
 
 def _batch(clicks: Clicks, features: Mapping[str, Any]) -> dict[str, Any]:

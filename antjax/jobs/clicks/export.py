@@ -66,18 +66,18 @@ def write(
     return None
   clicks, _ = data.splits['train'].part(0, 1)
   per_device = -(-config.eval_batch_size // jax.device_count())
-  sizes = sorted({*(n for n in _FEW_ROWS if n < per_device), per_device})
+  rows = sizes(per_device)
   batch = trained.model.prepare(clicks.batch(np.zeros(1, np.int64), 1))
   functions, params, outputs = click_functions.exported(
     trained.model.logits,
     {n: f.stack.dim for n, f in trained.tables.features.items()},
-    *(trained.params, trained.moments, batch, sizes),
+    *(trained.params, trained.moments, batch, rows),
   )
   source = output_folder.find_view(config.data, 'examples')
   about = _described(config, data, trained, clicks)
   arrays = _arrays(config, data, clicks, about)
   about |= {
-    'sizes': sizes,
+    'sizes': rows,
     'outputs': outputs,
     'read': sorted({*batch} - {'label', 'labels', 'conversion', 'ids'}),
     'is_by_scenario': trained.model.is_by_scenario,
@@ -101,6 +101,11 @@ def write(
     ),
   )
   return folder
+
+
+def sizes(per_device: int) -> list[int]:
+  """Rows of a call: those of a device in training, for its bits, and fewer."""
+  return sorted({*(n for n in _FEW_ROWS if n < per_device), per_device})
 
 
 def put(
