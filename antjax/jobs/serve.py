@@ -167,11 +167,12 @@ def _serve_together(config: Config) -> None:
 
 
 class Opened(NamedTuple):
-  """A model, what deltas change of it, and the digest of its base."""
+  """A model, what deltas change of it, digest and number of its base."""
 
   served: Served
   live: Live | None
   digest: str
+  number: int
 
 
 def load(config: Config) -> Opened:
@@ -184,20 +185,19 @@ def load(config: Config) -> Opened:
       if config.deltas:
         raise ValueError('deltas: none are written for an LLM-Rec; leave it.')
       served = ServedTitles(str(path))
-      return Opened(served, None, exporter.sha256(path / llm_rec_export.FILE))
+      digest = exporter.sha256(path / llm_rec_export.FILE)
+      return Opened(served, None, digest, 0)
     if (path / loader.MANIFEST).is_file():
-      digest, is_live = (
-        exporter.sha256(path / loader.MANIFEST),
-        bool(config.deltas),
-      )
       model: loader.Model
+      is_live, (digest, number) = bool(config.deltas), exporter.state_of(path)
       if 'clicks' in loader.read_manifest(path):
         model = clicks = ClickScorer(path, is_live)
         served = ServedClicks(clicks, config.max_rows)
       else:
         model = loader.Model(path, is_live)
         served = ServedUsers(model, config.max_rows)
-      return Opened(served, Live(model, digest) if is_live else None, digest)
+      live = Live(model, digest, number) if is_live else None
+      return Opened(served, live, digest, number)
   raise FileNotFoundError(
     f'{config.model} holds no exported model; launch/train_clicks.py,'
     ' launch/export_gmeta.py and launch/train_llm_rec.py write one.'
@@ -208,12 +208,12 @@ async def _serve(config: Config, ready: Barrier | None) -> None:
   stop, metrics = script.stop_event(), Metrics()
   if parent := multiprocessing.parent_process() if ready else None:
     asyncio.get_running_loop().add_reader(parent.sentinel, stop.set)
-  served, live, digest = await asyncio.to_thread(load, config)
-  version = {'sequence': 0, 'digest': digest}
+  served, live, digest, number = await asyncio.to_thread(load, config)
+  version = {'sequence': number, 'digest': digest}
   follower = None
   if live is not None:
     follower = Follower(
-      DeltaFeed(config.deltas, digest),
+      DeltaFeed(config.deltas, digest, number),
       live,
       config.poll_s,
       lambda: metrics.see(follower) if follower else None,

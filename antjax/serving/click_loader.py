@@ -81,8 +81,9 @@ class ClickScorer(loader.Model):
     options = self.clicks['compiler_options'].get(jax.default_backend())
     if options:  # The kernels that training has: the same bits.
       for name, path in self.manifest['functions'].items():
-        code = export.deserialize(pathlib.Path(folder, path).read_bytes())
-        self._functions[name] = jax.jit(code.call, compiler_options=options)
+        code = bytearray((pathlib.Path(folder) / path).read_bytes())
+        call = export.deserialize(code).call
+        self._functions[name] = jax.jit(call, compiler_options=options)
 
   def score(self, rows: Rows) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Scores rows.

@@ -169,6 +169,13 @@ def seal(stage: pathlib.Path, manifest: dict[str, Any]) -> None:
   (stage / loader.MANIFEST).write_text(text, encoding='utf-8')
 
 
+def state_of(folder: pathlib.Path) -> tuple[str, int]:
+  """Digest and number of the state that deltas on an export follow."""
+  manifest = loader.read_manifest(folder)
+  digest = manifest.get('digest') or sha256(folder / loader.MANIFEST)
+  return digest, manifest.get('sequence', 0)
+
+
 def sha256(path: pathlib.Path) -> str:
   """SHA-256 of a file, hexadecimal."""
   with path.open('rb') as file:

@@ -60,8 +60,8 @@ def written(base, folder, count, seed=1):
   model, live = opened(base)
   states = [state(model)]
   for number in range(1, count + 1):
-    size = live._tables['item'].num_rows
-    tables = {n: t.read(np.arange(t.num_rows)) for n, t in live._tables.items()}
+    size = live.tables['item'].num_rows
+    tables = {n: t.read(np.arange(t.num_rows)) for n, t in live.tables.items()}
     tables['item'] = np.concatenate([tables['item'], rng.normal(size=(2, 4))])
     tables['item'] = tables['item'].astype(np.float32)
     touched = rng.integers(0, size, 3)
