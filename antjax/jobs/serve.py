@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Serves an exported model over HTTP.
+r"""Serves an exported model over HTTP, and over gRPC if it is asked for.
 
   python -m launch.serve --model=runs/clicks --port=8080
   curl -s localhost:8080/v1/score -H 'Content-Type: application/json' \
@@ -29,10 +29,11 @@ import uvloop
 
 from antjax import paths
 from antjax.elastic import security
-from antjax.elastic.rotation import Rotating
+from antjax.elastic.rotation import Rotating, rotating_tls
 from antjax.jobs import script
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec.served import ServedTitles
+from antjax.jobs.serve_grpc import GrpcFront
 from antjax.jobs.serve_http import Front, Metrics
 from antjax.serving import exporter, loader
 from antjax.serving.batcher import Batcher, Served
@@ -58,6 +59,10 @@ class Config:
   ] = ''
   address: Annotated[str, 'Address to listen on.'] = '127.0.0.1'
   port: Annotated[int, 'Port. 0: a free port, which is printed.'] = 8080
+  grpc_port: Annotated[
+    int | None,
+    'Port for gRPC besides. 0: a free port, which is printed. none: no gRPC.',
+  ] = None
   processes: Annotated[
     int, 'Processes that answer on the port. They share mapped tables.'
   ] = 1
@@ -93,6 +98,10 @@ class Config:
   def __post_init__(self) -> None:
     if not 0 <= self.port <= 65535:
       raise ValueError(f'port must be 0 to 65535; got {self.port}.')
+    if self.grpc_port is not None and not 0 <= self.grpc_port <= 65535:
+      raise ValueError(f'grpc_port must be 0 to 65535; got {self.grpc_port}.')
+    if self.grpc_port == 0 and self.processes > 1:
+      raise ValueError('grpc_port=0: several processes need the same; name it.')
     for name in _POSITIVE:
       if getattr(self, name) <= 0:
         raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
@@ -253,6 +262,20 @@ async def _serve(config: Config, ready: Barrier | None) -> None:
   )
   await front.start()
   print(f'serve: {front.url}', flush=True)
+  rpc = None
+  if config.grpc_port is not None:
+    rpc = GrpcFront(
+      front,
+      address=config.address,
+      port=config.grpc_port,
+      max_body_bytes=config.max_body_bytes,
+      max_calls=config.max_connections,
+      client_timeout_s=config.client_timeout_s,
+      is_shared=ready is not None,
+      tls=rotating_tls(config.tls_dir) if config.tls_dir else None,
+    )
+    await rpc.start()
+    print(f'serve: gRPC on port {rpc.port}', flush=True)
   warm = asyncio.create_task(
     asyncio.to_thread(_prepare, served, follower, ready)
   )
@@ -270,7 +293,10 @@ async def _serve(config: Config, ready: Barrier | None) -> None:
     ready.abort()
   if follower is not None:
     follower.stop()
-  await front.close(config.stop_timeout_s)
+  closing = [front.close(config.stop_timeout_s)]
+  if rpc is not None:
+    closing.append(rpc.close(config.stop_timeout_s))
+  await asyncio.gather(*closing)
   batcher.close()
 
 

@@ -326,14 +326,13 @@ class ClickScorer(loader.Model):
     if not names:
       return {}
     found, most = [], self.clicks['max_history']
-    lengths = self.clicks.get('history_lengths', {})  # Older exports: none.
+    lengths = self.clicks.get('history_lengths', {})
     for i, name in enumerate(names):
       if name not in rows:
         found.append(arrays[f'history:{i}'][user_N])
         continue
-      length = lengths.get(name, most)
-      lists = _each(rows[name], functools.partial(self._history, length))
-      found.append(np.pad(lists, ((0, 0), (0, most - length))))
+      cut = functools.partial(self._history, lengths.get(name, most), most)
+      found.append(_each(rows[name], cut))
     history = np.stack(found, axis=1)
     titles = history
     if 'frequent:title' in arrays:
@@ -344,8 +343,8 @@ class ClickScorer(loader.Model):
       columns[f'history_{name}'] = np.where(history == 0, -1, of_title)
     return {n: x.astype(np.int32) for n, x in columns.items()}
 
-  def _history(self, length: int, texts: Sequence[Any]) -> np.ndarray:
-    return _newest([self._titles(x) if len(x) else [] for x in texts], length)
+  def _history(self, length: int, most: int, texts: Any) -> np.ndarray:
+    return _newest([self._titles(x)[-length:] for x in texts], most)
 
   def _bags(self, rows: Rows, count: int) -> dict[str, np.ndarray]:
     """'bag_...' int32 [N, P] of lists of texts."""

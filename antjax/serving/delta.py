@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The next ordered delta from a newly trained model, and exports made of deltas.
+"""The next ordered delta to a newly trained model, and exports of deltas.
 
 The new model may have ids of its own: rows are matched by the keys of their
 vocabulary, so a key keeps its row, and a row which only has another id is not
@@ -38,7 +38,7 @@ class Opened(NamedTuple):
   folder: pathlib.Path
   model: loader.Model
   live: Live
-  info: Mapping[str, Any]
+  info: dict[str, Any]
 
 
 def opened(
@@ -122,7 +122,7 @@ def _check(now: Opened, new: exporter.Exported) -> None:
   for name, path in old['functions'].items():
     code = (now.folder / path).read_bytes()
     is_new[f'functions/{name}'] = code != new.functions.get(name)
-  for name, (keys, ids) in new.vocabularies.items():
+  for name, (_, ids) in new.vocabularies.items():
     is_first = 0 if np.min(ids, initial=1) > 0 else -1
     is_new[f'vocabularies/{name}'] = now.model.unknown.get(name) != is_first
   widths = {n: x.shape[1] for n, x in new.tables.items()}
@@ -217,9 +217,9 @@ def apply(now: Opened, out: str | os.PathLike[str]) -> None:
   with exporter.new_folder(out) as stage:
     rest = shutil.ignore_patterns('*.np[yz]', loader.MANIFEST)
     shutil.copytree(now.folder, stage, dirs_exist_ok=True, ignore=rest)
-    np.savez(stage / loader.PARAMS, **model.params)  # type: ignore[arg-type]
+    np.savez(stage / loader.PARAMS, **model.params)
     if isinstance(model, ClickScorer):
-      np.savez(stage / ARRAYS, **model.arrays)  # type: ignore[arg-type]
+      np.savez(stage / ARRAYS, **model.arrays)
     for name, table in now.live.tables.items():
       facts = manifest['tables'][name]
       facts['rows'] = table.num_rows
