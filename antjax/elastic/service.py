@@ -86,8 +86,6 @@ def make_server(
   """Returns a server that is bound and not started, and its port.
 
   `port` 0 picks a free one; `tls` returns the certificates for mutual TLS now.
-  Messages have at most `max_bytes`; of calls and connections `max_calls` are
-  open at once. A shared port is one that other processes listen on, too.
 
   Raises:
     RuntimeError: The address or port cannot be had.
@@ -112,9 +110,7 @@ def make_server(
     ('grpc.so_reuseport', int(is_shared)),
   )
   server = grpc.aio.server(
-    handlers=(service,),
-    options=options,
-    maximum_concurrent_rpcs=max_calls,
+    handlers=(service,), options=options, maximum_concurrent_rpcs=max_calls
   )
   where = f'[{address}]:{port}' if ':' in address else f'{address}:{port}'
   try:

@@ -263,8 +263,7 @@ class ClickModel(nnx.Module):
   ) -> jax.Array:
     """fp32 logits of a click, [B], for one device's part of a batch.
 
-    `vectors` from the tables are like batch['ids']; None without tables.
-    `encoded` is what the tower makes of the batch; None: it does so here.
+    `vectors` from the tables are like batch['ids']; `encoded` is made if None.
     """
     vectors = vectors or {}
     dtype = jax.tree.leaves(nnx.state(self.head))[0].dtype
