@@ -47,10 +47,14 @@ class Exported:
   functions: Mapping[str, bytes]
   params: Mapping[str, np.ndarray]
   tables: Mapping[str, np.ndarray]
-  features: Mapping[str, Mapping[str, Any]]
-  vocabularies: Mapping[str, tuple[np.ndarray, np.ndarray]]
-  support_sizes: Sequence[int]
-  query_size: int
+  features: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+    default_factory=dict
+  )
+  vocabularies: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
+  support_sizes: Sequence[int] = ()
+  query_size: int = 0
   numeric: Sequence[str] = ()
   info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)

@@ -82,10 +82,6 @@ def write(
       functions=functions,
       params=flat,
       tables=rows,
-      features={},
-      vocabularies={},
-      support_sizes=(),
-      query_size=0,
       info={'model': f'bahe, {config.tower}', 'step': int(state.step)},
     ),
   )

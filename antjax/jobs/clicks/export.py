@@ -93,10 +93,6 @@ def write(
       functions=functions,
       params=params,
       tables=trained.rows,
-      features={},
-      vocabularies={},
-      support_sizes=(),
-      query_size=0,
       info=info,
     ),
   )
