@@ -156,7 +156,7 @@ def _places(
   places = match_rows(
     model.keys(feature), (_bytes(keys), own), num_old, num_new
   )
-  new = own[places[own] < 0]
+  new = np.unique(own[places[own] < 0])
   free = np.setdiff1d(np.arange(num_old), places)[: len(new)]
   places[new] = np.append(free, num_old + np.arange(len(new) - len(free)))
   return places
@@ -215,8 +215,10 @@ def apply(now: Opened, out: str | os.PathLike[str]) -> None:
   model, manifest = now.model, now.model.manifest | now.info | now.live.version
   manifest['unknown'] = model.unknown
   with exporter.new_folder(out) as stage:
-    rest = shutil.ignore_patterns('*.np[yz]', loader.MANIFEST)
-    shutil.copytree(now.folder, stage, dirs_exist_ok=True, ignore=rest)
+    for path in manifest['files']:
+      (stage / path).parent.mkdir(parents=True, exist_ok=True)
+    for path in manifest['functions'].values():
+      shutil.copyfile(now.folder / path, stage / path)
     np.savez(stage / loader.PARAMS, **model.params)
     if isinstance(model, ClickScorer):
       np.savez(stage / ARRAYS, **model.arrays)
