@@ -12,7 +12,6 @@ import signal
 
 import jax
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from antjax import config as config_lib
@@ -169,32 +168,24 @@ def test_served_scores_are_those_of_predict(
   store = str(folder / f'store{number}')
   train(folder, tmp_path, tower=tower, store=store, export=True, num_steps=2)
   clicks, found = kept['clicks'], kept['found']
-  examples = folder / 'data' / 'examples'
-  values = {}
-  for name in ('user', 'item'):
-    table = pq.read_table(examples / f'ids_{name}.parquet').to_pydict()
-    values[name] = dict(zip(table['id'], table['value'], strict=True))
   source = clicks._sources['test']
-  records = [*source.read(0, len(source))]
   opened = serve.load(serve.Config(model=str(tmp_path)))
-  about = opened.served.model.clicks
+  about, columns = opened.served.model.clicks, clicks.description['ids']
+
+  def value(vocabulary, column, number):
+    keys, ids = opened.served.model.keys(vocabulary)
+    text = keys[ids == number][0].decode() if number else '0'
+    return text if about['columns'][column]['type'] == 'string' else int(text)
+
   rows = []
-  for record in records:
-    row = {about[n]: values[n][int(record[n])] for n in ('user', 'item')}
-    for name, kind in ((n, about['columns'][n]['type']) for n in row):
-      row[name] = row[name] if kind == 'string' else int(row[name])
+  for record in source.read(0, len(source)):
+    row = {about[n]: value(n, about[n], record[n]) for n in ('user', 'item')}
+    for i, column in enumerate(c['name'] for c in columns):
+      if column in about['needed']:
+        row[column] = value(f'id:{column}', column, record['ids'][i])
     for n, name in enumerate(about['histories']):
-      span = slice(record['starts'][n], record['stops'][n])
-      ids = clicks.events[n][span]
+      ids = clicks.events[n][record['starts'][n] : record['stops'][n]]
       row[name] = [clicks.vocabulary.texts(i, i + 1)[0] for i in ids]
-    names = {c['name']: i for i, c in enumerate(clicks.description['ids'])}
-    for name in about['needed']:
-      if name in names:
-        table = pq.read_table(examples / f'ids_feature_{names[name]}.parquet')
-        of = dict(zip(*table.select(['id', 'value']).to_pydict().values()))
-        value = of.get(int(record['ids'][names[name]]), '')
-        kind = about['columns'][name]['type']
-        row[name] = value if kind == 'string' else int(value or 0)
     rows.append(row)
   request = opened.served.read({'rows': rows})
   opened.served.warm()
