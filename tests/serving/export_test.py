@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -82,6 +83,18 @@ def check_export_of(case, folder):
 @pytest.mark.slow
 def test_rows_that_adapt_are_shared_by_support_and_query(tmp_path):
   case = serving_case.Case('melu', 'all', numeric=('hour', 'price'))
+  check_export_of(case, tmp_path / 'model')
+
+
+@pytest.mark.slow
+def test_rows_of_16_bits_are_trained_and_exported(tmp_path):
+  case = serving_case.Case(table_dtype='bfloat16')
+  before = jax.tree.map(np.asarray, case.state.tables)
+  batches = [*case.batches(), *case.batches(seed=1)]
+  case.state = case.trainer.fit(case.state, batches, num_steps=len(batches))
+  for name, stack in case.state.tables.items():
+    assert stack['table'].dtype == before[name]['table'].dtype == 'bfloat16'
+    assert (np.asarray(stack['table']) != before[name]['table']).any()
   check_export_of(case, tmp_path / 'model')
 
 
