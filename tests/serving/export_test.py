@@ -86,7 +86,6 @@ def test_rows_that_adapt_are_shared_by_support_and_query(tmp_path):
   check_export_of(case, tmp_path / 'model')
 
 
-@pytest.mark.slow
 def test_rows_of_16_bits_are_trained_and_exported(tmp_path):
   case = serving_case.Case(table_dtype='bfloat16')
   before = jax.tree.map(np.asarray, case.state.tables)
