@@ -119,9 +119,9 @@ def _check(now: Opened, new: exporter.Exported) -> None:
     if name == 'features':
       was, given = (_without_sizes(x) for x in (was, given))
     is_new[name] = was != (list(given) if isinstance(given, tuple) else given)
-  for name, path in old['functions'].items():
-    code = (now.folder / path).read_bytes()
-    is_new[f'functions/{name}'] = code != new.functions.get(name)
+  files = old['functions'].items()
+  code = {name: (now.folder / path).read_bytes() for name, path in files}
+  is_new['functions'] = code != dict(new.functions)
   for name, (_, ids) in new.vocabularies.items():
     is_first = 0 if np.min(ids, initial=1) > 0 else -1
     is_new[f'vocabularies/{name}'] = now.model.unknown.get(name) != is_first
