@@ -25,7 +25,7 @@ _BLOCK = 1 << 16  # Rows copied at once.
 _FIXED = ('kind', 'label', 'numeric', 'support_sizes', 'query_size', 'features')
 
 
-class Opened(NamedTuple):
+class Replayed(NamedTuple):
   """An export in the state after deltas.
 
   Attributes:
@@ -43,7 +43,7 @@ class Opened(NamedTuple):
 
 def opened(
   base: str | os.PathLike[str], deltas: str | os.PathLike[str]
-) -> Opened:
+) -> Replayed:
   """Opens an export and takes all deltas of a folder into it.
 
   Raises:
@@ -64,11 +64,11 @@ def opened(
     info |= delta.info
   if source.trouble:
     raise ValueError(f'deltas={deltas}: {source.trouble}')
-  return Opened(folder, model, live, info)
+  return Replayed(folder, model, live, info)
 
 
 def write(
-  now: Opened, new: exporter.Exported, deltas: str | os.PathLike[str]
+  now: Replayed, new: exporter.Exported, deltas: str | os.PathLike[str]
 ) -> dict[str, tuple[int, int]]:
   """Writes the delta from a state to a newly trained model.
 
@@ -111,7 +111,7 @@ def write(
   }
 
 
-def _check(now: Opened, new: exporter.Exported) -> None:
+def _check(now: Replayed, new: exporter.Exported) -> None:
   old, is_new = now.model.manifest, dict[str, bool]()
   facts = {**new.info, **vars(new)}
   for name in _FIXED:
@@ -206,7 +206,7 @@ def match_rows(old, new, num_old: int, num_new: int) -> np.ndarray:
   return source
 
 
-def apply(now: Opened, out: str | os.PathLike[str]) -> None:
+def apply(now: Replayed, out: str | os.PathLike[str]) -> None:
   """Writes a state as a full export, which the deltas to come follow.
 
   Raises:
