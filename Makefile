@@ -2,7 +2,8 @@
 # make test          lint, types and the fast tests
 # make test-slow     all tests; with PART=train, models, meta, elastic, jobs, data
 #                    or rest only those, which take less than an hour each on
-#                    two cores; PART=oldest is the fast tests on Python 3.11
+#                    two cores; PART=oldest is the fast tests on Python 3.11;
+#                    FULL=1 runs grids of options whole
 # make docs          the documentation site, in build/site
 # make bench         antjax beside its peers, which `make peers` sets up
 # make accelerator-check   equivalence, rates and a step of each job on the
@@ -40,7 +41,7 @@ PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,12p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,13p
 
 quickstart: $(VENV)/.run-stamp
 	$(VENV)/bin/python -m launch.prepare_data

@@ -121,6 +121,23 @@ def check(path: PathLike, what: str, takes: Takes = URL) -> None:
     options.setdefault('use_listings_cache', False)
 
 
+def check_there(path: str, what: str, run_dir: str = '') -> None:
+  """Refuses what is not there, except '' and models on the Hub.
+
+  What only begins a run may be gone if the folder `run_dir` is there.
+
+  Raises:
+    FileNotFoundError: Nothing is at the path.
+    ValueError: See `check`.
+  """
+  check(path, what, MODEL_URL)
+  check(run_dir, 'run_dir')
+  if not path or path.startswith('hf:') or epath.Path(path).exists():
+    return
+  if not run_dir or not epath.Path(run_dir).exists():
+    raise FileNotFoundError(f'{what}={path} does not exist.')
+
+
 def local(
   path: PathLike, what: str = 'path', takes: Takes = Takes()
 ) -> pathlib.Path:

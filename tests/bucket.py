@@ -15,6 +15,7 @@ import time
 from typing import Any
 import urllib.request
 
+from etils.epath import backend as epath_backend
 import fsspec
 import pytest
 
@@ -87,6 +88,7 @@ def used(scheme: str) -> Iterator[str]:
     os.environ.update(environment)
     # Clients keep the address of an earlier server.
     fsspec.filesystem(scheme).clear_instance_cache()
+    epath_backend.fsspec_backend._get_filesystem.cache_clear()
     object_store.aws.cache_clear()
     try:
       yield f'{scheme}://{NAME}'

@@ -10,7 +10,12 @@ from antjax.mesh.paro import VALID_CODES
 from tests.cases import code_pairs, covering, first_fast, pairs, slow_but
 
 
-def test_every_pair_of_values_occurs_in_few_cases():
+@pytest.fixture(autouse=True)
+def not_whole(monkeypatch):
+  monkeypatch.delenv('FULL', raising=False)
+
+
+def test_every_pair_of_values_occurs_in_few_cases(monkeypatch):
   factors = ('abcdef', range(4), (True, False), range(3))
   cases = list(itertools.product(*factors))
   found = covering(cases, pairs)
@@ -22,6 +27,8 @@ def test_every_pair_of_values_occurs_in_few_cases():
   assert len(cases) == 144 and len(found) <= 28
   assert found == covering(cases, pairs)
   assert found == sorted(found, key=cases.index)
+  monkeypatch.setenv('FULL', '1')
+  assert covering(cases, pairs) == cases
 
 
 def test_what_cannot_be_is_no_case_and_what_is_kept_counts():

@@ -255,6 +255,7 @@ def _exit_code_of(error: Exception) -> int:
   from antjax.elastic import rendezvous_room  # Others need no protobuf.
 
   is_final = isinstance(error, (flags.Error, NotElasticError))
+  is_final |= error in _wrong_inputs
   return rendezvous_room.EXIT_WRONG_USAGE if is_final else 1
 
 
@@ -300,7 +301,11 @@ def start(config: JobConfig) -> Job:
   distributed.initialize()
   intra = config.intra or jax.local_device_count()
   mesh = mesh_lib.make_mesh(intra=intra)
-  config.check_inputs()
+  try:
+    config.check_inputs()
+  except (ValueError, FileNotFoundError) as error:
+    _wrong_inputs.append(error)
+    raise
   run_dir, mirror = pathlib.Path(config.run_dir), None
   script.stop_request.how_to_resume = functools.partial(
     distributed.resumes_from, run_dir
@@ -343,6 +348,7 @@ def start(config: JobConfig) -> Job:
 
 
 _agents: 'list[Agent]' = []  # To be closed when main has ended.
+_wrong_inputs: list[Exception] = []  # At most one: it ends the program.
 _open = contextlib.ExitStack()  # However it ends.
 
 

@@ -222,7 +222,8 @@ def run(
       told = ' '.join(str(error).split())
       if paths.is_full(error):  # So is that of the log.
         python_logging.disable()
-        told = f'{told.rstrip(".")}. Make room first'
+        if 'make room' not in told:
+          told = f'{told.rstrip(".")}. Make room first'
       elif not _is_own(error) or logging.level_debug():
         logging.exception('The job failed.')
       if paths.is_full(error) or paths.is_read_only(error):

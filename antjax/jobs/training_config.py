@@ -85,6 +85,10 @@ class TrainingConfig(JobConfig, FitConfig):
     names = 'num_micro_batches shard_size checkpoint_every steps_per_call'
     self.check_least(dict.fromkeys(names.split(), 1))
 
+  def check_inputs(self) -> None:
+    paths.check_there(self.links, 'links')
+    super().check_inputs()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExamplesConfig(TrainingConfig):
@@ -223,6 +227,7 @@ class LanguageConfig(LayersConfig):
       object.__setattr__(self, 'pretrained', '')
 
   def check_inputs(self) -> None:
+    paths.check_there(self.adapter, 'adapter')
     super().check_inputs()
     pretrained.check_there(self.model)
 

@@ -18,7 +18,11 @@ import pytest
 
 from antjax.jobs import distributed, script
 from antjax.jobs import job as job_lib
+from antjax.jobs.bahe import config as bahe_config
 from antjax.jobs.clicks import config as clicks_config
+from antjax.jobs.gmeta import config as gmeta_config
+from antjax.jobs.llm_rec import config as llm_rec_config
+from antjax.jobs.lm import config as lm_config
 from tests import warm_python
 from tests.jobs.processes import job_of
 
@@ -28,6 +32,7 @@ _JOB = """
 import ctypes, dataclasses, logging, os, time
 from typing import Annotated
 import jax
+from antjax.data import output_folder
 from antjax.jobs import job as job_lib, run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,10 @@ class Config(job_lib.JobConfig):
     super().__post_init__()
     if self.num_steps < 1:
       raise ValueError(f'num_steps must be positive; got {self.num_steps}.')
+
+  def check_inputs(self):
+    if self.do == 'open':
+      output_folder.open_view('gone', 'tasks')
 
 def main(config):
   job = job_lib.start(config)
@@ -201,14 +210,43 @@ def test_a_typo_gets_a_hint(job):
   assert 'Traceback' not in done.stderr
 
 
-@pytest.mark.parametrize('flag', ['--num_step=3', '--num_steps=0', 'more'])
-def test_an_agent_hears_that_a_restart_does_not_mend_flags(
+@pytest.mark.parametrize(
+  'flag', ['--num_step=3', '--num_steps=0', 'more', '--do=open']
+)
+def test_an_agent_hears_that_a_restart_mends_no_flags_or_inputs(
   job, flag, monkeypatch
 ):
   monkeypatch.setenv('ANTJAX_COORDINATOR', 'localhost:1')
   done = _run(job, flag)
   assert done.returncode == 64
   assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+  'module, names',
+  [
+    (bahe_config, 'adapter links'),
+    (clicks_config, 'image_vectors links text_vectors'),
+    (gmeta_config, 'init_from links'),
+    (llm_rec_config, 'adapter links'),
+    (lm_config, 'init_from links'),
+  ],
+)
+def test_inputs_are_checked_before_there_is_a_run_folder(
+  module, names, tmp_path
+):
+  run_dir = str(tmp_path / 'run')
+  for name in names.split():
+    tuning = {'tuning': 'lora'} if name == 'adapter' else {}
+    config = module.Config(run_dir=run_dir, **{name: 'gone'}, **tuning)
+    with pytest.raises(FileNotFoundError, match=f'^{name}=gone does not exist'):
+      config.check_inputs()
+
+
+def test_a_begun_run_needs_no_first_weights(tmp_path):
+  config = lm_config.Config(run_dir=str(tmp_path), init_from='gone', data='no')
+  with pytest.raises(FileNotFoundError, match='data=no holds no'):
+    config.check_inputs()
 
 
 def test_verbosity_adds_the_traceback(job):
@@ -284,7 +322,7 @@ def test_a_full_disk_is_one_line_that_says_how_to_resume(job):
 @pytest.mark.parametrize(
   'code, told',
   [
-    (28, 'the disk is full.* Make room first'),
+    (28, 'the disk is full.* make room or keep fewer checkpoints'),
     (30, 'cannot write.* Make it writable, or use another run folder'),
   ],
 )
@@ -299,6 +337,7 @@ def test_a_run_that_cannot_begin_names_its_checkpoint(job, code, told):
     f' {job}/run/net/checkpoints/6; the same command resumes from it: ',
     _last(done.stderr),
   )
+  assert _last(done.stderr).lower().count('make room') == (code == 28)
 
 
 def test_messages_about_a_full_disk_are_not_shown(job):

@@ -5,6 +5,7 @@
 import os
 import pathlib
 import random
+import re
 import signal
 
 import pytest
@@ -71,3 +72,16 @@ def test_a_stopped_worker_is_missed_and_replaced(data, tmp_path):
   output = job.ended()
   assert 'silent or makes no progress' in output
   assert logged_steps(run_dir) == list(range(20))
+
+
+@pytest.mark.parametrize('flag', ['data', 'pretrained'])
+def test_an_input_that_is_not_there_ends_the_job(data, tmp_path, flag):
+  run_dir = tmp_path / 'run'
+  flags = (*_FLAGS, f'--data={data}', f'--run_dir={run_dir}', f'--{flag}=gone')
+  job = ElasticJob('train_lm', *flags)
+  output = job.ended(code=1)
+  assert re.search(
+    'train_lm: error: (data=gone holds no|no model at gone)', output
+  )
+  assert 'which a restart does not mend' in output
+  assert 'generation 2' not in output and not run_dir.exists()

@@ -162,7 +162,7 @@ class ElasticJob(Program):
     assert len(found) == 2
     return found
 
-  def ended(self) -> str:
-    """All that it said, when it has ended well."""
-    assert self.end() == 0, self.output
+  def ended(self, code: int = 0) -> str:
+    """All that it said, when it has ended as expected."""
+    assert self.end() == code, self.output
     return self.output

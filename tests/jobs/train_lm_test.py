@@ -202,7 +202,7 @@ def test_missing_data_are_one_line(data, tmp_path):
   [
     ('--model.num_heads=3', 'must be a multiple of num_kv_heads'),
     ('--train_on=nothing', 'no leaf is left to train'),
-    ('--init_from=/nowhere', 'it has no tokenizer.json'),
+    ('--init_from=/', 'it has no tokenizer.json'),
   ],
 )
 def test_bad_flags_are_one_line(data, tmp_path, flag, message):

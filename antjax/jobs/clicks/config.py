@@ -207,4 +207,7 @@ class Config(ExamplesConfig):
       )
 
   def check_inputs(self) -> None:
+    super().check_inputs()
+    paths.check_there(self.text_vectors, 'text_vectors')
+    paths.check_there(self.image_vectors, 'image_vectors')
     output_folder.open_view(self.data, 'examples')

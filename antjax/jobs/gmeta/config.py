@@ -105,4 +105,6 @@ class Config(TrainingConfig):
       )
 
   def check_inputs(self) -> None:
+    super().check_inputs()
+    paths.check_there(self.init_from, 'init_from', self.run_dir)
     output_folder.open_view(self.data, 'tasks')

@@ -96,7 +96,10 @@ class Config(LayersConfig):
       ) from error
 
   def check_inputs(self) -> None:
+    super().check_inputs()
+    paths.check_there(self.init_from, 'init_from', self.run_dir)
     self.description()
+    self.model_config()
 
   def model_config(self) -> transformer.Config:
     """The model's config: of --model, or of --pretrained and how to compute it.
