@@ -60,7 +60,7 @@ POLICIES = {
 }
 _SHIFT = 37  # Shift in rows between copies of a worker.
 _FLAT_STEPS = 25  # Number of steps of jobs without slowness.
-_SLOW, _SLOW_STEPS = 4.0, 8  # Slowness of all hosts in another job.
+_SLOW, _SLOW_STEPS = 10.0, 6  # Slowness of all hosts in another job.
 _WARM_STEPS = 2  # Steps before the measured ones.
 
 
