@@ -87,20 +87,20 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 1_026,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 7_945,  # 165 of them late interaction; docs/design/house.md.
-  'antjax/data': 11_590,  # See docs/design/house.md.
-  'antjax/elastic': 10_665,  # 770 of them checks of hosts and notices.
+  'antjax/data': 11_610,  # See docs/design/house.md.
+  'antjax/elastic': 10_700,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_355,  # See docs/design/house.md.
   'antjax/jobs': 17_440,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
-  'antjax/shards': 2_990,
+  'antjax/shards': 3_000,
   # 90 of them s3:// for Orbax, 250 residuals; see docs/design/house.md.
   'antjax/train': 6_370,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 13_295,
-  'tests': 63_800,  # See docs/design/house.md.
+  'benchmarks': 13_370,
+  'tests': 63_850,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}
