@@ -10,7 +10,8 @@ eight micro-batches (benchmarks/results/pods_compiled_2026-12.md):
   two layers of L are exposed, and of the rest a share that the compiler does
   not overlap.
 - Leaves outside stacks, and collectives once per step, are exposed.
-- With early sums, those sent to other groups at the step's end overlap.
+- With early sums, those sent to other groups at the step's end overlap. With
+  late parameters, so do the gathers of the update from the third layer on.
 
 The step takes
 
@@ -26,11 +27,11 @@ from typing import Protocol
 
 from antjax.collectives.cost_model import Cluster
 from antjax.mesh.mesh import INTER, INTRA
-from antjax.mesh.paro import Level, PaRO
+from antjax.mesh.paro import PaRO
 from antjax.plan import census
 from antjax.plan.moves import Move
 
-# Exposed layers of a stack: the first and the last.
+# Exposed layers of a stack: the first and the last, or the first two.
 _ALONE = 2
 
 
@@ -62,16 +63,24 @@ class Hiding:
     reductions: Exposed share of the reductions inside a group, in the loop.
     between: Exposed share of collectives between groups, in the loop.
     sums: Exposed share of the sums to other groups at the step's end.
+    params: Exposed share of updated parameters on their way back, beside the
+      first two layers.
   """
 
   gathers: float = 1.0
   reductions: float = 1.0
   between: float = 1.0
   sums: float = 1.0
+  params: float = 1.0
 
   @classmethod
   def of(
-    cls, device: str, *, overlap: bool = True, early_sums: bool = False
+    cls,
+    device: str,
+    *,
+    overlap: bool = True,
+    early_sums: bool = False,
+    late_params: bool = False,
   ) -> 'Hiding':
     """Values for a kind of device, by its name in `pod_target` or JAX.
 
@@ -86,23 +95,29 @@ class Hiding:
     if 'tpu' in kind or kind.startswith('v'):
       name = 'v6e' if kind.startswith(('v6', 'tpu v6')) else 'v5e'
     found = _COMPILED[name]
-    sums = found.sums if early_sums else 1.0
-    return dataclasses.replace(found, sums=sums)
+    return dataclasses.replace(
+      found,
+      sums=found.sums if early_sums else 1.0,
+      params=found.params if late_params else 1.0,
+    )
 
   def under(self, paro: PaRO) -> 'Hiding':
-    """Values for a code: early sums need gradients at I and sums at G."""
-    if paro.grads is Level.INTRA and paro.opt_state is Level.GLOBAL:
-      return self
-    return dataclasses.replace(self, sums=1.0)
+    """Values for a code, which may not allow early sums or late parameters."""
+    return dataclasses.replace(
+      self,
+      sums=self.sums if paro.sums_cross_early else 1.0,
+      params=self.params if paro.params_come_back else 1.0,
+    )
 
   def share(self, move: Move) -> float:
     """Exposed share of a move's time."""
-    if not move.in_loop:
-      is_sum = move.axis == INTER and move.kind != census.ALL_GATHER
-      return self.sums if is_sum and move.num_layers else 1.0
     if not move.num_layers:
       return 1.0
     alone = min(1.0, _ALONE / move.num_layers)
+    if not move.in_loop:
+      if move.kind == census.ALL_GATHER:
+        return alone + (1 - alone) * self.params
+      return self.sums if move.axis == INTER else 1.0
     if move.axis == INTER:
       steady = self.between
     elif move.kind == census.ALL_GATHER:
@@ -114,8 +129,10 @@ class Hiding:
 
 NOTHING = Hiding()  # XLA:CPU, and any step without overlap.
 _COMPILED = {
-  'gpu': Hiding(gathers=0.0, reductions=0.0, between=0.0, sums=0.0),
-  'v6e': Hiding(gathers=0.63, reductions=0.0, between=0.14, sums=0.0),
+  'gpu': Hiding(gathers=0.0, reductions=0.0, between=0.0, sums=0.0, params=0.0),
+  'v6e': Hiding(
+    gathers=0.63, reductions=0.0, between=0.14, sums=0.0, params=0.0
+  ),
   # Without SparseCores, reductions are single instructions.
   'v5e': Hiding(gathers=0.13, reductions=1.0, between=1.0, sums=1.0),
 }
