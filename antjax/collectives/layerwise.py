@@ -140,12 +140,28 @@ class LayerPiece:
     held = self.carried, self.home
     return isinstance(self.slot, tuple) or any(x is not None for x in held)
 
+  @property
+  def _way(self) -> Level | None:
+    """Level between those of the stack and `home_level`."""
+    is_whole = self.home_level is Level.NONE
+    # Other algorithms go over both axes at once.
+    by_axis = is_whole and self.how.algorithm == 'xla'
+    return Level.INTRA if by_axis else self.home_level
+
   def fetched(self, piece: jax.Array) -> jax.Array:
-    """A layer's piece, brought to `home_level`."""
-    if self.home_level is None:
-      return piece
-    levels = self.params_level, self.home_level
-    x = transition.coarsen(piece, self.spec, *levels, self.how)
+    """A layer's piece on its way to `home_level`, from other groups."""
+    return self._moved(piece, self.params_level, self._way)
+
+  def landed(self, piece: jax.Array) -> jax.Array:
+    """A fetched piece at `home_level`."""
+    return self._moved(piece, self._way, self.home_level)
+
+  def _moved(
+    self, x: jax.Array, at: Level | None, target: Level | None
+  ) -> jax.Array:
+    if at is None or target is None:
+      return x
+    x = transition.coarsen(x, self.spec, at, target, self.how)
     return self.spec.constrain(to_varying(x))
 
   def gather(self) -> jax.Array:
@@ -321,6 +337,9 @@ def _run_ahead(
   def fetch(pieces: list[jax.Array]) -> list[jax.Array]:
     return [x.fetched(piece) for piece, x in zip(pieces, leaves, strict=True)]
 
+  def land(pieces: list[jax.Array]) -> list[jax.Array]:
+    return [x.landed(piece) for piece, x in zip(pieces, leaves, strict=True)]
+
   def reduce(grads: list[jax.Array], slots: list[PyTree]) -> list[PyTree]:
     return [
       _reduced(x, slot, grad)
@@ -347,6 +366,7 @@ def _run_ahead(
     cross if any(x.carried is not None for x in trained) else None,
     [x.home for x in leaves],
     fetch,
+    land,
   )
 
 
