@@ -86,11 +86,11 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 1_026,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 7_945,  # 165 of them late interaction; docs/design/house.md.
+  'antjax/ctr': 8_110,  # 160 of them how new items score; see house.md.
   'antjax/data': 11_590,  # See docs/design/house.md.
   'antjax/elastic': 10_665,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_355,  # See docs/design/house.md.
-  'antjax/jobs': 17_465,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 17_565,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
@@ -101,7 +101,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_295,
-  'tests': 63_850,  # See docs/design/house.md.
+  'tests': 64_040,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -21,8 +21,8 @@ from antjax.train.optimizer import OptimizerConfig
 
 # Seconds each, without a language model.
 CHEAP = (
-  *('popularity', 'bm25', 'bm25_recency', 'item_knn', 'item_knn_text', 'ease'),
-  'hybrid',
+  *('popularity', 'bm25', 'bm25_recency', 'bm25_new', 'item_knn'),
+  *('item_knn_text', 'ease', 'hybrid'),
 )
 METHODS = (
   *(*CHEAP, 'last_title', 'mean_titles', 'one_text', 'hybrid_lm'),
