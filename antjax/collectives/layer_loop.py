@@ -116,11 +116,7 @@ def run(
     ]
 
   def forward(
-    flat: list[jax.Array],
-    pieces: Arrays,
-    homes: Any,
-    others: Arrays,
-    keep: Any,
+    flat: list[Any], pieces: Arrays, homes: Any, others: Arrays, keep: Any
   ) -> tuple[list[jax.Array], Any]:
     """(outputs, residuals).
 

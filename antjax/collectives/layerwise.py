@@ -140,28 +140,13 @@ class LayerPiece:
     held = self.carried, self.home
     return isinstance(self.slot, tuple) or any(x is not None for x in held)
 
-  @property
-  def _way(self) -> Level | None:
-    """Level between those of the stack and `home_level`."""
-    is_whole = self.home_level is Level.NONE
-    # Other algorithms go over both axes at once.
-    by_axis = is_whole and self.how.algorithm == 'xla'
-    return Level.INTRA if by_axis else self.home_level
-
-  def fetched(self, piece: jax.Array) -> jax.Array:
-    """A layer's piece on its way to `home_level`, from other groups."""
-    return self._moved(piece, self.params_level, self._way)
-
-  def landed(self, piece: jax.Array) -> jax.Array:
-    """A fetched piece at `home_level`."""
-    return self._moved(piece, self._way, self.home_level)
-
-  def _moved(
-    self, x: jax.Array, at: Level | None, target: Level | None
-  ) -> jax.Array:
-    if at is None or target is None:
+  def brought(self, x: jax.Array, is_landing: bool) -> jax.Array:
+    """A layer's piece, first from other groups, then at `home_level`."""
+    if self.home_level is None:
       return x
-    x = transition.coarsen(x, self.spec, at, target, self.how)
+    between = self.params_level, Level.INTRA
+    levels = (Level.INTRA, self.home_level) if is_landing else between
+    x = transition.coarsen(x, self.spec, *levels)
     return self.spec.constrain(to_varying(x))
 
   def gather(self) -> jax.Array:
@@ -334,11 +319,9 @@ def _run_ahead(
       for piece, x in zip(pieces, leaves, strict=True)
     ]
 
-  def fetch(pieces: list[jax.Array]) -> list[jax.Array]:
-    return [x.fetched(piece) for piece, x in zip(pieces, leaves, strict=True)]
-
-  def land(pieces: list[jax.Array]) -> list[jax.Array]:
-    return [x.landed(piece) for piece, x in zip(pieces, leaves, strict=True)]
+  def bring(pieces: list[jax.Array], *, is_landing: bool) -> list[jax.Array]:
+    pairs = zip(pieces, leaves, strict=True)
+    return [x.brought(piece, is_landing) for piece, x in pairs]
 
   def reduce(grads: list[jax.Array], slots: list[PyTree]) -> list[PyTree]:
     return [
@@ -365,8 +348,8 @@ def _run_ahead(
     policy,
     cross if any(x.carried is not None for x in trained) else None,
     [x.home for x in leaves],
-    fetch,
-    land,
+    functools.partial(bring, is_landing=False),
+    functools.partial(bring, is_landing=True),
   )
 
 
