@@ -87,21 +87,21 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 1_026,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 8_110,  # 160 of them how new items score; see house.md.
-  'antjax/data': 11_590,  # See docs/design/house.md.
-  'antjax/elastic': 10_665,  # 770 of them checks of hosts and notices.
+  'antjax/data': 11_610,  # See docs/design/house.md.
+  'antjax/elastic': 10_700,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_355,  # See docs/design/house.md.
-  'antjax/jobs': 17_565,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 17_950,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
   'antjax/shards': 2_990,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
   # see docs/design/house.md.
-  'antjax/train': 6_475,
+  'antjax/train': 6_485,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 13_295,
-  'tests': 64_040,  # See docs/design/house.md.
+  'benchmarks': 13_370,
+  'tests': 64_300,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -85,6 +85,9 @@ class Config(LanguageConfig):
   export_users: Annotated[
     bool, 'Write the user vectors of all examples at the end.'
   ] = False
+  export: Annotated[
+    bool, 'Write the folder export at the end, which antjax-serve reads.'
+  ] = False
   eval_examples: Annotated[
     int,
     'Number of validation and test examples to score, in evenly spaced runs of'
@@ -122,10 +125,22 @@ class Config(LanguageConfig):
         f'export_users: tower={self.tower} with fusion={self.fusion} has no'
         ' vector of a user alone; use another tower and fusion=late.'
       )
+    if self.export and (why := self._not_exported()):
+      raise ValueError(f'export: {why}.')
     if self.tower == 'none' and not (self.ids.use or self.user_embeddings):
       raise ValueError(
         'tower=none without ids.use: the model would see nothing.'
       )
+
+  def _not_exported(self) -> str:
+    """What cannot be exported; '' for nothing."""
+    if self.tower not in ('store', 'frozen', 'none'):
+      return f'tower={self.tower} reads tokens; give store, frozen or none'
+    if self.user_embeddings:
+      return 'user_embeddings are vectors of the examples of the data'
+    if self.quantize != 'none':
+      return f'quantize={self.quantize} is not exported; give none'
+    return ''
 
   @property
   def effective_tuning(self) -> Tuning:
