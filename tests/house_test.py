@@ -94,11 +94,7 @@ _OVER_BUDGET = {
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
-<<<<<<< HEAD
-  'antjax/shards': 2_990,
-=======
   'antjax/shards': 3_000,
->>>>>>> main
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
   # see docs/design/house.md.
   'antjax/train': 6_485,
