@@ -90,7 +90,7 @@ _OVER_BUDGET = {
   'antjax/data': 11_610,  # See docs/design/house.md.
   'antjax/elastic': 10_700,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_355,  # See docs/design/house.md.
-  'antjax/jobs': 17_950,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 17_956,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
