@@ -6,8 +6,10 @@
 alternate. Here the loop's carry holds the gathered next layer, in the forward
 and the backward pass. The backward pass also reduces the gradient of the
 previous layer during the products of the current one. If a step's sums can be
-sent to other groups, they are sent one layer later. Memory holds two layers
-instead of one, and the gradient of one. Computation and traffic are the same.
+sent to other groups, they are sent one layer later. If a step's parameters come
+from other groups, the forward pass fetches them in the same way, once. Memory
+holds two layers instead of one, and the gradient of one. Computation and
+traffic are the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +35,8 @@ def run(
   policy: Callable[..., bool] | None = None,
   cross: Callable[[list[PyTree], list[PyTree], Any], list[PyTree]]
   | None = None,
+  homes: Sequence[jax.Array | None] = (),
+  fetch: Callable[[list[jax.Array]], list[jax.Array]] | None = None,
 ) -> PyTree:
   """Runs `carry = body(carry, gather(pieces of a layer))` over all layers.
 
@@ -50,13 +54,20 @@ def run(
       backward pass, beside a layer's inputs.
     cross: Function from the result of `reduce`, a layer of the slots and its
       number to the values for the slots, called one layer later. L must then be
-      at least 3.
+      at least 3, as with `fetch`.
+    homes: With `fetch`, zeros [L, ...] for each stack, whose gradients are the
+      fetched pieces, or None for a stack that is not fetched.
+    fetch: Function from the pieces of one layer to those that `gather` takes,
+      called once for each layer.
   """
   num_layers = pieces[0].shape[0]
   is_trained = [slot is not None for slot in slots]
   carry = jax.tree.map(to_varying, carry)
   flat, treedef = jax.tree.flatten(carry)
-  layer = gather([x[0] for x in pieces])
+  homes = list(homes) or [None] * len(pieces)
+  is_fetching = any(x is not None for x in homes)
+  fetch = fetch or list
+  layer = gather(fetch([x[0] for x in pieces]))
   # Arrays that the body closes over must be arguments of a custom gradient.
   closed = jax.make_jaxpr(
     lambda flat, layer: jax.tree.leaves(
@@ -86,38 +97,78 @@ def run(
     result, vjp = jax.vjp(again, flat, trained, floats)
     return result, vjp
 
-  def whole(pieces: Arrays, i: Any) -> list[jax.Array]:
+  def piece_of(pieces: Arrays, i: Any) -> list[jax.Array]:
     one = [lax.dynamic_index_in_dim(x, i, keepdims=False) for x in pieces]
     # Otherwise XLA gathers the whole stack before it slices the layer.
-    return gather(lax.optimization_barrier(one))
+    return lax.optimization_barrier(one)
+
+  def whole(pieces: Arrays, i: Any) -> list[jax.Array]:
+    return gather(piece_of(pieces, i))
+
+  def arrive(pieces: Arrays, homes: Any, i: Any) -> tuple[Any, Any]:
+    """(pieces of layer i, fetched; homes with them)."""
+    one = fetch(piece_of(pieces, i))
+    return one, [
+      home if home is None else lax.dynamic_update_index_in_dim(home, x, i, 0)
+      for home, x in zip(homes, one, strict=True)
+    ]
 
   def forward(
-    flat: list[jax.Array], pieces: Arrays, others: Arrays, keep: Any
+    flat: list[jax.Array],
+    pieces: Arrays,
+    homes: Any,
+    others: Arrays,
+    keep: Any,
   ) -> tuple[list[jax.Array], Any]:
-    """(outputs, residuals of `keep` for all but the last layer and for it)."""
+    """(outputs, residuals).
 
-    def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
-      flat, layer = state
-      following = whole(pieces, i + 1)
+    These are results of `keep`, stacked for the layers in the loop and by
+    themselves for those behind it, and the pieces to gather in the backward
+    pass.
+    """
+    if not is_fetching:
+
+      def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
+        flat, layer = state
+        following = whole(pieces, i + 1)
+        flat, kept = keep(flat, layer, others)
+        return (flat, following), kept
+
+      first = flat, whole(pieces, 0)
+      (flat, layer), kept = lax.scan(step, first, jnp.arange(num_layers - 1))
+      flat, last = keep(flat, layer, others)
+      return flat, (kept, [last], pieces)
+
+    # A layer is fetched two ahead, and then gathered one ahead.
+    def fetching(state: Any, i: jax.Array) -> tuple[Any, Any]:
+      flat, layer, piece, homes = state
+      following = gather(piece)
+      piece, homes = arrive(pieces, homes, i + 2)
       flat, kept = keep(flat, layer, others)
-      return (flat, following), kept
+      return (flat, following, piece, homes), kept
 
-    first = flat, whole(pieces, 0)
-    (flat, layer), kept = lax.scan(step, first, jnp.arange(num_layers - 1))
-    flat, last = keep(flat, layer, others)
-    return flat, (kept, last)
+    piece, homes = arrive(pieces, homes, 0)
+    state = flat, gather(piece), *arrive(pieces, homes, 1)
+    state, kept = lax.scan(fetching, state, jnp.arange(num_layers - 2))
+    flat, layer, piece, homes = state
+    flat, before = keep(flat, layer, others)
+    flat, last = keep(flat, gather(piece), others)
+    there = [x if y is None else y for x, y in zip(pieces, homes, strict=True)]
+    return flat, (kept, [before, last], there)
 
   @jax.custom_vjp
-  def loop(flat: Any, pieces: Any, slots: Any, others: Any) -> list[jax.Array]:
+  def loop(
+    flat: Any, pieces: Any, slots: Any, homes: Any, others: Any
+  ) -> list[jax.Array]:
     del slots
 
     def keep(*args: Any) -> tuple[list[jax.Array], None]:
       return call(*args), None
 
-    return forward(flat, pieces, others, keep)[0]
+    return forward(flat, pieces, homes, others, keep)[0]
 
   def fwd(
-    flat: Any, pieces: Any, slots: Any, others: Any
+    flat: Any, pieces: Any, slots: Any, homes: Any, others: Any
   ) -> tuple[list[jax.Array], Any]:
     def keep(flat: Any, layer: Any, others: Any) -> tuple[Any, Any]:
       result, vjp = differentiable(flat, layer, others)
@@ -125,11 +176,12 @@ def run(
       more = [x for x in jax.tree.leaves(vjp) if not _is_one_of(x, known)]
       return result, (flat, more)
 
-    result, kept = forward(flat, pieces, others, keep)
-    return result, (kept, pieces, slots, others)
+    result, kept = forward(flat, pieces, homes, others, keep)
+    return result, (kept, slots, others)
 
-  def bwd(saved: Any, d_flat: Any) -> tuple[Any, Any, Any, Any]:
-    (kept, last), pieces, sums, others = saved
+  def bwd(saved: Any, d_flat: Any) -> tuple[Any, Any, Any, Any, Any]:
+    (kept, tail, pieces), sums, others = saved
+    *tail, last = tail
 
     def back(kept: Any, layer: Any, d_flat: Any, d_others: Any) -> Any:
       """Gradients of a layer's inputs, of its weights, sums for `others`."""
@@ -170,13 +222,12 @@ def run(
         sums = put(sums, sent, i + 2)
       return (None, reduce(pending, held)), sums
 
-    def step(state: Any, i: Any) -> tuple[Any, None]:
+    def step(state: Any, i: Any, kept_i: Any = None) -> tuple[Any, None]:
       d_flat, layer, waiting, sums, d_others = state
       following = whole(pieces, i - 1)
       (_, sent), sums = reduced(waiting, sums, i)
-      d_flat, pending, d_others = back(
-        layer_of(kept, i), layer, d_flat, d_others
-      )
+      kept_i = layer_of(kept, i) if kept_i is None else kept_i
+      d_flat, pending, d_others = back(kept_i, layer, d_flat, d_others)
       return (d_flat, following, (pending, sent), sums, d_others), None
 
     d_others = [jnp.zeros_like(x) for x, f in zip(others, is_float) if f]
@@ -188,8 +239,9 @@ def run(
     d_flat, pending, d_others = back(last, layer, d_flat, d_others)
     state = d_flat, following, (pending, None), sums, d_others
     first = num_layers - 2  # First layer in the loop.
-    if cross is not None:  # Peeled, since nothing was reduced before it.
-      state, _ = step(state, end - 1)
+    # Peeled, since nothing was reduced before it, or since it is kept alone.
+    if cross is not None or tail:
+      state, _ = step(state, end - 1, *tail)
       first -= 1
     state, _ = lax.scan(
       step, state, end - jnp.arange(num_layers - 1 - first, num_layers - 1)
@@ -202,11 +254,13 @@ def run(
       sums = put(sums, waiting[1], 0)
     it = iter(d_others)
     d_all = [next(it) if f else None for f in is_float]
-    return d_flat, [None] * len(pieces), sums, d_all
+    arrived = [x if y is not None else None for x, y in zip(pieces, homes)]
+    return d_flat, [None] * len(pieces), sums, arrived, d_all
 
   loop.defvjp(fwd, bwd)
   trained_slots = [x for x in slots if x is not None]
-  return jax.tree.unflatten(treedef, loop(flat, pieces, trained_slots, others))
+  result = loop(flat, pieces, trained_slots, homes, others)
+  return jax.tree.unflatten(treedef, result)
 
 
 def _is_one_of(x: jax.Array, known: Arrays) -> bool:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from antjax.collectives import layer_loop, transition
 from antjax.collectives.choose import Collectives
+from antjax.collectives.varying import to_varying
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 
@@ -32,7 +33,7 @@ class OneUse:
 
   Sums that are sent during the backward pass include those of earlier
   micro-batches, and residuals of rounded addends are added to the gradient:
-  both must count once.
+  both must count once. Parameters that come late must arrive.
   """
 
   def __init__(self, slot: jax.Array):
@@ -53,22 +54,22 @@ class OneUse:
 
 def _not_once(how: str) -> ValueError:
   return ValueError(
-    'Trainer(early_sums=True), or collectives of sums_dtype int8: a loss must'
-    ' run each of its stacks by one call of scan_layers, for early_sums with'
-    f' remat, outside of loops; {how}. Leave it out.'
+    'Trainer(early_sums=True or late_params=True), or collectives of sums_dtype'
+    ' int8: a loss must run each of its stacks by one call of scan_layers, with'
+    f' remat unless for int8, outside of loops; {how}. Leave it out.'
   )
 
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=('piece', 'slot', 'carried'),
+  data_fields=('piece', 'slot', 'carried', 'home'),
   meta_fields=(
     'spec',
     'params_level',
     'grads_level',
     'how',
     'is_kept',
-    *('is_ahead', 'sums_level', 'use'),
+    *('is_ahead', 'sums_level', 'use', 'home_level'),
   ),
 )
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,12 @@ class LayerPiece:
       `sums_level`, and is sent to the other groups layer by layer. None: not
       sent.
     sums_level: Level of `slot` if there are `carried` sums.
-    use: Check of its single use if there are `carried` sums or residuals.
+    use: Check of its single use if there are `carried` sums or residuals, or a
+      `home`.
+    home: Zeros [L, ...] at `home_level`, whose gradient is the stack at that
+      level. The forward pass then brings each layer there, once. None: it stays
+      at `params_level`.
+    home_level: See `home`.
   """
 
   piece: Any
@@ -109,10 +115,42 @@ class LayerPiece:
   carried: Any = None
   sums_level: Level | None = None
   use: 'OneUse | None' = None
+  home: Any = None
+  home_level: Level | None = None
+
+  @property
+  def step_level(self) -> Level:
+    """Level of the pieces that a step gathers."""
+    at = self.params_level, self.home_level
+    return at[0] if at[1] is None else at[1]
+
+  @property
+  def argument(self) -> Any:
+    """What a loss is differentiated by."""
+    return self.slot if self.home is None else (self.slot, self.home)
+
+  def given(self, argument: Any, use: 'OneUse | None') -> 'LayerPiece':
+    """With the traced `argument` of a loss."""
+    slot, home = (argument, None) if self.home is None else argument
+    return dataclasses.replace(self, slot=slot, home=home, use=use)
+
+  @property
+  def is_once(self) -> bool:
+    """Whether a loss must run the stack exactly once."""
+    held = self.carried, self.home
+    return isinstance(self.slot, tuple) or any(x is not None for x in held)
+
+  def fetched(self, piece: jax.Array) -> jax.Array:
+    """A layer's piece, brought to `home_level`."""
+    if self.home_level is None:
+      return piece
+    levels = self.params_level, self.home_level
+    x = transition.coarsen(piece, self.spec, *levels, self.how)
+    return self.spec.constrain(to_varying(x))
 
   def gather(self) -> jax.Array:
     """Gathers the whole layer; call it on one layer, in `shard_map`."""
-    if self.carried is not None:
+    if self.carried is not None or self.home is not None:
       raise _not_once('it runs without overlap')
     if self.slot is None:
       whole = transition.gather(
@@ -189,6 +227,7 @@ def scan_layers(
   remat: bool = True,
   policy: Callable[..., bool] | None = None,
   layers_per_step: int = 1,
+  is_pinned: bool = False,
 ) -> PyTree:
   """Runs `carry = body(carry, layer)` over a stack of layers.
 
@@ -204,6 +243,8 @@ def scan_layers(
       nevertheless.
     layers_per_step: Number of layers gathered at once. 2 lets the compiler
       gather a layer while the previous one computes, and holds two of them.
+    is_pinned: Whether XLA must keep a layer's arrays apart from their use, as
+      it does the Trainer's: a layer then has the same bits.
 
   Raises:
     ValueError: The stacks have unequal lengths, or a length that is not a
@@ -215,15 +256,14 @@ def scan_layers(
       f'scan_layers: the stacks have {sorted(sizes)} layers; needed is one'
       f' number, a multiple of layers_per_step={layers_per_step}.'
     )
-  pieces = [
-    x
-    for x in jax.tree.leaves(layers, is_leaf=_is_piece)
-    if isinstance(x, LayerPiece)
-  ]
+  leaves = jax.tree.leaves(layers, is_leaf=_is_piece)
+  pieces = [x for x in leaves if isinstance(x, LayerPiece)]
 
   def step(carry: PyTree, stack: PyTree) -> PyTree:
     if pieces:
       stack, carry = _pin(stack, carry)
+    elif is_pinned:
+      stack, carry = lax.optimization_barrier((stack, carry))
     if layers_per_step == 1:
       return body(carry, _whole(stack))
     chunk = [_whole(layer) for layer in _apart(stack, layers_per_step)]
@@ -276,9 +316,12 @@ def _run_ahead(
 
   def gather(pieces: list[jax.Array]) -> list[jax.Array]:
     return [
-      transition.gather(piece, x.spec, x.params_level, x.how)
+      transition.gather(piece, x.spec, x.step_level, x.how)
       for piece, x in zip(pieces, leaves, strict=True)
     ]
+
+  def fetch(pieces: list[jax.Array]) -> list[jax.Array]:
+    return [x.fetched(piece) for piece, x in zip(pieces, leaves, strict=True)]
 
   def reduce(grads: list[jax.Array], slots: list[PyTree]) -> list[PyTree]:
     return [
@@ -304,6 +347,8 @@ def _run_ahead(
     reduce,
     policy,
     cross if any(x.carried is not None for x in trained) else None,
+    [x.home for x in leaves],
+    fetch,
   )
 
 

@@ -88,8 +88,8 @@ class Config(plan_models.StepConfig):
   def __post_init__(self) -> None:
     super().__post_init__()
     PaRO.from_code(self.paro)
-    if self.early_sums and not self.overlap:
-      raise ValueError('early_sums needs overlap.')
+    if (self.early_sums or self.late_params) and not self.overlap:
+      raise ValueError('early_sums and late_params need overlap.')
     if self.num_slices is not None and self.num_slices < 1:
       raise ValueError('num_slices must be at least 1.')
     self.target  # noqa: B018 - Refuses what is none.
@@ -178,6 +178,7 @@ def compile_step(
     mutable=model.mutable,
     compute_dtype=config.compute_dtype if is_mixed else None,
     sums_dtype=narrow,
+    late_params=config.late_params,
     min_shard_size=config.min_shard_size,
   )
   rows = config.sequences * config.num_micro_batches * mesh.size

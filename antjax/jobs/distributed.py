@@ -112,4 +112,7 @@ def with_command(text: str) -> str:
   """A text that ends with the command of this process, if the user gave it."""
   if jax.process_count() > 1 or os.environ.get('ANTJAX_COORDINATOR'):
     return f'{text}.'  # The command is the launcher's.
-  return f'{text}: {shlex.join(sys.orig_argv)}'
+  words = sys.orig_argv
+  if pathlib.Path(sys.argv[0]).name.startswith('antjax-'):
+    words = sys.argv  # An installed command finds its own Python.
+  return f'{text}: {shlex.join(words)}'

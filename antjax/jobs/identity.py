@@ -33,7 +33,7 @@ _MAY_CHANGE = re.compile(
   r'|patience|best_metric|intra|paro|links|collectives|min_shard_size'
   r'|num_micro_batches|shard_size|compute_dtype|(.*\.)?remat|peak_tflops'
   r'|model\.(layers_per_step|attention)|device_gib|regather|check_memory'
-  r'|overlap|early_sums|sums_dtype'
+  r'|overlap|early_sums|late_params|sums_dtype'
   r'|token_cache|data|init_from|model|store|table|table_dtype|max_distinct'
   r'|num_(chunks|shapes)|(user|text|image)_(embeddings|vectors)'
   r'|eval_(examples|batch_size)|validation_tasks|num_resamples|prompts'

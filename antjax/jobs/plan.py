@@ -185,9 +185,13 @@ def make_plan(
     scanned=model.scanned,
     compute_dtype=config.compute_dtype if is_mixed else None,
     regather=config.regather,
+    late_params=config.late_params,
     min_shard_size=config.min_shard_size,
     hiding=Hiding.of(
-      config.device, overlap=config.overlap, early_sums=config.early_sums
+      config.device,
+      overlap=config.overlap,
+      early_sums=config.early_sums,
+      late_params=config.late_params,
     ),
     sums_dtype=choose.sums_dtype_of(config.sums_dtype),
     elastic_only=config.elastic_only,

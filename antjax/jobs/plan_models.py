@@ -75,6 +75,9 @@ class StepConfig:
   early_sums: Annotated[
     bool, 'Send gradient sums of layers during the last micro-batch.'
   ] = False
+  late_params: Annotated[
+    bool, 'Bring updated layers back during the next first micro-batch.'
+  ] = False
   sums_dtype: Annotated[
     Literal['float32', 'bfloat16', 'int8'],
     'Dtype in which gradients are sent, under codes with I as second letter.',

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training run: fit, progress, logs, early stopping, resume."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import math
@@ -20,7 +20,7 @@ from antjax.jobs import job as job_lib
 from antjax.jobs.training_config import FitConfig
 from antjax.report import progress, watch
 from antjax.shards import dataset
-from antjax.train import checkpoint
+from antjax.train import checkpoint, checkpoint_folder
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
 
@@ -155,7 +155,7 @@ class Run:
         'best_metric': config.best_metric if config.patience else None,
         'best_mode': self._best_mode,
       }
-    with contextlib.ExitStack() as stack:
+    with self._full_disk_told(), contextlib.ExitStack() as stack:
       bar = stack.enter_context(
         progress.Progress(
           self.num_steps, start_step=start, name=self._name, unit=self._unit
@@ -217,6 +217,22 @@ class Run:
       return state  # Or stopped before the first validation.
     del state  # Its memory is the restored one's.
     return self._best(trainer, early.best_step)
+
+  @contextlib.contextmanager
+  def _full_disk_told(self) -> Iterator[None]:
+    """An error of a full disk names the disk, and what a checkpoint takes."""
+    try:
+      yield
+    except Exception as error:
+      if not paths.is_full(error) or 'make room' in str(error):
+        raise
+      newest = checkpoint.latest_step(self._checkpoints)
+      size = 0
+      if newest is not None and not paths.is_url(self._checkpoints):
+        files = pathlib.Path(self._checkpoints, str(newest)).rglob('*')
+        size = sum(file.stat().st_size for file in files)
+      room = checkpoint_folder.room(self._folder, size)
+      raise RuntimeError(f'{self._folder}: the disk is full. {room}') from error
 
   def _how_to_resume(self) -> str:
     """What a user who stopped the run wants to know."""

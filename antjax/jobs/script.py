@@ -189,6 +189,7 @@ def run(
   if os.getcwd() not in sys.path:  # For --model=my_model:Net, a file here.
     sys.path.append(os.getcwd())
   python_logging.getLogger('jax._src.xla_bridge').addFilter(is_news)
+  sys.unraisablehook = _unraisable
   config_lib.define_flags(default_config)
   define_flags()
   # What --help shows above the flags, from a thin script or a console command.
@@ -236,6 +237,15 @@ def run(
 
   app.run(guarded, flags_parser=parse)
   raise AssertionError('app.run exits.')
+
+
+def _unraisable(unraisable: Any) -> None:
+  """`sys.unraisablehook` without the writes that outlive their failed save.
+
+  TensorStore's threads print an error for each: hundreds of lines.
+  """
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
 
 
 def _interrupted(told: str = '') -> str:

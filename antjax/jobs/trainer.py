@@ -71,15 +71,15 @@ def links_of(mesh: Mesh, links_file: str = '') -> cost_model.Links:
 
 
 def hiding_of(
-  mesh: Mesh, *, overlap: bool | None = None, early_sums: bool = False
+  mesh: Mesh, *, overlap: bool | None = None, **options: bool
 ) -> Hiding:
   """What the compiler of a mesh's devices hides of communication.
 
-  The options are those of `Trainer`.
+  The options are those of `Trainer`: early_sums, late_params.
   """
   device = mesh.devices.flat[0]
   kind = 'gpu' if device.platform == 'gpu' else device.device_kind
-  return Hiding.of(kind, overlap=overlap is not False, early_sums=early_sums)
+  return Hiding.of(kind, overlap=overlap is not False, **options)
 
 
 def memory_of_device() -> int | None:
@@ -95,8 +95,7 @@ def choose_paro(
   *,
   links_file: str = '',
   device_bytes: int | None = None,
-  overlap: bool | None = None,
-  early_sums: bool = False,
+  hiding: Hiding | None = None,
   **options: Any,
 ) -> PaRO:
   """A code as given, or the planner's for 'auto'; the same on all processes.
@@ -117,7 +116,7 @@ def choose_paro(
     group_size=mesh_lib.group_size(mesh),
     links=links_of(mesh, links_file),
     device_bytes=memory_of_device() if device_bytes is None else device_bytes,
-    hiding=hiding_of(mesh, overlap=overlap, early_sums=early_sums),
+    hiding=hiding_of(mesh) if hiding is None else hiding,
     **options,
   )
   # Devices may state a little more or less memory: process 0 decides for all.
@@ -170,6 +169,8 @@ def make_trainer(
     'regather': regather,
     'min_shard_size': config.min_shard_size,
   }
+  names = ('overlap', 'early_sums', 'late_params')
+  layers = {name: options[name] for name in names if name in options}
   links, sums_dtype = None, choose.sums_dtype_of(config.sums_dtype)
   if config.collectives == 'auto':
     links = links_of(job.mesh, config.links)
@@ -184,15 +185,21 @@ def make_trainer(
     compute_s=compute_s,
     # Under agents groups do unequal numbers of micro-batches.
     elastic_only=job.agent is not None,
-    overlap=options.get('overlap'),
-    early_sums=options.get('early_sums', False),
+    hiding=hiding_of(job.mesh, **layers),
     sums_dtype=sums_dtype,
+    late_params=layers.get('late_params', False),
     **shared,
   )
   if options.get('early_sums') and not paro.sums_cross_early:
     logging.warning(
       'early_sums changes nothing under paro=%s: under IIG, NIG and GIG sums'
       ' leave early.',
+      paro.code,
+    )
+  if options.get('late_params') and not paro.params_come_back:
+    logging.warning(
+      'late_params changes nothing under paro=%s: under NNG, NIG, NGG, ING, IIG'
+      ' and IGG parameters come back from other groups.',
       paro.code,
     )
   return Trainer(
@@ -272,7 +279,7 @@ def account(
 def _show(memory: dict[str, Any]) -> None:
   sizes = dict(memory['state'])
   if 'table' in memory:
-    sizes['table of behaviours'] = memory['table']
+    sizes['table of behaviors'] = memory['table']
   sizes['activations (planned)'] = memory['activations']
   sizes['together'] = sum(sizes.values())
   compiled = memory['compiled']

@@ -156,16 +156,27 @@ class LayersConfig(ExamplesConfig):
     'Send the gradients of layers to other groups one by one during the last'
     ' micro-batch (codes IIG, NIG and GIG, with overlap and remat).',
   ] = False
+  late_params: Annotated[
+    bool,
+    'Bring updated layers back from other groups one by one during the first'
+    ' micro-batch of the next step (codes that end with G and do not begin with'
+    ' it, with overlap and remat).',
+  ] = False
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.early_sums and self.overlap == 'no':
-      raise ValueError('early_sums needs overlap: leave out --overlap=no.')
+    for name in ('early_sums', 'late_params'):
+      if getattr(self, name) and self.overlap == 'no':
+        raise ValueError(f'{name} needs overlap: leave out --overlap=no.')
 
   def layer_options(self) -> dict[str, Any]:
     """Options of `Trainer` for a stack of layers."""
     overlap = {'auto': None, 'yes': True, 'no': False}[self.overlap]
-    return {'overlap': overlap, 'early_sums': self.early_sums}
+    return {
+      'overlap': overlap,
+      'early_sums': self.early_sums,
+      'late_params': self.late_params,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,7 +240,6 @@ class LanguageConfig(LayersConfig):
   def check_inputs(self) -> None:
     paths.check_there(self.adapter, 'adapter')
     super().check_inputs()
-    pretrained.check_there(self.model)
 
   def tuned(
     self, model: nnx.Module, rngs: nnx.Rngs, how: Tuning

@@ -81,6 +81,11 @@ class PaRO:
     return self.grads is Level.INTRA and self.opt_state is Level.GLOBAL
 
   @property
+  def params_come_back(self) -> bool:
+    """Whether groups gather updated parameters from each other in a step."""
+    return self.params < self.opt_state is Level.GLOBAL
+
+  @property
   def is_elastic(self) -> bool:
     """Whether groups may run different numbers of micro-batches in a step.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.plan import hlo_schedule, hlo_text
-from antjax.train.gradient import LAST_MICRO_BATCH
+from antjax.train.gradient import FIRST_MICRO_BATCH, LAST_MICRO_BATCH
 
 ALL_GATHER = 'all-gather'
 REDUCE_SCATTER = 'reduce-scatter'
@@ -38,6 +38,7 @@ _TRANSFER_KINDS = {
 }
 _INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r' ([a-z][a-z0-9\-]*)\(')
+_PEELED = re.compile(rf'op_name="[^"]*({FIRST_MICRO_BATCH}|{LAST_MICRO_BATCH})')
 _COMPUTATION = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\{\s*$')
 
 
@@ -66,6 +67,8 @@ class Collective:
     shapes: Dims of the larger side of each array of a combined collective.
     source: Its operation in the program, e.g. 'jit(step)/while/body/psum'; for
       a collective that XLA inserted, the operation that needs it.
+    is_hidden: Whether a matrix product runs at the same time.
+    peeled: Name scope of a micro-batch outside of the loop; empty if in none.
   """
 
   kind: str
@@ -82,7 +85,7 @@ class Collective:
   shapes: tuple[tuple[int, ...], ...] = ()
   source: str = ''
   is_hidden: bool = False
-  is_last: bool = False
+  peeled: str = ''
 
   @property
   def in_loop(self) -> bool:
@@ -197,12 +200,12 @@ class _Program:
     assert body and condition, rest
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
     trips = int(known[1]) if known else self._bound(condition[1])
-    is_last = re.search(rf'op_name="[^"]*{LAST_MICRO_BATCH}', rest) is not None
+    peeled = _PEELED.search(rest)
     for inner in self._walk(body[1]):
       yield dataclasses.replace(
         inner,
         loops=(trips, *inner.loops),
-        is_last=is_last or inner.is_last,
+        peeled=peeled[1] if peeled else inner.peeled,
       )
 
   def _bound(self, condition: str) -> int | None:

@@ -112,25 +112,25 @@ def compare(
   whole = sum(
     math.prod(spec.shape) for spec in layout.trained_specs if spec.dim is None
   ) + _whole_tables(layout)
-  has_last = any(c.is_last for c in found)
+  peeled = {c.peeled for c in found if c.peeled}  # Outside of the loop.
+  num_looped = num_micro_batches - len(peeled)
   seen: dict[tuple[str, str, bool], list[Collective]] = {}
   for c in found:
     in_loop = has_loop and c.in_loop and not _is_of_rounds(c)
-    in_loop = in_loop and not c.is_last
+    in_loop = in_loop and not c.peeled
     seen.setdefault((c.kind, c.axis, in_loop), []).append(c)
   lines = []
   for key in sorted({*planned, *seen}, key=lambda k: (not k[2], k)):
     kind, axis, in_loop = key
     group = seen.get(key, [])
     each = num_micro_batches if in_loop else 1
-    num, sent = _amounts(group, each if not has_last else 1)
-    if has_last and in_loop:
-      # In the loop are all micro-batches but the last.
-      num, sent = num // (each - 1), sent / (each - 1) * each
-    elif has_last:
+    num, sent = _amounts(group, each if not peeled else 1)
+    if peeled and in_loop:
+      num, sent = num // num_looped, sent / num_looped * each
+    elif peeled and num_looped:
       repeated, bytes_ = _amounts(seen.get((kind, axis, True), []), 1)
-      repeats = num_micro_batches - 1
-      num, sent = num - repeated // repeats, sent - bytes_ / repeats
+      share = len(peeled) / num_looped
+      num, sent = num - round(repeated * share), sent - bytes_ * share
       if num <= 0 and key not in planned:
         continue
     else:

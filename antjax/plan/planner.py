@@ -138,7 +138,7 @@ def plan(
     sums_dtype: That of `Collectives`; then only codes that use it are chosen.
     elastic_only: Whether to omit codes whose groups must run in lockstep.
     **options: Options of `Trainer` for `Layout.of`: trainable, scanned,
-      compute_dtype, min_shard_size.
+      compute_dtype, late_params, min_shard_size.
 
   Raises:
     ValueError: A mesh, count or time is invalid.
@@ -207,13 +207,16 @@ def transient_bytes(layout: Layout, regather: bool) -> int:
   """Peak bytes on a device beside state, accumulators and activations.
 
   In a micro-batch: gathered leaves (of a stack one layer, or all if kept),
-  their gradients before reduction, and reduced addends of stacks. In the
-  update: the gradient at the optimizer's level.
+  their gradients before reduction, and reduced addends of stacks; parameters
+  that came late. In the update: the gradient at the optimizer's level.
   """
   paro, mesh = layout.paro, layout.mesh
   gathered = gradient = update = 0
-  for leaf in layout.leaves:
+  for leaf, at in zip(layout.leaves, layout.param_levels, strict=True):
     spec = leaf.spec
+    if at is not paro.params:
+      kept = dataclasses.replace(spec, dtype=layout.kept_type(leaf))
+      gathered += kept.bytes_per_device(paro.params, mesh)
     num = math.prod(spec.layer().shape if leaf.is_stack else spec.shape)
     copies = spec.shape[0] if leaf.is_stack and not regather else 1
     if spec.dim is not None and paro.params:

@@ -7,10 +7,12 @@ ones do not is taken from schedules of XLA's compilers for twelve layers with
 eight micro-batches (benchmarks/results/pods_compiled_2026-12.md):
 
 - Inside the loop over micro-batches, a stack's pieces move a layer ahead, so
-  two layers of L are exposed, and of the rest a share that the compiler does
-  not overlap.
+  one layer of L is exposed in each pass, two between groups, and of the rest a
+  share that the compiler does not overlap, although products last as long.
 - Leaves outside stacks, and collectives once per step, are exposed.
-- With early sums, those sent to other groups at the step's end overlap.
+- With early sums, those sent to other groups at the step's end overlap, but for
+  the last two layers. With late parameters, so do the gathers of the update
+  from the third layer on.
 
 The step takes
 
@@ -26,12 +28,13 @@ from typing import Protocol
 
 from antjax.collectives.cost_model import Cluster
 from antjax.mesh.mesh import INTER, INTRA
-from antjax.mesh.paro import Level, PaRO
+from antjax.mesh.paro import PaRO
 from antjax.plan import census
 from antjax.plan.moves import Move
 
-# Exposed layers of a stack: the first and the last.
-_ALONE = 2
+# Exposed layers of a stack, at its start or end. What crosses groups waits for
+# what moves inside them, or the other way round.
+_ALONE, _ALONE_BETWEEN = 1, 2
 
 
 class Exposes(Protocol):
@@ -57,21 +60,30 @@ class Scheduled:
 class Hiding:
   """Shares of a stack's collectives that a compiler does not hide.
 
+  They are those of all layers but the first or last ones.
+
   Attributes:
     gathers: Exposed share of the gathers inside a group, in the loop.
     reductions: Exposed share of the reductions inside a group, in the loop.
     between: Exposed share of collectives between groups, in the loop.
     sums: Exposed share of the sums to other groups at the step's end.
+    params: Exposed share of updated parameters on their way back.
   """
 
   gathers: float = 1.0
   reductions: float = 1.0
   between: float = 1.0
   sums: float = 1.0
+  params: float = 1.0
 
   @classmethod
   def of(
-    cls, device: str, *, overlap: bool = True, early_sums: bool = False
+    cls,
+    device: str,
+    *,
+    overlap: bool = True,
+    early_sums: bool = False,
+    late_params: bool = False,
   ) -> 'Hiding':
     """Values for a kind of device, by its name in `pod_target` or JAX.
 
@@ -86,36 +98,43 @@ class Hiding:
     if 'tpu' in kind or kind.startswith('v'):
       name = 'v6e' if kind.startswith(('v6', 'tpu v6')) else 'v5e'
     found = _COMPILED[name]
-    sums = found.sums if early_sums else 1.0
-    return dataclasses.replace(found, sums=sums)
+    return dataclasses.replace(
+      found,
+      sums=found.sums if early_sums else 1.0,
+      params=found.params if late_params else 1.0,
+    )
 
   def under(self, paro: PaRO) -> 'Hiding':
-    """Values for a code: early sums need gradients at I and sums at G."""
-    if paro.grads is Level.INTRA and paro.opt_state is Level.GLOBAL:
-      return self
-    return dataclasses.replace(self, sums=1.0)
+    """Values for a code, which may not allow early sums or late parameters."""
+    return dataclasses.replace(
+      self,
+      sums=self.sums if paro.sums_cross_early else 1.0,
+      params=self.params if paro.params_come_back else 1.0,
+    )
 
   def share(self, move: Move) -> float:
     """Exposed share of a move's time."""
-    if not move.in_loop:
-      is_sum = move.axis == INTER and move.kind != census.ALL_GATHER
-      return self.sums if is_sum and move.num_layers else 1.0
     if not move.num_layers:
       return 1.0
-    alone = min(1.0, _ALONE / move.num_layers)
-    if move.axis == INTER:
+    is_gather, is_inside = move.kind == census.ALL_GATHER, move.axis == INTRA
+    if not move.in_loop:
+      sums = 1.0 if is_inside else self.sums
+      steady = self.params if is_gather else sums
+    elif move.axis == INTER:
       steady = self.between
-    elif move.kind == census.ALL_GATHER:
-      steady = self.gathers
     else:
-      steady = self.reductions
+      steady = self.gathers if is_gather else self.reductions
+    num = _ALONE if move.in_loop and is_inside else _ALONE_BETWEEN
+    alone = min(1.0, num / move.num_layers)
     return alone + (1 - alone) * steady
 
 
 NOTHING = Hiding()  # XLA:CPU, and any step without overlap.
 _COMPILED = {
-  'gpu': Hiding(gathers=0.0, reductions=0.0, between=0.0, sums=0.0),
-  'v6e': Hiding(gathers=0.63, reductions=0.0, between=0.14, sums=0.0),
+  'gpu': Hiding(gathers=0.0, reductions=0.0, between=0.0, sums=0.1, params=0.0),
+  'v6e': Hiding(
+    gathers=0.0, reductions=0.0, between=0.14, sums=0.0, params=0.0
+  ),
   # Without SparseCores, reductions are single instructions.
   'v5e': Hiding(gathers=0.13, reductions=1.0, between=1.0, sums=1.0),
 }

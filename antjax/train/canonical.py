@@ -240,9 +240,9 @@ def to_state(
 
 def _read_level(layout: Layout, leaf: Leaf) -> Level:
   """Level at which to read a leaf: in mixed precision, that of its master."""
-  if layout.compute_dtype is not None and leaf.is_trained:
-    return layout.paro.opt_state
-  return layout.paro.params
+  is_fine = layout.compute_dtype is not None or layout.late_params
+  paro = layout.paro
+  return paro.opt_state if is_fine and leaf.is_trained else paro.params
 
 
 def _compute_copies(layout: Layout, leaves: list[Any]) -> list[jax.Array]:
@@ -253,8 +253,10 @@ def _compute_copies(layout: Layout, leaves: list[Any]) -> list[jax.Array]:
 
   def local(xs):
     return [
-      transition.coarsen(x.astype(dtype), spec, level, layout.paro.params)
-      for x, dtype, spec, level in zip(xs, dtypes, specs, levels, strict=True)
+      transition.coarsen(x.astype(dtype), spec, level, target)
+      for x, dtype, spec, level, target in zip(
+        xs, dtypes, specs, levels, layout.param_levels, strict=True
+      )
     ]
 
   return jax.jit(

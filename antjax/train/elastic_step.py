@@ -62,7 +62,7 @@ class ElasticStep:
 
     Raises:
       NotElasticError: The code is not elastic.
-      ValueError: A group spans several processes.
+      ValueError: A group spans several processes, or an option has no meaning.
     """
     layout = spec.layout
     if not layout.paro.is_elastic:
@@ -70,6 +70,11 @@ class ElasticStep:
         f'Trainer.fit(elastic=...): code {layout.paro.code} communicates'
         ' between groups inside the micro-batch loop, so all groups must do'
         f' the same number. Elastic codes are {" ".join(ELASTIC_CODES)}.'
+      )
+    if layout.late_params:
+      raise ValueError(
+        'Trainer.fit(elastic=...): late_params=True lets parameters come from'
+        ' other groups during the first micro-batch; leave it out.'
       )
     if layout.residual_shapes():
       raise ValueError(

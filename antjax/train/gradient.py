@@ -8,7 +8,6 @@ Both run in `shard_map`, the first also on the devices of a single process.
 """
 
 from collections.abc import Iterable, Mapping
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from antjax.collectives import transition
 from antjax.collectives.layerwise import LayerPiece, OneUse
 from antjax.collectives.varying import pmax, psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
+from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec
 from antjax.train import residuals
 from antjax.train.loss import (
@@ -47,8 +47,8 @@ class Carry(NamedTuple):
   residuals: PyTree  # Of sent gradients, see `residuals.on_device`.
 
 
-# Name scope of a step's last micro-batch if it runs after the loop.
-LAST_MICRO_BATCH = 'last_micro_batch'
+# Name scopes of micro-batches that run outside of the loop.
+FIRST_MICRO_BATCH, LAST_MICRO_BATCH = 'first_micro_batch', 'last_micro_batch'
 METRIC = 'metric '  # Prefix of the names of metrics among a step's sums.
 
 
@@ -111,18 +111,25 @@ def add_micro_batch(
   factor: jax.Array,
   is_valid: jax.Array | None = None,
   is_last: bool = False,
-) -> Carry:
+  levels: list[Level] | None = None,
+) -> tuple[Carry, list[jax.Array]]:
   """Adds one micro-batch's weighted sums of losses and gradients.
 
   `leaves` are this device's pieces of the parameters; without tables `rows` is
   an empty dict. The loss is multiplied by `factor`, and the weights by
   `is_valid`, if given. With `is_last`, of a step's last micro-batch, sums of
   leaves with `crosses_early` are sent now: these are returned as after `sync`.
+  `levels` are those of the leaves, see `open_leaves`.
+
+  Returns:
+    (sums, leaves at the level of the parameters).
   """
   layout, how = spec.layout, spec.how
   acc, row_acc, sums, left = carry
-  pieces, micro = lax.optimization_barrier((leaves, micro))
-  whole = spec.open_leaves(pieces, acc if is_last else None, left)
+  pieces = leaves
+  if levels is None or set(levels) == {layout.paro.params}:
+    pieces, micro = lax.optimization_barrier((leaves, micro))
+  whole = spec.open_leaves(pieces, acc if is_last else None, left, levels)
   opened = layout.trained(whole)
 
   def loss_of(trained, rows):
@@ -133,10 +140,10 @@ def add_micro_batch(
       if not isinstance(x, LayerPiece):
         return new
       use = None
-      if x.carried is not None or isinstance(x.slot, tuple):
+      if x.is_once:
         any_slot = jax.tree.leaves(new)[0]
         use = uses.setdefault(any_slot.shape[0], OneUse(any_slot))
-      return dataclasses.replace(x, slot=new, use=use)
+      return x.given(new, use)
 
     trained = [given(*pair) for pair in zip(opened, trained, strict=True)]
     params = jax.tree.unflatten(
@@ -158,10 +165,14 @@ def add_micro_batch(
 
   # With respect to whole arrays, and to the slots of stacks, whose gradients
   # are already reduced layer by layer.
-  arguments = [x.slot if isinstance(x, LayerPiece) else x for x in opened]
+  arguments = [x.argument if isinstance(x, LayerPiece) else x for x in opened]
   (_, new_sums), (grads, row_grads) = jax.value_and_grad(
     loss_of, argnums=(0, 1), has_aux=True
   )(arguments, rows)
+  arrived = layout.trained(pieces)
+  for i, x in enumerate(opened):
+    if isinstance(x, LayerPiece) and x.home is not None:
+      grads[i], arrived[i] = grads[i]
 
   def addend(
     g: Any, a: jax.Array, leaf: LeafSpec, x: Any, residual: Any
@@ -190,7 +201,7 @@ def add_micro_batch(
       ],
     }
   addends, acc = lax.optimization_barrier((addends, acc))
-  return Carry(
+  new = Carry(
     [
       g if isinstance(x, LayerPiece) and x.carried is not None else a + g
       for a, g, x in zip(acc, addends, opened, strict=True)
@@ -199,6 +210,7 @@ def add_micro_batch(
     sums.plus(jax.tree.map(to_varying, new_sums)),
     left,
   )
+  return new, layout.with_trained(pieces, arrived)
 
 
 def sync(

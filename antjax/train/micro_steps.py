@@ -250,7 +250,7 @@ class MicroSteps:
         i * num_positions(layout.mesh) + device[0],
       )
       sums_here = jax.tree.map(lambda x: x[0], sums)
-      acc, row_acc, new_sums, left = gradient.add_micro_batch(
+      (acc, row_acc, new_sums, left), _ = gradient.add_micro_batch(
         dataclasses.replace(spec, loss_fn=loss_fn),
         gradient.Carry([a[0] for a in acc], row_acc, sums_here, {}),
         leaves,

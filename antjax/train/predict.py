@@ -76,10 +76,11 @@ def make_predict(
 
 def make_params(layout: Layout) -> Callable[[TrainState], PyTree]:
   """Compiles lazily to `params(state)`, see `Trainer.params`."""
-  paro = layout.paro
-  at: list[Any] = [(leaf.spec, paro.params) for leaf in layout.leaves]
+  specs = [leaf.spec for leaf in layout.leaves]
+  at: list[Any] = list(zip(specs, layout.param_levels, strict=True))
   if layout.compute_dtype is not None:
-    masters = [(spec, paro.opt_state) for spec in layout.trained_specs]
+    level = layout.paro.opt_state
+    masters = [(spec, level) for spec in layout.trained_specs]
     at = layout.with_trained(at, masters)
   gather = _gatherer(layout, at)
 
@@ -155,10 +156,12 @@ def with_params(
     kept = [
       old
       if x is None
-      else leaf.spec.stored(jnp.asarray(x), layout.paro.params).astype(
+      else leaf.spec.stored(jnp.asarray(x), level).astype(
         layout.kept_type(leaf)
       )
-      for leaf, x, old in zip(layout.leaves, leaves, own, strict=True)
+      for leaf, level, x, old in zip(
+        layout.leaves, layout.param_levels, leaves, own, strict=True
+      )
     ]
     return jax.tree.unflatten(layout.treedef, kept)
 

@@ -19,7 +19,7 @@ import optax
 
 from antjax.mesh import sharding
 from antjax.mesh.mesh import num_positions
-from antjax.mesh.paro import PaRO
+from antjax.mesh.paro import Level, PaRO
 from antjax.mesh.sharding import LeafSpec
 from antjax.train import residuals
 from antjax.train.sparse_tables import SparseTables
@@ -34,8 +34,8 @@ class TrainState:
 
   Attributes:
     step: int32 scalar, number of steps done, including those of weight 0.
-    params: The user's tree at the level of the parameters, in compute dtype.
-      Sharded leaves are padded: read them with `Trainer.params`.
+    params: The user's tree at `Layout.param_levels`, in compute dtype. Sharded
+      leaves are padded: read them with `Trainer.params`.
     master: In mixed precision, copies of the trained leaves, at least fp32, at
       the level of the optimizer; else None. Frozen leaves have none.
     opt_state: Optax state, with moments at the level of the optimizer.
@@ -81,6 +81,9 @@ class Layout:
   # Dtype of floating-point leaves in the step; None: their own.
   compute_dtype: Any = None
   sums_dtype: str | None = None  # That of `Collectives`.
+  # Whether a step leaves trained leaves at the optimizer's level, and the next
+  # one brings them to the parameters'.
+  late_params: bool = False
 
   @classmethod
   def of(
@@ -96,6 +99,7 @@ class Layout:
     mutable: Callable[[str], bool] | None = None,
     compute_dtype: Any = None,
     sums_dtype: str | None = None,
+    late_params: bool = False,
     min_shard_size: int = 1024,
     auto_specs: Callable[[str], P | None] | None = None,
   ) -> 'Layout':
@@ -166,7 +170,8 @@ class Layout:
       )
     if paro.code != 'NNN':
       sharding.log_whole_leaves({leaf.name: leaf.spec for leaf in leaves})
-    more = tables, compute_dtype, sums_dtype
+    is_late = late_params and paro.params_come_back
+    more = tables, compute_dtype, sums_dtype, is_late
     return cls(mesh, paro, treedef, tuple(leaves), optimizer, *more)
 
   @functools.cached_property
@@ -201,10 +206,17 @@ class Layout:
     return leaf.spec.dtype if leaf.is_mutable else self.compute_type(leaf.spec)
 
   @property
+  def param_levels(self) -> list[Level]:
+    """Levels of all leaves of `TrainState.params`."""
+    paro = self.paro
+    trained = paro.opt_state if self.late_params else paro.params
+    return [trained if x.is_trained else paro.params for x in self.leaves]
+
+  @property
   def param_specs(self) -> list[P]:
-    """PartitionSpecs of all leaves, at the parameters' level."""
-    level = self.paro.params
-    return [leaf.spec.partition_spec(level) for leaf in self.leaves]
+    """PartitionSpecs of all leaves of `TrainState.params`."""
+    pairs = zip(self.leaves, self.param_levels, strict=True)
+    return [leaf.spec.partition_spec(level) for leaf, level in pairs]
 
   @property
   def master_specs(self) -> list[P]:
@@ -283,9 +295,9 @@ class Layout:
     """Bytes of dense state on each device; masters with the optimizer."""
     paro, mesh = self.paro, self.mesh
     total = {'params': 0, 'grads': 0, 'opt_state': 0}
-    for leaf in self.leaves:
+    for leaf, level in zip(self.leaves, self.param_levels, strict=True):
       kept = dataclasses.replace(leaf.spec, dtype=self.kept_type(leaf))
-      total['params'] += kept.bytes_per_device(paro.params, mesh)
+      total['params'] += kept.bytes_per_device(level, mesh)
       if leaf.is_trained:
         f32 = dataclasses.replace(leaf.spec, dtype=np.dtype(np.float32))
         total['grads'] += f32.bytes_per_device(paro.grads, mesh)
@@ -309,8 +321,9 @@ class Layout:
 
   def shardings(self) -> TrainState:
     """A TrainState with a NamedSharding in place of each array."""
-    level, whole = self.paro.params, NamedSharding(self.mesh, P())
-    params = [leaf.spec.sharding(level, self.mesh) for leaf in self.leaves]
+    whole = NamedSharding(self.mesh, P())
+    pairs = zip(self.leaves, self.param_levels, strict=True)
+    params = [leaf.spec.sharding(level, self.mesh) for leaf, level in pairs]
     master = None
     if self.compute_dtype is not None:
       master = self.trained_tree(self.master_shardings)
@@ -338,9 +351,9 @@ class Layout:
         for spec, x in zip(self.trained_specs, masters, strict=True)
       ]
     )
+    at = zip(self.leaves, self.param_levels, leaves, strict=True)
     kept = [
-      leaf.spec.stored(x, self.paro.params).astype(self.kept_type(leaf))
-      for leaf, x in zip(self.leaves, leaves, strict=True)
+      leaf.spec.stored(x, to).astype(self.kept_type(leaf)) for leaf, to, x in at
     ]
     return TrainState(
       step=jnp.zeros((), jnp.int32),

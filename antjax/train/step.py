@@ -33,6 +33,7 @@ from antjax.train import loss_scale as loss_scale_lib
 from antjax.train import optimizer as optimizer_lib
 from antjax.train.loss import is_summed
 from antjax.train.loss_scale import LossScaleState
+from antjax.train.open_leaves import bring_back
 from antjax.train.state import PyTree, TrainState
 from antjax.train.step_spec import StateView, StepSpec
 
@@ -157,9 +158,10 @@ def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
   """
   layout, trained_specs = spec.layout, spec.layout.trained_specs
   mesh, paro = layout.mesh, layout.paro
+  params_level = paro.opt_state if layout.late_params else paro.params
   coarsen = manual(
     lambda leaves: transition.coarsen_all(
-      leaves, trained_specs, paro.opt_state, paro.params, spec.how
+      leaves, trained_specs, paro.opt_state, params_level, spec.how
     ),
     mesh,
     in_specs=(layout.master_specs,),
@@ -305,26 +307,27 @@ def accumulate(
     # A single exchange for all micro-batches of the step.
     rows, rounds = spec.tables.fetch(view.tables, inputs.routing)
 
-  def add_micro_batch(i, carry, is_last=False):
+  def run(i, carry, leaves, levels, is_last=False):
     return gradient.add_micro_batch(
       spec,
       carry,
-      view.leaves,
+      leaves,
       rows,
       jax.tree.map(lambda x: x[i], batch),
       gradient.device_key(view.rng, view.step, num_micro_batches, i),
       view.factor,
       inputs.is_valid[0],
       is_last,
+      levels,
     )
 
-  # Groups with unequal numbers of micro-batches share no last one. With two, a
-  # loop of one iteration would be left, which XLA unrolls.
-  has_crossed = (
-    spec.crosses_early
-    and inputs.num_micro_batches is None
-    and num_micro_batches != 2
-  )
+  # Groups with unequal numbers of micro-batches share no first and last one.
+  # XLA would unroll a loop of one iteration.
+  is_even = inputs.num_micro_batches is None
+  num = num_micro_batches
+  has_crossed = spec.crosses_early and is_even and num != 2
+  num_looped = num - 1 - (has_crossed and num > 1)
+  is_late = spec.layout.late_params and is_even and num_looped != 1
   is_loop = num_micro_batches > 1 or inputs.num_micro_batches is not None
   names: list[str] = []
   if is_loop:
@@ -332,17 +335,28 @@ def accumulate(
     key = gradient.device_key(view.rng, view.step, num_micro_batches, 0)
     names = gradient.metric_names(spec, view.leaves, rows, first, key)
   carry = gradient.empty_carry(spec, rows, names, view)
+  leaves, levels = bring_back(
+    spec.layout, view.leaves, spec.how, keep_stacks=is_late
+  )
+
+  def add_micro_batch(i, carry):
+    return run(i + (is_late and is_loop), carry, leaves, levels)[0]
+
   if inputs.num_micro_batches is not None:
     count = inputs.num_micro_batches[0]
     carry = lax.fori_loop(0, count, add_micro_batch, carry)
   elif is_loop:
     num = num_micro_batches - has_crossed
-    carry = lax.fori_loop(0, num, add_micro_batch, carry)
+    if is_late:
+      with jax.named_scope(gradient.FIRST_MICRO_BATCH):
+        carry, leaves = run(0, carry, leaves, levels)
+      levels = [spec.layout.paro.params] * len(leaves)
+    carry = lax.fori_loop(0, num - is_late, add_micro_batch, carry)
     if has_crossed:
       with jax.named_scope(gradient.LAST_MICRO_BATCH):
-        carry = add_micro_batch(num, carry, is_last=True)
+        carry, _ = run(num, carry, leaves, levels, is_last=True)
   else:
-    carry = add_micro_batch(0, carry, is_last=has_crossed)
+    carry, _ = run(0, carry, leaves, levels, is_last=has_crossed)
   flags = {
     'num_valid': inputs.is_valid[0],
     'is_stopping': inputs.is_stopping[0],

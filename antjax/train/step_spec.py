@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from antjax.collectives.choose import Collectives, XLA
 from antjax.mesh.mesh import BATCH_AXES
+from antjax.mesh.paro import Level
 from antjax.train.loss_scale import LossScaleState
 from antjax.train.open_leaves import crosses_early, open_leaves
 from antjax.train.sparse_tables import SparseTables
@@ -91,6 +92,7 @@ class StepSpec:
     pieces: list[jax.Array],
     carried: list[jax.Array] | None = None,
     left: PyTree = None,
+    levels: list[Level] | None = None,
   ) -> list[Any]:
     """`open_leaves` with the options of this step."""
     return open_leaves(
@@ -101,6 +103,7 @@ class StepSpec:
       overlap=self.overlap,
       carried=carried,
       left=left,
+      levels=levels,
     )
 
   def reading(self, constants: PyTree) -> 'StepSpec':

@@ -58,6 +58,7 @@ class Trainer:
     regather: bool = True,
     overlap: bool | None = None,
     early_sums: bool = False,
+    late_params: bool = False,
     loss_scale: float | Literal['dynamic'] | None = None,
     remat_policy: Callable[..., bool] | bool = False,
     min_shard_size: int = 1024,
@@ -80,19 +81,17 @@ class Trainer:
         vectors.
       optimizer: Any optax transform. It sees whole gradients and parameters, in
         their true shapes, and receives the loss as `value`.
-      mesh: Mesh from `make_mesh`, or your own. The loss may shard arrays over
-        its other axes with `with_sharding_constraint`.
+      mesh: Mesh from `make_mesh`, or your own, over whose other axes the loss
+        may shard arrays with `with_sharding_constraint`.
       inter: Name of the axis between groups; always 'inter' in the loss.
       intra: Name of the axis inside a group; always 'intra' in the loss.
       auto_specs: Leaf name -> sharding of the leaf over the other axes, in the
         state and when a step gathers it. None: no sharding.
       paro: PaRO code: levels of parameters, gradients and optimizer state.
       tables: Embedding tables, which have their own row optimizers.
-      collectives: Collectives over both mesh axes: a `Collectives`, or the name
-        of its algorithm (`for_mesh`). Rejected if the code needs no such
-        collectives; see `PaRO.global_moves`.
-      num_micro_batches: Number of micro-batches that a device's batch is
-        divided into.
+      collectives: Collectives over both mesh axes, if the code has such, see
+        `PaRO.global_moves`: a `Collectives`, or its algorithm (`for_mesh`).
+      num_micro_batches: Number of micro-batches in a device's batch.
       compute_dtype: Dtype of the step's copy of the parameters, e.g. bfloat16.
         An fp32 master is kept with the optimizer state.
       trainable: Leaf name -> whether it is trained; all by default.
@@ -108,11 +107,15 @@ class Trainer:
         gathered layers: less communication, more memory.
       overlap: Whether to gather the next layer of a stack, and reduce the
         gradient of the previous one, while a layer computes. Needs memory for
-        one more layer and full rematerialization in `scan_layers`. None: on all
-        devices except CPUs, whose compiler does not overlap.
+        one more layer and full rematerialization in `scan_layers`. None: except
+        on CPUs, whose compiler does not overlap.
       early_sums: Whether, with `overlap`, a stack's gradient sums are sent to
         other groups layer by layer in the last micro-batch, under IIG, NIG and
         GIG. The loss must run a stack by one `scan_layers` outside of loops.
+      late_params: Whether, with `overlap`, updated layers come back from other
+        groups one by one in the next step's first micro-batch, under codes that
+        end but do not begin with G. The loss is as for `early_sums`. `evaluate`
+        and `predict` gather over all devices for every batch.
       loss_scale: Scale of the differentiated loss, for float16 gradients.
         'dynamic' adapts it and skips steps that overflow.
       remat_policy: True recomputes the whole loss in the backward pass. A
@@ -122,9 +125,7 @@ class Trainer:
         one. They miss its updates, except after a save or evaluation.
       vocabularies: Table name -> vocabulary. Features of these tables hold keys
         (integers or texts) instead of ids. A step admits the keys of all
-        processes and initializes rows that were given to another key.
-        Checkpoints contain the current vocabularies, see
-        `Trainer.vocabularies`.
+        processes and initializes rows given to another key. They are saved.
       constants: Arrays on `mesh` that no step changes. `loss_fn` and
         `predict_fn` find each device's shards in batch['constants']. They are
         neither in the state nor in checkpoints.
@@ -137,10 +138,10 @@ class Trainer:
     mesh = own_mesh(mesh, inter, intra, 'Trainer')
     if overlap is None:
       overlap = compiler.overlaps(mesh)
-    if early_sums and not overlap:
+    if (early_sums or late_params) and not overlap:
       raise ValueError(
-        'Trainer(early_sums=True): needs overlap=True, which is off on CPUs'
-        ' unless asked for.'
+        'Trainer(early_sums=True, late_params=True): both need overlap=True,'
+        ' which is off on CPUs unless asked for.'
       )
     if row_staleness not in (0, 1) or (row_staleness and tables is None):
       raise ValueError(
@@ -166,6 +167,7 @@ class Trainer:
       mutable=mutable,
       compute_dtype=compute_dtype,
       sums_dtype=self.collectives.sums_dtype,
+      late_params=late_params,
       min_shard_size=min_shard_size,
       auto_specs=auto_specs,
     )
@@ -350,8 +352,8 @@ class Trainer:
 
     Args:
       state: Training state, which is not donated.
-      batches: Batches of this process. One whose number of rows is no multiple
-        of its devices is filled up, and the outputs are cut.
+      batches: Batches of this process; rows are added if they do not divide
+        among its devices, and the outputs are cut.
       predict_fn: `(params, batch, rng)` or, with tables, `(params, rows, batch,
         rng)` -> arrays by name: 'prediction' and 'label', optionally 'weight'
         and 'group', of equal shape, with the leading dim sharded over devices.

@@ -53,12 +53,20 @@ def main(config):
   job = job_lib.start(config)
   job.save_config()
   if config.do in ('undeferred', 'full'):
-    run.Run('net', config, job, {}, num_steps=7)
+    made = run.Run('net', config, job, {}, num_steps=7)
     if config.do == 'full':
-      os.write(os.open('/dev/full', os.O_WRONLY), b'x')
+      for step, size in ((2, 7_000_000), (4, 3_000_000)):
+        os.makedirs(f'run/checkpoints/{step}')
+        open(f'run/checkpoints/{step}/array', 'wb').write(bytes(size))
+      with made._full_disk_told():
+        os.write(os.open('/dev/full', os.O_WRONLY), b'x')
     print('ready', flush=True)
     time.sleep(600)
-  if config.do == 'full_log':  # As Orbax's threads say it.
+  if config.do == 'full_log':  # As threads of Orbax and TensorStore say it.
+    class Closed:
+      def __del__(self):
+        raise RuntimeError('Event loop is closed')
+    Closed()
     log = logging.getLogger().handlers[-1]
     log.setStream(open('/dev/full', 'w'))
     try:
@@ -312,9 +320,10 @@ def test_a_full_disk_is_one_line_that_says_how_to_resume(job):
   done = _run(job, '--do=full')
   assert done.returncode == 1 and 'Traceback' not in done.stderr
   assert re.fullmatch(
-    r'job: error: \[Errno 28\] No space left on device. Make room first; there'
-    ' is no checkpoint in .*; the same command starts net from its first step:'
-    ' .*',
+    'job: error: run: the disk is full. [0-9,.]* MB are free on the disk'
+    ' of run, and a checkpoint of this model takes about 3.0: if that is'
+    ' too little, make room or keep fewer checkpoints; the checkpoint of step 4'
+    ' of 7 is .*run/checkpoints/4; the same command resumes from it: .*',
     _last(done.stderr),
   )
 
@@ -396,6 +405,13 @@ def test_num_processes_in_the_environment_must_be_a_number(monkeypatch):
   monkeypatch.setenv('JAX_PROCESS_ID', '0')
   with pytest.raises(ValueError, match="JAX_NUM_PROCESSES must be .* 'two'"):
     distributed.initialize()
+
+
+def test_an_installed_command_is_told_without_its_python(monkeypatch):
+  argv = ['bin/antjax-train-lm', '--data=a']
+  monkeypatch.setattr(sys, 'argv', argv)
+  monkeypatch.setattr(sys, 'orig_argv', ['python', *argv])
+  assert distributed.with_command('run') == f'run: {argv[0]} --data=a'
 
 
 def test_job_config_needs_a_folder():

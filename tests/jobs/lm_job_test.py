@@ -162,9 +162,20 @@ def test_flags_send_sums_early_or_say_that_nothing_can(make, caplog, code):
   assert ('early_sums changes nothing' in caplog.text) == (code == 'III')
 
 
-def test_early_sums_without_overlap_are_refused(make):
-  with pytest.raises(ValueError, match='early_sums needs overlap'):
-    make(overlap='no', early_sums=True)
+@pytest.mark.parametrize('code', ['IIG', 'III'])
+def test_flags_let_parameters_come_late_or_say_that_none_do(make, caplog, code):
+  options = {'overlap': 'yes', 'late_params': True, 'min_shard_size': 64}
+  texts, make_trainer = make(paro=code, **options)
+  trainer = make_trainer()
+  trainer.init(Functional(Transformer, texts.model).init)
+  assert trainer.layout.late_params is (code == 'IIG')
+  assert ('late_params changes nothing' in caplog.text) == (code == 'III')
+
+
+@pytest.mark.parametrize('name', ['early_sums', 'late_params'])
+def test_flags_that_need_overlap_are_refused_without(make, name):
+  with pytest.raises(ValueError, match=f'{name} needs overlap'):
+    make(overlap='no', **{name: True})
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from antjax.collectives.cost_model import Links
 from antjax.jobs import plan as plan_job
-from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
+from antjax.mesh.paro import ELASTIC_CODES, PaRO, VALID_CODES
 from antjax.plan import planner, step_time
 
 GB = 10**9
@@ -109,7 +109,9 @@ def test_the_devices_compiler_decides_what_hides():
     hiding = step_time.Hiding.of(kind, **kwargs)
     return plan_of(hiding=hiding).row(code).exposed_s
 
-  assert exposed('h100') < exposed('TPU v6 lite') < exposed('TPU v5 lite')
+  assert exposed('h100') == exposed('TPU v6 lite') < exposed('TPU v5 lite')
+  early = [exposed(x, early_sums=True) for x in ('v6e', 'h100')]
+  assert early[0] < early[1]
   assert exposed('v6e') == exposed('TPU v6 lite')
   assert exposed('v5e') < exposed('cpu') == plan_of().row('IIG').comm_s
   assert exposed('h100', overlap=False) == exposed('cpu')
@@ -117,6 +119,18 @@ def test_the_devices_compiler_decides_what_hides():
   assert exposed('h100', early_sums=True) < exposed('h100')
   late = [exposed('h100', 'NNG', early_sums=x) for x in (True, False)]
   assert late[0] == late[1]
+  # Parameters come late only where the update is split more finely.
+  for code in ('NNG', 'GIG'):
+    late = exposed('h100', code, late_params=True)
+    assert (late < exposed('h100', code)) == (code == 'NNG')
+
+
+def test_parameters_that_come_late_are_held_twice():
+  late, plain = (plan_of(late_params=x) for x in (True, False))
+  for row, other in zip(late.rows, plain.rows, strict=True):
+    comes = PaRO.from_code(row.code).params_come_back
+    assert (row.peak_bytes > other.peak_bytes) <= comes
+    assert (row.state_bytes < other.state_bytes) == comes
 
 
 def test_llama_7b_on_h100s_is_not_free_of_communication():

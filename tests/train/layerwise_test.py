@@ -185,6 +185,81 @@ def test_sums_that_cross_beside_the_last_micro_batch(
   assert trainer.step_spec().crosses_early
 
 
+@pytest.mark.parametrize(
+  ('code', 'num_micro_batches', 'options'),
+  first_fast(
+    ('IIG', 4, {'early_sums': True}),
+    ('NNG', 4, {}),
+    ('IIG', 1, {'early_sums': True}),
+    ('NIG', 4, {'early_sums': True}),
+    ('NGG', 4, {}),
+    ('ING', 1, {}),
+    ('IGG', 4, {'compute_dtype': 'float32'}),
+    ('IIG', 2, {'early_sums': True}),
+    ('GIG', 4, {}),
+    ('III', 4, {}),
+  ),
+)
+def test_parameters_that_come_beside_the_first_micro_batch(
+  code, num_micro_batches, options, want
+):
+  trainer = trainer_of(
+    code,
+    4,
+    num_micro_batches,
+    scanned=scanned,
+    overlap=True,
+    late_params=True,
+    **options,
+  )
+  assert_same(train(trainer), want)
+  assert trainer.layout.late_params == (code not in ('GIG', 'III'))
+
+
+def test_late_parameters_are_in_checkpoints_and_predictions(tmp_path):
+  def trainer(**kwargs):
+    kwargs = {'scanned': scanned, 'overlap': True} | kwargs
+    return trainer_of('IIG', 4, 4, compute_dtype='bfloat16', **kwargs)
+
+  late, plain = trainer(late_params=True), trainer()
+  states = []
+  for each in late, plain:
+    folder = str(tmp_path) if each is late else None
+    data = iter(list(batches()))
+    state = each.init(init_params())
+    states.append(each.fit(state, data, 2, checkpoint_dir=folder))
+  there = plain.fit(
+    plain.init(init_params()), iter(()), 2, checkpoint_dir=str(tmp_path)
+  )
+
+  def predict(params, batch, rng):
+    return {'prediction': loss_fn(params, batch, rng)}
+
+  batch = [next(batches())]
+  found = [
+    (each.params(state), each.predict(state, batch, predict)['prediction'])
+    for each, state in zip((late, plain, plain), (*states, there), strict=True)
+  ]
+  for other in found[1:]:
+    for x, y in zip(
+      jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True
+    ):
+      np.testing.assert_array_equal(x, y)
+  # A device keeps an eighth of a trained stack, not a quarter.
+  w, kept = (s.params['layers']['w'].addressable_shards[0] for s in states)
+  assert 2 * w.data.size == kept.data.size
+
+
+def test_late_parameters_refuse_elastic_steps_and_no_overlap():
+  late = {'scanned': scanned, 'late_params': True}
+  with pytest.raises(ValueError, match='need overlap=True'):
+    trainer_of('IIG', **late)
+  trainer = trainer_of('IIG', overlap=True, **late)
+  trainer.init(init_params())
+  with pytest.raises(ValueError, match='late_params=True'):
+    trainer.elastic_step()
+
+
 def _twice(body, h, layers):
   for _ in range(2):
     h = antjax.scan_layers(body, h, layers)
@@ -275,11 +350,15 @@ def test_what_a_policy_keeps_is_not_computed_again():
 
 
 @pytest.mark.slow
-def test_elastic_counts_equal_the_plain_trainer():
+@pytest.mark.parametrize(
+  'options', [{}, {'overlap': True, 'late_params': True}]
+)
+def test_elastic_counts_equal_the_plain_trainer(options):
   assert 'IIG' in ELASTIC_CODES
   counts = [2, 0]
   want = train(trainer_of('NNN', options={'remat': False}), counts)
-  assert_same(train(trainer_of('IIG', scanned=scanned), counts), want)
+  got = train(trainer_of('IIG', scanned=scanned, **options), counts)
+  assert_same(got, want)
 
 
 @pytest.mark.slow

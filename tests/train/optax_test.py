@@ -15,7 +15,7 @@ import pytest
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import VALID_CODES
 from antjax.train.trainer import Trainer
-from tests.cases import covering, first_fast, pairs, slow_but
+from tests.cases import first_fast, slow_but
 
 _RATE = 1e-2
 _NAMES = (
@@ -89,21 +89,8 @@ _PARTS = (
   ' selective_transform set_to_zero snapshot stateless'
   ' stateless_with_tree_map trace with_extra_args_support zero_nans'
 ).split()
-# Some, of those that look at shapes and of those that wrap another one.
-_LOOK_AT_SHAPES = ('adafactor', 'muon', 'schedule_free')
+_CASES = itertools.product([*_NAMES, *_CONTRIB, *_MORE], VALID_CODES)
 _FAST = ('muon', 'IIG')
-
-
-def _must(name, code):
-  """Each optimizer under each level of each part, each kind under each code."""
-  kind = next(i for i, k in enumerate((_NAMES, _CONTRIB, _MORE)) if name in k)
-  kind = name if name in _LOOK_AT_SHAPES else kind
-  return {*pairs(name, *code), (kind, code)}
-
-
-_CASES = covering(
-  itertools.product([*_NAMES, *_CONTRIB, *_MORE], VALID_CODES), _must, [_FAST]
-)
 
 
 def _optimizer(name):

@@ -137,17 +137,20 @@ def ranks(
 
 
 def candidate_scores(
-  model: VectorModel, examples: RankedExamples
+  model: VectorModel | ScoreModel, examples: RankedExamples
 ) -> tuple[np.ndarray, np.ndarray]:
   """Targets and negatives, int32 [U, 1 + J], and their scores, float32."""
   candidates_UJ = np.concatenate(
     [examples.targets[:, None], examples.negatives], axis=1
   )
-  items = np.asarray(model.item_vectors())
   found = np.zeros(candidates_UJ.shape, np.float32)
   for part in _parts(np.arange(len(examples)), _SCORED):
-    users = model.user_vectors(examples.history_fn(part))
-    found[part] = ranking.scores(users, items[candidates_UJ[part]])
+    seen, candidates = examples.history_fn(part), candidates_UJ[part]
+    if isinstance(model, ScoreModel):
+      found[part] = np.take_along_axis(model.scores(seen), candidates, axis=1)
+    else:
+      items = np.asarray(model.item_vectors())[candidates]
+      found[part] = ranking.scores(model.user_vectors(seen), items)
   return candidates_UJ, found
 
 

@@ -3,7 +3,7 @@
 """A hybrid recommender: texts, items had together and popularity, weighted.
 
   score(u, i) = w . x(u, i)        for an item with events in training
-              = v . x(u, i) + c    for one without
+              = v . x(u, i) + c    for one without, `words` and `lm` a times
 
 x are features, each of a part that can be left out:
 
@@ -21,8 +21,7 @@ v is 0 for `knn` and `popularity`: an item without events is scored by its title
 and domain alone, by construction. w, v and c are fitted together, by softmax
 cross-entropy of held-out targets among drawn items. Hardly a target has no
 event, so items with events stand in for those: of each example a share of the
-candidates, by lot, is scored by v. Then c is raised as far as NDCG of all
-examples hardly falls: few items are new, and where they stand is a choice.
+candidates, by lot, is scored by v. Then `new_items` chooses a and c.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +31,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize
 
-from antjax.ctr.llm_rec import histories, item_knn, ranking, untrained
-from antjax.metrics import rank_metrics
+from antjax.ctr.llm_rec import (
+  histories,
+  item_knn,
+  new_items,
+  ranking,
+  untrained,
+)
 
 # Shape suffixes: N = items with the padding, B = users, L = places of a
 # history, E = events, X = examples, J = candidates of an example, F = features,
@@ -41,6 +45,7 @@ from antjax.metrics import rank_metrics
 
 PARTS = ('words', 'vectors', 'lm', 'knn', 'nearest', 'popularity', 'domain')
 _WITHOUT_TITLES = ('knn', 'popularity')  # Know nothing of a new item.
+_OF_TITLES = ('words', 'lm')  # Of a new item they count a times.
 _NEWEST = 30  # Titles of a history that count.
 _HALF_LIVES = (0.1, 1.5, 5.0, 15.0, 0.0)  # Of the best of words and vectors.
 _MEAN_HALF_LIVES = (5.0, 0.0)  # Of their sums and means.
@@ -72,7 +77,6 @@ _KNN = (
 _NEAREST = (_Kind(3, 5.0), _Kind(50, 5.0), _Kind(50, 0.0))
 _NEAREST_HISTORY = (_Kind(50, 5.0),)
 NUM_NEAREST = 5
-_ADDITIONS = np.arange(-1, 2.01, 0.125)  # To c, that are tried.
 _BATCH = 64  # Users whose features are made at once.
 
 
@@ -228,7 +232,7 @@ class Hybrid:
   Attributes:
     features: x.
     known_F: float32, w: weights for items with events.
-    new_F: float32, v: those for items without.
+    new_F: float32, v: those for items without, a times where it counts.
     bias: c.
   """
 
@@ -255,13 +259,34 @@ class Hybrid:
     found[parts[0]] += np.where(is_new_N, np.float32(self.bias), 0)
     return found
 
+  def with_factor(self, factor: float, addition: float = 0.0) -> 'Hybrid':
+    """The same with another a, and another c."""
+    scale_F = np.where(np.isin(self.features.parts, _OF_TITLES), factor, 1)
+    new_F = (scale_F * self.new_F).astype(np.float32)
+    return dataclasses.replace(self, new_F=new_F, bias=self.bias + addition)
+
+  def scored(
+    self, x_XJF: np.ndarray, candidates_XJ: np.ndarray
+  ) -> new_items.ScoredExamples:
+    """Scores of candidates, from `Features.of_candidates`."""
+
+    def of_new(factor: float) -> np.ndarray:
+      return x_XJF @ self.with_factor(factor).new_F + self.bias
+
+    is_there = candidates_XJ > 0
+    return new_items.ScoredExamples(
+      np.where(is_there, x_XJF @ self.known_F, -np.inf),
+      is_there & (self.features.counts[candidates_XJ] == 0),
+      of_new,
+    )
+
 
 def fit(
   features: Features,
   x_XJF: np.ndarray,
   candidates_XJ: np.ndarray,
   *,
-  weights_X: np.ndarray | None = None,
+  new_targets: tuple[np.ndarray, np.ndarray] | None = None,
   new_share: float = 0.1,
   loss_of_ndcg: float = 0.02,
   ridge: float = 1e-4,
@@ -273,7 +298,8 @@ def fit(
     features: What made x.
     x_XJF: From `Features.of_candidates`.
     candidates_XJ: int; candidate 0 of an example is its target.
-    weights_X: float32, weight of each example in the mean loss; None: all 1.
+    new_targets: x and candidates of examples whose targets are new; they choose
+      a. None: it is 1.
     new_share: Share of the candidates that stand in for new items.
     loss_of_ndcg: Share of NDCG@10 over all examples that may be given for new
       items: c is the largest that costs no more.
@@ -290,9 +316,7 @@ def fit(
   lots = np.random.default_rng(seed).random(shape) < new_share
   is_new_XJ = (features.counts[candidates_XJ] == 0) | lots
   of_title = np.array([part not in _WITHOUT_TITLES for part in features.parts])
-  if weights_X is None:
-    weights_X = np.ones(len(candidates_XJ), np.float32)
-  weights_X1 = (weights_X / weights_X.sum())[:, None]
+  weight = np.float32(1 / len(candidates_XJ))
   is_target = np.arange(shape[1]) == 0
   is_padding = candidates_XJ == 0
 
@@ -309,8 +333,8 @@ def fit(
     scores -= scores.max(axis=1, keepdims=True)
     p_XJ = np.exp(scores)
     sums_X1 = p_XJ.sum(axis=1, keepdims=True)
-    value = (weights_X1 * (np.log(sums_X1) - scores[:, :1])).sum()
-    slope = weights_X1 * (p_XJ / sums_X1 - is_target)
+    value = (weight * (np.log(sums_X1) - scores[:, :1])).sum()
+    slope = weight * (p_XJ / sums_X1 - is_target)
     of_new = np.where(is_new_XJ, slope, 0).ravel()
     grad = np.concatenate(
       [
@@ -327,40 +351,11 @@ def fit(
   )
   known, new, bias = split(found.x)
   new = new * of_title
-  bias = bias + raised(
-    np.where(is_padding, -np.inf, (flat @ known).reshape(shape)),
-    (flat @ new).reshape(shape) + bias,
-    (features.counts[candidates_XJ] == 0) & ~is_padding,
-    weights_X1[:, 0],
-    loss_of_ndcg,
-  )
   model = Hybrid(features, known / scale, new / scale, float(bias[0]))
+  factor, addition = new_items.choose(
+    model.scored(x_XJF, candidates_XJ),
+    None if new_targets is None else model.scored(*new_targets),
+    loss_of_ndcg=loss_of_ndcg,
+  )
+  model = model.with_factor(factor, addition)
   return model, (float(loss(start)[0]), float(found.fun))
-
-
-def raised(
-  known_XJ: np.ndarray,
-  new_XJ: np.ndarray,
-  is_new_XJ: np.ndarray,
-  weights_X: np.ndarray,
-  loss_of_ndcg: float,
-) -> float:
-  """The largest addition to scores of new items that loses so little.
-
-  See `fit`; candidate 0 is the target.
-
-  New items crowd out the more, the more candidates there are: NDCG is cut so
-  that it stands for that @10 among 1,000.
-  """
-  cut = max(1, round(known_XJ.shape[1] / 100))
-  if not is_new_XJ.any():
-    return 0.0
-  values = []
-  for addition in _ADDITIONS:
-    scores = np.where(is_new_XJ, new_XJ + addition, known_XJ)
-    ranks = (scores[:, 1:] >= scores[:, :1]).sum(axis=1)
-    values.append(
-      weights_X @ rank_metrics.by_example(ranks, [cut])[f'ndcg@{cut}']
-    )
-  good = np.array(values) >= max(values) * (1 - loss_of_ndcg)
-  return float(_ADDITIONS[np.flatnonzero(good)[-1]])

@@ -14,7 +14,8 @@ A user is several vectors, (q_j / T, w, 1), and an item one, (k_i, 1, c): the
 products of these are the terms. An item is therefore stored as any other, and
 vector indexes find the items near to each of a user's vectors. A vector of
 zeros is none. c adds to s: it is 0 but for items without training events, which
-score lower than others, and for these the caller's choice.
+score lower than others, and for these the caller's choice. Training knows
+little of them, so that their words may count more than those of others.
 
 A user's scores after each title share the terms: exp(s) is linear in exp(term),
 so that one product with the ages' weights gives all of them (`of_prefixes`).

@@ -272,7 +272,8 @@ class StoredRecommender(Recommender):
     """float32 [len(titles), D] of new items with such titles."""
     encoder, ids = self._encoder_of(titles), np.arange(1, len(titles) + 1)
     if encoder.is_late:
-      encoder.raise_new(np.ones(len(titles) + 1, bool), encoder.model.new_bias)
+      model, is_new = encoder.model, np.ones(len(titles) + 1, bool)
+      encoder.raise_new(is_new, model.new_bias, model.new_words)
     return encoder.item_vectors()[ids]
 
   def _encoder_of(self, titles: Sequence[str]) -> StoredEncoder:

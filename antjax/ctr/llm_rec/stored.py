@@ -58,8 +58,8 @@ class StoredRec(nnx.Module):
     vector: Vector options; their own pooling is not read.
     loss_config: Configuration of the loss.
     user: How a user's titles make a score.
-    new_bias: For late users: what scores of items without training events get
-      in addition; not trained, see `StoredEncoder.raise_new`.
+    new_bias: For late users: addition to scores of items without training
+      events, and `new_words` how often their words count; see `raise_new`.
   """
 
   def __init__(
@@ -97,7 +97,8 @@ class StoredRec(nnx.Module):
         f'vector.whiten: the store has {num_low} of {config.num_layers} layers,'
         ' and what those above say changes; use a store of all.'
       )
-    self.user, self.new_bias = user or UserConfig(), 0.0
+    self.user = user or UserConfig()
+    self.new_bias, self.new_words = 0.0, 1.0
     if self.user.is_late and not (vector and vector.normalize):
       raise ValueError(
         'user.interaction=late: its terms are cosines; add --vector.normalize.'
@@ -318,10 +319,16 @@ class StoredEncoder:
     """Takes the vectors of all items, which processes have made together."""
     self._items = vectors
 
-  def raise_new(self, is_new_N: np.ndarray, bias: float) -> None:
-    """Adds to scores of some items, bool [N], for late users."""
+  def raise_new(
+    self, is_new_N: np.ndarray, bias: float, words: float = 1.0
+  ) -> None:
+    """Scores some items, bool [N], otherwise for late users, from now on."""
     vectors_ND = np.array(self.item_vectors())
-    vectors_ND[is_new_N, -1] = self.model.new_bias = bias
+    new_XD = self.items(np.flatnonzero(is_new_N))
+    new_XD[:, -2 - self.model.vector.word_dim : -2] *= words
+    new_XD[:, -1] = bias
+    vectors_ND[is_new_N] = new_XD
+    self.model.new_bias, self.model.new_words = bias, words
     vectors_ND[0] = 0
     self.hold_items(vectors_ND)
 

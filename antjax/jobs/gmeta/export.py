@@ -8,12 +8,12 @@ Writes functions with and without adaptation, tables and vocabularies. Any
 process with numpy and jax can score with them (antjax/serving/loader.py).
 `--quantize=int8` reduces the tables to a quarter of their size.
 
-  python -m launch.export_gmeta --run_dir=runs/day2 --out=deltas/day2 \
-    --base=models/day1
+  python -m launch.export_gmeta --run_dir=runs/day2 --base=models/day1 \
+    --deltas=deltas
 
-With `--base`, only the differences from an earlier export are written, and with
-`--since=400` those from an earlier checkpoint of the run. launch/apply_delta.py
-applies them to make the new export.
+With `--base`, only what differs from an earlier export and the deltas after it
+is written: the next delta of the folder. A server with the same `--deltas`
+applies it while it serves; launch/apply_delta.py makes a full export of it.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from antjax.meta import algorithms, meta_loss
 from antjax.meta import recommender as recommender_lib
 from antjax.meta.episode_config import EpisodeConfig
 from antjax.report import terminal
-from antjax.serving import delta, exporter, loader
+from antjax.serving import delta, exporter
 from antjax.serving import functions as serving
 from antjax.train import checkpoint
 
@@ -61,51 +61,32 @@ class Config:
   base: Annotated[
     str, 'Earlier full export: write only the changes from it.', paths.URL
   ] = ''
-  since: Annotated[
-    int | None,
-    'Earlier checkpoint of the run: write only the changes since then.',
-  ] = None
+  deltas: Annotated[
+    str, 'Folder of the deltas after --base; the new one is added.', paths.URL
+  ] = ''
 
   def __post_init__(self) -> None:
-    if self.base and self.since is not None:
+    if bool(self.base) != bool(self.deltas):
       raise ValueError(
-        f'base={self.base} and since={self.since}: give one of them.'
+        f'base={self.base} and deltas={self.deltas}: give both, or none.'
       )
 
 
 def main(config: Config) -> None:
   if not logging.level_debug():
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
-  exporter.check_new(config.out)  # Before the work.
-  run = config_lib.load(TrainConfig, config.run_dir)
-  if not config.base and config.since is None:
-    manifest = exporter.write(
-      config.out, exported(run, config.run_dir, config.step), config.quantize
-    )
-    size = sum(f['bytes'] for f in manifest['files'].values())
-    terminal.show(f'Step {manifest["step"]}: {size:,} bytes in {config.out}')
-    return
+  run = config_lib.load(TrainConfig, config.run_dir, may_lack_fields=True)
   if config.base:
-    loader.read_manifest(
-      paths.fetched(config.base, 'base')
-    )  # Before the work, too.
-  with (
-    paths.written(config.out) as out,
-    exporter.scratch_folder(out, 'export') as folder,
-  ):
-    new, old = folder / 'new', paths.fetched(config.base, 'base')
-    exporter.write(
-      new, exported(run, config.run_dir, config.step), config.quantize
-    )
-    if config.since is not None:
-      old = folder / 'old'
-      before = exported(run, config.run_dir, config.since)
-      exporter.write(old, before, config.quantize)
-    described = delta.write(old, new, out)
-  for name, table in described['tables'].items():
-    terminal.show(
-      f'{name}: {table["changed"]:,} of {table["rows"]:,} rows differ'
-    )
+    now = delta.opened(config.base, config.deltas)  # Before the work.
+    new = exported(run, config.run_dir, config.step)
+    for name, (changed, rows) in delta.write(now, new, config.deltas).items():
+      terminal.show(f'{name}: {changed:,} of {rows:,} rows differ')
+    return
+  exporter.check_new(config.out)  # Before the work, too.
+  new = exported(run, config.run_dir, config.step)
+  manifest = exporter.write(config.out, new, config.quantize)
+  size = sum(f['bytes'] for f in manifest['files'].values())
+  terminal.show(f'Step {manifest["step"]}: {size:,} bytes in {config.out}')
 
 
 def exported(

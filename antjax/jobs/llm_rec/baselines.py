@@ -7,7 +7,8 @@ r"""Runs baselines of LLM-Rec on the same held-out examples.
   python -m launch.llm_rec_baselines --data=data/ml-1m \
     --held_out.num_examples=1000 --run_dir=runs/baselines
 
-popularity; bm25 on titles, bm25_recency with newer ones counting more;
+popularity; bm25 on titles, bm25_recency with newer ones counting more, bm25_new
+also with scores of items without events chosen, as late interaction has them;
 item_knn, item_knn_text also by way of the nearest titles; ease; hybrid of all
 these, hybrid_lm with a language model's vectors too; last_title, mean_titles,
 one_text: cosine of a language model's vectors, untrained; sasrec and gru4rec on
@@ -38,6 +39,7 @@ from antjax.ctr.llm_rec import (
   evaluation,
   hybrid,
   item_knn,
+  new_items,
   next_item,
   untrained,
 )
@@ -53,7 +55,7 @@ from antjax.jobs.llm_rec.config import METHODS
 from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.lm import fingerprint, pretrained, pretrained_tokenizer, token_cache
 from antjax.metrics import rank_metrics
-from antjax.report import job_report, progress
+from antjax.report import progress
 
 _KINDS: dict[str, untrained.Kind] = {
   'last_title': 'last',
@@ -64,6 +66,7 @@ _TRAINED_OF_TEXTS = ('sasrec_text', 'unisrec', 'unisrec_ids')
 _OF_TEXTS = (*_KINDS, *_TRAINED_OF_TEXTS, 'hybrid_lm')
 # Chosen on validation users of food-kitchen.
 _MAX_HISTORY, _HALF_LIFE = 50, 5.0  # Of bm25_recency.
+_UNIT = 4.0  # Of what bm25_new may add.
 _WINDOW, _POWER, _KNN_HALF_LIFE = 50, 0.3, 20.0  # Of item_knn.
 Ranks = dict[str, np.ndarray]
 
@@ -96,7 +99,12 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Any]:
           'wall_s': round(time.monotonic() - start, 1),
           'cpu_s': round(time.process_time() - cpu, 1),
         }
-        _write(path, baselines, ranks, cold, made_of, took)
+        baselines_table.write_method(
+          path,
+          (ranks, baselines.test),
+          (cold, baselines.cold),
+          {'made_of': made_of, **took},
+        )
       multihost_utils.sync_global_devices(f'{method} is written')
     done = json.loads(path.read_text(encoding='utf-8'))
     if done.get('made_of') != made_of:
@@ -198,6 +206,11 @@ class Baselines:
       told['max_history'] = self._config.max_history
     if method.startswith('hybrid'):
       told['hybrid'] = dataclasses.asdict(self._config.hybrid)
+    if method == 'bm25_new':
+      told['chosen by'] = [
+        self._config.validation_examples,
+        self._config.hybrid.loss_of_ndcg,
+      ]
     if method in _OF_TEXTS:
       told['language model'] = self.encoder.made_of
     return json.loads(json.dumps(told))
@@ -236,6 +249,8 @@ class Baselines:
       return untrained.BM25(
         data.titles, max_history=_MAX_HISTORY, half_life=_HALF_LIFE
       )
+    if method == 'bm25_new':
+      return self._raised(self._model('bm25_recency'))
     if method.startswith('item_knn'):
       return self._item_knn(with_titles=method == 'item_knn_text')
     if method == 'ease':
@@ -257,6 +272,16 @@ class Baselines:
     if method in _TRAINED_OF_TEXTS:
       return self._trained(method, texts=untrained.whiten(self.vectors))
     return self._trained(method)
+
+  def _raised(self, model: evaluation.ScoreModel) -> new_items.Raised:
+    """The same with items without events where validation wants them."""
+    is_new = self._events().count_items(self.data.num_items) == 0
+    factor, bias = llm_rec_held_out.choose_new(
+      *(model, self.data, self._config, is_new),
+      loss_of_ndcg=self._config.hybrid.loss_of_ndcg,
+      additions=_UNIT * new_items.ADDITIONS,
+    )
+    return new_items.Raised(model, is_new, factor, bias)
 
   def _item_knn(self, *, with_titles: bool) -> item_knn.LinearModel:
     size = self.data.num_items
@@ -352,12 +377,7 @@ class Baselines:
   @functools.cached_property
   def validation(self) -> HeldOut:
     """What trained methods are chosen by."""
-    options = dataclasses.replace(
-      self._config.held_out,
-      num_examples=self._config.validation_examples,
-      num_cold=0,
-    )
-    return llm_rec_held_out.held_out(self.data, 'validation', options)[0]
+    return llm_rec_held_out.validation(self.data, self._config)[0]
 
   @functools.cached_property
   def encoder(self) -> TitleEncoder:
@@ -375,25 +395,3 @@ class Baselines:
     return self.encoder(
       [untrained.join_titles([titles[i] for i in row]) for row in rows]
     )
-
-
-def _write(
-  path: pathlib.Path,
-  baselines: Baselines,
-  ranks: Ranks,
-  cold: Ranks | None,
-  made_of: dict[str, Any],
-  took: dict[str, float],
-) -> None:
-  """Writes METHOD.npz, then METHOD.json: the latter says that it is done."""
-  arrays: dict[str, Any] = {**ranks, 'users': baselines.test.users}
-  results: dict[str, Any] = {
-    'made_of': made_of,
-    **took,
-    'test': llm_rec_held_out.scores(ranks, baselines.test),
-  }
-  if cold is not None and baselines.cold is not None:
-    results['cold'] = llm_rec_held_out.scores(cold, baselines.cold)
-    arrays |= {f'cold_{kind}': values for kind, values in cold.items()}
-  np.savez(path.with_suffix('.npz'), **arrays)
-  job_report.write_json(path, results)

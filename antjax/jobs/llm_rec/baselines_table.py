@@ -67,6 +67,27 @@ def write(
   (run_dir / 'table.md').write_text(text, encoding='utf-8')
 
 
+def write_method(
+  path: pathlib.Path,
+  of_test: tuple[Mapping[str, np.ndarray], HeldOut],
+  of_cold: tuple[Mapping[str, np.ndarray] | None, HeldOut | None],
+  results: Mapping[str, Any],
+) -> None:
+  """Writes METHOD.npz, then METHOD.json: the latter says that it is done.
+
+  `of_test` and `of_cold` are ranks by kind and their examples.
+  """
+  ranks, test = of_test
+  arrays: dict[str, Any] = {**ranks, 'users': test.users}
+  found = {**results, 'test': llm_rec_held_out.scores(ranks, test)}
+  ranks_of_cold, cold = of_cold
+  if ranks_of_cold is not None and cold is not None:
+    found['cold'] = llm_rec_held_out.scores(ranks_of_cold, cold)
+    arrays |= {f'cold_{kind}': x for kind, x in ranks_of_cold.items()}
+  np.savez(path.with_suffix('.npz'), **arrays)
+  job_report.write_json(path, found)
+
+
 def read_ranks(
   run_dir: pathlib.Path, methods: Iterable[str]
 ) -> dict[str, dict[str, np.ndarray]]:

@@ -15,14 +15,15 @@ from antjax.ctr.tuning import Tuning
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.job import JobConfig
 from antjax.jobs.training_config import FitConfig, LanguageConfig
+from antjax.lm import pretrained
 from antjax.mesh.paro import PaRO
 from antjax.metrics import rank_metrics
 from antjax.train.optimizer import OptimizerConfig
 
 # Seconds each, without a language model.
 CHEAP = (
-  *('popularity', 'bm25', 'bm25_recency', 'item_knn', 'item_knn_text', 'ease'),
-  'hybrid',
+  *('popularity', 'bm25', 'bm25_recency', 'bm25_new', 'item_knn'),
+  *('item_knn_text', 'ease', 'hybrid'),
 )
 METHODS = (
   *(*CHEAP, 'last_title', 'mean_titles', 'one_text', 'hybrid_lm'),
@@ -352,6 +353,10 @@ class Config(LanguageConfig, SequencesConfig):
         f'baselines={self.baselines}: {", ".join(wrong)} unknown; use all, or'
         f' some of {", ".join(METHODS)}.'
       )
+
+  def check_inputs(self) -> None:
+    super().check_inputs()
+    pretrained.check_there(self.model)
 
   def _check_store(self) -> None:
     """Refuses settings that a store cannot serve."""

@@ -93,6 +93,7 @@ def write(
     'vector': dataclasses.asdict(model.vector),
     'user': dataclasses.asdict(config.user),
     'new_bias': getattr(model, 'new_bias', 0.0),
+    'new_words': getattr(model, 'new_words', 1.0),
     'limits': Limits(
       config.max_history,
       config.max_title_tokens,
@@ -170,6 +171,7 @@ def read(folder: str | os.PathLike[str]) -> tuple[Recommender, Catalogue]:
     nnx.update(high.lm, head.pop('lm', {}))
     nnx.update(high.head, head)
     high.new_bias = content.get('new_bias', 0.0)
+    high.new_words = content.get('new_words', 1.0)
     low = Encoder(lm, num_low=num_low, max_tokens=limits.max_tokens)
     recommender = StoredRecommender(
       high, low, tokenizer, limits, titles, vectors

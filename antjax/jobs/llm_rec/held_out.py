@@ -2,17 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Held-out examples, the same for every model, and tables of their scores."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
+from absl import logging
 import numpy as np
 import rich.table
 
-from antjax.ctr.llm_rec import evaluation, negatives
+from antjax.ctr.llm_rec import evaluation, negatives, new_items
 from antjax.ctr.llm_rec.evaluation import RankedExamples
 from antjax.data.sequence_data import SequenceData
-from antjax.jobs.llm_rec.config import HeldOutConfig
+from antjax.jobs.llm_rec.config import HeldOutConfig, SequencesConfig
 from antjax.metrics import rank_metrics
 from antjax.report import terminal
 
@@ -64,6 +65,48 @@ def held_out(
   if not len(cold):
     return whole, None
   return whole, _of(data, user[cold], position[cold], config)
+
+
+def validation(
+  data: SequenceData, config: SequencesConfig, *, with_cold: bool = False
+) -> tuple[HeldOut, HeldOut | None]:
+  """Examples that choose, and as many of cold items where asked for."""
+  num = config.validation_examples
+  options = dataclasses.replace(
+    config.held_out,
+    num_examples=num,
+    num_cold=(num or data.num_items) * with_cold,
+  )
+  return held_out(data, 'validation', options)
+
+
+def choose_new(
+  model: Any,
+  data: SequenceData,
+  config: SequencesConfig,
+  is_new_N: np.ndarray,
+  *,
+  loss_of_ndcg: float,
+  with_factor: Callable[[float], Any] | None = None,
+  additions: np.ndarray = new_items.ADDITIONS,
+) -> tuple[float, float]:
+  """Factor and c of new items by validation examples, see `new_items`."""
+  whole, cold = validation(data, config, with_cold=True)
+
+  def scored(mine: HeldOut) -> new_items.ScoredExamples:
+    return new_items.scored(model, mine.examples, is_new_N, with_factor)
+
+  factor, bias = new_items.choose(
+    scored(whole),
+    None if cold is None else scored(cold),
+    loss_of_ndcg=loss_of_ndcg,
+    additions=additions,
+  )
+  logging.info(
+    'Scores of %d items without training events: %g times, %+.3f.',
+    *(is_new_N[1:].sum(), factor, bias),
+  )
+  return factor, bias
 
 
 def _draw(

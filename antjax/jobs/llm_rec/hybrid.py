@@ -14,6 +14,7 @@ from antjax.data.sequence_data import SequenceData
 from antjax.data.sequence_events import SequenceEvents
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.config import HeldOutConfig, HybridConfig
+from antjax.jobs.llm_rec.held_out import HeldOut
 from antjax.report import progress
 
 Events = tuple[np.ndarray, np.ndarray]  # Users and items, each int [E].
@@ -58,34 +59,28 @@ def fit(
     model=model,
     parts=config.parts,
   )
-  held_out, _ = llm_rec_held_out.held_out(
+  whole, cold = llm_rec_held_out.held_out(
     data,
     'validation',
     HeldOutConfig(
       num_examples=config.num_examples,
+      num_cold=config.num_examples or data.num_items,
       num_negatives=config.num_negatives,
       seed=config.seed,
     ),
   )
-  examples = held_out.examples
-  history = examples.history_fn(np.arange(len(examples)))
-  of_any = negatives.draw(
-    np.minimum(data.domains, 0),
-    held_out.users,
-    examples.targets,
-    history,
-    num=max(config.num_negatives // 4, 1),
-    seed=config.seed + 1,
-  )
-  candidates = np.concatenate(
-    [examples.targets[:, None], examples.negatives, of_any], axis=1
-  )
-  with progress.Progress(len(history), name='features', unit='users') as bar:
-    x = features.of_candidates(history, candidates, bar.advance_to)
+
+  def x_of(held_out: HeldOut, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the candidates, and these."""
+    history, candidates = _candidates(config, data, held_out)
+    with progress.Progress(len(history), name=name, unit='users') as bar:
+      x = features.of_candidates(history, candidates, bar.advance_to)
+    return x, candidates
+
   found, losses = hybrid.fit(
     features,
-    x,
-    candidates,
+    *x_of(whole, 'features'),
+    new_targets=None if cold is None else x_of(cold, 'of new items'),
     new_share=config.new_share,
     loss_of_ndcg=config.loss_of_ndcg,
     ridge=config.ridge,
@@ -96,9 +91,28 @@ def fit(
     ', '.join(dict.fromkeys(features.parts)),
     losses[1],
     losses[0],
-    len(history),
+    len(whole),
   )
   return found
+
+
+def _candidates(
+  config: HybridConfig, data: SequenceData, held_out: HeldOut
+) -> tuple[np.ndarray, np.ndarray]:
+  """Histories and candidates of examples, the target first."""
+  examples = held_out.examples
+  history = examples.history_fn(np.arange(len(examples)))
+  of_any = negatives.draw(
+    np.minimum(data.domains, 0),
+    held_out.users,
+    examples.targets,
+    history,
+    num=max(config.num_negatives // 4, 1),
+    seed=config.seed + 1,
+  )
+  return history, np.concatenate(
+    [examples.targets[:, None], examples.negatives, of_any], axis=1
+  )
 
 
 def save(path: pathlib.Path, mixed: hybrid.Hybrid, events: Events) -> None:

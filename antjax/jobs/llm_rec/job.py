@@ -21,12 +21,11 @@ import dataclasses
 import time
 from typing import Any
 
-from absl import logging
 import jax
 import numpy as np
 
 from antjax.ctr import tuning
-from antjax.ctr.llm_rec import evaluation, hybrid
+from antjax.ctr.llm_rec import evaluation
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
@@ -278,13 +277,7 @@ class Ranker:
     self._events = sequences.events
     self._model: Any = None
     self._step = -1  # Of the state that it holds.
-    self._validation, _ = llm_rec_held_out.held_out(
-      self._data,
-      'validation',
-      dataclasses.replace(
-        config.held_out, num_examples=config.validation_examples, num_cold=0
-      ),
-    )
+    self._validation, _ = llm_rec_held_out.validation(self._data, config)
     self.speed: dict[str, float] = {}
 
   def model(self, state: TrainState) -> Any:
@@ -311,18 +304,17 @@ class Ranker:
     """Ranks items without training events as high as validation allows."""
     is_new = self._events.count_items(self._data.num_items) == 0
     is_new[0] = False  # The padding.
-    examples = self._validation.examples
-    candidates, scores = evaluation.candidate_scores(model, examples)
-    scores[candidates == 0] = -np.inf
-    weights = np.full(len(scores), 1 / len(scores))
-    bias = hybrid.raised(
-      *(scores, scores, is_new[candidates]),
-      *(weights, self._config.user.loss_of_ndcg),
+
+    def with_words(words: float) -> Any:
+      model.raise_new(is_new, 0.0, words)
+      return model
+
+    words, bias = llm_rec_held_out.choose_new(
+      *(with_words(1.0), self._data, self._config, is_new),
+      loss_of_ndcg=self._config.user.loss_of_ndcg,
+      with_factor=with_words,
     )
-    logging.info(
-      'Scores of %d items without events: +%.3f.', is_new.sum(), bias
-    )
-    model.raise_new(is_new, bias)
+    model.raise_new(is_new, bias, words)
 
   def validate(self, state: TrainState) -> dict[str, float]:
     """Scores among drawn items, named 'validation_ndcg@10' and so on."""

@@ -8,7 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from antjax.ctr.llm_rec import evaluation, hybrid, item_knn, untrained
+from antjax.ctr.llm_rec import (
+  evaluation,
+  hybrid,
+  item_knn,
+  new_items,
+  untrained,
+)
 
 NUM_ITEMS = 24  # With the padding; the last three have no event.
 HISTORY = np.array([[3, 7, 5, 0], [20, 2, 0, 0], [9, 0, 0, 0], [0, 0, 0, 0]])
@@ -106,19 +112,24 @@ class Model:
     return self.item_vectors()[history].sum(axis=1)
 
 
-@functools.cache
-def fitted(parts=hybrid.PARTS):
-  rng = np.random.default_rng(3)
-  vectors = rng.normal(size=(NUM_ITEMS, 5))
-  features = hybrid.Features(
-    TITLES, DOMAINS, *events(), vectors=vectors, model=Model(), parts=parts
-  )
+def drawn():
+  """Histories and candidates."""
+  rng = np.random.default_rng(4)
   history = rng.integers(1, NUM_ITEMS, (40, 4))
   # A target shares the kind of the newest item.
   target = (history[:, -1] + 3) % (NUM_ITEMS - 1) + 1
   others = rng.integers(1, NUM_ITEMS, (40, 8))
   others = np.where(others == target[:, None], 0, others)  # 0: padding.
-  candidates = np.concatenate([target[:, None], others], axis=1)
+  return history, np.concatenate([target[:, None], others], axis=1)
+
+
+@functools.cache
+def fitted(parts=hybrid.PARTS):
+  vectors = np.random.default_rng(3).normal(size=(NUM_ITEMS, 5))
+  features = hybrid.Features(
+    TITLES, DOMAINS, *events(), vectors=vectors, model=Model(), parts=parts
+  )
+  history, candidates = drawn()
   x = features.of_candidates(history, candidates)
   return hybrid.fit(features, x, candidates)
 
@@ -144,18 +155,47 @@ def test_items_without_events_are_scored_by_titles_alone():
   assert parts['words'][:2, -3:].any() and parts['nearest'][:2, -3:].any()
 
 
-def test_new_items_are_raised_as_far_as_is_allowed():
-  rng = np.random.default_rng(0)
-  known, new = rng.normal(size=(2, 200, 20))
-  known[:, 0] += 2
-  is_new = rng.random((200, 20)) < 0.2
-  is_new[:, 0] = False  # New items are no targets: raising them costs.
-  weights = np.full(200, 1 / 200)
-  found = [
-    hybrid.raised(known, new, is_new, weights, share) for share in (0, 0.2, 1)
-  ]
-  assert found[0] < found[1] < found[2] == hybrid._ADDITIONS[-1]
-  assert hybrid.raised(known, new, is_new & False, weights, 1) == 0
+def test_texts_of_items_without_events_count_as_often_as_is_chosen():
+  model, _ = fitted()
+  raised = model.with_factor(2.0, 0.5)
+  is_new = model.features.counts == 0
+  before, after = model.by_part(HISTORY), raised.by_part(HISTORY)
+  before['words'][:, is_new] -= model.bias
+  after['words'][:, is_new] -= model.bias + 0.5
+  for part in hybrid.PARTS:
+    factor = np.where(is_new & (part in ('words', 'lm')), 2, 1)
+    np.testing.assert_allclose(
+      after[part], factor * before[part], rtol=1e-4, atol=1e-5
+    )
+  # What they are chosen by is what they then score.
+  candidates = np.tile([23, 1, 22, 4, 0], (4, 1))
+  x = model.features.of_candidates(HISTORY, candidates)
+  scored = model.scored(x, candidates)
+  assert scored.is_new_XJ[0].tolist() == [True, False, True, False, False]
+  found = np.where(scored.is_new_XJ, scored.new_fn(2.0) + 0.5, scored.scores_XJ)
+  want = raised.scores(HISTORY)[:, [23, 1, 22, 4]]
+  np.testing.assert_allclose(found[:, :4], want, rtol=1e-4, atol=1e-5)
+  assert (found[:, 4] == -np.inf).all()
+
+
+def test_examples_of_new_targets_choose():
+  features = fitted()[0].features
+  history, candidates = drawn()
+  x = features.of_candidates(history, candidates)
+  mine = np.where(np.arange(9) == 0, 22, candidates)
+  mine[mine == mine[:, :1]] = 0
+  mine[:, 0] = 22
+  of_new = features.of_candidates(history, mine), mine
+  plain, _ = hybrid.fit(features, x, candidates)
+  found, _ = hybrid.fit(features, x, candidates, new_targets=of_new)
+  np.testing.assert_array_equal(found.known_F, plain.known_F)
+  first, _ = hybrid.fit(features, x, candidates, loss_of_ndcg=0)
+  factor, addition = new_items.choose(
+    first.scored(x, candidates), first.scored(*of_new), loss_of_ndcg=0.02
+  )
+  chosen = first.with_factor(factor, addition)
+  np.testing.assert_array_equal(found.new_F, chosen.new_F)
+  np.testing.assert_allclose(found.bias, chosen.bias)
 
 
 def test_the_padding_is_never_ahead():

@@ -171,6 +171,13 @@ def test_an_item_without_events_needs_its_title_only():
   raised = np.asarray(ranking.scores(users, grown.item_vectors()))
   np.testing.assert_allclose(raised[:, :4], found[:, :4])
   np.testing.assert_allclose(raised[:, 4], found[:, 4] + 0.5, rtol=1e-5)
+  # Their words count as often as is said; what was added before is gone.
+  before = grown.item_vectors()[4].copy()
+  grown.raise_new(np.arange(5) == 4, 0.25, words=3.0)
+  after, num = grown.item_vectors()[4], stored_test.VECTOR.word_dim
+  np.testing.assert_allclose(after[-2 - num : -2], 3 * before[-2 - num : -2])
+  np.testing.assert_array_equal(after[: -2 - num], before[: -2 - num])
+  assert after[-2:].tolist() == [1, 0.25]
 
 
 def problem(num_users=30, num_items=90, longest=5, width=8):
