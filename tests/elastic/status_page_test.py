@@ -330,7 +330,7 @@ async def test_too_many_connections(page):
   ]
   while len(page._connections) < 5:
     await asyncio.sleep(0.01)
-  # Strangers must not make a probe fail, upon which the coordinator is restarted.
+  # Strangers must not make a probe fail: the coordinator would be restarted.
   assert (await _get(page, '/healthz'))[0] == 200
   assert await idle[0][0].read() == b''  # The oldest has given way.
   while len(page._connections) > 4:
