@@ -227,6 +227,7 @@ def scan_layers(
   remat: bool = True,
   policy: Callable[..., bool] | None = None,
   layers_per_step: int = 1,
+  is_pinned: bool = False,
 ) -> PyTree:
   """Runs `carry = body(carry, layer)` over a stack of layers.
 
@@ -242,6 +243,8 @@ def scan_layers(
       nevertheless.
     layers_per_step: Number of layers gathered at once. 2 lets the compiler
       gather a layer while the previous one computes, and holds two of them.
+    is_pinned: Whether XLA must keep a layer's arrays apart from their use, as
+      it does the Trainer's: a layer then has the same bits.
 
   Raises:
     ValueError: The stacks have unequal lengths, or a length that is not a
@@ -253,15 +256,14 @@ def scan_layers(
       f'scan_layers: the stacks have {sorted(sizes)} layers; needed is one'
       f' number, a multiple of layers_per_step={layers_per_step}.'
     )
-  pieces = [
-    x
-    for x in jax.tree.leaves(layers, is_leaf=_is_piece)
-    if isinstance(x, LayerPiece)
-  ]
+  leaves = jax.tree.leaves(layers, is_leaf=_is_piece)
+  pieces = [x for x in leaves if isinstance(x, LayerPiece)]
 
   def step(carry: PyTree, stack: PyTree) -> PyTree:
     if pieces:
       stack, carry = _pin(stack, carry)
+    elif is_pinned:
+      stack, carry = lax.optimization_barrier((stack, carry))
     if layers_per_step == 1:
       return body(carry, _whole(stack))
     chunk = [_whole(_at(stack, i)) for i in range(layers_per_step)]

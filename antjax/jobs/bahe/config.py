@@ -148,8 +148,8 @@ class Config(LanguageConfig):
     return 'none' if self.tower in ('frozen', 'none') else self.tuning
 
   def check_inputs(self) -> None:
+    output_folder.open_view(self.data, 'examples')
     if self.tower != 'none':
       super().check_inputs()
-    output_folder.open_view(self.data, 'examples')
     if self.tower in ('store', 'frozen'):
       BehaviorStore.open(self.store)

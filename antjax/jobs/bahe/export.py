@@ -105,6 +105,7 @@ class _Logits:
     if isinstance(model.tower, StoreTower):
       is_there = batch['ids']['history_text'] >= 0
       texts = vectors['history_text'], is_there, vectors['title_text']
+      model.tower.high.is_pinned = True  # For the trainer's bits.
       encoded = model.tower.encode(*texts)
     own = {n: x for n, x in vectors.items() if not n.endswith('_text')}
     return {'prediction': model.logits(batch, own, encoded)}
