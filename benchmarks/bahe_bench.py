@@ -230,7 +230,7 @@ def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
       'memory_ratio': least('bytes'),
       'peak_ratio': least('peak_bytes'),
       'end_to_end_ratio': slow_s / (seconds['bahe'] + build_s),
-      'behaviours_per_s': round(bahe['behaviors_per_s']),
+      'behaviors_per_s': round(bahe['behaviors_per_s']),
     }
     if 'dedup' in found:
       line['dedup_time_ratio'] = slow_s / seconds['dedup']
