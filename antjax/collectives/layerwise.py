@@ -266,7 +266,9 @@ def scan_layers(
       stack, carry = lax.optimization_barrier((stack, carry))
     if layers_per_step == 1:
       return body(carry, _whole(stack))
-    chunk = [_whole(layer) for layer in _apart(stack, layers_per_step)]
+    chunk = [
+      _whole(layer) for layer in layer_loop.apart(stack, layers_per_step)
+    ]
     for layer in chunk:
       carry = body(carry, layer)
     return carry
@@ -384,20 +386,6 @@ def _pin(stack: PyTree, carry: PyTree) -> tuple[PyTree, PyTree]:
 def _at(stack: PyTree, i: int) -> PyTree:
   """Layer i of the stack."""
   return jax.tree.map(lambda x: x[i], stack)
-
-
-def _apart(stack: PyTree, num_layers: int) -> list[PyTree]:
-  """The layers of the stack.
-
-  By a split, whose gradient joins those of the layers; that of slices would add
-  up as many stacks as there are layers.
-  """
-  leaves, treedef = jax.tree.flatten(stack)
-  parts = [lax.split(x, (1,) * num_layers) for x in leaves]
-  return [
-    jax.tree.unflatten(treedef, [x[i].reshape(x[i].shape[1:]) for x in parts])
-    for i in range(num_layers)
-  ]
 
 
 def _whole(layer: PyTree) -> PyTree:
