@@ -90,7 +90,7 @@ _OVER_BUDGET = {
   'antjax/data': 11_610,  # See docs/design/house.md.
   'antjax/elastic': 10_700,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_355,  # See docs/design/house.md.
-  'antjax/jobs': 17_950,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_001,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
@@ -101,7 +101,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_370,
-  'tests': 64_300,  # See docs/design/house.md.
+  'tests': 64_360,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -12,6 +12,7 @@ from antjax.ctr.bahe.table import Home
 from antjax.ctr.tuning import Tuning
 from antjax.data import output_folder
 from antjax.jobs.training_config import LanguageConfig
+from antjax.lm import pretrained
 from antjax.metrics import click_metrics
 from antjax.train.optimizer import OptimizerConfig
 
@@ -148,8 +149,9 @@ class Config(LanguageConfig):
     return 'none' if self.tower in ('frozen', 'none') else self.tuning
 
   def check_inputs(self) -> None:
+    super().check_inputs()
     output_folder.open_view(self.data, 'examples')
-    if self.tower != 'none':
-      super().check_inputs()
     if self.tower in ('store', 'frozen'):
       BehaviorStore.open(self.store)
+    if self.tower != 'none':
+      pretrained.check_there(self.model)
