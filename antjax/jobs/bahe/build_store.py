@@ -181,7 +181,7 @@ def build(
   print(
     f'{config.out}: {total:,} rows of {encoder.dim} {config.dtype},'
     f' {size / 1e6:,.1f} MB; {num_done:,} encoded here in {took_s:.1f} s,'
-    f' {num_done / took_s:,.0f} behaviours/s.'
+    f' {num_done / took_s:,.0f} behaviors/s.'
   )
   return num_done
 
@@ -259,7 +259,7 @@ def _fill(
   total, num_done = len(vocabulary), 0
   left = _num_rows(writer.missing(0, total))
   with Progress(
-    total, start_step=total - left, name='encode', unit='behaviours'
+    total, start_step=total - left, name='encode', unit='behaviors'
   ) as progress:
     for shard in shards:
       # What others have done since, or a killed run has.

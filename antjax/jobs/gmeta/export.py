@@ -78,15 +78,14 @@ class Config:
 def main(config: Config) -> None:
   if not logging.level_debug():
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
+  run = config_lib.load(TrainConfig, config.run_dir, may_lack_fields=True)
   if config.base:
     now = delta.opened(config.base, config.deltas)  # Before the work.
-    run = config_lib.load(TrainConfig, config.run_dir)
     new = exported(run, config.run_dir, config.step)
     for name, (changed, rows) in delta.write(now, new, config.deltas).items():
       terminal.show(f'{name}: {changed:,} of {rows:,} rows differ')
     return
   exporter.check_new(config.out)  # Before the work, too.
-  run = config_lib.load(TrainConfig, config.run_dir)
   new = exported(run, config.run_dir, config.step)
   manifest = exporter.write(config.out, new, config.quantize)
   size = sum(f['bytes'] for f in manifest['files'].values())
