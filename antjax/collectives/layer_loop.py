@@ -265,3 +265,17 @@ def run(
 
 def _is_one_of(x: jax.Array, known: Arrays) -> bool:
   return any(x is y for y in known)
+
+
+def apart(stack: PyTree, num_layers: int) -> list[PyTree]:
+  """The layers of a stack.
+
+  By a split, whose gradient joins those of the layers; that of slices would add
+  up as many stacks as there are layers.
+  """
+  leaves, treedef = jax.tree.flatten(stack)
+  parts = [lax.split(x, (1,) * num_layers) for x in leaves]
+  return [
+    jax.tree.unflatten(treedef, [x[i].reshape(x[i].shape[1:]) for x in parts])
+    for i in range(num_layers)
+  ]

@@ -267,7 +267,9 @@ def scan_layers(
       stack, carry = lax.optimization_barrier((stack, carry))
     if layers_per_step == 1:
       return body(carry, _whole(stack))
-    chunk = [_whole(_at(stack, i)) for i in range(layers_per_step)]
+    chunk = [
+      _whole(layer) for layer in layer_loop.apart(stack, layers_per_step)
+    ]
     for layer in chunk:
       carry = body(carry, layer)
     return carry

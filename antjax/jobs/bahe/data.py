@@ -212,7 +212,7 @@ def spread_examples(num_examples: int, limit: int) -> np.ndarray:
 
 
 def _lengths(given: tuple[int, ...], names: list[str]) -> tuple[int, ...]:
-  """Behaviours to take of each sequence."""
+  """Behaviors to take of each sequence."""
   if len(given) == 1:
     given = given * len(names)
   if len(given) != len(names):
