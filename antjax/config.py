@@ -32,7 +32,7 @@ import sys
 import typing
 from typing import Annotated, Any, TypeVar
 
-from absl import flags
+from absl import flags, logging
 
 from antjax import config_values as values
 from antjax import paths
@@ -342,8 +342,26 @@ def save(config: Any, run_dir: str | os.PathLike[str]) -> pathlib.Path:
   return path
 
 
-def load(config_class: type[_T], path: str | os.PathLike[str]) -> _T:
+def _complete(data: Any, defaults: dict[str, Any], where: str) -> None:
+  """Gives `data` the defaults of fields that it lacks, and logs them."""
+  for name, value in defaults.items() if isinstance(data, dict) else ():
+    if name not in data:
+      logging.warning('%s%s, a newer field: it is %r.', where, name, value)
+      data[name] = value
+    elif isinstance(value, dict):
+      _complete(data[name], value, f'{where}{name}.')
+
+
+def load(
+  config_class: type[_T],
+  path: str | os.PathLike[str],
+  *,
+  may_lack_fields: bool = False,
+) -> _T:
   """Reads the config that `save` wrote, of the file or its folder.
+
+  With `may_lack_fields` those that an older version did not have take their
+  defaults, which are logged.
 
   Raises:
     ValueError: No such file, no JSON, or its keys or values do not fit the
@@ -367,6 +385,8 @@ def load(config_class: type[_T], path: str | os.PathLike[str]) -> _T:
       ' its folder.'
     )
   try:
+    if may_lack_fields:
+      _complete(record['config'], to_dict(config_class()), f'{file} lacks ')
     return from_dict(config_class, record['config'])
   except ValueError as error:
     raise ValueError(f'{file}: {_one_line(error)}') from error

@@ -41,7 +41,7 @@ class Config(quality_runs.Config):
   num_steps: Annotated[int, 'Steps of each.'] = 150
   long_steps: Annotated[int, 'Steps of the long ones.'] = 2000
   batch_size: Annotated[int, 'Examples of a step.'] = 64
-  max_behaviors: Annotated[int, 'Newest behaviours of a sequence.'] = 8
+  max_behaviors: Annotated[int, 'Newest behaviors of a sequence.'] = 8
   max_tokens: Annotated[int, "A sequence's tokens, for full text."] = 160
   eval_examples: Annotated[int, 'Scored examples of each split.'] = 8192
   methods: Annotated[

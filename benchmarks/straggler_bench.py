@@ -40,6 +40,7 @@ from benchmarks import cluster as cluster_lib
 from benchmarks import harness, text_job, virtual_network
 
 HOSTS = 4
+CHECKPOINT_EVERY = 20  # Steps.
 POLICIES = {  # Name in the lines -> name in launch/coordinator.py.
   'bsp': 'static',
   'drop_slowest': 'drop_slowest',
@@ -106,7 +107,8 @@ def make_job(data: str, out: str, num_steps: int) -> text_job.Job:
     dim=64,
     num_layers=2,
     shard_size=8,
-    checkpoint_every=20,
+    checkpoint_every=CHECKPOINT_EVERY,
+    checkpoint_every_s=1e6,  # Not at other steps in each run.
     step_s=0.0,
   )
   size = num_steps * HOSTS * job.num_micro_batches * job.rows // job.num_epochs

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs of slow and fast workers, for `straggler_sim`; all are deterministic."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 import dataclasses
 import random
 
@@ -37,6 +37,9 @@ class Scenario:
   restart_s: float = 20.0
   # Seconds between checkpoints; work since the last is repeated.
   commit_s: float = 60.0
+  saves_after: Collection[int] = ()  # Steps with checkpoints, instead.
+  # Seconds for which one of these holds up the first worker at slowness 1.
+  save_s: float = 0.0
   # Whether slowness depends on completed work, not on the clock.
   by_work: bool = False
   # Slowness over time of a new host after a restart.

@@ -120,8 +120,11 @@ class _Run:
       vary = 1 + scenario.noise * (2 * self.noise.random() - 1)
       counts.append(count)
       times.append(count * each * vary)
-    own = scenario.own_overhead_s / scenario.s_per_micro_batch
-    longest = max(t + own * each for t, each in zip(times, speeds))
+    own = [scenario.own_overhead_s] * len(speeds)
+    if self.step in scenario.saves_after:
+      own[0] += scenario.save_s
+    slow = [each / scenario.s_per_micro_batch for each in speeds]
+    longest = max(t + o * s for t, o, s in zip(times, own, slow))
     self.now += longest + scenario.overhead_s
     self.step += 1
     self.num_done += sum(counts)
@@ -154,6 +157,8 @@ class _Run:
     self.commit = (self.now, self.step, self.num_done)
 
   def is_commit_due(self) -> bool:
+    if after := self.scenario.saves_after:
+      return self.step in after
     return self.now - self.commit[0] >= self.scenario.commit_s
 
 

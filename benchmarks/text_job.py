@@ -38,6 +38,7 @@ class Job:
   num_layers: int = 1
   shard_size: int = 16  # Sequences per lease.
   checkpoint_every: int = 5  # Steps between checkpoints.
+  checkpoint_every_s: float = 0.0  # Also by time; 0: as usual under agents.
   step_s: float = 0.03  # Minimum time of a step during the faults.
 
   @property

@@ -276,6 +276,7 @@ def train(job: Job, agent: Agent, generation: int) -> None:
       10**9,
       checkpoint_dir=str(out / 'checkpoints'),
       checkpoint_every=job.checkpoint_every,
+      checkpoint_every_s=job.checkpoint_every_s,
       merge_input_states=position.merge_states,
       on_step=on_step,
       elastic=_Noting(agent, add, job),

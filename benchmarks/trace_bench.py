@@ -15,8 +15,9 @@ policy runs all of it. Rows with missing workers are left out.
 workers; copies of the trace's workers start at other rows. A step with equal
 parts at slowness 1 takes a second. `real`: some rows and workers in a job on
 virtual hosts (see `benchmarks.straggler_bench`) whose CPU quotas follow the
-trace, and, as `simulated_hosts`, the same in the simulator, with the times of a
-micro-batch and of the rest of a step from two jobs without slowness.
+trace, and, as `simulated_hosts`, the same in the simulator. Its times are from
+jobs of equal hosts just before (`Measured`): of a micro-batch, of the rest of a
+step, of a checkpoint, and of what agent and heartbeats take of a quota.
 
 One JSON line per case: `share_of_ideal` is the time at the summed speeds of all
 workers over `job_s`. `antdt_nd` may replace hosts, `*_in_place` and all others
@@ -59,6 +60,8 @@ POLICIES = {
 }
 _SHIFT = 37  # Shift in rows between copies of a worker.
 _FLAT_STEPS = 25  # Number of steps of jobs without slowness.
+_SLOW, _SLOW_STEPS = 10.0, 6  # Slowness of all hosts in another job.
+_WARM_STEPS = 2  # Steps before the measured ones.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,23 +147,80 @@ def _simulated(
   }
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """Times of jobs whose hosts are all equal, in seconds."""
+
+  each_s: float  # Of a micro-batch at slowness 1.
+  rest_s: float  # Of the rest of a step.
+  save_s: float  # By which a checkpoint lengthens the next step.
+  # Cores of a host that are used whether it computes or not.
+  background: float
+
+  @classmethod
+  def of(
+    cls,
+    few: Sequence[float],
+    many: Sequence[float],
+    slow: Sequence[float],
+    micro_batches: tuple[int, int],
+    cpu_share: float,
+  ) -> 'Measured':
+    """From the times of steps of three jobs.
+
+    Args:
+      few: Steps with few micro-batches.
+      many: Steps with many of them; one follows a checkpoint.
+      slow: The same at slowness `_SLOW`.
+      micro_batches: Numbers of micro-batches in `few` and `many`.
+      cpu_share: Cores of a host at slowness 1.
+    """
+    least, most = micro_batches
+    of_few, of_many, of_slow = map(statistics.median, (few, many, slow))
+    each_s = (of_many - of_few) / (most - least)
+    # A host computes with what the background leaves of its quota.
+    ratio = max(_SLOW, of_slow / of_many)
+    saved = _saves_after(len(many))[0]
+    return cls(
+      each_s,
+      max(0.0, of_many - most * each_s),
+      max(0.0, many[saved] - of_many),
+      cpu_share * (ratio / _SLOW - 1) / (ratio - 1),
+    )
+
+  def slowness(self, by_quota: np.ndarray, cpu_share: float) -> np.ndarray:
+    """How slow hosts are that have so much less of a quota."""
+    left = cpu_share / by_quota - self.background
+    return (cpu_share - self.background) / left
+
+
+def _saves_after(num_steps: int) -> range:
+  """Checkpoints of the job, counted from the first measured step."""
+  every = straggler_bench.CHECKPOINT_EVERY
+  return range(every - _WARM_STEPS, num_steps, every)
+
+
 class _Real:
   """The job on virtual hosts."""
 
   def __init__(self, config: Config, folder: str):
     self._config, self._folder, self._num_runs = config, folder, 0
     self._data = text_job.prepared(config.text)
-    # Seconds of a micro-batch, and of the rest of a step, at slowness 1.
-    few, many = (self._flat_s(num) for num in (4, config.micro_batches))
-    self.each_s = (many - few) / (config.micro_batches - 4)
-    self.rest_s = max(0.0, many - config.micro_batches * self.each_s)
+    numbers = (4, config.micro_batches)
+    few, many = (self._times(1.0, _FLAT_STEPS, number) for number in numbers)
+    slow = self._times(_SLOW, _SLOW_STEPS, config.micro_batches)
+    self.measured = Measured.of(few, many, slow, numbers, config.cpu_share)
 
-  def _flat_s(self, num_micro_batches: int) -> float:
-    """Median seconds of a step without slowness."""
-    none = np.ones((1, straggler_bench.HOSTS))
-    steps = self._run(none, 'static', _FLAT_STEPS, num_micro_batches)
-    times = [step['now'] for step in steps[1:]]
-    return statistics.median(b - a for a, b in zip(times, times[1:]))
+  def _times(
+    self, slowness: float, num_steps: int, num_micro_batches: int
+  ) -> list[float]:
+    """Seconds of each step of a job whose hosts are equally slow."""
+    table = np.full((1, straggler_bench.HOSTS), slowness)
+    steps = self._run(
+      table, 'static', num_steps + _WARM_STEPS, num_micro_batches
+    )
+    times = [step['now'] for step in steps[_WARM_STEPS - 1 :]]
+    return [b - a for a, b in zip(times, times[1:])]
 
   def _run(
     self,
@@ -180,8 +240,8 @@ class _Real:
     job = dataclasses.replace(job, num_sequences=records // job.num_epochs)
 
     def at(steps: Sequence[dict[str, Any]]) -> Sequence[float]:
-      done = sum(step['weight'] for step in steps[2:])
-      left = job.num_keys - sum(step['weight'] for step in steps[:2])
+      done = sum(step['weight'] for step in steps[_WARM_STEPS:])
+      left = job.num_keys - sum(step['weight'] for step in steps[:_WARM_STEPS])
       row = min(len(slowness) - 1, int(done / left * len(slowness)))
       return slowness[row].tolist()
 
@@ -204,12 +264,16 @@ class _Real:
     function, _ = POLICIES[policy_name]
     num = self._config.micro_batches
     start = time.monotonic()
-    steps = self._run(slowness, function, len(slowness) + 2, num)
+    steps = self._run(slowness, function, len(slowness) + _WARM_STEPS, num)
+    measured = self.measured
+    slower = measured.slowness(slowness, self._config.cpu_share)
     hosts = dataclasses.replace(
-      scenario_of(name, slowness, slowness.shape[1], num),
-      s_per_micro_batch=self.each_s,
+      scenario_of(name, slower, slowness.shape[1], num),
+      s_per_micro_batch=measured.each_s,
       overhead_s=0.0,
-      own_overhead_s=self.rest_s,
+      own_overhead_s=measured.rest_s,
+      saves_after=_saves_after(2 * len(slowness)),
+      save_s=measured.save_s,
       report_s=1.0,  # As for real workers.
       noise=0.05,
     )
@@ -219,15 +283,14 @@ class _Real:
       monitor=MonitorConfig(short_s=2.0, long_s=20.0, min_steps=2),
       controller=ControllerConfig(period_s=0.5, min_samples=2, settle_s=5.0),
     )
-    job_s = steps[-1]['now'] - steps[1]['now']
+    job_s = steps[-1]['now'] - steps[_WARM_STEPS - 1]['now']
     real = {
       'job_s': job_s,
       'share_of_ideal': played['share_of_ideal'] * played['job_s'] / job_s,
-      'num_steps': len(steps) - 2,
+      'num_steps': len(steps) - _WARM_STEPS,
       'wall_s': time.monotonic() - start,
       'simulated_over_real': played['job_s'] / job_s,
-      's_per_micro_batch': self.each_s,
-      's_of_the_rest': self.rest_s,
+      'measured': dataclasses.asdict(measured),
     }
     return real, played
 

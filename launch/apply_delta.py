@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a new export from an old one and a delta."""
+"""Makes a new export from an old one and the deltas after it."""
 
 from antjax.jobs import script
 from antjax.jobs.apply_delta import Config, main

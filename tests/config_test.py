@@ -292,6 +292,19 @@ def test_load_refuses_what_does_not_fit(tmp_path, change, message):
   assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
+def test_a_config_of_an_older_version_takes_defaults_if_asked(tmp_path, caplog):
+  path = config_lib.save(Config(num_steps=3), tmp_path)
+  record = json.loads(path.read_text())
+  del record['config']['name'], record['config']['optimizer']['nesterov']
+  path.write_text(json.dumps(record))
+  config = config_lib.load(Config, path, may_lack_fields=True)
+  assert config == Config(num_steps=3)
+  assert 'lacks name' in caplog.text
+  assert 'lacks optimizer.nesterov' in caplog.text
+  with pytest.raises(ValueError, match=r'missing: name'):
+    config_lib.load(Config, path)
+
+
 def test_load_of_no_config(tmp_path):
   with pytest.raises(ValueError, match='cannot read the config'):
     config_lib.load(Config, tmp_path)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Texts of rows as behaviours: item titles, and pieces of long texts.
+"""Texts of rows as behaviors: item titles, and pieces of long texts.
 
 Ibis expressions, but for the text work itself: an engine calls `behavior_text`
 for it. A title is normalized once, however many rows have it.

@@ -85,7 +85,7 @@ class BehaviorVocabulary:
     path = folder / MANIFEST
     if not path.is_file():
       raise FileNotFoundError(
-        f'{path} is missing: {folder} holds no vocabulary of behaviours;'
+        f'{path} is missing: {folder} holds no vocabulary of behaviors;'
         ' launch/prepare_data.py makes one.'
       )
     try:

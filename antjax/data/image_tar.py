@@ -32,7 +32,7 @@ _TELL_EVERY = 10_000
 # hold an image of gigabytes, and so can an image of that size.
 _MAX_BYTES = 32 << 20  # Of an image.
 _MAX_PIXELS = 40_000_000  # Of an image; each takes up to 7 bytes for a while.
-_MAX_HEADER_BYTES = 1 << 20  # Of a member's name and attributes.
+_MAX_HEADER_BYTES = 1 << 20  # Of a member's name and attributes, and all's.
 _MAX_WAITING_BYTES = 128 << 20  # Of all images that wait for their decoding.
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
@@ -162,23 +162,43 @@ def encode(
   return counts, vectors.shape[1]
 
 
-class _Member(tarfile.TarInfo):
-  """A member whose name and attributes are short."""
+class _Archive(tarfile.TarFile):
+  """An archive that is read once."""
 
-  def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-    is_header = self.type in (
+  # Bytes of names and attributes of the next member, and of all members.
+  header_bytes = 0
+
+
+class _Member(tarfile.TarInfo):
+  """A member whose name and attributes are short, and which has no holes."""
+
+  def _proc_member(self, archive: _Archive) -> tarfile.TarInfo:
+    process = super()._proc_member  # type: ignore[misc]
+    if self.type not in (
       tarfile.GNUTYPE_LONGNAME,
       tarfile.GNUTYPE_LONGLINK,
       tarfile.XHDTYPE,
       tarfile.XGLTYPE,
       tarfile.SOLARIS_XHDTYPE,
-    )
-    if is_header and self.size > _MAX_HEADER_BYTES:
+    ):
+      return process(archive)
+    archive.header_bytes += self.size
+    if archive.header_bytes > _MAX_HEADER_BYTES:
       raise tarfile.ReadError(
-        f'a name or attributes of {self.size:,} bytes; at most'
+        f'names or attributes of {archive.header_bytes:,} bytes; at most'
         f' {_MAX_HEADER_BYTES:,} are read'
       )
-    return super()._proc_member(archive)  # type: ignore[misc]
+    member = process(archive)  # What follows, which may be such a one again.
+    if self.type != tarfile.XGLTYPE:
+      archive.header_bytes -= self.size
+    return member
+
+  def _no_holes(self, *of: object) -> None:
+    del of
+    raise tarfile.ReadError('a sparse file; pack it again without holes')
+
+  # The places of the holes may take any memory.
+  _proc_sparse = _proc_gnusparse_10 = _no_holes
 
 
 class _Room:
@@ -235,8 +255,10 @@ def _wanted(
     raise FileNotFoundError(f'images={path} is no file.')
   done = ''
   try:
-    with tarfile.open(path, 'r|*', tarinfo=_Member) as tar:
+    with _Archive.open(path, 'r|*', tarinfo=_Member) as tar:
       for member in tar:
+        # Else all of them are kept.
+        tar.members.clear()  # type: ignore[attr-defined]
         name = pathlib.PurePosixPath(member.name)
         if not member.isfile():
           continue
@@ -260,7 +282,7 @@ def _wanted(
         assert file is not None  # It is a file.
         yield member.name, row, file.read()
         done = member.name
-  except (tarfile.TarError, EOFError, zlib.error) as e:
+  except (tarfile.TarError, EOFError, RecursionError, zlib.error) as e:
     raise ValueError(
       f'images={path} is no whole tar archive ({e or type(e).__name__}), behind'
       f' {done or "its start"}; get it again.'

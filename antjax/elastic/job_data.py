@@ -22,6 +22,7 @@ from antjax.shards.ledger_spec import LedgerSpec
 from antjax.shards.ledger_state import EpochRun, State
 
 MAX_DATA_SETS = 100  # Per job.
+MAX_OPEN_SHARDS = 1 << 27  # Of open epochs of all its data sets: bytes.
 _MAX_JUMP = 1 << 20  # From a pass to the next.
 MAX_HELD = 10_000  # Leases of a worker in a data set.
 # What a later generation may say again.
@@ -43,6 +44,7 @@ def create_data_set(
         'RESOURCE_EXHAUSTED',
         f'job {job.name!r} has {MAX_DATA_SETS} data sets already.',
       )
+    _check_room(job, name, spec.num_shards)
     job.sets[name] = DataSetState(
       request.data_set, Ledger(spec), spec_generation=job.generation
     )
@@ -159,7 +161,7 @@ def begin(
     )
     state, runs = one.state, one.runs
   with refusing():
-    data.ledger.begin(state, runs)
+    data.ledger.begin(state, runs, _room(job, request.data_set))
   data.generation, data.pass_number = job.generation, request.pass_number
   data.digest, data.begun_by = digest, {client}
   data.spec.num_records = data.ledger.spec.num_records
@@ -236,10 +238,29 @@ def extend_stream(
     request.is_closed,
   ):
     return False
+  num_shards = -(-request.num_records // ledger.spec.shard_size)
+  _check_room(job, request.data_set, num_shards)
   with refusing(f'data set {request.data_set!r}: '):
     ledger.extend(request.num_records, request.is_closed)
   data.spec.num_records = request.num_records
   return True
+
+
+def _room(job: JobState, name: str) -> int:
+  """Shards for which there is memory beside the other data sets of a job."""
+  others = (one.ledger for other, one in job.sets.items() if other != name)
+  return MAX_OPEN_SHARDS - sum(ledger.num_open_shards for ledger in others)
+
+
+def _check_room(job: JobState, name: str, num_shards: int) -> None:
+  """Refuses a data set of more shards than there is memory for."""
+  if num_shards > (room := _room(job, name)):
+    raise Refused(
+      'RESOURCE_EXHAUSTED',
+      f'data set {name!r} has {num_shards} shards, but beside the other data'
+      f' sets of job {job.name!r} there is room for {room} of'
+      f' {MAX_OPEN_SHARDS}; use a larger shard_size.',
+    )
 
 
 def data_set(job: JobState, name: str) -> DataSetState:

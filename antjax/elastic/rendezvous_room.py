@@ -20,7 +20,12 @@ EXIT_WRONG_USAGE = 64
 
 _MAX_ERROR = 300  # Characters.
 _ERROR = re.compile(r'[\w.]*(Error|Exception)\b')
-_NUMBER = re.compile(r'0x[0-9a-fA-F]+|\d+')
+# A line behind a traceback, of errors by whatever name.
+_RAISED = re.compile(r'[A-Za-z_][\w.]*(: .*)?')
+# What differs each time: addresses, numbers, identifiers, temporary names.
+_NUMBER = re.compile(r'0x[0-9a-fA-F]+|(?=[\w-]*\d)[\w-]{12,}|\btmp\w{8}\b|\d+')
+# Of a bug, whatever its text says.
+_BUG = re.compile(r'(Type|Key|Index|Attribute|Name|Syntax|Assertion)Error\b')
 _PASSES = re.compile(
   r'connect|unavailable|time[d ]*out|deadline|heartbeat|no space|stale'
   r'|temporar|broken pipe|reset by|resource_exhausted|\b75\b',
@@ -373,9 +378,15 @@ def error_of(tail: str) -> str:
   Empty where there is none, or one that may pass by itself: others that are
   away, a full disk.
   """
-  errors = [line for line in tail.splitlines() if _ERROR.match(line)]
-  line = errors[-1].strip() if errors else ''
-  return '' if _PASSES.search(line) else _NUMBER.sub('#', line)[:_MAX_ERROR]
+  line, is_behind = '', False
+  for one in tail.splitlines():
+    if one.startswith('Traceback'):
+      is_behind = True
+    elif _ERROR.match(one) or (is_behind and _RAISED.fullmatch(one)):
+      line, is_behind = one.strip(), False
+  if _PASSES.search(line) and not _BUG.match(line):
+    return ''
+  return _NUMBER.sub('#', line)[:_MAX_ERROR]
 
 
 def silent_members(job: JobState, room: Room, since: float) -> dict[str, float]:

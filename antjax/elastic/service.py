@@ -73,10 +73,15 @@ class Service(grpc.GenericRpcHandler):
 
 
 def make_server(
-  service: Service,
+  service: grpc.GenericRpcHandler,
   address: str,
   port: int,
   tls: Callable[[], security.Tls] | None,
+  *,
+  who: str = 'the coordinator',
+  max_bytes: int = requests.MAX_STATE_BYTES + 4096,
+  max_calls: int = _MAX_CALLS,
+  is_shared: bool = False,
 ) -> tuple[grpc.aio.Server, int]:
   """Returns a server that is bound and not started, and its port.
 
@@ -86,12 +91,12 @@ def make_server(
     RuntimeError: The address or port cannot be had.
   """
   options: Sequence[tuple[str, Any]] = (
-    ('grpc.max_receive_message_length', requests.MAX_STATE_BYTES + 4096),
+    ('grpc.max_receive_message_length', max_bytes),
     ('grpc.max_send_message_length', requests.MAX_STATE_BYTES),
     ('grpc.max_metadata_size', 16 << 10),
     ('grpc.absolute_max_metadata_size', 32 << 10),
     ('grpc.max_concurrent_streams', 1000),
-    ('grpc.max_allowed_incoming_connections', max_connections()),
+    ('grpc.max_allowed_incoming_connections', max_connections(max_calls)),
     # Thousands of workers may come back at once.
     ('grpc.server.max_pending_requests', MAX_HOSTS),
     ('grpc.server.max_pending_requests_hard_limit', 30_000),
@@ -102,13 +107,10 @@ def make_server(
     ('grpc.keepalive_permit_without_calls', 1),
     ('grpc.http2.min_ping_interval_without_data_ms', 5_000),
     ('grpc.max_connection_idle_ms', 600_000),
-    # Two coordinators must not share a port.
-    ('grpc.so_reuseport', 0),
+    ('grpc.so_reuseport', int(is_shared)),
   )
   server = grpc.aio.server(
-    handlers=(service,),
-    options=options,
-    maximum_concurrent_rpcs=_MAX_CALLS,
+    handlers=(service,), options=options, maximum_concurrent_rpcs=max_calls
   )
   where = f'[{address}]:{port}' if ':' in address else f'{address}:{port}'
   try:
@@ -118,27 +120,27 @@ def make_server(
       bound = server.add_secure_port(where, security.server_credentials(tls))
   except RuntimeError as error:
     raise RuntimeError(
-      f'the coordinator cannot listen on {where}: {error}. Is the port taken?'
+      f'{who} cannot listen on {where}: {error}. Is the port taken?'
     ) from error
   if not bound:
     raise RuntimeError(
-      f'the coordinator cannot listen on {where}; is the port taken, or a file'
+      f'{who} cannot listen on {where}; is the port taken, or a file'
       ' of tls_dir wrong?'
     )
   return server, bound
 
 
-def max_connections() -> int:
+def max_connections(most: int = _MAX_CALLS) -> int:
   """As many as there are files to be opened, less some for the journal."""
   limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   if limit == resource.RLIM_INFINITY:
-    return _MAX_CALLS
-  wanted = _MAX_CALLS + 200
+    return most
+  wanted = most + 200
   more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
   if more > limit:
     resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
     limit = more
-  return min(_MAX_CALLS, max(limit - 200, limit // 2))
+  return min(most, max(limit - 200, limit // 2))
 
 
 class _Turns:

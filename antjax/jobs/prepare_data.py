@@ -283,4 +283,4 @@ def _print_tables(
   for sequence in description.get('sequences', ()):
     if 'texts' in sequence:
       told = ', '.join(f'{k}: {n:,}' for k, n in sequence['texts'].items())
-      print(f'behaviours a text of {sequence["name"]}: {told}')
+      print(f'behaviors a text of {sequence["name"]}: {told}')

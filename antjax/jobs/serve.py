@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-r"""Serves an exported model over HTTP.
+r"""Serves an exported model over HTTP, and over gRPC if it is asked for.
 
   python -m launch.serve --model=runs/clicks --port=8080
   curl -s localhost:8080/v1/score -H 'Content-Type: application/json' \
@@ -29,10 +29,11 @@ import uvloop
 
 from antjax import paths
 from antjax.elastic import security
-from antjax.elastic.rotation import Rotating
+from antjax.elastic.rotation import Rotating, rotating_tls
 from antjax.jobs import script
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec.served import ServedTitles
+from antjax.jobs.serve_grpc import GrpcFront
 from antjax.jobs.serve_http import Front, Metrics
 from antjax.serving import exporter, loader
 from antjax.serving.batcher import Batcher, Served
@@ -58,6 +59,10 @@ class Config:
   ] = ''
   address: Annotated[str, 'Address to listen on.'] = '127.0.0.1'
   port: Annotated[int, 'Port. 0: a free port, which is printed.'] = 8080
+  grpc_port: Annotated[
+    int | None,
+    'Port for gRPC besides. 0: a free port, which is printed. none: no gRPC.',
+  ] = None
   processes: Annotated[
     int, 'Processes that answer on the port. They share mapped tables.'
   ] = 1
@@ -93,6 +98,10 @@ class Config:
   def __post_init__(self) -> None:
     if not 0 <= self.port <= 65535:
       raise ValueError(f'port must be 0 to 65535; got {self.port}.')
+    if self.grpc_port is not None and not 0 <= self.grpc_port <= 65535:
+      raise ValueError(f'grpc_port must be 0 to 65535; got {self.grpc_port}.')
+    if self.grpc_port == 0 and self.processes > 1:
+      raise ValueError('grpc_port=0: several processes need the same; name it.')
     for name in _POSITIVE:
       if getattr(self, name) <= 0:
         raise ValueError(f'{name} must be positive; got {getattr(self, name)}.')
@@ -167,11 +176,12 @@ def _serve_together(config: Config) -> None:
 
 
 class Opened(NamedTuple):
-  """A model, what deltas change of it, and the digest of its base."""
+  """A model, what deltas change of it, digest and number of its base."""
 
   served: Served
   live: Live | None
   digest: str
+  number: int
 
 
 def load(config: Config) -> Opened:
@@ -184,20 +194,19 @@ def load(config: Config) -> Opened:
       if config.deltas:
         raise ValueError('deltas: none are written for an LLM-Rec; leave it.')
       served = ServedTitles(str(path))
-      return Opened(served, None, exporter.sha256(path / llm_rec_export.FILE))
+      digest = exporter.sha256(path / llm_rec_export.FILE)
+      return Opened(served, None, digest, 0)
     if (path / loader.MANIFEST).is_file():
-      digest, is_live = (
-        exporter.sha256(path / loader.MANIFEST),
-        bool(config.deltas),
-      )
       model: loader.Model
+      is_live, (digest, number) = bool(config.deltas), exporter.state_of(path)
       if 'clicks' in loader.read_manifest(path):
         model = clicks = ClickScorer(path, is_live)
         served = ServedClicks(clicks, config.max_rows)
       else:
         model = loader.Model(path, is_live)
         served = ServedUsers(model, config.max_rows)
-      return Opened(served, Live(model, digest) if is_live else None, digest)
+      live = Live(model, digest, number) if is_live else None
+      return Opened(served, live, digest, number)
   raise FileNotFoundError(
     f'{config.model} holds no exported model; launch/train_clicks.py,'
     ' launch/export_gmeta.py and launch/train_llm_rec.py write one.'
@@ -208,12 +217,12 @@ async def _serve(config: Config, ready: Barrier | None) -> None:
   stop, metrics = script.stop_event(), Metrics()
   if parent := multiprocessing.parent_process() if ready else None:
     asyncio.get_running_loop().add_reader(parent.sentinel, stop.set)
-  served, live, digest = await asyncio.to_thread(load, config)
-  version = {'sequence': 0, 'digest': digest}
+  served, live, digest, number = await asyncio.to_thread(load, config)
+  version = {'sequence': number, 'digest': digest}
   follower = None
   if live is not None:
     follower = Follower(
-      DeltaFeed(config.deltas, digest),
+      DeltaFeed(config.deltas, digest, number),
       live,
       config.poll_s,
       lambda: metrics.see(follower) if follower else None,
@@ -253,6 +262,20 @@ async def _serve(config: Config, ready: Barrier | None) -> None:
   )
   await front.start()
   print(f'serve: {front.url}', flush=True)
+  rpc = None
+  if config.grpc_port is not None:
+    rpc = GrpcFront(
+      front,
+      address=config.address,
+      port=config.grpc_port,
+      max_body_bytes=config.max_body_bytes,
+      max_calls=config.max_connections,
+      client_timeout_s=config.client_timeout_s,
+      is_shared=ready is not None,
+      tls=rotating_tls(config.tls_dir) if config.tls_dir else None,
+    )
+    await rpc.start()
+    print(f'serve: gRPC on port {rpc.port}', flush=True)
   warm = asyncio.create_task(
     asyncio.to_thread(_prepare, served, follower, ready)
   )
@@ -270,7 +293,10 @@ async def _serve(config: Config, ready: Barrier | None) -> None:
     ready.abort()
   if follower is not None:
     follower.stop()
-  await front.close(config.stop_timeout_s)
+  closing = [front.close(config.stop_timeout_s)]
+  if rpc is not None:
+    closing.append(rpc.close(config.stop_timeout_s))
+  await asyncio.gather(*closing)
   batcher.close()
 
 

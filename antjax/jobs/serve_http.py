@@ -206,7 +206,7 @@ class Front:
 
   def _call(self, call: HttpCall, send: Callable[[Reply], None]) -> None:
     if call.path == '/v1/score' and call.method == 'POST':
-      self._score(call, send)
+      self.score(call, send)
     elif call.path in self._pages and call.method in ('GET', 'HEAD'):
       send(self._pages[call.path](call))
     elif call.path == '/v1/score' or call.path in self._pages:
@@ -214,7 +214,8 @@ class Front:
     else:
       send(_error(404, f'there are /v1/score, {", ".join(self._pages)}.'))
 
-  def _score(self, call: HttpCall, send: Callable[[Reply], None]) -> None:
+  def score(self, call: HttpCall, send: Callable[[Reply], None]) -> None:
+    """Answers a request of scores, at once or later."""
     start_s = time.perf_counter()
 
     def end(reply: Reply) -> None:
@@ -226,7 +227,7 @@ class Front:
       error = future.exception()
       end(_json(200, future.result()) if error is None else _trouble(error))
 
-    if refusal := self._refusal(call):
+    if refusal := self.refusal(call):
       end(refusal)
       return
     try:
@@ -256,7 +257,7 @@ class Front:
     except ValueError as error:
       raise _Refused(400, f'the request is no JSON: {error}.') from error
 
-  def _refusal(self, call: HttpCall) -> Reply | None:
+  def refusal(self, call: HttpCall) -> Reply | None:
     """What to say to who may not ask; None: it may."""
     tokens = self._tokens()
     if tokens.grant(call.headers.get('authorization')) is None:
@@ -278,7 +279,7 @@ class Front:
     return _json(503 if self.trouble else 200, {**about, **self._state()})
 
   def _show_metrics(self, call: HttpCall) -> Reply:
-    if refused := self._refusal(call):
+    if refused := self.refusal(call):
       return refused
     registry = self._metrics.registry
     if self._is_shared:  # Those of all processes.

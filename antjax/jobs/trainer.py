@@ -279,7 +279,7 @@ def account(
 def _show(memory: dict[str, Any]) -> None:
   sizes = dict(memory['state'])
   if 'table' in memory:
-    sizes['table of behaviours'] = memory['table']
+    sizes['table of behaviors'] = memory['table']
   sizes['activations (planned)'] = memory['activations']
   sizes['together'] = sum(sizes.values())
   compiled = memory['compiled']

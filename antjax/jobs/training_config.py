@@ -240,7 +240,6 @@ class LanguageConfig(LayersConfig):
   def check_inputs(self) -> None:
     paths.check_there(self.adapter, 'adapter')
     super().check_inputs()
-    pretrained.check_there(self.model)
 
   def tuned(
     self, model: nnx.Module, rngs: nnx.Rngs, how: Tuning

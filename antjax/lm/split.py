@@ -138,7 +138,7 @@ class HighEncoder(_Half):
     is_cut = positions is not None or x_BMD.shape[1] <= self.max_behaviors
     if self.max_behaviors and not is_cut:
       raise ValueError(
-        f'sequences of {x_BMD.shape[1]} behaviours: max_behaviors='
+        f'sequences of {x_BMD.shape[1]} behaviors: max_behaviors='
         f'{self.max_behaviors}; cut the sequences, or raise it.'
       )
     if positions is None:

@@ -41,6 +41,7 @@ class Transformer(blocks.ModelPart):
     config: Configuration of the model.
     layers: Block with leaves [L, ...]. Parts of a model may lack it.
     first: Index of the first of these layers in the whole model.
+    is_pinned: See `layerwise.scan_layers`.
   """
 
   # Parameters that depend on the config.
@@ -50,7 +51,7 @@ class Transformer(blocks.ModelPart):
   token_types: nnx.Param[jax.Array]
   lm_head: nnx.Param[jax.Array]
 
-  first = 0
+  first, is_pinned = 0, False
 
   def __init__(
     self, config: Config, *, rngs: nnx.Rngs, block: Callable[..., Block] = Block
@@ -220,9 +221,8 @@ class Transformer(blocks.ModelPart):
       policy = policies.save_from_both_policies(
         policies.dots_with_no_batch_dims_saveable, policy
       )
-    run = functools.partial(
-      layerwise.scan_layers, remat=config.remat != 'none', policy=policy
-    )
+    run = functools.partial(layerwise.scan_layers, is_pinned=self.is_pinned)
+    run = functools.partial(run, remat=config.remat != 'none', policy=policy)
     run_all = functools.partial(run, layers_per_step=config.layers_per_step)
     if at is None:
       return run_all(layer, x_BTD, layers)

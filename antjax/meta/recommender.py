@@ -65,6 +65,11 @@ class ModelConfig(load.NetworkConfig):
     Literal['float32', 'bfloat16'],
     'Dtype in which rows and their gradients are sent between devices.',
   ] = 'float32'
+  table_dtype: Annotated[
+    Literal['float32', 'bfloat16'],
+    'Dtype of the embedding rows. bfloat16 takes half the memory; updates are'
+    ' rounded stochastically.',
+  ] = 'float32'
   table_optimizer: Annotated[
     Literal['adam', 'rowwise_adagrad'],
     'Optimizer of the touched embedding rows.',
@@ -280,6 +285,7 @@ def build(
       'auto' if config.table_level == 'plan' else config.table_level,
       optimizer(),
       init_scale=0.1,
+      dtype=config.table_dtype,
     )
     for name, facts in features.items()
   ]

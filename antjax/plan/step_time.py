@@ -7,11 +7,12 @@ ones do not is taken from schedules of XLA's compilers for twelve layers with
 eight micro-batches (benchmarks/results/pods_compiled_2026-12.md):
 
 - Inside the loop over micro-batches, a stack's pieces move a layer ahead, so
-  two layers of L are exposed, and of the rest a share that the compiler does
-  not overlap.
+  one layer of L is exposed in each pass, two between groups, and of the rest a
+  share that the compiler does not overlap, although products last as long.
 - Leaves outside stacks, and collectives once per step, are exposed.
-- With early sums, those sent to other groups at the step's end overlap. With
-  late parameters, so do the gathers of the update from the third layer on.
+- With early sums, those sent to other groups at the step's end overlap, but for
+  the last two layers. With late parameters, so do the gathers of the update
+  from the third layer on.
 
 The step takes
 
@@ -31,8 +32,9 @@ from antjax.mesh.paro import PaRO
 from antjax.plan import census
 from antjax.plan.moves import Move
 
-# Exposed layers of a stack: the first and the last, or the first two.
-_ALONE = 2
+# Exposed layers of a stack, at its start or end. What crosses groups waits for
+# what moves inside them, or the other way round.
+_ALONE, _ALONE_BETWEEN = 1, 2
 
 
 class Exposes(Protocol):
@@ -58,13 +60,14 @@ class Scheduled:
 class Hiding:
   """Shares of a stack's collectives that a compiler does not hide.
 
+  They are those of all layers but the first or last ones.
+
   Attributes:
     gathers: Exposed share of the gathers inside a group, in the loop.
     reductions: Exposed share of the reductions inside a group, in the loop.
     between: Exposed share of collectives between groups, in the loop.
     sums: Exposed share of the sums to other groups at the step's end.
-    params: Exposed share of updated parameters on their way back, beside the
-      first two layers.
+    params: Exposed share of updated parameters on their way back.
   """
 
   gathers: float = 1.0
@@ -113,25 +116,24 @@ class Hiding:
     """Exposed share of a move's time."""
     if not move.num_layers:
       return 1.0
-    alone = min(1.0, _ALONE / move.num_layers)
+    is_gather, is_inside = move.kind == census.ALL_GATHER, move.axis == INTRA
     if not move.in_loop:
-      if move.kind == census.ALL_GATHER:
-        return alone + (1 - alone) * self.params
-      return self.sums if move.axis == INTER else 1.0
-    if move.axis == INTER:
+      sums = 1.0 if is_inside else self.sums
+      steady = self.params if is_gather else sums
+    elif move.axis == INTER:
       steady = self.between
-    elif move.kind == census.ALL_GATHER:
-      steady = self.gathers
     else:
-      steady = self.reductions
+      steady = self.gathers if is_gather else self.reductions
+    num = _ALONE if move.in_loop and is_inside else _ALONE_BETWEEN
+    alone = min(1.0, num / move.num_layers)
     return alone + (1 - alone) * steady
 
 
 NOTHING = Hiding()  # XLA:CPU, and any step without overlap.
 _COMPILED = {
-  'gpu': Hiding(gathers=0.0, reductions=0.0, between=0.0, sums=0.0, params=0.0),
+  'gpu': Hiding(gathers=0.0, reductions=0.0, between=0.0, sums=0.1, params=0.0),
   'v6e': Hiding(
-    gathers=0.63, reductions=0.0, between=0.14, sums=0.0, params=0.0
+    gathers=0.0, reductions=0.0, between=0.14, sums=0.0, params=0.0
   ),
   # Without SparseCores, reductions are single instructions.
   'v5e': Hiding(gathers=0.13, reductions=1.0, between=1.0, sums=1.0),

@@ -61,7 +61,7 @@ def write(
     notes += memory_notes(account)
     if account.get('table'):
       level, size = account['table_level'], account['table']
-      pieces += _on_devices(trainer, 'table of behaviours', level, size)
+      pieces += _on_devices(trainer, 'table of behaviors', level, size)
   if acknowledgement:
     notes.append(f'Data: {acknowledgement}')
   if numbers is not None:

@@ -2,15 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A click model's scores as StableHLO: pure functions of looked-up vectors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax import export
 import numpy as np
 
-from antjax.ctr.antm2c.model import ScenarioModel
-from antjax.embedding.table import EmbeddingTables
 from antjax.networks.network import ScenarioMoments
 from antjax.serving import functions
 from antjax.train.state import named_leaves
@@ -20,8 +18,8 @@ _UNREAD = ('label', 'labels', 'conversion')
 
 
 def exported(
-  model: ScenarioModel,
-  tables: EmbeddingTables,
+  logits: Callable[..., dict[str, jax.Array]],
+  widths: Mapping[str, int],
   params: Any,
   moments: ScenarioMoments | None,
   batch: Mapping[str, Any],
@@ -30,11 +28,11 @@ def exported(
   """Lowers the logits for each number of rows.
 
   Args:
-    model: The model.
-    tables: Its tables, for their widths.
+    logits: Logits of (parameters, vectors, batch), by column.
+    widths: Width of the vectors of each feature.
     params: Its dense parameters, from `Trainer.params`.
     moments: Moments of the training rows, where the model needs them.
-    batch: From `model.prepare`; its types are looked at.
+    batch: A batch; its types are looked at.
     sizes: Rows of a call.
 
   Returns:
@@ -53,10 +51,7 @@ def exported(
       each = tuple(flat[f'moments/{n}'][None] for n in given)
       batch = batch | {'moments': each}
     tree = jax.tree.unflatten(treedef, [flat[n] for n in names])
-    return model.logits(tree, vectors, batch)
-
-  def width(feature: str) -> int:
-    return tables.specs[tables.features[feature].tables[0]].embedding_dim
+    return logits(tree, vectors, batch)
 
   of_params = {
     n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in flat.items()
@@ -69,7 +64,7 @@ def exported(
         lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), read
       )
       vectors = {
-        name: jax.ShapeDtypeStruct((*x.shape, width(name)), np.float32)
+        name: jax.ShapeDtypeStruct((*x.shape, widths[name]), np.float32)
         for name, x in of_batch['ids'].items()
       }
       lowered = export.export(jax.jit(scores), platforms=functions.PLATFORMS)

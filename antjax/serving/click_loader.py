@@ -81,9 +81,8 @@ class ClickScorer(loader.Model):
     options = self.clicks['compiler_options'].get(jax.default_backend())
     if options:  # The kernels that training has: the same bits.
       for name, path in self.manifest['functions'].items():
-        call = export.deserialize(
-          (pathlib.Path(folder) / path).read_bytes()
-        ).call
+        code = bytearray((pathlib.Path(folder) / path).read_bytes())
+        call = export.deserialize(code).call
         self._functions[name] = jax.jit(call, compiler_options=options)
 
   def score(self, rows: Rows) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -326,12 +325,14 @@ class ClickScorer(loader.Model):
     arrays, names = self.arrays, self.clicks['histories']
     if not names:
       return {}
-    found = []
+    found, most = [], self.clicks['max_history']
+    lengths = self.clicks.get('history_lengths', {})
     for i, name in enumerate(names):
       if name not in rows:
         found.append(arrays[f'history:{i}'][user_N])
         continue
-      found.append(_each(rows[name], self._history))
+      cut = functools.partial(self._history, lengths.get(name, most), most)
+      found.append(_each(rows[name], cut))
     history = np.stack(found, axis=1)
     titles = history
     if 'frequent:title' in arrays:
@@ -342,9 +343,8 @@ class ClickScorer(loader.Model):
       columns[f'history_{name}'] = np.where(history == 0, -1, of_title)
     return {n: x.astype(np.int32) for n, x in columns.items()}
 
-  def _history(self, texts: Sequence[Any]) -> np.ndarray:
-    lists: list[Any] = [self._titles(x) if len(x) else [] for x in texts]
-    return _newest(lists, self.clicks['max_history'])
+  def _history(self, length: int, most: int, texts: Any) -> np.ndarray:
+    return _newest([self._titles(x)[-length:] for x in texts], most)
 
   def _bags(self, rows: Rows, count: int) -> dict[str, np.ndarray]:
     """'bag_...' int32 [N, P] of lists of texts."""

@@ -1,208 +1,187 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Differences between two exports, and how to apply them.
+"""The next ordered delta to a newly trained model, and exports of deltas.
 
-A delta holds the rows that differ, the dense parameters and whatever else is
-new. Rows are matched by the keys of their vocabulary, so that a row which only
-has another id is not sent again. Applied to the old export it gives the new one
-bit for bit. Rows are read block by block: tables may be larger than memory.
+The new model may have ids of its own: rows are matched by the keys of their
+vocabulary, so a key keeps its row, and a row which only has another id is not
+sent again. See `live.py` for what a delta holds and `feed.py` for its file.
 """
 
 from collections.abc import Mapping
-import json
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from antjax import paths
-from antjax.serving import exporter, loader
+from antjax.serving import exporter, feed, loader
+from antjax.serving.click_loader import ARRAYS, ClickScorer
+from antjax.serving.live import Live, LiveTable
 
-DELTA = 'delta.json'
-FORMAT = 'antjax.serving.delta'
-FORMAT_VERSION = 1
-_BLOCK = 1 << 16  # Rows compared or copied at once.
+_BLOCK = 1 << 16  # Rows copied at once.
+# What code and requests depend on: no delta changes it.
+_FIXED = ('kind', 'label', 'numeric', 'support_sizes', 'query_size', 'features')
+
+
+class Replayed(NamedTuple):
+  """An export in the state after deltas.
+
+  Attributes:
+    folder: Its folder.
+    model: The model.
+    live: Its state.
+    info: What the deltas say, the later ones' words before the earlier ones'.
+  """
+
+  folder: pathlib.Path
+  model: loader.Model
+  live: Live
+  info: dict[str, Any]
+
+
+def opened(
+  base: str | os.PathLike[str], deltas: str | os.PathLike[str]
+) -> Replayed:
+  """Opens an export and takes all deltas of a folder into it.
+
+  Raises:
+    ValueError: One of them cannot be taken.
+  """
+  folder = paths.fetched(base, 'base')
+  is_clicks = 'clicks' in loader.read_manifest(folder)
+  model = (ClickScorer if is_clicks else loader.Model)(folder, is_live=True)
+  digest, sequence = exporter.state_of(folder)
+  live, info = Live(model, digest, sequence), dict[str, Any]()
+  source = feed.DeltaFeed(deltas, digest, sequence)
+  while (delta := source.next()) is not None:
+    try:
+      live.apply(delta)
+    except feed.RefusedDelta as error:
+      raise ValueError(f'deltas={deltas}: {error}') from error
+    source.took(delta)
+    info |= delta.info
+  if source.trouble:
+    raise ValueError(f'deltas={deltas}: {source.trouble}')
+  return Replayed(folder, model, live, info)
 
 
 def write(
-  base: str | os.PathLike[str],
-  new: str | os.PathLike[str],
-  out: str | os.PathLike[str],
-) -> dict[str, Any]:
-  """Writes the delta that `apply` needs to turn one full export into another.
+  now: Replayed, new: exporter.Exported, deltas: str | os.PathLike[str]
+) -> dict[str, tuple[int, int]]:
+  """Writes the delta from a state to a newly trained model.
 
   Args:
-    base: Folder of the export that is served now.
-    new: Folder of the export to be served.
-    out: Folder to make; must not exist.
+    now: The state that servers have.
+    new: The model.
+    deltas: Folder of the deltas, which the new one is added to.
 
   Returns:
-    What delta.json says: for each table its 'rows', how many are 'changed' and
-    whether rows have 'moved' to other ids.
+    Table -> (rows of the delta, rows of the table).
 
   Raises:
-    ValueError: A table is stored in two ways.
+    ValueError: The models differ in more than rows, keys and parameters, or the
+      new one has numbers that are not finite.
   """
-  base, new = paths.fetched(base, 'base'), pathlib.Path(new)
-  old_manifest = loader.read_manifest(base)
-  manifest = loader.read_manifest(new)
-  description: dict[str, Any] = {
-    'format': FORMAT,
-    'format_version': FORMAT_VERSION,
-    'base': exporter.sha256(base / loader.MANIFEST),
-    'tables': {},
+  _check(now, new)
+  arrays, tables = dict[str, np.ndarray](), {}
+  for name, rows in new.tables.items():
+    num_old = now.live.tables[name].num_rows
+    features = [n for n, f in new.features.items() if f['table'] == name]
+    ids = np.arange(len(rows))
+    if len(features) == 1 and features[0] in new.vocabularies:
+      vocabulary = new.vocabularies[features[0]]
+      ids = _places(now.model, features[0], vocabulary, num_old, len(rows))
+    for feature in features:
+      if feature in new.vocabularies:
+        arrays |= _keys(now.model, feature, new.vocabularies[feature], ids)
+    order = np.flatnonzero(ids >= 0)
+    order = order[np.argsort(ids[order])]
+    tables[name] = ids[order], rows[order]
+  arrays |= now.live.changes(new.params, tables)
+  now.live.take(arrays)  # Nothing is written that servers would refuse.
+  version = now.live.version
+  number, digest = version['sequence'] + 1, version['digest']
+  made = feed.write(deltas, number, digest, arrays, new.info)
+  now.live.version = {'sequence': number, 'digest': made.digest}
+  return {
+    n: (len(arrays.get(f'rows/{n}', ())), now.live.tables[n].num_rows)
+    for n in new.tables
   }
-  with exporter.new_folder(out) as stage:
-    (stage / 'tables').mkdir()
-    shutil.copyfile(new / loader.MANIFEST, stage / loader.MANIFEST)
-    for name, table in manifest['tables'].items():
-      old = old_manifest['tables'].get(name)
-      _check_storage(name, old, table)
-      source = _sources(name, (base, old_manifest), (new, manifest))
-      changed, parts = _changed(base, new, old, table, source)
-      is_moved = not np.array_equal(source, np.arange(len(source)))
-      if is_moved:
-        parts['source'] = source
-      np.savez(stage / _path(name), **parts)
-      description['tables'][name] = {
-        'rows': table['rows'],
-        'changed': changed,
-        'moved': is_moved,
-      }
-    for path in _plain_files(manifest):
-      if old_manifest['files'].get(path) != manifest['files'][path]:
-        target = stage / 'files' / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(new / path, target)
-    text = json.dumps(description, indent=2) + '\n'
-    (stage / DELTA).write_text(text, encoding='utf-8')
-  return description
 
 
-def apply(
-  base: str | os.PathLike[str],
-  delta: str | os.PathLike[str],
-  out: str | os.PathLike[str],
-) -> None:
-  """Makes the new export of the old one and a delta.
+def _check(now: Replayed, new: exporter.Exported) -> None:
+  old, is_new = now.model.manifest, dict[str, bool]()
+  facts = {**new.info, **vars(new)}
+  for name in _FIXED:
+    was, given = old.get(name), facts.get(name)
+    if name == 'features':
+      was, given = (_without_sizes(x) for x in (was, given))
+    is_new[name] = was != (list(given) if isinstance(given, tuple) else given)
+  files = old['functions'].items()
+  code = {name: (now.folder / path).read_bytes() for name, path in files}
+  is_new['functions'] = code != dict(new.functions)
+  for name, (_, ids) in new.vocabularies.items():
+    is_first = 0 if np.min(ids, initial=1) > 0 else -1
+    is_new[f'vocabularies/{name}'] = now.model.unknown.get(name) != is_first
+  widths = {n: x.shape[1] for n, x in new.tables.items()}
+  is_new['tables'] = widths != {n: x.width for n, x in now.live.tables.items()}
+  shapes = {n: np.shape(x) for n, x in new.params.items()}
+  is_new['params'] = shapes != {n: x.shape for n, x in now.model.params.items()}
+  if differing := [n for n, x in is_new.items() if x]:
+    raise ValueError(
+      f'{now.folder} and the new model differ in {", ".join(differing)}, which'
+      ' no delta changes; write a full export, and deltas after it into another'
+      ' folder.'
+    )
 
-  Args:
-    base: Folder of the old full export; it is kept.
-    delta: Folder that `write` made.
-    out: Folder to make; must not exist.
 
-  Raises:
-    FileNotFoundError: There is no delta.
-    ValueError: The delta is of another base, or its files are damaged.
+def _without_sizes(features: Any) -> Any:
+  return {n: {**f, 'num_ids': None} for n, f in (features or {}).items()}
+
+
+def _places(
+  model: loader.Model,
+  feature: str,
+  vocabulary: tuple[np.ndarray, np.ndarray],
+  num_old: int,
+  num_new: int,
+) -> np.ndarray:
+  """Row of the live table for each of the new one [num_new]; -1: it has no key.
+
+  New keys take rows without a key, then rows behind the end.
   """
-  base, delta = paths.fetched(base, 'base'), paths.fetched(delta, 'delta')
-  if not (delta / DELTA).is_file():
-    raise FileNotFoundError(
-      f'{delta} holds no {DELTA}; launch/export_gmeta.py --since writes one.'
-    )
-  description = json.loads((delta / DELTA).read_text(encoding='utf-8'))
-  if description.get('format_version') != FORMAT_VERSION:
-    raise ValueError(
-      f'{delta} is of version {description.get("format_version")}; this code'
-      f' applies {FORMAT_VERSION}. Use the same release of antjax.'
-    )
-  old_manifest = loader.read_manifest(base)
-  if exporter.sha256(base / loader.MANIFEST) != description['base']:
-    raise ValueError(
-      f'{delta} does not follow {base}: it was made for another full export.'
-      ' Apply deltas in the order of their days, or take a full export.'
-    )
-  text = (delta / loader.MANIFEST).read_text(encoding='utf-8')
-  manifest = json.loads(text)
-  with exporter.new_folder(out) as stage:
-    for path in manifest['files']:
-      (stage / path).parent.mkdir(parents=True, exist_ok=True)
-    for path in _plain_files(manifest):
-      sent = delta / 'files' / path
-      shutil.copyfile(sent if sent.exists() else base / path, stage / path)
-    for name, table in manifest['tables'].items():
-      old = old_manifest['tables'].get(name)
-      with np.load(delta / _path(name)) as parts:
-        source = parts['source'] if 'source' in parts else None
-        if source is None:
-          source = np.arange(table['rows'])
-        for part, path in _parts(table):
-          was = None if old is None else _open(base / old[part])
-          values = parts[part]
-          _rebuild(stage / path, was, source, parts['changed'], values)
-    for path, facts in manifest['files'].items():
-      if exporter.sha256(stage / path) != facts['sha256']:
-        raise ValueError(
-          f'{path} made of {base} and {delta} is not what was exported: one of'
-          ' them is damaged; copy them again.'
-        )
-    (stage / loader.MANIFEST).write_text(text, encoding='utf-8')
-
-
-def _path(table: str) -> str:
-  return f'tables/{exporter.file_stem(table)}.npz'
-
-
-def _parts(table: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """(part, file) of a table: its values, and the scale if it has one."""
-  return [(n, table[n]) for n in ('values', 'scale') if table[n]]
-
-
-def _plain_files(manifest: Mapping[str, Any]) -> list[str]:
-  """Files that are no tables: sent whole where they differ."""
-  tables = {p for t in manifest['tables'].values() for _, p in _parts(t)}
-  return [path for path in manifest['files'] if path not in tables]
-
-
-def _open(path: pathlib.Path) -> np.ndarray:
-  return np.load(path, mmap_mode='r')
-
-
-def _check_storage(name, old, table):
-  if old is None:
-    return
-  ways = [(t['dim'], 'int8' if t['scale'] else 'float32') for t in (old, table)]
-  if ways[0] != ways[1]:
-    raise ValueError(
-      f'table {name} has width {ways[0][0]} as {ways[0][1]} in the base and'
-      f' width {ways[1][0]} as {ways[1][1]} in the new export; a delta needs'
-      ' the same of both. Give --quantize as for the base, or take a full'
-      ' export.'
-    )
-
-
-def _sources(name, old, new):
-  """For each row of the new table the same key's row in the old one, or -1."""
-  (base, old_manifest), (folder, manifest) = old, new
-  num_rows = manifest['tables'][name]['rows']
-  source = np.full(num_rows, -1, np.int32)
-  if name not in old_manifest['tables']:
-    return source
-  num_old = old_manifest['tables'][name]['rows']
-  keyed = [
-    f
-    for f, facts in manifest['features'].items()
-    if facts['table'] == name
-    and f in manifest['vocabularies']
-    and f in old_manifest['vocabularies']
-  ]
-  if not keyed:
-    same = min(num_rows, num_old)
-    source[:same] = np.arange(same)
-    return source
-  olds, news = (
-    [np.load(where / path) for path in m['vocabularies'][keyed[0]].values()]
-    for where, m in ((base, old_manifest), (folder, manifest))
+  keys, own = (np.asarray(x) for x in vocabulary)
+  places = match_rows(
+    model.keys(feature), (_bytes(keys), own), num_old, num_new
   )
-  source = match_rows(olds, news, num_old, num_rows)
-  # Rows without a key: each is compared with its like.
-  is_unused = np.ones(num_rows, bool)
-  is_unused[news[1]] = False
-  unused = np.flatnonzero(is_unused[:num_old])
-  source[unused] = unused
-  return source
+  new = np.unique(own[places[own] < 0])
+  free = np.setdiff1d(np.arange(num_old), places)[: len(new)]
+  places[new] = np.append(free, num_old + np.arange(len(new) - len(free)))
+  return places
+
+
+def _keys(
+  model: loader.Model,
+  feature: str,
+  vocabulary: tuple[np.ndarray, np.ndarray],
+  places: np.ndarray,
+) -> dict[str, np.ndarray]:
+  """Arrays of added, moved and deleted keys."""
+  keys, ids = _bytes(np.asarray(vocabulary[0])), places[vocabulary[1]]
+  differs = model.ids(feature, keys) != ids
+  gone = np.setdiff1d(model.keys(feature)[0], keys)
+  found = {'keys': keys[differs], 'gone': gone}
+  found = {f'{n}/{feature}': x for n, x in found.items() if len(x)}
+  if differs.any():
+    found[f'ids/{feature}'] = ids[differs].astype(np.int32)
+  return found
+
+
+def _bytes(keys: np.ndarray) -> np.ndarray:
+  """Keys as vocabularies have them."""
+  return np.strings.encode(keys, 'utf-8') if keys.dtype.kind == 'U' else keys
 
 
 def match_rows(old, new, num_old: int, num_new: int) -> np.ndarray:
@@ -227,36 +206,47 @@ def match_rows(old, new, num_old: int, num_new: int) -> np.ndarray:
   return source
 
 
-def _blocks(num_rows: int) -> list[slice]:
-  starts = range(0, num_rows, _BLOCK)
-  return [slice(start, min(start + _BLOCK, num_rows)) for start in starts]
+def apply(now: Replayed, out: str | os.PathLike[str]) -> None:
+  """Writes a state as a full export, which the deltas to come follow.
+
+  Raises:
+    ValueError: The folder exists.
+  """
+  model, manifest = now.model, now.model.manifest | now.info | now.live.version
+  manifest['unknown'] = model.unknown
+  with exporter.new_folder(out) as stage:
+    for path in manifest['files']:
+      (stage / path).parent.mkdir(parents=True, exist_ok=True)
+    for path in manifest['functions'].values():
+      shutil.copyfile(now.folder / path, stage / path)
+    np.savez(stage / loader.PARAMS, **model.params)
+    if isinstance(model, ClickScorer):
+      np.savez(stage / ARRAYS, **model.arrays)
+    for name, table in now.live.tables.items():
+      facts = manifest['tables'][name]
+      facts['rows'] = table.num_rows
+      _write_rows(table, stage, facts)
+    for name, files in manifest['vocabularies'].items():
+      for part, array in zip(('values', 'ids'), model.keys(name), strict=True):
+        np.save(stage / files[part], array)
+    exporter.seal(stage, manifest)
 
 
-def _changed(base, new, old, table, source):
-  """Number of rows that differ from their source, and the arrays to send."""
-  differs = source < 0
-  for part, path in _parts(table) if old is not None else ():
-    was, now = _open(base / old[part]), _open(new / path)
-    for rows in _blocks(len(source)):
-      same = _bits(now[rows]) == _bits(was[np.maximum(source[rows], 0)])
-      differs[rows] |= ~same.all(axis=1)
-  changed = np.flatnonzero(differs)
-  arrays = {part: _open(new / path)[changed] for part, path in _parts(table)}
-  return len(changed), {'changed': changed, **arrays}
-
-
-def _bits(array: np.ndarray) -> np.ndarray:
-  """Bytes of each row: nan equals itself, and -0 is not 0."""
-  array = np.ascontiguousarray(array)
-  return array.view(np.uint8).reshape(len(array), -1)
-
-
-def _rebuild(path, was, source, changed, values):
-  """Writes a table: old rows where they belong now, changed ones over them."""
-  shape = (len(source), *values.shape[1:])
-  now = np.lib.format.open_memmap(path, 'w+', values.dtype, shape)
-  if was is not None:
-    for rows in _blocks(len(source)):
-      now[rows] = was[np.maximum(source[rows], 0)]
-  now[changed] = values
-  now.flush()
+def _write_rows(
+  table: LiveTable, stage: pathlib.Path, facts: Mapping[str, Any]
+) -> None:
+  """Writes a table block by block: it may be larger than memory."""
+  files = [facts[n] for n in ('values', 'scale') if facts[n]]
+  mapped: list[np.ndarray] = []
+  for start in range(0, table.num_rows, _BLOCK):
+    ids = np.arange(start, min(start + _BLOCK, table.num_rows))
+    parts = [x for x in table.stored(ids) if x is not None]
+    if not mapped:
+      mapped = [
+        np.lib.format.open_memmap(
+          stage / path, 'w+', x.dtype, (table.num_rows, *x.shape[1:])
+        )
+        for path, x in zip(files, parts, strict=True)
+      ]
+    for array, part in zip(mapped, parts, strict=True):
+      array[ids] = part

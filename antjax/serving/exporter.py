@@ -47,10 +47,14 @@ class Exported:
   functions: Mapping[str, bytes]
   params: Mapping[str, np.ndarray]
   tables: Mapping[str, np.ndarray]
-  features: Mapping[str, Mapping[str, Any]]
-  vocabularies: Mapping[str, tuple[np.ndarray, np.ndarray]]
-  support_sizes: Sequence[int]
-  query_size: int
+  features: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+    default_factory=dict
+  )
+  vocabularies: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
+  support_sizes: Sequence[int] = ()
+  query_size: int = 0
   numeric: Sequence[str] = ()
   info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -167,6 +171,13 @@ def seal(stage: pathlib.Path, manifest: dict[str, Any]) -> None:
   }
   text = json.dumps(manifest, indent=2, ensure_ascii=False) + '\n'
   (stage / loader.MANIFEST).write_text(text, encoding='utf-8')
+
+
+def state_of(folder: pathlib.Path) -> tuple[str, int]:
+  """Digest and number of the state that deltas on an export follow."""
+  manifest = loader.read_manifest(folder)
+  digest = manifest.get('digest') or sha256(folder / loader.MANIFEST)
+  return digest, manifest.get('sequence', 0)
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -26,6 +26,7 @@ from antjax.serving import feed, loader
 from antjax.serving.exporter import quantize_rows
 
 _Array = np.ndarray
+_BLOCK = 1 << 16  # Rows compared at once.
 
 
 class LiveTable:
@@ -98,15 +99,16 @@ class Live:
 
   Attributes:
     version: Number and digest of its state, JSON-able.
+    tables: Its tables by name.
   """
 
-  def __init__(self, model: loader.Model, digest: str):
-    """Takes a model over that was opened with `is_live`."""
+  def __init__(self, model: loader.Model, digest: str, sequence: int = 0):
+    """Takes a model over that was opened with `is_live`, and is at a state."""
     self._model = model
-    self._tables = {n: LiveTable(t) for n, t in model.tables.items()}
-    model.tables = dict[str, Any](self._tables)
+    self.tables = {n: LiveTable(t) for n, t in model.tables.items()}
+    model.tables = dict[str, Any](self.tables)
     self._arrays: dict[str, _Array] = getattr(model, 'arrays', {})
-    self.version: dict[str, Any] = {'sequence': 0, 'digest': digest}
+    self.version: dict[str, Any] = {'sequence': sequence, 'digest': digest}
 
   def apply(self, delta: feed.Delta) -> None:
     """Makes the state after a delta; all of it or, if it is refused, nothing.
@@ -130,7 +132,7 @@ class Live:
     for change in changes:
       change()
     for feature in self._model.manifest['features'].values():
-      feature['num_ids'] = self._tables[feature['table']].num_rows
+      feature['num_ids'] = self.tables[feature['table']].num_rows
     self._model.forget()
 
   def _planned(self, arrays: Mapping[str, _Array]) -> list[Callable[[], None]]:
@@ -140,7 +142,7 @@ class Live:
     for full, array in arrays.items():
       kind, _, name = full.partition('/')
       if kind == 'rows':
-        table = self._tables[name]
+        table = self.tables[name]
         values, scale = arrays[f'values/{name}'], arrays.get(f'scale/{name}')
         _need(full, values.shape == (len(array), table.width), values.shape)
         _check_rows(full, array, table.num_rows)
@@ -208,9 +210,14 @@ class Live:
       if not _same(np.asarray(self._model.params[name]), array):
         found[f'params/{name}'] = np.asarray(array)
     for name, (ids, new) in tables.items():
-      table = self._tables[name]
-      rows, values, scale = self._changed(table, ids, new)
-      if len(rows):
+      table = self.tables[name]
+      parts = [
+        self._changed(table, ids[i : i + _BLOCK], new[i : i + _BLOCK])
+        for i in range(0, len(ids), _BLOCK)
+      ]
+      if parts:
+        rows, values, scale = map(np.concatenate, zip(*parts))
+      if parts and len(rows):
         found[f'rows/{name}'], found[f'values/{name}'] = rows, values
         if table.is_int8:
           found[f'scale/{name}'] = scale

@@ -74,7 +74,7 @@ class Model:
     self.unknown = {
       name: 0 if files['ids'].min(initial=1) > 0 else -1
       for name, files in self.vocabularies.items()
-    }
+    } | self.manifest.get('unknown', {})
     self._added: dict[str, dict[Any, int]] = {}  # Keys that came later.
     self.revision = 0
 
@@ -129,6 +129,16 @@ class Model:
     added = self._added.setdefault(feature, {})
     for value, new in zip(values[~is_old].tolist(), ids[~is_old].tolist()):
       added[value] = new
+
+  def keys(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys that a feature has now, rising, and their ids int32."""
+    keys, ids = self.vocabularies[feature].values()
+    if added := self._added.get(feature):
+      keys = np.concatenate([keys, np.array([*added])])
+      ids = np.concatenate([ids, np.array([*added.values()], np.int32)])
+    kept = np.flatnonzero(ids != self.unknown[feature])
+    kept = kept[np.argsort(keys[kept])]
+    return keys[kept], ids[kept]
 
   def forget(self) -> None:
     """Drops what was made of an earlier state."""

@@ -80,6 +80,11 @@ class Ledger:
   def num_begun_epochs(self) -> int:
     return self._epochs.next
 
+  @property
+  def num_open_shards(self) -> int:
+    """Bytes that its epochs take, one of them at least."""
+    return max(1, len(self._epochs.open)) * self.spec.num_shards
+
   # --- What workers do. -------------------------------------------------------
 
   def lease(self, worker: str, count: int) -> list[tuple[DataShard, int]]:
@@ -234,7 +239,10 @@ class Ledger:
       self._epochs.orders = {number: order}
 
   def begin(
-    self, state: State | None, runs: list[EpochRun] | None = None
+    self,
+    state: State | None,
+    runs: list[EpochRun] | None = None,
+    room: int = 1 << 30,
   ) -> None:
     """Continues from the state of a checkpoint; all leases end.
 
@@ -242,11 +250,11 @@ class Ledger:
     leased at most once. `num_epochs` may differ from the state's. The state is
     that of all workers, see `ledger_state.merge`, or of the worker with this
     ledger's share; None: nothing is consumed. `runs` are given where they were
-    read before.
+    read before. Several open epochs take `room` shards at most.
 
     Raises:
       ValueError: The state is malformed, of another data set, or of one worker
-        of several. Then nothing changes.
+        of several, or too large. Then nothing changes.
     """
     first, spec = 0, self.spec
     if state is None:
@@ -261,7 +269,7 @@ class Ledger:
     if not spec.at_most_once:
       size = spec.num_shards
       num_open = sum(run.length for run in runs if run.remaining(size))
-    spec.check_open(num_open)
+    spec.check_open(num_open, room)
     if spec.at_most_once:
       if spec is not self.spec:
         self._epochs.grow(spec)

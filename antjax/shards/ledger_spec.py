@@ -12,7 +12,7 @@ from antjax.shards.data_shard import DataShard
 from antjax.shards.ledger_state import EpochRun, State
 
 MAX_OPEN_EPOCHS = 1 << 14  # Each takes about a kilobyte and 20 us.
-_MAX_OPEN = 1 << 27  # Shards of several open epochs: bytes.
+_MAX_OPEN = 1 << 25  # Shards of several open epochs: bytes, begun in 0.5 s.
 _MAX_STREAM = 1 << 26  # Shards: a byte each.
 
 
@@ -174,21 +174,24 @@ class LedgerSpec:
         f' {self.num_records} records.'
       )
 
-  def check_open(self, num_epochs: int) -> None:
-    """Raises ValueError where so many epochs are too many to be open."""
-    if not self.has_room(num_epochs):
+  def check_open(self, num_epochs: int, room: int = _MAX_OPEN) -> None:
+    """Raises ValueError where so many epochs are too many to be open.
+
+    Several take no more shards than `room`.
+    """
+    if not self.has_room(num_epochs, room):
       raise ValueError(
         f'A state with {num_epochs} epochs of {self.num_shards} shards that are'
         f' done in part is too large for a ledger: at most {MAX_OPEN_EPOCHS}'
-        f' epochs and {_MAX_OPEN} shards in all of them are taken. Is it of'
-        ' another data set? Else use a larger shard_size.'
+        f' epochs, and {min(room, _MAX_OPEN)} shards in all of them, are taken.'
+        ' Is it of another data set? Else use a larger shard_size.'
       )
 
-  def has_room(self, num_epochs: int) -> bool:
+  def has_room(self, num_epochs: int, room: int = _MAX_OPEN) -> bool:
     """Whether so many epochs may be open at once."""
     return num_epochs <= 1 or (
       num_epochs <= MAX_OPEN_EPOCHS
-      and num_epochs * self.num_shards <= _MAX_OPEN
+      and num_epochs * self.num_shards <= min(room, _MAX_OPEN)
     )
 
   def _check_growth(self, num_records: int) -> None:

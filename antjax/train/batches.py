@@ -205,6 +205,8 @@ def check_batch(batch: PyTree, multiple: int, what: str) -> None:
         f'Trainer: batch{jax.tree_util.keystr(path)} has shape {shape}; its '
         f'leading dim must be a positive multiple of {multiple} ({what}). '
         'Pad the batch with examples of weight 0, or leave it out (drop_last).'
+        + (not shape)
+        * ' Lists are trees of their elements: make arrays of them.'
       )
 
 

@@ -225,7 +225,11 @@ class _Run:
       self._save(state)
       raise KeyboardInterrupt(f'stopped at step {int(state.step)}')
     final: Metrics | None = None
-    if (number := int(state.step)) > self._start:
+    number = int(state.step)
+    if number < self._num_steps:
+      told = 'Trainer.fit: the data ended after step %d of %d.'
+      logging.warning(told, number, self._num_steps)
+    if number > self._start:
       final = self._reporter.evaluate_last(number, state)
     self._save(state, final)
     return state

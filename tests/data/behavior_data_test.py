@@ -395,7 +395,7 @@ def test_ids_stay_from_day_to_day(tmp_path, engine):
     behavior_fixture.prepare(source, second)
 
 
-def test_ids_of_no_folder_of_behaviours_are_refused(log, tmp_path):
+def test_ids_of_no_folder_of_behaviors_are_refused(log, tmp_path):
   source = log.write(tmp_path / 'log')
   with pytest.raises(FileNotFoundError, match='no prepared data'):
     behavior_fixture.prepare(source, tmp_path / 'x', ids_from=source)

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up log of behaviour, and what has to become of it, in plain Python."""
+"""A made-up log of behavior, and what has to become of it, in plain Python."""
 
 import bisect
 import csv

@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Ids of behaviours are exact, stable over days, and survive a kill."""
+"""Ids of behaviors are exact, stable over days, and survive a kill."""
 
 import collections
 import fcntl

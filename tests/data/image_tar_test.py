@@ -5,6 +5,7 @@
 import csv
 import io
 import tarfile
+import tracemalloc
 
 import numpy as np
 from PIL import Image
@@ -169,3 +170,49 @@ def test_attributes_that_fill_the_memory_are_refused(tmp_path, kind):
     tar.addfile(entry, io.BytesIO(bytes(entry.size)))
   with pytest.raises(ValueError, match='attributes of 2,097,152 bytes'):
     encode(path, tmp_path / 'out', image_size=16)
+
+
+def _entry(kind=tarfile.REGTYPE, data=b'', name='x'):
+  entry = tarfile.TarInfo(name)
+  entry.type, entry.size = kind, len(data)
+  return entry.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+_ATTRIBUTE = b'9 a=1234\n' * 10_000
+_SPARSE_10 = b''.join(
+  b'%d GNU.sparse.%s\n' % (len(text) + 15, text)
+  for text in (b'major=1', b'minor=0')
+)
+_LARGE = {
+  'attributes_in_a_row': _entry(tarfile.XHDTYPE, _ATTRIBUTE) * 20,
+  'attributes_of_all': (_entry(tarfile.XGLTYPE, _ATTRIBUTE) + _entry()) * 20,
+  'empty_ones_in_a_row': _entry(tarfile.XHDTYPE) * 2000,
+  'sparse': _entry(tarfile.GNUTYPE_SPARSE),
+  'sparse_in_attributes': (
+    _entry(tarfile.XHDTYPE, _SPARSE_10) + _entry(data=b'1\n')
+  ),
+}
+
+
+@pytest.mark.parametrize('kind', _LARGE)
+def test_headers_that_fill_the_memory_are_refused(tmp_path, kind):
+  path = tmp_path / 'images.tar'
+  path.write_bytes(_LARGE[kind] + _entry() + bytes(1024))
+  why = 'sparse file' if 'sparse' in kind else 'attributes of|recursion'
+  with pytest.raises(ValueError, match=f'no whole tar archive .*({why})'):
+    encode(path, tmp_path / 'out', image_size=16)
+
+
+def test_many_members_take_no_memory(tmp_path):
+  path = tmp_path / 'images.tar'
+  image = flat([1, 2, 3], 16)
+  last = _entry(data=image, name='10.png') + bytes(1024)
+  path.write_bytes(_entry(name='a.txt') * 8000 + last)
+  tracemalloc.start()
+  try:
+    counts, *_ = encode(path, tmp_path / 'out', image_size=16)
+    _, most = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert counts.other == 8000 and counts.images == 1
+  assert most < 2 << 20  # Took 0.5 kB each.

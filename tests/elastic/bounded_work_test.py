@@ -15,6 +15,7 @@ import pytest
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import job_data
 from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.jobs import Jobs
 from antjax.elastic.protocol import Refused
 from antjax.shards import index_set
 from antjax.shards.ledger import Ledger
@@ -28,6 +29,7 @@ from tests.elastic.coordinator_server import (
   Server,
 )
 from tests.elastic.event_loop import beside, run
+from tests.elastic.jobs_test import INVALID, refused, Worker
 
 # The loop of a busy test machine may be late by itself; what is tested blocked
 # it for tens of seconds.
@@ -121,6 +123,33 @@ def test_epochs_that_end_in_any_order_take_little_time():
     ledger.consume('a', shard)
   assert time.process_time() - began < _LATE_S
   assert ledger.num_begun_epochs == 10_000 and not ledger.num_held('a')
+
+
+def test_data_sets_share_the_memory_of_their_job(monkeypatch):
+  size, most = 1 << 20, 32
+  monkeypatch.setattr(job_data, 'MAX_OPEN_SHARDS', (most + 1) * size)
+  jobs = Jobs()
+  worker = Worker(jobs, 'a')
+
+  def create(name):
+    data_set = pb.DataSet(name=name, num_records=size, shard_size=1)
+    worker.send(pb.CreateDataSetRequest(data_set=data_set))
+
+  def begin(name, num_epochs):
+    state = position([epochs(0, num_epochs)], size, 1)
+    text = json.dumps(state).encode()
+    request = pb.BeginRequest(data_set=name, pass_number=1, state=text)
+    worker.send(request)
+
+  create('a')
+  refused(jobs, INVALID, 'at most', lambda: begin('a', most + 1))
+  began = time.process_time()
+  begin('a', most)
+  assert time.process_time() - began < _LATE_S
+  create('b')
+  refused(jobs, INVALID, 'at most', lambda: begin('b', 2))
+  begin('b', 1)
+  refused(jobs, 'RESOURCE_EXHAUSTED', 'room for 0 of', lambda: create('c'))
 
 
 class Watch:

@@ -4,7 +4,7 @@
 
 `golden/trace_*.json` are batch times of synthetic jobs that nobody steered;
 `golden/decisions.json` is what each policy decides on them, and in simulation
-where its decisions have effects. A change there is a change of behaviour: look
+where its decisions have effects. A change there is a change of behavior: look
 at the difference, then
 
   python -m tests.elastic.policy_golden_test --write

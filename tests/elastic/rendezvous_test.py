@@ -465,6 +465,23 @@ def test_errors_that_may_be_others_use_the_budget(case):
   world.run(6)
 
 
+@pytest.mark.parametrize(
+  'line, error',
+  [
+    ("KeyError: 'connections'", "KeyError: 'connections'"),  # No network's.
+    ('lib.Misconfigured: no x', 'lib.Misconfigured: no x'),
+    ('StopIteration', 'StopIteration'),
+    ('OSError: /tmp/tmpab_xk{}zq/f', 'OSError: /tmp/#/f'),
+    ('ValueError: id 3fa8f{}-57ab-4cde', 'ValueError: id #'),
+    ('RuntimeError: connection refused', ''),
+  ],
+)
+def test_the_same_error_is_known_again(line, error):
+  for at in (1, 7):
+    text = f'Traceback\n  File "a.py"\n    go()\n{line.format(at)}\nBye: {at}'
+    assert rendezvous_room.error_of(text) == error
+
+
 def test_an_ended_job_that_is_restarted_has_all_its_budget_again():
   world = World('a', min_hosts=1, max_hosts=1, max_restarts=3, backoff_s=40)
   for generation in (1, 2, 3, 4):

@@ -38,7 +38,7 @@ def test_from_synthetic_files_to_vectors_of_images(tmp_path, capsys):
   )
   told = capsys.readouterr()
   assert 'texts are parted by' in told.err
-  assert 'behaviours a text of bill: 0: ' in told.out
+  assert 'behaviors a text of bill: 0: ' in told.out
   description = output_folder.load_description(tmp_path / 'data' / 'examples')
   assert description['is_synthetic']
   assert description['counts']['examples'] == 3000

@@ -10,7 +10,6 @@ import pytest
 from antjax.data import records
 from tests.data import movielens_fixture
 from tests.jobs import processes
-from tests.serving import delta_test
 
 TRAIN = (
   '--support_sizes=8,32',
@@ -52,23 +51,20 @@ def test_two_days(tmp_path):
   told = run('train_gmeta', *flags, f'--init_from={tmp_path}/run1')
   assert 'values keep their row' in told
 
-  def export(name, *flags):
-    run2 = f'--run_dir={tmp_path}/run2'
-    return run('export_gmeta', run2, f'--out={tmp_path}/{name}', *flags)
-
-  def apply(base, delta, out, wanted):
-    flags = f'--base={tmp_path}/{base}', f'--delta={tmp_path}/{delta}'
-    run('apply_delta', *flags, f'--out={tmp_path}/{out}')
-    delta_test.assert_same_folder(tmp_path / out, tmp_path / wanted)
-
-  # The delta from yesterday's model, and from a checkpoint of the same run.
-  export('model2')
-  assert 'rows differ' in export('delta2', f'--base={tmp_path}/model1')
-  apply('model1', 'delta2', 'made2', 'model2')
-  for name, of in (('step2', ['--step=2']), ('since2', ['--since=2'])):
-    export(name, '--quantize=int8', *of)
-  export('step4', '--quantize=int8')
-  apply('step2', 'since2', 'made4', 'step4')
+  # The delta from yesterday's model, and one from a later step.
+  changes = ('--base={0}/model1', '--deltas={0}/deltas')
+  changes = [flag.format(tmp_path) for flag in changes]
+  for step in ('--step=2', '--step=4'):
+    told = run('export_gmeta', f'--run_dir={tmp_path}/run2', step, *changes)
+    assert 'rows differ' in told
+  told = run('apply_delta', *changes, f'--out={tmp_path}/made2')
+  assert 'after delta 2' in told
+  run('export_gmeta', f'--run_dir={tmp_path}/run2', f'--out={tmp_path}/model2')
+  flags = (
+    f'--input={tmp_path}/data2/tasks/user_cold.arrow',
+    f'--out={tmp_path}/of_export.parquet',
+  )
+  run('score_gmeta', f'--model={tmp_path}/model2', *flags)
 
   # Scores of day 2's tasks; day 1's records become day 2's ids.
   for day in (1, 2):
@@ -81,6 +77,8 @@ def test_two_days(tmp_path):
     )
     assert 'rows/s' in told
     scores = pq.read_table(out)
+    if day == 2:
+      assert scores == pq.read_table(tmp_path / 'of_export.parquet')
     tasks = records.open_source(
       tmp_path / f'data{day}' / 'tasks' / 'user_cold.arrow'
     )
@@ -113,9 +111,9 @@ def test_two_days(tmp_path):
 def test_mistakes_are_one_line(tmp_path):
   told = run('export_gmeta', f'--run_dir={tmp_path}', expect=1)
   assert 'give the config.json that a run wrote' in told
-  told = run('export_gmeta', '--base=a', '--since=3', expect=1)
-  assert 'give one of them' in told
+  told = run('export_gmeta', '--base=a', expect=1)
+  assert 'give both, or none' in told
   told = run('score_gmeta', f'--model={tmp_path}', '--input=x', expect=1)
   assert 'launch/export_gmeta.py writes a model' in told
   told = run('apply_delta', f'--base={tmp_path}', expect=1)
-  assert 'give --base, --delta and --out' in told
+  assert 'give --base, --deltas and --out' in told

@@ -4,16 +4,22 @@
 
 import asyncio
 import gzip
+import json
 import ssl
 import threading
 
 import aiohttp
+from google.protobuf.wrappers_pb2 import BytesValue
+import grpc
+import grpc.aio
 import pytest
 import uvloop
 
 from antjax.elastic import security
+from antjax.elastic.rotation import rotating_tls
 from antjax.elastic.security import Grant, RoleTokens
 from antjax.jobs import serve
+from antjax.jobs.serve_grpc import GrpcFront, HEALTH, SCORE
 from antjax.jobs.serve_http import Front, Metrics
 from antjax.serving.batcher import Batcher, Full, Request
 from antjax.serving.served import BadField, need
@@ -232,6 +238,7 @@ def test_a_closed_batcher_takes_nothing():
     ({'address': '0.0.0.0'}, 'token_file and --tls_dir'),
     ({'port': 70_000}, 'port must be 0 to 65535; got 70000'),
     ({'max_rows': 0}, 'max_rows must be positive; got 0'),
+    ({'grpc_port': 0, 'processes': 2}, 'several processes need the same'),
   ],
 )
 def test_settings_that_do_not_fit(changes, message):
@@ -242,3 +249,93 @@ def test_settings_that_do_not_fit(changes, message):
 def test_a_folder_without_a_model(tmp_path):
   with pytest.raises(FileNotFoundError, match='holds no exported model'):
     serve.load(serve.Config(model=str(tmp_path)))
+
+
+def test_grpc_answers_as_http_does():
+  tokens = RoleTokens(((TOKEN.encode(), Grant('viewer')),))
+
+  async def body(session, front, served):
+    options = {'max_body_bytes': 1000, 'max_calls': 20, 'client_timeout_s': 0.5}
+    rpc = GrpcFront(front, address='127.0.0.1', port=0, **options)
+    await rpc.start()
+    async with grpc.aio.insecure_channel(f'127.0.0.1:{rpc.port}') as channel:
+      metadata = (('authorization', f'Bearer {TOKEN}'),)
+
+      async def ask(content, metadata=metadata):
+        score = channel.unary_unary(SCORE)
+        data = content
+        if not isinstance(content, bytes):
+          text = json.dumps(content).encode()
+          data = BytesValue(value=text).SerializeToString()
+        reply = await score(data, metadata=metadata, timeout=30)
+        return json.loads(BytesValue.FromString(reply).value)
+
+      assert await ask({'x': 3}) == {'version': 7, 'y': 6}
+      for content, code, told in (
+        ({'x': 'a'}, 'INVALID_ARGUMENT', "x, row 0: got 'a'; needed is"),
+        ({'x': 'a' * 2000}, 'RESOURCE_EXHAUSTED', 'larger than max'),
+        (b'\xff', 'INVALID_ARGUMENT', 'needed is a google.protobuf.BytesVa'),
+        (b'', 'INVALID_ARGUMENT', 'is no JSON'),
+      ):
+        with pytest.raises(grpc.aio.AioRpcError, match=told) as error:
+          await ask(content)
+        assert error.value.code().name == code
+      with pytest.raises(grpc.aio.AioRpcError, match='Bearer TOKEN') as error:
+        await ask({'x': 1}, None)
+      assert error.value.code().name == 'UNAUTHENTICATED'
+      # A request that does not come holds no place for long.
+      slow = channel.stream_unary(SCORE)(metadata=metadata, timeout=30)
+      assert await slow.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+      served.gate.clear()
+      first = asyncio.create_task(ask({'x': 1}))
+      while front._batcher.waiting_rows or not front._num_open:
+        await asyncio.sleep(0.01)
+      waiting = [asyncio.create_task(ask({'x': x})) for x in (2, 13, 4, 5)]
+      while front._batcher.waiting_rows < 40:
+        await asyncio.sleep(0.01)
+      with pytest.raises(grpc.aio.AioRpcError, match='rows wait') as error:
+        await ask({'x': 6})
+      assert error.value.code().name == 'UNAVAILABLE'
+      health = channel.unary_unary(HEALTH)
+      assert await health(b'') == b'\x08\x01'
+      end = asyncio.gather(front.close(30), rpc.close(30))
+      served.gate.set()
+      assert (await first)['y'] == 2
+      found = await asyncio.gather(*waiting, return_exceptions=True)
+      assert [type(x) for x in found] == [
+        dict,
+        grpc.aio.AioRpcError,
+        dict,
+        dict,
+      ]
+      await end
+
+  run(body, tokens=lambda: tokens)
+
+
+@certificates.needs_openssl
+def test_grpc_clients_need_a_certificate(tmp_path):
+  certificates.make(tmp_path, 'server', 'client')
+
+  async def body(session, front, served):
+    options = {'max_body_bytes': 1000, 'max_calls': 20, 'client_timeout_s': 5}
+    tls = rotating_tls(str(tmp_path / 'server'))
+    rpc = GrpcFront(front, address='127.0.0.1', port=0, tls=tls, **options)
+    await rpc.start()
+    ca = (tmp_path / 'ca.pem').read_bytes()
+    own = [tmp_path / 'client' / f'{n}.pem' for n in ('key', 'cert')]
+    data = BytesValue(value=b'{"x": 1}').SerializeToString()
+    for pair in ((None, None), [path.read_bytes() for path in own]):
+      credentials = grpc.ssl_channel_credentials(ca, *pair)
+      where = f'localhost:{rpc.port}'
+      async with grpc.aio.secure_channel(where, credentials) as channel:
+        call = channel.unary_unary(SCORE)(data, timeout=20)
+        if pair[0]:
+          assert b'"y":2' in await call
+        else:
+          with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+          assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+    await rpc.close(5)
+
+  run(body)

@@ -18,7 +18,7 @@ from antjax import config as config_lib
 from antjax.ctr.bahe import model
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
 from antjax.jobs import identity as run_identity
-from antjax.jobs import script
+from antjax.jobs import script, serve
 from antjax.jobs.bahe import build_store as build_behavior_store
 from antjax.jobs.bahe import data as bahe_data
 from antjax.jobs.bahe import job as train_bahe
@@ -141,6 +141,64 @@ def test_a_batch_is_of_many_users(folder, tmp_path):
   batches = iter(clicks.training(lambda batch, num_parts: batch))
   for _ in range(3):
     assert len({*next(batches)['user'].tolist()}) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tower', ['store', 'frozen', 'none'])
+def test_served_scores_are_those_of_predict(
+  folder, tmp_path, monkeypatch, tower
+):
+  kept = {}
+
+  def write(config, job, clicks, built, trainer, state, tables):
+    def predict(params, *rest):
+      *rows, batch, _ = rest
+      vectors = tables.lookup(rows[0], batch['ids'])
+      logit = built.merge(params).logits(batch, vectors)
+      return {'logit': logit, **{n: batch[n] for n in ('index', 'weight')}}
+
+    batches = clicks.evaluation('test', built.model.prepare, with_index=True)
+    kept['found'] = trainer.predict(state, batches, predict)
+    kept['clicks'] = clicks
+    return bahe_export_write(config, job, clicks, built, trainer, state, tables)
+
+  bahe_export_write = train_bahe.bahe_export.write
+  monkeypatch.setattr(train_bahe.bahe_export, 'write', write)
+  number = NUM_LAYERS if tower == 'frozen' else NUM_LOW
+  store = str(folder / f'store{number}')
+  train(folder, tmp_path, tower=tower, store=store, export=True, num_steps=2)
+  clicks, found = kept['clicks'], kept['found']
+  source = clicks._sources['test']
+  opened = serve.load(serve.Config(model=str(tmp_path)))
+  about, columns = opened.served.model.clicks, clicks.description['ids']
+
+  def value(vocabulary, column, number):
+    keys, ids = opened.served.model.keys(vocabulary)
+    text = keys[ids == number][0].decode() if number else '0'
+    return text if about['columns'][column]['type'] == 'string' else int(text)
+
+  rows = []
+  for record in source.read(0, len(source)):
+    row = {about[n]: value(n, about[n], record[n]) for n in ('user', 'item')}
+    for i, column in enumerate(c['name'] for c in columns):
+      if column in about['needed']:
+        row[column] = value(f'id:{column}', column, record['ids'][i])
+    for n, name in enumerate(about['histories']):
+      ids = clicks.events[n][record['starts'][n] : record['stops'][n]]
+      row[name] = [clicks.vocabulary.texts(i, i + 1)[0] for i in ids]
+    rows.append(row)
+  request = opened.served.read({'rows': rows})
+  opened.served.warm()
+  (answer,) = opened.served.score([request])
+  want = np.zeros(len(rows))
+  want[found['index']] = found['logit']
+  np.testing.assert_array_equal(answer['score_logit'], want)
+  assert np.ptp(want) > 1e-3
+
+
+def test_what_cannot_be_exported_is_refused(folder, tmp_path):
+  with pytest.raises(ValueError, match='export: tower=dedup reads tokens'):
+    config_of(folder, tmp_path, tower='dedup', export=True)
 
 
 @pytest.mark.slow

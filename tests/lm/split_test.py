@@ -78,7 +78,7 @@ def test_high_of_low_is_the_whole(name, num_low):
 
 
 @pytest.mark.parametrize('name', ['llama', 'bert', 't5'])
-def test_the_high_half_knows_the_order_of_behaviours(name):
+def test_the_high_half_knows_the_order_of_behaviors(name):
   config = tiny_models.CONFIGS[name]
   places = 6 if config.positions == 'learned' else 0
   high = split.HighEncoder(model_of(config), 2, max_behaviors=places)
@@ -95,7 +95,7 @@ def test_the_high_half_knows_the_order_of_behaviours(name):
     assert not np.allclose(run(high, x), run(high, turned)[:, ::-1], atol=0.1)
 
 
-def test_packed_sequences_of_behaviours_are_as_if_alone():
+def test_packed_sequences_of_behaviors_are_as_if_alone():
   config = tiny_models.CONFIGS['llama']
   high = split.HighEncoder(model_of(config), 1)
   x = jax.random.normal(jax.random.key(0), (1, 8, config.embed_dim))
@@ -114,7 +114,7 @@ def test_wrong_cuts_and_places_are_refused():
   with pytest.raises(ValueError, match='know places by themselves'):
     split.HighEncoder(t5, 1, max_behaviors=4)
   high = split.HighEncoder(whole, 3, max_behaviors=4)
-  with pytest.raises(ValueError, match='sequences of 5 behaviours'):
+  with pytest.raises(ValueError, match='sequences of 5 behaviors'):
     high(jnp.zeros((1, 5, 32)))
   low = split.LowEncoder(whole, 0)
   with pytest.raises(ValueError, match='41 tokens: the model has 40'):

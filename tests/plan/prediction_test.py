@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Predicted steps beside steps that were measured on virtual clusters.
+"""Predicted steps beside steps measured on virtual clusters, or compiled.
 
 Of docs/plan.md: the figures that the planner's page states of its error.
 """
@@ -8,11 +8,17 @@ Of docs/plan.md: the figures that the planner's page states of its error.
 import json
 import pathlib
 
+import jax
 import numpy as np
+import optax
+import pytest
 
 from antjax.collectives.cost_model import Links
-from antjax.plan import planner, step_time
+from antjax.mesh.paro import PaRO
+from antjax.plan import moves, planner, step_time
+from antjax.train.state import Layout
 from benchmarks import paro_steps
+from tests.jobs import toy_model
 
 _RESULTS = pathlib.Path(__file__).parents[2] / 'benchmarks' / 'results'
 # 300 Mbit/s without the headers of TCP and Ethernet.
@@ -89,3 +95,50 @@ def test_links_timed_on_idle_devices_are_too_fast_for_gathers():
   print(np.median(found), np.quantile(found, 0.9), orders)
   assert np.median(found) < 0.1
   assert np.quantile(found, 0.9) > 0.2
+
+
+def predicted_shares(kind, code, num_micro_batches, **options):
+  """Axis -> predicted exposed share of the bytes of a step of `twelve`."""
+  model, paro = toy_model.twelve(), PaRO.from_code(code)
+  mesh = jax.sharding.AbstractMesh((2, 4), ('inter', 'intra'))
+  layout = Layout.of(
+    model.params,
+    mesh,
+    paro,
+    optax.adamw(1e-3),
+    scanned=model.scanned,
+    compute_dtype='bfloat16',
+  )
+  hiding = step_time.Hiding.of(kind, **options).under(paro)
+  sent, exposed = np.zeros(2), np.zeros(2)
+  for move in moves.moves(layout):
+    times = num_micro_batches if move.in_loop else 1
+    here = [move.intra_bytes(mesh), move.inter_bytes(mesh)]
+    sent += np.multiply(times, here)
+    exposed += np.multiply(times * hiding.share(move), here)
+  return dict(zip(('intra', 'inter'), exposed / sent))
+
+
+def compiled_steps():
+  """Steps of `twelve` with products long enough, where that is known."""
+  lines = (_RESULTS / 'pods_compiled_2026-12.jsonl').read_text().splitlines()
+  for row in map(json.loads, lines):
+    kind = row['target'].removeprefix('2 x ').partition(':')[0]
+    settings = row.get('settings', {})
+    if not row['model'].endswith(':twelve') or not settings:
+      continue
+    if kind == 'h100' and settings.get('late_params'):
+      yield kind, row
+    if kind == 'v6e' and settings['sequences'] >= 8192:
+      yield kind, row
+
+
+@pytest.mark.parametrize(('kind', 'row'), [*compiled_steps()])
+def test_exposed_shares_are_about_those_of_compiled_steps(kind, row):
+  settings = dict(row['settings'])
+  settings.pop('sequences')
+  found = predicted_shares(kind, row['paro'], **settings)
+  for axis, predicted in found.items():
+    seen = row['exposure'][axis]['share']
+    # Ends of stacks that a tiny product hides by the schedule count as exposed.
+    assert seen - 0.03 < predicted < seen + 0.12, (axis, predicted, seen)

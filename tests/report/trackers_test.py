@@ -3,6 +3,7 @@
 """Trackers beside metrics.jsonl: what W&B and MLflow are told; profiles."""
 
 import sys
+import time
 import types
 
 import jax
@@ -154,7 +155,10 @@ def test_the_real_wandb_offline(tmp_path, monkeypatch):
   monkeypatch.setenv('WANDB_SILENT', 'true')
   write(tmp_path, ['wandb'])
   (file,) = (tmp_path / 'wandb').glob('offline-run-*/run-*.wandb')
-  assert b'validation_ndcg@10' in file.read_bytes()
+  deadline = time.monotonic() + 60  # Its own process writes, after `finish`.
+  while b'validation_ndcg@10' not in file.read_bytes():
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
 
 
 @pytest.mark.slow

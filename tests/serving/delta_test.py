@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The old export and a delta are the new export, bit for bit."""
+"""An export and the deltas after it score as the new model, bit for bit."""
 
 import dataclasses
 import logging
@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import pytest
 
-from antjax.serving import delta, exporter, loader
+from antjax.serving import delta, exporter, feed, live, loader
 
 
 def model(rng, titles, rows=None, dim=4, step=0):
@@ -19,7 +19,7 @@ def model(rng, titles, rows=None, dim=4, step=0):
     if rows and title in rows:
       table[i] = rows[title]
   return exporter.Exported(
-    functions={'predict': b'same code'},
+    functions={},
     params={'a/b': rng.normal(size=3).astype(np.float32)},
     tables={'item': table, 'city': np.ones((5, 2), np.float32)},
     features={
@@ -42,20 +42,14 @@ def rows_of(exported):
   return dict(zip(titles.tolist(), exported.tables['item'][ids], strict=True))
 
 
-def assert_same_folder(one, other):
-  files = [
-    sorted(p.relative_to(f) for p in f.rglob('*') if p.is_file())
-    for f in (one, other)
-  ]
-  assert files[0] == files[1]
-  for path in files[0]:
-    assert (one / path).read_bytes() == (other / path).read_bytes(), path
-
-
 @pytest.fixture(params=['none', 'int8'])
 def days(request, tmp_path, monkeypatch):
-  """Day 1, and day 2: one title gone, two new, two rows trained."""
-  monkeypatch.setattr(delta, '_BLOCK', 7)  # Several blocks.
+  """Folder with day 1's export, and models of day 2 and 3 with other ids.
+
+  On day 2 one title is gone, two are new, and two rows are trained.
+  """
+  for module in (delta, live):
+    monkeypatch.setattr(module, '_BLOCK', 7)  # Several blocks.
   rng = np.random.default_rng(0)
   first = model(rng, [f't{i:02}' for i in range(30)])
   rows = rows_of(first)
@@ -64,28 +58,64 @@ def days(request, tmp_path, monkeypatch):
   titles = (set(rows) | {'a new one', 't115'}) - {'t07'}
   second = model(rng, titles, rows, step=9)
   second.tables['item'][0] = first.tables['item'][0]
-  for name, one in (('day1', first), ('day2', second)):
-    exporter.write(tmp_path / name, one, quantize=request.param)
-  return tmp_path
+  third = model(rng, [f't{i:02}' for i in range(9)] + ['new'], step=12)
+  exporter.write(tmp_path / 'base', first, quantize=request.param)
+  return tmp_path, request.param, second, third
 
 
-def test_old_export_and_delta_are_the_new_one(days):
-  told = delta.write(days / 'day1', days / 'day2', days / 'delta')
-  assert told['tables']['item'] == {'rows': 32, 'changed': 4, 'moved': True}
-  assert told['tables']['city'] == {'rows': 5, 'changed': 0, 'moved': False}
-  delta.apply(days / 'day1', days / 'delta', days / 'made')
-  assert_same_folder(days / 'made', days / 'day2')
-  # What has not changed is not sent.
-  sent = {p.name for p in (days / 'delta').rglob('*') if p.is_file()}
-  assert 'predict.jax_export' not in sent and 'params.npz' in sent
-  assert loader.read_manifest(days / 'made')['step'] == 9
+def write(folder, new):
+  base, deltas = folder / 'base', folder / 'deltas'
+  return delta.write(delta.opened(base, deltas), new, deltas)
+
+
+def scores(opened):
+  """What a request gets: vectors of titles, and parameters."""
+  titles = [f't{i:02}' for i in range(32)] + ['a new one', 't115', 'new']
+  vectors = opened.tables['item'].read(opened.ids('item', titles))
+  city = opened.tables['city'].read(np.arange(5))
+  return [vectors, city, *map(np.asarray, opened.params.values())]
+
+
+def assert_scores_are_of(found, new, folder, quantize):
+  name = f'of step {new.info["step"]}'
+  if not (folder / name).exists():
+    exporter.write(folder / name, new, quantize=quantize)
+  want = scores(loader.Model(folder / name))
+  for one, other in zip(scores(found), want, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_deltas_follow_one_another_and_fold_into_an_export(days):
+  folder, quantize, second, third = days
+  base, deltas = folder / 'base', folder / 'deltas'
+  files = {p: p.read_bytes() for p in base.rglob('*') if p.is_file()}
+  # Two trained, two new; one of these in the row of the title that is gone.
+  assert write(folder, second) == {'item': (4, 32), 'city': (0, 5)}
+  now = delta.opened(base, deltas)
+  assert_scores_are_of(now.model, second, folder, quantize)
+  delta.apply(now, folder / 'folded')
+  folded = loader.read_manifest(folder / 'folded')
+  assert (folded['step'], folded['sequence']) == (9, 1)
+  assert folded['features']['item']['num_ids'] == 32
+  assert_scores_are_of(
+    loader.Model(folder / 'folded'), second, folder, quantize
+  )
+  # The next one follows the base with its deltas, and what was made of them.
+  write(folder, third)
+  for of in ('base', 'folded'):
+    now = delta.opened(folder / of, deltas)
+    assert now.live.version['sequence'] == 2
+    assert_scores_are_of(now.model, third, folder, quantize)
+  assert files == {p: p.read_bytes() for p in base.rglob('*') if p.is_file()}
 
 
 def test_a_delta_of_nothing(days):
-  told = delta.write(days / 'day1', days / 'day1', days / 'delta')
-  assert all(t['changed'] == 0 for t in told['tables'].values())
-  delta.apply(days / 'day1', days / 'delta', days / 'made')
-  assert_same_folder(days / 'made', days / 'day1')
+  folder, quantize, second, _ = days
+  write(folder, second)
+  assert write(folder, second) == {'item': (0, 32), 'city': (0, 5)}
+  now = delta.opened(folder / 'base', folder / 'deltas')
+  assert now.live.version['sequence'] == 2
+  assert_scores_are_of(now.model, second, folder, quantize)
 
 
 def test_without_a_vocabulary_rows_keep_their_ids(tmp_path):
@@ -95,13 +125,12 @@ def test_without_a_vocabulary_rows_keep_their_ids(tmp_path):
   table[3, 1] = -0.0
   first.tables['item'][3, 1] = 0.0
   second = dataclasses.replace(first, tables=first.tables | {'item': table})
-  exporter.write(tmp_path / 'day1', first)
-  exporter.write(tmp_path / 'day2', second)
-  told = delta.write(tmp_path / 'day1', tmp_path / 'day2', tmp_path / 'delta')
+  exporter.write(tmp_path / 'base', first)
   # The two new ones, and the row whose zero has another sign.
-  assert told['tables']['item']['changed'] == 3
-  delta.apply(tmp_path / 'day1', tmp_path / 'delta', tmp_path / 'made')
-  assert_same_folder(tmp_path / 'made', tmp_path / 'day2')
+  assert write(tmp_path, second)['item'] == (3, 9)
+  now = delta.opened(tmp_path / 'base', tmp_path / 'deltas')
+  found = now.model.tables['item'].read(np.arange(9))
+  assert found.tobytes() == table.tobytes()
 
 
 def with_vocabulary(exported, keys, ids):
@@ -110,87 +139,79 @@ def with_vocabulary(exported, keys, ids):
   )
 
 
-def test_rows_of_evicted_and_absent_keys_are_not_sent(tmp_path):
+@pytest.mark.parametrize('first_id', [0, 3])
+def test_rows_of_evicted_and_absent_keys_are_not_sent(tmp_path, first_id):
   """A table of a growing vocabulary is mostly room for keys to come."""
   first = model(np.random.default_rng(0), [f't{i:03}' for i in range(99)])
   table = first.tables['item'].copy()
-  table[[3, 5]] += 1  # Row 3 is trained; row 5 is reset for another key.
+  table[[first_id, 5]] += 1  # One is trained; row 5 is reset for another key.
   second = dataclasses.replace(first, tables=first.tables | {'item': table})
-  keys = {'day1': [(10, 3), (20, 4), (30, 5)], 'day2': [(10, 3), (40, 5)]}
-  for day, one in (('day1', first), ('day2', second)):
-    exporter.write(tmp_path / day, with_vocabulary(one, *zip(*keys[day])))
-  told = delta.write(tmp_path / 'day1', tmp_path / 'day2', tmp_path / 'delta')
-  assert told['tables']['item'] == {'rows': 100, 'changed': 2, 'moved': True}
-  delta.apply(tmp_path / 'day1', tmp_path / 'delta', tmp_path / 'made')
-  assert_same_folder(tmp_path / 'made', tmp_path / 'day2')
-
-
-def test_deltas_follow_one_another(days):
-  """Two in a row; each only after its own, and only once."""
-  third = model(np.random.default_rng(1), [f't{i:02}' for i in range(9)])
-  how = 'int8' if (days / 'day1/tables/item.scale.npy').exists() else 'none'
-  exporter.write(days / 'day3', third, quantize=how)
-  for old, new in (('day1', 'day2'), ('day2', 'day3')):
-    delta.write(days / old, days / new, days / f'to_{new}')
-  delta.apply(days / 'day1', days / 'to_day2', days / 'made2')
-  delta.apply(days / 'made2', days / 'to_day3', days / 'made3')
-  assert_same_folder(days / 'made3', days / 'day3')
-  for base, then in (('made2', 'to_day2'), ('day1', 'to_day3')):
-    with pytest.raises(ValueError, match='Apply deltas in the order'):
-      delta.apply(days / base, days / then, days / 'wrong')
-  assert not (days / 'wrong').exists()
+  before, after = [(10, first_id), (20, 4), (30, 5)], [(10, first_id), (40, 5)]
+  exporter.write(tmp_path / 'base', with_vocabulary(first, *zip(*before)))
+  told = write(tmp_path, with_vocabulary(second, *zip(*after)))
+  assert told['item'] == (2, 100)
+  delta.apply(
+    delta.opened(tmp_path / 'base', tmp_path / 'deltas'), tmp_path / 'made'
+  )
+  made = loader.Model(tmp_path / 'made')
+  ids = made.ids('item', [10, 20, 30, 40])
+  assert (ids[[1, 2]] == made.unknown['item']).all()
+  assert made.unknown['item'] == (0 if first_id else -1)
+  found = made.tables['item'].read(ids[[0, 3]])
+  np.testing.assert_array_equal(found, table[[first_id, 5]])
 
 
 def test_what_does_not_fit_is_refused(days):
-  delta.write(days / 'day1', days / 'day2', days / 'delta')
-  with pytest.raises(ValueError, match='made for another full export'):
-    delta.apply(days / 'day2', days / 'delta', days / 'made')
-  with pytest.raises(FileNotFoundError, match='--since writes one'):
-    delta.apply(days / 'day1', days / 'day2', days / 'made')
-  with np.load(days / 'delta/tables/item.npz') as parts:
-    parts = dict(parts)
-  parts['changed'] = parts['changed'][::-1]
-  np.savez(days / 'delta/tables/item.npz', **parts)
-  with pytest.raises(ValueError, match='is not what was exported'):
-    delta.apply(days / 'day1', days / 'delta', days / 'made')
-  assert not (days / 'made').exists()
+  folder, _, second, third = days
+  wider = dataclasses.replace(
+    second, tables=second.tables | {'item': np.ones((32, 5), np.float32)}
+  )
+  other = dataclasses.replace(second, functions={'predict': b'code'})
+  bad = dataclasses.replace(second, params={'a/b': np.full(3, np.nan, 'f4')})
+  for new, message in (
+    (wider, 'differ in tables, which no delta changes; write a full export'),
+    (other, 'differ in functions, which'),
+    (bad, 'params/a/b does not fit this model: NaN'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      write(folder, new)
+  assert not (folder / 'deltas').exists()
+  write(folder, second)
+  write(folder, third)
+  (folder / 'deltas' / feed.name_of(1)).unlink()
+  with pytest.raises(ValueError, match='0000000001.delta is missing'):
+    write(folder, second)
 
 
 def test_names_may_have_slashes_and_dots(tmp_path):
   rng = np.random.default_rng(0)
-  for day in ('day1', 'day2'):
+  made = []
+  for _ in range(2):
     one = model(rng, 'abc')
-    renamed = {'../a/b': one.tables['item'], 'a.scale': one.tables['city']}
     feature = one.features['item'] | {'table': '../a/b'}
-    exporter.write(
-      tmp_path / day,
-      dataclasses.replace(
-        one,
-        tables=renamed,
-        features={'../a/b': feature},
-        vocabularies={'../a/b': one.vocabularies['item']},
-      ),
-      quantize='int8',
+    one = dataclasses.replace(
+      one,
+      tables={'../a/b': one.tables['item'], 'a.scale': one.tables['city']},
+      features={'../a/b': feature},
+      vocabularies={'../a/b': one.vocabularies['item']},
     )
-  delta.write(tmp_path / 'day1', tmp_path / 'day2', tmp_path / 'delta')
-  delta.apply(tmp_path / 'day1', tmp_path / 'delta', tmp_path / 'made')
-  assert_same_folder(tmp_path / 'made', tmp_path / 'day2')
+    made.append(one)
+  exporter.write(tmp_path / 'base', made[0], quantize='int8')
+  write(tmp_path, made[1])
+  now = delta.opened(tmp_path / 'base', tmp_path / 'deltas')
+  delta.apply(now, tmp_path / 'made')
   assert sorted(p.name for p in tmp_path.iterdir()) == [
-    *('day1', 'day2', 'delta', 'made')
+    *('base', 'deltas', 'made')
   ]
+  exporter.write(tmp_path / 'day2', made[1], quantize='int8')
+  table = loader.Model(tmp_path / 'made').tables['../a/b'].read(np.arange(4))
+  want = loader.Model(tmp_path / 'day2').tables['../a/b'].read(np.arange(4))
+  np.testing.assert_array_equal(table, want)
 
 
-def test_what_a_killed_export_left_is_named(days, caplog):
-  (days / '.delta.partial-x').mkdir()
+def test_what_a_killed_export_left_is_named(tmp_path, caplog):
+  (tmp_path / '.out.partial-x').mkdir()
   with caplog.at_level(logging.WARNING):
-    delta.write(days / 'day1', days / 'day2', days / 'delta')
-  assert '.delta.partial-x was left by a run that was killed' in caplog.text
-  assert [p.name for p in days.glob('.*')] == ['.delta.partial-x']
-
-
-def test_two_ways_of_storing_do_not_mix(tmp_path):
-  one = model(np.random.default_rng(0), 'abc')
-  exporter.write(tmp_path / 'f32', one)
-  exporter.write(tmp_path / 'int8', one, quantize='int8')
-  with pytest.raises(ValueError, match='as float32 in the base'):
-    delta.write(tmp_path / 'f32', tmp_path / 'int8', tmp_path / 'delta')
+    exporter.write(tmp_path / 'out', model(np.random.default_rng(0), 'abc'))
+  assert '.out.partial-x was left by a run that was killed' in caplog.text
+  assert [p.name for p in tmp_path.glob('.*')] == ['.out.partial-x']

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -82,6 +83,18 @@ def check_export_of(case, folder):
 @pytest.mark.slow
 def test_rows_that_adapt_are_shared_by_support_and_query(tmp_path):
   case = serving_case.Case('melu', 'all', numeric=('hour', 'price'))
+  check_export_of(case, tmp_path / 'model')
+
+
+@pytest.mark.slow
+def test_rows_of_16_bits_are_trained_and_exported(tmp_path):
+  case = serving_case.Case(table_dtype='bfloat16')
+  before = jax.tree.map(np.asarray, case.state.tables)
+  batches = [*case.batches(), *case.batches(seed=1)]
+  case.state = case.trainer.fit(case.state, batches, num_steps=len(batches))
+  for name, stack in case.state.tables.items():
+    assert stack['table'].dtype == before[name]['table'].dtype == 'bfloat16'
+    assert (np.asarray(stack['table']) != before[name]['table']).any()
   check_export_of(case, tmp_path / 'model')
 
 
@@ -229,9 +242,7 @@ def test_ids_of_numbers(tmp_path):
   numbers = np.array([9, 10, 100])
   exported = delta_test.model(np.random.default_rng(0), 'abc')
   exported = delta_test.with_vocabulary(exported, numbers, [1, 2, 3])
-  exporter.write(
-    tmp_path / 'model', dataclasses.replace(exported, functions={})
-  )
+  exporter.write(tmp_path / 'model', exported)
   model = loader.Model(tmp_path / 'model')
   assert model.ids('item', [100, 9, 11, -1]).tolist() == [3, 1, 0, 0]
   assert model.ids('item', 10).tolist() == 2

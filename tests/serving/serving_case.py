@@ -35,6 +35,7 @@ class Case:
     seed=0,
     inner=None,
     numeric=(),
+    **options,
   ):
     features = FEATURES | {'item': {'num_ids': num_items, 'max_values': 1}}
     config = recommender_lib.ModelConfig(
@@ -43,6 +44,7 @@ class Case:
       widths=(16,),
       embedding_dims=('gender=4',) if kind == 'dlrm' else (),
       table_level='global',
+      **options,
     )
     self.recommender = recommender_lib.build(
       features,

@@ -173,6 +173,15 @@ def test_data_without_a_position_start_over_and_it_is_said(tmp_path, caplog):
   assert 'generator has no position to resume from' in caplog.text
 
 
+@pytest.mark.parametrize('num', [0, 2])
+def test_data_that_end_too_early_are_told(num, caplog):
+  trainer = _trainer()
+  state = trainer.fit(trainer.init(_params()), _batches(num), 2)
+  assert int(state.step) == num and bool(caplog.text) == (num < 2)
+  trainer.fit(trainer.init(_params()), _batches(num), 5)
+  assert f'the data ended after step {num} of 5' in caplog.text
+
+
 def test_a_position_that_cannot_be_saved_is_refused_at_the_start(tmp_path):
   trainer, batches = _trainer(), _Unsaveable()
   with pytest.raises(ValueError, match=r'get_state.*_Unsaveable.*object'):
@@ -535,3 +544,10 @@ def test_what_is_no_number_in_a_batch_is_named(extra):
   batch = next(_batches(1)) | {'title': np.asarray(extra)}
   with pytest.raises(ValueError, match=r"batch\['title'\].*needed are numbers"):
     trainer.step(state, batch)
+
+
+def test_lists_in_a_batch_are_told_from_arrays():
+  trainer = _trainer()
+  batch = {name: x.tolist() for name, x in next(_batches(1)).items()}
+  with pytest.raises(ValueError, match='Lists are trees .* make arrays'):
+    trainer.step(trainer.init(_params()), batch)

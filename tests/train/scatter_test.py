@@ -129,7 +129,7 @@ def llm_rec(family, negatives, **vector):
   return step, params, batch
 
 
-def behaviours(pooling):
+def behaviors(pooling):
   mesh = antjax.make_mesh(intra=4)
   model = small_clicks.store_model(mesh, kind='din', pooling=pooling)
   trainer = store_towers.make_trainer(model, mesh)
@@ -158,8 +158,8 @@ STEPS = {
   'gru': lambda: next_item(next_items.GRU),
   'bert, shared': lambda: llm_rec('bert', 'shared'),
   't5, own': lambda: llm_rec('t5', 'own', normalize=True, word_dim=6),
-  'bahe, last': lambda: behaviours('last'),
-  'bahe, mean': lambda: behaviours('mean'),
+  'bahe, last': lambda: behaviors('last'),
+  'bahe, mean': lambda: behaviors('mean'),
 }
 
 

@@ -65,7 +65,7 @@ class Manifest:
     ]
     if wrong:
       raise ValueError(
-        'the store of behaviours was made with something else; different'
+        'the store of behaviors was made with something else; different'
         f' {"is" if len(wrong) == 1 else "are"} {"; ".join(wrong)}. Build one'
         ' for this in another folder (launch/build_behavior_store.py).'
       )
@@ -79,7 +79,7 @@ class Manifest:
     self.check(normalizer=vocabulary.normalizer)
     if len(vocabulary) < max(self.rows, self.vocabulary_rows):
       raise ValueError(
-        f'the vocabulary has {len(vocabulary)} rows, the store of behaviours'
+        f'the vocabulary has {len(vocabulary)} rows, the store of behaviors'
         f' {self.rows}: it is an older state, or another vocabulary.'
       )
     for num_rows, needed in (
@@ -88,7 +88,7 @@ class Manifest:
     ):
       if needed and fingerprint.of_rows(vocabulary, 0, num_rows) != needed:
         raise ValueError(
-          'the store of behaviours was made of another vocabulary: the first'
+          'the store of behaviors was made of another vocabulary: the first'
           f' {num_rows} texts differ. Build one for this vocabulary in another'
           ' folder.'
         )

@@ -258,17 +258,19 @@ class ClickModel(nnx.Module):
     has_history = self.tower is not None and self.tower.has_history
     return 'history' in load.load(self.head_config.name).needs and has_history
 
-  def logits(self, batch: Batch, vectors: PyTree = None) -> jax.Array:
+  def logits(
+    self, batch: Batch, vectors: PyTree = None, encoded: Encoded | None = None
+  ) -> jax.Array:
     """fp32 logits of a click, [B], for one device's part of a batch.
 
-    `vectors` from the tables are like batch['ids']; None without tables.
+    `vectors` from the tables are like batch['ids']; `encoded` is made if None.
     """
     vectors = vectors or {}
     dtype = jax.tree.leaves(nnx.state(self.head))[0].dtype
     dense: list[jax.Array] = []
     histories: list[network.History] = []
     if self.tower is not None:
-      encoded = self.tower(batch)
+      encoded = self.tower(batch) if encoded is None else encoded
       dense += [encoded.user_BF, encoded.title_BD]
       if self.attends_to_text:
         encoded = jax.tree.map(
@@ -293,7 +295,7 @@ class ClickModel(nnx.Module):
       dense.append(batch['numeric'])
     if self.sizes.user_vector_dim:
       dense.append(batch['user_vector'])
-    none_B0E = jnp.zeros((len(batch['label']), 0, self.ids.embedding_dim))
+    none_B0E = jnp.zeros((len(batch['weight']), 0, self.ids.embedding_dim))
     fields_BFE = _joined([none_B0E, *rows], 1, dtype)
     dense_BX = _joined(dense, -1, dtype) if dense else None
     x = self.head.model.inputs(fields_BFE, dense_BX, tuple(histories))

@@ -66,12 +66,12 @@ class BehaviorStore:
     manifest = read_manifest(path)
     if manifest is None:
       raise FileNotFoundError(
-        f'{path} holds no store of behaviours; launch/build_behavior_store.py'
+        f'{path} holds no store of behaviors; launch/build_behavior_store.py'
         ' makes one.'
       )
     if not manifest.rows:
       raise ValueError(
-        f'the store of behaviours at {path} has no complete rows: its first'
+        f'the store of behaviors at {path} has no complete rows: its first'
         ' build has not ended. Start launch/build_behavior_store.py again, it'
         ' resumes.'
       )
@@ -87,7 +87,7 @@ class BehaviorStore:
       if isinstance(error, FileNotFoundError):
         problem = f'part {pathlib.Path(error.filename).name} is gone'
       raise ValueError(
-        f'the store of behaviours at {path} is damaged: its {problem}; delete'
+        f'the store of behaviors at {path} is damaged: its {problem}; delete'
         f' {path} and build it again (launch/build_behavior_store.py).'
       ) from error
     return cls(folder, manifest, files)
@@ -145,7 +145,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
     return None
   except (ValueError, TypeError) as error:
     raise ValueError(
-      f'{file} is no manifest of a store of behaviours ({error}); restore it,'
+      f'{file} is no manifest of a store of behaviors ({error}); restore it,'
       ' or build the store again in another folder.'
     ) from error
 
@@ -182,7 +182,7 @@ class StoreWriter:
       (self._path / PARTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise OSError(
-        f'store of behaviours: cannot make {path} ({error.strerror}); choose a'
+        f'store of behaviors: cannot make {path} ({error.strerror}); choose a'
         ' folder that you may write to.'
       ) from error
     with self._locked():
@@ -240,13 +240,13 @@ class StoreWriter:
       found = read_manifest(self._path)
       if found is None or found.store != self.manifest.store:
         raise RuntimeError(
-          f'store of behaviours at {self._path}: another store took its place'
+          f'store of behaviors at {self._path}: another store took its place'
           ' while this one was written; build again.'
         )
       self.manifest = found
       if lost := self.missing(0, rows):
         raise RuntimeError(
-          f'store of behaviours at {self._path}: the rows'
+          f'store of behaviors at {self._path}: the rows'
           f' {", ".join(f"{a} to {b - 1}" for a, b in lost[:5])} are not'
           ' written; run the build again, it makes what is missing.'
         )

@@ -158,7 +158,7 @@ def encode(start: int, rows: np.ndarray, stored: str) -> np.ndarray:
   if is_wrong.any():
     first = int(np.argmax(is_wrong))
     raise ValueError(
-      f'behaviour {start + first}: its largest number is {largest[first]}, and'
+      f'behavior {start + first}: its largest number is {largest[first]}, and'
       f' {stored} cannot represent it.'
       + (' Use --dtype=bfloat16.' if np.isfinite(largest[first]) else '')
     )
@@ -193,7 +193,7 @@ def write(path: pathlib.Path, blocks: Iterable[Any]) -> None:
   except OSError as error:
     temporary.unlink(missing_ok=True)
     raise OSError(
-      f'store of behaviours: cannot write to {path.parent} ({error.strerror})'
+      f'store of behaviors: cannot write to {path.parent} ({error.strerror})'
     ) from error
 
 

@@ -73,7 +73,7 @@ def distinct_behaviors(
     found, inverse = np.unique(np.append(part, 0), return_inverse=True)
     if len(found) > capacity:
       raise ValueError(
-        f'distinct_behaviors: {len(found)} distinct behaviours in one part of'
+        f'distinct_behaviors: {len(found)} distinct behaviors in one part of'
         f' {size // num_parts} examples, where capacity={capacity}; raise it,'
         ' or make the parts smaller.'
       )
@@ -208,12 +208,12 @@ def place(
   size = f'{array.shape[0]} rows x {array.shape[1]} {array.dtype}'
   size += f' ({array.nbytes / 2**20:.1f} MiB)'
   if home == 'device':
-    said = f'Table of behaviours: {size} on every device, {why}.'
+    said = f'Table of behaviors: {size} on every device, {why}.'
     return DeviceTable(_constants(array, NamedSharding(mesh, P()))), said
   max_distinct = min(max_distinct, len(array))
   if home in ('host', 'disk'):
     said = (
-      f'Table of behaviours: {size} on the {home}, {why}; a batch brings up to'
+      f'Table of behaviors: {size} on the {home}, {why}; a batch brings up to'
       f' {max_distinct} rows for a micro-batch of a device.'
     )
     return HostTable(array if home == 'disk' else array[:], max_distinct), said
@@ -230,7 +230,7 @@ def place(
     max_distinct,
   )
   return table, (
-    f'Table of behaviours: {size} split over {num_owners} devices, {why}; a'
+    f'Table of behaviors: {size} split over {num_owners} devices, {why}; a'
     ' step asks them for its distinct rows.'
   )
 

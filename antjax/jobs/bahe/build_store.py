@@ -15,7 +15,7 @@ rows are encoded again, and the others continue. Or run it under launch/agent.py
 like an elastic job. The store must be on a shared disk. See docs/bahe.md.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools
@@ -141,75 +141,30 @@ def build(
   if vocabulary is None:
     vocabulary = _vocabulary(config.vocabulary)
   total = len(vocabulary)
-  identity: dict[str, Any] = {
-    'model': fingerprint.of_model(config.model),
-    'tokenizer': fingerprint.of_tokenizer(config.model),
-    'num_low': config.num_low,
-    'normalizer': vocabulary.normalizer,
-    'max_tokens': config.max_tokens,
-    'compute_dtype': config.compute_dtype,
-  }
-  found = store.read_manifest(config.out)
-  if found is not None:  # A wrong one is refused before the model is read.
-    found.check(**identity)
-    found.check_vocabulary(vocabulary)
-    if found.dtype != config.dtype:
-      raise ValueError(
-        f'dtype={config.dtype}: the store at {config.out} has {found.dtype};'
-        ' give another folder for another dtype.'
-      )
-    if found.rows:
-      store.BehaviorStore.open(config.out)
-    if found.rows == total:
-      print(f'{config.out} has all {total:,} rows already: nothing was done.')
-      return 0
+  identity = _identity(config, vocabulary)
+  if _is_complete(config, identity, vocabulary):
+    print(f'{config.out} has all {total:,} rows already: nothing was done.')
+    return 0
   # A wrong flag is refused before it is in the store's manifest.
   encoder, tokenizer = _encoder(config)
-  head = min(total, fingerprint.HEAD_ROWS)
-  writer = StoreWriter(
-    config.out,
-    Manifest(
-      **identity,
-      vocabulary=fingerprint.of_rows(vocabulary, 0, head),
-      vocabulary_rows=head,
-      dtype=config.dtype,
-      dim=encoder.dim,
-      store='',
-    ),
-    lambda start, stop: (
-      fingerprint.of_rows(vocabulary, start, stop) if stop <= total else 'none'
-    ),
-  )
-  writer.manifest.check_vocabulary(vocabulary)
+  writer = _writer(config, identity, vocabulary, encoder.dim)
   known = None
   if config.known_store:
     known = KnownRows(
       config.known_store, _vocabulary(config.known_vocabulary), writer.manifest
     )
-  num_done, began = 0, time.monotonic()
-  left = _num_rows(writer.missing(0, total))
-  with Progress(
-    total, start_step=total - left, name='encode', unit='behaviours'
-  ) as progress:
-    for shard in _shards(config, writer.manifest, total, agent):
-      # What others have done since, or a killed run has.
-      now = _num_rows(writer.missing(0, total))
-      progress.advance_to(total - now)
-      left = now
-      for start, stop in writer.missing(*shard):
-        show = functools.partial(progress.advance_to, start=total - left)
 
-        def encode(texts: list[str], show: Any = show) -> np.ndarray:
-          return encoder(*tokenizer(texts), show)
+  def rows_of(texts: list[str], show: Callable[[int], None]) -> np.ndarray:
+    def encode(texts: list[str]) -> np.ndarray:
+      return encoder(*tokenizer(texts), show)
 
-        texts = vocabulary.texts(start, stop)
-        rows = encode(texts) if known is None else known.fill(texts, encode)
-        writer.write(start, rows)
-        num_done += stop - start
-        left -= stop - start
-        progress.advance_to(total - left)  # Those without tokens too.
-      if script.stop_request():
-        return num_done
+    return encode(texts) if known is None else known.fill(texts, encode)
+
+  began = time.monotonic()
+  shards = _shards(config, writer.manifest, total, agent)
+  num_done, is_whole = _fill(writer, vocabulary, shards, rows_of)
+  if not is_whole:
+    return num_done
   if tokenizer.num_cut:
     logging.warning(
       '%d texts were cut to max_tokens=%d.',
@@ -226,9 +181,99 @@ def build(
   print(
     f'{config.out}: {total:,} rows of {encoder.dim} {config.dtype},'
     f' {size / 1e6:,.1f} MB; {num_done:,} encoded here in {took_s:.1f} s,'
-    f' {num_done / took_s:,.0f} behaviours/s.'
+    f' {num_done / took_s:,.0f} behaviors/s.'
   )
   return num_done
+
+
+def _identity(
+  config: Config, vocabulary: fingerprint.TextRows
+) -> dict[str, Any]:
+  """What a row depends on, beside its text."""
+  return {
+    'model': fingerprint.of_model(config.model),
+    'tokenizer': fingerprint.of_tokenizer(config.model),
+    'num_low': config.num_low,
+    'normalizer': vocabulary.normalizer,
+    'max_tokens': config.max_tokens,
+    'compute_dtype': config.compute_dtype,
+  }
+
+
+def _is_complete(
+  config: Config, identity: dict[str, Any], vocabulary: fingerprint.TextRows
+) -> bool:
+  """Whether the store has all rows; a wrong one is refused."""
+  found = store.read_manifest(config.out)
+  if found is None:
+    return False
+  found.check(**identity)
+  found.check_vocabulary(vocabulary)
+  if found.dtype != config.dtype:
+    raise ValueError(
+      f'dtype={config.dtype}: the store at {config.out} has {found.dtype};'
+      ' give another folder for another dtype.'
+    )
+  if found.rows:
+    store.BehaviorStore.open(config.out)
+  return found.rows == len(vocabulary)
+
+
+def _writer(
+  config: Config,
+  identity: dict[str, Any],
+  vocabulary: fingerprint.TextRows,
+  dim: int,
+) -> StoreWriter:
+  total = len(vocabulary)
+  head = min(total, fingerprint.HEAD_ROWS)
+  writer = StoreWriter(
+    config.out,
+    Manifest(
+      **identity,
+      vocabulary=fingerprint.of_rows(vocabulary, 0, head),
+      vocabulary_rows=head,
+      dtype=config.dtype,
+      dim=dim,
+      store='',
+    ),
+    lambda start, stop: (
+      fingerprint.of_rows(vocabulary, start, stop) if stop <= total else 'none'
+    ),
+  )
+  writer.manifest.check_vocabulary(vocabulary)
+  return writer
+
+
+def _fill(
+  writer: StoreWriter,
+  vocabulary: fingerprint.TextRows,
+  shards: Iterator[tuple[int, int]],
+  rows_of: Callable[[list[str], Callable[[int], None]], np.ndarray],
+) -> tuple[int, bool]:
+  """Writes rows that are missing, shard by shard.
+
+  Returns:
+    Number of rows that this process wrote, and whether it was not told to stop.
+  """
+  total, num_done = len(vocabulary), 0
+  left = _num_rows(writer.missing(0, total))
+  with Progress(
+    total, start_step=total - left, name='encode', unit='behaviors'
+  ) as progress:
+    for shard in shards:
+      # What others have done since, or a killed run has.
+      left = _num_rows(writer.missing(0, total))
+      progress.advance_to(total - left)
+      for start, stop in writer.missing(*shard):
+        show = functools.partial(progress.advance_to, start=total - left)
+        writer.write(start, rows_of(vocabulary.texts(start, stop), show))
+        num_done += stop - start
+        left -= stop - start
+        progress.advance_to(total - left)  # Those without tokens too.
+      if script.stop_request():
+        return num_done, False
+  return num_done, True
 
 
 def _vocabulary(folder: str) -> BehaviorVocabulary:

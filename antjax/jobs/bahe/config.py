@@ -12,6 +12,7 @@ from antjax.ctr.bahe.table import Home
 from antjax.ctr.tuning import Tuning
 from antjax.data import output_folder
 from antjax.jobs.training_config import LanguageConfig
+from antjax.lm import pretrained
 from antjax.metrics import click_metrics
 from antjax.train.optimizer import OptimizerConfig
 
@@ -85,6 +86,9 @@ class Config(LanguageConfig):
   export_users: Annotated[
     bool, 'Write the user vectors of all examples at the end.'
   ] = False
+  export: Annotated[
+    bool, 'Write the folder export at the end, which antjax-serve reads.'
+  ] = False
   eval_examples: Annotated[
     int,
     'Number of validation and test examples to score, in evenly spaced runs of'
@@ -122,10 +126,22 @@ class Config(LanguageConfig):
         f'export_users: tower={self.tower} with fusion={self.fusion} has no'
         ' vector of a user alone; use another tower and fusion=late.'
       )
+    if self.export and (why := self._not_exported()):
+      raise ValueError(f'export: {why}.')
     if self.tower == 'none' and not (self.ids.use or self.user_embeddings):
       raise ValueError(
         'tower=none without ids.use: the model would see nothing.'
       )
+
+  def _not_exported(self) -> str:
+    """What cannot be exported; '' for nothing."""
+    if self.tower not in ('store', 'frozen', 'none'):
+      return f'tower={self.tower} reads tokens; give store, frozen or none'
+    if self.user_embeddings:
+      return 'user_embeddings are vectors of the examples of the data'
+    if self.quantize != 'none':
+      return f'quantize={self.quantize} is not exported; give none'
+    return ''
 
   @property
   def effective_tuning(self) -> Tuning:
@@ -133,8 +149,9 @@ class Config(LanguageConfig):
     return 'none' if self.tower in ('frozen', 'none') else self.tuning
 
   def check_inputs(self) -> None:
-    if self.tower != 'none':
-      super().check_inputs()
+    super().check_inputs()
     output_folder.open_view(self.data, 'examples')
     if self.tower in ('store', 'frozen'):
       BehaviorStore.open(self.store)
+    if self.tower != 'none':
+      pretrained.check_there(self.model)

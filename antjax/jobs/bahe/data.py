@@ -35,6 +35,7 @@ class Clicks:
     vocabulary: Texts of the behaviors.
     sizes: Sizes that the model needs.
     lengths: Behaviors taken of each sequence.
+    events: Behaviors of all users, of each sequence.
     user_vectors: Name of the export of given user vectors; '' without.
     rows: Examples of this process in one element of its batches.
   """
@@ -48,7 +49,7 @@ class Clicks:
     names = [s['name'] for s in sequences if not s.get('is_bag')]
     self.lengths = _lengths(config.max_behaviors, names)
     output_folder.check_files(folder, self.description, 'events/')
-    self._events = [
+    self.events = [
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names
     ]
@@ -151,12 +152,12 @@ class Clicks:
     index: np.ndarray,
     size: int,
   ) -> batches.Batch:
-    count = len(self._events)
+    count = len(self.events)
     columns = {
       n: x[:, :count] if n in ('starts', 'stops') else x
       for n, x in columns.items()
     }
-    batch = batches.make_batch(columns, self._events, self.lengths, size=size)
+    batch = batches.make_batch(columns, self.events, self.lengths, size=size)
     if self.standardizer is not None:
       # A missing number is taken for the mean.
       batch['numeric'] = np.nan_to_num(self.standardizer(batch['numeric']))
@@ -211,7 +212,7 @@ def spread_examples(num_examples: int, limit: int) -> np.ndarray:
 
 
 def _lengths(given: tuple[int, ...], names: list[str]) -> tuple[int, ...]:
-  """Behaviours to take of each sequence."""
+  """Behaviors to take of each sequence."""
   if len(given) == 1:
     given = given * len(names)
   if len(given) != len(names):

@@ -26,6 +26,7 @@ from antjax.ctr import tuning
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
+from antjax.jobs.bahe import export as bahe_export
 from antjax.jobs.bahe import means as bahe_means
 from antjax.jobs.bahe import model as bahe_model
 from antjax.jobs.bahe import report as bahe_report
@@ -129,6 +130,8 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
       tuning.save_adapter(job.run_dir / 'adapter', trained, config.model)
   if config.export_users:
     bahe_users.export(job.run_dir, trainer, state, clicks, built)
+  if config.export:
+    bahe_export.write(config, job, clicks, built, trainer, state, tables)
   means = bahe_means.scores(clicks, 'test')
   if job.is_main:
     bahe_report.write(

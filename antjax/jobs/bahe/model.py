@@ -143,7 +143,7 @@ def _store_tower(
   if store.rows < clicks.sizes.num_behaviors:
     raise ValueError(
       f'store={config.store} has {store.rows} rows, {config.data} has'
-      f' {clicks.sizes.num_behaviors} behaviours;'
+      f' {clicks.sizes.num_behaviors} behaviors;'
       ' launch/build_behavior_store.py adds what is new.'
     )
   if config.tower == 'frozen' and num_low != num_layers:

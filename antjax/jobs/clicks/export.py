@@ -9,6 +9,7 @@ the newest clicks of each user of the log.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
@@ -65,21 +66,18 @@ def write(
     return None
   clicks, _ = data.splits['train'].part(0, 1)
   per_device = -(-config.eval_batch_size // jax.device_count())
-  sizes = sorted({*(n for n in _FEW_ROWS if n < per_device), per_device})
+  rows = sizes(per_device)
   batch = trained.model.prepare(clicks.batch(np.zeros(1, np.int64), 1))
   functions, params, outputs = click_functions.exported(
-    *(trained.model, trained.tables, trained.params, trained.moments),
-    batch,
-    sizes,
+    trained.model.logits,
+    {n: f.stack.dim for n, f in trained.tables.features.items()},
+    *(trained.params, trained.moments, batch, rows),
   )
   source = output_folder.find_view(config.data, 'examples')
-  of_items = [*data.schema['item_columns']]
-  if items := data.schema['items']:
-    of_items += [*items['ids'], *items['numeric']]
-  about = _described(config, data, trained, clicks, of_items)
-  arrays = _arrays(config, data, clicks, about, of_items)
+  about = _described(config, data, trained, clicks)
+  arrays = _arrays(config, data, clicks, about)
   about |= {
-    'sizes': sizes,
+    'sizes': rows,
     'outputs': outputs,
     'read': sorted({*batch} - {'label', 'labels', 'conversion', 'ids'}),
     'is_by_scenario': trained.model.is_by_scenario,
@@ -88,34 +86,53 @@ def write(
       n: list(trained.tables.features[n].tables) for n in batch['ids']
     },
   }
-  names = [c['name'] for c in data.description['ids']]
+  info = {'model': config.model, 'step': trained.step}
+  put(
+    *(folder, source, data.description, about, arrays),
+    exporter.Exported(
+      functions=functions,
+      params=params,
+      tables=trained.rows,
+      info=info,
+    ),
+  )
+  return folder
+
+
+def sizes(per_device: int) -> list[int]:
+  """Rows of a call: those of a device in training, for its bits, and fewer."""
+  return sorted({*(n for n in _FEW_ROWS if n < per_device), per_device})
+
+
+def put(
+  folder: pathlib.Path,
+  source: pathlib.Path,
+  described: Mapping[str, Any],
+  about: Mapping[str, Any],
+  arrays: Mapping[str, np.ndarray],
+  model: exporter.Exported,
+) -> None:
+  """Writes a model of clicks, with the vocabularies of its examples `source`.
+
+  `about` and `arrays` say what `click_loader` makes of rows.
+  """
+  names = [c['name'] for c in described['ids']]
   maps = {'user': 'user', 'item': 'item'}
   maps |= {f'id:{n}': f'feature_{names.index(n)}' for n in about['ids']}
   behaviors = BehaviorVocabulary.open(source / 'behaviors')
   vocabularies = {n: _values(source, file) for n, file in maps.items()}
   texts = behaviors.texts(2, len(behaviors))
   vocabularies['title'] = np.array(texts, np.str_), np.arange(2, 2 + len(texts))
-  exported = exporter.Exported(
-    functions=functions,
-    params=params,
-    tables=trained.rows,
-    features={},
+  info = {'kind': 'clicks', 'data': described['name'], 'clicks': about}
+  model = dataclasses.replace(
+    model,
     vocabularies=vocabularies,
-    support_sizes=(),
-    query_size=0,
     arrays=arrays,
-    info={
-      'kind': 'clicks',
-      'model': config.model,
-      'data': data.description['name'],
-      'step': trained.step,
-      'clicks': about,
-    },
+    info={**info, **model.info},
   )
   with paths.replaced(folder) as staged:
-    exporter.write(staged, exported)
+    exporter.write(staged, model)
   logging.info('The model is in %s; launch/score_clicks.py reads it.', folder)
-  return folder
 
 
 def _lacking(config: Config, data: ScenarioData) -> str:
@@ -141,7 +158,6 @@ def _described(
   data: ScenarioData,
   trained: Trained,
   clicks: ScenarioClicks,
-  of_items: Sequence[str],
 ) -> dict[str, Any]:
   """What the manifest says of rows."""
   schema, described, features = data.schema, data.description, data.features
@@ -165,27 +181,8 @@ def _described(
     }
     for n, bag in clicks.bags.items()
   }
-  both = {**(schema['items'] or {}).get('columns', {}), **schema['columns']}
-  used = [schema['user'], schema['item'], *ids, *numbers, *bags]
-  used += [schema['time']] * bool(config.fields.time)
-  needed = [n for n in dict.fromkeys(used) if n and n not in of_items]
-  return {
-    'user': schema['user'],
-    'item': schema['item'],
-    'text': schema['text'],
-    'time': schema['time'],
-    'columns': {
-      n: {
-        'type': both[n],
-        'empty': schema['empty'].get(n),
-        'has_empty': n in schema['empty'],
-        'is_log': n in schema['log'],
-      }
-      for n in dict.fromkeys([*used, schema['text']])
-      if n in both
-    },
-    'log': {n: schema[n] for n in _LOG if n in schema},
-    'needed': needed,
+  used = [*ids, *numbers, *bags, *[schema['time']] * bool(config.fields.time)]
+  return about_log(described, used) | {
     'ids': ids,
     'fields': fields,
     'crosses': crosses,
@@ -200,8 +197,6 @@ def _described(
     'bags': bags,
     'knows_scenario': config.fields.knows_scenario,
     'groups': trained.model.groups,
-    'lower': described['normalizer'].startswith('nfkc-lower'),
-    'max_chars': described['config']['splitter']['max_chars'],
   }
 
 
@@ -210,7 +205,6 @@ def _arrays(
   data: ScenarioData,
   clicks: ScenarioClicks,
   about: Mapping[str, Any],
-  of_items: Sequence[str],
 ) -> dict[str, np.ndarray]:
   """The arrays that go with what the manifest says."""
   described, features, rows_of = data.description, data.features, data.rows_of
@@ -237,11 +231,9 @@ def _arrays(
       for found in rows_of['train'].chunks((name,)) if has_ids else ():
         known[found[name]] = found[name]
     arrays[f'known:{name}'] = known
-  arrays |= _of_items(
-    rows_of, described, of_items, about['ids'], about['numbers']
-  )
+  arrays |= of_items(rows_of, described, about['ids'], about['numbers'])
   for i, n in enumerate(clicks.histories):
-    arrays[f'history:{i}'] = _newest(
+    arrays[f'history:{i}'] = newest(
       *(rows_of, n, clicks.events[n], described['num_users']),
       config.max_history,
     )
@@ -252,10 +244,46 @@ def _arrays(
   return arrays
 
 
-def _of_items(
+def about_log(
+  described: Mapping[str, Any], used: Sequence[str]
+) -> dict[str, Any]:
+  """What a manifest says of the log's columns, and of texts."""
+  schema = described['config']['events']['schema']
+  both = {**(schema['items'] or {}).get('columns', {}), **schema['columns']}
+  used = [schema['user'], schema['item'], *used]
+  known = _item_columns(schema)
+  return {
+    'user': schema['user'],
+    'item': schema['item'],
+    'text': schema['text'],
+    'time': schema['time'],
+    'columns': {
+      n: {
+        'type': both[n],
+        'empty': schema['empty'].get(n),
+        'has_empty': n in schema['empty'],
+        'is_log': n in schema['log'],
+      }
+      for n in dict.fromkeys([*used, schema['text']])
+      if n in both
+    },
+    'log': {n: schema[n] for n in _LOG if n in schema},
+    'needed': [n for n in dict.fromkeys(used) if n and n not in known],
+    'lower': described['normalizer'].startswith('nfkc-lower'),
+    'max_chars': described['config']['splitter']['max_chars'],
+  }
+
+
+def _item_columns(schema: Mapping[str, Any]) -> list[str]:
+  found = [*schema['item_columns']]
+  if schema['items']:
+    found += [*schema['items']['ids'], *schema['items']['numeric']]
+  return found
+
+
+def of_items(
   rows_of: Mapping[str, SplitRows],
   described: Mapping[str, Any],
-  of_items: Sequence[str],
   ids: Sequence[str],
   numbers: Mapping[str, str],
 ) -> dict[str, np.ndarray]:
@@ -276,14 +304,15 @@ def _of_items(
       for n in numbers:
         place = described['numeric'].index(n)
         found[f'item:number:{n}'][part['item']] = part['numeric'][:, place]
+  known = _item_columns(described['config']['events']['schema'])
   return {
     n: x
     for n, x in found.items()
-    if n == 'item:title' or n.split(':', 2)[2] in of_items
+    if n == 'item:title' or n.split(':', 2)[2] in known
   }
 
 
-def _newest(
+def newest(
   rows_of: Mapping[str, SplitRows],
   n: int,
   events: np.ndarray,

@@ -8,12 +8,12 @@ Writes functions with and without adaptation, tables and vocabularies. Any
 process with numpy and jax can score with them (antjax/serving/loader.py).
 `--quantize=int8` reduces the tables to a quarter of their size.
 
-  python -m launch.export_gmeta --run_dir=runs/day2 --out=deltas/day2 \
-    --base=models/day1
+  python -m launch.export_gmeta --run_dir=runs/day2 --base=models/day1 \
+    --deltas=deltas
 
-With `--base`, only the differences from an earlier export are written, and with
-`--since=400` those from an earlier checkpoint of the run. launch/apply_delta.py
-applies them to make the new export.
+With `--base`, only what differs from an earlier export and the deltas after it
+is written: the next delta of the folder. A server with the same `--deltas`
+applies it while it serves; launch/apply_delta.py makes a full export of it.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from typing import Annotated, Any
 from absl import logging
 from etils import epath
 import jax
+import numpy as np
 
 from antjax import config as config_lib
 from antjax import paths
@@ -30,13 +31,15 @@ from antjax.jobs import identity as run_identity
 from antjax.jobs.gmeta.config import Config as TrainConfig
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
 from antjax.mesh import mesh as mesh_lib
-from antjax.meta import algorithms, meta_loss
+from antjax.mesh.paro import PaRO
+from antjax.meta import algorithms
 from antjax.meta import recommender as recommender_lib
 from antjax.meta.episode_config import EpisodeConfig
 from antjax.report import terminal
-from antjax.serving import delta, exporter, loader
+from antjax.serving import delta, exporter
 from antjax.serving import functions as serving
-from antjax.train import checkpoint
+from antjax.train import checkpoint, warm_start
+from antjax.train.state import Layout
 
 MODEL = 'meta'  # The run's folder with the meta-learned model.
 
@@ -61,64 +64,42 @@ class Config:
   base: Annotated[
     str, 'Earlier full export: write only the changes from it.', paths.URL
   ] = ''
-  since: Annotated[
-    int | None,
-    'Earlier checkpoint of the run: write only the changes since then.',
-  ] = None
+  deltas: Annotated[
+    str, 'Folder of the deltas after --base; the new one is added.', paths.URL
+  ] = ''
 
   def __post_init__(self) -> None:
-    if self.base and self.since is not None:
+    if bool(self.base) != bool(self.deltas):
       raise ValueError(
-        f'base={self.base} and since={self.since}: give one of them.'
+        f'base={self.base} and deltas={self.deltas}: give both, or none.'
       )
 
 
 def main(config: Config) -> None:
   if not logging.level_debug():
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
-  exporter.check_new(config.out)  # Before the work.
-  run = config_lib.load(TrainConfig, config.run_dir)
-  if not config.base and config.since is None:
-    manifest = exporter.write(
-      config.out, exported(run, config.run_dir, config.step), config.quantize
-    )
-    size = sum(f['bytes'] for f in manifest['files'].values())
-    terminal.show(f'Step {manifest["step"]}: {size:,} bytes in {config.out}')
-    return
+  run = config_lib.load(TrainConfig, config.run_dir, may_lack_fields=True)
   if config.base:
-    loader.read_manifest(
-      paths.fetched(config.base, 'base')
-    )  # Before the work, too.
-  with (
-    paths.written(config.out) as out,
-    exporter.scratch_folder(out, 'export') as folder,
-  ):
-    new, old = folder / 'new', paths.fetched(config.base, 'base')
-    exporter.write(
-      new, exported(run, config.run_dir, config.step), config.quantize
-    )
-    if config.since is not None:
-      old = folder / 'old'
-      before = exported(run, config.run_dir, config.since)
-      exporter.write(old, before, config.quantize)
-    described = delta.write(old, new, out)
-  for name, table in described['tables'].items():
-    terminal.show(
-      f'{name}: {table["changed"]:,} of {table["rows"]:,} rows differ'
-    )
+    now = delta.opened(config.base, config.deltas)  # Before the work.
+    new = exported(run, config.run_dir, config.step)
+    for name, (changed, rows) in delta.write(now, new, config.deltas).items():
+      terminal.show(f'{name}: {changed:,} of {rows:,} rows differ')
+    return
+  exporter.check_new(config.out)  # Before the work, too.
+  new = exported(run, config.run_dir, config.step)
+  manifest = exporter.write(config.out, new, config.quantize)
+  size = sum(f['bytes'] for f in manifest['files'].values())
+  terminal.show(f'Step {manifest["step"]}: {size:,} bytes in {config.out}')
 
 
 def exported(
   run: TrainConfig, run_dir: str, step: int | None
 ) -> exporter.Exported:
-  """A checkpoint of a run, on one device of this process."""
+  """A checkpoint of a run: its rows once, and none of the optimizers' state."""
   data, description = output_folder.open_view(run.data, 'tasks')
-  run_identity.check(
-    paths.fetched(run_dir, 'run_dir'),
-    {'data set': run_identity.of_data(description)},
-    models=[MODEL],
-    is_part=True,
-  )
+  run_folder = paths.fetched(run_dir, 'run_dir')
+  made_of = {'data set': run_identity.of_data(description)}
+  run_identity.check(run_folder, made_of, models=[MODEL], is_part=True)
   mesh = mesh_lib.make_mesh(intra=1, devices=jax.local_devices()[:1])
   algorithm = algorithms.ALGORITHMS[run.algorithm]
   numeric = tuple(description.get('numeric', ()))
@@ -134,12 +115,13 @@ def exported(
     num_numeric=len(numeric),
   )
   inner = run.inner.loop(algorithm.inner)
-  trainer = recommender.trainer(
-    meta_loss.meta_loss_fn(recommender.task_model, inner),
+  layout = Layout.of(
+    jax.eval_shape(recommender.init_params(inner), jax.random.key(0)),
+    mesh,
+    PaRO.from_code('NNN'),
     run.optimizer.build(run.num_steps),
+    tables=recommender.tables,
   )
-  state = trainer.init(recommender.init_params(inner), seed=run.seed)
-  run_folder = paths.fetched(run_dir, 'run_dir')
   folder = epath.Path(paths.origin(run_folder / MODEL / paths.CHECKPOINTS))
   if step is None:
     step = checkpoint.latest_step(folder)
@@ -149,8 +131,7 @@ def exported(
       f'export_gmeta: there is no checkpoint {step or ""} in {folder}; it has'
       f' {steps}.'
     )
-  with checkpoint.Checkpointer(str(folder), trainer.layout) as checkpointer:
-    state, _ = checkpointer.restore(step)
+  params, rows = warm_start.read_model(layout, str(folder), step)
   info: dict[str, Any] = {
     'step': step,
     'data': description['name'],
@@ -160,8 +141,8 @@ def exported(
   return serving.exported(
     recommender,
     inner,
-    trainer.params(state),
-    serving.table_rows(recommender.tables, state.tables),
+    params,
+    {name: np.asarray(x, np.float32) for name, x in rows.items()},
     vocabularies={
       name: read_vocabulary(data, description, name)
       for name in recommender.features

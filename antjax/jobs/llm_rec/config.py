@@ -15,6 +15,7 @@ from antjax.ctr.tuning import Tuning
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs.job import JobConfig
 from antjax.jobs.training_config import FitConfig, LanguageConfig
+from antjax.lm import pretrained
 from antjax.mesh.paro import PaRO
 from antjax.metrics import rank_metrics
 from antjax.train.optimizer import OptimizerConfig
@@ -352,6 +353,10 @@ class Config(LanguageConfig, SequencesConfig):
         f'baselines={self.baselines}: {", ".join(wrong)} unknown; use all, or'
         f' some of {", ".join(METHODS)}.'
       )
+
+  def check_inputs(self) -> None:
+    super().check_inputs()
+    pretrained.check_there(self.model)
 
   def _check_store(self) -> None:
     """Refuses settings that a store cannot serve."""

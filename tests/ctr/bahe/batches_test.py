@@ -79,7 +79,7 @@ def test_what_a_batch_refuses():
     batches.make_batch(columns([[0, 3]], [[11, 4]]), EVENTS, (4, 3))
 
 
-def test_distinct_behaviours_of_each_part():
+def test_distinct_behaviors_of_each_part():
   batch = small_clicks.batch(8)
   ids, found = table.distinct_behaviors(batch, 4, 30, fill=99)
   by_part = ids.reshape(4, 30)
@@ -93,7 +93,7 @@ def test_distinct_behaviours_of_each_part():
   assert found['behaviors'].shape == batch['behaviors'].shape
 
 
-def test_what_distinct_behaviours_refuse():
+def test_what_distinct_behaviors_refuse():
   batch = small_clicks.batch(8)
   with pytest.raises(ValueError, match='capacity=3; raise it'):
     table.distinct_behaviors(batch, 4, 3)

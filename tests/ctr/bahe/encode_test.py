@@ -128,8 +128,8 @@ def test_no_texts_are_no_vectors():
 STORE_ATOL = 2e-5
 
 
-def behaviour_tokens():
-  """Token ids of all behaviours: (flat, offsets); row 0 has none."""
+def behavior_tokens():
+  """Token ids of all behaviors: (flat, offsets); row 0 has none."""
   rng = np.random.default_rng(7)
   lengths = rng.integers(2, 9, small_clicks.NUM_BEHAVIORS)
   lengths[0] = 0
@@ -138,8 +138,8 @@ def behaviour_tokens():
 
 
 def without_store(low, encoder, batch):
-  """Each behaviour of the batch through the low half, one by one."""
-  tokens, offsets = behaviour_tokens()
+  """Each behavior of the batch through the low half, one by one."""
+  tokens, offsets = behavior_tokens()
   padded = np.zeros((small_clicks.NUM_BEHAVIORS, 8), np.int32)
   mask = np.zeros_like(padded)
   for i in range(small_clicks.NUM_BEHAVIORS):
@@ -178,7 +178,7 @@ def test_a_store_changes_nothing(config, num_low):
     num_low=num_low,
     max_tokens=8,
     devices=jax.local_devices()[:1],
-  )(*behaviour_tokens())
+  )(*behavior_tokens())
   mesh = antjax.make_mesh(intra=4)
   found, _ = table.place(rows, mesh, home='host', max_distinct=40)
   tower = towers.StoreTower(high, len(small_clicks.LENGTHS), found)

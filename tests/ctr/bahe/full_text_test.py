@@ -1,6 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Towers that read tokens: all of them, or those of distinct behaviours."""
+"""Towers that read tokens: all of them, or those of distinct behaviors."""
 
 import dataclasses
 

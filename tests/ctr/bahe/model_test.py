@@ -118,7 +118,7 @@ def test_what_is_trained():
   assert share == pytest.approx(1 - trained / (sum(sizes) + 1000))
 
 
-def test_places_of_behaviours_are_trained_beside_adapters():
+def test_places_of_behaviors_are_trained_beside_adapters():
   is_trained = tuning.trainable('lora')
   assert is_trained('tower.high.behavior_positions')
   assert not is_trained('tower.high.layers.query')

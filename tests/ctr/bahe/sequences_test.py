@@ -92,7 +92,7 @@ def test_what_padding_holds_changes_nothing_and_has_no_gradient():
   np.testing.assert_array_equal(moved, [False, True])
 
 
-def test_early_fusion_puts_the_title_behind_the_last_behaviour():
+def test_early_fusion_puts_the_title_behind_the_last_behavior():
   config = small_clicks.LLAMA
   encoder = make(config, fusion='early', pooling='last')
   x, is_there, title = inputs()
@@ -101,7 +101,7 @@ def test_early_fusion_puts_the_title_behind_the_last_behaviour():
   high = jax.jit(encoder.high)
   expected = high(rows[None])[0, -1]
   np.testing.assert_allclose(found.user_BF[0, 16:], expected, atol=ATOL)
-  # A user without behaviours is the title alone: no null vector.
+  # A user without behaviors is the title alone: no null vector.
   alone = high(title[1:][None])[0, -1]
   np.testing.assert_allclose(found.user_BF[1, 16:], alone, atol=ATOL)
 
@@ -128,7 +128,7 @@ def test_a_cut_above_all_layers_pools_what_is_cached(config):
 
 
 def test_a_cut_below_all_layers_is_the_whole_model_on_vectors():
-  """Behaviours of one token each: the whole model over those tokens."""
+  """Behaviors of one token each: the whole model over those tokens."""
   config = small_clicks.LLAMA
   encoder = make(config, num_low=0, pooling='last')
   params = small_clicks.language_model(config)

@@ -56,7 +56,7 @@ def language_model(config=LLAMA, seed=0):
 
 
 def events():
-  """Two flat arrays of behaviours from 1 on."""
+  """Two flat arrays of behaviors from 1 on."""
   rng = np.random.default_rng(1)
   return [rng.integers(1, NUM_BEHAVIORS, 50).astype(np.int32) for _ in range(2)]
 

@@ -89,9 +89,9 @@ def test_a_large_store_is_read_in_blocks(tmp_path, monkeypatch):
 def test_numbers_that_do_not_fit_are_refused(tmp_path):
   writer = StoreWriter(tmp_path, NEW)
   for number, why in (
-    (7e4, 'behaviour 12: .*float16 cannot represent it. Use --dtype=bfloat16'),
-    (np.nan, 'behaviour 12: its largest number is nan'),
-    (-np.inf, 'behaviour 12: its largest number is inf'),
+    (7e4, 'behavior 12: .*float16 cannot represent it. Use --dtype=bfloat16'),
+    (np.nan, 'behavior 12: its largest number is nan'),
+    (-np.inf, 'behavior 12: its largest number is inf'),
   ):
     rows = rows_of(5)
     rows[2, 3] = number
@@ -372,7 +372,7 @@ def test_the_manifest_reads_as_json(tmp_path):
 
 
 def test_a_store_without_rows_says_so(tmp_path):
-  with pytest.raises(FileNotFoundError, match='holds no store of behaviours'):
+  with pytest.raises(FileNotFoundError, match='holds no store of behaviors'):
     BehaviorStore.open(tmp_path)
   assert not list(tmp_path.iterdir())  # Looking leaves nothing behind.
   StoreWriter(tmp_path, NEW)
@@ -401,7 +401,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(OSError, match='cannot make .*file.*Not a directory'):
     StoreWriter(tmp_path / 'file' / 'store', NEW)
-  with pytest.raises(FileNotFoundError, match='holds no store of behaviours'):
+  with pytest.raises(FileNotFoundError, match='holds no store of behaviors'):
     BehaviorStore.open(tmp_path / 'file' / 'store')
 
 
@@ -428,6 +428,6 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path):
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  assert done.stdout.startswith('store of behaviours: cannot write to')
+  assert done.stdout.startswith('store of behaviors: cannot write to')
   assert BehaviorStore.open(tmp_path).rows == 1500
   assert put(tmp_path, rows).rows == 3000

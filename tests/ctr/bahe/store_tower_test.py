@@ -116,7 +116,7 @@ def test_every_code_is_plain_data_parallelism(plain, code):
   assert_same(found, plain[0])
 
 
-def test_a_user_is_their_newest_known_behaviours():
+def test_a_user_is_their_newest_known_behaviors():
   mesh = antjax.make_mesh(intra=4)
   tower = small_clicks.store_model(mesh).tower
   constants = {'constants': {'behavior_rows': small_clicks.vectors()}}
@@ -126,12 +126,12 @@ def test_a_user_is_their_newest_known_behaviours():
     return np.asarray(jax.jit(tower)(prepared).user_BF)
 
   batch = small_clicks.batch(3)
-  # Of 9 behaviours the newest 6; of none, the null vectors, which are 0 here.
+  # Of 9 behaviors the newest 6; of none, the null vectors, which are 0 here.
   assert (batch['behaviors'][2, 0] > 0).all()
   found = encode(batch)
   np.testing.assert_array_equal(found[0, :16], 0)
   assert np.abs(found[1:, :16]).min() > 0
-  # A behaviour that the vocabulary lacks is row 1, a text like any other.
+  # A behavior that the vocabulary lacks is row 1, a text like any other.
   unknown = np.zeros((1, 2, 6), np.int32)
   unknown[0, 0, 0] = 1
   row = jnp.asarray(small_clicks.vectors()[1])
