@@ -120,7 +120,13 @@ _LLAMA = {
   'max_position_embeddings': 8192,
   'tie_word_embeddings': True,
   'attention_bias': False,
-  'mlp_bias': False,
+}
+# Qwen3-0.6B with half its widths and 12 of its 28 layers.
+_QWEN3 = _LLAMA | {
+  'architectures': ['Qwen3ForCausalLM'],
+  'model_type': 'qwen3',
+  'head_dim': 128,
+  'rms_norm_eps': 1e-6,
 }
 _SIZES = (
   *('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads'),
@@ -130,11 +136,12 @@ _SIZES = (
 MODELS: dict[str, tuple[dict[str, Any], tuple, tuple]] = {
   'minilm': (_BERT, (30_522, 384, 6, 12, 1536), (101, 16, 2, 2, 24)),
   'smollm2': (_LLAMA, (49_152, 576, 30, 9, 1536, 3), (101, 16, 2, 2, 24, 1)),
+  'qwen3': (_QWEN3, (32_768, 512, 12, 8, 1536, 4), (101, 16, 2, 2, 24, 1)),
 }
 CASES = tuple(
   Case(model, length, dtype)
   for model, dtype, length in itertools.product(
-    MODELS, ('float32', 'bfloat16'), TEXT_LENGTHS
+    ('minilm', 'smollm2'), ('float32', 'bfloat16'), TEXT_LENGTHS
   )
 )
 

@@ -17,16 +17,21 @@ fused AdamW. Both read the same folder of random weights and must agree on the
 loss of the first step and on the vectors; otherwise an error line is printed
 and the exit status is 1. The sides take turns in blocks.
 
+`cpu_ratio` and `encode_cpu_ratio` are those of processor seconds, which other
+work on the machine changes less. Threads that wait may spin, so compare one
+thread with one: `taskset -c 0 python -m benchmarks.lm_bench --threads=1`.
+
 `flops` counts the products of a step, 6 FLOPs per weight and token and the
 scores of attention; `of_peak` is their rate relative to the fastest product of
 two large matrices, measured first on this machine.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 import statistics
 import tempfile
+import time
 from typing import Any
 
 import numpy as np
@@ -114,15 +119,35 @@ def line_of(
   """The figures of a case, from the measurements of each side."""
   line: dict[str, Any] = {'model': case.model, 'num_tokens': case.num_tokens}
   line |= {'dtype': 'float32', 'flops': work}
-  for name in _NAMES:
-    for call in ('step', 'encode'):
-      line[f'{name}_{call}_s'] = statistics.median(found[name][call])
-  for call, ratio in (('step', 'ratio'), ('encode', 'encode_ratio')):
-    line[ratio] = line[f'peer_{call}_s'] / line[f'antjax_{call}_s']
+  for call, prefix in (('step', ''), ('encode', 'encode_')):
+    for kind in ('', 'cpu_'):
+      for name in _NAMES:
+        seconds = statistics.median(found[name][kind + call])
+        line[f'{name}_{call}_{kind}s'] = seconds
+      ours, theirs = (line[f'{name}_{call}_{kind}s'] for name in _NAMES)
+      line[f'{prefix}{kind}ratio'] = theirs / ours
   ours, theirs = (np.asarray(found[name]['first']) for name in _NAMES)
   if not np.allclose(ours, theirs, rtol=RTOL, atol=RTOL):
     line['error'] = f'antjax and peer disagree: {ours}, {theirs}.'
   return line
+
+
+def processor_times(
+  workers: Mapping[str, harness.Worker], calls: Sequence[str], num_turns: int
+) -> dict[str, dict[str, list[float]]]:
+  """Processor seconds of calls that take turns: side -> 'cpu_' call -> all."""
+  found: dict[str, dict[str, list[float]]] = {
+    name: {f'cpu_{call}': [] for call in calls} for name in workers
+  }
+  for _ in range(num_turns):
+    for name, worker in workers.items():
+      time.sleep(harness.PAUSE_S)
+      for call in calls:
+        before = worker.order('processor_s')
+        worker.order(call)
+        used = worker.order('processor_s') - before
+        found[name][f'cpu_{call}'].append(used)
+  return found
 
 
 def _lines(config: Config) -> Iterator[dict[str, Any]]:
@@ -150,7 +175,11 @@ def _lines(config: Config) -> Iterator[dict[str, Any]]:
         }
         calls = {'step': 2, 'encode': 1}
         turns = harness.take_turns(workers, config.turns, calls, warm_up='step')
-      found = {name: {**turns[name], 'first': first[name]} for name in _NAMES}
+        used = processor_times(workers, tuple(calls), config.turns[0])
+      found = {
+        name: {**turns[name], **used[name], 'first': first[name]}
+        for name in _NAMES
+      }
       work = flops(case, fields)
       line = line_of(case, found, work)
       yield line | {'of_peak': work / line['antjax_step_s'] / peak}

@@ -61,7 +61,7 @@ _WITHOUT_JAX = (
 _BUDGETS = {
   'antjax': 700,
   # 345 of them the loop that fetches layers ahead, 195 sums in int8.
-  'antjax/collectives': 2_580,
+  'antjax/collectives': 2_598,
   'antjax/ctr': 4_000,
   'antjax/data': 6_000,
   'antjax/elastic': 8_500,  # 770 of them checks of hosts and notices.
@@ -87,9 +87,9 @@ _BUDGETS = {
 _OVER_BUDGET = {
   'antjax': 1_046,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 8_110,  # 160 of them how new items score; see house.md.
-  'antjax/data': 11_610,  # See docs/design/house.md.
-  'antjax/elastic': 10_700,  # 770 of them checks of hosts and notices.
-  'antjax/lm': 5_355,  # See docs/design/house.md.
+  'antjax/data': 11_611,  # See docs/design/house.md.
+  'antjax/elastic': 10_712,  # 770 of them checks of hosts and notices.
+  'antjax/lm': 5_370,  # See docs/design/house.md.
   'antjax/jobs': 18_001,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
@@ -97,11 +97,11 @@ _OVER_BUDGET = {
   'antjax/shards': 3_000,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
   # see docs/design/house.md.
-  'antjax/train': 6_485,
+  'antjax/train': 6_506,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 13_370,
-  'tests': 64_380,  # See docs/design/house.md.
+  'benchmarks': 13_420,
+  'tests': 64_525,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -36,7 +36,8 @@ def run(
   cross: Callable[[list[PyTree], list[PyTree], Any], list[PyTree]]
   | None = None,
   homes: Sequence[jax.Array | None] = (),
-  fetch: Callable[[list[jax.Array]], list[jax.Array]] | None = None,
+  fetch: Callable[[list[jax.Array]], list[jax.Array]] = list,
+  land: Callable[[list[jax.Array]], list[jax.Array]] = list,
 ) -> PyTree:
   """Runs `carry = body(carry, gather(pieces of a layer))` over all layers.
 
@@ -56,9 +57,11 @@ def run(
       number to the values for the slots, called one layer later. L must then be
       at least 3, as with `fetch`.
     homes: With `fetch`, zeros [L, ...] for each stack, whose gradients are the
-      fetched pieces, or None for a stack that is not fetched.
-    fetch: Function from the pieces of one layer to those that `gather` takes,
-      called once for each layer.
+      landed pieces, or None for a stack that is not fetched.
+    fetch: Function from the pieces of one layer to those for `land`, called
+      once for each layer.
+    land: Function from a result of `fetch` to the pieces for `gather`, called
+      one layer later.
   """
   num_layers = pieces[0].shape[0]
   is_trained = [slot is not None for slot in slots]
@@ -66,8 +69,7 @@ def run(
   flat, treedef = jax.tree.flatten(carry)
   homes = list(homes) or [None] * len(pieces)
   is_fetching = any(x is not None for x in homes)
-  fetch = fetch or list
-  layer = gather(fetch([x[0] for x in pieces]))
+  layer = gather(land(fetch([x[0] for x in pieces])))
   # Arrays that the body closes over must be arguments of a custom gradient.
   closed = jax.make_jaxpr(
     lambda flat, layer: jax.tree.leaves(
@@ -105,20 +107,16 @@ def run(
   def whole(pieces: Arrays, i: Any) -> list[jax.Array]:
     return gather(piece_of(pieces, i))
 
-  def arrive(pieces: Arrays, homes: Any, i: Any) -> tuple[Any, Any]:
-    """(pieces of layer i, fetched; homes with them)."""
-    one = fetch(piece_of(pieces, i))
-    return one, [
+  def arrive(piece: list[jax.Array], homes: Any, i: Any) -> tuple[Any, Any]:
+    """(layer i, whole, from its fetched pieces; homes with these)."""
+    one = land(piece)
+    return gather(one), [
       home if home is None else lax.dynamic_update_index_in_dim(home, x, i, 0)
       for home, x in zip(homes, one, strict=True)
     ]
 
   def forward(
-    flat: list[jax.Array],
-    pieces: Arrays,
-    homes: Any,
-    others: Arrays,
-    keep: Any,
+    flat: list[Any], pieces: Arrays, homes: Any, others: Arrays, keep: Any
   ) -> tuple[list[jax.Array], Any]:
     """(outputs, residuals).
 
@@ -139,20 +137,22 @@ def run(
       flat, last = keep(flat, layer, others)
       return flat, (kept, [last], pieces)
 
-    # A layer is fetched two ahead, and then gathered one ahead.
+    # A layer is fetched two ahead, and gathered one ahead: in a chain of both
+    # the first would have no product beside it.
     def fetching(state: Any, i: jax.Array) -> tuple[Any, Any]:
       flat, layer, piece, homes = state
-      following = gather(piece)
-      piece, homes = arrive(pieces, homes, i + 2)
+      following, homes = arrive(piece, homes, i + 1)
+      piece = fetch(piece_of(pieces, i + 2))
       flat, kept = keep(flat, layer, others)
       return (flat, following, piece, homes), kept
 
-    piece, homes = arrive(pieces, homes, 0)
-    state = flat, gather(piece), *arrive(pieces, homes, 1)
+    layer, homes = arrive(fetch(piece_of(pieces, 0)), homes, 0)
+    state = flat, layer, fetch(piece_of(pieces, 1)), homes
     state, kept = lax.scan(fetching, state, jnp.arange(num_layers - 2))
     flat, layer, piece, homes = state
+    following, homes = arrive(piece, homes, num_layers - 1)
     flat, before = keep(flat, layer, others)
-    flat, last = keep(flat, gather(piece), others)
+    flat, last = keep(flat, following, others)
     there = [x if y is None else y for x, y in zip(pieces, homes, strict=True)]
     return flat, (kept, [before, last], there)
 
@@ -265,3 +265,17 @@ def run(
 
 def _is_one_of(x: jax.Array, known: Arrays) -> bool:
   return any(x is y for y in known)
+
+
+def apart(stack: PyTree, num_layers: int) -> list[PyTree]:
+  """The layers of a stack.
+
+  By a split, whose gradient joins those of the layers; that of slices would add
+  up as many stacks as there are layers.
+  """
+  leaves, treedef = jax.tree.flatten(stack)
+  parts = [lax.split(x, (1,) * num_layers) for x in leaves]
+  return [
+    jax.tree.unflatten(treedef, [x[i].reshape(x[i].shape[1:]) for x in parts])
+    for i in range(num_layers)
+  ]

@@ -140,12 +140,13 @@ class LayerPiece:
     held = self.carried, self.home
     return isinstance(self.slot, tuple) or any(x is not None for x in held)
 
-  def fetched(self, piece: jax.Array) -> jax.Array:
-    """A layer's piece, brought to `home_level`."""
+  def brought(self, x: jax.Array, is_landing: bool) -> jax.Array:
+    """A layer's piece, first from other groups, then at `home_level`."""
     if self.home_level is None:
-      return piece
-    levels = self.params_level, self.home_level
-    x = transition.coarsen(piece, self.spec, *levels, self.how)
+      return x
+    between = self.params_level, Level.INTRA
+    levels = (Level.INTRA, self.home_level) if is_landing else between
+    x = transition.coarsen(x, self.spec, *levels)
     return self.spec.constrain(to_varying(x))
 
   def gather(self) -> jax.Array:
@@ -266,7 +267,9 @@ def scan_layers(
       stack, carry = lax.optimization_barrier((stack, carry))
     if layers_per_step == 1:
       return body(carry, _whole(stack))
-    chunk = [_whole(_at(stack, i)) for i in range(layers_per_step)]
+    chunk = [
+      _whole(layer) for layer in layer_loop.apart(stack, layers_per_step)
+    ]
     for layer in chunk:
       carry = body(carry, layer)
     return carry
@@ -320,8 +323,9 @@ def _run_ahead(
       for piece, x in zip(pieces, leaves, strict=True)
     ]
 
-  def fetch(pieces: list[jax.Array]) -> list[jax.Array]:
-    return [x.fetched(piece) for piece, x in zip(pieces, leaves, strict=True)]
+  def bring(pieces: list[jax.Array], *, is_landing: bool) -> list[jax.Array]:
+    pairs = zip(pieces, leaves, strict=True)
+    return [x.brought(piece, is_landing) for piece, x in pairs]
 
   def reduce(grads: list[jax.Array], slots: list[PyTree]) -> list[PyTree]:
     return [
@@ -348,7 +352,8 @@ def _run_ahead(
     policy,
     cross if any(x.carried is not None for x in trained) else None,
     [x.home for x in leaves],
-    fetch,
+    functools.partial(bring, is_landing=False),
+    functools.partial(bring, is_landing=True),
   )
 
 

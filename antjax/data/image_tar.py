@@ -257,7 +257,8 @@ def _wanted(
   try:
     with _Archive.open(path, 'r|*', tarinfo=_Member) as tar:
       for member in tar:
-        tar.members.clear()  # Else all of them are kept.
+        # Else all of them are kept.
+        tar.members.clear()  # type: ignore[attr-defined]
         name = pathlib.PurePosixPath(member.name)
         if not member.isfile():
           continue

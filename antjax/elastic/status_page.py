@@ -101,7 +101,7 @@ class StatusPage:
         'without a token. Give a token, or listen on 127.0.0.1 and come '
         'through ssh -L.'
       )
-    self._connections: set[_Connection] = set()
+    self._connections: dict[_Connection, None] = {}
     self._page, self._policy = _page()
     self._max_age_s = _MAX_AGE_S
     self._taken_s, self._snapshot = -float('inf'), dict[str, Any]()
@@ -151,6 +151,7 @@ class StatusPage:
     connection = request.protocol
     assert isinstance(connection, _Connection)
     connection.hang_up_in(_REPLY_TIMEOUT_S)
+    connection.is_idle = False
     if connection.is_surplus:
       reply = _text(503, 'Too many connections; come again.')
     else:
@@ -294,7 +295,7 @@ class _Connection(web.RequestHandler):
     self,
     server: web.Server,
     loop: asyncio.AbstractEventLoop,
-    connections: 'set[_Connection]',
+    connections: 'dict[_Connection, None]',
     max_connections: int,
   ):
     super().__init__(
@@ -307,7 +308,7 @@ class _Connection(web.RequestHandler):
     )
     self._connections, self._max_connections = connections, max_connections
     self._deadline: asyncio.TimerHandle | None = None
-    self.is_surplus = False
+    self.is_idle, self.is_surplus = True, False
 
   def hang_up_in(self, seconds: float) -> None:
     """Sets how long the connection may still last, whatever it does."""
@@ -317,18 +318,28 @@ class _Connection(web.RequestHandler):
       # Also what a reader that does not read left in the buffer.
       self._deadline = self._loop.call_later(seconds, self.transport.abort)
 
+  def hang_up(self) -> None:
+    """Ends it, and lets another one have its place."""
+    self._connections.pop(self, None)
+    self.hang_up_in(0.0)
+
   def connection_made(self, transport: asyncio.BaseTransport) -> None:
     super().connection_made(transport)
-    self._connections.add(self)
     self.hang_up_in(_HEAD_TIMEOUT_S)
-    self.is_surplus = len(self._connections) > self._max_connections
+    if len(self._connections) >= self._max_connections:
+      # Who asks nothing gives way: a probe of /healthz must not fail by it.
+      idle = next((one for one in self._connections if one.is_idle), None)
+      self.is_surplus = idle is None
+      if idle is not None:
+        idle.hang_up()
+    self._connections[self] = None
     if self.is_surplus:  # It is told at once, whatever it would ask.
       self.data_received(b'GET / HTTP/1.0\r\n\r\n')
 
   def connection_lost(self, exc: BaseException | None) -> None:
     if self._deadline is not None:
       self._deadline.cancel()
-    self._connections.discard(self)
+    self._connections.pop(self, None)
     super().connection_lost(exc)
 
   def handle_error(

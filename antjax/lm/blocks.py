@@ -102,7 +102,7 @@ class ModelPart(nnx.Module):
       setattr(self, name, nnx.Param(x))
 
   def norm(self, name: str, x: jax.Array) -> jax.Array:
-    """The model's norm over the last dim, computed in fp32."""
+    """Norm over the last dim, computed in fp32."""
     return layerwise.lean(self._norm, self.config.remat, (1,))(x, name)
 
   def _norm(self, x: jax.Array, name: str) -> jax.Array:
@@ -138,6 +138,9 @@ class ModelPart(nnx.Module):
 
   def dense(self, name: str, x: jax.Array) -> jax.Array:
     """The product x W, plus the LoRA adapter and bias, if any."""
+    # As a matrix: with more dims XLA:CPU multiplies two transposed matrices in
+    # the backward pass, in twice the time, and sums over two dims more slowly.
+    dims, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
     y = x @ self.matrix(name)
     if hasattr(self, f'{name}_lora_a'):
       low = x @ getattr(self, f'{name}_lora_a')[...]
@@ -148,7 +151,7 @@ class ModelPart(nnx.Module):
       y *= jnp.broadcast_to(factor.astype(y.dtype), y.shape)
     if hasattr(self, f'{name}_bias'):
       y += jnp.broadcast_to(getattr(self, f'{name}_bias')[...], y.shape)
-    return y
+    return y.reshape(*dims, -1)
 
 
 class Block(ModelPart):
@@ -188,15 +191,16 @@ class Block(ModelPart):
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries [B, T, H, K], keys and values [B, T, G, K]."""
     config = self.config
-    h_BTD = self.entry('attention', x_BTD)
+    x_SD = x_BTD.reshape(-1, x_BTD.shape[-1])  # See `dense`.
+    h_SD = self.entry('attention', x_SD)
     if not config.first_norm:
-      h_BTD = jnp.where(self.place[...] == 0, x_BTD, h_BTD)
+      h_SD = jnp.where(self.place[...] == 0, x_SD, h_SD)
 
     def heads(name: str) -> jax.Array:
-      x = self.dense(name, h_BTD)
+      x = self.dense(name, h_SD)
       if config.qk_norm == 'width' and name != 'value':
         x = self.norm(f'{name}_norm', x)
-      x = x.reshape(*h_BTD.shape[:2], -1, config.head_width)
+      x = x.reshape(*x_BTD.shape[:2], -1, config.head_width)
       if config.qk_norm == 'head' and name != 'value':
         x = self.norm(f'{name}_norm', x)
       return x
@@ -248,31 +252,32 @@ class Block(ModelPart):
 
   def finish(self, x_BTD: jax.Array, mixed_BTHK: jax.Array) -> jax.Array:
     """The rest of the layer: output of attention, then the MLP."""
-    mixed = mixed_BTHK.reshape(*x_BTD.shape[:2], -1)
-    x_BTD = self.add('attention', x_BTD, self.dense('out', mixed))
-    return self.add('mlp', x_BTD, self.mlp(self.entry('mlp', x_BTD)))
+    x_SD = x_BTD.reshape(-1, x_BTD.shape[-1])  # See `dense`.
+    mixed = self.dense('out', mixed_BTHK.reshape(len(x_SD), -1))
+    x_SD = self.add('attention', x_SD, mixed)
+    y_BTD = self.mlp(self.entry('mlp', x_SD).reshape(x_BTD.shape))
+    x_SD = self.add('mlp', x_SD, y_BTD.reshape(x_SD.shape))
+    return x_SD.reshape(x_BTD.shape)
 
-  def entry(self, name: str, x_BTD: jax.Array) -> jax.Array:
-    """Input of attention or MLP."""
+  def entry(self, name: str, x: jax.Array) -> jax.Array:
+    """Input of attention or MLP, [..., D]."""
     is_normed = self.config.norm_place in ('pre', 'both')
-    return self.norm(f'{name}_norm', x_BTD) if is_normed else x_BTD
+    return self.norm(f'{name}_norm', x) if is_normed else x
 
-  def add(self, name: str, x_BTD: jax.Array, y_BTD: jax.Array) -> jax.Array:
-    """Adds the output of attention or MLP to the residual stream."""
+  def add(self, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Adds the output of attention or MLP to the residual stream, [..., D]."""
     place = self.config.norm_place
     if place in ('both', 'branch'):
       after = 'post_norm' if place == 'both' else 'norm'
-      y_BTD = self.norm(f'{name}_{after}', y_BTD)
+      y = self.norm(f'{name}_{after}', y)
     if self.config.residual_scale != 1:
-      y_BTD = y_BTD * self.config.residual_scale
-    x_BTD = x_BTD + y_BTD
-    return self.norm(f'{name}_norm', x_BTD) if place == 'post' else x_BTD
+      y = y * self.config.residual_scale
+    x = x + y
+    return self.norm(f'{name}_norm', x) if place == 'post' else x
 
   def mlp(self, h_BTD: jax.Array) -> jax.Array:
     """MLP of normed inputs."""
     activate = _ACTIVATIONS[self.config.activation]
-    # As a matrix: activations with more dims between products take half as long
-    # again on XLA:CPU.
     h_SD = h_BTD.reshape(-1, h_BTD.shape[-1])
     if self.config.num_experts:
       return self.experts(h_SD).reshape(h_BTD.shape)
@@ -301,8 +306,7 @@ class Block(ModelPart):
     activate = _ACTIVATIONS[config.activation]
     x = product(activate(product(x, 'gate')) * product(x, 'up'), 'down')
     x_SND = lookup(x, jnp.argsort(order)).reshape(*experts_SN.shape, -1)
-    shares_SN1 = shares_SN[..., None].astype(x.dtype)
-    return jnp.sum(x_SND * shares_SN1, axis=1)
+    return (x_SND * shares_SN[..., None].astype(x.dtype)).sum(axis=1)
 
 
 def top_shapes(config: Config) -> Shapes:
@@ -355,20 +359,16 @@ def layer_shapes(config: Config) -> Shapes:
     (('out',), config.out_bias),
     (('gate', 'up', 'down'), config.mlp_bias),
   ):
-    for name in names:
-      if is_there and name in shapes:
-        shapes[f'{name}_bias'] = shapes[name][-1:]
+    found = [name for name in names if is_there and name in shapes]
+    shapes |= {f'{name}_bias': shapes[name][-1:] for name in found}
   return shapes
 
 
 def norm_shapes(config: Config, name: str) -> Shapes:
   """Shapes of the parameters of a norm."""
-  shape: tuple[int, ...] = (config.embed_dim,)
-  return {name: shape} | (
-    {f'{name}_bias': shape}
-    if config.norm == 'layer' and config.norm_bias
-    else {}
-  )
+  has_bias = config.norm == 'layer' and config.norm_bias
+  names = (name, f'{name}_bias') if has_bias else (name,)
+  return dict.fromkeys(names, (config.embed_dim,))
 
 
 def attention_scale(config: Config) -> float:

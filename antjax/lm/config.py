@@ -110,7 +110,8 @@ class Config:
   layers_per_step: Annotated[
     int,
     'Layers per iteration of the layer loop; divides num_layers. With 2, one'
-    ' layer is gathered while another computes, and both are in memory.',
+    ' layer is gathered while another computes, and both are in memory. On one'
+    ' CPU without remat, num_layers saves the copies of the loop.',
   ] = 1
   attention: Annotated[
     Literal['auto', 'plain', 'blocked', 'cudnn', 'splash'],

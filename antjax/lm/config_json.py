@@ -100,6 +100,10 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
     values[ours] = _read_field(ours, theirs, fields[theirs], path)
   if fields['model_type'] == 'gemma' and fields['hidden_act'] == 'gelu':
     values['activation'] = 'gelu_tanh'  # As meant by its first files.
+  if 'feed_forward_proj' in fields and 'dense_act_fn' in fields:
+    if _ACTIVATIONS.get(fields['dense_act_fn']) != values['activation']:
+      needed = f'that of feed_forward_proj={fields["feed_forward_proj"]!r}'
+      raise _fail(path, 'dense_act_fn', fields['dense_act_fn'], needed)
   values |= _read_pattern(family, fields, values, path)
   if values.get('positions', 'rope') == 'rope':
     has_local = 'w' in values.get('pattern', '')
@@ -186,6 +190,8 @@ def _read_pattern(family, fields, values, path) -> dict[str, Any]:
     if len(kinds) != num_layers or set(kinds) - set(_KINDS):
       needed = f'{num_layers} of {", ".join(_KINDS)}'
       raise _fail(path, 'layer_types', kinds, needed)
+    if 'n' in pattern and 'sliding_attention' in kinds:
+      raise _fail(path, 'layer_types', kinds, 'full_attention everywhere')
     if 'n' not in pattern:
       pattern = ''.join(_KINDS[kind] for kind in kinds)
       if window is None and 'w' in pattern:
@@ -204,12 +210,15 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
   for name in ('rope_parameters', 'rope_scaling'):
     if not isinstance(fields.get(name) or {}, dict):
       raise _fail(path, name, fields[name], 'an object or null')
-  rope = dict(fields.get('rope_parameters') or {})
+  rope, old = (fields.get(x) or {} for x in ('rope_parameters', 'rope_scaling'))
+  if rope and old and rope != old:
+    needed = 'none beside other rope_parameters, which readers do not combine'
+    raise _fail(path, 'rope_scaling', old, needed)
+  rope = dict(rope or old)
   local: dict[str, Any] = {}
   if 'full_attention' in rope:
     local = dict(rope.get('sliding_attention') or {})
     rope = dict(rope['full_attention'])
-  rope |= fields.get('rope_scaling') or {}
   theta, local_theta = family.thetas
   for part, key in ((rope, theta), (local, local_theta)):
     part.setdefault('rope_theta', fields.get(key, 0.0))
@@ -238,9 +247,9 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
   if kind in ('llama3', 'yarn', 'longrope'):
     rope[limit] = fields.get(limit, rope.get(limit, rope[longest]))
   rope = {k: v for k, v in rope.items() if v is not None}
-  needed, _, more = (x.split() for x in _SCALINGS[kind].partition('/'))
-  missing = [name for name in needed if name not in rope]
-  unknown = [x for x in rope if x not in {*needed, *more, *_LIMITS}]
+  required, more = (x.split() for x in _SCALINGS[kind].partition('/')[::2])
+  missing = [name for name in required if name not in rope]
+  unknown = [x for x in rope if x not in {*required, *more, *_LIMITS}]
   for names, problem in ((missing, 'lacks'), (unknown, 'does not know')):
     if names:
       raise ValueError(

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from antjax import paths
 from antjax.train import canonical
 from antjax.train.checkpoint import Checkpointer, latest_step
-from antjax.train.state import TrainState
+from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.trainer import Trainer
 
 
@@ -79,6 +79,28 @@ def warm_start(
     new = canonical.to_state(layout, parts, left)
   logging.info('Parameters are those of step %d of %s.', step, directory)
   return dataclasses.replace(new, step=jax.numpy.zeros_like(new.step))
+
+
+def read_model(
+  layout: Layout, directory: str | os.PathLike[str], step: int
+) -> tuple[PyTree, dict[str, np.ndarray]]:
+  """Parameters and rows [V, D] by table of a checkpoint, and no more of it.
+
+  Raises:
+    ValueError: It is damaged, or of another model.
+  """
+  directory = paths.origin(directory)
+  with Checkpointer(directory, layout) as reader:
+    meta = reader.read_item(step, 'meta', ocp.args.JsonRestore())
+    where = f'step {step} of {directory}'
+    canonical.check_model(layout, meta['model'], where)
+    target = {'params': canonical.restore_target(layout)['params']}
+    found = reader.read_state(step, meta, target)['params']
+    tables = [n for n in meta['model']['tables'] if n.endswith('.table')]
+    tables = [n.removesuffix('.table') for n in tables]
+    rows = {n: _read_table(reader, step, meta, n) for n in tables}
+  leaves = [found[leaf.name] for leaf in layout.leaves]
+  return jax.tree.unflatten(layout.treedef, leaves), rows
 
 
 def _read_table(

@@ -11,7 +11,13 @@ _CASE = lm_bench.Case('smollm2', 256)
 
 
 def _measured(step_s, loss=2.0):
-  return {'step': [9.0, step_s, step_s], 'encode': [4.0], 'first': [1.0, loss]}
+  return {
+    'step': [9.0, step_s, step_s],
+    'encode': [4.0],
+    'cpu_step': [2 * step_s**2],
+    'cpu_encode': [1.0],
+    'first': [1.0, loss],
+  }
 
 
 def test_ratio_is_of_medians_and_sides_must_agree():
@@ -19,6 +25,7 @@ def test_ratio_is_of_medians_and_sides_must_agree():
     _CASE, {'antjax': _measured(1.0), 'peer': _measured(3.0)}, 1e9
   )
   assert line['ratio'] == 3 and line['encode_ratio'] == 1
+  assert line['cpu_ratio'] == 9 and line['encode_cpu_ratio'] == 1
   assert 'error' not in line
   line = lm_bench.line_of(
     _CASE, {'antjax': _measured(1.0), 'peer': _measured(3.0, 2.1)}, 1e9
@@ -37,6 +44,8 @@ def test_flops_are_those_of_the_weights_and_scores():
 @runs.needs_peers
 @pytest.mark.slow
 def test_runs():
-  lines = runs.lines('lm_bench', '--quick', '--cases=minilm-256,smollm2-256')
-  assert [line['model'] for line in lines] == ['minilm', 'smollm2']
+  models = ['minilm', 'smollm2', 'qwen3']
+  cases = ','.join(f'{model}-256' for model in models)
+  lines = runs.lines('lm_bench', '--quick', f'--cases={cases}')
+  assert [line['model'] for line in lines] == models
   assert all(line['ratio'] > 0 and 'error' not in line for line in lines)

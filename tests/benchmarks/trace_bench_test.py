@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traces as `trace_bench` reads and replays them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -50,6 +51,33 @@ def test_the_trace_follows_the_work_done_and_the_ideal_is_its_own():
   assert run.job_s == pytest.approx(10 + 10 * 3 + 20 * 0.01)
   # In the second half 4/3 of a worker's speed is left of two.
   assert run.ideal_s == pytest.approx(10 + 10 * 2 / (4 / 3))
+
+
+def test_times_of_equal_hosts_tell_what_a_slow_one_takes():
+  each_s, rest_s, save_s, background, share = 0.05, 0.1, 1.2, 0.01, 0.25
+  many_s = 16 * each_s + rest_s
+  many = [many_s] * 25
+  many[trace_bench._saves_after(25)[0]] += save_s
+  by_quota = np.array([1.0, trace_bench._SLOW])
+  slowness = (share - background) / (share / by_quota - background)
+  measured = trace_bench.Measured.of(
+    [4 * each_s + rest_s] * 25, many, [many_s * slowness[1]] * 6, (4, 16), share
+  )
+  found = [measured.each_s, measured.rest_s, measured.save_s]
+  np.testing.assert_allclose(found, [each_s, rest_s, save_s])
+  assert measured.background == pytest.approx(background)
+  np.testing.assert_allclose(measured.slowness(by_quota, share), slowness)
+
+
+def test_a_checkpoint_holds_up_the_first_worker_alone():
+  slowness = np.array([[2.0, 3.0]] * 10)
+  whole = trace_bench.scenario_of('t', slowness, 2, 8)
+  saving = dataclasses.replace(whole, saves_after=(3, 7), save_s=0.8)
+  runs = [
+    straggler_sim.simulate(one, lambda view: []) for one in (whole, saving)
+  ]
+  # Twice 1.6 s more, of which it has waited one for the other.
+  assert runs[1].job_s - runs[0].job_s == pytest.approx(2 * (1.6 - 1))
 
 
 def test_hosts_get_the_middle_rows_of_workers_that_are_spread():

@@ -330,6 +330,16 @@ async def test_too_many_connections(page):
   ]
   while len(page._connections) < 5:
     await asyncio.sleep(0.01)
+  # Strangers must not make a probe fail: the coordinator would be restarted.
+  assert (await _get(page, '/healthz'))[0] == 200
+  assert await idle[0][0].read() == b''  # The oldest has given way.
+  while len(page._connections) > 4:
+    await asyncio.sleep(0.01)
+  idle.append(await asyncio.open_connection('127.0.0.1', page.port))
+  while len(page._connections) < 5:
+    await asyncio.sleep(0.01)
+  for connection in page._connections:
+    connection.is_idle = False  # As if they were being answered.
   assert (await _get(page, '/healthz'))[0] == 503
   for _, writer in idle:
     writer.close()

@@ -174,6 +174,34 @@ def test_the_jobset_fits_together():
   assert codes == {1: 'FailJob', 2: 'FailJob', **ignored}
 
 
+@pytest.mark.parametrize('name', ['jobset.yaml', 'coordinator.yaml'])
+def test_coordinators_are_probed(name):
+  probed = 0
+  for (container,) in _find(_documents(name), 'containers'):
+    assert 'livenessProbe' in container
+    flags = dict(
+      word.split('=', 1) for word in container['args'] if '=' in word
+    )
+    if '--status_port' not in flags:
+      continue
+    probe = container['livenessProbe']['httpGet']
+    assert (probe['path'], probe['port']) == (
+      '/healthz',
+      int(flags['--status_port']),
+    )
+    assert (probe['scheme'] == 'HTTPS') == ('--tls_dir' in flags)
+    ready = container['readinessProbe']['tcpSocket']
+    assert ready['port'] == int(flags['--port'])
+    probed += 1
+  assert probed == 1
+
+
+def test_slurms_journal_is_on_a_disk_of_the_node():
+  script = (_FOLDER / 'slurm.sh').read_text()
+  assert '--journal="$JOURNAL_DIR/' in script
+  assert re.search(r'JOURNAL_DIR=.*SLURM_TMPDIR:-/tmp', script)
+
+
 def _commands() -> list[tuple[str, list[str]]]:
   """(where, words after python) of every command of the manifests."""
   found = []

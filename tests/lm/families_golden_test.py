@@ -117,6 +117,36 @@ def test_transformers_reads_what_we_write(tmp_path):
       assert_close(found[REAL], theirs['hidden'][k][REAL], 4e-5)
 
 
+@pytest.mark.parametrize(
+  'name, fields, message',
+  [
+    # Theirs replaces one by the other, with another rope_theta.
+    (
+      'llama',
+      {'rope_scaling': {'factor': 2.0}},
+      'beside other rope_parameters',
+    ),
+    # Theirs is the activation of a file that names two.
+    ('t5', {'dense_act_fn': 'silu'}, 'is that of feed_forward_proj='),
+    # Theirs is 32 in every file.
+    ('mpnet', {'relative_attention_num_buckets': 64}, 'num_buckets=64 is not'),
+    # Theirs is a window even if use_sliding_window is false.
+    (
+      'smollm3',
+      {'layer_types': ['sliding_attention'] * 3, 'sliding_window': 4},
+      'needed is full_attention',
+    ),
+  ],
+)
+def test_contradictions_that_transformers_resolves_are_refused(
+  name, fields, message
+):
+  written = TEXTS[name]['config']
+  config_json.read_config(written)
+  with pytest.raises(ValueError, match=message):
+    config_json.read_config({**written, **fields})
+
+
 def test_every_family_of_the_tables_is_here():
   assert set(FAMILIES) == {name.split()[0] for name in CASES}
   for text in TEXTS.values():

@@ -4,6 +4,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 from jax import lax
@@ -286,6 +287,22 @@ def test_the_backward_pass_holds_no_activations_and_no_copied_weights():
   shapes = [x.shape for x in held]
   assert shapes.count(wide) == 2  # Gate and up, before the activation.
   assert shapes.count(params['layers']['down'].shape) == 1
+
+
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='text of XLA:CPU')
+def test_no_product_on_cpus_is_of_two_transposed_matrices():
+  # It takes twice the time of a product with one (XLA:CPU, jaxlib 0.12).
+  params, tokens = make(dataclasses.replace(CONFIG, embed_dim=64))
+  config = dataclasses.replace(CONFIG, embed_dim=64, remat='none')
+
+  def loss(params):
+    return Transformer.of(config, params).loss({'tokens': tokens})[0].sum()
+
+  text = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
+  products = re.findall(r' dot\(.*lhs_contracting_dims=.*', text)
+  assert len(products) > 20
+  both = 'lhs_contracting_dims={0}, rhs_contracting_dims={1}'
+  assert not [x for x in products if both in x]
 
 
 def test_computes_in_the_dtype_of_the_parameters():

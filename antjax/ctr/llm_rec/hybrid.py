@@ -3,7 +3,7 @@
 """A hybrid recommender: texts, items had together and popularity, weighted.
 
   score(u, i) = w . x(u, i)        for an item with events in training
-              = v . x(u, i) + c    for one without, `words` and `lm` a times
+              = v . x(u, i) + c    for one without, those of texts a times
 
 x are features, each of a part that can be left out:
 
@@ -45,7 +45,7 @@ from antjax.ctr.llm_rec import (
 
 PARTS = ('words', 'vectors', 'lm', 'knn', 'nearest', 'popularity', 'domain')
 _WITHOUT_TITLES = ('knn', 'popularity')  # Know nothing of a new item.
-_OF_TITLES = ('words', 'lm')  # Of a new item they count a times.
+_OF_TITLES = ('words', 'vectors', 'lm')  # Of a new item they count a times.
 _NEWEST = 30  # Titles of a history that count.
 _HALF_LIVES = (0.1, 1.5, 5.0, 15.0, 0.0)  # Of the best of words and vectors.
 _MEAN_HALF_LIVES = (5.0, 0.0)  # Of their sums and means.

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 from absl import logging
 from etils import epath
 import jax
+import numpy as np
 
 from antjax import config as config_lib
 from antjax import paths
@@ -30,13 +31,15 @@ from antjax.jobs import identity as run_identity
 from antjax.jobs.gmeta.config import Config as TrainConfig
 from antjax.jobs.gmeta.vocabulary import read_vocabulary
 from antjax.mesh import mesh as mesh_lib
-from antjax.meta import algorithms, meta_loss
+from antjax.mesh.paro import PaRO
+from antjax.meta import algorithms
 from antjax.meta import recommender as recommender_lib
 from antjax.meta.episode_config import EpisodeConfig
 from antjax.report import terminal
 from antjax.serving import delta, exporter
 from antjax.serving import functions as serving
-from antjax.train import checkpoint
+from antjax.train import checkpoint, warm_start
+from antjax.train.state import Layout
 
 MODEL = 'meta'  # The run's folder with the meta-learned model.
 
@@ -92,14 +95,11 @@ def main(config: Config) -> None:
 def exported(
   run: TrainConfig, run_dir: str, step: int | None
 ) -> exporter.Exported:
-  """A checkpoint of a run, on one device of this process."""
+  """A checkpoint of a run: its rows once, and none of the optimizers' state."""
   data, description = output_folder.open_view(run.data, 'tasks')
-  run_identity.check(
-    paths.fetched(run_dir, 'run_dir'),
-    {'data set': run_identity.of_data(description)},
-    models=[MODEL],
-    is_part=True,
-  )
+  run_folder = paths.fetched(run_dir, 'run_dir')
+  made_of = {'data set': run_identity.of_data(description)}
+  run_identity.check(run_folder, made_of, models=[MODEL], is_part=True)
   mesh = mesh_lib.make_mesh(intra=1, devices=jax.local_devices()[:1])
   algorithm = algorithms.ALGORITHMS[run.algorithm]
   numeric = tuple(description.get('numeric', ()))
@@ -115,12 +115,13 @@ def exported(
     num_numeric=len(numeric),
   )
   inner = run.inner.loop(algorithm.inner)
-  trainer = recommender.trainer(
-    meta_loss.meta_loss_fn(recommender.task_model, inner),
+  layout = Layout.of(
+    jax.eval_shape(recommender.init_params(inner), jax.random.key(0)),
+    mesh,
+    PaRO.from_code('NNN'),
     run.optimizer.build(run.num_steps),
+    tables=recommender.tables,
   )
-  state = trainer.init(recommender.init_params(inner), seed=run.seed)
-  run_folder = paths.fetched(run_dir, 'run_dir')
   folder = epath.Path(paths.origin(run_folder / MODEL / paths.CHECKPOINTS))
   if step is None:
     step = checkpoint.latest_step(folder)
@@ -130,8 +131,7 @@ def exported(
       f'export_gmeta: there is no checkpoint {step or ""} in {folder}; it has'
       f' {steps}.'
     )
-  with checkpoint.Checkpointer(str(folder), trainer.layout) as checkpointer:
-    state, _ = checkpointer.restore(step)
+  params, rows = warm_start.read_model(layout, str(folder), step)
   info: dict[str, Any] = {
     'step': step,
     'data': description['name'],
@@ -141,8 +141,8 @@ def exported(
   return serving.exported(
     recommender,
     inner,
-    trainer.params(state),
-    serving.table_rows(recommender.tables, state.tables),
+    params,
+    {name: np.asarray(x, np.float32) for name, x in rows.items()},
     vocabularies={
       name: read_vocabulary(data, description, name)
       for name in recommender.features

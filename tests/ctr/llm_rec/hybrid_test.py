@@ -163,7 +163,7 @@ def test_texts_of_items_without_events_count_as_often_as_is_chosen():
   before['words'][:, is_new] -= model.bias
   after['words'][:, is_new] -= model.bias + 0.5
   for part in hybrid.PARTS:
-    factor = np.where(is_new & (part in ('words', 'lm')), 2, 1)
+    factor = np.where(is_new & (part in ('words', 'vectors', 'lm')), 2, 1)
     np.testing.assert_allclose(
       after[part], factor * before[part], rtol=1e-4, atol=1e-5
     )
