@@ -90,7 +90,7 @@ _OVER_BUDGET = {
   'antjax/data': 11_611,  # See docs/design/house.md.
   'antjax/elastic': 10_712,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_370,  # See docs/design/house.md.
-  'antjax/jobs': 18_001,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_019,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
