@@ -90,14 +90,14 @@ _OVER_BUDGET = {
   'antjax/data': 11_611,  # See docs/design/house.md.
   'antjax/elastic': 10_756,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_370,  # See docs/design/house.md.
-  'antjax/jobs': 18_001,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_019,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
   'antjax/shards': 3_000,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
   # see docs/design/house.md.
-  'antjax/train': 6_505,
+  'antjax/train': 6_506,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_420,
