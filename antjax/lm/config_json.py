@@ -247,9 +247,9 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
   if kind in ('llama3', 'yarn', 'longrope'):
     rope[limit] = fields.get(limit, rope.get(limit, rope[longest]))
   rope = {k: v for k, v in rope.items() if v is not None}
-  needed, _, more = (x.split() for x in _SCALINGS[kind].partition('/'))
-  missing = [name for name in needed if name not in rope]
-  unknown = [x for x in rope if x not in {*needed, *more, *_LIMITS}]
+  required, more = (x.split() for x in _SCALINGS[kind].partition('/')[::2])
+  missing = [name for name in required if name not in rope]
+  unknown = [x for x in rope if x not in {*required, *more, *_LIMITS}]
   for names, problem in ((missing, 'lacks'), (unknown, 'does not know')):
     if names:
       raise ValueError(

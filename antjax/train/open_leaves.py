@@ -99,7 +99,7 @@ def bring_back(
   """
   paro = layout.paro
   levels = [
-    at if keep_stacks and _comes_late(layout, leaf) else paro.params
+    at if keep_stacks and comes_late(layout, leaf) else paro.params
     for leaf, at in zip(layout.leaves, layout.param_levels, strict=True)
   ]
   pieces, back = list(pieces), list[int]()
@@ -118,7 +118,7 @@ def bring_back(
   return pieces, levels
 
 
-def _comes_late(layout: Layout, leaf: Leaf) -> bool:
+def comes_late(layout: Layout, leaf: Leaf) -> bool:
   """Whether a leaf can be brought back layer by layer."""
   return layout.late_params and _is_deep(leaf)
 

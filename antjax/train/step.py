@@ -327,7 +327,7 @@ def accumulate(
   num = num_micro_batches
   has_crossed = spec.crosses_early and is_even and num != 2
   num_looped = num - 1 - (has_crossed and num > 1)
-  is_late = spec.layout.late_params and is_even and num_looped != 1
+  is_late = spec.comes_late and is_even and num_looped != 1
   is_loop = num_micro_batches > 1 or inputs.num_micro_batches is not None
   names: list[str] = []
   if is_loop:

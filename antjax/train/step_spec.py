@@ -14,7 +14,7 @@ from antjax.collectives.choose import Collectives, XLA
 from antjax.mesh.mesh import BATCH_AXES
 from antjax.mesh.paro import Level
 from antjax.train.loss_scale import LossScaleState
-from antjax.train.open_leaves import crosses_early, open_leaves
+from antjax.train.open_leaves import comes_late, crosses_early, open_leaves
 from antjax.train.sparse_tables import SparseTables
 from antjax.train.state import Layout, PyTree, TrainState
 
@@ -86,6 +86,11 @@ class StepSpec:
     return self.early_sums and any(
       crosses_early(self.layout, leaf) for leaf in self.layout.leaves
     )
+
+  @property
+  def comes_late(self) -> bool:
+    """Whether parameters come back during the first micro-batch."""
+    return any(comes_late(self.layout, leaf) for leaf in self.layout.leaves)
 
   def open_leaves(
     self,

@@ -17,6 +17,7 @@ from antjax.collectives.choose import XLA
 from antjax.layers.functional import Functional
 from antjax.lm import Config, Transformer
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
+from antjax.train import gradient
 from tests.cases import code_pairs, covering, first_fast, slow_but
 
 L, D = 4, 12  # D does not divide by 8 devices.
@@ -248,6 +249,18 @@ def test_late_parameters_are_in_checkpoints_and_predictions(tmp_path):
   # A device keeps an eighth of a trained stack, not a quarter.
   w, kept = (s.params['layers']['w'].addressable_shards[0] for s in states)
   assert 2 * w.data.size == kept.data.size
+
+
+def test_without_stacks_no_micro_batch_stands_alone(want):
+  # A copy of the model for the first and the last of them would be for nothing.
+  options = {'overlap': True, 'early_sums': True, 'late_params': True}
+  trainer = trainer_of('IIG', 4, 4, **options)
+  assert_same(train(trainer), want)
+  state = trainer.init(init_params())
+  inputs = trainer.step_inputs(next(batches()))
+  text = trainer.compiled_step().lower(state, inputs).as_text(debug_info=True)
+  for scope in (gradient.FIRST_MICRO_BATCH, gradient.LAST_MICRO_BATCH):
+    assert scope not in text
 
 
 def test_late_parameters_refuse_elastic_steps_and_no_overlap():
