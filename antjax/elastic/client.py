@@ -29,6 +29,7 @@ _FIRST_DELAY_S, _MAX_DELAY_S = 0.1, 2.0
 _ROTATION_S = 120.0  # Until all have the new token of a file.
 # A coordinator that restarts is no news; one that stays away is, and again.
 _QUIET_S, _SAY_S = 5.0, 600.0
+_CROWDED = 'concurrent rpc limit'
 _LOST = ('rst_stream', 'stream removed', 'socket closed', 'connection reset')
 
 
@@ -240,6 +241,8 @@ def _is_lost(code: grpc.StatusCode, text: str) -> bool:
     grpc.StatusCode.ABORTED,
   ):
     return True
+  if code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # By grpc, before any answer.
+    return _CROWDED in text.lower()
   return code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN) and any(
     word in text.lower() for word in _LOST
   )

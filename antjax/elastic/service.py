@@ -3,11 +3,19 @@
 """The coordinator's gRPC service: methods, who may call them, and limits."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import collections
+from collections.abc import (
+  AsyncIterator,
+  Awaitable,
+  Callable,
+  Iterator,
+  Sequence,
+)
 import contextlib
 import functools
 import resource
 from typing import Any, TypeAlias
+import weakref
 
 from absl import logging
 import grpc
@@ -18,13 +26,17 @@ from antjax.elastic.protocol import MAX_HOSTS, METHODS, Refused, SERVICE
 from antjax.elastic.security import RoleTokens
 
 _MAX_CALLS = MAX_HOSTS  # At once.
-# Requests with positions of checkpoints that are read and answered at once, and
-# those of one machine. Below `_LARGE_BYTES` only to read them takes a turn.
-_MAX_LARGE, _MAX_LARGE_OF_HOST = 8, 3
+# The next two are of a machine in a job, and of a job. Requests that have not
+# arrived; above it the sender is to try again.
+_MAX_ARRIVING = (_MAX_CALLS // 8, _MAX_CALLS // 4)
+# Requests with positions of checkpoints that are read and answered at once.
+# Below `_LARGE_BYTES` only to read them takes a turn.
+_MAX_LARGE, _MAX_LARGE_OF = 8, (3, 5)
 _LARGE_BYTES = 256 << 10
-_READ_TIMEOUT_S = 10.0
+_READ_TIMEOUT_S = 5.0  # Half of what a client waits for the answer.
 
 _Context: TypeAlias = 'grpc.aio.ServicerContext[bytes, bytes]'
+_Sender: TypeAlias = tuple[str, str]  # Job and machine; empty: any.
 # Takes a checked request and its bytes, and returns the serialized reply.
 HandlerFn = Callable[[Any, bytes], Awaitable[bytes]]
 
@@ -39,13 +51,13 @@ class Service(grpc.GenericRpcHandler):
   ):
     """Serves METHODS by these handlers to the owners of these tokens."""
     self._tokens = tokens
-    turns = _Turns()
+    arrivals = _Arrivals()
     self._handlers = {
       f'/{SERVICE}/{name}': (
         name,
         # By the job of the token: of those that there are.
         functools.lru_cache(1000)(
-          functools.partial(_handler, name, handler, turns)
+          functools.partial(_handler, name, handler, arrivals)
         ),
       )
       for name, handler in handlers.items()
@@ -143,62 +155,96 @@ def max_connections(most: int = _MAX_CALLS) -> int:
   return min(most, max(limit - 200, limit // 2))
 
 
-class _Turns:
-  """Lets few large requests at once be read, and fewer of one machine.
+class _Arrivals:
+  """Calls whose requests are on their way, in bounds for each sender.
 
-  Until then they wait in their senders' memory, held back by HTTP/2.
+  A sender is the job of a token and, in it, a machine; where tokens are for all
+  jobs, only the machine. Who sends nothing leaves room for the others.
   """
 
   def __init__(self) -> None:
-    self._all = asyncio.Semaphore(_MAX_LARGE)
-    self._by_host: dict[str, tuple[asyncio.Semaphore, int]] = {}
+    self._counts: collections.Counter[_Sender] = collections.Counter()
+    self._large = asyncio.Semaphore(_MAX_LARGE)
+    self._large_of: weakref.WeakValueDictionary[_Sender, asyncio.Semaphore] = (
+      weakref.WeakValueDictionary()
+    )
+
+  @contextlib.contextmanager
+  def call(self, senders: Sequence[_Sender]) -> Iterator[None]:
+    """Counts a call while it is on its way; Refused: there are too many."""
+    for sender, most in zip(senders, _MAX_ARRIVING):
+      if self._counts[sender] >= most:
+        raise Refused(
+          'UNAVAILABLE',
+          f'{most} other requests of this machine or job have not arrived yet.',
+        )
+    self._counts.update(senders)
+    try:
+      yield
+    finally:
+      for sender in senders:
+        self._counts[sender] -= 1
+        if not self._counts[sender]:
+          del self._counts[sender]
 
   @contextlib.asynccontextmanager
-  async def turn(self, host: str) -> AsyncIterator[None]:
-    own, count = self._by_host.get(
-      host, (asyncio.Semaphore(_MAX_LARGE_OF_HOST), 0)
-    )
-    self._by_host[host] = own, count + 1
-    try:
-      async with own, self._all:
-        yield
-    finally:
-      own, count = self._by_host[host]
-      self._by_host[host] = own, count - 1
-      if count == 1:
-        del self._by_host[host]
+  async def turn(self, senders: Sequence[_Sender]) -> AsyncIterator[None]:
+    """Lets few large requests at once be read, and fewer of one sender.
+
+    Until then they wait in their senders' memory, held back by HTTP/2.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+      for sender, most in zip(senders, _MAX_LARGE_OF):
+        turns = self._large_of.get(sender)
+        if turns is None:
+          turns = self._large_of[sender] = asyncio.Semaphore(most)
+        await stack.enter_async_context(turns)
+      await stack.enter_async_context(self._large)
+      yield
 
 
 def _handler(
-  name: str, handle: HandlerFn, turns: _Turns, job: str
+  name: str, handle: HandlerFn, arrivals: _Arrivals, job: str
 ) -> grpc.RpcMethodHandler:
-  """Returns what answers a request; large ones are read one after the other.
+  """Returns what reads a request in bounded time, and answers it.
 
   `job` is what the caller's token is for; empty: all jobs.
   """
-  kind = METHODS[name].request
   answer = _answering(name, handle, job)
-  if kind not in requests.STATE_MESSAGES:
-    return grpc.unary_unary_rpc_method_handler(answer)
+  is_large = METHODS[name].request in requests.STATE_MESSAGES
 
   async def read_and_answer(messages: object, context: _Context) -> bytes:
     del messages
     host = context.peer().rpartition(':')[0]
-    async with turns.turn(host):
-      try:
-        data = await asyncio.wait_for(context.read(), _READ_TIMEOUT_S)
-      except TimeoutError:
-        await context.abort(
-          grpc.StatusCode.UNAVAILABLE, 'the request took too long to arrive.'
-        )
-      if not isinstance(data, bytes):
-        text = 'the call ended without a request.'
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
-      if len(data) > _LARGE_BYTES:
-        return await answer(data, context)
+    senders = ((job, host), (job, '')) if job else ((job, host),)
+    try:
+      with arrivals.call(senders):
+        if not is_large:
+          data = await _read(context)
+        else:
+          async with arrivals.turn(senders):
+            data = await _read(context)
+            if len(data) > _LARGE_BYTES:
+              return await answer(data, context)
+    except Refused as error:
+      await context.abort(grpc.StatusCode[error.code], error.text)
     return await answer(data, context)
 
   return grpc.stream_unary_rpc_method_handler(read_and_answer)
+
+
+async def _read(context: _Context) -> bytes:
+  """Returns a call's request; Refused: it does not come."""
+  try:
+    async with asyncio.timeout(_READ_TIMEOUT_S):
+      data = await context.read()
+  except TimeoutError:
+    raise Refused(
+      'UNAVAILABLE', 'the request took too long to arrive.'
+    ) from None
+  if not isinstance(data, bytes):
+    raise Refused('INVALID_ARGUMENT', 'the call ended without a request.')
+  return data
 
 
 def _answering(

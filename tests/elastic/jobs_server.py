@@ -87,6 +87,8 @@ class JobsServer:
       fault = self.break_call(name, request)
       if isinstance(fault, grpc.StatusCode):
         context.abort(fault, 'as the test wants it')
+      if isinstance(fault, tuple):
+        context.abort(*fault)
       try:
         reply = self._apply(name, request)
       except Refused as refused:

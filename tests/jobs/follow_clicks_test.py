@@ -14,8 +14,11 @@ import urllib.request
 import jax
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
+from antjax.data.rejects import Rejects
+from antjax.data.row_writer import ROW
 from antjax.jobs.clicks import follow, patches
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
@@ -249,6 +252,15 @@ def test_only_rows_with_a_bad_label_are_left_out(run):
   assert {x[2] for x in places[1:]} == {'clicked'}
   one.patches.close()
   assert served(folder)[1].live.version['sequence'] == 1
+
+
+def test_ratings_are_clicks_from_the_schemas_threshold_on(tmp_path):
+  stars = pa.array([4.5, 3.5, None, 5, 1], pa.float32())
+  table = pa.table({'stars': stars, ROW: list(range(5))})
+  rejects = Rejects(tmp_path / 'rejected.csv', 1.0)
+  found = follow._with_clicks(table, 'stars', 4, tmp_path / 'in', rejects)
+  assert found['stars'].to_pylist() == [1, 0, 1, 0]
+  assert 'None is not 0 or 1' in rejects.path.read_text()
 
 
 def test_files_without_rows_do_not_stop_it(run):

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from antjax import paths
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import ROW
+from antjax.data.table_columns import Kind
 from antjax.embedding import rows as rows_lib
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import export, score
@@ -68,7 +69,12 @@ class FileTrainer:
     self._live = Live(self._model, exporter.sha256(folder / loader.MANIFEST))
     self._size = job.batch_shape(config.batch_size, config.num_micro_batches)[0]
     sizes = click_job.model.data
-    self._labels, room = sizes.labels, {}
+    schema, room = click_job.schema, {}
+    # Label -> least rating of a click; None: it is 0 or 1 already.
+    self._labels = {
+      n: schema['positive_from'] if n == schema.get('rating') else None
+      for n in sizes.labels
+    }
     for name, most in (('user', sizes.num_users), ('item', sizes.num_items)):
       is_own = f'frequent:{name}' not in self._model.arrays
       room[name] = most if is_own else 0
@@ -129,7 +135,7 @@ class FileTrainer:
             touched.setdefault(name, []).append(ids)
           self.state, metrics = self._click_job.trainer.step(self.state, batch)
           losses.append(metrics['loss'])
-        num_rows += len(rows[self._labels[0]])
+        num_rows += len(rows[next(iter(self._labels))])
     if not num_rows:  # There is no new state to save and to tell.
       self.position['files'] += [path.name for path in files]
       terminal.show(f'No row of {len(files)} files could be trained on.')
@@ -168,9 +174,13 @@ class FileTrainer:
     """
     rejects = Rejects(self._run / f'{FOLDER}.rejected.csv', 1.0)
     try:
-      for table in score.tables(self._model, str(path), rejects, self._labels):
-        for name in self._labels:
-          table = _with_clicks(table, name, path, rejects)
+      kinds: dict[str, Kind] = {
+        n: 'int32' if least is None else 'float32'
+        for n, least in self._labels.items()
+      }
+      for table in score.tables(self._model, str(path), rejects, kinds):
+        for name, least in self._labels.items():
+          table = _with_clicks(table, name, least, path, rejects)
         if len(table):
           yield score.columns(table.drop_columns(ROW))
     except Exception as error:  # Whatever it holds, it must not stop the rest.
@@ -257,9 +267,19 @@ class FileTrainer:
 
 
 def _with_clicks(
-  table: pa.Table, name: str, path: pathlib.Path, rejects: Rejects
+  table: pa.Table,
+  name: str,
+  least: float | None,
+  path: pathlib.Path,
+  rejects: Rejects,
 ) -> pa.Table:
-  """The rows whose label is 0 or 1; the others are listed."""
+  """The rows whose label is 0 or 1; the others are listed.
+
+  A rating is 1 if it is at least `least`.
+  """
+  if least is not None:
+    liked = pc.cast(pc.greater_equal(table[name], least), pa.int32())
+    table = table.set_column(table.column_names.index(name), name, liked)
   is_good = pc.is_in(table[name], pa.array([0, 1], table[name].type))
   bad = table.filter(pc.invert(is_good))
   if not len(bad):

@@ -31,7 +31,7 @@ from antjax.data import table_source
 from antjax.data.csv_blocks import Dialect
 from antjax.data.rejects import Rejects
 from antjax.data.row_writer import ROW
-from antjax.data.table_columns import TableColumns
+from antjax.data.table_columns import Kind, TableColumns
 from antjax.jobs.clicks import export
 from antjax.report import terminal
 from antjax.serving import loader
@@ -134,9 +134,9 @@ def tables(
   model: ClickScorer,
   name: str,
   rejects: Rejects,
-  labels: tuple[str, ...] = (),
+  labels: Mapping[str, Kind] | None = None,
 ) -> Iterator[pa.Table]:
-  """The good rows of all files in pieces, with `ROW` and any labels."""
+  """The good rows of all files in pieces, with `ROW` and labels of a type."""
   with tempfile.TemporaryDirectory() as work:
     source = pathlib.Path(name)
     if source.suffix in _JSON:
@@ -146,7 +146,7 @@ def tables(
     files = table_source.find_files(source)
     folder = pathlib.Path(work) / 'parts'
     folder.mkdir()
-    layout = _layout(model, next(iter(files)), labels)
+    layout = _layout(model, next(iter(files)), labels or {})
     table_source.read(files, layout, folder, rejects)  # type: ignore[arg-type]
     for path in sorted(folder.glob('*.parquet')):
       for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(_BLOCK):
@@ -154,7 +154,7 @@ def tables(
 
 
 def _layout(
-  model: ClickScorer, path: pathlib.Path, labels: tuple[str, ...]
+  model: ClickScorer, path: pathlib.Path, labels: Mapping[str, Kind]
 ) -> _Rows:
   """What the columns of a file must hold.
 
@@ -184,7 +184,7 @@ def _layout(
   empty = {n: known[n]['empty'] for n in numbers if known[n]['has_empty']}
   return _Rows(
     columns={
-      n: 'int32'
+      n: labels[n]
       if n in labels
       else known[n]['type']
       if n in known

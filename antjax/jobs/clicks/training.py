@@ -73,6 +73,7 @@ class ClickJob:
     """
     self._is_exported = is_exported
     self._config, self._data, self._seed = config, data, seed
+    self.schema = data.schema  # Of the events.
     self._name = name or f'seed_{seed}'
     self._dataset = dataset or self._name
     folder = job.run_dir / self._name
