@@ -33,7 +33,7 @@ PathLike = str | os.PathLike[str]
 CHECKPOINTS = 'checkpoints'
 
 # pathlib makes gs:/ of gs://.
-_URL = re.compile(r'([a-z][a-z0-9+.-]+):/')
+_URL = re.compile(r'([a-z][a-z0-9+.-]+):/', re.IGNORECASE)
 _PACKAGES = {'gs': 'gcsfs', 's3': 's3fs', 'hf': 'huggingface_hub'}
 _EXTRAS = {'gs': 'gcs', 's3': 's3'}
 # Smaller files are read into memory before they are sent.

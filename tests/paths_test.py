@@ -33,6 +33,8 @@ def test_a_local_path_is_let_through(path):
   'path, message',
   [
     ('hdfs://x/y', 'data=hdfs://x/y: .* only gs:// and s3:// are known'),
+    ('GS://b/x', 'data=GS://b/x: .* only gs:// and s3:// are known'),
+    ('S3://b/x', 'data=S3://b/x: .* only gs:// and s3:// are known'),
     ('~/x', 'data=~/x: no shell has expanded the ~'),
     (pathlib.Path('gs://b/x'), 'data=gs:/b/x: pathlib has cut this URL'),
   ],

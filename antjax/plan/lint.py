@@ -16,7 +16,8 @@ Sharding over the slow axis is the author's choice and has its cost: such a
 parameter may be gathered twice per micro-batch, for the forward and the
 backward pass, and its gradient reduce-scattered once. Such lines are shown but
 are not findings. Neither are activations that the program sends explicitly
-(`all_to_all` of an embedding, negatives from other devices).
+(`all_to_all` of an embedding, negatives from other devices). Sums in a loop of
+arrays that no parameter fits may be of joined gradients: each is a finding.
 """
 
 from collections import Counter
@@ -93,15 +94,13 @@ class _Part:
   leaves: tuple[_Leaf, ...]
   runs: int  # Number of times that the whole leaf is sent.
   sent: float
-  is_joined: bool = False  # Whether it may combine several arrays.
 
   @property
   def name(self) -> str:
     names = [leaf.name for leaf in self.leaves]
     if len(names) > 3:
       names = [*names[:2], f'{len(names) - 2} more']
-    unknown = 'joined arrays' if self.is_joined else 'activations'
-    return ' or '.join(names) or unknown
+    return ' or '.join(names) or 'arrays not attributed'
 
 
 def lint(
@@ -241,7 +240,7 @@ def _parts(
       if is_flat and together.fits(dims, 1, 0, splits, False):
         yield _Part(c, (together,), runs, sent)
       else:
-        yield _Part(c, (), runs, sent, is_flat or not c.in_loop)
+        yield _Part(c, (), runs, sent)
 
 
 def _line(parts: Sequence[_Part], groups: int, lanes: int) -> Crossing:
@@ -249,15 +248,26 @@ def _line(parts: Sequence[_Part], groups: int, lanes: int) -> Crossing:
   c = parts[0].collective
   sent = sum(part.sent for part in parts)
   runs = sum(part.runs for part in parts)
+  often = max(part.runs for part in parts)
   if parts[0].leaves:
-    num = len(parts[0].leaves)
-    runs = math.ceil(runs / num)
-    least, finding = _judge(parts, runs, sent, groups, lanes)
+    # Of leaves that look alike, perhaps only some are sent, and these often.
+    num, total = len(parts[0].leaves), runs
+    runs = max(often, math.ceil(total / num))
+    share = total / (runs * num)
+    least, finding = _judge(parts, runs, share, sent, groups, lanes)
   elif c.in_loop and c.source.rsplit('/', 1)[-1] not in _ASKED_FOR:
     least = 0.0
     finding = (
       'XLA inserted it for an operation in the loop: constrain its operands to'
       ' shardings that do not cross the slow axis.'
+    )
+  elif c.in_loop and c.kind == census.ALL_REDUCE and often > 1:
+    runs = often
+    least = sent / runs
+    finding = (
+      f'Not attributed to a parameter, and summed in a loop, {runs} times a'
+      ' step: sum joined gradients once after the loop. If these are'
+      ' activations, accept them with a golden file.'
     )
   else:
     least, finding = sent, ''
@@ -268,11 +278,19 @@ def _line(parts: Sequence[_Part], groups: int, lanes: int) -> Crossing:
 
 
 def _judge(
-  parts: Sequence[_Part], runs: int, sent: float, groups: int, lanes: int
+  parts: Sequence[_Part],
+  runs: int,
+  share: float,
+  sent: float,
+  groups: int,
+  lanes: int,
 ) -> tuple[float, str]:
-  """Minimum bytes and finding for all parts of a kind for some leaves."""
+  """Minimum bytes and finding for all parts of a kind for some leaves.
+
+  `share`: the part of these leaves that is sent `runs` times.
+  """
   c = parts[0].collective
-  num = sum(leaf.size for leaf in parts[0].leaves)
+  num = share * sum(leaf.size for leaf in parts[0].leaves)
   width = c.num_bytes / max(c.num_elements, 1)
   # All of it once, each lane sending its own part.
   once = num * width * (groups - 1) / groups / lanes
@@ -280,7 +298,7 @@ def _judge(
   trips = c.loops[0] or 1 if c.in_loop and runs > 1 else 1
   if c.kind == census.ALL_REDUCE:
     if c.in_loop and runs > 1:
-      return 2 * once, (
+      return min(2 * once, sent / runs), (
         f'Summed over the slow axis {runs} times a step: add the gradients of'
         ' micro-batches on each device and sum once after the loop.'
       )

@@ -13,7 +13,7 @@ class Crossing:
 
   Attributes:
     leaf: Name of the parameter, or of several that cannot be distinguished;
-      'joined arrays' for parts of several in one message, or 'activations'.
+      'arrays not attributed' if none fits: activations, or parameters joined.
     kind: HLO opcode, e.g. 'all-reduce'.
     runs: Number of times per step that it is sent whole.
     sent: Bytes that a device sends to other groups in a step.

@@ -39,7 +39,7 @@ def describe(layout: Layout) -> dict[str, Any]:
       ]
       for leaf in layout.leaves
     },
-    'opt_state': sorted(_named_shapes(layout.opt_state_shapes())),
+    'opt_state': sorted(n for n, _ in _named(layout.opt_state_shapes())),
     'tables': tables,
   }
 
@@ -103,7 +103,7 @@ def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
   return {
     'step': state.step,
     'params': params,
-    'opt_state': dict(_named(opt_state)),
+    'opt_state': {name: _key_data(x) for name, x in _named(opt_state)},
     'tables': tables,
     'rng': state.rng,
   }
@@ -118,6 +118,24 @@ def _cut(spec: LeafSpec, mesh: Mesh, x: jax.Array) -> jax.Array:
 def _unpadded(spec: LeafSpec, mesh: Mesh, x: jax.Array) -> jax.Array:
   whole = spec.sharding(Level.NONE, mesh)
   return lax.with_sharding_constraint(spec.unpad(x), whole)
+
+
+def _key_data(x: jax.Array) -> jax.Array:
+  """Files hold numbers, not typed keys of random numbers."""
+  return jax.random.key_data(x) if _is_key(x.dtype) else x
+
+
+def _with_keys(x: jax.Array, dtype: Any) -> jax.Array:
+  """The inverse of `_key_data`; `dtype` is that before it."""
+  if not _is_key(dtype):
+    return x
+  kinds = ('threefry2x32', 'rbg', 'unsafe_rbg')
+  kind = next(k for k in kinds if jax.random.key(0, impl=k).dtype == dtype)
+  return jax.random.wrap_key_data(x, impl=kind)
+
+
+def _is_key(dtype: Any) -> bool:
+  return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def to_items(layout: Layout, named: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,7 +219,11 @@ def restore_target(layout: Layout) -> dict[str, Any]:
   return {
     'step': want((), np.int32, shardings.step),
     'params': params,
-    'opt_state': dict(_named(layout.opt_state_shapes())),
+    'opt_state': {
+      name: want(data.shape, data.dtype, x.sharding)
+      for name, x in _named(layout.opt_state_shapes())
+      for data in [jax.eval_shape(_key_data, x)]
+    },
     'tables': tables,
     'rng': want((2,), np.uint32, shardings.rng),
   }
@@ -216,7 +238,10 @@ def to_state(
   opt_shapes = layout.opt_state_shapes()
   opt_state = jax.tree.unflatten(
     jax.tree.structure(opt_shapes),
-    [canonical['opt_state'][name] for name, _ in _named(opt_shapes)],
+    [
+      _with_keys(canonical['opt_state'][name], want.dtype)
+      for name, want in _named(opt_shapes)
+    ],
   )
   tables = {}
   if layout.tables is not None:

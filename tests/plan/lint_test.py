@@ -104,6 +104,7 @@ def _manual(
   dtype=jnp.float32,
   stacked=False,
   axes=(),
+  shapes=None,
 ):
   """A step in shard_map, its collectives written by hand."""
   mesh = _mesh(**dict(axes))
@@ -127,7 +128,7 @@ def _manual(
       sums, _ = jax.lax.scan(micro, zeros, batch)
     return updated(after(sums))
 
-  shapes = _shapes(mesh, spec, dtype, stacked)
+  shapes = shapes or _shapes(mesh, spec, dtype, stacked)
   specs = jax.tree.map(lambda x: x.sharding.spec, shapes)
   mapped = jax.shard_map(
     step,
@@ -206,6 +207,12 @@ def _joined_sum(tree):
   return unflatten(jax.lax.psum(flat, BOTH))
 
 
+def _joined_columns(tree):
+  first, second = tree['first'], tree['second']
+  joined = jax.lax.psum(jnp.concatenate([first.T, second], 1), BOTH)
+  return {'first': joined[:, : len(first)].T, 'second': joined[:, len(first) :]}
+
+
 def _half(tree):
   return jax.tree.map(lambda x: x[: x.shape[0] // 2], tree)
 
@@ -222,6 +229,7 @@ _CUBE_SUM = _psum(('data', 'fsdp', 'model'))
 # Settings of `_manual`; of `_auto`, where a name begins with XLA.
 MISTAKES = {
   'all in one message': {'inside': _joined_sum},
+  'joined by their columns': {'inside': _joined_columns},
   'summed in the scan': {'inside': _SUM},
   'summed in a fori_loop': {'inside': _SUM, 'fori': True},
   'the slow axis alone': {'inside': _psum('data'), 'after': _psum('fsdp')},
@@ -285,7 +293,12 @@ RIGHT = {
   'the slow axis last': {'after': _SUM, **_LAST},
 }
 _FAST = {
-  *('summed in the scan', 'stacked layers in the loop', 'the slow axis last'),
+  *(
+    'summed in the scan',
+    'joined by their columns',
+    'stacked layers in the loop',
+    'the slow axis last',
+  ),
   *('gathered three times', 'each lane sums all', 'XLA sums in the loop'),
   *('XLA, activations on all devices', 'parameters split over all'),
   'in a loop of unknown length',
@@ -325,6 +338,48 @@ def test_right_programs_have_no_findings(name, settings):
   assert not report.findings, str(report)
   assert report.lines  # All of them cross the slow axis.
   report.check()
+
+
+@pytest.mark.parametrize(
+  'mistaken, is_bucket, leaf',
+  [
+    ([], False, None),
+    (['0'], False, 'layers.0 or layers.1 or 6 more'),
+    (['0', '1'], False, 'layers.0 or layers.1 or 6 more'),
+    (['0', '1', '2'], True, 'arrays not attributed'),
+  ],
+)
+def test_some_of_many_equal_leaves_are_found(mistaken, is_bucket, leaf):
+  """Summed in the loop each by itself, or in a bucket."""
+  mesh = _mesh()
+  layers = [str(i) for i in range(8)]
+  each = jax.ShapeDtypeStruct(
+    (D, D), jnp.float32, sharding=NamedSharding(mesh, P())
+  )
+  params = {'layers': dict.fromkeys(layers, each)}
+
+  def loss(p, h):
+    return jnp.mean(
+      functools.reduce(lambda h, k: jnp.tanh(h @ p['layers'][k]), layers, h)
+      ** 2
+    )
+
+  def inside(tree):
+    ours = {k: tree['layers'][k] for k in mistaken}
+    summed = (_joined_sum if is_bucket else _SUM)(ours) if ours else {}
+    return {'layers': {**tree['layers'], **summed}}
+
+  def after(tree):
+    rest = {k: x for k, x in tree['layers'].items() if k not in mistaken}
+    return {'layers': {**tree['layers'], **_SUM(rest)}}
+
+  settings = {'inside': inside, 'after': after, 'loss': loss}
+  step, args, _ = _manual(**settings, shapes=params)
+  report = lint(step, *args, mesh=mesh, slow='data', params=params)
+  assert [line.leaf for line in report.findings] == [leaf] * bool(mistaken)
+  for line in report.findings:
+    assert line.runs == M and str(M) in line.finding
+    assert line.sent == M * len(mistaken) * D * D * 4 // 4 == M * line.least
 
 
 def test_layers_in_the_second_dim_and_heads_are_told_from_activations():

@@ -287,6 +287,30 @@ def _line_batches():
     yield {'x': x, 'y': x.sum(1)}
 
 
+@pytest.mark.parametrize('impl', ['threefry2x32', 'rbg'])
+def test_keys_in_an_optimizer_s_state_are_saved(tmp_path, impl):
+  optimizer = optax.noisy_sgd(0.1, key=jax.random.key(3, impl=impl))
+  trainer = Trainer(
+    lambda params, batch, rng: jnp.square(batch['x'] @ params - batch['y']),
+    optimizer,
+    mesh=make_mesh(intra=4),
+    paro='IIG',
+  )
+  state = trainer.init(np.ones(5, np.float32))
+  data = list(_line_batches())
+  whole = trainer.fit(copied(state), data, 5)
+  options = {'checkpoint_dir': str(tmp_path)}
+  trainer.fit(copied(state), data[:2], 2, **options)
+  resumed = trainer.fit(copied(state), data[2:], 5, **options)
+  for read in trainer.params, trainer.opt_state:
+    found, want = (jax.tree.leaves(read(s)) for s in (resumed, whole))
+    for x, y in zip(found, want, strict=True):
+      assert x.dtype == y.dtype
+      keyed = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+      pair = map(jax.random.key_data, (x, y)) if keyed else (x, y)
+      np.testing.assert_array_equal(*pair)
+
+
 @pytest.mark.filterwarnings('ignore:Sharding info not provided')
 def test_orbax_alone_reads_the_users_own_tree(tmp_path):
   trainer, state = _line_trainer()
