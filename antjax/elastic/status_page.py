@@ -151,7 +151,8 @@ class StatusPage:
     connection = request.protocol
     assert isinstance(connection, _Connection)
     connection.hang_up_in(_REPLY_TIMEOUT_S)
-    connection.is_idle = False
+    # aiohttp waits for a body, which nobody here reads: that one gives way.
+    connection.is_idle = request.body_exists
     if connection.is_surplus:
       reply = _text(503, 'Too many connections; come again.')
     else:

@@ -348,6 +348,23 @@ async def test_too_many_connections(page):
   assert (await _get(page, '/healthz'))[0] == 200
 
 
+@beside(serving, max_connections=5)
+async def test_bodies_that_never_come_keep_no_probe_out(page):
+  for length in ('Content-Length: 100000', 'Transfer-Encoding: chunked'):
+    strangers = []
+    for _ in range(5):
+      strangers.append(await asyncio.open_connection('127.0.0.1', page.port))
+      strangers[-1][1].write(
+        f'GET /healthz HTTP/1.1\r\nHost: a\r\n{length}\r\n\r\n'.encode()
+      )
+    for reader, _ in strangers:
+      assert await reader.readline() == b'HTTP/1.1 200 OK\r\n'
+    for _ in range(3):
+      assert (await _get(page, '/healthz'))[0] == 200
+    for _, writer in strangers:
+      writer.close()
+
+
 @beside(serving, max_connections=256)
 async def test_many_at_once(page):
   replies = await asyncio.gather(
