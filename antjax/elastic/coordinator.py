@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 import dataclasses
 import json
+import secrets
 import time
 from typing import Any
 
@@ -43,6 +44,7 @@ _TICK_S = 0.5
 _MAX_BEATEN = 1000  # Jobs with agents.
 _BEATEN_S = 600.0  # A job whose agents are silent for so long has none.
 _GRACE_S = 2.0  # For calls in progress when it ends.
+_FIRST_AFTER = 1 << 26  # Revisions from the last one before a start.
 _JOURNAL = ('num_commits', 'commit_s', 'num_changes', 'num_bytes')
 
 
@@ -222,7 +224,11 @@ class Coordinator:
     self._plans = _Plans()
     self._unheard = Unheard(durable.jobs, clock(), config.lease_timeout_s)
     for name in durable.jobs.names():
-      self._monitor.note_plan(name, durable.jobs.job(name).plan, clock())
+      job = durable.jobs.job(name)
+      # Drawn: if this too is lost, the next start does not tell the same ones.
+      later = job.revision + _FIRST_AFTER + secrets.randbelow(_FIRST_AFTER)
+      durable.decide(pb.ResumeJob(job=name, revision=later))
+      self._monitor.note_plan(name, job.plan, clock())
 
   def handlers(self) -> dict[str, Any]:
     """Returns what answers each method of the service."""

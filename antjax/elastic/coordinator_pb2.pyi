@@ -489,3 +489,11 @@ class RecoverJob(_message.Message):
     generation: int
     reason: str
     def __init__(self, job: _Optional[str] = ..., revision: _Optional[int] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ResumeJob(_message.Message):
+    __slots__ = ("job", "revision")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    revision: int
+    def __init__(self, job: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...

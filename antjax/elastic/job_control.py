@@ -13,6 +13,7 @@ from antjax.elastic.protocol import invalid
 _OPERATIONS = ('stop', 'restart', 'replace', 'set_plan', 'retry_set_aside')
 _MAX_TEXT = 1000
 _MAX_REPLACED = 1000
+_MAX_GAPS = 64
 
 
 def start_generation(
@@ -94,6 +95,7 @@ def recover(job: JobState, message: pb.RecoverJob, now: float) -> bool:
     return False
   reason = message.reason[:_MAX_TEXT]
   job.revision = job.least_revision = message.revision
+  job.gaps = []  # All of before are fenced off.
   job.generation = message.generation
   if job.phase == 'running':
     last = job.history[-1]
@@ -103,6 +105,16 @@ def recover(job: JobState, message: pb.RecoverJob, now: float) -> bool:
   for data in job.sets.values():
     data.generation, data.begun_by = -1, set()
   job.actions.append((now, reason))
+  return True
+
+
+def resume(job: JobState, message: pb.ResumeJob, now: float) -> bool:
+  """Notes the revisions that nobody is told, since a coordinator restarted."""
+  del now
+  if message.revision <= job.revision:
+    return False
+  job.gaps = [*job.gaps, (job.revision, message.revision)][-_MAX_GAPS:]
+  job.revision = message.revision
   return True
 
 

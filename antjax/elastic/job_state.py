@@ -83,7 +83,10 @@ class JobState:
   actions: deque[tuple[float, str]] = dataclasses.field(
     default_factory=lambda: deque(maxlen=MAX_ACTIONS)
   )
-  revision: int = 0  # Number of durable changes; jumps in `recover`.
+  # Grows with each durable change; jumps in `recover` and `resume`.
+  revision: int = 0
+  # The last revision before each of the last starts, and the first after it.
+  gaps: list[tuple[int, int]] = dataclasses.field(default_factory=list)
   least_revision: int = 0  # Who knows an earlier one is fenced off.
   # Error that ended the last generation before it made a step, how often it did
   # so in a row, and `last_step` then.
@@ -93,6 +96,13 @@ class JobState:
   mtbf_s: float = 0.0  # Mean time between the last faults; 0: none was seen.
   last_step: int = -1  # Of the last committed checkpoint; -1: none.
   committed_unix_s: float = 0.0
+
+  def num_gone(self, revision: int) -> int:
+    """How many changes up to a revision that was told the job has not."""
+    for last, first in self.gaps:
+      if last < revision < first:
+        return revision - last
+    return max(0, revision - self.revision)
 
   def same_errors_with(self, error: str) -> int:
     """How often in a row an error ends a generation without any progress."""

@@ -12,7 +12,7 @@ them is enough to resume after a crash. Who may change a job:
                fences off the one before.
   sequence     A request is applied once: repeated, it gets the same reply; an
                older one is refused.
-  revision     Who knows a later one than the job has shows that the journal is
+  revision     Who knows one that the job has not had shows that the journal is
                older than its replies, as after a disk was damaged: see
                `recovery`. From then on only new processes are heard.
 """
@@ -52,6 +52,7 @@ DECISIONS: tuple[type[Message], ...] = (
   pb.ExpireWorkers,
   pb.SetPlan,
   pb.RecoverJob,
+  pb.ResumeJob,
 )
 # The place of a type here is its number in the journal.
 MESSAGES = (*REQUESTS, *DECISIONS)
@@ -70,6 +71,7 @@ _CHANGES: dict[type[Message], Callable[..., bool]] = {
   pb.ExpireWorkers: job_control.expire_workers,
   pb.SetPlan: job_control.set_plan,
   pb.RecoverJob: job_control.recover,
+  pb.ResumeJob: job_control.resume,
 }
 
 
@@ -176,7 +178,7 @@ class Jobs:
     `generation` is the newest that an agent has seen; 0: a worker asks.
     """
     job = self.job(head.job)
-    gone = head.revision - job.revision
+    gone = job.num_gone(head.revision)
     if gone <= 0 and generation <= job.generation:
       return None
     newest = max(job.generation, head.generation, generation)
@@ -191,7 +193,7 @@ class Jobs:
           f' revision {job.revision} of generation {job.generation}.'
         )
     what = (
-      f'{gone:,} of the {head.revision:,} changes of the job are gone'
+      f'{gone:,} changes of the job are gone'
       if gone > 0
       else f'generation {generation} is gone'
     )
@@ -243,7 +245,7 @@ class Jobs:
     if job is None:
       return False
     is_changed = _CHANGES[type(message)](job, message, now)
-    if not isinstance(message, pb.RecoverJob):
+    if not isinstance(message, (pb.RecoverJob, pb.ResumeJob)):
       job.revision += is_changed
     if isinstance(message, pb.OperateRequest):
       job.policy_restarts += message.action == 'replace'

@@ -149,7 +149,14 @@ class Unheard:
     self._jobs: dict[str, tuple[set[str], int, float]] = {}
     for job in map(jobs.job, jobs.names()):
       if not job.is_managed:
-        names = holders(job)
+        # Who holds none may have been given some that the journal has not.
+        names = holders(job) | {
+          name
+          for data in job.sets.values()
+          if data.generation == job.generation
+          for name in data.begun_by
+          if not job.clients[name].is_expired
+        }
       else:
         names = set(job.members if job.phase == 'running' else ())
       if names:

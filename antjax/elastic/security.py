@@ -110,24 +110,23 @@ def read_tokens(path: str | os.PathLike[str]) -> RoleTokens:
 
 
 def read_token(path: str | os.PathLike[str], role: str, job: str = '') -> str:
-  """Returns the token of a role from a token file; a client's has one line.
+  """Returns the token of a role from a token file.
 
-  One of the job comes before one of all jobs; of several the last one counts.
+  One of the job comes before one of all; of several the last counts; the only
+  line of a file, as a client has, may be for whatever job.
 
   Raises:
     ValueError: The file is malformed, or has no token of the role.
   """
   grants = read_tokens(path).grants
-  if len(grants) == 1:
+  if len(grants) == 1 and grants[0][1].role == role:
     return grants[0][0].decode()
   for wanted in (Grant(role, job), Grant(role)):
     for token, grant in reversed(grants):
       if grant == wanted:
         return token.decode()
-  raise ValueError(
-    f'token file {path} has no line for the role {role}'
-    + (f' and the job {job}.' if job else '.')
-  )
+  of = f' and the job {job}' if job else ''
+  raise ValueError(f'token file {path} has no line for the role {role}{of}.')
 
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:

@@ -80,6 +80,11 @@ class Profile:
 
   def _stop(self) -> None:
     if not self._is_running:
+      if self._steps is not None:
+        logging.warning(
+          'No profile: the run had no step of %s:%s.', *self._steps
+        )
+      self._steps = None
       return
     self._is_running, self._steps = False, None
     jax.profiler.stop_trace()

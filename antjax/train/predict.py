@@ -52,7 +52,7 @@ def make_predict(
     fn = reading_constants(predict_fn, inputs.constants)
     outputs = fn(*args, inputs.batch, device_key(view.rng, view.step, 1, 0))
     is_dict = isinstance(outputs, Mapping)
-    if not is_dict or not all(map(jnp.ndim, jax.tree.leaves(outputs))):
+    if not is_dict or not all(getattr(x, 'ndim', 0) for x in outputs.values()):
       raise ValueError(
         f'predict_fn returned {jax.tree.map(jnp.shape, outputs)} (shapes);'
         ' needed is a dict of arrays with a row for each example, [B, ...].'

@@ -78,6 +78,7 @@ def test_the_journal_knows_all_messages_that_change_jobs():
     'ExpireWorkers',
     'SetPlan',
     'RecoverJob',
+    'ResumeJob',
   ]
   journaled = {m.request for m in protocol.METHODS.values() if m.is_journaled}
   assert journaled == set(jobs.REQUESTS)

@@ -4,6 +4,7 @@
 
 import contextlib
 import functools
+import os
 import shutil
 import sqlite3
 import time
@@ -12,7 +13,11 @@ import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic import requests, writer
-from antjax.elastic.client import CoordinatorClient, StaleError
+from antjax.elastic.client import (
+  CoordinatorClient,
+  CoordinatorGoneError,
+  StaleError,
+)
 from antjax.elastic.jobs import Jobs
 from antjax.shards.journal import Journal
 from tests.cases import slow_but
@@ -53,7 +58,7 @@ def test_who_knows_more_than_the_journal_makes_all_begin_again():
   jobs = Jobs.from_bytes(older)
   assert jobs.recovery(b.head) is None
   recovery = jobs.recovery(a.head)
-  assert '2 of the 8 changes of the job are gone' in recovery.reason
+  assert '2 changes of the job are gone' in recovery.reason
   jobs.apply(recovery, 5.0)
   job = jobs.job('j')
   assert job.phase == 'waiting' and 'are gone' in job.actions[-1][1]
@@ -69,6 +74,65 @@ def test_who_knows_more_than_the_journal_makes_all_begin_again():
   new = Worker(jobs, 'a', generation=2)
   assert new.join().exchange(9).leases
   assert Jobs.from_bytes(jobs.to_bytes()).to_bytes() == jobs.to_bytes()
+
+
+def test_a_journal_that_overtakes_a_worker_is_still_behind_it():
+  jobs = Jobs()
+  a, b = (Worker(jobs, name).join() for name in 'ab')
+  known(jobs, a)
+  older = jobs.to_bytes()
+  b.exchange(3)
+  known(jobs, b)
+  jobs = Jobs.from_bytes(older)
+  for _ in range(3):  # The coordinator restarts.
+    later = jobs.job('j').revision + (1 << 20)
+    jobs.apply(pb.ResumeJob(job='j', revision=later), 2.0)
+  a.jobs = jobs
+  for _ in range(9):
+    a.exchange(1)
+    known(jobs, a)
+  assert jobs.recovery(a.head) is None
+  jobs = Jobs.from_bytes(jobs.to_bytes())
+  recovery = jobs.recovery(b.head)
+  assert '1 changes of the job are gone' in recovery.reason
+  jobs.apply(recovery, 3.0)
+  for worker in (a, b):
+    assert jobs.recovery(worker.head) is None
+    worker.jobs = jobs
+    refused(jobs, STALE, 'lost a part of its journal', worker.exchange)
+
+
+def test_without_agents_an_idle_worker_gets_nothing_of_one_that_knows_more(
+  tmp_path,
+):
+  wal = tmp_path / 'journal.db-wal'
+  data_set = pb.DataSet(name='d', num_records=4000, shard_size=4)
+  ask = pb.ExchangeRequest(data_set='d', pass_number=1, num_wanted=10)
+  with contextlib.ExitStack() as stack:
+    process = stack.enter_context(CoordinatorProcess(tmp_path))
+    a, b = (
+      stack.enter_context(
+        CoordinatorClient(process.address, job='j', client=name, give_up_s=60)
+      )
+      for name in 'ab'
+    )
+    for client in (a, b):
+      client.call('CreateDataSet', pb.CreateDataSetRequest(data_set=data_set))
+      client.call('Begin', pb.BeginRequest(data_set='d', pass_number=1))
+    size = wal.stat().st_size
+    b.call('Exchange', ask)
+    process.end()
+    os.truncate(wal, size)
+    process.start()
+    with pytest.raises(CoordinatorGoneError, match='to hear 1 other workers'):
+      a.call('Exchange', ask, give_up_s=1)
+    while True:  # Until it waits no longer.
+      with contextlib.suppress(CoordinatorGoneError):
+        a.call('Exchange', ask, give_up_s=5)
+        break
+    for client in (b, a):
+      with pytest.raises(StaleError, match='gone|lost a part'):
+        client.call('Heartbeat', pb.HeartbeatRequest())
 
 
 def test_a_coordinator_without_its_journal_goes_on_above_what_was(tmp_path):

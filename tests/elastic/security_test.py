@@ -62,9 +62,12 @@ def test_without_tokens_all_may_do_all():
   assert security.RoleTokens().grant(None).role == protocol.OPERATOR
 
 
-def test_a_clients_file_has_one_line_whatever_the_role(tmp_path):
-  path = write(tmp_path / 't', f'agent a{LONG}\n')
-  assert security.read_token(path, 'worker') == f'a{LONG}'
+def test_a_clients_file_has_one_line_of_its_role(tmp_path):
+  path = write(tmp_path / 't', f'agent a{LONG} j\n')
+  assert security.read_token(path, 'agent') == f'a{LONG}'
+  # An agent would give its worker a token that the coordinator refuses.
+  with pytest.raises(ValueError, match='no line for the role worker'):
+    security.read_token(path, 'worker', 'j')
   path = write(tmp_path / 't', f'agent a{LONG}\nworker w{LONG}')
   with pytest.raises(ValueError, match='no line for the role operator'):
     security.read_token(path, 'operator')

@@ -137,6 +137,14 @@ def test_a_profile_of_some_steps_is_written_once(tmp_path, monkeypatch):
   assert made == [0, 1, start, 2, 3, 4, ('stop_trace',), 5, 6, 7]
 
 
+def test_a_run_resumed_behind_its_profile_is_told(tmp_path, caplog):
+  with watch.Profile(tmp_path, (3, 5)) as profile:
+    for num_done in (7, 8):
+      profile.see(num_done)
+  told = [r.getMessage() for r in caplog.records]
+  assert told == ['No profile: the run had no step of 3:5.']
+
+
 @pytest.mark.slow
 def test_jax_writes_a_profile(tmp_path):
   step = jax.jit(lambda x: x @ x)

@@ -242,7 +242,8 @@ def test_predictions_keep_their_shapes():
 def test_predictions_that_are_no_rows_are_explained():
   trainer = _trainer()
   state, batches = trainer.init(_params()), list(_batches(1))
-  for outputs in (lambda x: x, lambda x: {'mean': x.mean()}):
+  nested = lambda x: {'a': {'q': x}}, lambda x: {'a': [x, x]}
+  for outputs in (lambda x: x, lambda x: {'mean': x.mean()}, *nested):
     with pytest.raises(ValueError, match='needed is a dict of arrays'):
       trainer.predict(state, batches, lambda p, b, rng, o=outputs: o(b['x']))
 
