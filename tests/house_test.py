@@ -97,11 +97,11 @@ _OVER_BUDGET = {
   'antjax/shards': 3_000,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
   # see docs/design/house.md.
-  'antjax/train': 6_531,
+  'antjax/train': 6_553,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_420,
-  'tests': 64_895,  # See docs/design/house.md.
+  'tests': 64_900,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}

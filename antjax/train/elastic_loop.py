@@ -25,7 +25,12 @@ from antjax.train.checkpoint import Checkpointer
 from antjax.train.elastic import ElasticControl, Plan
 from antjax.train.elastic_step import ElasticStep
 from antjax.train.elastic_timer import StepTimer
-from antjax.train.feed import describe, get_position, zeros_of
+from antjax.train.feed import (
+  check_position,
+  describe,
+  get_position,
+  zeros_of,
+)
 from antjax.train.fit_options import FitOptions, Metrics
 from antjax.train.save_clock import SaveClock
 from antjax.train.state import PyTree, TrainState
@@ -302,10 +307,12 @@ class _Run:
       return
     with self._clock.saving():
       self._tell_committed(wait=True)
+      position = get_position(self._input.iterator)
+      check_position(self._input.iterator, position)
       positions = self._saver.save(
         self._done,
         state,
-        input_state=get_position(self._input.iterator),
+        input_state=position,
         config=self._options.config,
         metrics=metrics,
       )

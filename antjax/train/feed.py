@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from antjax.mesh.gather import gather_json
+from antjax.train.input_position import encode_position
 from antjax.train.state import PyTree
 
 
@@ -83,6 +84,24 @@ def zeros_of(description: Any) -> PyTree:
 def get_position(iterator: Any) -> Any:
   """An iterator's position, or None if it has none."""
   return iterator.get_state() if hasattr(iterator, 'get_state') else None
+
+
+def check_position(iterator: Any, position: Any) -> None:
+  """Refuses a position of an iterator that cannot be saved.
+
+  Raises:
+    ValueError: With the iterator's class, and what its position may hold.
+  """
+  try:
+    encode_position(position)
+  except TypeError as error:
+    raise ValueError(
+      'Trainer.fit(checkpoint_dir=...): get_state() of the iterator'
+      f' ({type(iterator).__name__}) gives a position that holds what no'
+      f' checkpoint can: {error}. Use dicts by text, lists, tuples, numbers,'
+      ' texts and bytes, or an iterator without get_state, whose position is'
+      ' not saved.'
+    ) from error
 
 
 def set_position(

@@ -16,9 +16,13 @@ import numpy as np
 from antjax.train import lease
 from antjax.train.batches import BatchPlacer, own_copy, stack
 from antjax.train.checkpoint import Checkpointer, latest_step
-from antjax.train.feed import Feed, get_position, set_position
+from antjax.train.feed import (
+  check_position,
+  Feed,
+  get_position,
+  set_position,
+)
 from antjax.train.fit_options import FitOptions, Metrics
-from antjax.train.input_position import encode_position
 from antjax.train.keys import Keys
 from antjax.train.rows_ahead import RowsAhead
 from antjax.train.save_clock import SaveClock
@@ -42,17 +46,8 @@ def opened(
   if options.checkpoint_dir is None:
     yield None, state
     return
-  try:
-    position = get_position(iterator)
-    encode_position(position)
-  except TypeError as error:
-    raise ValueError(
-      'Trainer.fit(checkpoint_dir=...): get_state() of the iterator'
-      f' ({type(iterator).__name__}) gives a position that holds what no'
-      f' checkpoint can: {error}. Use dicts by text, lists, tuples, numbers,'
-      ' texts and bytes, or an iterator without get_state, whose position is'
-      ' not saved.'
-    ) from error
+  position = get_position(iterator)
+  check_position(iterator, position)
   if address := re.search('[^"\']* object at 0x[0-9a-f]+', str(position)):
     logging.warning(
       'Trainer.fit(checkpoint_dir=...): the position of the data names %s,'
@@ -342,6 +337,7 @@ class _Run:
       position = (
         self._before_ahead if self._ahead else get_position(self._iterator)
       )
+    check_position(self._iterator, position)
     keys = self._placer.keys
     with self._clock.saving():
       saver.save(

@@ -7,15 +7,21 @@ there before its code is made by `_MAKERS`, small.
 """
 
 import ast
+import concurrent.futures
+import contextlib
 import pathlib
 import re
 import sys
 
+from google.protobuf.wrappers_pb2 import BytesValue
+import grpc
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from antjax.ctr.antm2c.fields import FieldConfig
 from antjax.data import (
   antm2c_synthetic,
   antm2c_synthetic_files,
@@ -25,7 +31,10 @@ from antjax.data import (
 from antjax.data.stream import END
 from antjax.jobs.bahe import build_store
 from antjax.jobs.clicks import make_synthetic
+from antjax.jobs.serve_grpc import SCORE
 from antjax.serving import exporter, loader
+from antjax.serving.click_loader import ClickScorer
+from antjax.serving.served import ServedClicks
 from tests import source_tree, warm_python
 from tests.ctr.bahe import small_vocabulary
 from tests.data import (
@@ -35,10 +44,21 @@ from tests.data import (
   views,
 )
 from tests.elastic.jobs_server import JobsServer
-from tests.jobs import ratings, train_llm_rec_test
+from tests.jobs import ratings, score_clicks_test, train_llm_rec_test
 from tests.serving import sentence_test, serving_case
 
+_CLICKS = """
+columns: {user: string, item: string, shop: string, price: {type: float32,
+  empty: 0}, clicked: int32, part: string}
+user: user
+item: item
+label: clicked
+split: part
+ids: [shop]
+numeric: [price]
+"""
 _BLOCK = re.compile(r'^```python\n(.*?)^```', re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r'^```(.*?)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 _PAGES = [
   source_tree.ROOT / 'README.md',
   *sorted((source_tree.ROOT / 'docs').rglob('*.md')),
@@ -47,6 +67,7 @@ _PAGES = [
 _SLOW = {
   *('bahe-1', 'checkpoints-0', 'delivery-0', 'delivery-1', 'elastic-0'),
   *('gmeta-0', 'llm_rec-1', 'model_state-1'),
+  *('click_models-0', 'delivery-2'),
   *('llm_rec-4', 'pretrained-1', 'pretrained-2', 'pretrained-3', 'train_lm-0'),
 }
 
@@ -77,6 +98,18 @@ def _bahe():
 def _behaviors():
   source = behavior_fixture.Log(num_rows=50).write(pathlib.Path('log'))
   behavior_fixture.prepare(source, 'data/ml-1m')
+
+
+def _clicks():
+  lines = ['user,item,shop,price,clicked,part']
+  for i in range(90):
+    part = ('train', 'valid', 'test')[i % 3]
+    lines.append(f'u{i % 5},i{i % 11},s,{i % 7}.5,{i % 2},{part}')
+  folder = pathlib.Path('made')
+  folder.mkdir()
+  ratings.prepare_log(folder, _CLICKS, lines)
+  fields = FieldConfig(embedding_dim=4)
+  score_clicks_test.train(folder, 'fm', run_dir='runs/clicks', fields=fields)
 
 
 def _data():
@@ -130,14 +163,45 @@ _MAKERS = {
   'antm2c': _antm2c,
   'bahe': _bahe,
   'behaviors': _behaviors,
+  'click_models': _clicks,
   'data': _data,
   'delivery': _delivery,
+  'delivery-2': _clicks,
   'elastic': _elastic,
   'encode': _encode,
   'llm_rec': _llm_rec,
   'llm_rec-4': _llm_rec_export,
   'pretrained': _pretrained,
 }
+
+
+@contextlib.contextmanager
+def _grpc(code):
+  """Serves `runs/clicks` where the code calls it."""
+  if 'localhost:8081' not in code:
+    yield code
+    return
+  served = ServedClicks(ClickScorer('runs/clicks/seed_0/export'), max_rows=8)
+
+  def score(message, context):
+    request = served.read(orjson.loads(message.value))
+    (reply,) = served.score([request])
+    return BytesValue(
+      value=orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+    )
+
+  handler = grpc.unary_unary_rpc_method_handler(
+    score, BytesValue.FromString, BytesValue.SerializeToString
+  )
+  server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+  service, _, method = SCORE.strip('/').partition('/')
+  server.add_registered_method_handlers(service, {method: handler})
+  port = server.add_insecure_port('localhost:0')
+  server.start()
+  try:
+    yield code.replace('localhost:8081', f'localhost:{port}')
+  finally:
+    server.stop(None)
 
 
 def _custom_model(said):
@@ -193,6 +257,8 @@ def test_a_block_runs_alone(name, code, tmp_path, monkeypatch, capsys):
   page = name.rpartition('-')[0]
   _MAKERS.get(name, _MAKERS.get(page, lambda: None))()
   capsys.readouterr()
+  if 'import datasets' in code:
+    pytest.importorskip('datasets')
   if 'jax.config.update' in code:
     script = tmp_path / 'my_model.py'
     script.write_text(code)
@@ -202,7 +268,7 @@ def test_a_block_runs_alone(name, code, tmp_path, monkeypatch, capsys):
   else:
     # The made-up films have 3 genres at most.
     code = code.replace("'genres': 6", "'genres': 3")
-    with JobsServer() as server:
+    with JobsServer() as server, _grpc(code) as code:
       code = code.replace('10.0.0.1:7070', server.address)
       exec(compile(code, name, 'exec'), {'__name__': name})
     said = capsys.readouterr().out
@@ -217,3 +283,17 @@ def test_code_is_in_blocks_that_are_seen():
     text = page.read_text(encoding='utf-8')
     assert text.count('```python') == len(_BLOCK.findall(text)), page
     assert not re.search(r'^```(py|python3|pycon)\b(?!thon)', text, re.M), page
+    for tag, code in _FENCE.findall(text):
+      assert tag or not _is_python(code), f'{page}: tag it python:\n{code}'
+
+
+def _is_python(code):
+  """Whether it parses as statements that import, call, or assign calls."""
+  try:
+    body = ast.parse(code).body
+  except SyntaxError:
+    return bool(re.search(r'^(from [\w.]+ )?import \w|^def \w+\(', code, re.M))
+  return any(
+    not isinstance(part, ast.Expr) or isinstance(part.value, ast.Call)
+    for part in body
+  )

@@ -123,6 +123,28 @@ def test_positions_survive_as_they_are():
     encode_position({'a': {1: 2}})
 
 
+def test_a_position_that_becomes_unsavable_is_named_with_its_iterator(tmp_path):
+  class Buffered:
+    def __init__(self):
+      self.batches, self.last = iter(_batches(9)), None
+
+    def __iter__(self):
+      return self
+
+    def __next__(self):
+      self.last = next(self.batches)
+      return self.last
+
+    def get_state(self):
+      return {'last': self.last}
+
+  trainer = _trainer()
+  with pytest.raises(ValueError, match=r'\(Buffered\) gives .*: ndarray'):
+    trainer.fit(
+      trainer.init(_params()), Buffered(), 3, checkpoint_dir=str(tmp_path)
+    )
+
+
 @pytest.mark.parametrize('make', [_data_loader, _iter_dataset])
 def test_input_of_grain_resumes_where_it_was(make, tmp_path):
   trainer = _trainer()
