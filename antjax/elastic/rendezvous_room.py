@@ -19,17 +19,18 @@ _MAX_FENCED = 16  # Per name; no host comes back so often within minutes.
 EXIT_WRONG_USAGE = 64
 
 _MAX_ERROR = 300  # Characters.
+_BARS = re.compile(r'(?m)^ *\| ')  # Before each line of a group of errors.
 _ERROR = re.compile(r'[\w.]*(Error|Exception)\b')
 # A line behind a traceback, of errors by whatever name.
 _RAISED = re.compile(r'[A-Za-z_][\w.]*(: .*)?')
 # What differs each time: addresses, numbers, identifiers, temporary names.
-_NUMBER = re.compile(r'0x[0-9a-fA-F]+|(?=[\w-]*\d)[\w-]{12,}|\btmp\w{8}\b|\d+')
+_NUMBER = re.compile(r'0x[0-9a-fA-F]+|(?=[\w-]*\d)[\w-]{12,}|\btmp\w{6,}|\d+')
 # Of a bug, whatever its text says.
 _BUG = re.compile(r'(Type|Key|Index|Attribute|Name|Syntax|Assertion)Error\b')
 _PASSES = re.compile(
-  r'connect|unavailable|time[d ]*out|deadline|heartbeat|no space|stale'
-  r'|temporar|broken pipe|reset by|resource_exhausted|\b75\b',
-  re.IGNORECASE,
+  r'(?i)connect(?!ion (string|ur[il]|name|setting))|unavailable|time[d ]*out'
+  r'|deadline|heartbeat|no space|stale|temporar|broken pipe|reset by'
+  r'|resource_exhausted|\b75\b'
 )
 
 # A worker that was asked to stop: 128 + signal or the signal itself.
@@ -379,7 +380,7 @@ def error_of(tail: str) -> str:
   away, a full disk.
   """
   line, is_behind = '', False
-  for one in tail.splitlines():
+  for one in _BARS.sub('', tail).splitlines():
     if one.startswith('Traceback'):
       is_behind = True
     elif _ERROR.match(one) or (is_behind and _RAISED.fullmatch(one)):

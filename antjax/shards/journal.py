@@ -94,7 +94,7 @@ class Journal:
       RuntimeError: What is stored is not what was written; also while the
         commands are read.
     """
-    rows = self._read('SELECT last_row, crc, body FROM snapshot')
+    rows = self._execute('SELECT last_row, crc, body FROM snapshot')
     self._last_row, snapshot = 0, None
     self.num_commands = self.num_bytes = 0
     for self._last_row, crc, snapshot in rows:
@@ -109,7 +109,7 @@ class Journal:
       for kind, data, time in commands
       for part in (_ENTRY.pack(kind, time, len(data)), data)
     )
-    self._db.execute(
+    self._execute(
       'INSERT INTO commands VALUES (?, ?, ?)',
       (self._last_row + 1, zlib.crc32(body), body),
     )
@@ -119,23 +119,23 @@ class Journal:
 
   def snapshot(self, body: bytes) -> None:
     """Stores what all commands so far have led to, in their place."""
-    self._db.execute('BEGIN IMMEDIATE')
+    self._execute('BEGIN IMMEDIATE')
     try:
-      self._db.execute('DELETE FROM snapshot')
-      self._db.execute('DELETE FROM commands')
-      self._db.execute(
+      self._execute('DELETE FROM snapshot')
+      self._execute('DELETE FROM commands')
+      self._execute(
         'INSERT INTO snapshot VALUES (?, ?, ?)',
         (self._last_row, zlib.crc32(body), body),
       )
-      self._db.execute('COMMIT')
+      self._execute('COMMIT')
     except BaseException:
-      self._db.execute('ROLLBACK')
+      self._db.rollback()  # Where SQLite has not.
       raise
     self.num_commands = self.num_bytes = 0
 
   def _commands(self) -> Iterator[Command]:
     expected = self._last_row
-    rows = self._read('SELECT id, crc, body FROM commands ORDER BY id')
+    rows = self._execute('SELECT id, crc, body FROM commands ORDER BY id')
     for row, crc, body in rows:
       expected += 1
       if row != expected:
@@ -151,9 +151,9 @@ class Journal:
       self.num_bytes += len(body)
       self._last_row = expected
 
-  def _read(self, query: str) -> list[Any]:
+  def _execute(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
     try:
-      return self._db.execute(query).fetchall()
+      return self._db.execute(query, values).fetchall()
     except sqlite3.DatabaseError as error:
       raise self._failed(error) from error
 

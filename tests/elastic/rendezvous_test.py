@@ -474,6 +474,10 @@ def test_errors_that_may_be_others_use_the_budget(case):
     ('OSError: /tmp/tmpab_xk{}zq/f', 'OSError: /tmp/#/f'),
     ('ValueError: id 3fa8f{}-57ab-4cde', 'ValueError: id #'),
     ('RuntimeError: connection refused', ''),
+    ('RuntimeError: Connection string is wrong',) * 2,
+    ('OSError: /tmp/tmp{}b_x9k/f', 'OSError: /tmp/#/f'),
+    ('  | Traceback\n  | ValueError: no\n    +----', 'ValueError: no'),
+    ('    | lib.Misconfigured: no', 'lib.Misconfigured: no'),
   ],
 )
 def test_the_same_error_is_known_again(line, error):

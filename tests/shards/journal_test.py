@@ -194,3 +194,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(RuntimeError, match='choose a folder'):
     Journal(tmp_path / 'file' / 'journal.db')
+
+
+def test_a_disk_that_is_full_is_named_while_running(tmp_path):
+  with Journal(tmp_path / 'j') as journal:
+    journal.load()
+    [(pages,)] = journal._db.execute('PRAGMA page_count')
+    journal._db.execute(f'PRAGMA max_page_count = {pages}')
+    for write in (
+      lambda: journal.append([(1, bytes(9999), 0.0)]),
+      lambda: journal.snapshot(bytes(9999)),
+    ):
+      with pytest.raises(RuntimeError, match=r'/j\).* is full; .*make room'):
+        write()
