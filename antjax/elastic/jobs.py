@@ -198,14 +198,16 @@ class Jobs:
     if gone <= 0 and generation <= job.generation:
       return None
     proof = self.proof(head.job, head.revision)
-    if is_worker and job.revision and not hmac.compare_digest(
-      proof, head.revision_proof
+    if (
+      is_worker
+      and job.revision
+      and not hmac.compare_digest(proof, head.revision_proof)
     ):
       raise invalid(
         f'head.revision={head.revision} of job {head.job!r}, which is at'
-        f' {job.revision}, was never told to a worker by the coordinator of this'
-        ' journal (or before it had proofs). Was the journal replaced? Then'
-        ' start the workers again, from their last checkpoint.'
+        f' {job.revision}, was never told to a worker by the coordinator of'
+        ' this journal, or only before it had proofs. Was the journal replaced?'
+        ' Then start the workers again, from their last checkpoint.'
       )
     newest = max(job.generation, head.generation, generation)
     for name, value, most in (

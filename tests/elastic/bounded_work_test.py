@@ -213,9 +213,7 @@ def test_the_largest_position_of_a_ledger_is_not_too_large():
   state['epochs'][0] = epochs(0, 1, marks=marks)
   ledger.begin(state)
   text = json.dumps(ledger.state()).encode()
-  begin = pb.BeginRequest(
-    head=head(3), data_set='d', pass_number=1, state=text
-  )
+  begin = pb.BeginRequest(head=head(3), data_set='d', pass_number=1, state=text)
   assert requests.parse(pb.BeginRequest, begin.SerializeToString()) == begin
 
 
