@@ -12,7 +12,6 @@ import itertools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -229,28 +228,3 @@ def test_what_has_no_residuals_is_refused():
   trainer.init(small.init_params())
   with pytest.raises(ValueError, match="use sums_dtype='bfloat16'"):
     trainer.elastic_step()
-
-
-def test_a_stack_that_runs_twice_is_refused():
-  def loss_fn(params, batch, rng):
-    del rng
-    h = batch['x'] @ params['first']
-    for _ in range(2):
-      h = antjax.scan_layers(
-        lambda h, x: jnp.tanh(h @ x['w']) @ x['v'], h, params['layers']
-      )
-    return jnp.sum(h**2, axis=-1)
-
-  trainer = antjax.Trainer(
-    loss_fn,
-    optax.sgd(0.1),
-    mesh=antjax.make_mesh(intra=4),
-    paro='IIG',
-    scanned=small.scanned,
-    collectives=antjax.Collectives(sums_dtype='int8'),
-    min_shard_size=64,
-  )
-  given = small.init_params()
-  del given['layers']['frozen'], given['layers']['bias']
-  with pytest.raises(ValueError, match='runs twice'):
-    trainer.step(trainer.init(given), next(small.batches()))
