@@ -27,7 +27,7 @@ Arrays = Sequence[jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Traffic:
+class LayerTransfers:
   """The transfers of one layer.
 
   Attributes:
@@ -67,7 +67,7 @@ def run(
   carry: PyTree,
   pieces: list[jax.Array],
   slots: list[PyTree],
-  traffic: Traffic,
+  transfers: LayerTransfers,
   policy: Callable[..., bool] | None = None,
   homes: Sequence[jax.Array | None] = (),
 ) -> PyTree:
@@ -80,16 +80,18 @@ def run(
     slots: For each stack, zeros [L, ...] whose gradient is the reduced gradient
       of the whole layers, or None for a frozen stack. Or a tuple of these and
       other arrays [L, ...], whose gradients are their new values.
-    traffic: Transfers of a layer's pieces and gradients.
+    transfers: Transfers of a layer's pieces and gradients.
     policy: Policy of `jax.checkpoint_policies` for results to keep for the
       backward pass, beside a layer's inputs.
-    homes: With `traffic.fetch`, zeros [L, ...] for each stack, whose gradients
-      are the landed pieces, or None for a stack that is not fetched.
+    homes: With `transfers.fetch`, zeros [L, ...] for each stack, whose
+      gradients are the landed pieces, or None for a stack that is not fetched.
   """
   carry = jax.tree.map(to_varying, carry)
   flat, treedef = jax.tree.flatten(carry)
   homes = list(homes) or [None] * len(pieces)
-  first = traffic.gather(traffic.land(traffic.fetch([x[0] for x in pieces])))
+  first = transfers.gather(
+    transfers.land(transfers.fetch([x[0] for x in pieces]))
+  )
   # Arrays that the body closes over must be arguments of a custom gradient.
   closed = jax.make_jaxpr(
     lambda flat, layer: jax.tree.leaves(
@@ -107,7 +109,7 @@ def run(
     def call(flat: Any, whole: Any) -> tuple[list[jax.Array], None]:
       return layer.call(flat, whole, others), None
 
-    return _forward(traffic, call, flat, pieces, homes)[0]
+    return _forward(transfers, call, flat, pieces, homes)[0]
 
   def fwd(
     flat: Any, pieces: Any, slots: Any, homes: Any, others: Any
@@ -115,12 +117,12 @@ def run(
     def keep(flat: Any, whole: Any) -> tuple[list[jax.Array], Any]:
       return layer.keep(flat, whole, others)
 
-    result, kept = _forward(traffic, keep, flat, pieces, homes)
+    result, kept = _forward(transfers, keep, flat, pieces, homes)
     return result, (kept, slots, others)
 
   def bwd(saved: Any, d_flat: Any) -> tuple[Any, Any, Any, Any, Any]:
     kept, sums, others = saved
-    passed = _Backward(traffic, layer, kept, others)
+    passed = _Backward(transfers, layer, kept, others)
     d_flat, sums, d_others = passed.run(d_flat, sums)
     arrived = [
       x if home is not None else None
@@ -198,7 +200,7 @@ class _Kept(NamedTuple):
 
 
 def _forward(
-  traffic: Traffic,
+  transfers: LayerTransfers,
   call: Callable[[Any, Any], tuple[Any, Any]],
   flat: Any,
   pieces: Arrays,
@@ -206,22 +208,22 @@ def _forward(
 ) -> tuple[list[jax.Array], _Kept]:
   """Runs `flat, kept = call(flat, layer)` over all layers."""
   if any(x is not None for x in homes):
-    return _forward_fetching(traffic, call, flat, pieces, homes)
+    return _forward_fetching(transfers, call, flat, pieces, homes)
 
   def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
     flat, layer = state
-    following = traffic.whole(pieces, i + 1)
+    following = transfers.whole(pieces, i + 1)
     flat, kept = call(flat, layer)
     return (flat, following), kept
 
-  first = flat, traffic.whole(pieces, 0)
+  first = flat, transfers.whole(pieces, 0)
   (flat, layer), kept = lax.scan(step, first, jnp.arange(len(pieces[0]) - 1))
   flat, last = call(flat, layer)
   return flat, _Kept(kept, [last], pieces)
 
 
 def _forward_fetching(
-  traffic: Traffic,
+  transfers: LayerTransfers,
   call: Callable[[Any, Any], tuple[Any, Any]],
   flat: Any,
   pieces: Arrays,
@@ -235,16 +237,18 @@ def _forward_fetching(
 
   def step(state: Any, i: jax.Array) -> tuple[Any, Any]:
     flat, layer, piece, homes = state
-    following, homes = traffic.arrive(piece, homes, i + 1)
-    piece = traffic.fetch(_piece_of(pieces, i + 2))
+    following, homes = transfers.arrive(piece, homes, i + 1)
+    piece = transfers.fetch(_piece_of(pieces, i + 2))
     flat, kept = call(flat, layer)
     return (flat, following, piece, homes), kept
 
-  layer, homes = traffic.arrive(traffic.fetch(_piece_of(pieces, 0)), homes, 0)
-  state = flat, layer, traffic.fetch(_piece_of(pieces, 1)), homes
+  layer, homes = transfers.arrive(
+    transfers.fetch(_piece_of(pieces, 0)), homes, 0
+  )
+  state = flat, layer, transfers.fetch(_piece_of(pieces, 1)), homes
   state, kept = lax.scan(step, state, jnp.arange(num_layers - 2))
   flat, layer, piece, homes = state
-  following, homes = traffic.arrive(piece, homes, num_layers - 1)
+  following, homes = transfers.arrive(piece, homes, num_layers - 1)
   flat, before = call(flat, layer)
   flat, last = call(flat, following)
   there = [x if y is None else y for x, y in zip(pieces, homes, strict=True)]
@@ -266,7 +270,7 @@ class _BackState(NamedTuple):
 class _Backward:
   """The backward pass, with a layer's transfers beside another's products."""
 
-  traffic: Traffic
+  transfers: LayerTransfers
   layer: _Layer
   kept: _Kept
   others: Arrays
@@ -284,7 +288,7 @@ class _Backward:
     state = self._computed(state, last, self._whole(end - 1))
     first = num_layers - 2  # First layer in the loop.
     # Peeled, since nothing was reduced before it, or since it is kept alone.
-    if self.traffic.cross is not None or tail:
+    if self.transfers.cross is not None or tail:
       state = self._step(state, end - 1, *tail)
       first -= 1
     state, _ = lax.scan(
@@ -295,7 +299,7 @@ class _Backward:
     state = self._reduced(state, 0)
     state = self._computed(state, _layer_of(self.kept.looped, 0), None)
     state = self._reduced(state, -1)
-    if self.traffic.cross is not None:
+    if self.transfers.cross is not None:
       state = state._replace(sums=self._put(state.sums, state.sent, 0))
     it = iter(state.d_others)
     d_all = [next(it) if f else None for f in is_float]
@@ -309,7 +313,7 @@ class _Backward:
     return self._computed(state, kept, following)
 
   def _whole(self, i: Any) -> list[jax.Array]:
-    return self.traffic.whole(self.kept.pieces, i)
+    return self.transfers.whole(self.kept.pieces, i)
 
   def _computed(self, state: _BackState, kept: Any, following: Any) -> Any:
     """The state behind the products of a layer."""
@@ -325,18 +329,18 @@ class _Backward:
     """Advances waiting gradients while layer i computes."""
     held = _layer_of(state.sums, i + 1)
     sums = state.sums
-    if self.traffic.cross is None:
-      reduced = self.traffic.reduce(state.pending, held)
+    if self.transfers.cross is None:
+      reduced = self.transfers.reduce(state.pending, held)
       return state._replace(pending=None, sums=self._put(sums, reduced, i + 1))
     if state.sent is not None:
       sums = self._put(sums, state.sent, i + 2)
-    sent = self.traffic.reduce(state.pending, held)
+    sent = self.transfers.reduce(state.pending, held)
     return state._replace(pending=None, sent=sent, sums=sums)
 
   def _put(self, sums: Any, sent: Any, i: Any) -> list[PyTree]:
     """Sums with the values of layer i's slots."""
-    if self.traffic.cross is not None:
-      sent = self.traffic.cross(sent, _layer_of(sums, i), i)
+    if self.transfers.cross is not None:
+      sent = self.transfers.cross(sent, _layer_of(sums, i), i)
     return jax.tree.map(
       lambda a, x: lax.dynamic_update_index_in_dim(a, x.astype(a.dtype), i, 0),
       sums,

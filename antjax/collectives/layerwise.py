@@ -347,7 +347,7 @@ def _run_ahead(
     carry,
     [x.piece for x in leaves],
     [x.slot for x in leaves],
-    layer_loop.Traffic(
+    layer_loop.LayerTransfers(
       gather,
       reduce,
       cross if any(x.carried is not None for x in trained) else None,
