@@ -86,7 +86,7 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 1_046,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 8_110,  # 160 of them how new items score; see house.md.
+  'antjax/ctr': 8_125,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_611,  # See docs/design/house.md.
   'antjax/elastic': 10_875,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_370,  # See docs/design/house.md.
