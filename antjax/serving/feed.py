@@ -16,6 +16,7 @@ import json
 import math
 import os
 import pathlib
+import secrets
 import time
 from typing import Any, NamedTuple
 import zipfile
@@ -81,6 +82,9 @@ def write(
     base: Digest of the state that it follows.
     arrays: Its arrays.
     info: JSON-able, for whoever reads it.
+
+  Raises:
+    ValueError: Another delta has the number.
   """
   payload = io.BytesIO()
   np.savez(payload, **arrays)  # type: ignore[arg-type]
@@ -95,20 +99,41 @@ def write(
     'info': dict(info or {}),
   }
   line = json.dumps(head, sort_keys=True).encode() + b'\n'
-  place = epath.Path(folder) / name_of(sequence)
   paths.check(folder, 'deltas')
-  if paths.is_url(os.fspath(folder)):  # Objects appear whole.
-    place.write_bytes(line + content)
-  else:
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    unfinished = pathlib.Path(folder) / f'.{place.name}.new'
-    with unfinished.open('wb') as file:
-      file.write(line + content)
-      file.flush()
-      os.fsync(file.fileno())
-    unfinished.replace(place)
+  _write_once(os.fspath(folder), name_of(sequence), line + content)
   digest = hashlib.sha256(line).hexdigest()
   return Delta(sequence, digest, head['info'], dict(arrays))
+
+
+def _write_once(folder: str, name: str, data: bytes) -> None:
+  """Writes a file whole, or leaves an equal one.
+
+  Raises:
+    ValueError: Another file has the name: servers may have taken it.
+  """
+  place = epath.Path(folder) / name
+  is_there = paths.is_url(folder) and place.exists()
+  if paths.is_url(folder) and not is_there:  # Objects appear whole.
+    place.write_bytes(data)
+  elif not is_there:
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    unfinished = pathlib.Path(folder, f'.{name}.{secrets.token_hex(4)}')
+    try:
+      with unfinished.open('xb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      os.link(unfinished, place)  # One of two writers at once has the name.
+    except FileExistsError:
+      is_there = True
+    finally:
+      unfinished.unlink(missing_ok=True)
+  if is_there and place.read_bytes() != data:
+    raise ValueError(
+      f'deltas={folder}: {name} is there with another content: a second'
+      ' trainer writes there, or the deltas are of another base. Stop one, or'
+      ' write a full export and deltas after it into another folder.'
+    )
 
 
 def parse(data: bytes, sequence: int, base: str) -> Delta:

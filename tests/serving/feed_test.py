@@ -175,9 +175,22 @@ def test_what_does_not_fit_changes_nothing(base, tmp_path, change):
   follower.catch_up()
   assert state(model) == before and follower.state['refused']['content'] == 1
   assert '0000000001.delta: ' in follower.state['trouble']
+  (tmp_path / 'deltas' / '0000000001.delta').unlink()
   feed.write(tmp_path / 'deltas', 1, digest, good)
   follower.catch_up()
   assert state(model) != before and follower.num_applied == 1
+
+
+def test_a_delta_is_never_replaced(tmp_path):
+  arrays = {'params/c': np.ones(3, np.float32)}
+  made = feed.write(tmp_path, 1, 'base', arrays)
+  before = (tmp_path / '0000000001.delta').read_bytes()
+  # A trainer that was killed writes it again, a second trainer another one.
+  assert feed.write(tmp_path, 1, 'base', arrays).digest == made.digest
+  with pytest.raises(ValueError, match='0000000001.delta is there with another'):
+    feed.write(tmp_path, 1, 'base', {'params/c': np.zeros(3, np.float32)})
+  assert [p.name for p in tmp_path.iterdir()] == ['0000000001.delta']
+  assert (tmp_path / '0000000001.delta').read_bytes() == before
 
 
 @pytest.mark.parametrize('base', ['none'], indirect=True)
