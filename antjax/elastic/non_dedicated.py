@@ -18,9 +18,9 @@ from antjax.elastic.actions import Action, BackupWorkers, KillRestart, Nothing
 from antjax.elastic.allocation import Cost
 from antjax.elastic.view import ClusterView, WorkerView
 
-# Share of a job that may be lost to unequal parts, and seconds until they can
-# be taken back; of what they win in these, a tenth is counted on.
-_SHARE, _LAG_S, _COUNTED_ON = 0.03, 20.0, 0.1
+# Share of a job that may be lost to unequal parts, seconds until they can be
+# taken back, and how much is counted on of what they win in these.
+_SHARE, _LAG_S, _COUNTED_ON = 0.03, 20.0, 0.3
 
 
 def _room_s(view: ClusterView, more_s: float = 0.0) -> float:
@@ -33,19 +33,27 @@ def _room_s(view: ClusterView, more_s: float = 0.0) -> float:
 def _is_too_risky(
   view: ClusterView, costs: Sequence[Cost], counts: Sequence[int]
 ) -> bool:
-  """Whether too much is lost where all are equally fast from now on."""
+  """Whether too much is lost where all are well from now on.
+
+  Those that are slow by their device kind stay so.
+  """
   if list(counts) == list(view.num_micro_batches.values()):
     return _room_s(view) < 0  # They were worth it.
-  equal = parts.equal_counts(view)
-  ratio = max(new / max(1, old) for new, old in zip(counts, equal))
-  if ratio <= 1:
-    return False
-  equal_s, new_s = (
-    parts.longest(costs, each) + view.exchange_s for each in (equal, counts)
-  )
-  won_s = _LAG_S * (equal_s / new_s - 1)
-  lost_s = _LAG_S * (1 - 1 / ratio)
-  return lost_s > _room_s(view) + _COUNTED_ON * won_s
+  best = min(costs, key=lambda cost: cost.beta_s)
+  well = [
+    cost if worker.state == 'deterministic' else best
+    for worker, cost in zip(view.workers, costs)
+  ]
+
+  def won_s(costs: Sequence[Cost]) -> float:
+    equal_s, new_s = (
+      parts.longest(costs, each) + view.exchange_s
+      for each in (parts.equal_counts(view), counts)
+    )
+    return _LAG_S * (equal_s / new_s - 1)
+
+  lost_s = -won_s(well)
+  return lost_s > _room_s(view) + _COUNTED_ON * max(0.0, won_s(costs))
 
 
 def _lasting(view: ClusterView, worker: WorkerView, cost: Cost) -> Cost:
@@ -104,9 +112,9 @@ def _restart(
     if gain_s > best[0] * 1.01:
       best = gain_s, num
   gain_s, num = best
-  if gain_s <= view.restart_cost_s or view.restart_cost_s > _room_s(
-    view, remaining_s
-  ):
+  cost_s = view.restart_cost_s
+  # The cost may be a default, and the new host no better.
+  if gain_s <= cost_s or 2 * cost_s > _room_s(view, remaining_s):
     return []
   return [
     KillRestart(
@@ -115,7 +123,7 @@ def _restart(
       f' {view.workers[at].long_slowness:.1f}x slower than the median for'
       f' long; a new host saves {gain_s:.0f} s of the remaining'
       f' {remaining_s:.0f} s, beyond what less work for it saves, and a restart'
-      f' costs {view.restart_cost_s:.0f} s',
+      f' costs {cost_s:.0f} s',
     )
     for at in slow[:num]
   ]
