@@ -88,7 +88,7 @@ _OVER_BUDGET = {
   'antjax': 1_046,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 8_110,  # 160 of them how new items score; see house.md.
   'antjax/data': 11_611,  # See docs/design/house.md.
-  'antjax/elastic': 10_875,  # 770 of them checks of hosts and notices.
+  'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_370,  # See docs/design/house.md.
   'antjax/jobs': 18_019,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
@@ -101,7 +101,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_420,
-  'tests': 65_070,  # See docs/design/house.md.
+  'tests': 65_240,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}
