@@ -47,7 +47,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
   """Trains, scores, exports and reports; returns the scores by split."""
   clicks = Clicks(config, job)
   built = bahe_model.build(config, job, clicks)
-  model, num_steps = built.model, config.steps_for(clicks.num_examples('train'))
+  model, num_steps = built.model, config.steps_for(len(clicks.splits['train']))
   is_trained = tuning.trainable(config.effective_tuning)
   tables = model.tables(job.mesh)
 
