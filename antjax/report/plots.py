@@ -32,7 +32,7 @@ def titled(title: str, height: float, width: float = 6.2) -> tuple[Any, Any]:
   axes.set_title(title, loc='left', fontsize=11, fontweight='bold', color=INK)
   axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.spines['bottom'].set_color(_LINE)
-  axes.tick_params(length=0, colors=SOFT, labelsize=9)
+  axes.tick_params(which='both', length=0, colors=SOFT, labelsize=9)
   axes.set_axisbelow(True)
   return figure, axes
 
