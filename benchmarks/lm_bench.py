@@ -26,12 +26,11 @@ scores of attention; `of_peak` is their rate relative to the fastest product of
 two large matrices, measured first on this machine.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import dataclasses
 import pathlib
 import statistics
 import tempfile
-import time
 from typing import Any
 
 import numpy as np
@@ -132,24 +131,6 @@ def line_of(
   return line
 
 
-def processor_times(
-  workers: Mapping[str, harness.Worker], calls: Sequence[str], num_turns: int
-) -> dict[str, dict[str, list[float]]]:
-  """Processor seconds of calls that take turns: side -> 'cpu_' call -> all."""
-  found: dict[str, dict[str, list[float]]] = {
-    name: {f'cpu_{call}': [] for call in calls} for name in workers
-  }
-  for _ in range(num_turns):
-    for name, worker in workers.items():
-      time.sleep(harness.PAUSE_S)
-      for call in calls:
-        before = worker.order('processor_s')
-        worker.order(call)
-        used = worker.order('processor_s') - before
-        found[name][f'cpu_{call}'].append(used)
-  return found
-
-
 def _lines(config: Config) -> Iterator[dict[str, Any]]:
   cases = harness.choose('cases', config.cases, {c.name: c for c in CASES})
   peak = machine.matmul_flops_per_s()
@@ -175,11 +156,7 @@ def _lines(config: Config) -> Iterator[dict[str, Any]]:
         }
         calls = {'step': 2, 'encode': 1}
         turns = harness.take_turns(workers, config.turns, calls, warm_up='step')
-        used = processor_times(workers, tuple(calls), config.turns[0])
-      found = {
-        name: {**turns[name], **used[name], 'first': first[name]}
-        for name in _NAMES
-      }
+      found = {name: {**turns[name], 'first': first[name]} for name in _NAMES}
       work = flops(case, fields)
       line = line_of(case, found, work)
       yield line | {'of_peak': work / line['antjax_step_s'] / peak}

@@ -88,20 +88,20 @@ _OVER_BUDGET = {
   'antjax': 1_046,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 8_110,  # 160 of them how new items score; see house.md.
   'antjax/data': 11_611,  # See docs/design/house.md.
-  'antjax/elastic': 10_796,  # 770 of them checks of hosts and notices.
+  'antjax/elastic': 10_875,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_370,  # See docs/design/house.md.
   'antjax/jobs': 18_019,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
-  'antjax/shards': 3_000,
+  'antjax/shards': 3_017,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
   # see docs/design/house.md.
   'antjax/train': 6_553,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_420,
-  'tests': 64_940,  # See docs/design/house.md.
+  'tests': 65_250,  # See docs/design/house.md.
   'antjax/networks': 2_755,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -82,7 +82,8 @@ class CoordinatorClient:
     self._sequence = 0
     self._is_known = False  # The coordinator has answered before.
     self._connecting = threading.Lock()
-    self._revision = 0  # Of the job, the highest that a reply has told.
+    # Of the job, the highest that a reply has told, and the proof that it did.
+    self._told = 0, b''
     self._closed = threading.Event()
     self._check_tls = (
       f'that it has TLS too, of the ca.pem in {self.tls_dir}'
@@ -141,7 +142,7 @@ class CoordinatorClient:
     head = request.head
     head.job, head.client = self.job, self.client
     head.incarnation, head.generation = self.incarnation, self.generation
-    head.revision = self._revision
+    head.revision, head.revision_proof = self._told
     patience = self.give_up_s if give_up_s is None else give_up_s
     if not METHODS[name].is_journaled:
       head.sequence = 0
@@ -169,7 +170,9 @@ class CoordinatorClient:
           logging.info('The coordinator at %s is there again.', self.address)
         # A thread that overwrites a higher one only makes the check weaker.
         self._is_known = True
-        self._revision = max(self._revision, getattr(reply, 'revision', 0))
+        revision = getattr(reply, 'revision', 0)
+        if revision >= self._told[0]:
+          self._told = revision, getattr(reply, 'revision_proof', b'')
         # Agents are told it, workers are of one.
         newest = getattr(reply, 'generation', 0)
         self.generation = max(self.generation, newest)

@@ -120,10 +120,8 @@ async def serve(
         'Going on with %d jobs of %s.', len(jobs.names()), config.journal
       )
     # A host has its agent's connection and its worker's.
-    logging.info(
-      'At most %d hosts a job, and %d connections of all: `ulimit -n`.',
-      *(MAX_HOSTS, max_connections()),
-    )
+    text = 'At most %d hosts a job, and %d connections of all: `ulimit -n`.'
+    logging.info(text, MAX_HOSTS, max_connections())
     coordinator = Coordinator(
       config,
       writer.Writer(jobs, journal),
@@ -335,6 +333,7 @@ class Coordinator:
       revision=job.revision,
       beat_s=beat_s(0.0, len(job.members)),
       mtbf_s=job.mtbf_s,
+      revision_proof=self.writer.jobs.proof(job.name, job.revision),
     ).SerializeToString()
     if request.plan_version < job.plan.version or not job.plan.version:
       reply += self._plans.field(job)
@@ -368,9 +367,9 @@ class Coordinator:
       raise stale(f'{reason}.')
     self._unheard.hear(head)
 
-  def _recover(self, head: pb.Head, generation: int = 0) -> str | None:
+  def _recover(self, head: pb.Head, *seen: int) -> str | None:
     """Returns why a job goes back to its checkpoint, where it has to."""
-    message = self.writer.jobs.recovery(head, generation)
+    message = self.writer.jobs.recovery(head, *seen)
     if message is None:
       return None
     logging.error('Job %s: %s.', head.job, message.reason)

@@ -15,26 +15,30 @@ EXACTLY_ONCE: Delivery
 AT_MOST_ONCE: Delivery
 
 class Head(_message.Message):
-    __slots__ = ("job", "client", "incarnation", "sequence", "generation", "revision")
+    __slots__ = ("job", "client", "incarnation", "sequence", "generation", "revision", "revision_proof")
     JOB_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_PROOF_FIELD_NUMBER: _ClassVar[int]
     job: str
     client: str
     incarnation: int
     sequence: int
     generation: int
     revision: int
-    def __init__(self, job: _Optional[str] = ..., client: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    revision_proof: bytes
+    def __init__(self, job: _Optional[str] = ..., client: _Optional[str] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ..., revision_proof: _Optional[bytes] = ...) -> None: ...
 
 class Empty(_message.Message):
-    __slots__ = ("revision",)
+    __slots__ = ("revision", "revision_proof")
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_PROOF_FIELD_NUMBER: _ClassVar[int]
     revision: int
-    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+    revision_proof: bytes
+    def __init__(self, revision: _Optional[int] = ..., revision_proof: _Optional[bytes] = ...) -> None: ...
 
 class DataSet(_message.Message):
     __slots__ = ("name", "num_records", "shard_size", "seed", "num_epochs", "is_stream", "max_data_errors", "delivery")
@@ -125,7 +129,7 @@ class ExchangeRequest(_message.Message):
     def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., data_set: _Optional[str] = ..., pass_number: _Optional[int] = ..., consumed: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., progress: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[DataError, _Mapping]]] = ..., num_wanted: _Optional[int] = ...) -> None: ...
 
 class ExchangeReply(_message.Message):
-    __slots__ = ("leases", "outcome", "first_open_epoch", "revision")
+    __slots__ = ("leases", "outcome", "first_open_epoch", "revision", "revision_proof")
     class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         LEASED: _ClassVar[ExchangeReply.Outcome]
@@ -138,11 +142,13 @@ class ExchangeReply(_message.Message):
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     FIRST_OPEN_EPOCH_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_PROOF_FIELD_NUMBER: _ClassVar[int]
     leases: _containers.RepeatedCompositeFieldContainer[Lease]
     outcome: ExchangeReply.Outcome
     first_open_epoch: int
     revision: int
-    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., outcome: _Optional[_Union[ExchangeReply.Outcome, str]] = ..., first_open_epoch: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    revision_proof: bytes
+    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., outcome: _Optional[_Union[ExchangeReply.Outcome, str]] = ..., first_open_epoch: _Optional[int] = ..., revision: _Optional[int] = ..., revision_proof: _Optional[bytes] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
     __slots__ = ("head", "step", "states")
@@ -249,18 +255,20 @@ class Plan(_message.Message):
     def __init__(self, version: _Optional[int] = ..., num_micro_batches: _Optional[_Mapping[str, int]] = ..., lr_scale: _Optional[float] = ..., deadline_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("plan", "is_stopping", "revision", "beat_s", "mtbf_s")
+    __slots__ = ("plan", "is_stopping", "revision", "beat_s", "mtbf_s", "revision_proof")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     IS_STOPPING_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     BEAT_S_FIELD_NUMBER: _ClassVar[int]
     MTBF_S_FIELD_NUMBER: _ClassVar[int]
+    REVISION_PROOF_FIELD_NUMBER: _ClassVar[int]
     plan: Plan
     is_stopping: bool
     revision: int
     beat_s: float
     mtbf_s: float
-    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., is_stopping: _Optional[bool] = ..., revision: _Optional[int] = ..., beat_s: _Optional[float] = ..., mtbf_s: _Optional[float] = ...) -> None: ...
+    revision_proof: bytes
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., is_stopping: _Optional[bool] = ..., revision: _Optional[int] = ..., beat_s: _Optional[float] = ..., mtbf_s: _Optional[float] = ..., revision_proof: _Optional[bytes] = ...) -> None: ...
 
 class NodeCheck(_message.Message):
     __slots__ = ("state", "error", "is_wrong", "platform", "device_kind", "num_devices", "matmul_flops", "memory_bytes", "disk_bytes", "link_port", "link_key", "links")

@@ -14,10 +14,12 @@ them is enough to resume after a crash. Who may change a job:
                older one is refused.
   revision     Who knows one that the job has not had shows that the journal is
                older than its replies, as after a disk was damaged: see
-               `recovery`. From then on only new processes are heard.
+               `recovery`. From then on only new processes are heard. What
+               came with it proves that it was told.
 """
 
 from collections.abc import Callable
+import hmac
 import json
 import struct
 import types
@@ -78,8 +80,10 @@ _CHANGES: dict[type[Message], Callable[..., bool]] = {
 class Jobs:
   """Applies requests and decisions to jobs, one after the other."""
 
-  def __init__(self) -> None:
+  def __init__(self, key: bytes = b'') -> None:
+    """Has no jobs; `key` proves what was told, empty: all is believed."""
     self._jobs: dict[str, JobState] = {}
+    self._key = key
 
   def names(self) -> list[str]:
     return list(self._jobs)
@@ -152,6 +156,7 @@ class Jobs:
     is_stored = is_new or not is_poll
     job.revision += is_stored
     reply.revision = job.revision
+    reply.revision_proof = self.proof(job.name, job.revision)
     client.reply = reply.SerializeToString()
     return client.reply, is_stored
 
@@ -170,17 +175,40 @@ class Jobs:
     self.decide(message, now)
     return b''
 
+  def proof(self, job: str, revision: int) -> bytes:
+    """Returns what shows that a revision of a job was told."""
+    text = f'{revision} {job}'.encode()
+    return hmac.digest(self._key, text, 'sha256')[:16] if self._key else b''
+
   def recovery(
-    self, head: pb.Head, generation: int = 0
+    self, head: pb.Head, generation: int | None = None
   ) -> pb.RecoverJob | None:
     """Returns what to decide where who asks knows more than the journal.
 
-    `generation` is the newest that an agent has seen; 0: a worker asks.
+    `generation` is the newest that an agent has seen; None: a worker asks, who
+    is believed what it proves. Agents may end a generation in any case. Of a
+    job that is not known there is nothing to lose, and may be no key.
+
+    Raises:
+      Refused: It was told no such thing.
     """
     job = self.job(head.job)
     gone = job.num_gone(head.revision)
+    is_worker, generation = generation is None, generation or 0
     if gone <= 0 and generation <= job.generation:
       return None
+    proof = self.proof(head.job, head.revision)
+    if (
+      is_worker
+      and job.revision
+      and not hmac.compare_digest(proof, head.revision_proof)
+    ):
+      raise invalid(
+        f'head.revision={head.revision} of job {head.job!r}, which is at'
+        f' {job.revision}, was never told to a worker by the coordinator of'
+        ' this journal, or only before it had proofs. Was the journal replaced?'
+        ' Then start the workers again, from their last checkpoint.'
+      )
     newest = max(job.generation, head.generation, generation)
     for name, value, most in (
       ('head.revision', head.revision, job.revision + _MAX_GONE),
@@ -263,7 +291,7 @@ class Jobs:
     return b''.join([struct.pack('<Q', len(text)), text, *blobs])
 
   @classmethod
-  def from_bytes(cls, data: bytes) -> 'Jobs':
+  def from_bytes(cls, data: bytes, key: bytes = b'') -> 'Jobs':
     """Makes the jobs that `to_bytes` has stored.
 
     Raises:
@@ -281,7 +309,7 @@ class Jobs:
     for size in head['sizes']:
       blobs.append(data[at : at + size])
       at += size
-    result = cls()
+    result = cls(key)
     for fields in head['jobs']:
       job = JobState.from_json(fields, blobs)
       result._jobs[job.name] = job

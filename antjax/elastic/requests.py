@@ -16,7 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import protocol
+from antjax.elastic import job_data, protocol
 from antjax.elastic.protocol import invalid, Refused
 from antjax.shards import data_shard
 
@@ -34,6 +34,11 @@ _MAX_LOSS = 1e30
 _NAME = re.compile(r'[\w.:@/+\-]{1,128}', re.ASCII)
 _MAX_INT = 1 << 53
 STATE_MESSAGES = (pb.BeginRequest, pb.CommitRequest)
+_MAX_FIELDS = 2 * job_data.MAX_DATA_SETS  # Of a state message.
+# In its positions: the largest one of a ledger, with every epoch open that may
+# be and marks of 20,000 workers, has 200,000. So many are read in .3 s.
+MAX_VALUES = 1 << 18
+_WIRE_BYTES = {1: 8, 5: 4}  # Wire type -> size, if it is always the same.
 
 # Takes the path of a field and its value; raises Refused.
 _Check = Callable[[str, Any], None]
@@ -51,6 +56,8 @@ def parse(kind: type[Message], data: bytes) -> Message:
       f'{kind.DESCRIPTOR.name} has {len(data)} bytes; at most {limit} are'
       ' taken.'
     )
+  if kind in STATE_MESSAGES:
+    _check_positions(kind, data)
   try:
     request = kind.FromString(data)
   except DecodeError as error:
@@ -67,6 +74,45 @@ def parse(kind: type[Message], data: bytes) -> Message:
       'max_hosts', request.max_hosts
     )
   return request
+
+
+def _check_positions(kind: type[Message], data: bytes) -> None:
+  """Refuses what takes long to read, while nobody else is answered."""
+  what = kind.DESCRIPTOR.name
+  num_values = sum(map(data.count, (b',', b'{', b'[')))
+  if num_values > MAX_VALUES:
+    raise invalid(
+      f'the positions in {what} have {num_values} values; at most {MAX_VALUES}'
+      ' are taken. Are they those of a ledger? Else use a larger shard_size.'
+    )
+  at = 0
+  for _ in range(_MAX_FIELDS):
+    tag, at = _varint(data, at)
+    wire = tag & 7
+    if wire == 2:
+      size, at = _varint(data, at)
+      at += size
+    elif wire == 0:
+      _, at = _varint(data, at)
+    else:
+      at += _WIRE_BYTES.get(wire, len(data))  # The parser refuses others.
+    if at >= len(data):
+      return
+  raise invalid(
+    f'{what} has more than {_MAX_FIELDS} fields; at most'
+    f' {job_data.MAX_DATA_SETS} positions are taken.'
+  )
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+  """Returns a number in a message, and where it ends."""
+  value = 0
+  for shift, byte in enumerate(data[at : at + 10]):
+    value |= (byte & 0x7F) << 7 * shift
+    at += 1
+    if byte < 0x80:
+      break
+  return value, at
 
 
 def _check_shards(num_records: int, shard_size: int) -> None:
@@ -190,7 +236,7 @@ _USUAL: dict[int, _Check] = {
   FieldDescriptor.TYPE_MESSAGE: _message,
 }
 _SPECIAL: dict[type[Message], dict[str, _Check]] = {
-  pb.Head: {'job': _name, 'client': _name},
+  pb.Head: {'job': _name, 'client': _name, 'revision_proof': _text(64)},
   pb.DataSet: {
     'name': _name,
     'shard_size': _between(1, MAX_SHARD_SIZE),
@@ -206,11 +252,10 @@ _SPECIAL: dict[type[Message], dict[str, _Check]] = {
     'returned': _each(_anything),
   },
   pb.DataError: {'shard': _anything},
-  pb.CommitRequest: {'states': _each(_key, _MAX_INT)},
+  pb.CommitRequest: {'states': _each(_key, job_data.MAX_DATA_SETS)},
   pb.ExtendStreamRequest: {'data_set': _name},
   pb.HeartbeatRequest: {
     'num_devices': _between(0, 1 << 20),
-    'batch_times': _each(_message, _MAX_INT),
     'loss': _finite,
   },
   pb.AgentBeatRequest: {

@@ -37,7 +37,9 @@ def load(journal: Journal) -> Jobs:
   """
   snapshot, commands = journal.load()
   try:
-    jobs = Jobs() if snapshot is None else Jobs.from_bytes(snapshot)
+    jobs = Jobs(journal.key)
+    if snapshot is not None:
+      jobs = Jobs.from_bytes(snapshot, journal.key)
     for kind, body, now in commands:
       jobs.apply(MESSAGES[kind].FromString(body), now)
   except (ValueError, LookupError, Refused) as error:

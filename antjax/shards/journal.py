@@ -8,11 +8,13 @@ row with a checksum and one fsync, so that many commands cost as much as one.
 
   table snapshot  last_row (the newest row of `commands` in it), crc, body
   table commands  id (1, 2, ... without gaps after last_row), crc, body
+  table secret    key, drawn once: older journals get one when they are opened
 """
 
 from collections.abc import Iterator, Sequence
 import fcntl
 import os
+import secrets
 import sqlite3
 import struct
 from typing import Any
@@ -21,6 +23,7 @@ import zlib
 from antjax import paths
 
 VERSION = 1
+_KEY_BYTES = 32
 _APPLICATION_ID = 0x616A6A31  # 'ajj1'
 _ENTRY = struct.Struct('<BdI')  # Type, time, length.
 _TABLES = """
@@ -70,6 +73,8 @@ class Journal:
     self._lock = self._locked()
     try:
       self._db = self._opened()
+      # For proofs of what came from this journal, whatever it loses later.
+      self.key = self._drawn_key()
     except BaseException:
       os.close(self._lock)
       raise
@@ -226,6 +231,17 @@ class Journal:
     problems = [text for (text,) in db.execute('PRAGMA quick_check(3)')]
     if problems != ['ok']:
       raise self._damaged('; '.join(problems))
+
+  def _drawn_key(self) -> bytes:
+    """Returns the key of the journal; it is kept outside the log."""
+    query = 'SELECT key FROM secret'
+    self._execute('CREATE TABLE IF NOT EXISTS secret (key BLOB NOT NULL)')
+    if not self._execute(query):
+      key = secrets.token_bytes(_KEY_BYTES)
+      self._execute('INSERT INTO secret VALUES (?)', (key,))
+      self._execute('PRAGMA wal_checkpoint(TRUNCATE)')
+    [(key,)] = self._execute(query)
+    return bytes(key)
 
   def _sync_folder(self) -> None:
     """Makes sure that a new file is found after a crash of the machine."""

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import job_data
+from antjax.elastic import job_data, requests
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.protocol import Refused
@@ -150,6 +150,71 @@ def test_data_sets_share_the_memory_of_their_job(monkeypatch):
   refused(jobs, INVALID, 'at most', lambda: begin('b', 2))
   begin('b', 1)
   refused(jobs, 'RESOURCE_EXHAUSTED', 'room for 0 of', lambda: create('c'))
+
+
+def _keys(count):
+  return b'{' + b','.join(b'"%d":[]' % i for i in range(count)) + b'}'
+
+
+def _many_states(size):
+  entry = b'\x1a\x06\x0a\x04%04d'
+  parts = b''.join(entry % (i % 10_000) for i in range(10_000))
+  return _requested(pb.CommitRequest) + parts * (size // len(parts))
+
+
+def _requested(kind, **fields):
+  return kind(head=head(3), **fields).SerializeToString()
+
+
+LARGE = {
+  'empty_dicts': lambda size: _requested(
+    pb.BeginRequest,
+    data_set='d',
+    pass_number=1,
+    state=b'[' + b'{},' * (size // 3) + b'{}]',
+  ),
+  'keys': lambda size: _requested(
+    pb.BeginRequest, data_set='d', pass_number=1, state=_keys(size // 12)
+  ),
+  'keys_of_many': lambda size: _requested(
+    pb.CommitRequest, states={f'd{i}': _keys(size // 600) for i in range(50)}
+  ),
+  'many_states': _many_states,
+  'batch_times': lambda size: (
+    _requested(pb.HeartbeatRequest) + b'\x22\x00' * (size // 100)
+  ),
+}
+KINDS = {
+  'batch_times': pb.HeartbeatRequest,
+  'many_states': pb.CommitRequest,
+  'keys_of_many': pb.CommitRequest,
+}
+
+
+@pytest.mark.parametrize('name', LARGE)
+def test_what_takes_long_to_read_is_refused_before(name):
+  data = LARGE[name](28 << 20)
+  began = time.process_time()
+  with pytest.raises(Refused, match='at most|<= 10000') as caught:
+    requests.parse(KINDS.get(name, pb.BeginRequest), data)
+  assert caught.value.code == INVALID
+  assert time.process_time() - began < _LATE_S / 4
+
+
+def test_the_largest_position_of_a_ledger_is_not_too_large():
+  ledger = Ledger(
+    LedgerSpec(num_records=4 << 11, shard_size=4, num_epochs=None)
+  )
+  state = {**position([], 4 << 11), 'epochs': []}
+  for number in range(MAX_OPEN_EPOCHS):  # Each of other shards, at random.
+    done = index_set.encode(1 << number % 2048 | 1 << number * 7 % 2048)
+    state['epochs'].append(epochs(number, number + 1, done))
+  marks = {str(i): '3' for i in range(2048)}
+  state['epochs'][0] = epochs(0, 1, marks=marks)
+  ledger.begin(state)
+  text = json.dumps(ledger.state()).encode()
+  begin = pb.BeginRequest(head=head(3), data_set='d', pass_number=1, state=text)
+  assert requests.parse(pb.BeginRequest, begin.SerializeToString()) == begin
 
 
 class Watch:

@@ -242,6 +242,76 @@ async def test_nothing_is_leased_until_all_have_spoken(tmp_path):
     assert (await server.send('Exchange', exchange(5))).leases
 
 
+@run
+async def test_a_revision_that_was_never_told_hurts_nobody(tmp_path):
+  async with Server(tmp_path) as server:
+    for name in 'ab':
+      await join(server, name)
+    told = await server.send('Exchange', exchange(3, num_wanted=1))
+    before = server.jobs.to_bytes()
+    later = told.revision + 1
+    for revision, proof in (
+      (later, b''),
+      (later, told.revision_proof),
+      (later, server.jobs.proof('another', later)),
+      (1 << 52, b'x' * 16),
+    ):
+      lie = head(4, 'a')
+      lie.revision, lie.revision_proof = revision, proof
+      beat = pb.HeartbeatRequest(head=lie)
+      ask = exchange(4)
+      ask.head.CopyFrom(lie)
+      for name, request in (('Heartbeat', beat), ('Exchange', ask)):
+        await server.refused(
+          name, request, 'INVALID_ARGUMENT', 'was never told to a worker'
+        )
+    assert server.jobs.to_bytes() == before
+    assert (await server.send('Exchange', exchange(3, 'b'))).leases
+    # One that was told once, and is gone from the journal, is proven.
+    lie.revision = later
+    lie.revision_proof = server.jobs.proof('j', later)
+    server.jobs.job('j').revision = told.revision
+    await server.refused(
+      'Heartbeat', pb.HeartbeatRequest(head=lie), 'FAILED_PRECONDITION', 'gone'
+    )
+
+
+@run
+async def test_the_proof_is_of_the_revision_that_is_told(tmp_path):
+  async with Server(tmp_path) as server:
+    await join(server)
+    replies = [
+      await server.send('Exchange', exchange(3)),
+      await server.send('Heartbeat', pb.HeartbeatRequest(head=head(0))),
+    ]
+    replies.append(await server.send('Exchange', exchange(3)))  # Repeated.
+    proofs = [server.jobs.proof('j', reply.revision) for reply in replies]
+    assert [reply.revision_proof for reply in replies] == proofs
+  async with Server(tmp_path) as server:  # Also of the journal's replies.
+    assert (await server.send('Exchange', exchange(3))) == replies[0]
+
+
+def test_a_journal_keeps_its_key_whatever_its_log_loses(tmp_path):
+  path, wal = tmp_path / 'journal.db', tmp_path / 'journal.db-wal'
+  with Journal(path) as journal:
+    key = journal.key
+    assert len(key) == 32
+    journal.append([(0, b'x', 1.0)])
+    copy = tmp_path / 'killed.db'  # As it is when it is killed.
+    shutil.copy(path, copy)
+    assert wal.stat().st_size
+  with Journal(copy) as journal:
+    assert journal.key == key and journal.load()[0] is None
+  db = sqlite3.connect(path)  # As older versions have made it.
+  db.execute('DROP TABLE secret')
+  db.close()
+  with Journal(path) as journal:
+    assert len(journal.key) == 32 and journal.key != key
+    assert list(journal.load()[1]) == [(0, b'x', 1.0)]
+  with Journal(tmp_path / 'other.db') as other:
+    assert other.key not in (key, journal.key)
+
+
 DAMAGE = {
   'cut': lambda wal: wal.write_bytes(wal.read_bytes()[:40_000]),
   'flipped': lambda wal: wal.write_bytes(
