@@ -60,8 +60,8 @@ _WITHOUT_JAX = (
 # Lines of Python that a room may have; antjax/ itself holds config.
 _BUDGETS = {
   'antjax': 700,
-  # 345 of them the loop that fetches layers ahead, 195 sums in int8.
-  'antjax/collectives': 2_598,
+  # 449 of them the loop that fetches layers ahead, 195 sums in int8.
+  'antjax/collectives': 2_702,
   'antjax/ctr': 4_000,
   'antjax/data': 6_000,
   'antjax/elastic': 8_500,  # 770 of them checks of hosts and notices.
@@ -86,18 +86,18 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 1_046,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 8_110,  # 160 of them how new items score; see house.md.
+  'antjax/ctr': 8_125,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_611,  # See docs/design/house.md.
   'antjax/elastic': 10_875,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_370,  # See docs/design/house.md.
-  'antjax/jobs': 18_019,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_036,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_610,
   'antjax/report': 1_855,
   'antjax/serving': 3_340,
   'antjax/shards': 3_017,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
   # see docs/design/house.md.
-  'antjax/train': 6_553,
+  'antjax/train': 6_635,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_420,
