@@ -23,6 +23,8 @@ memory to the sum of gradients, divided by its examples, plus those of the
 optimizer divided by the 32 examples of a step, for all forms. `time_ratio` is
 the faster of full_text and peer over bahe; `end_to_end_ratio` adds to bahe its
 share of encoding MovieLens-1M's behaviors once for one pass over its examples.
+`full_text_speed_ratio` is peer over full_text, `full_text_cpu_ratio` that of
+processor seconds, see `lm_bench`.
 
 `memory_ratio` compares bytes per example, without the state: for antjax the
 memory planned by the compiler for twice the examples minus that for one
@@ -200,16 +202,20 @@ def make(case: Case, config: dict[str, Any], num_examples: int, seed: int = 0):
 
 def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
   """The figures of a case, from the measurements of each form."""
-  seconds = {
-    form: statistics.median(x['gradient']) / x['num_examples']
-    + statistics.median(x['update']) / STEP_EXAMPLES
-    for form, x in found.items()
-  }
+  seconds, cpu_s = (
+    {
+      form: statistics.median(x[clock + 'gradient']) / x['num_examples']
+      + statistics.median(x[clock + 'update']) / STEP_EXAMPLES
+      for form, x in found.items()
+    }
+    for clock in ('', 'cpu_')
+  )
   line: dict[str, Any] = dataclasses.asdict(case)
   line['num_behaviors'] = case.num_behaviors
   for form, x in found.items():
     line[form] = {
       's_per_example': seconds[form],
+      'cpu_s_per_example': cpu_s[form],
       'mb_per_example': x['bytes'] / 1e6,
       'peak_mb': round(x['peak_bytes'] / 1e6),
       'micro_batch': x['num_examples'],
@@ -217,8 +223,8 @@ def line_of(case: Case, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
   long = [form for form in ('full_text', 'peer') if form in found]
   if len(long) == 2:
-    ratio = seconds['peer'] / seconds['full_text']
-    line['full_text_speed_ratio'] = ratio
+    for ratio, x in (('speed', seconds), ('cpu', cpu_s)):
+      line[f'full_text_{ratio}_ratio'] = x['peer'] / x['full_text']
     ours, theirs = (found[form]['loss'] for form in long)
     is_off = abs(ours - theirs) > LOSS_RTOL * abs(theirs)
     if case.dtype == 'float32' and is_off:
@@ -284,7 +290,7 @@ def _run(config: Config, case: Case, folder: pathlib.Path) -> dict[str, Any]:
       found[form] = worker.order('warm_up')
       worker.order('forget_peak_memory')  # Excludes compilation.
     calls = {'gradient': 1, 'update': 0}
-    turns = harness.take_turns(workers, config.turns, calls)
+    turns = harness.take_turns(workers, config.turns, calls, warm_up='gradient')
     for form, worker in workers.items():
       found[form] |= turns[form] | {'peak_bytes': worker.order('peak_bytes')}
   return found

@@ -20,6 +20,7 @@ are known. Peers run with the Python of their own environment, see
 `benchmarks.machine`.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
@@ -183,16 +184,20 @@ def take_turns(
 ) -> dict[str, dict[str, list[float]]]:
   """Lets sides take turns in blocks: side -> method -> seconds of its calls.
 
+  Processor seconds of the same calls are 'cpu_' + method.
+
   Args:
     started: The sides.
     turns: Number of blocks of each side, seconds of a block.
     calls: Method -> minimum number of calls in a block; 0: once, for any length
       of the block.
-    warm_up: Method called untimed at the start of a block.
+    warm_up: Method called twice, untimed, at the start of a block. A host may
+      have taken back the memory of a process that waited, and getting it again
+      takes processor time; steps may alternate between two places in it.
   """
   num_blocks, block_s = turns
   found: dict[str, dict[str, list[float]]] = {
-    name: {call: [] for call in calls} for name in started
+    name: collections.defaultdict(list) for name in started
   }
   for _ in range(num_blocks):
     for name, worker in started.items():
@@ -251,12 +256,14 @@ def _serve(num_threads: int) -> None:
 def _timed(
   made: Any, calls: Mapping[str, int], block_s: float, warm_up: str
 ) -> dict[str, list[float]]:
-  if warm_up:
+  for _ in range(2 if warm_up else 0):
     getattr(made, warm_up)()
-  return {
-    name: timed_block(getattr(made, name), block_s if least else 0, least or 1)
-    for name, least in calls.items()
-  }
+  found = {}
+  for name, least in calls.items():
+    found[name], found[f'cpu_{name}'] = timed_block(
+      getattr(made, name), block_s if least else 0, least or 1
+    )
+  return found
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -268,13 +275,19 @@ def timed(call: Callable[[], Any]) -> float:
 
 def timed_block(
   call: Callable[[], Any], block_s: float, least: int = 1
-) -> list[float]:
-  """Seconds of each call, for a block's time and minimum number of calls."""
+) -> tuple[list[float], list[float]]:
+  """(seconds, processor seconds of all threads) of each call of a block.
+
+  A block has at least the given time and number of calls.
+  """
   seconds: list[float] = []
+  processor_s: list[float] = []
   end = time.perf_counter() + block_s
   while len(seconds) < least or time.perf_counter() < end:
+    start = time.process_time()
     seconds.append(timed(call))
-  return seconds
+    processor_s.append(time.process_time() - start)
+  return seconds, processor_s
 
 
 # Problems and lines.

@@ -23,7 +23,8 @@ a predicted event in both.
 
 `examples_per_s` is for whole steps, from token ids in memory to new parameters;
 `eval_users_per_s` from histories to the 20 best of all items, whose vectors are
-given; `items_per_s` from titles to vectors. `ratio` is antjax over peer.
+given; `items_per_s` from titles to vectors. `ratio` is antjax over peer, and
+`cpu_ratio` that of examples per processor second, see `lm_bench`.
 
 In float32 all forms with the same negatives must agree on the loss of the first
 batch from the same weights; otherwise an error line is printed and the exit
@@ -186,6 +187,7 @@ def line_of(
   line |= _speeds(theirs, 'peer_')
   for ratio, name in (
     ('ratio', 'examples_per_s'),
+    ('cpu_ratio', 'examples_per_cpu_s'),
     ('eval_ratio', 'eval_users_per_s'),
     ('items_ratio', 'items_per_s'),
   ):
@@ -203,6 +205,7 @@ def line_of(
 def _speeds(form: dict[str, Any], prefix: str) -> dict[str, float]:
   counts = {
     'examples_per_s': (form.get('examples', BATCH), 'step'),
+    'examples_per_cpu_s': (form.get('examples', BATCH), 'cpu_step'),
     'eval_users_per_s': (NUM_USERS, 'users'),
     'items_per_s': (NUM_ITEMS, 'items'),
   }
@@ -239,7 +242,6 @@ def _lines(
         both[name].make(f'benchmarks.llm_rec_{made}', form=form, **options)
         facts[name] = both[name].order('warm_up')
       calls = {'step': 2, 'users': 0, 'items': 0}
-      # Untimed: a virtual machine reclaims memory of idle processes.
       turns = harness.take_turns(both, config.turns, calls, warm_up='step')
       found = {name: {**facts[name], **turns[name]} for name in both}
       yield line_of(case, pair, found)

@@ -26,13 +26,12 @@ scores of attention; `of_peak` is their rate relative to the fastest product of
 two large matrices, measured first on this machine.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import dataclasses
 import pathlib
 import statistics
 import tempfile
-import time
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -52,6 +51,7 @@ class Config(harness.Config):
 
   blocks: int = 5
   block_s: float = 4.0
+  encode: Annotated[bool, 'Also encode titles, alike for all tokens.'] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def line_of(
   line: dict[str, Any] = {'model': case.model, 'num_tokens': case.num_tokens}
   line |= {'dtype': 'float32', 'flops': work}
   for call, prefix in (('step', ''), ('encode', 'encode_')):
-    for kind in ('', 'cpu_'):
+    for kind in ('', 'cpu_') if call in found['peer'] else ():
       for name in _NAMES:
         seconds = statistics.median(found[name][kind + call])
         line[f'{name}_{call}_{kind}s'] = seconds
@@ -130,24 +130,6 @@ def line_of(
   if not np.allclose(ours, theirs, rtol=RTOL, atol=RTOL):
     line['error'] = f'antjax and peer disagree: {ours}, {theirs}.'
   return line
-
-
-def processor_times(
-  workers: Mapping[str, harness.Worker], calls: Sequence[str], num_turns: int
-) -> dict[str, dict[str, list[float]]]:
-  """Processor seconds of calls that take turns: side -> 'cpu_' call -> all."""
-  found: dict[str, dict[str, list[float]]] = {
-    name: {f'cpu_{call}': [] for call in calls} for name in workers
-  }
-  for _ in range(num_turns):
-    for name, worker in workers.items():
-      time.sleep(harness.PAUSE_S)
-      for call in calls:
-        before = worker.order('processor_s')
-        worker.order(call)
-        used = worker.order('processor_s') - before
-        found[name][f'cpu_{call}'].append(used)
-  return found
 
 
 def _lines(config: Config) -> Iterator[dict[str, Any]]:
@@ -171,15 +153,12 @@ def _lines(config: Config) -> Iterator[dict[str, Any]]:
         workers['antjax'].make('benchmarks.lm_form:Form', **options)
         workers['peer'].make('benchmarks.lm_peers:Peer', **options)
         first = {
-          name: worker.order('first') for name, worker in workers.items()
+          name: worker.order('first', encodes=config.encode)
+          for name, worker in workers.items()
         }
-        calls = {'step': 2, 'encode': 1}
+        calls = {'step': 2} | ({'encode': 1} if config.encode else {})
         turns = harness.take_turns(workers, config.turns, calls, warm_up='step')
-        used = processor_times(workers, tuple(calls), config.turns[0])
-      found = {
-        name: {**turns[name], **used[name], 'first': first[name]}
-        for name in _NAMES
-      }
+      found = {name: {**turns[name], 'first': first[name]} for name in _NAMES}
       work = flops(case, fields)
       line = line_of(case, found, work)
       yield line | {'of_peak': work / line['antjax_step_s'] / peak}

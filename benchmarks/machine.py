@@ -83,11 +83,6 @@ def forget_peak_memory() -> None:
   pathlib.Path('/proc/self/clear_refs').write_text('5')
 
 
-def processor_s() -> float:
-  """Processor seconds of this process so far, of all its threads."""
-  return time.process_time()
-
-
 def peak_bytes() -> int:
   """Peak resident memory of this process."""
   return memory_of('self')['peak_bytes']

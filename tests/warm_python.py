@@ -69,37 +69,79 @@ def run(
   Raises:
     subprocess.TimeoutExpired: It did not end in time.
   """
+  process = start(*arguments, cwd=cwd, env=env)
+  try:
+    out, err = process.communicate(timeout=timeout)
+  except subprocess.TimeoutExpired:
+    process.kill()
+    out, err = process.communicate()
+    command = [*map(os.fspath, arguments)]
+    raise subprocess.TimeoutExpired(command, timeout, out, err) from None
+  return subprocess.CompletedProcess(
+    [sys.executable, *map(os.fspath, arguments)], process.returncode, out, err
+  )
+
+
+def start(
+  *arguments: str | os.PathLike[str],
+  cwd: str | os.PathLike[str] = _ROOT,
+  env: Mapping[str, str] | None = None,
+) -> 'subprocess.Popen[str] | Fork':
+  """As `run`, but does not wait for its end."""
   command = [os.fspath(a) for a in arguments]
-  if 'WARM_PYTHON' not in os.environ:
-    return subprocess.run(
-      [sys.executable, *command],
-      cwd=cwd,
-      env=env,
-      capture_output=True,
-      text=True,
-      timeout=timeout,
-    )
-  with tempfile.TemporaryDirectory() as folder:
-    out, err = (pathlib.Path(folder, name) for name in ('out', 'err'))
-    process = _FORKS.Process(
+  if 'WARM_PYTHON' in os.environ:
+    return Fork(command, str(cwd), dict(os.environ if env is None else env))
+  return subprocess.Popen(
+    [sys.executable, *command],
+    cwd=cwd,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+class Fork:
+  """What tests ask of a `subprocess.Popen`.
+
+  Attributes:
+    pid: Number of the process.
+    stdout: File of what it prints; a line that is not there yet is empty.
+  """
+
+  def __init__(self, command: list[str], cwd: str, env: dict[str, str]):
+    self._command, self._folder = command, tempfile.TemporaryDirectory()
+    folder = pathlib.Path(self._folder.name)
+    self._out, self._err = folder / 'out', folder / 'err'
+    for path in self._out, self._err:
+      path.touch()
+    self.stdout = self._out.open()
+    self._process = _FORKS.Process(
       target=_child,
-      args=(command, str(cwd), dict(os.environ if env is None else env)),
-      kwargs={'stdout': str(out), 'stderr': str(err)},
+      args=(command, cwd, env),
+      kwargs={'stdout': str(self._out), 'stderr': str(self._err)},
     )
-    process.start()
-    process.join(timeout)
-    if process.exitcode is None:
-      process.kill()
-      process.join()
-      raise subprocess.TimeoutExpired(
-        command, timeout, out.read_text(), err.read_text()
-      )
-    return subprocess.CompletedProcess(
-      [sys.executable, *command],
-      process.exitcode,
-      out.read_text(),
-      err.read_text(),
-    )
+    self._process.start()
+    self.pid = self._process.pid
+    self.send_signal = lambda number: os.kill(self.pid, number)
+    self.kill = self._process.kill
+
+  @property
+  def returncode(self) -> int | None:
+    return self._process.exitcode
+
+  def poll(self) -> int | None:
+    return self._process.exitcode
+
+  def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+    """What it has printed since the last line read, after its end."""
+    self._process.join(timeout)
+    if self.returncode is None:
+      raise subprocess.TimeoutExpired(self._command, timeout)
+    said = self.stdout.read(), self._err.read_text()
+    self.stdout.close()
+    self._folder.cleanup()
+    return said
 
 
 def _child(
@@ -111,7 +153,7 @@ def _child(
   stderr: str,
 ) -> None:
   for number, path in ((1, stdout), (2, stderr)):
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, number)
     os.close(file)
   os.chdir(cwd)
@@ -124,6 +166,7 @@ def _child(
   compilation_cache.keep_on_every_process()
   np.random.seed()
   sys.path[:0] = filter(None, env.get('PYTHONPATH', '').split(os.pathsep))
+  sys.orig_argv = [sys.executable, *command]
   try:
     if command[0] == '-m':
       module, sys.argv = command[1], command[1:]

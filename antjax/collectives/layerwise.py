@@ -347,13 +347,15 @@ def _run_ahead(
     carry,
     [x.piece for x in leaves],
     [x.slot for x in leaves],
-    gather,
-    reduce,
+    layer_loop.LayerTransfers(
+      gather,
+      reduce,
+      cross if any(x.carried is not None for x in trained) else None,
+      functools.partial(bring, is_landing=False),
+      functools.partial(bring, is_landing=True),
+    ),
     policy,
-    cross if any(x.carried is not None for x in trained) else None,
     [x.home for x in leaves],
-    functools.partial(bring, is_landing=False),
-    functools.partial(bring, is_landing=True),
   )
 
 

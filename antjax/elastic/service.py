@@ -110,8 +110,8 @@ def make_server(
     ('grpc.max_concurrent_streams', 1000),
     ('grpc.max_allowed_incoming_connections', max_connections(max_calls)),
     # Thousands of workers may come back at once.
-    ('grpc.server.max_pending_requests', MAX_HOSTS),
-    ('grpc.server.max_pending_requests_hard_limit', 30_000),
+    ('grpc.server.max_pending_requests', max_calls),
+    ('grpc.server.max_pending_requests_hard_limit', max_calls * 3 // 2),
     ('grpc.server_handshake_timeout_ms', 10_000),
     # Half-open connections are found, and idle ones closed.
     ('grpc.keepalive_time_ms', 30_000),

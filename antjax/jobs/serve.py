@@ -31,6 +31,7 @@ from antjax import paths
 from antjax.elastic import security
 from antjax.elastic.rotation import Rotating, rotating_tls
 from antjax.jobs import script
+from antjax.jobs.http_connections import Bounds
 from antjax.jobs.llm_rec import export as llm_rec_export
 from antjax.jobs.llm_rec.served import ServedTitles
 from antjax.jobs.serve_grpc import GrpcFront
@@ -247,9 +248,9 @@ async def _serve(config: Config, ready: Barrier | None) -> None:
     metrics,
     address=config.address,
     port=config.port,
-    max_body_bytes=config.max_body_bytes,
-    max_connections=config.max_connections,
-    client_timeout_s=config.client_timeout_s,
+    limits=Bounds(
+      config.max_connections, config.max_body_bytes, config.client_timeout_s
+    ),
     is_shared=ready is not None,
     tokens=Rotating(lambda: security.read_tokens(file), [file])
     if (file := config.token_file)
@@ -264,16 +265,8 @@ async def _serve(config: Config, ready: Barrier | None) -> None:
   print(f'serve: {front.url}', flush=True)
   rpc = None
   if config.grpc_port is not None:
-    rpc = GrpcFront(
-      front,
-      address=config.address,
-      port=config.grpc_port,
-      max_body_bytes=config.max_body_bytes,
-      max_calls=config.max_connections,
-      client_timeout_s=config.client_timeout_s,
-      is_shared=ready is not None,
-      tls=rotating_tls(config.tls_dir) if config.tls_dir else None,
-    )
+    tls = rotating_tls(config.tls_dir) if config.tls_dir else None
+    rpc = GrpcFront(front, port=config.grpc_port, tls=tls)
     await rpc.start()
     print(f'serve: gRPC on port {rpc.port}', flush=True)
   warm = asyncio.create_task(

@@ -45,37 +45,28 @@ class GrpcFront(grpc.GenericRpcHandler):
     self,
     front: Front,
     *,
-    address: str,
     port: int,
-    max_body_bytes: int,
-    max_calls: int,
-    client_timeout_s: float,
-    is_shared: bool = False,
     tls: Callable[[], security.Tls] | None = None,
   ):
     """Binds the port, and starts nothing yet; call it on an event loop.
 
     Args:
-      front: Answers the requests, and knows the tokens.
-      address: Where to listen.
+      front: Answers the requests; knows the tokens, the address and the
+        limits. Those of connections also hold for calls at once.
       port: Port; 0: any.
-      max_body_bytes: Size of a request at most.
-      max_calls: Connections, and calls at once, at most.
-      client_timeout_s: Seconds to send a request.
-      is_shared: Whether other processes listen on the port too.
       tls: Certificates for mutual TLS now.
 
     Raises:
       RuntimeError: The port is taken.
     """
-    self._front, self._client_timeout_s = front, client_timeout_s
+    self._front = front
     self._server, self.port = service.make_server(
       self,
-      *(address, port, tls),
+      *(front.address, port, tls),
       who='serve',
-      max_bytes=max_body_bytes + 16,
-      max_calls=max_calls,
-      is_shared=is_shared,
+      max_bytes=front.limits.body_bytes + 16,
+      max_calls=front.limits.connections,
+      is_shared=front.is_shared,
     )
 
   async def start(self) -> None:
@@ -125,7 +116,7 @@ class GrpcFront(grpc.GenericRpcHandler):
   async def _body(self, context: _Context) -> bytes:
     code, text = grpc.StatusCode.INVALID_ARGUMENT, 'the call has no request.'
     try:
-      async with asyncio.timeout(self._client_timeout_s):
+      async with asyncio.timeout(self._front.limits.client_s):
         data = await context.read()
       if isinstance(data, bytes):
         return BytesValue.FromString(data).value

@@ -110,7 +110,10 @@ class Front:
   """Answers requests with a batcher.
 
   Attributes:
+    address: Where it listens.
     port: Port that is listened on.
+    limits: What clients may take, over gRPC too.
+    is_shared: Whether other processes listen on the port too.
     trouble: Why no request is answered; empty: they are.
   """
 
@@ -122,9 +125,7 @@ class Front:
     *,
     address: str,
     port: int,
-    max_body_bytes: int,
-    max_connections: int,
-    client_timeout_s: float = 10.0,
+    limits: Bounds,
     is_shared: bool = False,
     tokens: Callable[[], RoleTokens] = RoleTokens,
     tls: ssl.SSLContext | None = None,
@@ -139,9 +140,7 @@ class Front:
       metrics: What is counted.
       address: Where to listen.
       port: Port; 0: any.
-      max_body_bytes: Size of a request at most.
-      max_connections: Connections at once, at most.
-      client_timeout_s: Seconds to send a request, or to read a reply.
+      limits: What clients may take; health is always answered.
       is_shared: Whether other processes listen on the port too.
       tokens: Tokens as of now.
       tls: For HTTPS.
@@ -149,18 +148,12 @@ class Front:
       state: What `/readyz` says besides, JSON-able.
     """
     self._served, self._batcher, self._metrics = served, batcher, metrics
-    self._address, self.port, self._tls = address, port, tls
-    self._is_shared, self._tokens = is_shared, tokens
+    self.address, self.port, self._tls = address, port, tls
+    self.limits, self.is_shared, self._tokens = limits, is_shared, tokens
     self._is_insecure, self._state = is_insecure, state
-    self._max_body_bytes = max_body_bytes
     self.trouble = 'the model is being read and compiled'
     self._num_open = 0
-    limits = Bounds(
-      max_connections,
-      max_body_bytes,
-      client_timeout_s,
-      always_answered=('/healthz', '/readyz'),
-    )
+    limits = limits._replace(always_answered=('/healthz', '/readyz'))
     self._listener = Listener(self._call, self._refuse, limits)
     self._pages = {
       '/healthz': self._healthz,
@@ -176,17 +169,17 @@ class Front:
     """
     try:
       self.port = await self._listener.start(
-        self._address, self.port, self._tls, self._is_shared
+        self.address, self.port, self._tls, self.is_shared
       )
     except OSError as error:
       raise RuntimeError(
-        f'serve: cannot listen on {self._address}:{self.port}: {error}.'
+        f'serve: cannot listen on {self.address}:{self.port}: {error}.'
       ) from error
 
   @property
   def url(self) -> str:
     """Address of the service."""
-    host = f'[{self._address}]' if ':' in self._address else self._address
+    host = f'[{self.address}]' if ':' in self.address else self.address
     return f'http{"s" if self._tls else ""}://{host}:{self.port}'
 
   async def close(self, timeout_s: float) -> None:
@@ -247,7 +240,7 @@ class Front:
       raise _Later(self.trouble)
     body = call.body
     if (coding := call.headers.get('content-encoding', '')) == 'gzip':
-      body = _unpacked(body, self._max_body_bytes)
+      body = _unpacked(body, self.limits.body_bytes)
     elif coding:
       raise _Refused(
         400, f'the content-encoding {coding[:40]} is none of gzip.'
@@ -282,7 +275,7 @@ class Front:
     if refused := self.refusal(call):
       return refused
     registry = self._metrics.registry
-    if self._is_shared:  # Those of all processes.
+    if self.is_shared:  # Those of all processes.
       registry = prometheus_client.CollectorRegistry()
       multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     text = prometheus_client.generate_latest(registry)

@@ -26,8 +26,9 @@ from antjax.train import gradient
 from antjax.train.batches import join_ids
 from antjax.train.micro_steps import local_groups, MicroSteps
 from antjax.train.state import PyTree, TrainState
-from antjax.train.step import grad_specs, jit_step, make_update, Metrics
+from antjax.train.step import grad_specs, jit_step
 from antjax.train.step_spec import StepSpec
+from antjax.train.update import make_update, Metrics
 
 _BATCH = P(BATCH_AXES)
 # Values that each process reports in a step, to be summed.

@@ -7,7 +7,7 @@ between groups under elastic codes. `sync` is the exchange at the end of a step.
 Both run in `shard_map`, the first also on the devices of a single process.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -124,12 +124,50 @@ def add_micro_batch(
   Returns:
     (sums, leaves at the level of the parameters).
   """
-  layout, how = spec.layout, spec.how
+  layout = spec.layout
   acc, row_acc, sums, left = carry
   pieces = leaves
   if levels is None or set(levels) == {layout.paro.params}:
     pieces, micro = lax.optimization_barrier((leaves, micro))
   whole = spec.open_leaves(pieces, acc if is_last else None, left, levels)
+  opened = layout.trained(whole)
+
+  # With respect to whole arrays, and to the slots of stacks, whose gradients
+  # are already reduced layer by layer.
+  arguments = [x.argument if isinstance(x, LayerPiece) else x for x in opened]
+  (_, new_sums), (grads, row_grads) = jax.value_and_grad(
+    _loss_of(spec, whole, micro, key, factor, is_valid),
+    argnums=(0, 1),
+    has_aux=True,
+  )(arguments, rows)
+  arrived = layout.trained(pieces)
+  for i, x in enumerate(opened):
+    if isinstance(x, LayerPiece) and x.home is not None:
+      grads[i], arrived[i] = grads[i]
+  addends, left = _addends(spec, grads, acc, opened, left)
+  addends, acc = lax.optimization_barrier((addends, acc))
+  new = Carry(
+    [
+      g if isinstance(x, LayerPiece) and x.carried is not None else a + g
+      for a, g, x in zip(acc, addends, opened, strict=True)
+    ],
+    jax.tree.map(jnp.add, row_acc, row_grads),
+    sums.plus(jax.tree.map(to_varying, new_sums)),
+    left,
+  )
+  return new, layout.with_trained(pieces, arrived)
+
+
+def _loss_of(
+  spec: StepSpec,
+  whole: list[Any],
+  micro: PyTree,
+  key: jax.Array,
+  factor: jax.Array,
+  is_valid: jax.Array | None,
+) -> Callable[[list[Any], PyTree], tuple[jax.Array, Sums]]:
+  """Function from (arguments of trained leaves, rows) to (loss, sums)."""
+  layout = spec.layout
   opened = layout.trained(whole)
 
   def loss_of(trained, rows):
@@ -163,16 +201,17 @@ def add_micro_batch(
     updates = {n: x * weight if is_summed(x) else x for n, x in new.items()}
     return loss * factor, Sums(loss, weight, metrics, updates)
 
-  # With respect to whole arrays, and to the slots of stacks, whose gradients
-  # are already reduced layer by layer.
-  arguments = [x.argument if isinstance(x, LayerPiece) else x for x in opened]
-  (_, new_sums), (grads, row_grads) = jax.value_and_grad(
-    loss_of, argnums=(0, 1), has_aux=True
-  )(arguments, rows)
-  arrived = layout.trained(pieces)
-  for i, x in enumerate(opened):
-    if isinstance(x, LayerPiece) and x.home is not None:
-      grads[i], arrived[i] = grads[i]
+  return loss_of
+
+
+def _addends(
+  spec: StepSpec,
+  grads: list[Any],
+  acc: list[jax.Array],
+  opened: list[Any],
+  left: dict[str, Any],
+) -> tuple[list[jax.Array], dict[str, Any]]:
+  """(the gradients as they are added to `acc`, residuals behind them)."""
 
   def addend(
     g: Any, a: jax.Array, leaf: LeafSpec, x: Any, residual: Any
@@ -182,35 +221,25 @@ def add_micro_batch(
       return (*g, None)[:3] if isinstance(g, tuple) else (g, None, None)
     g = g.astype(a.dtype)
     if residual is not None:
-      g, residual = transition.narrowly_reduce_addend(g, leaf, how, residual)
+      g, residual = transition.narrowly_reduce_addend(
+        g, leaf, spec.how, residual
+      )
       return g, residual, None
-    g = transition.reduce_addend(g, leaf, layout.paro.grads, how)
+    g = transition.reduce_addend(g, leaf, spec.layout.paro.grads, spec.how)
     return g, None, None
 
   before = left.get(INSIDE, [None] * len(acc))
+  leaves = spec.layout.trained_specs
   addends, inside, between = map(
-    list,
-    zip(*map(addend, grads, acc, layout.trained_specs, opened, before)),
+    list, zip(*map(addend, grads, acc, leaves, opened, before))
   )
-  if left:
-    left = left | {
-      INSIDE: inside,
-      BETWEEN: [
-        old if new is None else new
-        for new, old in zip(between, left[BETWEEN], strict=True)
-      ],
-    }
-  addends, acc = lax.optimization_barrier((addends, acc))
-  new = Carry(
-    [
-      g if isinstance(x, LayerPiece) and x.carried is not None else a + g
-      for a, g, x in zip(acc, addends, opened, strict=True)
-    ],
-    jax.tree.map(jnp.add, row_acc, row_grads),
-    sums.plus(jax.tree.map(to_varying, new_sums)),
-    left,
-  )
-  return new, layout.with_trained(pieces, arrived)
+  if not left:
+    return addends, left
+  crossed = [
+    old if new is None else new
+    for new, old in zip(between, left[BETWEEN], strict=True)
+  ]
+  return addends, left | {INSIDE: inside, BETWEEN: crossed}
 
 
 def sync(

@@ -19,8 +19,9 @@ from antjax.mesh.manual import manual
 from antjax.mesh.mesh import BATCH_AXES, INTER, INTRA
 from antjax.train import step as step_lib
 from antjax.train.state import PyTree, TrainState
-from antjax.train.step import Metrics, StepInput
+from antjax.train.step import StepInput
 from antjax.train.step_spec import StepSpec
+from antjax.train.update import make_update, Metrics
 
 _BATCH = P(BATCH_AXES)
 
@@ -94,7 +95,7 @@ class RowsAhead:
       return *result, next_rows
 
     backward = step_lib.make_backward(spec, local, (_BATCH, _BATCH), (_BATCH,))
-    update = step_lib.make_update(spec)
+    update = make_update(spec)
 
     def step(state, inputs, rows, ahead=None):
       *synced, next_rows = backward(state, inputs, rows, ahead)

@@ -10,35 +10,27 @@ micro-batch loop or sinking the reductions out of it, which would silently turn
 one code into another.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
 
 import jax
 from jax import lax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
-import optax
 
-from antjax.collectives import transition
 from antjax.mesh import compiler
 from antjax.mesh.manual import manual
 from antjax.mesh.mesh import BATCH_AXES
-from antjax.mesh.sharding import LeafSpec
 from antjax.train import gradient
-from antjax.train import loss_scale as loss_scale_lib
-from antjax.train import optimizer as optimizer_lib
-from antjax.train.loss import is_summed
-from antjax.train.loss_scale import LossScaleState
 from antjax.train.open_leaves import bring_back
 from antjax.train.state import PyTree, TrainState
 from antjax.train.step_spec import StateView, StepSpec
+from antjax.train.update import make_update, Metrics
 
 Array = jax.Array | np.ndarray
-Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, 'StepInput'], tuple[TrainState, Metrics]]
 _BATCH = P(BATCH_AXES)
 
@@ -147,140 +139,6 @@ def jit_step(
     out_shardings=(layout.shardings(), *rest),
     compiler_options=compiler.options(layout.mesh),
   )
-
-
-def make_update(spec: StepSpec) -> Callable[..., tuple[TrainState, Metrics]]:
-  """The automatic part of a step, to be called in `jit`.
-
-  Returns:
-    `(state, *results of gradient.sync, lr_scale) -> (state, metrics)`;
-    `lr_scale` is a factor of the updates or None.
-  """
-  layout, trained_specs = spec.layout, spec.layout.trained_specs
-  mesh, paro = layout.mesh, layout.paro
-  params_level = paro.opt_state if layout.late_params else paro.params
-  coarsen = manual(
-    lambda leaves: transition.coarsen_all(
-      leaves, trained_specs, paro.opt_state, params_level, spec.how
-    ),
-    mesh,
-    in_specs=(layout.master_specs,),
-    out_specs=layout.trained(layout.param_specs),
-    check_vma=spec.is_typed,
-  )
-  opt_shardings = layout.master_shardings
-
-  def kept_at(leaf: LeafSpec, x: jax.Array) -> jax.Array:
-    return leaf.stored(x, paro.opt_state)
-
-  def at_opt_level(leaves: list[jax.Array]) -> list[jax.Array]:
-    return lax.with_sharding_constraint(leaves, opt_shardings)
-
-  def update(
-    state: TrainState,
-    grads: list[jax.Array],
-    new_tables: PyTree,
-    left: PyTree,
-    sums: Mapping[str, jax.Array],
-    lr_scale: jax.Array | None,
-  ) -> tuple[TrainState, Metrics]:
-    leaves = jax.tree.leaves(state.params)
-    scaling = state.opt_state
-    is_scaled = isinstance(scaling, LossScaleState)
-    total = sums['weight']
-    is_finite = sums['num_bad'] == 0
-    is_active = (total != 0) & (is_finite | (not is_scaled))
-    if state.master is None:
-      # Refining is a local slice.
-      master = [
-        s.stored(x, paro.opt_state)
-        for s, x in zip(trained_specs, layout.trained(leaves), strict=True)
-      ]
-    else:
-      master = jax.tree.leaves(state.master)
-    master = at_opt_level(master)
-    # The optimizer sees true shapes; unpadding and padding move nothing.
-    masters_tree = layout.trained_tree(
-      [s.unpad(x) for s, x in zip(trained_specs, master, strict=True)]
-    )
-    grads_tree = layout.trained_tree(
-      [
-        s.unpad(g.astype(s.dtype))
-        for s, g in zip(trained_specs, at_opt_level(grads), strict=True)
-      ]
-    )
-    mean_loss = sums['loss'] / jnp.where(is_active, total, 1)
-    updates, opt_state = optimizer_lib.update(
-      layout.optimizer,
-      grads_tree,
-      layout.map_moments(LeafSpec.unpad, state.opt_state),
-      masters_tree,
-      value=mean_loss,
-      grad=grads_tree,
-    )
-    if lr_scale is not None:
-      updates = jax.tree.map(lambda u: u * lr_scale.astype(u.dtype), updates)
-    new_master = optax.apply_updates(masters_tree, updates)
-    opt_state = layout.map_moments(kept_at, opt_state)
-
-    # Without a gradient nothing changes, not even by decay.
-    def keep(new, old):
-      return jnp.where(is_active, new, old)
-
-    opt_state = jax.tree.map(keep, opt_state, state.opt_state)
-    if is_scaled:
-      opt_state = loss_scale_lib.adjust(opt_state, is_finite)
-    new_leaves = at_opt_level(
-      [
-        keep(kept_at(s, n), o)
-        for s, n, o in zip(
-          trained_specs, jax.tree.leaves(new_master), master, strict=True
-        )
-      ]
-    )
-    kept = [
-      x.astype(layout.compute_type(s))
-      for x, s in zip(new_leaves, trained_specs, strict=True)
-    ]
-    params = layout.with_trained(leaves, coarsen(kept))
-    for i, leaf in enumerate(layout.leaves):
-      if leaf.is_mutable:
-        new = sums['updates'][leaf.name]
-        if is_summed(new):
-          new = new / jnp.where(is_active, total, 1)
-        params[i] = keep(new.astype(leaf.spec.dtype), leaves[i])
-    new_state = TrainState(
-      step=state.step + (sums['num_valid'] > 0),
-      params=jax.tree.unflatten(layout.treedef, params),
-      master=None if state.master is None else layout.trained_tree(new_leaves),
-      opt_state=opt_state,
-      tables=new_tables,
-      rng=state.rng,
-      residuals=jax.tree.map(keep, left, state.residuals),
-    )
-    metrics = {
-      'loss': mean_loss,
-      'weight': total,
-      'grad_norm': optax.tree.norm(grads_tree),
-      'num_examples': sums['num_examples'],
-      'num_valid': sums['num_valid'],
-      'is_stopping': sums['is_stopping'],
-    }
-    if is_scaled:
-      metrics['loss_scale'] = scaling.scale
-    of_loss = {
-      name.removeprefix(gradient.METRIC): x / jnp.where(is_active, total, 1)
-      for name, x in sums.items()
-      if name.startswith(gradient.METRIC)
-    }
-    if taken := of_loss.keys() & metrics.keys():
-      raise ValueError(
-        f'loss_fn returned metrics {sorted(taken)}, which every step has of its'
-        ' own; use other names.'
-      )
-    return new_state, of_loss | metrics
-
-  return update
 
 
 def accumulate(

@@ -15,6 +15,8 @@ def _measured(seconds, size, **options):
   return {
     'gradient': [9.0, seconds, seconds],
     'update': [3.2],
+    'cpu_gradient': [2 * seconds**2],
+    'cpu_update': [0.0],
     'num_examples': 2,
     'bytes': size,
     'peak_bytes': 10 * size,
@@ -55,6 +57,7 @@ def test_ratios_are_over_the_faster_and_the_smaller_full_text():
     2.0 / (0.15 + build_s), rel=5e-3
   )
   assert line['full_text_speed_ratio'] == pytest.approx(2 / 2.1, rel=5e-3)
+  assert line['full_text_cpu_ratio'] == pytest.approx(3.8**2 / 4.0**2)
   assert line['flops_bound_s'] == {'full_text': 0.5, 'bahe': 0.01}
   assert 'error' not in line
 

@@ -3,6 +3,7 @@
 """The harness of benchmarks: turns, processes, problems, lines."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -50,8 +51,36 @@ def test_unknown_cases_are_named():
     harness.choose('cases', ['c'], {'a': 1, 'b': 2})
 
 
+class _AfterWaiting:
+  """Its first two calls after waiting take much more processor time."""
+
+  def __init__(self):
+    self.num_cold = 0
+
+  def order(self, do, **fields):
+    assert do == 'time'
+    self.num_cold = 2
+    return harness._timed(self, **fields)
+
+  def step(self):
+    end = time.process_time() + (0.1 if self.num_cold > 0 else 0.01)
+    self.num_cold -= 1
+    while time.process_time() < end:
+      pass
+
+
+def test_both_clocks_leave_out_the_call_after_waiting():
+  found = harness.take_turns(
+    {'a': _AfterWaiting()}, (2, 0.0), {'step': 3}, warm_up='step'
+  )['a']
+  assert len(found['step']) == len(found['cpu_step']) == 6
+  assert max(found['cpu_step']) < 0.08
+
+
 def test_a_block_has_its_least_number_of_calls():
   calls = []
-  seconds = harness.timed_block(lambda: calls.append(1), 0.0, least=3)
-  assert len(seconds) == len(calls) == 3
+  seconds, processor_s = harness.timed_block(
+    lambda: calls.append(1), 0.0, least=3
+  )
+  assert len(seconds) == len(processor_s) == len(calls) == 3
   assert machine.peak_bytes() > 0

@@ -33,6 +33,7 @@ def test_problem_is_consistent():
 def _measured(step_s, loss=2.0):
   return {
     'step': [9.0, step_s, step_s],
+    'cpu_step': [step_s**2],
     'users': [2.0],
     'items': [4.0],
     'loss': loss,
@@ -58,6 +59,7 @@ def test_ratios_are_of_the_same_negatives():
     'shared',
   ]
   assert [line['ratio'] for line in lines] == [4, 2, 3]
+  assert [line['cpu_ratio'] for line in lines] == [16, 4, 9]
   assert [line['examples_per_s'] for line in lines] == [24, 24, 48]
   assert 'losses 1.0, 1.1' in lines[2]['error']
   # A store is another model: its loss may differ, its steps have more examples.

@@ -11,6 +11,7 @@ import re
 import pytest
 
 from tests import source_tree, warm_python
+from tests.cases import slow_but
 from tests.data import movielens_fixture
 
 _PATHS = sorted((source_tree.ROOT / 'docs' / 'notebooks').glob('*.py'))
@@ -21,6 +22,8 @@ _SMALL = {
   'sequences': {'NUM_STEPS, BATCH': '25, 64', 'NUM_TESTS': '100'},
   'two_towers': {'NUM_STEPS, BATCH': '30, 256', 'NUM_TESTS': '200'},
 }
+# Other tests of `make test` train what the others do.
+_FAST = [p for p in _PATHS if p.stem in ('custom_paro', 'two_towers')]
 _CELL = re.compile(
   r'^# %% tags=\["parameters"\]\n(.*?)^# %%', re.DOTALL | re.MULTILINE
 )
@@ -50,7 +53,9 @@ def folder(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize('path', _PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  'path', slow_but(_PATHS, *_FAST), ids=lambda path: path.stem
+)
 def test_a_small_notebook_runs(path, folder):
   text = path.read_text(encoding='utf-8')
   (cell,) = _CELL.findall(text)

@@ -8,7 +8,6 @@ import logging
 import pathlib
 import re
 import signal
-import subprocess
 import sys
 import time
 import types
@@ -271,16 +270,12 @@ def test_a_bug_keeps_its_traceback_also_in_the_log(job):
   assert 'Traceback' in (job / 'run' / 'log.0.txt').read_text()
 
 
-def _start(folder, *arguments: str) -> subprocess.Popen:
-  process = subprocess.Popen(
-    [sys.executable, 'job.py', *arguments],
-    cwd=folder,
-    env=_env(),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  assert process.stdout.readline() == 'ready\n'
+def _start(folder, *arguments: str):
+  process = warm_python.start('job.py', *arguments, cwd=folder, env=_env())
+  while not (line := process.stdout.readline()):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.01)
+  assert line == 'ready\n'
   return process
 
 

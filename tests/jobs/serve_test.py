@@ -19,6 +19,7 @@ from antjax.elastic import security
 from antjax.elastic.rotation import rotating_tls
 from antjax.elastic.security import Grant, RoleTokens
 from antjax.jobs import serve
+from antjax.jobs.http_connections import Bounds
 from antjax.jobs.serve_grpc import GrpcFront, HEALTH, SCORE
 from antjax.jobs.serve_http import Front, Metrics
 from antjax.serving.batcher import Batcher, Full, Request
@@ -60,7 +61,7 @@ def run(body, *, served=None, batcher=None, **options):
   metrics = Metrics()
   observe = metrics.batch_rows.observe
   made = Batcher(served, version=lambda: 7, observe=observe, **made)
-  options = {'max_body_bytes': 1000, 'max_connections': 20} | options
+  options = {'limits': Bounds(20, 1000)} | options
   front = Front(served, made, metrics, address='127.0.0.1', port=0, **options)
 
   async def beside():
@@ -218,7 +219,7 @@ def test_connections_are_bounded():
     for _, writer in [*held, surplus]:
       writer.close()
 
-  run(body, max_connections=2)
+  run(body, limits=Bounds(2, 1000))
 
 
 def test_a_closed_batcher_takes_nothing():
@@ -255,8 +256,7 @@ def test_grpc_answers_as_http_does():
   tokens = RoleTokens(((TOKEN.encode(), Grant('viewer')),))
 
   async def body(session, front, served):
-    options = {'max_body_bytes': 1000, 'max_calls': 20, 'client_timeout_s': 0.5}
-    rpc = GrpcFront(front, address='127.0.0.1', port=0, **options)
+    rpc = GrpcFront(front, port=0)
     await rpc.start()
     async with grpc.aio.insecure_channel(f'127.0.0.1:{rpc.port}') as channel:
       metadata = (('authorization', f'Bearer {TOKEN}'),)
@@ -310,7 +310,7 @@ def test_grpc_answers_as_http_does():
       ]
       await end
 
-  run(body, tokens=lambda: tokens)
+  run(body, tokens=lambda: tokens, limits=Bounds(20, 1000, 0.5))
 
 
 @certificates.needs_openssl
@@ -318,9 +318,8 @@ def test_grpc_clients_need_a_certificate(tmp_path):
   certificates.make(tmp_path, 'server', 'client')
 
   async def body(session, front, served):
-    options = {'max_body_bytes': 1000, 'max_calls': 20, 'client_timeout_s': 5}
     tls = rotating_tls(str(tmp_path / 'server'))
-    rpc = GrpcFront(front, address='127.0.0.1', port=0, tls=tls, **options)
+    rpc = GrpcFront(front, port=0, tls=tls)
     await rpc.start()
     ca = (tmp_path / 'ca.pem').read_bytes()
     own = [tmp_path / 'client' / f'{n}.pem' for n in ('key', 'cert')]

@@ -59,9 +59,11 @@ def batches(num=3):
     }
 
 
-def trainer_of(code, intra=4, num_micro_batches=2, options=None, **kwargs):
+def trainer_of(
+  code, intra=4, num_micro_batches=2, options=None, loss=loss_fn, **kwargs
+):
   return antjax.Trainer(
-    lambda *args: loss_fn(*args, **(options or {})),
+    lambda *args: loss(*args, **(options or {})),
     optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2)),
     mesh=antjax.make_mesh(intra=intra),
     paro=code,
@@ -294,16 +296,33 @@ def _kept(body, h, layers):
   return antjax.scan_layers(body, h, layers, remat=False)
 
 
+@pytest.fixture
+def without_bias():
+  given = init_params()
+  del given['layers']['frozen'], given['layers']['bias']
+  return given
+
+
+_EARLY = {'overlap': True, 'early_sums': True}
+
+
 @pytest.mark.parametrize(
-  ('run', 'how'),
+  ('run', 'how', 'options'),
   [
-    (_twice, 'runs twice'),
-    (_in_a_loop, 'inside a loop'),
-    (_in_a_transform, 'inside a loop'),
-    (_kept, 'without overlap'),
+    (_twice, 'runs twice', _EARLY),
+    (
+      _twice,
+      'runs twice',
+      {'collectives': antjax.Collectives(sums_dtype='int8')},
+    ),
+    (_in_a_loop, 'inside a loop', _EARLY),
+    (_in_a_transform, 'inside a loop', _EARLY),
+    (_kept, 'without overlap', _EARLY),
   ],
 )
-def test_early_sums_want_a_stack_that_runs_once(run, how):
+def test_some_options_want_a_stack_that_runs_once(
+  run, how, options, without_bias
+):
   def loss_fn(params, batch, rng):
     del rng
     h = run(
@@ -313,24 +332,13 @@ def test_early_sums_want_a_stack_that_runs_once(run, how):
     )
     return jnp.sum(h**2, axis=-1)
 
-  trainer = antjax.Trainer(
-    loss_fn,
-    optax.sgd(0.1),
-    mesh=antjax.make_mesh(intra=4),
-    paro='IIG',
-    scanned=scanned,
-    overlap=True,
-    early_sums=True,
-    min_shard_size=64,
-  )
-  given = init_params()
-  del given['layers']['frozen'], given['layers']['bias']
-  state = trainer.init(given)
+  trainer = trainer_of('IIG', 4, 1, loss=loss_fn, scanned=scanned, **options)
+  state = trainer.init(without_bias)
   with pytest.raises(ValueError, match=how):
     trainer.step(state, next(batches()))
 
 
-def test_what_a_policy_keeps_is_not_computed_again():
+def test_what_a_policy_keeps_is_not_computed_again(without_bias):
   def body(h, layer):
     return h + jnp.tanh(checkpoint_name(h @ layer['w'], 'mixed')) @ layer['v']
 
@@ -342,21 +350,11 @@ def test_what_a_policy_keeps_is_not_computed_again():
     return jnp.sum(h**2, axis=-1)
 
   def num_products(**options):
-    trainer = antjax.Trainer(
-      lambda *args: loss_fn(*args, **options),
-      optax.sgd(0.1),
-      mesh=antjax.make_mesh(intra=4),
-      paro='III',
-      scanned=scanned,
-      overlap=True,
-      min_shard_size=64,
+    text = compiled_text(
+      trainer_of('III', 4, 1, options, loss_fn, scanned=scanned, overlap=True),
+      without_bias,
     )
-    given = init_params()
-    del given['layers']['frozen'], given['layers']['bias']
-    state = trainer.init(given)
-    inputs = trainer.step_inputs(next(batches()))
-    step = trainer.compiled_step().lower(state, inputs).compile()
-    return len(re.findall(r' dot\(', step.as_text()))
+    return len(re.findall(r' dot\(', text))
 
   # Backward passes of a layer stand before the loop, in it and behind it.
   assert num_products() - num_products(policy=keep) == 3
@@ -381,10 +379,8 @@ def test_loss_scales_change_no_number(want):
     assert_same(got, want)
 
 
-def compiled_text(code, **kwargs):
-  # Each leaf by itself, to be counted.
-  trainer = trainer_of(code, scanned=scanned, collectives=XLA, **kwargs)
-  state = trainer.init(init_params())
+def compiled_text(trainer, params):
+  state = trainer.init(params)
   inputs = trainer.step_inputs(next(batches()))
   return trainer.compiled_step().lower(state, inputs).compile().as_text()
 
@@ -394,26 +390,29 @@ def num_gathers(text):
 
 
 def test_layers_are_gathered_one_by_one_and_again_in_backward():
-  text = compiled_text('IIG')
+  # Each leaf by itself, to be counted.
+  text, kept = (
+    compiled_text(
+      trainer_of('IIG', scanned=scanned, collectives=XLA, regather=regather),
+      init_params(),
+    )
+    for regather in (True, False)
+  )
   # w, v and frozen of one layer, and never of all L.
   assert not re.search(rf'f32\[{L},1?,?{D},{2 * D}\]\S* all-gather', text)
   # Forward and backward; w, v, frozen. At the end: inter gathers of w, v and
   # 'first', and the loop's gather of 'first'.
-  kept = compiled_text('IIG', regather=False)
   assert num_gathers(text) - num_gathers(kept) == 3
   assert num_gathers(text) == 3 + 3 + 1 + 3
 
 
 def test_a_stack_taken_as_an_array_says_what_to_do():
-  trainer = antjax.Trainer(
-    lambda params, batch, rng: jnp.sum(
+  trainer = trainer_of(
+    'III',
+    loss=lambda params, batch, rng: jnp.sum(
       jnp.asarray(params['layers']['w']), axis=(1, 2)
     ),
-    optax.sgd(1.0),
-    mesh=antjax.make_mesh(intra=4),
-    paro='III',
     scanned=scanned,
-    min_shard_size=64,
   )
   state = trainer.init(init_params())
   with pytest.raises(TypeError, match='scan_layers'):

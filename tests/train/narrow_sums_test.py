@@ -8,10 +8,10 @@ this file prints the rows of benchmarks/results/narrow_sums_virtual_2026-12.md.
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -21,6 +21,7 @@ from antjax.data import shakespeare
 from antjax.layers.functional import Functional
 from antjax.lm import Config, Transformer
 from antjax.plan import census
+from tests.cases import slow_but
 from tests.train import layerwise_test as small
 from tests.train.state_shapes import state_shapes
 
@@ -45,12 +46,12 @@ SMALL = dataclasses.replace(MODEL, num_layers=2, embed_dim=32, mlp_dim=96)
 BATCH, LENGTH = 32, 64
 
 
-def batches(text, num):
+def batches(text, num, size=BATCH):
   """Sequences of bytes from random places of a text."""
   rng = np.random.default_rng(0)
   data = np.frombuffer(text, np.uint8).astype(np.int32)
   for _ in range(num):
-    starts = rng.integers(0, len(data) - LENGTH, BATCH)
+    starts = rng.integers(0, len(data) - LENGTH, size)
     yield {'tokens': data[starts[:, None] + np.arange(LENGTH)]}
 
 
@@ -68,11 +69,11 @@ def language_model(code, sums_dtype, config=MODEL):
 
 
 @functools.cache
-def curve(code, sums_dtype, config, text, num_steps):
+def curve(code, sums_dtype, config, text, num_steps, size):
   trainer, init = language_model(code, sums_dtype, config)
   state = trainer.init(init, seed=1)
   losses = []
-  for batch in batches(text, num_steps):
+  for batch in batches(text, num_steps, size):
     state, metrics = trainer.step(state, batch)
     losses.append(metrics['loss'])
   return np.array(jax.device_get(losses))
@@ -96,18 +97,25 @@ def bytes_of_sums(code, sums_dtype):
   return inside, between
 
 
-@pytest.mark.parametrize(
-  'code', [pytest.param(c, marks=pytest.mark.slow) for c in CODES[:2]] + ['III']
-)
-def test_half_and_a_quarter_of_the_bytes(code):
+@functools.cache
+def whole_bytes(code):
   inside, between = bytes_of_sums(code, None)
   assert inside > 0 and between > 0
-  for sums_dtype, share in SHARE.items():
-    narrow_inside, narrow_between = bytes_of_sums(code, sums_dtype)
-    print(f'| {code} | {sums_dtype} | {narrow_inside / inside:.3f}', end=' | ')
-    print(f'{narrow_between / between:.3f} | of {inside:.0f} | {between:.0f} |')
-    assert share - 0.02 < narrow_inside / inside <= share
-    assert share - 0.02 < narrow_between / between <= share
+  return inside, between
+
+
+@pytest.mark.parametrize(
+  ('code', 'sums_dtype'),
+  slow_but(itertools.product(CODES, SHARE), ('III', 'int8')),
+)
+def test_half_and_a_quarter_of_the_bytes(code, sums_dtype):
+  inside, between = whole_bytes(code)
+  narrow_inside, narrow_between = bytes_of_sums(code, sums_dtype)
+  print(f'| {code} | {sums_dtype} | {narrow_inside / inside:.3f}', end=' | ')
+  print(f'{narrow_between / between:.3f} | of {inside:.0f} | {between:.0f} |')
+  share = SHARE[sums_dtype]
+  assert share - 0.02 < narrow_inside / inside <= share
+  assert share - 0.02 < narrow_between / between <= share
 
 
 def _of_docs():
@@ -115,10 +123,10 @@ def _of_docs():
   return b'\n'.join(page.read_bytes() for page in sorted(pages))
 
 
-def check_level(code, sums_dtype, config, text, num_steps, last):
-  want = curve(code, None, config, text, num_steps)
+def check_level(code, sums_dtype, config, text, num_steps, last, size=BATCH):
+  want = curve(code, None, config, text, num_steps, size)
   assert want[-last:].mean() < 0.9 * want[:5].mean()  # It learns.
-  got = curve(code, sums_dtype, config, text, num_steps)
+  got = curve(code, sums_dtype, config, text, num_steps, size)
   means = [x.reshape(-1, last).mean(1) for x in (want, got)]
   apart = np.abs(means[1] / means[0] - 1)
   print(
@@ -131,7 +139,7 @@ def check_level(code, sums_dtype, config, text, num_steps, last):
 
 @pytest.mark.parametrize('sums_dtype', SHARE)
 def test_loss_curves_are_level_after_30_steps(sums_dtype):
-  check_level('IIG', sums_dtype, SMALL, _of_docs(), 30, 10)
+  check_level('IIG', sums_dtype, SMALL, _of_docs(), 30, 10, size=16)
 
 
 @pytest.mark.slow
@@ -142,10 +150,15 @@ def test_loss_curves_are_level_after_500_steps(code, sums_dtype, tmp_path):
   check_level(code, sums_dtype, MODEL, text, 500, 50)
 
 
-def _train(sums_dtype='int8', **kwargs):
-  how = antjax.Collectives(sums_dtype=sums_dtype)
+def _train(**kwargs):
+  how = antjax.Collectives(sums_dtype='int8')
   trainer = small.trainer_of('IIG', collectives=how, **kwargs)
   return small.train(trainer)
+
+
+@functools.cache
+def _plain_loop():
+  return _train(scanned=small.scanned)
 
 
 @pytest.mark.parametrize(
@@ -159,34 +172,35 @@ def _train(sums_dtype='int8', **kwargs):
   ],
 )
 def test_every_form_of_the_layer_loop_sends_the_same(how):
-  want = _train(scanned=small.scanned)
-  small.assert_same(_train(scanned=small.scanned, **how), want)
-
-
-def _fitted(folder, code, intra, num_steps):
-  how = antjax.Collectives(sums_dtype='int8')
-  trainer = small.trainer_of(
-    code, intra, scanned=small.scanned, collectives=how
-  )
-  # The iterator has no position and is advanced by hand.
-  done = antjax.train.checkpoint.latest_step(folder) or 0
-  rest = list(small.batches(4))[done:]
-  state = trainer.init(small.init_params())
-  return trainer.fit(state, iter(rest), num_steps, checkpoint_dir=str(folder))
+  small.assert_same(_train(scanned=small.scanned, **how), _plain_loop())
 
 
 @pytest.mark.parametrize(
   'code', ['III', pytest.param('IIG', marks=pytest.mark.slow)]
 )
 def test_residuals_are_in_checkpoints(code, tmp_path, caplog):
-  straight = _fitted(tmp_path / 'straight', code, 4, 4)
-  _fitted(tmp_path / 'halves', code, 4, 2)
-  resumed = _fitted(tmp_path / 'halves', code, 4, 4)
+  how = antjax.Collectives(sums_dtype='int8')
+
+  def fitted(trainer, folder, num_steps):
+    # The iterator has no position and is advanced by hand.
+    done = antjax.train.checkpoint.latest_step(tmp_path / folder) or 0
+    rest = list(small.batches(4))[done:]
+    state = trainer.init(small.init_params())
+    where = str(tmp_path / folder)
+    return trainer.fit(state, iter(rest), num_steps, checkpoint_dir=where)
+
+  def trainer_of(intra):
+    return small.trainer_of(code, intra, scanned=small.scanned, collectives=how)
+
+  trainer = trainer_of(4)
+  straight = fitted(trainer, 'straight', 4)
+  fitted(trainer, 'halves', 2)
+  resumed = fitted(trainer, 'halves', 4)
   assert np.abs(jax.tree.leaves(resumed.residuals)[0]).max() > 0
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)
   assert 'residuals start at zero' not in caplog.text
   # On another mesh the parts of groups are others.
-  state = _fitted(tmp_path / 'halves', code, 2, 4)
+  state = fitted(trainer_of(2), 'halves', 4)
   assert 'residuals start at zero' in caplog.text
   assert not any(np.any(x) for x in jax.tree.leaves(state.residuals))
 
@@ -214,28 +228,3 @@ def test_what_has_no_residuals_is_refused():
   trainer.init(small.init_params())
   with pytest.raises(ValueError, match="use sums_dtype='bfloat16'"):
     trainer.elastic_step()
-
-
-def test_a_stack_that_runs_twice_is_refused():
-  def loss_fn(params, batch, rng):
-    del rng
-    h = batch['x'] @ params['first']
-    for _ in range(2):
-      h = antjax.scan_layers(
-        lambda h, x: jnp.tanh(h @ x['w']) @ x['v'], h, params['layers']
-      )
-    return jnp.sum(h**2, axis=-1)
-
-  trainer = antjax.Trainer(
-    loss_fn,
-    optax.sgd(0.1),
-    mesh=antjax.make_mesh(intra=4),
-    paro='IIG',
-    scanned=small.scanned,
-    collectives=antjax.Collectives(sums_dtype='int8'),
-    min_shard_size=64,
-  )
-  given = small.init_params()
-  del given['layers']['frozen'], given['layers']['bias']
-  with pytest.raises(ValueError, match='runs twice'):
-    trainer.step(trainer.init(given), next(small.batches()))

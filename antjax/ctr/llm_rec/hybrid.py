@@ -78,6 +78,7 @@ _NEAREST = (_Kind(3, 5.0), _Kind(50, 5.0), _Kind(50, 0.0))
 _NEAREST_HISTORY = (_Kind(50, 5.0),)
 NUM_NEAREST = 5
 _BATCH = 64  # Users whose features are made at once.
+_SCORED = 16  # Those whose candidates' vectors are there at once.
 
 
 class Features:
@@ -164,9 +165,18 @@ class Features:
     return self.vectors[items] @ self.vectors.T
 
   def __call__(
-    self, history_BL: np.ndarray
+    self, history_BL: np.ndarray, candidates_BJ: np.ndarray | None = None
   ) -> Iterator[tuple[str, np.ndarray]]:
-    """(part, float32 [B, N]) of each feature; of item 0 it means nothing."""
+    """(part, float32 [B, N]) of each feature; of item 0 it means nothing.
+
+    With candidates, int [B, J], it is of these alone: float32 [B, J].
+    """
+
+    def of(x_BN: np.ndarray) -> np.ndarray:
+      if candidates_BJ is None:
+        return x_BN
+      return np.take_along_axis(x_BN, candidates_BJ, axis=1)
+
     num_items = len(self.counts)
     newest_BM = histories.newest(history_BL, _NEWEST)
     means = [
@@ -176,28 +186,37 @@ class Features:
     if 'words' in self._kept:
       rows_fn: Callable[[np.ndarray], np.ndarray] = self._words.of_titles
       for found in untrained.best_of(rows_fn, newest_BM, _HALF_LIVES):
-        yield 'words', found
+        yield 'words', of(found)
       for had in means:
-        yield 'words', self._words.of_histories(had)
+        yield 'words', of(self._words.of_histories(had))
     if 'vectors' in self._kept:
       for found in untrained.best_of(self._cosines, newest_BM, _HALF_LIVES):
-        yield 'vectors', found
+        yield 'vectors', of(found)
       for had in means:
         mean = untrained.unit(had @ self.vectors)
-        yield 'vectors', mean @ self.vectors.T
+        yield 'vectors', of(mean @ self.vectors.T)
     if 'lm' in self._kept:
-      users = np.asarray(self._model.user_vectors(history_BL))
-      yield 'lm', np.asarray(ranking.scores(users, self._item_vectors))
+      yield 'lm', self._of_lm(history_BL, candidates_BJ)
     for part, model in self._knn:
-      yield part, np.sqrt(model.scores(history_BL))  # Sums have long tails.
+      yield part, np.sqrt(of(model.scores(history_BL)))  # Long tails.
     if 'popularity' in self._kept:
-      yield (
-        'popularity',
-        np.broadcast_to(self._log_counts, (len(history_BL), num_items)),
-      )
+      shape = len(history_BL), num_items
+      yield 'popularity', of(np.broadcast_to(self._log_counts, shape))
     if 'domain' in self._kept:
       for length in (history_BL.shape[1], 1):
-        yield 'domain', self._domain_share(history_BL, length)
+        yield 'domain', of(self._domain_share(history_BL, length))
+
+  def _of_lm(
+    self, history_BL: np.ndarray, candidates_BJ: np.ndarray | None
+  ) -> np.ndarray:
+    users, items = self._model.user_vectors(history_BL), self._item_vectors
+    if candidates_BJ is None:
+      return np.asarray(ranking.scores(users, items))
+    found = np.zeros(candidates_BJ.shape, np.float32)
+    for first in range(0, len(found), _SCORED):
+      part = slice(first, first + _SCORED)
+      found[part] = ranking.scores(users[part], items[candidates_BJ[part]])
+    return found
 
   def _domain_share(self, history_BL: np.ndarray, length: int) -> np.ndarray:
     newest = histories.newest(history_BL, length)
@@ -217,10 +236,9 @@ class Features:
     found = np.zeros(shape, np.float32)
     for first in range(0, len(history_BL), _BATCH):
       part = slice(first, first + _BATCH)
-      for f, (_, x_BN) in enumerate(self(history_BL[part])):
-        found[part, :, f] = np.take_along_axis(
-          x_BN, candidates_BJ[part], axis=1
-        )
+      every = self(history_BL[part], candidates_BJ[part])
+      for f, (_, x_BJ) in enumerate(every):
+        found[part, :, f] = x_BJ
       progress(min(first + _BATCH, len(history_BL)))
     return found
 

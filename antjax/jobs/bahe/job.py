@@ -23,6 +23,7 @@ from typing import Any
 import jax
 
 from antjax.ctr import tuning
+from antjax.embedding.table import EmbeddingTables
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
@@ -35,6 +36,7 @@ from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.metrics import click_metrics
 from antjax.train.state import TrainState
+from antjax.train.trainer import Trainer
 
 Scores = dict[str, float]
 
@@ -47,42 +49,13 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
   """Trains, scores, exports and reports; returns the scores by split."""
   clicks = Clicks(config, job)
   built = bahe_model.build(config, job, clicks)
-  model, num_steps = built.model, config.steps_for(clicks.num_examples('train'))
+  num_steps = config.steps_for(len(clicks.splits['train']))
   is_trained = tuning.trainable(config.effective_tuning)
-  tables = model.tables(job.mesh)
-
-  def vectors(rows: tuple[Any, ...], batch: Mapping[str, Any]) -> Any:
-    return tables.lookup(rows[0], batch['ids']) if tables is not None else {}
-
-  def loss(params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:
-    *rows, batch, _ = rest
-    return built.merge(params).loss(batch, vectors(tuple(rows), batch))
-
-  def predict(params: Any, *rest: Any) -> dict[str, jax.Array]:
-    *rows, batch, _ = rest
-    kept = ('label', 'weight', 'is_new_user', 'is_new_item')
-    return {
-      'prediction': built.merge(params).logits(
-        batch, vectors(tuple(rows), batch)
-      ),
-      'group': batch['user'],
-      **{name: batch[name] for name in kept},
-    }
-
-  def score(state: TrainState, split: str, title: str = '') -> Scores:
-    batches = clicks.evaluation(split, model.prepare, title=title)
-    metrics = click_metrics.click_metrics()
-    return trainer.evaluate(state, batches, predict, metrics)
-
-  def validate(state: TrainState) -> Scores:
-    found = score(state, 'validation')
-    # A slice without examples has no scores.
-    return {f'validation_{k}': x for k, x in found.items() if math.isfinite(x)}
-
+  network = _Network(built, built.model.tables(job.mesh))
   trainer = trainer_lib.make_trainer(
     config,
     job,
-    loss,
+    network.loss,
     config.optimizer.build(num_steps, tuning.is_lm),
     built.params,
     compute_dtype=config.compute_dtype,
@@ -90,7 +63,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
     scanned=trainer_lib.is_stack,
     **config.layer_options(),
     activation_bytes=built.activation_bytes,
-    tables=tables,
+    tables=network.tables,
     constants=built.constants,
   )
   if config.export_users:
@@ -104,7 +77,73 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
     best_mode=click_metrics.best_mode(config.best_metric),
   )
   state = trainer.init(built.params, seed=config.seed)
-  account = trainer_lib.account(
+  account = _account(config, job, clicks, built, trainer, state)
+  prepare = built.model.prepare
+
+  def score(state: TrainState, split: str, title: str = '') -> Scores:
+    batches = clicks.evaluation(split, prepare, title=title)
+    metrics = click_metrics.click_metrics()
+    return trainer.evaluate(state, batches, network.predict, metrics)
+
+  def validate(state: TrainState) -> Scores:
+    found = score(state, 'validation')
+    # A slice without examples has no scores.
+    return {f'validation_{k}': x for k, x in found.items() if math.isfinite(x)}
+
+  state = run.fit(trainer, state, clicks.training(prepare), validate)
+  scores = {
+    split: score(state, split, f'score {split}')
+    for split in ('validation', 'test')
+  }
+  _export(config, job, clicks, built, trainer, state, network.tables)
+  means = bahe_means.scores(clicks, 'test')
+  if job.is_main:
+    bahe_report.write(
+      config, job, clicks.description, trainer, account, scores, means
+    )
+  return scores
+
+
+class _Network:
+  """What the trainer differentiates, and what it scores."""
+
+  def __init__(
+    self, built: bahe_model.BuiltClickModel, tables: EmbeddingTables | None
+  ):
+    self.tables, self._built = tables, built
+
+  def loss(self, params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:
+    *rows, batch, _ = rest
+    return self._built.merge(params).loss(batch, self._vectors(rows, batch))
+
+  def predict(self, params: Any, *rest: Any) -> dict[str, jax.Array]:
+    *rows, batch, _ = rest
+    kept = ('label', 'weight', 'is_new_user', 'is_new_item')
+    return {
+      'prediction': self._built.merge(params).logits(
+        batch, self._vectors(rows, batch)
+      ),
+      'group': batch['user'],
+      **{name: batch[name] for name in kept},
+    }
+
+  def _vectors(self, rows: list[Any], batch: Mapping[str, Any]) -> Any:
+    if self.tables is None:
+      return {}
+    return self.tables.lookup(rows[0], batch['ids'])
+
+
+def _account(
+  config: Config,
+  job: job_lib.Job,
+  clicks: Clicks,
+  built: bahe_model.BuiltClickModel,
+  trainer: Trainer,
+  state: TrainState,
+) -> dict[str, Any]:
+  """The memory that the run takes, for the report."""
+  is_trained = tuning.trainable(config.effective_tuning)
+  return trainer_lib.account(
     trainer,
     state,
     job,
@@ -112,18 +151,25 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
     frozen_share=tuning.frozen_share(
       built.params, is_trained, built.num_absent
     ),
-    batch_fn=functools.partial(clicks.example, model.prepare)
+    batch_fn=functools.partial(clicks.example, built.model.prepare)
     if config.check_memory
     else None,
     table=built.table_bytes,
     table_level=built.table_level,
     num_absent=built.num_absent,
   )
-  state = run.fit(trainer, state, clicks.training(model.prepare), validate)
-  scores = {
-    split: score(state, split, f'score {split}')
-    for split in ('validation', 'test')
-  }
+
+
+def _export(
+  config: Config,
+  job: job_lib.Job,
+  clicks: Clicks,
+  built: bahe_model.BuiltClickModel,
+  trainer: Trainer,
+  state: TrainState,
+  tables: EmbeddingTables | None,
+) -> None:
+  """Writes the adapter, the vectors of users and the model, as asked for."""
   if config.effective_tuning == 'lora':
     trained = built.merge(trainer.params(state))
     if job.is_main:
@@ -132,9 +178,3 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
     bahe_users.export(job.run_dir, trainer, state, clicks, built)
   if config.export:
     bahe_export.write(config, job, clicks, built, trainer, state, tables)
-  means = bahe_means.scores(clicks, 'test')
-  if job.is_main:
-    bahe_report.write(
-      config, job, clicks.description, trainer, account, scores, means
-    )
-  return scores

@@ -198,6 +198,17 @@ def test_examples_of_new_targets_choose():
   np.testing.assert_allclose(found.bias, chosen.bias)
 
 
+def test_features_of_candidates_are_those_of_all_items():
+  features = fitted()[0].features
+  history, candidates = drawn()
+  found = features.of_candidates(history, candidates)
+  for f, (part, x) in enumerate(features(history)):
+    want = np.take_along_axis(x, candidates, axis=1)
+    np.testing.assert_allclose(
+      *(found[..., f], want), rtol=1e-5, atol=1e-6, err_msg=part
+    )
+
+
 def test_the_padding_is_never_ahead():
   model, _ = fitted()
   examples = evaluation.RankedExamples(
