@@ -119,11 +119,10 @@ def _write_once(folder: str, name: str, data: bytes) -> None:
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     unfinished = pathlib.Path(folder, f'.{name}.{secrets.token_hex(4)}')
     try:
-      with unfinished.open('xb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+      unfinished.write_bytes(data)
+      paths.flush(unfinished)
       os.link(unfinished, place)  # One of two writers at once has the name.
+      paths.flush(unfinished.parent)
     except FileExistsError:
       is_there = True
     finally:
