@@ -7,6 +7,7 @@ see `canonical`.
 """
 
 from collections.abc import Mapping
+import functools
 import math
 import os
 import time
@@ -86,9 +87,11 @@ class Checkpointer:
     self._best_metric = best_metric
     policies = checkpoint_managers
     preserve: Any = policies.LatestN(keep)
+    rank = None
     if best_metric is not None:
+      rank = functools.partial(_rank, name=best_metric, mode=best_mode)
       best = policies.BestN(
-        get_metric_fn=lambda metrics: _rank(metrics, best_metric, best_mode),
+        get_metric_fn=rank,
         # Orbax keeps the largest unless told to reverse.
         reverse=best_mode == 'min',
         n=1,
@@ -108,6 +111,7 @@ class Checkpointer:
       directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preserve,
+        best_fn=rank,  # Without it no metric is written, and none read.
         enable_async_checkpointing=True,
         temporary_path_class=self._claim and self._claim.path_class(),
       ),
