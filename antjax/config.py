@@ -332,13 +332,8 @@ def save(config: Any, run_dir: str | os.PathLike[str]) -> pathlib.Path:
       while (folder / f'config.{n}.json').exists():
         n += 1
       shutil.copyfile(path, folder / f'config.{n}.json')
-  temporary = folder / f'.{FILE_NAME}.{os.getpid()}'
-  with open(temporary, 'w', encoding='utf-8') as file:
-    json.dump(record, file, indent=2)
-    file.write('\n')
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  with paths.replaced(path, is_durable=True) as new:
+    new.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
   return path
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import errno
 import fcntl
 import functools
+import glob
 import hashlib
 import importlib.util
 import json
@@ -25,6 +26,7 @@ import shutil
 import tempfile
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 PathLike = str | os.PathLike[str]
@@ -201,18 +203,66 @@ def written(path: PathLike, what: str = 'out') -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replaced(
+  path: pathlib.Path, *, is_durable: bool = False
+) -> Iterator[pathlib.Path]:
   """A path to write to, which takes the place of `path` at a clean end.
 
-  It may become a file or a folder. What a killed process has left goes.
+  It may become a file or a folder. What a killed process has left goes. If
+  `is_durable`, the file survives a power cut from then on.
   """
   partial = path.with_name(f'.new-{path.name}')
   if partial.is_dir():
     shutil.rmtree(partial)
-  yield partial
-  if path.is_dir():
-    shutil.rmtree(path)
-  os.replace(partial, path)
+  try:
+    yield partial
+    if is_durable:
+      flush(partial)
+    if path.is_dir():
+      shutil.rmtree(path)
+    os.replace(partial, path)
+    if is_durable:
+      flush(path.parent)
+  finally:
+    if partial.is_file():
+      partial.unlink()
+
+
+def flush(path: pathlib.Path) -> None:
+  """Waits until a file, or the names in a folder, are on the disk."""
+  number = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(number)
+  finally:
+    os.close(number)
+
+
+@contextlib.contextmanager
+def staged(folder: PathLike, what: str = 'out') -> Iterator[pathlib.Path]:
+  """An empty folder that becomes `folder` at a clean end, else vanishes.
+
+  What is in `folder` is deleted at the end. Its parent may hold further files
+  of the work; it is deleted too.
+  """
+  folder = local(folder, what).absolute()
+  parent = folder.parent
+  is_new = not parent.exists()
+  parent.mkdir(parents=True, exist_ok=True)
+  prefix = f'.{folder.name}.partial-'
+  for left in parent.glob(f'{glob.escape(prefix)}*'):
+    logging.warning('%s was left by a run that was killed; delete it.', left)
+  stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+  try:
+    data = stage / 'data'
+    data.mkdir()
+    yield data
+    if folder.exists():
+      folder.rename(stage / 'old')
+    data.rename(folder)
+  finally:
+    shutil.rmtree(stage, ignore_errors=True)
+    if is_new and not any(parent.iterdir()):
+      parent.rmdir()
 
 
 @contextlib.contextmanager

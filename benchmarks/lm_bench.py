@@ -31,7 +31,7 @@ import dataclasses
 import pathlib
 import statistics
 import tempfile
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Config(harness.Config):
 
   blocks: int = 5
   block_s: float = 4.0
+  encode: Annotated[bool, 'Also encode titles, alike for all tokens.'] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ def line_of(
   line: dict[str, Any] = {'model': case.model, 'num_tokens': case.num_tokens}
   line |= {'dtype': 'float32', 'flops': work}
   for call, prefix in (('step', ''), ('encode', 'encode_')):
-    for kind in ('', 'cpu_'):
+    for kind in ('', 'cpu_') if call in found['peer'] else ():
       for name in _NAMES:
         seconds = statistics.median(found[name][kind + call])
         line[f'{name}_{call}_{kind}s'] = seconds
@@ -152,9 +153,10 @@ def _lines(config: Config) -> Iterator[dict[str, Any]]:
         workers['antjax'].make('benchmarks.lm_form:Form', **options)
         workers['peer'].make('benchmarks.lm_peers:Peer', **options)
         first = {
-          name: worker.order('first') for name, worker in workers.items()
+          name: worker.order('first', encodes=config.encode)
+          for name, worker in workers.items()
         }
-        calls = {'step': 2, 'encode': 1}
+        calls = {'step': 2} | ({'encode': 1} if config.encode else {})
         turns = harness.take_turns(workers, config.turns, calls, warm_up='step')
       found = {name: {**turns[name], 'first': first[name]} for name in _NAMES}
       work = flops(case, fields)

@@ -89,7 +89,7 @@ class Form:
     """Encodes the titles."""
     self._vectors()
 
-  def first(self) -> list[float]:
-    """First numbers of some vectors, and the loss of the first step."""
-    vectors = self._vectors()[:4, 0].tolist()
+  def first(self, encodes: bool) -> list[float]:
+    """First numbers of some vectors, if any, and the first step's loss."""
+    vectors = self._vectors()[:4, 0].tolist() if encodes else []
     return [*vectors, self.step()]

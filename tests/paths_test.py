@@ -58,7 +58,7 @@ def test_a_missing_package_is_named(monkeypatch, scheme, extra):
     lambda url: journal.Journal(url),
     lambda url: loop.FitOptions(checkpoint_dir=url.replace('gs', 'hdfs')),
     lambda url: Checkpointer(url.replace('gs', 'hdfs'), None),
-    lambda url: output_folder.staged(url).__enter__(),
+    lambda url: paths.staged(url).__enter__(),
     lambda url: output_folder.is_current(url, {}, overwrite=False),
     lambda url: progress.RunLog(url),
     lambda url: tokenizer.learn(['a b'], 300).save(url),

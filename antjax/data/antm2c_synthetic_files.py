@@ -29,7 +29,6 @@ from antjax import paths
 from antjax.data import (
   antm2c_synthetic,
   event_antm2c,
-  output_folder,
   thread_map,
 )
 from antjax.data.antm2c_synthetic import (
@@ -122,7 +121,7 @@ def write(
     )
   if out.exists() and any(out.iterdir()):
     raise ValueError(f'out={out} is not empty; choose another folder.')
-  with output_folder.staged(out) as stage:
+  with paths.staged(out) as stage:
     world = World(config)
     borders = np.linspace(0, config.num_rows, config.num_parts + 1)
     borders = np.round(borders).astype(np.int64).tolist()

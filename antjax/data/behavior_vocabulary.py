@@ -266,26 +266,15 @@ def _write_manifest(
   """Replaces the manifest in one step, after the files are on the disk."""
   for entry in appends[-1:]:
     for name in entry.files:
-      _flush(folder / name)
+      paths.flush(folder / name)
   content = {
     'format_version': _FORMAT_VERSION,
     'normalizer': normalizer,
     'appends': [dataclasses.asdict(entry) for entry in appends],
   }
-  temporary = folder / f'.{MANIFEST}.new'
   text = json.dumps(content, indent=2, ensure_ascii=False)
-  temporary.write_text(text + '\n', encoding='utf-8')
-  _flush(temporary)
-  os.replace(temporary, folder / MANIFEST)
-  _flush(folder)
-
-
-def _flush(path: pathlib.Path) -> None:
-  number = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(number)
-  finally:
-    os.close(number)
+  with paths.replaced(folder / MANIFEST, is_durable=True) as new:
+    new.write_text(text + '\n', encoding='utf-8')
 
 
 @contextlib.contextmanager

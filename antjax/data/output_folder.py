@@ -6,23 +6,18 @@ The folder's `dataset.json` names its configuration and its files. Data are
 written to a hidden folder beside it, which takes its name only at the end.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-import contextlib
-import glob
+from collections.abc import Callable, Iterable, Mapping
 import json
 import os
 import pathlib
 import re
 import shutil
-import tempfile
 from typing import Any
 
-from absl import logging
 from etils import epath
 
 from antjax import paths
 from antjax.data import record_schema, records
-from antjax.shards import record_source
 
 DESCRIPTION = 'dataset.json'
 REJECTED = 'rejected.csv'
@@ -133,7 +128,7 @@ def _damaged(folder: pathlib.Path, sizes: Mapping[str, int]) -> list[str]:
 
 def open_split(
   folder: str | os.PathLike[str], split: str, *, as_blocks: bool = False
-) -> record_source.RecordSource:
+) -> records.Source:
   """Opens the records of a split as the `dataset.json` of the folder says.
 
   For `as_blocks`, see `records.open_source`.
@@ -232,33 +227,6 @@ def is_current(
   return True
 
 
-@contextlib.contextmanager
-def staged(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """Gives an empty folder that becomes `folder` at a clean end, else vanishes.
-
-  Call `is_current` first: what is in `folder` is deleted at the end.
-  """
-  folder = paths.local(folder, 'out').absolute()
-  parent = folder.parent
-  is_new = not parent.exists()
-  parent.mkdir(parents=True, exist_ok=True)
-  prefix = f'.{folder.name}.partial-'
-  for left in parent.glob(f'{glob.escape(prefix)}*'):
-    logging.warning('%s was left by a run that was killed; delete it.', left)
-  stage = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-  try:
-    data = stage / 'data'
-    data.mkdir()
-    yield data
-    if folder.exists():
-      folder.rename(stage / 'old')
-    data.rename(folder)
-  finally:
-    shutil.rmtree(stage)
-    if is_new and not any(parent.iterdir()):
-      parent.rmdir()
-
-
 def make(
   folder: str | os.PathLike[str],
   config: Mapping[str, Any],
@@ -286,7 +254,7 @@ def make(
   with paths.written(folder) as folder:
     if is_current(folder, config, overwrite=overwrite):
       return load_description(folder), False
-    with staged(folder) as stage:
+    with paths.staged(folder) as stage:
       work = stage.with_name('work')
       work.mkdir()
       rejected = work / REJECTED

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import json
 import os
-import uuid
+import pathlib
 
 from array_record.python import array_record_module
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from antjax import paths
 from antjax.data import array_record_file, arrow_columns, record_schema
 from antjax.data.record_schema import Schema
 
@@ -51,8 +52,8 @@ def write(
     )
   given = record_schema.arrow_schema(schema)
   num_records = 0
-  with _replacing(path) as temporary:
-    with _FORMATS[suffix](temporary, schema, block_size) as add:
+  with paths.replaced(pathlib.Path(path)) as new:
+    with _FORMATS[suffix](os.fspath(new), schema, block_size) as add:
       for table in _regroup(batches, given, block_size):
         add(table)
         num_records += table.num_rows
@@ -136,17 +137,3 @@ def _regroup(
       waiting, num_rows = [whole.slice(cut)], num_rows - cut
   if num_rows:
     yield pa.concat_tables(waiting)
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-  """Gives a temporary name that becomes `path` at a clean end."""
-  path = os.fspath(path)
-  folder, name = os.path.split(path)
-  temporary = os.path.join(folder, f'.{name}.{uuid.uuid4().hex}.partial')
-  try:
-    yield temporary
-    os.replace(temporary, path)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)

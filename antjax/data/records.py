@@ -214,13 +214,14 @@ class ArrowSource(_ColumnSource):
 
 
 ColumnSource = ArrowSource | ParquetSource | FileSequence
+Source = ColumnSource | ArrayRecordSource
 
 
 def open_source(
   path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
   schema: Schema | None = None,
   as_blocks: bool = False,
-) -> ColumnSource | ArrayRecordSource:
+) -> Source:
   """Opens a record file by its suffix, .arrow, .parquet or .array_record.
 
   Records of several Arrow or Parquet files follow each other. Fields that the
@@ -258,7 +259,7 @@ def open_source(
 
 
 def whole_columns(
-  path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+  source: ColumnSource,
   names: Sequence[str],
   wide: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
@@ -267,7 +268,7 @@ def whole_columns(
   Four bytes a number: 11 million clicks with 40 features take 2 GB.
 
   Args:
-    path: Arrow or Parquet file that `record_writer` wrote, or several.
+    source: Arrow or Parquet file that `record_writer` wrote, or several.
     names: Columns: numbers, or lists of as many numbers in each record.
     wide: Those of them that stay int64; others become int32.
 
@@ -277,8 +278,6 @@ def whole_columns(
   Raises:
     ValueError: Lists of a column differ in length, or a number does not fit.
   """
-  source = open_source(path)
-  assert not isinstance(source, ArrayRecordSource)
   found: dict[str, np.ndarray] = {}
   total = len(source)
   for start in range(0, total, READ_RECORDS):
@@ -289,7 +288,7 @@ def whole_columns(
       whole = found[name]
       if values.shape[1:] != whole.shape[1:]:
         raise ValueError(
-          f'whole_columns: {path}: records have {values.shape[1:]} and'
+          f'whole_columns: {source.path}: records have {values.shape[1:]} and'
           f' {whole.shape[1:]} values of {name!r}; all need as many.'
         )
       whole[start:stop] = values

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import os
+import pathlib
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from antjax import paths
 from antjax.embedding.key_index import KeyIndex, mix, to_keys
 
 UNKNOWN = 0  # Id of every key without a slot; its row is trained too.
@@ -286,10 +288,8 @@ class Vocabulary:
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the state to an .npz file, atomically."""
-    temporary = f'{os.fspath(path)}.new'
-    with open(temporary, 'wb') as file:
+    with paths.replaced(pathlib.Path(path)) as new, new.open('wb') as file:
       self.write(file)
-    os.replace(temporary, path)
 
   def write(self, file: BinaryIO, **more: Any) -> None:
     """Writes the state, and optionally further arrays, to an open file."""

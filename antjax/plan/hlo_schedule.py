@@ -8,7 +8,7 @@ and its end. One that is a single instruction, or ends before the next product,
 is exposed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import re
 
 from antjax.plan import hlo_text
@@ -48,6 +48,12 @@ class _Reader:
     self._has_product: dict[str, bool] = {}
     self._inside: dict[str, frozenset[str]] = {}
 
+  def _instructions(self, computation: str) -> Iterator[tuple[str, str, str]]:
+    """(name, opcode, text from the operands on) of each, as scheduled."""
+    for line in self._bodies.get(computation, ()):
+      if found := _INSTRUCTION.match(line):
+        yield found[1], found[2], line[found.end() - 1 :]
+
   def hidden_in(self, computation: str) -> set[str]:
     """Hidden ones started in a computation, or in its called starts."""
     found: set[str] = set()
@@ -56,12 +62,7 @@ class _Reader:
     chains: dict[str, set[str]] = {}
     busy: set[str] = set()  # Chains with a product fused to a part.
     num_products = 0
-    for line in self._bodies[computation]:
-      instruction = _INSTRUCTION.match(line)
-      if not instruction:
-        continue
-      name, op = instruction[1], instruction[2]
-      rest = line[instruction.end() - 1 :]
+    for name, op, rest in self._instructions(computation):
       first = _OPERAND.match(rest)
       operand = first[1] if first else ''
       if op.endswith('-update') and operand in starts:
@@ -106,13 +107,10 @@ class _Reader:
     """Whether a computation, or one that it calls, has a product."""
     if computation not in self._has_product:
       self._has_product[computation] = False
-      for line in self._bodies.get(computation, ()):
-        instruction = _INSTRUCTION.match(line)
-        if instruction and self._is_product(
-          instruction[2], line[instruction.end() - 1 :]
-        ):
-          self._has_product[computation] = True
-          break
+      self._has_product[computation] = any(
+        self._is_product(op, rest)
+        for _, op, rest in self._instructions(computation)
+      )
     return self._has_product[computation]
 
   def _collectives(self, computation: str) -> frozenset[str]:
@@ -120,13 +118,10 @@ class _Reader:
     if computation not in self._inside:
       self._inside[computation] = frozenset()
       names: set[str] = set()
-      for line in self._bodies.get(computation, ()):
-        instruction = _INSTRUCTION.match(line)
-        if not instruction:
-          continue
-        if _COLLECTIVE.match(instruction[2]):
-          names.add(instruction[1])
-        for called in hlo_text.called(line[instruction.end() - 1 :]):
+      for name, op, rest in self._instructions(computation):
+        if _COLLECTIVE.match(op):
+          names.add(name)
+        for called in hlo_text.called(rest):
           names |= self._collectives(called)
       self._inside[computation] = frozenset(names)
     return self._inside[computation]
@@ -135,11 +130,10 @@ class _Reader:
     """Chain -> its parts in computations of a fusion."""
     found: dict[str, set[str]] = {}
     for computation in called:
-      for line in self._bodies.get(computation, ()):
-        instruction = _INSTRUCTION.match(line)
-        chain = _CHAIN.search(line)
-        if instruction and chain and _COLLECTIVE.match(instruction[2]):
-          found.setdefault(chain[1], set()).add(instruction[1])
+      for name, op, rest in self._instructions(computation):
+        chain = _CHAIN.search(rest)
+        if chain and _COLLECTIVE.match(op):
+          found.setdefault(chain[1], set()).add(name)
     return found
 
 

@@ -16,6 +16,7 @@ from antjax import paths
 from antjax.plan.planner import ParoPlan, Row
 from antjax.report import page as report_page
 from antjax.report import plots as report_plots
+from antjax.report.plots import INK, SOFT
 
 # Other names of a code.
 KNOWN_AS = {
@@ -27,7 +28,6 @@ KNOWN_AS = {
 }
 # Okabe, Ito 2008: distinguishable with color vision deficiency too.
 _FITS, _TOO_LARGE, _BEST = '#0072b2', '#b7bfcc', '#d55e00'
-_INK, _SOFT = '#1d2433', '#5d6779'
 
 
 def to_dict(plan: ParoPlan) -> dict[str, Any]:
@@ -56,18 +56,15 @@ def to_dict(plan: ParoPlan) -> dict[str, Any]:
 
 def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
   """Plot of peak memory against communication, with their frontier."""
-  result = matplotlib.figure.Figure((7.6, 4.8), layout='constrained')
-  axes = result.subplots()
-  bold: dict[str, Any] = {'fontsize': 11, 'fontweight': 'bold', 'color': _INK}
   title = 'Memory and communication of each PaRO code'
-  axes.set_title(title, loc='left', **bold)
+  result, axes = report_plots.titled(title, 4.8, width=7.6)
   front = plan.frontier()
   axes.step(
     [row.peak_bytes / 1e9 for row in front],
     [_shown(row) for row in front],
     ':',
     where='pre',
-    color=_SOFT,
+    color=SOFT,
     zorder=1,
   )
   order = sorted(plan.rows, key=lambda r: (r.peak_bytes, r.comm_s))
@@ -87,17 +84,17 @@ def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
       ha='center',
       va='bottom' if up else 'top',
       fontsize=8,
-      color=_INK if row.fits else _SOFT,
+      color=INK if row.fits else SOFT,
       fontweight='bold' if color == _BEST else 'normal',
     )
-  note: dict[str, Any] = {'ha': 'right', 'fontsize': 8, 'color': _SOFT}
+  note: dict[str, Any] = {'ha': 'right', 'fontsize': 8, 'color': SOFT}
   if plan.best.compute_s > 0:
-    axes.axhline(plan.best.compute_s, color=_SOFT, linewidth=0.8)
+    axes.axhline(plan.best.compute_s, color=SOFT, linewidth=0.8)
     where = axes.get_yaxis_transform()  # x is a share of the width.
     x, y = 1, plan.best.compute_s
     axes.text(x, y, 'computation', va='bottom', transform=where, **note)
   if plan.device_bytes is not None:
-    axes.axvline(plan.device_bytes / 1e9, color=_SOFT, linewidth=0.8)
+    axes.axvline(plan.device_bytes / 1e9, color=SOFT, linewidth=0.8)
     where = axes.get_xaxis_transform()
     x, y, text = plan.device_bytes / 1e9, 1, 'memory of a device '
     axes.text(x, y, text, va='top', rotation=90, transform=where, **note)
@@ -106,12 +103,10 @@ def figure(plan: ParoPlan) -> matplotlib.figure.Figure:
   for axis in (axes.xaxis, axes.yaxis):
     axis.set_major_formatter(matplotlib.ticker.FuncFormatter(_tick))
     axis.set_minor_formatter(matplotlib.ticker.FuncFormatter(_tick))
-  axes.set_xlabel('peak memory of a device, GB', color=_SOFT)
-  axes.set_ylabel('communication in a step, s', color=_SOFT)
+  axes.set_xlabel('peak memory of a device, GB', color=SOFT)
+  axes.set_ylabel('communication in a step, s', color=SOFT)
   axes.margins(0.08, 0.12)
   axes.grid(True, which='both', color='#eef1f6', linewidth=0.6)
-  axes.set_axisbelow(True)
-  axes.spines[['top', 'right']].set_visible(False)
   return result
 
 

@@ -15,8 +15,8 @@ import numpy as np
 # Distinguishable with color vision deficiency too (Okabe, Ito 2008).
 _COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00')
 _LEVEL_COLORS = {'none': '#d55e00', 'intra': '#0072b2', 'global': '#009e73'}
-_INK = '#1d2433'
-_SOFT = '#5d6779'
+INK = '#1d2433'
+SOFT = '#5d6779'
 _LINE = '#e3e7ee'
 # Name -> [(x, y), ...].
 Points = Mapping[str, Sequence[tuple[float, float]]]
@@ -25,14 +25,14 @@ Bars = Mapping[str, Mapping[str, Sequence[float]]]
 _MAX_POINTS = 2000  # More would enlarge the page without a finer curve.
 
 
-def _figure(title: str, height: float):
+def titled(title: str, height: float, width: float = 6.2) -> tuple[Any, Any]:
   """Returns a titled figure without a box, and its axes."""
-  figure = matplotlib.figure.Figure((6.2, height), layout='constrained')
+  figure = matplotlib.figure.Figure((width, height), layout='constrained')
   axes = figure.subplots()
-  axes.set_title(title, loc='left', fontsize=11, fontweight='bold', color=_INK)
+  axes.set_title(title, loc='left', fontsize=11, fontweight='bold', color=INK)
   axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.spines['bottom'].set_color(_LINE)
-  axes.tick_params(length=0, colors=_SOFT, labelsize=9)
+  axes.tick_params(which='both', length=0, colors=SOFT, labelsize=9)
   axes.set_axisbelow(True)
   return figure, axes
 
@@ -70,7 +70,7 @@ def _label(name: str) -> str:
 
 def _finish(axes: Any, x_label: str, *, integer: bool) -> None:
   axes.grid(axis='y', color=_LINE, linewidth=0.8)
-  axes.set_xlabel(x_label, fontsize=9, color=_SOFT)
+  axes.set_xlabel(x_label, fontsize=9, color=SOFT)
   axes.xaxis.set_major_locator(
     matplotlib.ticker.MaxNLocator(nbins=6, integer=integer)
   )
@@ -78,7 +78,7 @@ def _finish(axes: Any, x_label: str, *, integer: bool) -> None:
 
 def curves(title: str, lines: Points) -> str:
   """Plots lines over steps, with every n-th point of long ones."""
-  figure, axes = _figure(title, 3.2)
+  figure, axes = titled(title, 3.2)
   for i, (name, points) in enumerate(lines.items()):
     stride = -(-len(points) // _MAX_POINTS)
     # Counted from the end, to include the last value.
@@ -88,7 +88,7 @@ def curves(title: str, lines: Points) -> str:
     marker = 'o' if len(steps) < 12 else None
     axes.plot(steps, values, **_line(i, name, marker=marker))
   _finish(axes, 'step', integer=True)
-  axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+  axes.legend(frameon=False, fontsize=9, labelcolor=INK)
   return svg(figure, f'curves {title}')
 
 
@@ -98,7 +98,7 @@ def intervals(
   lines: Mapping[str, Sequence[tuple[float, float, float, float]]],
 ) -> str:
   """Plots lines of (x, value, low, high); nan gives no error bar."""
-  figure, axes = _figure(title, 3.2)
+  figure, axes = titled(title, 3.2)
   counts = True  # Whether x is a count: no ticks between integers.
   for i, (name, points) in enumerate(lines.items()):
     x, value, low, high = np.asarray(points, float).T
@@ -108,7 +108,7 @@ def intervals(
     style = _line(i, name, marker='o', elinewidth=1, capsize=2.5)
     axes.errorbar(x, value, yerr=errors, **style)
   _finish(axes, x_label, integer=counts)
-  axes.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=2)
+  axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2)
   return svg(figure, f'intervals {title}')
 
 
@@ -118,7 +118,7 @@ def bars(title: str, groups: Bars, floor: float = 0.0) -> str:
   nan means no error or interval. The axis starts at the floor, e.g. 0.5 for an
   AUC; lower values are clipped.
   """
-  figure, axes = _figure(title, 3.2)
+  figure, axes = titled(title, 3.2)
   names = list(dict.fromkeys(bar for group in groups.values() for bar in group))
   width = 0.8 / max(len(names), 1)
   for i, name in enumerate(names):
@@ -136,7 +136,7 @@ def bars(title: str, groups: Bars, floor: float = 0.0) -> str:
       yerr=np.clip(np.nan_to_num([below, above]), 0, None),
       color=_COLORS[i % len(_COLORS)],
       alpha=1.0 if i < len(_COLORS) else 0.5,
-      error_kw={'elinewidth': 1, 'ecolor': _SOFT},
+      error_kw={'elinewidth': 1, 'ecolor': SOFT},
       label=_label(name),
     )
   if floor and axes.get_ylim()[1] > floor:  # Otherwise all bars are clipped.
@@ -145,7 +145,7 @@ def bars(title: str, groups: Bars, floor: float = 0.0) -> str:
   axes.grid(axis='y', color=_LINE, linewidth=0.8)
   # Below, since bars could reach a legend anywhere inside.
   place = 'outside lower left'
-  figure.legend(frameon=False, fontsize=8, labelcolor=_INK, ncols=3, loc=place)
+  figure.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=3, loc=place)
   return svg(figure, f'bars {title}')
 
 
@@ -159,13 +159,13 @@ def _value_and_errors(bar: Sequence[float]) -> tuple[float, float, float]:
 
 def scatter(title: str, points: Points) -> str:
   """Draws points in the plane, with a color per name."""
-  figure, axes = _figure(title, 3.8)
+  figure, axes = titled(title, 3.8)
   for i, (name, pairs) in enumerate(points.items()):
     x, y = np.asarray(pairs, float).reshape(-1, 2).T
     color = _COLORS[i % len(_COLORS)]
     style = {'color': color, 'alpha': 0.6, 'linewidths': 0}
     axes.scatter(x, y, s=5, label=_label(name), **style)
-  axes.legend(frameon=False, fontsize=8, labelcolor=_INK, markerscale=2)
+  axes.legend(frameon=False, fontsize=8, labelcolor=INK, markerscale=2)
   return svg(figure, f'scatter {title}')
 
 
@@ -173,7 +173,7 @@ def memory(
   devices: Sequence[str], levels: Mapping[str, Mapping[str, int]]
 ) -> str:
   """Plots a bar per device, stacked by level: level -> device -> bytes."""
-  figure, axes = _figure('MiB on each device', 1.4 + 0.26 * len(devices))
+  figure, axes = titled('MiB on each device', 1.4 + 0.26 * len(devices))
   left = dict.fromkeys(devices, 0.0)
   for i, (level, by_device) in enumerate(levels.items()):
     sizes = [by_device[device] / 2**20 for device in devices]
@@ -189,11 +189,11 @@ def memory(
       left[device] += size
   axes.grid(axis='x', color=_LINE, linewidth=0.8)
   axes.invert_yaxis()
-  axes.set_ylabel('device', fontsize=9, color=_SOFT)
+  axes.set_ylabel('device', fontsize=9, color=SOFT)
   axes.legend(
     frameon=False,
     fontsize=9,
-    labelcolor=_INK,
+    labelcolor=INK,
     ncols=3,
     loc='upper left',
     bbox_to_anchor=(0, -0.12 - 0.3 / len(devices)),

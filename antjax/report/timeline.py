@@ -19,7 +19,6 @@ import re
 import time
 from typing import Any
 
-import matplotlib.figure
 import matplotlib.patches
 import matplotlib.path
 import numpy as np
@@ -34,8 +33,6 @@ _MAX_WORKERS = 40
 _MAX_MARKS = 60
 _COMPUTE, _WAIT = '#0072b2', '#f0c987'
 _ACTION, _GENERATION = '#d55e00', '#1d2433'
-_LINE = '#e3e7ee'
-_SOFT = '#5d6779'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,8 +216,7 @@ def plot(timeline: Timeline) -> str:
   """Draws a row per worker and a line per mark, as an <svg> element."""
   workers = list(timeline.blocks)
   height = 1.3 + 0.34 * max(len(workers), 1)
-  figure = matplotlib.figure.Figure((11.0, height), layout='constrained')
-  axes = figure.subplots()
+  figure, axes = report_plots.titled('', height, width=11.0)
   for row, worker in enumerate(workers):
     spans = np.array(
       [(b.start_s, b.end_s, b.wait_share) for b in timeline.blocks[worker]]
@@ -244,7 +240,7 @@ def plot(timeline: Timeline) -> str:
       textcoords='offset points',
       va='center',
       fontsize=9,
-      color=_SOFT,
+      color=report_plots.SOFT,
     )
   for number, mark in enumerate(timeline.marks, start=1):
     color = _GENERATION if mark.is_generation else _ACTION
@@ -275,10 +271,7 @@ def plot(timeline: Timeline) -> str:
   first, last = min(times, default=0.0), max(times, default=0.0)
   margin = 0.005 * (last - first) or 1.0
   axes.set_xlim(first - margin, last + margin)
-  axes.spines[['top', 'right', 'left']].set_visible(False)
-  axes.spines['bottom'].set_color(_LINE)
-  axes.tick_params(length=0, colors=_SOFT, labelsize=9)
-  axes.set_xlabel('seconds', fontsize=9, color=_SOFT)
+  axes.set_xlabel('seconds', fontsize=9, color=report_plots.SOFT)
   return report_plots.svg(figure, 'timeline')
 
 

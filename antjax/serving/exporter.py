@@ -5,17 +5,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from typing import Any, Literal
 import urllib.parse
 
-from absl import logging
 from etils import epath
 import numpy as np
 
@@ -127,29 +123,9 @@ def write(
 def new_folder(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Gives an empty folder that becomes `folder` at a clean end."""
   check_new(folder)
-  with paths.written(folder) as local:
-    local = local.absolute()
-    with scratch_folder(local, 'partial') as stage:
-      yield stage
-      stage.chmod(0o755)
-      stage.rename(local)
-
-
-@contextlib.contextmanager
-def scratch_folder(
-  beside: str | os.PathLike[str], use: str
-) -> Iterator[pathlib.Path]:
-  """Gives an empty hidden folder beside another one, and deletes it."""
-  folder = paths.local(beside, 'out').absolute()
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  prefix = f'.{folder.name}.{use}-'
-  for left in folder.parent.glob(f'{glob.escape(prefix)}*'):
-    logging.warning('%s was left by a run that was killed; delete it.', left)
-  scratch = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-  try:
-    yield scratch
-  finally:
-    shutil.rmtree(scratch, ignore_errors=True)
+  with paths.written(folder) as local, paths.staged(local) as stage:
+    yield stage
+    check_new(folder)
 
 
 def check_new(folder: str | os.PathLike[str]) -> None:

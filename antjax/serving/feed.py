@@ -101,12 +101,8 @@ def write(
     place.write_bytes(line + content)
   else:
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    unfinished = pathlib.Path(folder) / f'.{place.name}.new'
-    with unfinished.open('wb') as file:
-      file.write(line + content)
-      file.flush()
-      os.fsync(file.fileno())
-    unfinished.replace(place)
+    with paths.replaced(pathlib.Path(place), is_durable=True) as unfinished:
+      unfinished.write_bytes(line + content)
   digest = hashlib.sha256(line).hexdigest()
   return Delta(sequence, digest, head['info'], dict(arrays))
 

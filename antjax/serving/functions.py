@@ -1,9 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A meta-learned model as what `exporter.write` writes: pure functions, arrays.
+"""Models as what `exporter.write` writes: pure functions, arrays.
 
 The tables stay outside: the server looks rows up, and the compiled functions
-get their vectors. Both functions take a batch of tasks (users).
+get their vectors. A meta-learned model's take a batch of tasks (users).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ import numpy as np
 from antjax.embedding.table import EmbeddingTables
 from antjax.meta import maml, meta_loss
 from antjax.meta.recommender import MetaRecommender
+from antjax.networks.network import ScenarioMoments
 from antjax.serving import exporter
 from antjax.train.state import named_leaves
 
@@ -30,6 +31,7 @@ PyTree = Any
 # They can be lowered for all of these on any machine.
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _BUCKET = 'tasks'
+_UNREAD = ('label', 'labels', 'conversion')
 
 
 def exported(
@@ -81,6 +83,60 @@ def exported(
   )
 
 
+def exported_clicks(
+  logits: Callable[..., dict[str, jax.Array]],
+  widths: Mapping[str, int],
+  params: Any,
+  moments: ScenarioMoments | None,
+  batch: Mapping[str, Any],
+  sizes: Sequence[int],
+) -> tuple[dict[str, bytes], dict[str, np.ndarray], list[str]]:
+  """Lowers a click model's logits for each number of rows.
+
+  Args:
+    logits: Logits of (parameters, vectors, batch), by column.
+    widths: Width of the vectors of each feature.
+    params: Its dense parameters, from `Trainer.params`.
+    moments: Moments of the training rows, where the model needs them.
+    batch: A batch; its types are looked at.
+    sizes: Rows of a call.
+
+  Returns:
+    ({'scores_<rows>': f}, parameters by name, columns), where `f(parameters,
+    vectors, batch)` gives column -> float32 [rows], with `vectors` of
+    `batch['ids']`.
+  """
+  flat, whole = _named(params)
+  given = dict(moments._asdict()) if moments is not None else {}
+  flat |= {f'moments/{n}': np.asarray(x, np.float32) for n, x in given.items()}
+
+  def scores(flat: Any, vectors: Any, batch: Any) -> dict[str, jax.Array]:
+    if given:
+      each = tuple(flat[f'moments/{n}'][None] for n in given)
+      batch = batch | {'moments': each}
+    return logits(whole(flat), vectors, batch)
+
+  of_params = {
+    n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in flat.items()
+  }
+  read = {n: x for n, x in batch.items() if n not in _UNREAD}
+  found, outputs = {}, list[str]()
+  with no_source_lines():
+    for size in sizes:
+      of_batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), read
+      )
+      vectors = {
+        name: jax.ShapeDtypeStruct((*x.shape, widths[name]), np.float32)
+        for name, x in of_batch['ids'].items()
+      }
+      lowered = export.export(jax.jit(scores), platforms=PLATFORMS)
+      made = lowered(of_params, vectors, of_batch)
+      found[f'scores_{size}'] = bytes(made.serialize())
+      outputs = [*jax.tree.unflatten(made.out_tree, made.out_avals)]
+  return found, flat, outputs
+
+
 def table_rows(tables: EmbeddingTables, state: Any) -> dict[str, np.ndarray]:
   """Table name -> float32 [V, D], whole in the memory of each process."""
   # Without slots, which may be several times the rows.
@@ -120,9 +176,7 @@ def _functions(
     'mask' [T, S] besides; `g(parameters, query)` does the same without
     adaptation.
   """
-  by_path, treedef = jax.tree.flatten_with_path(params)
-  flat = {n: np.asarray(x) for n, x in named_leaves(by_path)}
-  names = tuple(flat)
+  flat, whole = _named(params)
   model = dataclasses.replace(model, tables=_GivenVectors())
   inner = dataclasses.replace(inner, map_size=0)  # All tasks at once.
   still = dataclasses.replace(inner, num_steps=0)
@@ -146,8 +200,7 @@ def _functions(
       ids, vectors, index = _by_task(ids, vectors)
       episodes |= {n: episodes[n] | {'index': index[n]} for n in index}
     batch = {'ids': {_BUCKET: ids}, 'episodes': {_BUCKET: episodes}}
-    tree = jax.tree.unflatten(treedef, [flat[name] for name in names])
-    columns = predict_fn(tree, {_BUCKET: vectors}, batch, None)
+    columns = predict_fn(whole(flat), {_BUCKET: vectors}, batch, None)
     return {
       name: column.reshape(shape)
       for name, column in columns.items()
@@ -165,6 +218,18 @@ def _functions(
     return run(still_fn, flat, nobody, query, False)
 
   return {'adapt': adapt, 'predict': predict}, flat
+
+
+def _named(
+  params: PyTree,
+) -> tuple[dict[str, np.ndarray], Callable[[Mapping[str, Any]], PyTree]]:
+  """Parameters by name, and what makes the tree of them again."""
+  by_path, treedef = jax.tree.flatten_with_path(params)
+  flat = {n: np.asarray(x) for n, x in named_leaves(by_path)}
+  names = tuple(flat)
+  return flat, lambda given: jax.tree.unflatten(
+    treedef, [given[n] for n in names]
+  )
 
 
 def _by_task(ids, vectors):

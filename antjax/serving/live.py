@@ -29,67 +29,45 @@ _Array = np.ndarray
 _BLOCK = 1 << 16  # Rows compared at once.
 
 
-class LiveTable:
+class LiveTable(loader.Table):
   """A table whose rows change, and which grows."""
 
   def __init__(self, table: loader.Table):
     """Takes the memory of a table that was opened for it."""
-    self._values, self._scale = table.values, table.scale
-    dim = self._values.shape[1]
-    self._more = np.zeros((0, dim), self._values.dtype)
+    self.values, self.scale = table.values, table.scale
+    self._more = np.zeros((0, self.width), self.values.dtype)
     self._more_scale = np.zeros(0, np.float32)
-    self.num_rows = len(self._values)
-
-  @property
-  def is_int8(self) -> bool:
-    """Whether rows have a scale."""
-    return self._scale is not None
+    self.num_rows = len(self.values)
 
   @property
   def width(self) -> int:
     """Numbers of a row."""
-    return self._values.shape[1]
+    return self.values.shape[1]
 
   def stored(self, ids: _Array) -> tuple[_Array, _Array | None]:
-    """Values and scales of rows, as they are stored."""
-    first = len(self._values)
-    at = np.minimum(ids, first - 1)
-    values = np.asarray(self._values[at])
-    scale = None if self._scale is None else np.asarray(self._scale[at])
+    first = len(self.values)
+    values, scale = super().stored(np.minimum(ids, first - 1))
     if first < self.num_rows and (is_new := ids >= first).any():
       values[is_new] = self._more[ids[is_new] - first]
       if scale is not None:
         scale[is_new] = self._more_scale[ids[is_new] - first]
     return values, scale
 
-  def read(self, ids: _Array) -> _Array:
-    """See `loader.Table`."""
-    is_there = ids >= 0
-    if not is_there.all():
-      vectors = np.zeros((*ids.shape, self.width), np.float32)
-      vectors[is_there] = self.read(ids[is_there])
-      return vectors
-    values, scale = self.stored(ids)
-    vectors = values.astype(np.float32, copy=False)
-    if scale is not None:
-      vectors *= scale[..., None]
-    return vectors
-
   def write(self, ids: _Array, values: _Array, scale: _Array | None) -> None:
     """Sets rows; those behind the end are added."""
-    first = len(self._values)
+    first = len(self.values)
     num_rows = max(self.num_rows, int(ids.max(initial=-1)) + 1)
     if num_rows - first > len(self._more):
-      room = np.zeros((2 * (num_rows - first), self.width), self._values.dtype)
+      room = np.zeros((2 * (num_rows - first), self.width), self.values.dtype)
       room[: len(self._more)] = self._more
       scales = np.zeros(len(room), np.float32)
       scales[: len(self._more)] = self._more_scale
       self._more, self._more_scale = room, scales
     old = ids < first
-    self._values[ids[old]] = values[old]
+    self.values[ids[old]] = values[old]
     self._more[ids[~old] - first] = values[~old]
-    if self._scale is not None and scale is not None:
-      self._scale[ids[old]] = scale[old]
+    if self.scale is not None and scale is not None:
+      self.scale[ids[old]] = scale[old]
       self._more_scale[ids[~old] - first] = scale[~old]
     self.num_rows = num_rows
 
@@ -106,7 +84,7 @@ class Live:
     """Takes a model over that was opened with `is_live`, and is at a state."""
     self._model = model
     self.tables = {n: LiveTable(t) for n, t in model.tables.items()}
-    model.tables = dict[str, Any](self.tables)
+    model.tables = {**self.tables}
     self._arrays: dict[str, _Array] = getattr(model, 'arrays', {})
     self.version: dict[str, Any] = {'sequence': sequence, 'digest': digest}
 
@@ -148,7 +126,7 @@ class Live:
         _check_rows(full, array, table.num_rows)
         kept = table.stored(array[:0])[0].dtype
         _need(full, values.dtype == kept, values.dtype)
-        _need(full, (scale is not None) == table.is_int8, 'another storage')
+        _need(full, (scale is None) == (table.scale is None), 'another storage')
         _need_finite(full, values if scale is None else scale)
         changes.append(_later(table.write, array, values, scale))
       elif kind == 'params':
@@ -219,7 +197,7 @@ class Live:
         rows, values, scale = map(np.concatenate, zip(*parts))
       if parts and len(rows):
         found[f'rows/{name}'], found[f'values/{name}'] = rows, values
-        if table.is_int8:
+        if table.scale is not None:
           found[f'scale/{name}'] = scale
     return found
 
@@ -228,7 +206,7 @@ class Live:
   ) -> tuple[_Array, _Array, _Array]:
     values = np.ascontiguousarray(new, np.float32)
     scale = np.zeros(len(ids), np.float32)
-    if table.is_int8:
+    if table.scale is not None:
       values, scale = quantize_rows(values)
     old, old_scale = table.stored(np.minimum(ids, table.num_rows - 1))
     differs = ~(_bits(values) == _bits(old)).all(axis=1)

@@ -327,10 +327,15 @@ class Table:
       vectors = np.zeros((*ids.shape, self.values.shape[1]), np.float32)
       vectors[is_there] = self.read(ids[is_there])
       return vectors
-    vectors = self.values[ids].astype(np.float32, copy=False)
-    if self.scale is not None:
-      vectors *= self.scale[ids][..., None]
+    values, scale = self.stored(ids)
+    vectors = values.astype(np.float32, copy=False)
+    if scale is not None:
+      vectors *= scale[..., None]
     return vectors
+
+  def stored(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Copies of rows and, of int8, their scales, as they are stored."""
+    return self.values[ids], None if self.scale is None else self.scale[ids]
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -33,6 +33,14 @@ def test_ratio_is_of_medians_and_sides_must_agree():
   assert 'disagree' in line['error']
 
 
+def test_without_encoding_the_step_has_its_figures():
+  found = {'antjax': _measured(1.0), 'peer': _measured(3.0)}
+  for side in found.values():
+    del side['encode'], side['cpu_encode']
+  line = lm_bench.line_of(_CASE, found, 1e9)
+  assert line['ratio'] == 3 and not any('encode' in name for name in line)
+
+
 def test_flops_are_those_of_the_weights_and_scores():
   fields = bahe_bench.fields('smollm2', False)
   # 134.5 million weights, of which the embedding is also the output layer.

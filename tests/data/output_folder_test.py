@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from antjax import paths
 from antjax.data import output_folder
 
 CONFIG = {'seed': 0, 'format': 'parquet'}
@@ -14,7 +15,7 @@ CONFIG = {'seed': 0, 'format': 'parquet'}
 
 def fill(folder, config=CONFIG):
   """Writes a prepared folder with one file of data."""
-  with output_folder.staged(folder) as stage:
+  with paths.staged(folder) as stage:
     (stage / 'train.parquet').write_bytes(b'data')
     entry = {'path': 'train.parquet', 'bytes': 4}
     text = json.dumps({'config': config, 'files': {'train': entry}})
@@ -113,7 +114,7 @@ def test_replaces_at_the_end(folder, tmp_path):
 
 def test_a_failure_leaves_the_old(folder, tmp_path):
   with pytest.raises(OSError, match='disk'):
-    with output_folder.staged(folder) as stage:
+    with paths.staged(folder) as stage:
       (stage / 'train.parquet').write_bytes(b'half')
       raise OSError('disk')
   assert os.listdir(tmp_path) == ['out']

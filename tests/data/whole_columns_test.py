@@ -28,13 +28,13 @@ def write(path, lists=((1, 2), (3, 4), (5, 6)), start=BIG):
     }
   )
   record_writer.write(path, table.to_batches(max_chunksize=2), SCHEMA)
-  return path
+  return records.open_source(path)
 
 
 @pytest.mark.parametrize('suffix', ['arrow', 'parquet'])
 def test_columns_are_those_of_the_records(tmp_path, suffix):
-  path = write(tmp_path / f'rows.{suffix}')
-  found = records.whole_columns(path, list(SCHEMA), wide=('starts',))
+  source = write(tmp_path / f'rows.{suffix}')
+  found = records.whole_columns(source, list(SCHEMA), wide=('starts',))
   assert found['user'].tolist() == [7, 8, 9]
   assert found['ids'].tolist() == [[1, 2], [3, 4], [5, 6]]
   assert found['starts'].tolist() == [[BIG]] * 3
@@ -48,16 +48,16 @@ def test_columns_are_those_of_the_records(tmp_path, suffix):
 
 
 def test_a_number_that_is_too_wide_is_refused(tmp_path):
-  path = write(tmp_path / 'rows.arrow')
+  source = write(tmp_path / 'rows.arrow')
   with pytest.raises(ValueError, match="'starts' has numbers beyond int32"):
-    records.whole_columns(path, ['starts'])
+    records.whole_columns(source, ['starts'])
 
 
 @pytest.mark.parametrize('lists', [((1,), (2, 3), (4,)), ((1,), (2,), (3, 4))])
 def test_lists_of_unequal_length_are_refused(tmp_path, lists):
-  path = write(tmp_path / 'rows.parquet', lists)
+  source = write(tmp_path / 'rows.parquet', lists)
   with pytest.raises(ValueError, match='values'):
-    records.whole_columns(path, ['ids'])
+    records.whole_columns(source, ['ids'])
 
 
 def test_rows_are_read_in_their_order(tmp_path):

@@ -13,10 +13,8 @@ from antjax.jobs.bahe import means
 def test_means_rank_by_what_users_and_items_had():
   users, items = [1, 1, 1, 2, 2, 2], [1, 2, 3, 1, 2, 3]
   labels = [1, 1, 0, 1, 0, 0]
-  records = [
-    {'user': u, 'item': i, 'label': label}
-    for u, i, label in zip(users, items, labels, strict=True)
-  ]
+  columns = {'user': users, 'item': items, 'label': labels}
+  training = {name: np.array(values) for name, values in columns.items()}
   batch = {
     'user': np.array([1, 2, 1, 2]),
     'item': np.array([3, 1, 1, 3]),
@@ -27,7 +25,7 @@ def test_means_rank_by_what_users_and_items_had():
   }
   clicks = types.SimpleNamespace(
     sizes=types.SimpleNamespace(num_users=2, num_items=3),
-    blocks=lambda split: {'train': [records]}[split],
+    splits={'train': types.SimpleNamespace(chunks=lambda names: [training])},
     evaluation=lambda split, prepare: [prepare(batch, 1)],
   )
   found = means.scores(clicks, 'test')

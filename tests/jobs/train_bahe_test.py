@@ -168,7 +168,7 @@ def test_served_scores_are_those_of_predict(
   store = str(folder / f'store{number}')
   train(folder, tmp_path, tower=tower, store=store, export=True, num_steps=2)
   clicks, found = kept['clicks'], kept['found']
-  source = clicks._sources['test']
+  split = clicks.splits['test']
   opened = serve.load(serve.Config(model=str(tmp_path)))
   about, columns = opened.served.model.clicks, clicks.description['ids']
 
@@ -178,11 +178,13 @@ def test_served_scores_are_those_of_predict(
     return text if about['columns'][column]['type'] == 'string' else int(text)
 
   rows = []
-  for record in source.read(0, len(source)):
+  of_split = split.read(0, len(split))
+  for i in range(len(split)):
+    record = {name: column[i] for name, column in of_split.items()}
     row = {about[n]: value(n, about[n], record[n]) for n in ('user', 'item')}
-    for i, column in enumerate(c['name'] for c in columns):
+    for column, number in zip((c['name'] for c in columns), record['ids']):
       if column in about['needed']:
-        row[column] = value(f'id:{column}', column, record['ids'][i])
+        row[column] = value(f'id:{column}', column, number)
     for n, name in enumerate(about['histories']):
       ids = clicks.events[n][record['starts'][n] : record['stops'][n]]
       row[name] = [clicks.vocabulary.texts(i, i + 1)[0] for i in ids]

@@ -19,12 +19,12 @@ from antjax.jobs import identity as run_identity
 from antjax.jobs import job as job_lib
 from antjax.jobs.bahe import users as bahe_users
 from antjax.jobs.bahe.config import Config
+from antjax.jobs.clicks.rows import COLUMNS, SplitRows
 from antjax.report import progress
 
 # Marks a record with its number; see `LeasedDataset`.
 _KEY = 'record_key'
 _RUN = 64  # Neighbors among the examples that --eval_examples chooses.
-_STATISTICS_BLOCK = 65_536  # Records read at once for the statistics.
 
 
 class Clicks:
@@ -53,12 +53,14 @@ class Clicks:
       np.load(folder / 'events' / f'{name}.npy', mmap_mode='r')
       for name in names
     ]
-    self._sources = {
+    sources = {
       s: output_folder.open_split(folder, s) for s in bahe_users.SPLITS
     }
+    self._train = sources['train']
+    self.splits = {s: SplitRows(x, COLUMNS) for s, x in sources.items()}
     self._users = bahe_users.UserVectors.open(
       config.user_embeddings,
-      {s: len(x) for s, x in self._sources.items()},
+      {split: len(rows) for split, rows in self.splits.items()},
       run_identity.of_data(self.description),
     )
     self.user_vectors = self._users.name if self._users else ''
@@ -76,10 +78,6 @@ class Clicks:
       config.batch_size, config.num_micro_batches
     )
 
-  def num_examples(self, split: str) -> int:
-    """Examples of one of `bahe_users.SPLITS`."""
-    return len(self._sources[split])
-
   @property
   def rows_per_device(self) -> int:
     """Examples of a device's micro-batch."""
@@ -87,9 +85,7 @@ class Clicks:
 
   def training(self, prepare: Any) -> grain.IterDataset:
     """Endless batches of this process, by `ClickModel.prepare`."""
-    source = shuffled_index.ShuffledRecords(
-      self._sources['train'], seed=self._config.seed
-    )
+    source = shuffled_index.ShuffledRecords(self._train, seed=self._config.seed)
     data = self._job.dataset(
       source,
       shard_size=self._config.shard_size,
@@ -116,7 +112,7 @@ class Clicks:
     """
     size = self.rows_per_device * self._num_devices
     limit = 0 if with_index else self._config.eval_examples
-    chosen = spread_examples(self.num_examples(split), limit)
+    chosen = spread_examples(len(self.splits[split]), limit)
     starts = range(0, len(chosen), size)[jax.process_index() : :]
     mine = starts[:: jax.process_count()]
     bar = progress.Progress(len(mine), name=title) if title else None
@@ -134,14 +130,13 @@ class Clicks:
   def _read(self, split: str, index: np.ndarray, size: int) -> batches.Batch:
     """The examples of increasing numbers `index`, filled up to `size`."""
     runs = np.split(index, np.flatnonzero(np.diff(index) > 1) + 1)
-    source = self._sources[split]
-    found = [r for run in runs for r in source.read(run[0], run[-1] + 1)]
-    columns = {k: np.stack([r[k] for r in found]) for k in found[0]}
+    found = [self.splits[split].read(run[0], run[-1] + 1) for run in runs]
+    columns = {k: np.concatenate([part[k] for part in found]) for k in COLUMNS}
     return self._batch(split, columns, index, size)
 
   def example(self, prepare: Any) -> dict[str, Any]:
     """A batch like those of `training`, of the first records."""
-    index = np.arange(min(self.rows, self.num_examples('train')))
+    index = np.arange(min(self.rows, len(self.splits['train'])))
     batch = self._read('train', index, self.rows)
     return prepare(batch, self._num_parts)
 
@@ -172,27 +167,19 @@ class Clicks:
     if not self.sizes.num_numeric:
       return None
     return batches.Standardizer.of(
-      np.stack([record['numeric'] for record in block])
-      for block in self.blocks('train')
+      found['numeric'] for found in self.splits['train'].chunks(('numeric',))
     )
-
-  def blocks(self, split: str) -> Iterator[Any]:
-    """The records of a split, in order, many at a time."""
-    source = self._sources[split]
-    for start in range(0, len(source), _STATISTICS_BLOCK):
-      yield source.read(start, min(start + _STATISTICS_BLOCK, len(source)))
 
   def newest_examples(self) -> dict[int, tuple[str, int]]:
     """User -> (split, number) of the user's last example in time."""
     newest: dict[int, tuple[int, str, int]] = {}
-    for split in bahe_users.SPLITS:
+    for split, rows in self.splits.items():
       number = 0
-      for block in self.blocks(split):
-        for record in block:
-          found = int(record['time']), split, number
-          user = int(record['user'])
-          if user not in newest or newest[user][0] <= found[0]:
-            newest[user] = found
+      for found in rows.chunks(('user', 'time')):
+        times = found['time'].tolist()
+        for user, time in zip(found['user'].tolist(), times, strict=True):
+          if user not in newest or newest[user][0] <= time:
+            newest[user] = time, split, number
           number += 1
     return {user: (split, i) for user, (_, split, i) in newest.items()}
 

@@ -26,9 +26,8 @@ from antjax.jobs.bahe.config import Config
 from antjax.jobs.bahe.data import Clicks
 from antjax.jobs.bahe.model import BuiltClickModel
 from antjax.jobs.clicks import export as click_export
-from antjax.jobs.clicks import rows as click_rows
 from antjax.mesh import compiler
-from antjax.serving import click_functions, exporter
+from antjax.serving import exporter
 from antjax.serving import functions as serving
 from antjax.train.state import TrainState
 from antjax.train.trainer import Trainer
@@ -62,10 +61,10 @@ def write(
     for name in ('title_text', 'history_text'):
       widths[name], features[name] = built.model.tower.dim, (_TEXT,)
   source = output_folder.find_view(config.data, 'examples')
-  about, arrays = _described(clicks, source)
+  about, arrays = _described(clicks)
   batch = _batch(clicks, features)
   sizes = click_export.sizes(clicks.rows_per_device)
-  functions, flat, outputs = click_functions.exported(
+  functions, flat, outputs = serving.exported_clicks(
     _Logits(built), widths, params, None, batch, sizes
   )
   about |= {
@@ -130,9 +129,7 @@ def _batch(clicks: Clicks, features: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
-def _described(
-  clicks: Clicks, source: pathlib.Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _described(clicks: Clicks) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """What the manifest says of rows, and the arrays that it goes with."""
   described = clicks.description
   ids = [c['name'] for c in described['ids']]
@@ -167,15 +164,10 @@ def _described(
   for name in ('user', 'item'):
     known = np.arange(described[f'num_{name}s'], dtype=np.int32)
     arrays[f'known:{name}'] = known
-  rows_of = {
-    split: click_rows.SplitRows(files, click_rows.COLUMNS)
-    for split in ('train', 'validation', 'test')
-    if (files := output_folder.split_files(source, described, split))
-  }
-  arrays |= click_export.of_items(rows_of, described, ids, numbers)
+  arrays |= click_export.of_items(clicks.splits, described, ids, numbers)
   for i, (events, length) in enumerate(zip(clicks.events, clicks.lengths)):
     users = described['num_users']
-    found = click_export.newest(rows_of, i, events, users, length)
+    found = click_export.newest(clicks.splits, i, events, users, length)
     more = max(clicks.lengths) - length
     arrays[f'history:{i}'] = np.pad(found, ((0, 0), (0, more)))
   return about, arrays

@@ -49,7 +49,7 @@ def train(config: Config, job: job_lib.Job) -> dict[str, Scores]:
   """Trains, scores, exports and reports; returns the scores by split."""
   clicks = Clicks(config, job)
   built = bahe_model.build(config, job, clicks)
-  num_steps = config.steps_for(clicks.num_examples('train'))
+  num_steps = config.steps_for(len(clicks.splits['train']))
   is_trained = tuning.trainable(config.effective_tuning)
   network = _Network(built, built.model.tables(job.mesh))
   trainer = trainer_lib.make_trainer(

@@ -23,11 +23,7 @@ _METHODS = {
 
 def scores(clicks: Clicks, split: str) -> dict[str, dict[str, float]]:
   """Scores of a split by method, as those of the trained model."""
-  names = ('user', 'item', 'label')
-  training = (
-    {name: np.array([record[name] for record in block]) for name in names}
-    for block in clicks.blocks('train')
-  )
+  training = clicks.splits['train'].chunks(('user', 'item', 'label'))
   counted = rates.count(training, ('user', 'item'))
   kept = ('label', 'weight', 'is_new_user', 'is_new_item')
   outputs: dict[str, list[dict[str, np.ndarray]]] = {m: [] for m in _METHODS}

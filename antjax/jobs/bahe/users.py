@@ -111,7 +111,7 @@ def export(
     }
 
   for split in SPLITS:
-    path, size = staged / f'{split}.npy', clicks.num_examples(split)
+    path, size = staged / f'{split}.npy', len(clicks.splits[split])
     if is_main:
       staged.mkdir(exist_ok=True)
       np.lib.format.open_memmap(path, 'w+', np.float16, (size, dim)).flush()

@@ -30,7 +30,8 @@ from antjax.jobs.clicks.data import ScenarioData
 from antjax.jobs.clicks.rows import SplitRows
 from antjax.mesh import compiler
 from antjax.networks.network import ScenarioMoments
-from antjax.serving import click_functions, exporter
+from antjax.serving import exporter
+from antjax.serving import functions as serving
 
 FOLDER = 'export'
 # Of the schema: how the log's files are written.
@@ -68,7 +69,7 @@ def write(
   per_device = -(-config.eval_batch_size // jax.device_count())
   rows = sizes(per_device)
   batch = trained.model.prepare(clicks.batch(np.zeros(1, np.int64), 1))
-  functions, params, outputs = click_functions.exported(
+  functions, params, outputs = serving.exported_clicks(
     trained.model.logits,
     {n: f.stack.dim for n, f in trained.tables.features.items()},
     *(trained.params, trained.moments, batch, rows),

@@ -4,7 +4,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
@@ -37,13 +36,10 @@ Columns = dict[str, np.ndarray]
 class SplitRows:
   """The rows of a split."""
 
-  def __init__(
-    self, files: Sequence[str | os.PathLike[str]], names: Sequence[str]
-  ):
-    """Opens the files; reads no rows."""
-    source = records.open_source(files)
-    assert not isinstance(source, ArrayRecordSource)
-    self._files, self._source, self._names = files, source, tuple(names)
+  def __init__(self, source: records.Source, names: Sequence[str]):
+    """Reads no rows."""
+    assert not isinstance(source, ArrayRecordSource)  # Examples never are.
+    self._source, self._names = source, tuple(names)
     self.whole: Columns | None = None  # None: columns stay in their files.
 
   def __len__(self) -> int:
@@ -61,7 +57,7 @@ class SplitRows:
 
   def load(self) -> Columns:
     """Takes all columns into memory."""
-    self.whole = records.whole_columns(self._files, self._names, _WIDE)
+    self.whole = records.whole_columns(self._source, self._names, _WIDE)
     return self.whole
 
   def read(
@@ -99,7 +95,9 @@ def of_splits(
   if not files['train']:
     raise ValueError(f'data={config.data} has no training examples.')
   return {
-    split: SplitRows(found, names) for split, found in files.items() if found
+    split: SplitRows(records.open_source(found), names)
+    for split, found in files.items()
+    if found
   }
 
 
