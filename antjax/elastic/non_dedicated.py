@@ -158,10 +158,13 @@ def antdt_nd(
     verdict = hindsight.Verdict(rule, (), False, 1.0)
   if verdict.s_per_micro_batch:
     costs = [Cost(0.0, s) for s in verdict.s_per_micro_batch]
-  new = parts.shortest_counts(view, costs)
-  if verdict.rule == 'equal' or _is_too_risky(view, costs, new):
-    new = parts.equal_counts(view)
-    verdict = dataclasses.replace(verdict, rule='equal')
+  new = parts.equal_counts(view)
+  if verdict.rule != 'equal':
+    best = parts.shortest_counts(view, costs)
+    if _is_too_risky(view, costs, best):
+      verdict = dataclasses.replace(verdict, rule='equal')
+    else:
+      new = best
   done = [*parts.adjust(view, new), *_deadline(view, costs, new, verdict)]
   return [a for a in done if not isinstance(a, Nothing)] or done
 
