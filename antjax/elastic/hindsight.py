@@ -27,7 +27,7 @@ _MIN_SLICES = 6
 # A rule must be better than a simpler one by this share: equal parts are the
 # plainest, and no deadline is plainer than one.
 _BETTER = 0.03
-_BETTER_WITH_DEADLINE = 0.05
+_BETTER_WITH_DEADLINE = 0.01
 # A worker keeps a deadline that exceeds its predicted time by so many standard
 # deviations of its noise, within bounds.
 _DEVIATIONS = 3.0

@@ -19,9 +19,8 @@ from antjax.elastic.allocation import Cost
 from antjax.elastic.view import ClusterView, WorkerView
 
 # Share of a job that may be lost to unequal parts, seconds until they can be
-# taken back, and how much is counted on of what they win in these, at twice
-# the speed at most.
-_SHARE, _LAG_S, _COUNTED_ON = 0.03, 20.0, 0.25
+# taken back, and how much is counted on of what they win in these.
+_SHARE, _LAG_S, _COUNTED_ON = 0.03, 20.0, 0.3
 
 
 def _room_s(view: ClusterView, more_s: float = 0.0) -> float:
@@ -46,17 +45,15 @@ def _is_too_risky(
     for worker, cost in zip(view.workers, costs)
   ]
 
-  def won_s(costs: Sequence[Cost], exchange_s: float) -> float:
+  def won_s(costs: Sequence[Cost]) -> float:
     equal_s, new_s = (
-      parts.longest(costs, each) + exchange_s
+      parts.longest(costs, each) + view.exchange_s
       for each in (parts.equal_counts(view), counts)
     )
     return _LAG_S * (equal_s / new_s - 1)
 
-  lost_s = -won_s(well, 0.0)  # What it takes while all are well is not known.
-  won = won_s(costs, view.exchange_s)
-  counted_s = _COUNTED_ON * min(max(0.0, won), _LAG_S)
-  return lost_s > _room_s(view) + counted_s
+  lost_s = -won_s(well)
+  return lost_s > _room_s(view) + _COUNTED_ON * max(0.0, won_s(costs))
 
 
 def _lasting(view: ClusterView, worker: WorkerView, cost: Cost) -> Cost:
@@ -158,10 +155,13 @@ def antdt_nd(
     verdict = hindsight.Verdict(rule, (), False, 1.0)
   if verdict.s_per_micro_batch:
     costs = [Cost(0.0, s) for s in verdict.s_per_micro_batch]
-  new = parts.shortest_counts(view, costs)
-  if verdict.rule == 'equal' or _is_too_risky(view, costs, new):
-    new = parts.equal_counts(view)
-    verdict = dataclasses.replace(verdict, rule='equal')
+  new = parts.equal_counts(view)
+  if verdict.rule != 'equal':
+    best = parts.shortest_counts(view, costs)
+    if _is_too_risky(view, costs, best):
+      verdict = dataclasses.replace(verdict, rule='equal')
+    else:
+      new = best
   done = [*parts.adjust(view, new), *_deadline(view, costs, new, verdict)]
   return [a for a in done if not isinstance(a, Nothing)] or done
 
