@@ -12,6 +12,7 @@ import dataclasses
 import statistics
 
 from antjax.elastic import coordinator_pb2 as pb
+from antjax.elastic.account import Account
 from antjax.elastic.view import ClusterView, WorkerView
 from antjax.elastic.windows import (
   ENTER_SLOWNESS,
@@ -33,6 +34,7 @@ class _Job:
   heard_at: float
   workers: dict[str, WorkerRecord] = dataclasses.field(default_factory=dict)
   generation: int = 0
+  num_members: int = 0  # Of it, as of the last view.
   stepped_at: float | None = None  # Newest step of this generation.
   ended_at: float | None = None  # Newest step of the generation before.
   restart_costs: deque[float] = dataclasses.field(
@@ -54,6 +56,7 @@ class _Job:
   exit_codes: Counter[int] = dataclasses.field(default_factory=Counter)
   kinds: dict[str, float] = dataclasses.field(default_factory=dict)
   left_slow: set[str] = dataclasses.field(default_factory=set)
+  account: Account = dataclasses.field(default_factory=Account)
 
   def members(self) -> dict[str, WorkerRecord]:
     return {
@@ -84,6 +87,7 @@ class Monitor:
       return
     if head.generation > job.generation:
       job.generation = head.generation
+      job.account.begin_generation()
       if job.stepped_at is not None:
         job.ended_at, job.stepped_at = job.stepped_at, None
     worker = self._worker(job, head.client, head.generation, now)
@@ -91,6 +95,10 @@ class Monitor:
     for time in request.batch_times:
       if worker.record(time, now, job.usual):
         job.stepped_at = now
+        if job.global_micro_batches and worker.first_at is not None:
+          job.account.note(
+            head.client, time, job.num_members, job.global_micro_batches
+          )
     if job.stepped_at is not None and job.ended_at is not None:
       job.restart_costs.append(max(0.0, job.stepped_at - job.ended_at))
       job.ended_at = None
@@ -149,6 +157,7 @@ class Monitor:
     if known is None:
       return ClusterView(job=job, generation=0)
     members = known.members()
+    known.num_members = len(members)
     self._learn_micro_batches(known, members, now)
     views = {
       name: worker.measure(
@@ -191,6 +200,8 @@ class Monitor:
       lr_scale=known.lr_scale,
       deadline_s=known.deadline_s,
       remaining_samples=known.remaining_samples,
+      elapsed_s=known.account.elapsed_s,
+      won_s=known.account.won_s,
       samples_per_s=sum(w.samples_per_s for w in members.values()),
       restart_cost_s=cost_s + (max(0.0, now - max(since)) if since else 0.0),
       pending_s=max(pending, default=0.0),

@@ -4,16 +4,56 @@
 
 Slow for long: a new host, where that pays. Slow now, and for longer than a
 decision takes: less work. Bursts: a deadline. Which of the last two is left to
-`hindsight`.
+`hindsight`. What is risked is bounded by what was won so far over equal parts,
+and a small share of the job, so that no pattern makes it much slower than them.
 """
 
 from collections.abc import Sequence
+import dataclasses
+import math
 
 from antjax.elastic import hindsight
 from antjax.elastic import policy_parts as parts
 from antjax.elastic.actions import Action, BackupWorkers, KillRestart, Nothing
 from antjax.elastic.allocation import Cost
 from antjax.elastic.view import ClusterView, WorkerView
+
+# Share of a job that may be lost to unequal parts, seconds until they can be
+# taken back, and how much is counted on of what they win in these.
+_SHARE, _LAG_S, _COUNTED_ON = 0.03, 20.0, 0.3
+
+
+def _room_s(view: ClusterView, more_s: float = 0.0) -> float:
+  """Seconds that may be risked, in a job with `more_s` to come."""
+  if view.won_s is None:
+    return math.inf
+  return view.won_s + _SHARE * (view.elapsed_s + more_s)
+
+
+def _is_too_risky(
+  view: ClusterView, costs: Sequence[Cost], counts: Sequence[int]
+) -> bool:
+  """Whether too much is lost where all are well from now on.
+
+  Those that are slow by their device kind stay so.
+  """
+  if list(counts) == list(view.num_micro_batches.values()):
+    return _room_s(view) < 0  # They were worth it.
+  best = min(costs, key=lambda cost: cost.beta_s)
+  well = [
+    cost if worker.state == 'deterministic' else best
+    for worker, cost in zip(view.workers, costs)
+  ]
+
+  def won_s(costs: Sequence[Cost]) -> float:
+    equal_s, new_s = (
+      parts.longest(costs, each) + view.exchange_s
+      for each in (parts.equal_counts(view), counts)
+    )
+    return _LAG_S * (equal_s / new_s - 1)
+
+  lost_s = -won_s(well)
+  return lost_s > _room_s(view) + _COUNTED_ON * max(0.0, won_s(costs))
 
 
 def _lasting(view: ClusterView, worker: WorkerView, cost: Cost) -> Cost:
@@ -72,7 +112,9 @@ def _restart(
     if gain_s > best[0] * 1.01:
       best = gain_s, num
   gain_s, num = best
-  if gain_s <= view.restart_cost_s:
+  cost_s = view.restart_cost_s
+  # The cost may be a default, and the new host no better.
+  if gain_s <= cost_s or 2 * cost_s > _room_s(view, remaining_s):
     return []
   return [
     KillRestart(
@@ -81,7 +123,7 @@ def _restart(
       f' {view.workers[at].long_slowness:.1f}x slower than the median for'
       f' long; a new host saves {gain_s:.0f} s of the remaining'
       f' {remaining_s:.0f} s, beyond what less work for it saves, and a restart'
-      f' costs {view.restart_cost_s:.0f} s',
+      f' costs {cost_s:.0f} s',
     )
     for at in slow[:num]
   ]
@@ -113,10 +155,13 @@ def antdt_nd(
     verdict = hindsight.Verdict(rule, (), False, 1.0)
   if verdict.s_per_micro_batch:
     costs = [Cost(0.0, s) for s in verdict.s_per_micro_batch]
-  is_equal = verdict.rule == 'equal'
-  new = (
-    parts.equal_counts(view) if is_equal else parts.shortest_counts(view, costs)
-  )
+  new = parts.equal_counts(view)
+  if verdict.rule != 'equal':
+    best = parts.shortest_counts(view, costs)
+    if _is_too_risky(view, costs, best):
+      verdict = dataclasses.replace(verdict, rule='equal')
+    else:
+      new = best
   done = [*parts.adjust(view, new), *_deadline(view, costs, new, verdict)]
   return [a for a in done if not isinstance(a, Nothing)] or done
 
@@ -132,7 +177,7 @@ def _deadline(
   verdict: hindsight.Verdict,
 ) -> list[Action]:
   """BACKUP_WORKERS against slowness that is over before counts can follow."""
-  if not verdict.has_deadline:
+  if not verdict.has_deadline or _room_s(view) < 0:
     if not view.deadline_s:
       return []
     return [BackupWorkers(0.0, 'a deadline would have won nothing lately')]

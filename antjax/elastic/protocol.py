@@ -28,6 +28,7 @@ Code = Literal[
   'RESOURCE_EXHAUSTED',  # There are too many of something.
   'UNAUTHENTICATED',  # No such token.
   'UNAVAILABLE',  # Not yet: to be repeated.
+  'UNKNOWN',  # A bug of ours.
 ]
 
 

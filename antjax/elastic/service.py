@@ -213,8 +213,7 @@ def _handler(
   answer = _answering(name, handle, job)
   is_large = METHODS[name].request in requests.STATE_MESSAGES
 
-  async def read_and_answer(messages: object, context: _Context) -> bytes:
-    del messages
+  async def answered(context: _Context) -> bytes | Refused:
     host = context.peer().rpartition(':')[0]
     senders = ((job, host), (job, '')) if job else ((job, host),)
     try:
@@ -227,10 +226,19 @@ def _handler(
             if len(data) > _LARGE_BYTES:
               return await answer(data, context)
     except Refused as error:
-      await context.abort(grpc.StatusCode[error.code], error.text)
+      return Refused(error.code, error.text)
     return await answer(data, context)
 
-  return grpc.stream_unary_rpc_method_handler(read_and_answer)
+  async def call(messages: object, context: _Context) -> bytes:
+    del messages
+    reply = await answered(context)
+    if isinstance(reply, Refused):
+      # What it raises keeps its frames for long: none may hold the request.
+      await context.abort(grpc.StatusCode[reply.code], reply.text)
+      raise AssertionError('abort raises.')
+    return reply
+
+  return grpc.stream_unary_rpc_method_handler(call)
 
 
 async def _read(context: _Context) -> bytes:
@@ -249,26 +257,23 @@ async def _read(context: _Context) -> bytes:
 
 def _answering(
   name: str, handle: HandlerFn, job: str
-) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+) -> Callable[[bytes, _Context], Awaitable[bytes | Refused]]:
   kind = METHODS[name].request
 
-  async def answer(data: bytes, context: _Context) -> bytes:
+  async def answer(data: bytes, context: _Context) -> bytes | Refused:
     try:
       request: Any = requests.parse(kind, data)
       _check_job(job, 'token', request)
       _check_certificate(name, request, context)
       return await handle(request, data)
     except Refused as error:
-      code: str = error.code
-      text = error.text
+      return Refused(error.code, error.text)
     except RuntimeError as error:  # The journal's.
-      code, text = 'UNAVAILABLE', str(error)
+      return Refused('UNAVAILABLE', str(error))
     # A bug of ours must not end the service, nor tell strangers of its inside.
     except Exception:
       logging.exception('A %s failed.', kind.DESCRIPTOR.name)
-      code, text = 'UNKNOWN', 'the coordinator failed; see its log.'
-    await context.abort(grpc.StatusCode[code], text)
-    raise AssertionError('abort raises.')
+      return Refused('UNKNOWN', 'the coordinator failed; see its log.')
 
   return answer
 

@@ -116,6 +116,10 @@ class ClusterView:
   lr_scale: float = 1.0  # Factor on updates in the current plan.
   deadline_s: float = 0.0  # In the current plan; 0: none.
   remaining_samples: float | None = None  # To the end of the job.
+  # Of all steps so far, and how much longer equal parts would have taken for
+  # them; None: not measured.
+  elapsed_s: float = 0.0
+  won_s: float | None = None
   samples_per_s: float = 0.0  # Of all, over the short window; 0: unknown.
   # Median of the restarts seen, or a default, plus the work since the last
   # commit, which a restart repeats.

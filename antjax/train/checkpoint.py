@@ -7,6 +7,7 @@ see `canonical`.
 """
 
 from collections.abc import Mapping
+import functools
 import math
 import os
 import time
@@ -17,7 +18,7 @@ from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import checkpoint_managers as policies
 
 from antjax import paths
 from antjax.mesh.gather import gather_json
@@ -84,13 +85,12 @@ class Checkpointer:
     self.directory = directory
     self._layout = layout
     self._best_metric = best_metric
-    policies = checkpoint_managers
     preserve: Any = policies.LatestN(keep)
+    rank = None
     if best_metric is not None:
+      rank = functools.partial(_rank, name=best_metric, mode=best_mode)
       best = policies.BestN(
-        get_metric_fn=lambda metrics: _rank(metrics, best_metric, best_mode),
-        # Orbax keeps the largest unless told to reverse.
-        reverse=best_mode == 'min',
+        get_metric_fn=rank,
         n=1,
         keep_checkpoints_without_metrics=False,
       )
@@ -108,6 +108,7 @@ class Checkpointer:
       directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preserve,
+        best_fn=rank,  # Without it no metric is written, and none read.
         enable_async_checkpointing=True,
         temporary_path_class=self._claim and self._claim.path_class(),
       ),
@@ -368,8 +369,6 @@ class Checkpointer:
 
 
 def _rank(metrics: Mapping[str, float], name: str, mode: str) -> float:
-  """A checkpoint's metric; a missing value ranks worst."""
-  value = float(metrics.get(name, math.nan))
-  if math.isnan(value):
-    return math.inf if mode == 'min' else -math.inf
-  return value
+  """The larger, the better a checkpoint; a missing value ranks worst."""
+  value = float(metrics.get(name, math.nan)) * (1 if mode == 'max' else -1)
+  return -math.inf if math.isnan(value) else value

@@ -5,15 +5,18 @@
 import asyncio
 import base64
 from concurrent import futures
+import contextlib
+import gc
 import json
 import time
 import zlib
 
+import grpc
 import psutil
 import pytest
 
 from antjax.elastic import coordinator_pb2 as pb
-from antjax.elastic import job_data, requests
+from antjax.elastic import job_data, requests, service
 from antjax.elastic.client import CoordinatorClient
 from antjax.elastic.jobs import Jobs
 from antjax.elastic.protocol import Refused
@@ -292,6 +295,36 @@ async def test_hostile_begins_are_refused_and_harm_nobody(tmp_path):
       await server.refused('Begin', request, 'INVALID_ARGUMENT')
     assert (await server.send('Exchange', exchange(20))).leases
     assert watch.late_s < _LATE_S
+
+
+@run
+async def test_a_refused_request_is_let_go_of_at_once(tmp_path):
+  freed = []
+
+  class Request(bytes):
+    def __del__(self):
+      freed.append(len(self))
+
+  async def read(context, read=service._read):
+    return Request(await read(context))
+
+  async with Server(tmp_path) as server:
+    await join(server)
+    gc.collect()
+    gc.disable()  # Which may not come for minutes.
+    try:
+      with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, '_read', read)
+        for name in ('d', 'none', '?'):
+          begin = pb.BeginRequest(
+            head=head(3), data_set=name, pass_number=9, state=b'{}'
+          )
+          with contextlib.suppress(grpc.aio.AioRpcError):
+            await server.send('Begin', begin)
+      await asyncio.sleep(0.1)
+      assert len(freed) == 3
+    finally:
+      gc.enable()
 
 
 @pytest.mark.slow

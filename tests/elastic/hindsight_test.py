@@ -14,12 +14,12 @@ from antjax.elastic.view import ClusterView, StepMoments, WorkerView
 _NUM = 40  # Slices.
 
 
-def _view(histories, count=8, **fields):
+def _view(histories, count=8, counts=None, **fields):
   """Workers with seconds of a sample by slices; 10 in a micro-batch."""
   workers = [
     WorkerView(
       f'w{at}',
-      count,
+      counts[at] if counts else count,
       short_s_per_sample=history[-1],
       long_s_per_sample=float(np.nanmedian(np.array(history, float))),
       is_measured=True,

@@ -163,16 +163,17 @@ def test_an_async_save_is_not_disturbed_by_donation(tmp_path):
 def test_newest_and_best_are_kept(tmp_path):
   trainer, state = make_trainer('IIG', 4)
   scores = iter([0.5, 0.1, 0.3, 0.4, 0.2])
-  trainer.fit(
-    copied(state),
-    Positioned(batch_of),
-    5,
-    checkpoint_dir=str(tmp_path),
-    keep=2,
-    best_metric='mae',
-    evaluate_fn=lambda _: {'mae': next(scores)},
-    evaluate_every=1,
-  )
+  for stop in (3, 5):  # A run that goes on knows what was best before.
+    trainer.fit(
+      copied(state),
+      Positioned(batch_of),
+      stop,
+      checkpoint_dir=str(tmp_path),
+      keep=2,
+      best_metric='mae',
+      evaluate_fn=lambda _: {'mae': next(scores)},
+      evaluate_every=1,
+    )
   kept = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
   assert kept == [2, 4, 5]  # Step 2 had the lowest error.
 

@@ -70,7 +70,7 @@ class HybridConfig:
   whiten: Annotated[bool, "Whiten the part `vectors`' text vectors."] = False
   num_examples: Annotated[
     int, 'Number of validation examples that the hybrid is fitted to. 0: all.'
-  ] = 2000
+  ] = 5000
   num_negatives: Annotated[
     int, "Items sampled from each target's domain, plus a quarter more of any."
   ] = 200
