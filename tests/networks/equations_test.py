@@ -40,13 +40,18 @@ def made(
     num_scenarios=num_scenarios,
     dense_width=dense_width,
   )
-  model = load.make(EXAMPLES.get(name, name), sizes, config, rngs=nnx.Rngs(0))
+  # Nothing is initialized, which would compile a program for each leaf.
+  model = nnx.eval_shape(
+    lambda: load.make(EXAMPLES.get(name, name), sizes, config, rngs=nnx.Rngs(0))
+  )
   graphdef, state = nnx.split(model)
   rng = np.random.default_rng(3)
-  params = jax.tree.map(
-    lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32),
-    nnx.to_pure_dict(state),
-  )
+
+  def random(path, leaf):
+    start = path[-1].key in ('scale', 'var')
+    return jnp.asarray(start + 0.3 * rng.normal(size=leaf.shape), jnp.float32)
+
+  params = jax.tree.map_with_path(random, nnx.to_pure_dict(state))
   own = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
   return jax.jit(lambda x: nnx.merge(graphdef, params)(x)), own
 
