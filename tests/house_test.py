@@ -93,7 +93,7 @@ _OVER_BUDGET = {
   'antjax/jobs': 18_010,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
-  'antjax/serving': 3_283,
+  'antjax/serving': 3_311,
   'antjax/shards': 3_017,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
   # see docs/design/house.md.
@@ -101,7 +101,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_420,
-  'tests': 65_500,  # See docs/design/house.md.
+  'tests': 65_520,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
