@@ -192,12 +192,12 @@ def _floors(user_vectors, item_vectors, targets) -> np.ndarray:
     margins = np.linalg.norm(items_BD, axis=1)
     sizes = np.linalg.norm(users_BD, axis=-1)
     if users_BD.ndim == 3:
-      scores = np.asarray(late.scores(users_BD, items_BD[:, None]))[:, 0]
+      found[part] = scores(users_BD, items_BD[:, None])[:, 0]
       margins *= sizes.max(axis=1)
     else:
-      scores = np.einsum('bd,bd->b', users_BD, items_BD)
+      found[part] = np.einsum('bd,bd->b', users_BD, items_BD)
       margins *= sizes
-    found[part] = scores - TIE * margins
+    found[part] -= TIE * margins
   return found
 
 

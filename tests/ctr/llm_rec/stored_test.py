@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLM-Rec over a store: prefixes, titles and words, on a tiny model."""
 
+import functools
+
 from flax import nnx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from antjax.ctr.llm_rec.stored_inputs import StoredInputs
 from antjax.lm.config import Config
 from antjax.lm.text_encoder import pool, token_mask
 from antjax.lm.transformer import Transformer
+from tests.lm import tiny_models
 
 VOCAB = 20
 TOKENS = np.array([[-1, -1, -1], [3, 4, -1], [5, 6, 7], [8, -1, -1], [4, 9, 2]])
@@ -32,6 +36,7 @@ BERT = {
   'mlp_bias': True,
   'gated_mlp': False,
 }
+users_of = jax.jit(StoredRec.users)
 VECTOR = VectorConfig(
   pooling='mean',
   normalize=True,
@@ -42,6 +47,8 @@ VECTOR = VectorConfig(
 )
 
 
+# Nobody changes it, so that one does for all.
+@functools.cache
 def language_model(**options):
   config = Config(
     vocab_size=VOCAB,
@@ -52,26 +59,41 @@ def language_model(**options):
     mlp_dim=16,
     **BERT | options,
   )
-  return Transformer(config, rngs=nnx.Rngs(0))
+  return Transformer.of(config, tiny_models.params_of(config))
 
 
+@functools.cache
 def rows_of(lm, num_low):
   low = encode.LowEncoder(lm, num_low)
   lengths = (TOKENS >= 0).sum(axis=1)
   return np.asarray(encode.vectors(low, np.maximum(TOKENS, 0), lengths))
 
 
-def model_of(lm, num_low, pooling='mean', vector=VECTOR):
-  model = StoredRec(
-    lm,
-    num_low,
-    pooling,
-    vector,
-    LossConfig(negatives='shared', num_negatives=2, temperature=0.1),
-    max_history=4,
-    rarity_V=np.linspace(1, 2, VOCAB),
-    rngs=nnx.Rngs(1),
+@functools.cache
+def _born(lm, num_low, pooling, vector, loss, user):
+  """A `StoredRec` made by one program, not one for each initializer."""
+  return nnx.jit(
+    lambda: StoredRec(
+      lm,
+      num_low,
+      pooling,
+      vector,
+      loss,
+      user=user,
+      max_history=4,
+      rarity_V=np.linspace(1, 2, VOCAB),
+      rngs=nnx.Rngs(1),
+    )
+  )()
+
+
+def model_of(
+  lm, num_low, pooling='mean', vector=VECTOR, *, user=None, **options
+):
+  loss = LossConfig(
+    negatives='shared', num_negatives=2, temperature=0.1, **options
   )
+  model = nnx.clone(_born(lm, num_low, pooling, vector, loss, user))
   rng = np.random.default_rng(2)  # What begins at 0.
   of_head = getattr(model.head, 'tokens', None)
   for param in (getattr(model.lm, 'behavior_positions', None), of_head):
@@ -95,7 +117,7 @@ def test_one_pass_gives_the_vector_of_every_prefix(num_low, pooling):
   # Two users in a row, then padding.
   places = np.array([[1, 2, 4, 3, 2, 0]])
   segments = np.array([[1, 1, 1, 2, 2, 0]])
-  found = np.asarray(model.users(titles, places, segments))[0]
+  found = np.asarray(users_of(model, titles, places, segments))[0]
   encoder = StoredEncoder(model, *titles, max_history=4)
   prefixes = [[1], [1, 2], [1, 2, 4], [3], [3, 2]]
   alone = encoder.user_vectors(
@@ -117,7 +139,7 @@ def test_item_vectors_are_those_of_all_layers_over_the_titles():
   ).item_vectors()
   lengths = (TOKENS >= 0).sum(axis=1)
   tokens, mask = np.maximum(TOKENS, 0), token_mask(TOKENS, lengths)
-  direct = np.asarray(pool(lm.hidden(tokens, mask), mask))
+  direct = np.asarray(pool(jax.jit(Transformer.hidden)(lm, tokens, mask), mask))
   np.testing.assert_allclose(found, direct, atol=1e-5)
   half = StoredEncoder(
     model, rows_of(lm, 2).astype(np.float16), TOKENS[:, :0], max_history=4
@@ -132,15 +154,17 @@ def test_whitened_titles_begin_as_whitened_rows():
   )
 
   def model_of(num_low):
-    return StoredRec(
-      lm,
-      num_low,
-      'mean',
-      vector,
-      max_history=4,
-      whitening=untrained.whitening(rows),
-      rngs=nnx.Rngs(1),
-    )
+    return nnx.jit(
+      lambda whitening: StoredRec(
+        lm,
+        num_low,
+        'mean',
+        vector,
+        max_history=4,
+        whitening=whitening,
+        rngs=nnx.Rngs(1),
+      )
+    )(untrained.whitening(rows))
 
   encoder = StoredEncoder(model_of(2), rows, TOKENS[:, :0], max_history=4)
   expected = untrained.unit(untrained.whiten(rows))
@@ -169,9 +193,9 @@ def test_pairs_are_of_neighbors_alone():
   inputs.fit([events])
   batch = inputs.of_pairs()(events, np.array([5]), 1)
   titles = batch['rows'], batch['tokens']
-  users = model.users(titles, batch['places'], batch['segments'])
+  users = users_of(model, titles, batch['places'], batch['segments'])
   told = batch['weight'] > 0
-  alone = model.items(titles)[batch['places'].ravel()]
+  alone = jax.jit(StoredRec.items)(model, titles)[batch['places'].ravel()]
   np.testing.assert_allclose(
     np.asarray(users).reshape(-1, model.dim)[told], alone[told], atol=1e-5
   )
