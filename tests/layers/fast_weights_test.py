@@ -121,14 +121,21 @@ def _float64():
     yield
 
 
+@functools.cache
+def _made(model_class):
+  """A model's graph and parameters, by one program and not one for each."""
+  graphdef, state = nnx.split(nnx.jit(model_class)(nnx.Rngs(0)))
+  return graphdef, jax.tree.map(np.asarray, nnx.to_pure_dict(state))
+
+
 def problem(model_class=Model, num_tasks=TASKS):
   """Returns merge_fn, parameters with rows, and data of every task."""
-  graphdef, state = nnx.split(model_class(nnx.Rngs(0)))
+  graphdef, params = _made(model_class)
   rng = np.random.default_rng(0)
   # Biases start at zero, which would hide a wrong one.
   model = jax.tree.map(
-    lambda x: x.astype(jnp.float64) + 0.1 * rng.normal(size=x.shape),
-    nnx.to_pure_dict(state),
+    lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape)),
+    params,
   )
   rows = rng.normal(size=(num_tasks, NUM_ROWS, WIDTH))
   data = tuple(

@@ -47,18 +47,23 @@ class Model(nnx.Module):
     return self.head(self.mlp(x))[:, 0]
 
 
+@functools.cache
+def quick_model():
+  return nnx.jit(Model)(nnx.Rngs(0))
+
+
 class Task:
   """One task: a model, its rows, support and query."""
 
   def __init__(self, inner, low_rank):
-    graphdef, state = nnx.split(Model(nnx.Rngs(0)))
+    graphdef, state = nnx.split(quick_model())
     rng = np.random.default_rng(0)
     merge_fn = functools.partial(nnx.merge, graphdef)
     self.inner = inner
     self.merge_fn = merge_fn if low_rank else None
     self.merge = (lambda model: model) if low_rank else merge_fn
     model = jax.tree.map(
-      lambda x: x.astype(jnp.float64) + 0.1 * rng.normal(size=x.shape),
+      lambda x: jnp.asarray(np.asarray(x) + 0.1 * rng.normal(size=x.shape)),
       nnx.to_pure_dict(state),
     )
     self.params = {

@@ -79,7 +79,8 @@ TWO_TASKS = dataclasses.replace(SIZES, num_outputs=2)
 @pytest.mark.parametrize('kind', first_fast(ESMM, AITM))
 def test_both_tasks_are_learned(kind):
   config = CONFIG.of(kind)
-  graphdef, state = nnx.split(kind(TWO_TASKS, config, rngs=nnx.Rngs(0)))
+  made = nnx.jit(lambda: kind(TWO_TASKS, config, rngs=nnx.Rngs(0)))()
+  graphdef, state = nnx.split(made)
   x, click = inputs(), labels()
   both = jnp.stack([click, click * labels(seed=2)], axis=1)
 
@@ -124,8 +125,9 @@ def test_fusion_adds_fields(way):
     'image': jnp.asarray(rng.normal(size=(8, 9)), jnp.float32).at[3].set(0),
   }
   widths = {'title': 7, 'image': 9}
-  fuse = fusion.Fusion(SIZES, widths, way, rngs=nnx.Rngs(0))
-  graphdef, state = nnx.split(fuse)
+  graphdef, state = nnx.split(
+    nnx.jit(lambda: fusion.Fusion(SIZES, widths, way, rngs=nnx.Rngs(0)))()
+  )
   params = jax.tree.map(lambda a: a + 0.1, nnx.to_pure_dict(state))
   fuse = nnx.merge(graphdef, params)
   found = fuse(x, vectors)
@@ -145,9 +147,11 @@ def test_fusion_adds_fields(way):
     np.testing.assert_allclose(
       found.fields_BFD[:, 5 + i], gate[:, i] * mapped, rtol=1e-4, atol=1e-5
     )
-  grads = jax.grad(
-    lambda p: jnp.sum(jnp.square(nnx.merge(graphdef, p)(x, vectors).fields_BFD))
-  )(params)
+
+  def squares(p):
+    return jnp.sum(jnp.square(nnx.merge(graphdef, p)(x, vectors).fields_BFD))
+
+  grads = jax.jit(jax.grad(squares))(params)
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
