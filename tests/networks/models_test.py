@@ -34,8 +34,7 @@ _OWNED = {
 @functools.cache
 def made(name):
   """A network's parameters, and its compiled logits under fixed moments."""
-  # One program, not one for each leaf.
-  model = nnx.jit(lambda: load.make(name, SIZES, CONFIG, rngs=nnx.Rngs(0)))()
+  model = load.make(name, SIZES, CONFIG, rngs=nnx.Rngs(0))
   graphdef, state = nnx.split(model)
   shape = SIZES.num_scenarios, SIZES.flat_width
   moments = ScenarioMoments(jnp.zeros(shape), jnp.ones(shape))
