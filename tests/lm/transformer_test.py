@@ -20,6 +20,7 @@ from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.plan import lm_cost
 from tests.cases import first_fast
+from tests.lm import tiny_models
 
 CONFIG = transformer.Config(
   vocab_size=61,
@@ -34,13 +35,9 @@ ATOL = 2e-5
 
 
 def make(config=CONFIG, num_tokens=24, batch=2):
-  params = Functional(Transformer, config).init(jax.random.key(0))
-  # Larger than at birth, so that attention is far from uniform.
-  params = jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, params)
-  tokens = jax.random.randint(
-    jax.random.key(1), (batch, num_tokens), 0, config.vocab_size
-  )
-  return params, tokens
+  rng = np.random.default_rng(1)
+  tokens = rng.integers(0, config.vocab_size, (batch, num_tokens))
+  return tiny_models.params_of(config), jnp.asarray(tokens, jnp.int32)
 
 
 def test_a_token_changes_no_logits_before_it():
@@ -223,7 +220,11 @@ def test_chunked_loss_is_the_whole_loss(tie):
   )
   # Against the definition.
   scores = np.asarray(
-    jax.nn.log_softmax(Transformer.of(config, params).logits(tokens, segments))
+    jax.nn.log_softmax(
+      jax.jit(Transformer.logits)(
+        Transformer.of(config, params), tokens, segments
+      )
+    )
   )
   segments, tokens = np.asarray(segments), np.asarray(tokens)
   for b in range(2):
@@ -308,17 +309,21 @@ def test_no_product_on_cpus_is_of_two_transposed_matrices():
 def test_computes_in_the_dtype_of_the_parameters():
   params, tokens = make()
   low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-  assert Transformer.of(CONFIG, low).hidden(tokens).dtype == jnp.bfloat16
-  scores = Transformer.of(CONFIG, low).logits(tokens)
+  model = Transformer.of(CONFIG, low)
+  assert jax.eval_shape(model.hidden, tokens).dtype == jnp.bfloat16
+  scores = jax.eval_shape(model.logits, tokens)
   assert scores.dtype == jnp.float32
-  losses, _ = Transformer.of(CONFIG, low).loss({'tokens': tokens})
+  loss = jax.jit(Transformer.loss)
+  losses, _ = loss(model, {'tokens': tokens})
   assert losses.dtype == jnp.float32
-  expected, _ = Transformer.of(CONFIG, params).loss({'tokens': tokens})
+  expected, _ = loss(Transformer.of(CONFIG, params), {'tokens': tokens})
   np.testing.assert_allclose(losses, expected, rtol=0.05)  # bf16
 
 
 def test_counts_parameters_and_operations():
-  params = Functional(Transformer, CONFIG).init(jax.random.key(0))
+  params = jax.eval_shape(
+    Functional(Transformer, CONFIG).init, jax.random.key(0)
+  )
   count = sum(x.size for x in jax.tree.leaves(params))
   assert lm_cost.num_params(CONFIG) == count
   # 2 layers of q, k, v, out and three of the MLP; the output layer.
