@@ -61,7 +61,7 @@ class TaskBatches:
     self._numeric = tuple(description.get('numeric', ()))
     self._query_size = int(description.get('query_size', 10))
     folder = output_folder.find_view(config.data, 'tasks')
-    self._sources = {
+    self._sources: dict[str, record_source.RecordSource] = {
       split: output_folder.open_split(folder, split)
       for split in ('train', *self.scenarios)
     }
