@@ -151,9 +151,17 @@ def test_loss_curves_are_level_after_500_steps(code, sums_dtype, tmp_path):
 
 
 def _train(**kwargs):
+  """(losses, residuals) of steps of a small model, IIG with int8 sums."""
   how = antjax.Collectives(sums_dtype='int8')
   trainer = small.trainer_of('IIG', collectives=how, **kwargs)
-  return small.train(trainer)
+  state = trainer.init(small.init_params())
+  losses, residuals = [], []
+  for batch in small.batches():
+    state, metrics = trainer.step(state, batch)
+    losses.append(float(metrics['loss']))
+    leaves = jax.tree.leaves(jax.device_get(state.residuals))
+    residuals.append(np.concatenate([x.ravel() for x in leaves]))
+  return losses, residuals
 
 
 @functools.cache
@@ -172,7 +180,14 @@ def _plain_loop():
   ],
 )
 def test_every_form_of_the_layer_loop_sends_the_same(how):
-  small.assert_same(_train(scanned=small.scanned, **how), _plain_loop())
+  losses, residuals = _train(scanned=small.scanned, **how)
+  want_losses, want_residuals = _plain_loop()
+  np.testing.assert_allclose(losses, want_losses, rtol=1e-5)
+  for got, want in zip(residuals, want_residuals, strict=True):
+    # An addend between two int8 values, an ulp apart in the two programs, may
+    # be rounded to either: its residual is then a whole step of int8 away.
+    apart = np.abs(got - want) > 1e-5
+    assert apart.mean() < 1e-3
 
 
 @pytest.mark.parametrize(
