@@ -69,7 +69,7 @@ _BUDGETS = {
   'antjax/jobs': 5_500,
   'antjax/layers': 1_200,
   'antjax/lm': 5_000,
-  'antjax/mesh': 720,
+  'antjax/mesh': 771,  # 51 of them an all-to-all between processes.
   'antjax/meta': 3_000,
   'antjax/metrics': 1_500,
   'antjax/networks': 2_600,
@@ -95,13 +95,14 @@ _OVER_BUDGET = {
   'antjax/report': 1_848,
   'antjax/serving': 3_311,
   'antjax/shards': 3_017,
-  # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
+  # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late,
+  # 181 keys that are spread over processes;
   # see docs/design/house.md.
-  'antjax/train': 6_635,
+  'antjax/train': 6_816,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_420,
-  'tests': 65_560,  # See docs/design/house.md.
+  'tests': 65_890,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
