@@ -141,19 +141,19 @@ class RowSink:
     w, size = self.stack.num_owners, self.shape[0]
     shape = (w * rows, *tail)
     sharding = NamedSharding(self.mesh, self.stack.partition_spec)
-    places = sharding.addressable_devices_indices_map(shape)
+    places: Any = sharding.addressable_devices_indices_map(shape)
     for start in range(0, self.stack.local_rows(self.spec), rows):
       found = dict[int, Any]()
       for index in places.values():
         first = index[0].start or 0
         ids = (min(start * w + first + n, size) for n in (0, rows))
         found[first] = found.get(first) or read(*ids)
-      parts = {
-        first: self._padded(wait(), rows) for first, wait in found.items()
-      }
-      block = jax.make_array_from_callback(
-        shape, sharding, lambda index, parts=parts: parts[index[0].start or 0]
-      )
+      parts = {at: self._padded(wait(), rows) for at, wait in found.items()}
+
+      def part(index: Any, parts: dict[int, Any] = parts) -> np.ndarray:
+        return parts[index[0].start or 0]
+
+      block = jax.make_array_from_callback(shape, sharding, part)
       of = self.mesh, self.stack, self.spec
       self.kept.array = _put(*of, self.kept.array, block, np.int32(start))
 
@@ -168,7 +168,7 @@ class RowSink:
 
 def streams(tables: ShardedTables, state: Any) -> dict[str, Any]:
   """Table -> its part of the state, with a `RowStream` for each array."""
-  return _by_table(tables, state, lambda *of, x: RowStream(tables.mesh, *of, x))
+  return _by_table(tables, state, RowStream)
 
 
 def sinks(tables: ShardedTables) -> dict[str, Any]:
@@ -178,13 +178,13 @@ def sinks(tables: ShardedTables) -> dict[str, Any]:
     tables.shapes,
     tables.shardings(),
   )
-  return _by_table(tables, kept, lambda *of, x: RowSink(tables.mesh, *of, x))
+  return _by_table(tables, kept, RowSink)
 
 
 def _by_table(tables: ShardedTables, state: Any, make: Any) -> dict[str, Any]:
   return {
     name: jax.tree.map(
-      lambda x, of=(tables.stack_of[name], spec): make(*of, x=x),
+      functools.partial(make, tables.mesh, tables.stack_of[name], spec),
       state[tables.stack_of[name].name],
     )
     for name, spec in tables.specs.items()

@@ -70,10 +70,8 @@ async def _read(info: Any, sink: Any) -> RowSink:
     info, use_ocdbt=info.is_ocdbt_checkpoint
   )
   file = await ts.open(ts.Spec(spec), open=True, context=info.ts_context)
-  sink.take(
-    file.chunk_layout.read_chunk.shape[0],
-    lambda start, stop: file[start:stop].read().result,
-  )
+  chunk: Any = file.chunk_layout.read_chunk.shape
+  sink.take(chunk[0], lambda start, stop: file[start:stop].read().result)
   return sink
 
 
@@ -87,10 +85,13 @@ async def _write(stream: RowStream, info: Any) -> '_Written':
     dtype=stream.dtype,
     process_index=jax.process_index() if info.is_ocdbt_checkpoint else None,
   )
-  is_new = {'create': True} if jax.process_index() == 0 else {}
-  is_new = is_new or {'assume_metadata': True}
+  is_main = jax.process_index() == 0  # It makes the file.
   file = await ts.open(
-    ts.Spec(spec), open=True, context=info.ts_context, **is_new
+    ts.Spec(spec),
+    open=True,
+    create=is_main,
+    assume_metadata=not is_main,
+    context=info.ts_context,
   )
   written = _Written()
   for first, block in stream:

@@ -54,6 +54,41 @@ def test_blocks_are_the_rows_in_order(monkeypatch, level, intra, dtype):
   assert (len(firsts) > 1) == (found.chunk[0] < -(-240 // w))
 
 
+def live_bytes():
+  """Bytes of arrays over all devices; views of a device's part are none."""
+  return sum(
+    x.nbytes for x in jax.live_arrays() if len(x.sharding.device_set) == 8
+  )
+
+
+def test_reading_and_writing_take_a_few_blocks_of_memory(monkeypatch):
+  monkeypatch.setattr(stream, '_BLOCK_BYTES', 1 << 14)
+  tables, state = make(rows=(100_000,), dim=16)
+  most, before = 0, live_bytes()
+  of = tables.streams(state)['t0']['table']
+  rows = np.zeros(of.shape, of.dtype)
+  for first, block in of:
+    most = max(most, live_bytes() - before)
+    part = np.asarray(block)[: len(of) - first]
+    rows[first : first + len(part)] = part
+  assert 0 < most <= 8 * 3 * (1 << 14)
+  whole = np.asarray(tables.to_canonical(state)['t0']['table'])[: len(rows)]
+  np.testing.assert_array_equal(rows, whole)
+  del state, of, block
+  sinks, most, before = tables.sinks(), 0, live_bytes()
+
+  def read(start, stop):
+    nonlocal most
+    most = max(most, live_bytes() - before)
+    return lambda: rows[start:stop]
+
+  sinks['t0']['table'].take(1, read)
+  assert most <= 8 * 3 * (1 << 14)
+  new = tables.from_canonical(sinks)
+  found = np.asarray(tables.to_canonical(new)['t0']['table'])[: len(rows)]
+  np.testing.assert_array_equal(found, rows)
+
+
 def test_a_block_takes_its_own_memory_only():
   tables, state = make(rows=(100_000,), dim=16)
   found = tables.streams(state)['t0']['table']
