@@ -95,8 +95,8 @@ _OVER_BUDGET = {
   'antjax/report': 1_848,
   'antjax/serving': 3_342,
   'antjax/shards': 3_017,
-  # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late, 135
-  # files of tables in blocks; see docs/design/house.md.
+  # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late,
+  # 135 files of tables in blocks; see docs/design/house.md.
   'antjax/train': 6_780,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
