@@ -101,7 +101,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_450,
-  'tests': 65_700,  # See docs/design/house.md.
+  'tests': 65_710,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
