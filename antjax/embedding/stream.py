@@ -93,7 +93,7 @@ class RowStream:
       yield np.asarray(rows)[: len(self) - first]
 
 
-class Kept:
+class StackArray:
   """An array of a stack's state that sinks write to."""
 
   def __init__(self, like: jax.ShapeDtypeStruct):
@@ -115,7 +115,7 @@ class RowSink:
   mesh: Mesh
   stack: Stack
   spec: TableSpec
-  kept: Kept
+  kept: StackArray
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -174,7 +174,7 @@ def streams(tables: ShardedTables, state: Any) -> dict[str, Any]:
 def sinks(tables: ShardedTables) -> dict[str, Any]:
   """Table -> its part of the state, with a `RowSink` for each array."""
   kept = jax.tree.map(
-    lambda x, s: Kept(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)),
+    lambda x, s: StackArray(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)),
     tables.shapes,
     tables.shardings(),
   )
