@@ -31,6 +31,10 @@ class ShardedTables(Protocol):
   stack_of: dict[str, Stack]
   features: Any
 
+  @property
+  def shapes(self) -> Any: ...
+  def shardings(self) -> Any: ...
+
 
 def touched(tables: ShardedTables, ids: Any) -> dict[str, np.ndarray]:
   """Rows that a step may change: table -> ids [n] rising, of `batch['ids']`."""

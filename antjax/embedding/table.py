@@ -14,17 +14,18 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives.varying import psum
-from antjax.embedding import exchange, layout, two_level
+from antjax.embedding import exchange, layout, stream, two_level
 from antjax.embedding import routing as routing_lib
 from antjax.embedding import rows as rows_lib
 from antjax.embedding.layout import Stack, TableSpec
 from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.embedding.routing import Feature
+from antjax.embedding.stream import RowSink
 from antjax.mesh.mesh import INTER, INTRA, own_mesh
 from antjax.mesh.paro import Level
 
-# Tables and slots from this many bytes per device are reordered one by one.
+# Tables and slots of this many bytes per device are written block by block.
 _LARGE_BYTES = 1 << 26
 
 
@@ -309,40 +310,33 @@ class EmbeddingTables:
   # Checkpoints: table name -> rows in the order of their ids.
 
   def to_canonical(self, state: Any) -> dict[str, Any]:
-    """State by table, rows ordered by id (padded at the end).
+    """State by table, rows ordered by id (padded at the end)."""
+    return self._by_table(state)
 
-    Large tables are converted one by one, so the extra memory is that of one
-    table.
-    """
-    if sum(self.bytes_per_device().values()) < _LARGE_BYTES:
-      return self._by_table(state)
-    found = {}
-    for name, run in self._one_table.items():
-      of_stack = state[self.stack_of[name].name]
-      found[name] = jax.block_until_ready(run(of_stack))
-    return found
+  @property
+  def are_large(self) -> bool:
+    """Whether files of them are written block by block, see `streams`."""
+    return sum(self.bytes_per_device().values()) >= _LARGE_BYTES
+
+  def streams(self, state: Any) -> dict[str, Any]:
+    """The tree of `to_canonical` with a `RowStream` for each array."""
+    return stream.streams(self, state)
 
   def from_canonical(self, tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `to_canonical`."""
+    """The inverse of `to_canonical`, or what the `sinks` have taken."""
+    if any(isinstance(x, RowSink) for x in jax.tree.leaves(tables)):
+      return stream.taken(self, tables)
     return self._by_stack(dict(tables))
+
+  def sinks(self) -> dict[str, Any]:
+    """The tree of `to_canonical` with a `RowSink` for each array."""
+    return stream.sinks(self)
 
   @functools.cached_property
   def _by_table(self) -> Any:
-    return jax.jit(self._split, out_shardings=self._places)
-
-  @functools.cached_property
-  def _one_table(self) -> dict[str, Any]:
-    def make(name: str) -> Any:
-      order = functools.partial(self._ordered, self.specs[name])
-      return jax.jit(lambda x: order(x, True), out_shardings=self._places[name])
-
-    return {name: make(name) for name in self.specs}
-
-  @property
-  def _places(self) -> dict[str, NamedSharding]:
-    """Table -> sharding of its arrays."""
     specs = {n: stack.partition_spec for n, stack in self.stack_of.items()}
-    return {n: NamedSharding(self.mesh, spec) for n, spec in specs.items()}
+    places = {n: NamedSharding(self.mesh, spec) for n, spec in specs.items()}
+    return jax.jit(self._split, out_shardings=places)
 
   @functools.cached_property
   def _by_stack(self) -> Any:

@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from antjax import paths
 from antjax.mesh.gather import gather_json
 from antjax.train import canonical, lease, object_store, residuals
+from antjax.train.block_files import restore_args_of
 from antjax.train.checkpoint_folder import Claim, room, TreeHandler
 from antjax.train.input_position import decode_position, encode_position
 from antjax.train.keys import Keys
@@ -111,6 +112,8 @@ class Checkpointer:
         preservation_policy=preserve,
         best_fn=rank,  # Without it no metric is written, and none read.
         enable_async_checkpointing=True,
+        # Blocks of tables are written before `save` returns.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         temporary_path_class=self._claim and self._claim.path_class(),
       ),
       handler_registry=registry,
@@ -228,7 +231,8 @@ class Checkpointer:
     }
     if keys:
       meta['keys'] = dict(about_keys or {})
-    named = canonical.without_empty(canonical.of_state(self._layout, state))
+    named = canonical.of_state(self._layout, state, for_files=True)
+    named = canonical.without_empty(named)
     trees = canonical.to_items(self._layout, named)
     items: dict[str, Any] = {
       name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()
@@ -326,12 +330,7 @@ class Checkpointer:
   def _read_tree(
     self, step: int, name: str, tree: Any, is_part: bool = False
   ) -> Any:
-    restore_args = jax.tree.map(
-      lambda x: ocp.ArrayRestoreArgs(
-        sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
-      ),
-      tree,
-    )
+    restore_args = jax.tree.map(restore_args_of, tree)
     return self.read_item(
       step,
       name,
