@@ -42,10 +42,8 @@ def gather_bytes(data: bytes) -> list[bytes]:
   return [row[:size].tobytes() for row, size in zip(every, sizes, strict=True)]
 
 
-def swap_arrays(
-  parts: Sequence[Mapping[str, np.ndarray]],
-) -> list[dict[str, np.ndarray]]:
-  """Sends part p to process p; what each process sent to this one."""
+def swap_trees(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """`swap_bytes` for trees of arrays."""
   return [
     pickle.loads(x)
     for x in swap_bytes([pickle.dumps(dict(part)) for part in parts])

@@ -10,7 +10,7 @@ bytes and of 4 per distinct key. Both wait for the step that runs. A single
 process sends nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import io
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 from antjax.embedding.key_index import to_keys
 from antjax.embedding.key_store import KeyStore
 from antjax.embedding.vocabulary import Vocabulary
-from antjax.mesh.gather import gather_arrays, process_mesh, swap_arrays
+from antjax.mesh.gather import gather_arrays, process_mesh, swap_trees
 from antjax.train.sparse_tables import SparseTables
 
 PyTree = Any
@@ -195,7 +195,7 @@ class Keys:
         strict=True,
       ):
         part[table] = pair
-    got = swap_arrays(asked)
+    got = swap_trees(asked)
     answers: list[dict[str, Any]] = [{} for _ in got]
     for table, store in stores.items():
       new = np.zeros(0, np.int32)
@@ -204,7 +204,7 @@ class Keys:
         new = store.count(*united, self._num_updates)
       for part, answer in zip(got, answers, strict=True):
         answer[table] = store.lookup(part[table][0]), new
-    said = swap_arrays(answers)
+    said = swap_trees(answers)
     rows: dict[str, np.ndarray] = {}
     reset: dict[str, np.ndarray] = {}
     for table, order in orders.items():
@@ -322,7 +322,7 @@ def _by_process(mesh: Mesh) -> NamedSharding:
   return NamedSharding(Mesh(mesh.devices[:, :1], mesh.axis_names), P('process'))
 
 
-def _united(counts: list[Counts]) -> Counts:
+def _united(counts: Sequence[Sequence[np.ndarray]]) -> Counts:
   """Counts of several processes together."""
   keys, count = map(np.concatenate, zip(*counts, strict=True))
   distinct, position = np.unique(keys, return_inverse=True)
@@ -336,7 +336,4 @@ def _of_all_processes(counts: dict[str, Counts]) -> dict[str, Counts]:
   every = gather_arrays(
     {table: np.stack(both) for table, both in counts.items()}
   )
-  return {
-    table: _united([(x[table][0], x[table][1]) for x in every])
-    for table in counts
-  }
+  return {table: _united([list(x[table]) for x in every]) for table in counts}
