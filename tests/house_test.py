@@ -88,6 +88,7 @@ _OVER_BUDGET = {
   'antjax': 1_090,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 8_125,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
+  'antjax/embedding': 3_240,  # 298 of them a key store; see house.md.
   'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_370,  # See docs/design/house.md.
   'antjax/jobs': 18_030,  # 490 of them the server; docs/design/house.md.
