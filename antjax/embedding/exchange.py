@@ -129,7 +129,7 @@ def _edges(positions, starts, base, bounds) -> jax.Array:
   def halve(_, ends):
     low, high = ends
     middle = low + (high - low) // 2
-    row = positions[jnp.minimum(middle, last)] - base
+    row = positions[jnp.minimum(middle, last)] - base[None]
     is_less = (low < high) & (row < bounds[:, None])
     return jnp.where(is_less, middle + 1, low), jnp.where(is_less, high, middle)
 
