@@ -113,7 +113,7 @@ class Keys:
       counts[table] = distinct[first:], count[first:]
     reset = self._count(counts) if is_training else {}
     for i in {i for where in places.values() for i, _ in where}:
-      leaves[i] = leaves[i].astype(np.int32)  # Other columns have ids.
+      leaves[i] = leaves[i].astype(np.int64)  # Other columns have ids.
     for table, where in places.items():
       distinct, position = found[table]
       # The last entry is for padding, whose position is negative.
