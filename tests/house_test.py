@@ -88,6 +88,7 @@ _OVER_BUDGET = {
   'antjax': 1_090,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 8_125,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
+  'antjax/embedding': 3_090,  # 262 of them blocks, 150 positions beyond int32.
   'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_370,  # See docs/design/house.md.
   'antjax/jobs': 18_030,  # 490 of them the server; docs/design/house.md.
@@ -101,7 +102,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_450,
-  'tests': 65_710,  # See docs/design/house.md.
+  'tests': 65_890,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}

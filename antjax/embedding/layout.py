@@ -295,7 +295,9 @@ def new_rows(
     if upper is None:
       is_there = row_id < spec.num_embeddings
     else:
-      is_there = (upper < last_upper) | (upper == last_upper) & (row_id <= np.uint32(last))
+      is_there = (upper < last_upper) | (upper == last_upper) & (
+        row_id <= np.uint32(last)
+      )
     if last_upper:
       other = jax.random.fold_in(row_key, upper)
       row_key = jnp.where(upper > 0, other, row_key)
