@@ -94,7 +94,7 @@ _OVER_BUDGET = {
   'antjax/jobs': 18_030,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
-  'antjax/serving': 3_342,
+  'antjax/serving': 3_348,
   'antjax/shards': 3_017,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late,
   # 135 files of tables in blocks; see docs/design/house.md.
@@ -102,7 +102,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_450,
-  'tests': 65_890,  # See docs/design/house.md.
+  'tests': 65_900,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
