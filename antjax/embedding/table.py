@@ -161,7 +161,8 @@ class EmbeddingTables:
 
     Returns:
       (indices, routing): `indices` like `ids`, int32; `routing[stack]` holds
-      `positions` int32 [num_devices * U] and `shift` int32 [num_devices].
+      `positions` int32 [num_devices * U] and `shift` int32 [num_devices], see
+      `routing.deduplicate`.
 
     Raises:
       ValueError: There is an unknown feature, an id beyond its table, or more
@@ -221,7 +222,8 @@ class EmbeddingTables:
       positions = route['positions']
       rounds[name] = exchange.agree_on_rounds(route['shift'][0])
       ex = self._exchange(stack, positions)
-      rows[name] = two_level.fetch(ex, table, positions, rounds[name])
+      how = rounds[name], route.get('starts')
+      rows[name] = two_level.fetch(ex, table, positions, *how)
     return {name: x.astype(jnp.float32) for name, x in rows.items()}, rounds
 
   def push(
@@ -253,7 +255,7 @@ class EmbeddingTables:
       table, slots = update(
         stack,
         old,
-        route['positions'],
+        route,
         rounds.get(name),
         grads[name],
         (step, is_active, lr_scale),
@@ -261,8 +263,9 @@ class EmbeddingTables:
       state[name] = {'table': table, 'slots': slots}
     return state
 
-  def _push_whole(self, stack, old, positions, _, grads, how):
+  def _push_whole(self, stack, old, route, _, grads, how):
     step, is_active, lr_scale = how
+    positions = route['positions']
     touched = jnp.zeros((stack.num_positions,), jnp.int32)
     touched = touched.at[positions].set(1, mode='drop')
     touched = (psum(touched) > 0) & is_active
@@ -270,8 +273,9 @@ class EmbeddingTables:
     args = psum(grads), touched, step, lr_scale, seed
     return apply_to_table(stack.optimizer, old[0], old[1], *args)
 
-  def _push(self, stack, old, positions, shift, grads, how):
+  def _push(self, stack, old, route, shift, grads, how):
     step, is_active, lr_scale = how
+    positions = route['positions']
     ex = self._exchange(stack, positions)
 
     def apply_fn(state, ids, row_grads):
@@ -279,7 +283,8 @@ class EmbeddingTables:
       args = ids, row_grads, step, lr_scale, stack.seeds(ids, step)
       return apply_to_rows(stack.optimizer, state[0], state[1], *args)
 
-    return two_level.push(ex, positions, shift, grads, apply_fn, old)
+    args = shift, grads, apply_fn, old, route.get('starts')
+    return two_level.push(ex, positions, *args)
 
   def _exchange(self, stack, positions):
     num_unique = positions.shape[0]

@@ -260,7 +260,7 @@ class _Run:
           lambda *xs: max(xs, key=lambda x: x.shape[0]), *trees
         )
         if self._keys is not None:
-          self._ids_like = jax.tree.map(np.int32, self._ids_like)
+          self._ids_like = jax.tree.map(np.int64, self._ids_like)
       elif not any(may_get_more for _, may_get_more in said):
         return
       else:

@@ -135,7 +135,7 @@ class Keys:
     ):
       results |= more
     for i in {i for where in places.values() for i, _ in where}:
-      leaves[i] = leaves[i].astype(np.int32)  # Other columns have ids.
+      leaves[i] = leaves[i].astype(np.int64)  # Other columns have ids.
     for table, where in places.items():
       # The last entry is for padding, whose position is negative.
       rows = np.append(rows_of[table], np.int32(-1))
