@@ -92,7 +92,7 @@ _OVER_BUDGET = {
   'antjax/embedding': 3_390,
   'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_370,  # See docs/design/house.md.
-  'antjax/jobs': 18_030,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_159,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_348,
@@ -104,7 +104,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_450,
-  'tests': 66_195,  # See docs/design/house.md.
+  'tests': 66_221,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -111,7 +111,7 @@ def test_two_days(tmp_path):
 
 
 def test_values_that_get_rows_in_training(tmp_path):
-  """A table with fewer rows than values is served as one with a row per value."""
+  """A table with fewer rows than values is served with a row per value."""
   raw = movielens_fixture.Fixture(num_users=120).write_original(
     tmp_path / 'raw'
   )
