@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives.varying import psum
-from antjax.embedding import exchange, layout, stream, two_level
+from antjax.embedding import exchange, layout, rounding, stream, two_level
 from antjax.embedding import routing as routing_lib
 from antjax.embedding import rows as rows_lib
 from antjax.embedding.layout import Stack, TableSpec
@@ -224,7 +224,7 @@ class EmbeddingTables:
       ex = self._exchange(stack, positions)
       how = rounds[name], route.get('starts')
       rows[name] = two_level.fetch(ex, table, positions, *how)
-    return {name: x.astype(jnp.float32) for name, x in rows.items()}, rounds
+    return {name: rounding.to_float(x) for name, x in rows.items()}, rounds
 
   def push(
     self,
@@ -384,7 +384,7 @@ class EmbeddingTables:
     for spec in self.specs.values():
       v, d = spec.num_embeddings, spec.embedding_dim
       slots = jax.eval_shape(lambda o=spec.optimizer, v=v, d=d: o.init(v, d))
-      table = jax.ShapeDtypeStruct((v, d), jnp.dtype(spec.dtype))
+      table = jax.ShapeDtypeStruct((v, spec.width), jnp.dtype(spec.dtype))
       shapes[spec.name] = {'table': table, 'slots': slots}
     return shapes
 
