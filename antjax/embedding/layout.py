@@ -349,39 +349,3 @@ def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
     return rows
 
   return manual(local, mesh, in_specs=P(), out_specs=stack.partition_spec)(key)
-
-
-def reorder(
-  mesh: Mesh, stack: Stack, spec: TableSpec, x: jax.Array, to_canonical: bool
-) -> jax.Array:
-  """Converts between owner-major order and id order by one all-to-all.
-
-  Owner w has ids w, w + W, ...; in id order, device b has the b-th block. If
-  local rows are a multiple of W, both directions are a transpose of blocks.
-  """
-  w, local = stack.num_owners, stack.local_rows(spec)
-  padded = -(-local // w) * w
-  offset = stack.offset(spec.name)
-  tail = x.shape[1:]
-
-  def forward(x):  # [rows_per_device, ...] -> [padded, ...]
-    x = lax.slice_in_dim(x, offset, offset + local)
-    x = jnp.pad(x, [(0, padded - local)] + [(0, 0)] * len(tail))
-    if w > 1:
-      x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
-      x = x.reshape(w, padded // w, *tail).swapaxes(0, 1)
-    return x.reshape(padded, *tail)
-
-  def backward(x):  # [padded, ...] -> [local, ...]
-    if w > 1:
-      x = x.reshape(padded // w, w, *tail).swapaxes(0, 1)
-      x = x.reshape(padded, *tail)
-      x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
-    return lax.slice_in_dim(x, 0, local)
-
-  return manual(
-    forward if to_canonical else backward,
-    mesh,
-    in_specs=stack.partition_spec,
-    out_specs=stack.partition_spec,
-  )(x)

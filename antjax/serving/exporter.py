@@ -106,8 +106,14 @@ def write(
   `quantize` says. Returns the manifest.
 
   Raises:
-    ValueError: The folder exists.
+    ValueError: The folder exists, or a table has more rows than ids may be.
   """
+  for name, table in model.tables.items():
+    if len(table) > 2**31:
+      raise ValueError(
+        f'exporter.write: table {name} has {len(table)} rows; ids of served'
+        ' models are int32, so 2^31 are possible. Split it into tables.'
+      )
   with new_folder(folder) as stage:
     for name in ('functions', 'tables', 'vocabularies'):
       (stage / name).mkdir()

@@ -174,6 +174,7 @@ def test_an_unknown_dtype_is_refused():
 LOSS_BOUND = 0.02
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_float32_in_a_quarter_of_the_memory():
   """Factors of a matrix, learned row by row."""
   rng = np.random.default_rng(0)

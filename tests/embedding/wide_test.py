@@ -15,6 +15,7 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.embedding.vocabulary import hash_ids
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import Level
+from antjax.serving import exporter
 from tests.cases import first_fast
 from tests.embedding import table_test
 
@@ -174,6 +175,13 @@ def test_what_a_device_cannot_number_is_refused():
   tables = make_wide(levels=2)
   with pytest.raises(ValueError, match='exchange_levels=2.*Use 1 or auto'):
     tables.prepare({'item': np.arange(64)}, 8)
+
+
+def test_no_more_are_served_than_ids_of_requests(tmp_path):
+  rows = np.broadcast_to(np.float32(0), (2**31 + 1, 1))
+  model = exporter.Exported(functions={}, params={}, tables={'item': rows})
+  with pytest.raises(ValueError, match='item has 2147483649 rows'):
+    exporter.write(tmp_path / 'out', model)
 
 
 def test_hashes_of_many_ids():
