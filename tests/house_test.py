@@ -60,8 +60,8 @@ _WITHOUT_JAX = (
 # Lines of Python that a room may have; antjax/ itself holds config.
 _BUDGETS = {
   'antjax': 700,
-  # 449 of them the loop that fetches layers ahead, 195 sums in int8.
-  'antjax/collectives': 2_702,
+  # 505 of them the loop that fetches layers ahead, 195 sums in int8.
+  'antjax/collectives': 2_762,
   'antjax/ctr': 4_000,
   'antjax/data': 6_000,
   'antjax/elastic': 8_500,  # 770 of them checks of hosts and notices.
@@ -86,11 +86,11 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 1_090,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 8_125,  # 175 of them how new items score; see house.md.
+  'antjax/ctr': 8_157,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
   'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
-  'antjax/lm': 5_370,  # See docs/design/house.md.
-  'antjax/jobs': 18_010,  # 490 of them the server; docs/design/house.md.
+  'antjax/lm': 5_408,  # See docs/design/house.md.
+  'antjax/jobs': 18_015,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_311,
@@ -101,7 +101,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_420,
-  'tests': 65_560,  # See docs/design/house.md.
+  'tests': 65_650,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
