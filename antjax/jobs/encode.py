@@ -118,24 +118,18 @@ class Config:
         f'part_rows={self.part_rows} must be at least 1, and with'
         f' format=tensorstore a multiple of {_CHUNK_ROWS}.'
       )
-    if self.id_column in ('row', 'vector'):
+    if self.id_column and (is_array or self.id_column in ('row', 'vector')):
       raise ValueError(
-        f'id_column={self.id_column}: this column is ours; rename yours.'
-      )
-    if is_array and self.id_column:
-      raise ValueError(
-        f'id_column={self.id_column}: an array holds vectors only, in the order'
-        ' of the texts; use format=parquet.'
+        f'id_column={self.id_column}: rename it if it is row or vector, columns'
+        ' of ours; an array has no ids: use format=parquet.'
       )
 
 
 # Flags that decide what the vectors are, and where they stand.
-_OF_ENCODER = (
-  *('normalize', 'prompt_name', 'prompt', 'truncate_dim', 'max_tokens'),
-)
-_DECIDING = _OF_ENCODER + (
+_OF_ENCODER = 'normalize prompt_name prompt truncate_dim max_tokens'.split()
+_DECIDING = _OF_ENCODER + [
   *('column', 'id_column', 'format', 'dtype', 'compute_dtype', 'part_rows'),
-)
+]
 
 
 # Number and rows of texts that follow each other, `part_rows` of them but for
