@@ -91,7 +91,7 @@ _OVER_BUDGET = {
   # 262 of them blocks, 150 positions beyond int32, 298 a key store.
   'antjax/embedding': 3_390,
   'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
-  'antjax/lm': 5_490,  # 120 of them adapters of fused tensors; house.md.
+  'antjax/lm': 5_495,  # 120 of them adapters of fused tensors; house.md.
   'antjax/jobs': 18_030,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
@@ -104,7 +104,7 @@ _OVER_BUDGET = {
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_450,
-  'tests': 66_275,  # See docs/design/house.md.
+  'tests': 66_295,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
