@@ -37,6 +37,10 @@ _MAX_REPLICATED_ROWS = 16_384
 # Rows made at once, so that new tables take little memory beside their own.
 _VECTOR = 64  # Rows: at least the width of a CPU's vector loop.
 _INIT_BLOCK = 65_536
+# A device numbers its rows, and new numbers behind them, by int32.
+_MAX_LOCAL_ROWS = 2**31 - 2**26
+# More positions than these are not sent as they are, see `exchange`.
+_MAX_POSITIONS = 2**31 - 1
 # Two levels are used if one sends this many times more between groups, of which
 # there are at least so many.
 _WORTH, _MANY_GROUPS = 1.2, 4
@@ -138,8 +142,24 @@ class Stack:
     rows = rows.reshape(-1)
     table = num_below(jnp.asarray(offsets), rows + 1) - 1
     owner = lax.axis_index(self.axes) if self.axes else 0
-    ids = owner + (rows - jnp.asarray(offsets)[table]) * self.num_owners
-    return rounding.seeds(ids, jnp.asarray(salts.astype('uint32'))[table], step)
+    local = rows - jnp.asarray(offsets)[table]
+    salt = jnp.asarray(salts.astype('uint32'))[table]
+    return rounding.seeds(*self.ids(owner, local), salt, step)
+
+  def ids(self, owner: Any, local: jax.Array) -> tuple[jax.Array, Any]:
+    """Ids of local rows [n] of tables, as two words uint32 [n].
+
+    The upper one is None if all are below 2^31.
+    """
+    w = self.num_owners
+    if max(s.num_embeddings for s in self.specs) + w <= _MAX_POSITIONS:
+      return owner + local * w, None
+    low = local.astype(jnp.uint32)
+    # Products of 16 bits by the number of owners, at most 2^16.
+    upper, lower = (low >> 16) * w, (low & 0xFFFF) * w
+    lower += jnp.asarray(owner, jnp.uint32)
+    low = (upper << 16) + lower
+    return low, (upper >> 16) + (low < lower).astype(jnp.uint32)
 
   def local_rows(self, spec: TableSpec) -> int:
     return -(-spec.num_embeddings // self.num_owners)
@@ -159,6 +179,11 @@ class Stack:
   @property
   def num_positions(self) -> int:
     return self.num_owners * self.rows_per_device
+
+  @property
+  def is_wide(self) -> bool:
+    """Whether positions do not fit in int32."""
+    return self.num_positions > _MAX_POSITIONS
 
   def exchange(
     self,
@@ -180,6 +205,14 @@ class Stack:
     groups = self.num_groups
     members = self.num_owners // max(groups, 1)
     if self.level is not Level.GLOBAL or min(groups, members) < 2:
+      return flat
+    if groups * self.rows_per_device > _MAX_LOCAL_ROWS:
+      if levels == 2:
+        raise ValueError(
+          f'EmbeddingTables(exchange_levels=2): stack {self.name} has'
+          f' {self.rows_per_device} rows a device and {groups} groups; their'
+          f' product may be {_MAX_LOCAL_ROWS}. Use 1 or auto, or fewer groups.'
+        )
       return flat
     inside = make((INTRA,), members, groups * self.rows_per_device, num_unique)
     most = members * inside.capacity
@@ -206,7 +239,7 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
   """Stacks tables of one width, level and optimizer; stack name -> stack.
 
   Raises:
-    ValueError: A stack has more rows than int32 can index.
+    ValueError: A device has more rows than int32 can index.
   """
   groups: dict[Any, list[TableSpec]] = {}
   for spec in specs:
@@ -220,11 +253,14 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
       name += f'_{members[0].name}'
     pieces = level.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
     stack = Stack(name, tuple(members), level, pieces, mesh.shape[INTER])
-    if stack.num_positions >= 2**31:
+    if stack.rows_per_device > _MAX_LOCAL_ROWS or pieces > 2**16:
+      num_rows = sum(s.num_embeddings for s in members)
       raise ValueError(
-        f'EmbeddingTables: stack {name} has {stack.num_positions} rows; '
-        'positions are int32, so at most 2^31 - 1 fit. Use several widths '
-        'or optimizers to split it.'
+        f'EmbeddingTables: stack {name} has {num_rows} rows at level'
+        f' {level.name.lower()}, {stack.rows_per_device} on each of {pieces}'
+        f' devices; at most {_MAX_LOCAL_ROWS} on each of 65,536 are possible.'
+        ' Level global needs at least'
+        f' {-(-num_rows // _MAX_LOCAL_ROWS)} devices for them.'
       )
     stacks[name] = stack
   return stacks
@@ -239,23 +275,40 @@ def log(stacks: Iterable[Stack]) -> None:
     logging.info(text, stack.name, tables, level, *size)
 
 
-def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
+def new_rows(
+  spec: TableSpec,
+  key: jax.Array,
+  ids: jax.Array,
+  upper: jax.Array | None = None,
+) -> jax.Array:
   """Initial values of the rows `ids` [...] of a table, float32 [..., D].
 
   A row depends only on the key of all tables, the name of the table and the id.
-  Rows beyond the table are zero.
+  Rows beyond the table are zero. Of ids of two words, see `Stack.ids`, `upper`
+  is the other one.
   """
   table_key = jax.random.fold_in(key, zlib.crc32(spec.name.encode()))
+  last_upper, last = divmod(spec.num_embeddings - 1, 2**32)
 
-  def new_row(row_id):
+  def new_row(row_id, upper=None):
     row_key = jax.random.fold_in(table_key, row_id)
+    if upper is None:
+      is_there = row_id < spec.num_embeddings
+    else:
+      is_there = (upper < last_upper) | (upper == last_upper) & (
+        row_id <= np.uint32(last)
+      )
+    if last_upper:
+      other = jax.random.fold_in(row_key, upper)
+      row_key = jnp.where(upper > 0, other, row_key)
     row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
-    return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
+    return jnp.where(is_there, row, 0) * spec.init_scale
 
   # XLA rounds the last bits differently in the remainder of a vectorized loop,
   # and if it fuses the loop with consumers of the rows.
-  flat = jnp.pad(ids.reshape(-1), (0, -ids.size % _VECTOR))
-  rows = lax.optimization_barrier(jax.vmap(new_row)(flat))[: ids.size]
+  words = [ids] if upper is None else [ids, upper]
+  flat = [jnp.pad(x.reshape(-1), (0, -x.size % _VECTOR)) for x in words]
+  rows = lax.optimization_barrier(jax.vmap(new_row)(*flat))[: ids.size]
   return rows.reshape(*ids.shape, spec.embedding_dim)
 
 
@@ -278,8 +331,8 @@ def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
 
       def write(i, rows, spec=spec, offset=offset, last=count - block):
         start = jnp.minimum(i * block, last)  # The last two blocks may overlap.
-        ids = owner + (start + jnp.arange(block)) * stack.num_owners
-        new = new_rows(spec, key, ids).astype(rows.dtype)
+        ids = stack.ids(owner, start + jnp.arange(block))
+        new = new_rows(spec, key, *ids).astype(rows.dtype)
         return lax.dynamic_update_slice_in_dim(rows, new, offset + start, 0)
 
       rows = lax.fori_loop(0, -(-count // block), write, rows)

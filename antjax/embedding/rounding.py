@@ -23,9 +23,14 @@ def mixed(x: jax.Array) -> jax.Array:
   return x ^ (x >> 16)
 
 
-def seeds(ids: jax.Array, salt: jax.Array, step: jax.Array) -> jax.Array:
-  """Seeds uint32 [n] of rows, from id, salt of the table and step."""
-  rows = mixed(ids.astype(jnp.uint32) ^ salt.astype(jnp.uint32))
+def seeds(
+  ids: jax.Array, upper: jax.Array | None, salt: jax.Array, step: jax.Array
+) -> jax.Array:
+  """Seeds uint32 [n] of rows, from `Stack.ids`, salt of the table and step."""
+  ids = ids.astype(jnp.uint32) ^ salt.astype(jnp.uint32)
+  if upper is not None:
+    ids ^= upper * jnp.uint32(_GOLDEN)
+  rows = mixed(ids)
   return mixed(rows + step.astype(jnp.uint32) * jnp.uint32(_GOLDEN))
 
 

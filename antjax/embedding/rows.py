@@ -31,6 +31,10 @@ class ShardedTables(Protocol):
   stack_of: dict[str, Stack]
   features: Any
 
+  @property
+  def shapes(self) -> Any: ...
+  def shardings(self) -> Any: ...
+
 
 def touched(tables: ShardedTables, ids: Any) -> dict[str, np.ndarray]:
   """Rows that a step may change: table -> ids [n] rising, of `batch['ids']`."""
@@ -53,7 +57,9 @@ def read(tables: ShardedTables, state: Any, ids: Ids) -> dict[str, Any]:
   found = {}
   for name, rows in ids.items():
     stack, spec = tables.stack_of[name], tables.specs[name]
-    got = _read(tables.mesh, stack, spec, state[stack.name], _padded(rows))
+    got = _read(
+      tables.mesh, stack, spec, state[stack.name], _places(stack, rows)
+    )
     cut = slice(len(rows))
     found[name] = jax.tree.map(lambda x, cut=cut: np.asarray(x)[cut], got)
   return found
@@ -65,8 +71,8 @@ def write(
   """Sets rows to what `read` gave; donates the state."""
   for name, rows in ids.items():
     stack, spec = tables.stack_of[name], tables.specs[name]
-    padded = _padded(rows)
-    size = len(padded)
+    padded = _places(stack, rows)
+    size = padded.shape[1]
     arrays = jax.tree.map(lambda x, n=size: _lengthened(x, n, 0), new[name])
     args = tables.mesh, stack, spec, state[stack.name], arrays, padded
     state = {**state, stack.name: _write(*args)}
@@ -82,15 +88,28 @@ def reset(
   """
   for name, rows in ids.items():
     stack, spec = tables.stack_of[name], tables.specs[name]
-    args = tables.mesh, stack, spec, state[stack.name], _padded(rows), key
+    args = (
+      tables.mesh,
+      stack,
+      spec,
+      state[stack.name],
+      _places(stack, rows),
+      key,
+    )
     state = {**state, stack.name: _reset(*args)}
   return state
 
 
-def _padded(ids: np.ndarray) -> np.ndarray:
-  """Ids at a power of two, for few compilations; -1 is no row."""
+def _places(stack: Stack, ids: np.ndarray) -> np.ndarray:
+  """Owners of ids and rows there, int32 [2, n]; owner -1 is no row.
+
+  n is a power of two, for few compilations.
+  """
   size = 1 << max(len(ids) - 1, 0).bit_length()
-  return _lengthened(np.asarray(ids, np.int32), size, -1)
+  row, owner = np.divmod(ids, stack.num_owners)
+  return np.stack(
+    [_lengthened(x.astype(np.int32), size, -1) for x in (owner, row)]
+  )
 
 
 def _lengthened(x: np.ndarray, size: int, value: int) -> np.ndarray:
@@ -129,8 +148,8 @@ def _write(mesh, stack, spec, old, new, ids):
 
 @functools.partial(_of_table, donate_argnames='old')
 def _reset(mesh, stack, spec, old, ids, key):
-  rows = new_rows(spec, key, ids)
-  slots = stack.optimizer.init(ids.shape[0], stack.dim)
+  rows = new_rows(spec, key, *stack.ids(*ids))
+  slots = stack.optimizer.init(ids.shape[1], stack.dim)
   new = {'table': rows, 'slots': slots}
   return _set(mesh, stack, spec, old, new, ids)
 
@@ -151,8 +170,7 @@ def _set(mesh, stack, spec, old, new, ids):
 
 
 def _local_rows(stack: Stack, spec: TableSpec, ids: jax.Array) -> jax.Array:
-  """Local row of each id; behind the end if another device has it."""
+  """Local row of each of `_places`; behind the end if another device has it."""
   owner = lax.axis_index(stack.axes) if stack.axes else 0
-  is_mine = (ids >= 0) & (ids % stack.num_owners == owner)
-  row = stack.offset(spec.name) + ids // stack.num_owners
-  return jnp.where(is_mine, row, stack.rows_per_device)
+  row = stack.offset(spec.name) + ids[1]
+  return jnp.where(ids[0] == owner, row, stack.rows_per_device)

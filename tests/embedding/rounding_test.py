@@ -23,7 +23,7 @@ def test_a_row_becomes_a_neighbor_and_is_right_on_average():
   x = np.concatenate([rng.normal(size=6), [1 + 2.0**-9, -3e-5, 0, 1.5]])
   x = x.astype(np.float32)
   ids = jnp.full(NUM_STEPS, 7, jnp.int32)
-  seeds = rounding.seeds(ids, jnp.uint32(5), jnp.arange(NUM_STEPS))
+  seeds = rounding.seeds(ids, None, jnp.uint32(5), jnp.arange(NUM_STEPS))
   found = rounding.at_random(jnp.tile(x, (NUM_STEPS, 1)), seeds)
   assert found.dtype == jnp.bfloat16
   found = np.asarray(found, np.float64)

@@ -254,7 +254,7 @@ class FileTrainer:
       self._click_job.trainer.params(self.state)
     )
     params = {n: np.asarray(x) for n, x in named_leaves(by_path)}
-    new = {n: (ids, found['table']) for n, (ids, found) in rows.items()}
+    new = {n: [(ids, x['table'])] for n, (ids, x) in rows.items()}
     arrays = self._live.changes(params, new)
     delta = feed.write(
       self._config.deltas,
