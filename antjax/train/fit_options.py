@@ -111,7 +111,7 @@ class FitOptions:
   def check(self, *, row_staleness: int, has_vocabularies: bool) -> None:
     """Raises ValueError for what conflicts with each other or the Trainer."""
     if self.elastic is not None:
-      self._check_elastic(row_staleness, has_vocabularies)
+      self._check_elastic(row_staleness)
     elif self.steps_per_call > 1 and (row_staleness or has_vocabularies):
       name = 'row_staleness=1' if row_staleness else 'vocabularies=...'
       raise ValueError(
@@ -119,7 +119,7 @@ class FitOptions:
         ' brought or made new before each step; use steps_per_call=1.'
       )
 
-  def _check_elastic(self, row_staleness: int, has_vocabularies: bool) -> None:
+  def _check_elastic(self, row_staleness: int) -> None:
     if self.num_micro_batches_fn is not None:
       raise ValueError(
         'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
@@ -145,11 +145,6 @@ class FitOptions:
       raise ValueError(
         'Trainer(row_staleness=1).fit(elastic=...): which rows the next step'
         ' needs is not known before it begins; use row_staleness=0.'
-      )
-    if has_vocabularies:
-      raise ValueError(
-        'Trainer(vocabularies=...).fit(elastic=...): not supported; turn keys'
-        ' into ids before the job, or train without agents.'
       )
 
   def wants_stop(self) -> bool:
