@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 import zlib
 
 from absl import logging
@@ -61,8 +61,9 @@ class TableSpec:
       'auto': 'none' for tables of up to 16,384 rows, else 'global'.
     optimizer: Optimizer of the touched rows.
     init_scale: Standard deviation of the elements of new rows.
-    dtype: Dtype of the rows; updates of bfloat16 are rounded stochastically,
-      see `rounding`. Gradients, slots and fetched rows are float32.
+    dtype: Dtype of the rows; updates of bfloat16 and int8 are rounded
+      stochastically, see `rounding`. Gradients, slots and looked-up rows are
+      float32.
   """
 
   name: str
@@ -71,7 +72,7 @@ class TableSpec:
   level: Literal['auto', 'none', 'intra', 'global'] = 'auto'
   optimizer: RowOptimizer = RowWiseAdagrad()
   init_scale: float = 0.01
-  dtype: Literal['float32', 'bfloat16'] = 'float32'
+  dtype: rounding.Dtype = 'float32'
 
   def __post_init__(self) -> None:
     if self.num_embeddings < 1 or self.embedding_dim < 1:
@@ -84,15 +85,20 @@ class TableSpec:
         f'TableSpec({self.name!r}): unknown level {self.level!r}; use auto, '
         'none, intra or global.'
       )
-    if self.dtype not in ('float32', 'bfloat16'):
+    if self.dtype not in get_args(rounding.Dtype):
       raise ValueError(
-        f'TableSpec({self.name!r}): unknown dtype {self.dtype!r}; use float32 '
-        'or bfloat16.'
+        f'TableSpec({self.name!r}): unknown dtype {self.dtype!r}; use '
+        'float32, bfloat16 or int8.'
       )
 
   @property
   def row_bytes(self) -> int:
-    return self.embedding_dim * jnp.dtype(self.dtype).itemsize
+    return self.width * jnp.dtype(self.dtype).itemsize
+
+  @property
+  def width(self) -> int:
+    """Numbers that are kept of a row."""
+    return rounding.width(self.embedding_dim, self.dtype)
 
   def resolved_level(self) -> Level:
     if self.level == 'auto':
@@ -124,6 +130,10 @@ class Stack:
   @property
   def dim(self) -> int:
     return self.specs[0].embedding_dim
+
+  @property
+  def width(self) -> int:
+    return self.specs[0].width
 
   @property
   def optimizer(self) -> RowOptimizer:
@@ -313,14 +323,14 @@ def new_rows(
 
 
 def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
-  """A stack's new rows [W * rows_per_device, D], owner-major; in `jit`.
+  """A stack's new rows [W * rows_per_device, width], by owner; in `jit`.
 
   Each owner creates its own rows block by block, so the extra memory does not
   depend on the number of rows.
   """
 
   def local(key):
-    rows = jnp.zeros((stack.rows_per_device, stack.dim), stack.dtype)
+    rows = jnp.zeros((stack.rows_per_device, stack.width), stack.dtype)
     owner = jnp.int32(0)
     if stack.axes:
       owner = lax.axis_index(stack.axes)
@@ -332,46 +342,10 @@ def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
       def write(i, rows, spec=spec, offset=offset, last=count - block):
         start = jnp.minimum(i * block, last)  # The last two blocks may overlap.
         ids = stack.ids(owner, start + jnp.arange(block))
-        new = new_rows(spec, key, *ids).astype(rows.dtype)
+        new = rounding.to_kept(new_rows(spec, key, *ids), rows.dtype, None)
         return lax.dynamic_update_slice_in_dim(rows, new, offset + start, 0)
 
       rows = lax.fori_loop(0, -(-count // block), write, rows)
     return rows
 
   return manual(local, mesh, in_specs=P(), out_specs=stack.partition_spec)(key)
-
-
-def reorder(
-  mesh: Mesh, stack: Stack, spec: TableSpec, x: jax.Array, to_canonical: bool
-) -> jax.Array:
-  """Converts between owner-major order and id order by one all-to-all.
-
-  Owner w has ids w, w + W, ...; in id order, device b has the b-th block. If
-  local rows are a multiple of W, both directions are a transpose of blocks.
-  """
-  w, local = stack.num_owners, stack.local_rows(spec)
-  padded = -(-local // w) * w
-  offset = stack.offset(spec.name)
-  tail = x.shape[1:]
-
-  def forward(x):  # [rows_per_device, ...] -> [padded, ...]
-    x = lax.slice_in_dim(x, offset, offset + local)
-    x = jnp.pad(x, [(0, padded - local)] + [(0, 0)] * len(tail))
-    if w > 1:
-      x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
-      x = x.reshape(w, padded // w, *tail).swapaxes(0, 1)
-    return x.reshape(padded, *tail)
-
-  def backward(x):  # [padded, ...] -> [local, ...]
-    if w > 1:
-      x = x.reshape(padded // w, w, *tail).swapaxes(0, 1)
-      x = x.reshape(padded, *tail)
-      x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
-    return lax.slice_in_dim(x, 0, local)
-
-  return manual(
-    forward if to_canonical else backward,
-    mesh,
-    in_specs=stack.partition_spec,
-    out_specs=stack.partition_spec,
-  )(x)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.embedding import rounding
 from antjax.embedding.layout import new_rows, Stack, TableSpec
 from antjax.mesh.manual import manual
 
@@ -53,7 +54,7 @@ def joined(ids: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def read(tables: ShardedTables, state: Any, ids: Ids) -> dict[str, Any]:
-  """Rows as they are kept: table -> {'table': [n, D], 'slots': {...}}."""
+  """Rows as they are kept: table -> {'table': [n, width], 'slots': {...}}."""
   found = {}
   for name, rows in ids.items():
     stack, spec = tables.stack_of[name], tables.specs[name]
@@ -149,6 +150,7 @@ def _write(mesh, stack, spec, old, new, ids):
 @functools.partial(_of_table, donate_argnames='old')
 def _reset(mesh, stack, spec, old, ids, key):
   rows = new_rows(spec, key, *stack.ids(*ids))
+  rows = rounding.to_kept(rows, spec.dtype, None)
   slots = stack.optimizer.init(ids.shape[1], stack.dim)
   new = {'table': rows, 'slots': slots}
   return _set(mesh, stack, spec, old, new, ids)

@@ -75,8 +75,8 @@ class RowStream:
   def __iter__(self) -> Iterator[tuple[int, jax.Array]]:
     """Blocks [W * chunk[0], ...] and the id of the first row of each.
 
-    Rows are over the owners' devices, as in `to_canonical`. Those behind the
-    end of the table have no meaning.
+    Rows are over the owners' devices, as in `to_canonical`, and those behind
+    the end of the table zero.
     """
     rows = self.chunk[0]
     of = self.mesh, self.stack, self.spec
@@ -155,7 +155,7 @@ class RowSink:
 
       block = jax.make_array_from_callback(shape, sharding, part)
       of = self.mesh, self.stack, self.spec
-      self.kept.array = _put(*of, self.kept.array, block, np.int32(start))
+      self.kept.array = put(*of, self.kept.array, block, np.int32(start))
 
   def _padded(self, found: np.ndarray, rows: int) -> np.ndarray:
     found = found.astype(self.dtype, copy=False)
@@ -169,6 +169,16 @@ class RowSink:
 def streams(tables: ShardedTables, state: Any) -> dict[str, Any]:
   """Table -> its part of the state, with a `RowStream` for each array."""
   return _by_table(tables, state, RowStream)
+
+
+def ordered(tables: ShardedTables, state: Any) -> dict[str, Any]:
+  """Table -> its part of the state, rows by id, and zeros behind; in `jit`."""
+
+  def order(mesh: Mesh, stack: Stack, spec: TableSpec, x: jax.Array) -> Any:
+    rows = _rows(stack, spec, stack.local_rows(spec))
+    return _block(mesh, stack, spec, rows, x, np.int32(0))
+
+  return _by_table(tables, state, order)
 
 
 def sinks(tables: ShardedTables) -> dict[str, Any]:
@@ -214,17 +224,19 @@ def _block(
   x: jax.Array,
   start: jax.Array,
 ) -> jax.Array:
-  """Rows by id of `rows` local ones of each owner, from local row `start`."""
-  w, last = stack.num_owners, stack.local_rows(spec) - 1
+  """Rows by id of `rows` local ones of each owner, from local row `start`.
+
+  Device b has the b-th part of them.
+  """
+  w, local_rows = stack.num_owners, stack.local_rows(spec)
 
   def local(x, start):
-    at = jnp.minimum(start + jnp.arange(rows, dtype=jnp.int32), last)
-    part = x.at[at + stack.offset(spec.name)].get(
-      indices_are_sorted=True, mode='promise_in_bounds'
-    )
+    at = start + jnp.arange(rows, dtype=jnp.int32)
+    at = jnp.where(at < local_rows, at + stack.offset(spec.name), len(x))
+    part = x.at[at].get(mode='fill', fill_value=0, indices_are_sorted=True)
     if w == 1:
       return part
-    # As `layout.reorder` does with a whole table.
+    # Owner w has ids w, w + W, ...: all have a part of every device's rows.
     part = lax.all_to_all(part, stack.axes, 0, 0, tiled=True)
     part = part.reshape(w, rows // w, *x.shape[1:]).swapaxes(0, 1)
     return part.reshape(rows, *x.shape[1:])
@@ -235,15 +247,15 @@ def _block(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def _put(
+def put(
   mesh: Mesh,
   stack: Stack,
   spec: TableSpec,
   x: jax.Array,
   block: jax.Array,
-  start: jax.Array,
+  start: jax.Array | int = 0,
 ) -> jax.Array:
-  """The inverse of `_block`."""
+  """Sets the rows that `_block` gave, in place."""
   w, local_rows = stack.num_owners, stack.local_rows(spec)
 
   def local(x, part, start):
@@ -259,4 +271,4 @@ def _put(
 
   of = stack.partition_spec
   run = manual(local, mesh, in_specs=(of, of, P()), out_specs=of)
-  return run(x, block, start)
+  return run(x, block, jnp.asarray(start, jnp.int32))

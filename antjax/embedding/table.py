@@ -14,10 +14,10 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives.varying import psum
-from antjax.embedding import exchange, layout, stream, two_level
+from antjax.embedding import exchange, layout, rounding, stream, two_level
 from antjax.embedding import routing as routing_lib
 from antjax.embedding import rows as rows_lib
-from antjax.embedding.layout import Stack, TableSpec
+from antjax.embedding.layout import TableSpec
 from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.embedding.routing import Feature
@@ -224,7 +224,7 @@ class EmbeddingTables:
       ex = self._exchange(stack, positions)
       how = rounds[name], route.get('starts')
       rows[name] = two_level.fetch(ex, table, positions, *how)
-    return {name: x.astype(jnp.float32) for name, x in rows.items()}, rounds
+    return {name: rounding.to_float(x) for name, x in rows.items()}, rounds
 
   def push(
     self,
@@ -347,30 +347,17 @@ class EmbeddingTables:
   def _by_stack(self) -> Any:
     return jax.jit(self._join, out_shardings=self.shardings())
 
-  def _ordered(self, spec: TableSpec, state: Any, to_canonical: bool) -> Any:
-    """Converts a table's arrays from stack order, or to it."""
-    stack = self.stack_of[spec.name]
-    return jax.tree.map(
-      lambda x: layout.reorder(self.mesh, stack, spec, x, to_canonical), state
-    )
-
   def _split(self, state: Any) -> dict[str, Any]:
-    return {
-      name: self._ordered(spec, state[self.stack_of[name].name], True)
-      for name, spec in self.specs.items()
-    }
+    return stream.ordered(self, state)
 
   def _join(self, tables: Mapping[str, Any]) -> dict[str, Any]:
     state = {}
     for name, stack in self._stacks.items():
-      parts = [self._ordered(s, tables[s.name], False) for s in stack.specs]
-
-      def join(*xs: jax.Array, stack: Stack = stack) -> jax.Array:
-        # [W * r_t, ...] for each table -> owner-major rows of the stack.
-        parts = [x.reshape(stack.num_owners, -1, *x.shape[1:]) for x in xs]
-        return jnp.concatenate(parts, 1).reshape(-1, *parts[0].shape[2:])
-
-      state[name] = jax.tree.map(join, *parts)
+      new = jax.tree.map(jnp.zeros_like, self.shapes[name])
+      for spec in stack.specs:
+        put = functools.partial(stream.put, self.mesh, stack, spec)
+        new = jax.tree.map(put, new, tables[spec.name])
+      state[name] = new
     return state
 
   def canonical_shardings(self) -> dict[str, Any]:
@@ -384,7 +371,7 @@ class EmbeddingTables:
     for spec in self.specs.values():
       v, d = spec.num_embeddings, spec.embedding_dim
       slots = jax.eval_shape(lambda o=spec.optimizer, v=v, d=d: o.init(v, d))
-      table = jax.ShapeDtypeStruct((v, d), jnp.dtype(spec.dtype))
+      table = jax.ShapeDtypeStruct((v, spec.width), jnp.dtype(spec.dtype))
       shapes[spec.name] = {'table': table, 'slots': slots}
     return shapes
 

@@ -134,7 +134,7 @@ def _check(now: Replayed, new: exporter.Exported) -> None:
   for name, (_, ids) in new.vocabularies.items():
     is_first = 0 if np.min(ids, initial=1) > 0 else -1
     is_new[f'vocabularies/{name}'] = now.model.unknown.get(name) != is_first
-  widths = {n: x.shape[1] for n, x in new.tables.items()}
+  widths = {n: exporter.width(x) for n, x in new.tables.items()}
   is_new['tables'] = widths != {n: x.width for n, x in now.live.tables.items()}
   shapes = {n: np.shape(x) for n, x in new.params.items()}
   is_new['params'] = shapes != {n: x.shape for n, x in now.model.params.items()}

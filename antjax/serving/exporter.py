@@ -16,6 +16,7 @@ from etils import epath
 import numpy as np
 
 from antjax import paths
+from antjax.embedding import rounding
 from antjax.embedding.stream import RowStream
 from antjax.serving import loader
 from antjax.serving.click_loader import ARRAYS
@@ -59,13 +60,21 @@ class Exported:
 
 
 def blocks(table: np.ndarray | RowStream) -> Iterator[np.ndarray]:
-  """All rows of a table in order, float32 [n, D] each."""
+  """All rows of a table in order, float32 [n, D] each.
+
+  Those of narrower dtypes are as `embedding.rounding` keeps them.
+  """
   if isinstance(table, RowStream):
     parts = table.blocks()
   else:
     parts = (table[i : i + _BLOCK] for i in range(0, len(table), _BLOCK))
   for part in parts:
-    yield np.ascontiguousarray(part, np.float32)
+    yield np.ascontiguousarray(rounding.to_float(part), np.float32)
+
+
+def width(table: np.ndarray | RowStream) -> int:
+  """Numbers of a row."""
+  return 2 * table.shape[1] - rounding.width(table.shape[1], table.dtype)
 
 
 def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +196,7 @@ def file_stem(name: str) -> str:
 
 def _write_table(stage, name, table, quantize):
   """Writes one table; returns what the manifest says of it."""
-  facts: dict[str, Any] = {'rows': len(table), 'dim': table.shape[1]}
+  facts: dict[str, Any] = {'rows': len(table), 'dim': width(table)}
   stem = f'tables/{file_stem(name)}'
   facts['values'], facts['scale'] = f'{stem}.npy', None
   parts: Iterator[list[np.ndarray]] = ([x] for x in blocks(table))

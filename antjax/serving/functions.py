@@ -155,7 +155,7 @@ def table_rows(
 
 def _on_main(stream: RowStream) -> np.ndarray:
   is_main = jax.process_index() == 0
-  whole = np.zeros((len(stream) * is_main, stream.shape[1]), np.float32)
+  whole = np.zeros((len(stream) * is_main, *stream.shape[1:]), stream.dtype)
   start = 0
   for block in stream.blocks():
     if is_main:

@@ -33,6 +33,7 @@ def make(level='global', intra=4, rows=(53, 240, 7), dim=3, dtype='float32'):
     ('intra', 4, 'bfloat16'),
     ('none', 2, 'float32'),
     ('global', 8, 'bfloat16'),
+    ('intra', 2, 'int8'),
   ),
 )
 def test_blocks_are_the_rows_in_order(monkeypatch, level, intra, dtype):
