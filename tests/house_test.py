@@ -86,12 +86,12 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 1_090,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 8_157,  # 175 of them how new items score; see house.md.
+  'antjax/ctr': 8_163,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
   # 262 of them blocks, 150 positions beyond int32, 298 a key store.
   'antjax/embedding': 3_425,
   'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
-  'antjax/lm': 5_540,  # 120 of them adapters of fused tensors; house.md.
+  'antjax/lm': 5_541,  # 120 of them adapters of fused tensors; house.md.
   'antjax/jobs': 18_170,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from flax import nnx
 import jax
 
-from antjax.lm import adapter_file, lora, quantized
+from antjax.lm import adapter_file, config_json, lora, quantized
 
 PyTree = Any
 Tuning = Literal['full', 'lora', 'none']
@@ -78,10 +78,17 @@ def add_lora(
   options of `lora.add`.
 
   Raises:
-    ValueError: The tower trains no layers; also as for `lora.add` and
-      `adapter_file.load`.
+    ValueError: The tower trains no layers, or Hugging Face has no family for
+      adapters of its model; also as for `lora.add` and `adapter_file.load`.
   """
   part = _trained(model)
+  try:
+    config_json.write_config(part.config)
+  except ValueError as error:
+    raise ValueError(
+      'tuning=lora: the adapters could not be saved at the end; use tuning=full'
+      f' or none ({error}).'
+    ) from error
   if adapter:
     adapter_file.load(adapter, part, getattr(part, 'num_low', 0))
   else:

@@ -99,7 +99,8 @@ def load(
   lora.set_scale(model, source.scale)
   dtype = layers.matrix('query').dtype
   for name, array in leaves.items():
-    setattr(layers, name, nnx.Param(jnp.asarray(array, dtype)))
+    kind = jnp.float32 if name.endswith('m') else dtype  # As `lora.add`.
+    setattr(layers, name, nnx.Param(jnp.asarray(array, kind)))
 
 
 def save(
@@ -312,8 +313,7 @@ def _joined(
       if hasattr(layers, f'{part}_lora_m'):
         return leaf(part, 'm')
       held = layers.adapted if part in adapted else layers.matrix
-      full = np.asarray(held(part), np.float32)
-      return np.linalg.norm(full, axis=1).astype(a.dtype)
+      return np.linalg.norm(np.asarray(held(part), np.float32), axis=1)
 
     found['m'] = np.concatenate([length(x) for x in parts], axis=1)
   return found

@@ -13,10 +13,11 @@ SCHEME = 'hf://'
 _NAME = re.compile(r'[\w.-]+/[\w.-]+')
 # Files of a model to download; other weights of a repository are not.
 _FILES = (
-  *('config.json', 'tokenizer.json', 'tokenizer_config.json'),
-  *('*.safetensors', '*.safetensors.index.json'),
-  # Files of sentence-transformers.
-  *('modules.json', '*/config.json', 'sentence_bert_config.json'),
+  # A star also stands for a slash: modules of sentence-transformers may have
+  # folders of their own.
+  *('config.json', 'tokenizer.json', '*/config.json', '*/tokenizer.json'),
+  *('*tokenizer_config.json', '*sentence_bert_config.json'),
+  *('*.safetensors', '*.safetensors.index.json', 'modules.json'),
   *('config_sentence_transformers.json', 'adapter_config.json'),
 )
 
@@ -66,10 +67,13 @@ def fetch(
     local_dir=folder,
   )
   try:
-    made = download(allow_patterns=list(_FILES))
-    weights = [*pathlib.Path(made).rglob('*.safetensors')]
-    if pathlib.Path(made, 'config.json').is_file() and not weights:
-      made = download(allow_patterns=['*.bin', '*.bin.index.json'])
+    made = pathlib.Path(download(allow_patterns=list(_FILES)))
+    parts = [file.parent for file in made.rglob('config.json')]
+    old = [x for x in parts if not [*x.glob('*.safetensors')]]
+    names = [(x.relative_to(made) / 'pytorch_model').as_posix() for x in old]
+    if names:
+      end = '*.bin', '*.bin.index.json'
+      download(allow_patterns=[name + x for name in names for x in end])
   except Exception as error:  # Its own, its HTTP client's or the system's.
     why = ' '.join(str(error).split())
     raise RuntimeError(
@@ -78,4 +82,4 @@ def fetch(
       f' {", ".join(_FILES[:2])} and model.safetensors (of several files, with'
       ' their index) to a folder and give its path instead.'
     ) from error
-  return pathlib.Path(made)
+  return made

@@ -38,7 +38,7 @@ def add(
   """Adds new adapters to a model, which do not change its outputs yet.
 
   A is normal with standard deviation in ** -0.5, and B is 0; both have the
-  dtype of their matrix.
+  dtype of their matrix. DoRA's lengths are float32.
 
   Args:
     model: A whole model, or a part with layers.
@@ -79,7 +79,7 @@ def add(
       'b': jnp.zeros((num_layers, rank, size_out), matrix.dtype),
     }
     if dora:
-      leaves['m'] = jnp.linalg.norm(matrix, axis=-2)
+      leaves['m'] = jnp.linalg.norm(matrix.astype(jnp.float32), axis=-2)
     for part, x in leaves.items():
       setattr(layers, f'{name}_lora_{part}', nnx.Param(x))
 

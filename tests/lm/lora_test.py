@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from antjax.layers.functional import params_of
-from antjax.lm import lora, quantized, split
+from antjax.lm import adapter_file, lora, quantized, split
 from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
@@ -56,6 +56,22 @@ def test_adapters_start_as_nothing_and_merge_exactly(params):
   np.testing.assert_allclose(logits(merged, TOKENS), expected, atol=1e-4)
   assert np.abs(expected - plain).max() > 0.1
   np.testing.assert_array_equal(merged['layers']['up'], params['layers']['up'])
+
+
+def test_new_dora_adapters_of_a_16_bit_model_change_no_bit(params, tmp_path):
+  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  model = Transformer.of(CONFIG, half)
+  lora.add(model, rank=2, targets=TARGETS, dora=True, rngs=nnx.Rngs(0))
+  adapter_file.save(tmp_path / 'adapter', model)
+  read = Transformer.of(CONFIG, half)
+  adapter_file.load(tmp_path / 'adapter', read)
+
+  @jax.jit
+  def logits(params):
+    return Transformer.of(CONFIG, params).logits(TOKENS)
+
+  for adapted in (model, read):
+    np.testing.assert_array_equal(logits(params_of(adapted)), logits(half))
 
 
 @pytest.mark.slow

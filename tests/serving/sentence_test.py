@@ -9,8 +9,11 @@ writes golden/sentence.npz with the package sentence-transformers (6.2).
 
 import json
 import pathlib
+import shutil
 import tempfile
 
+import huggingface_hub
+from huggingface_hub.utils import filter_repo_objects
 import numpy as np
 import pytest
 import tokenizers
@@ -122,6 +125,34 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path, name):
   found = encoder.encode(TEXTS)
   np.testing.assert_allclose(found, golden[name], atol=2e-5)
   assert encoder.tokenizer.num_cut >= 1
+
+
+def test_modules_in_folders_of_their_own_on_the_hub(tmp_path, monkeypatch):
+  repo, cache = folder_of(tmp_path, **CASES['dense']), tmp_path / 'cache'
+  inner = repo / '0_Transformer'
+  inner.mkdir()
+  for name in ('config.json', 'model.safetensors', 'tokenizer.json'):
+    (repo / name).rename(inner / name)
+  for name in ('tokenizer_config.json', 'sentence_bert_config.json'):
+    (repo / name).rename(inner / name)
+  (repo / '1_Pooling' / 'pytorch_model.bin').touch()  # Weights in old form.
+  modules = json.loads((repo / 'modules.json').read_text())
+  modules[0]['path'] = inner.name
+  (repo / 'modules.json').write_text(json.dumps(modules))
+  files = [
+    x.relative_to(repo).as_posix() for x in repo.rglob('*') if x.is_file()
+  ]
+
+  def download(name, *, allow_patterns, **_):
+    for file in filter_repo_objects(files, allow_patterns=allow_patterns):
+      (cache / file).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy(repo / file, cache / file)
+    return str(cache)
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+  found = SentenceEncoder('hf://org/nested').encode(TEXTS)
+  np.testing.assert_allclose(found, np.load(GOLDEN)['dense'], atol=2e-5)
+  assert (cache / '1_Pooling' / 'pytorch_model.bin').is_file()
 
 
 def test_options_of_a_call(tmp_path):

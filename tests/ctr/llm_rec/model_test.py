@@ -4,6 +4,7 @@
 
 import dataclasses
 import functools
+import types
 
 from flax import nnx
 import jax
@@ -371,3 +372,10 @@ def test_what_is_trained():
     for part in 'ab'
   }
   assert trained['lora'] == head | adapters
+
+
+def test_adapters_that_no_family_has_are_refused_at_the_start():
+  config = dataclasses.replace(tiny_models.CONFIGS['llama'], norm='layer')
+  lm = Transformer(config, rngs=nnx.Rngs(0))
+  with pytest.raises(ValueError, match='could not be saved.*use tuning=full'):
+    tuning.add_lora(types.SimpleNamespace(lm=lm), rank=2, rngs=nnx.Rngs(0))
