@@ -106,6 +106,14 @@ class Home:
     self._writer = futures.ThreadPoolExecutor(1, 'rows_home')
     self._readers = futures.ThreadPoolExecutor(4, 'rows_ahead')
 
+  @classmethod
+  def of(
+    cls, config: HomeConfig | None, specs: Sequence[TableSpec]
+  ) -> 'Home | None':
+    """A home, if there are rows for it."""
+    home = None if config is None else cls(config, specs)
+    return home if home is not None and home.specs else None
+
   def on_devices(self, spec: TableSpec) -> TableSpec:
     """The table that the devices hold of a table."""
     if spec.name not in self.specs:

@@ -38,7 +38,9 @@ class RowCache:
     self.ids = np.full(num_places, -1, np.int64)  # By place; -1: free.
     self._used = np.full(num_places, -1, np.int64)  # Batch of the last use.
     self.is_changed = np.zeros(num_places, bool)  # Since it was written home.
-    self._until = np.full(num_places, -1, np.int64)  # Last known batch to use it.
+    self._until = np.full(
+      num_places, -1, np.int64
+    )  # Last known batch to use it.
     self._num_taken = 0  # Places below are taken.
     self._now = 0  # Number of batches placed.
     # Of the next batches: ids, and those of them not on the devices when read.
@@ -60,7 +62,9 @@ class RowCache:
     self._ahead.clear()
     self._until[:] = -1
 
-  def place(self, ids: np.ndarray, is_training: bool) -> tuple[np.ndarray, Move]:
+  def place(
+    self, ids: np.ndarray, is_training: bool
+  ) -> tuple[np.ndarray, Move]:
     """Places int32 [n] of ids [n]; PAD stays PAD.
 
     The move must be made before the batch's step.

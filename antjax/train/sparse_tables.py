@@ -9,6 +9,8 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from antjax.embedding.home import Home
+
 PyTree = Any
 
 
@@ -17,6 +19,8 @@ class SparseTables(Protocol):
 
   @property
   def mesh(self) -> Mesh: ...
+  @property
+  def home(self) -> Home | None: ...
   @property
   def features(self) -> Mapping[str, Any]: ...
   @property

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
+from antjax.embedding.home import Home
 from antjax.mesh import sharding
 from antjax.mesh.mesh import num_positions
 from antjax.mesh.paro import Level, PaRO
@@ -177,6 +178,11 @@ class Layout:
   @functools.cached_property
   def trained_specs(self) -> list[LeafSpec]:
     return [leaf.spec for leaf in self.leaves if leaf.is_trained]
+
+  @property
+  def home(self) -> Home | None:
+    """Home of the tables' rows, if any."""
+    return None if self.tables is None else self.tables.home
 
   def trained(self, values: list[Any]) -> list[Any]:
     """Selects the values of trained leaves from those of all leaves."""
@@ -393,6 +399,15 @@ def reset_rows(
   """
   key = _tables_key(jax.random.wrap_key_data(state.rng))
   new = tables.reset_rows(state.tables, ids, key)
+  return dataclasses.replace(state, tables=new)
+
+
+def bring_rows(
+  tables: SparseTables, home: Home, state: TrainState
+) -> TrainState:
+  """The state with the rows on the devices that placed batches need."""
+  key = _tables_key(jax.random.wrap_key_data(state.rng))
+  new = home.bring(tables, state.tables, key)
   return dataclasses.replace(state, tables=new)
 
 
