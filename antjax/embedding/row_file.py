@@ -11,7 +11,6 @@ that checkpoint. A process may be killed at any instruction.
 
 from collections.abc import Iterator
 import mmap
-import os
 import pathlib
 import shutil
 

@@ -16,8 +16,8 @@ import numpy as np
 from antjax.mesh.mesh import BATCH_AXES, group_size, local_positions, num_groups
 from antjax.mesh.paro import ELASTIC_CODES, PaRO
 from antjax.train.keys import Keys
-from antjax.train.sparse_tables import SparseTables
-from antjax.train.state import bring_rows, PyTree, reset_rows, TrainState
+from antjax.train.sparse_tables import home_of, SparseTables
+from antjax.train.state import PyTree, reset_rows, tables_key, TrainState
 from antjax.train.step import StepInput
 
 
@@ -46,6 +46,11 @@ class BatchPlacer:
       raise ValueError(
         f'Trainer(num_micro_batches={num_micro_batches}) must be at least 1.'
       )
+    if keys is not None and home_of(tables):
+      raise ValueError(
+        'Trainer(vocabularies=...): tables with a home have none; hash the'
+        ' keys (antjax.embedding.vocabulary.hash_ids), or leave out home.'
+      )
     self._mesh = mesh
     self._paro = paro
     self._tables = tables
@@ -54,7 +59,7 @@ class BatchPlacer:
     self.keys = keys
     self._constants = constants
     # Home of the tables' rows, or a view of it.
-    self.home = None if tables is None else tables.home
+    self.home = home_of(tables)
     # Rows that the last placed batch needs initialized, by table.
     self.reset: dict[str, np.ndarray] = {}
     self._is_elastic = False  # Stays True once counts are given.
@@ -132,7 +137,9 @@ class BatchPlacer:
     """
     reset, self.reset = self.reset, {}
     if self._tables is not None and self.home is not None:
-      return bring_rows(self._tables, self.home, state)
+      key = tables_key(jax.random.wrap_key_data(state.rng))
+      new = self.home.bring(self._tables, state.tables, key)
+      return dataclasses.replace(state, tables=new)
     if self._tables is None or not reset:
       return state
     return reset_rows(self._tables, state, reset)

@@ -25,6 +25,7 @@ from antjax.mesh.gather import gather_json
 from antjax.train import canonical, lease, object_store, residuals
 from antjax.train.checkpoint_folder import Claim, room, TreeHandler
 from antjax.train.input_position import decode_position, encode_position
+from antjax.train.sparse_tables import home_of
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
@@ -238,7 +239,7 @@ class Checkpointer:
     items['meta'] = ocp.args.JsonSave(meta)
     if keys:
       items['keys'] = ocp.args.PyTreeSave(dict(keys))
-    if home := self._layout.home:
+    if home := home_of(self._layout.tables):
       oldest = min(self._manager.all_steps(), default=0)
       tables, folder = self._layout.tables, str(self.directory)
       found = home.save(tables, state.tables, step, folder, oldest)
@@ -286,7 +287,7 @@ class Checkpointer:
     )
     positions = [decode_position(x) for x in meta['input_states']]
     left = self._residuals(step, meta)
-    if home := self._layout.home:
+    if home := home_of(self._layout.tables):
       home.restore(step, self.read_item(step, _HOME, ocp.args.PyTreeRestore()))
     return canonical.to_state(self._layout, found, left), positions
 

@@ -109,7 +109,7 @@ class FitOptions:
       )
 
   def check(
-    self, *, row_staleness: int, has_vocabularies: bool, has_home: bool = False
+    self, row_staleness: int, has_vocabularies: bool, has_home: bool
   ) -> None:
     """Raises ValueError for what conflicts with each other or the Trainer."""
     if self.elastic is not None:

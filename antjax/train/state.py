@@ -17,7 +17,6 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-from antjax.embedding.home import Home
 from antjax.mesh import sharding
 from antjax.mesh.mesh import num_positions
 from antjax.mesh.paro import Level, PaRO
@@ -178,11 +177,6 @@ class Layout:
   @functools.cached_property
   def trained_specs(self) -> list[LeafSpec]:
     return [leaf.spec for leaf in self.leaves if leaf.is_trained]
-
-  @property
-  def home(self) -> Home | None:
-    """Home of the tables' rows, if any."""
-    return None if self.tables is None else self.tables.home
 
   def trained(self, values: list[Any]) -> list[Any]:
     """Selects the values of trained leaves from those of all leaves."""
@@ -369,7 +363,7 @@ class Layout:
         lambda spec, x: spec.stored(x, level),
         self.optimizer.init(self.trained_tree(masters)),
       ),
-      tables={} if self.tables is None else self.tables.init(_tables_key(key)),
+      tables={} if self.tables is None else self.tables.init(tables_key(key)),
       rng=jax.random.key_data(key),
       residuals=residuals.zeros(self.residual_shapes()),
     )
@@ -397,19 +391,10 @@ def reset_rows(
   Takes ids [n] by table, equal on every process, that a `Vocabulary` has
   reassigned to other keys; the tables are donated.
   """
-  key = _tables_key(jax.random.wrap_key_data(state.rng))
+  key = tables_key(jax.random.wrap_key_data(state.rng))
   new = tables.reset_rows(state.tables, ids, key)
   return dataclasses.replace(state, tables=new)
 
 
-def bring_rows(
-  tables: SparseTables, home: Home, state: TrainState
-) -> TrainState:
-  """The state with the rows on the devices that placed batches need."""
-  key = _tables_key(jax.random.wrap_key_data(state.rng))
-  new = home.bring(tables, state.tables, key)
-  return dataclasses.replace(state, tables=new)
-
-
-def _tables_key(key: jax.Array) -> jax.Array:
+def tables_key(key: jax.Array) -> jax.Array:
   return jax.random.fold_in(key, 1)

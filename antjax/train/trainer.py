@@ -186,12 +186,6 @@ class Trainer:
     self._layout: Layout | None = None
     self._made: dict[Any, Any] = {}  # Programs of the layout.
     self.keys = None
-    if (vocabularies or row_staleness) and tables is not None and tables.home:
-      raise ValueError(
-        'Trainer(tables=...): tables with a home support neither vocabularies'
-        ' nor row_staleness=1; hash the keys (antjax.hash_ids), or leave out'
-        ' home.'
-      )
     if vocabularies:
       self.keys = Keys(vocabularies, tables, row_staleness)
     self.placer = BatchPlacer(
@@ -205,8 +199,6 @@ class Trainer:
     device then ever holds all of them.
     """
     layout, state = initial.new_state(params, seed, self._layout_of)
-    if layout.home is not None:
-      layout.home.start()
     if layout != self._layout:
       self._layout, self._made = layout, {}
     self._made.pop('elastic_step', None)
@@ -329,9 +321,7 @@ class Trainer:
     """
     chosen = FitOptions(**options)
     chosen.check(
-      row_staleness=self.row_staleness,
-      has_vocabularies=self.keys is not None,
-      has_home=self.placer.home is not None,
+      self.row_staleness, self.keys is not None, self.placer.home is not None
     )
     if chosen.elastic is not None:
       step = self.elastic_step()
