@@ -118,10 +118,9 @@ class Home:
     """The table that the devices hold of a table."""
     if spec.name not in self.specs:
       return spec
+    level: Any = spec.resolved_level().name.lower()
     return dataclasses.replace(
-      spec,
-      num_embeddings=self.config.device_rows,
-      level=spec.resolved_level().name.lower(),
+      spec, num_embeddings=self.config.device_rows, level=level
     )
 
   def _fields(self, name: str) -> Any:

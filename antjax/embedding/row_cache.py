@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rows of a table are on the devices, and at which place.
 
-The rows of the next batches are known, so those not needed soon make room: first
-those that no known batch needs, the least recently used ones first; then those
-needed last (Belady's rule).
+The rows of the next batches are known. Room is made by rows that none of them
+needs, the least recently used ones first, and then by those needed last
+(Belady's rule).
 """
 
 from collections import deque
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ class RowCache:
     # Of the next batches: ids, and those of them not on the devices when read.
     self._ahead = deque[tuple[np.ndarray, np.ndarray]]()
     # Places to evict next, if not used since: (places, last uses).
-    self._next = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    none: Any = np.zeros(0, np.int64)
+    self._next = none, none
 
   def see(self, ids: np.ndarray) -> np.ndarray:
     """Remembers a coming batch, ids [n] with PAD; returns those not here."""
@@ -115,7 +117,7 @@ class RowCache:
       is_old = (self._used[found] == uses) & (self._until[found] <= self._now)
       at = np.flatnonzero(is_old)[:lacking]
       seen = len(found) if len(at) < lacking else at[-1] + 1
-      self._next = tuple(x[seen:] for x in self._next)
+      self._next = self._next[0][seen:], self._next[1][seen:]
       self._used[found[at]] = self._now
       parts.append(found[at])
       lacking -= len(at)

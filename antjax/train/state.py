@@ -388,8 +388,7 @@ def reset_rows(
 ) -> TrainState:
   """Resets rows of the tables, and their slots, to their initial values.
 
-  Takes ids [n] by table, equal on every process, that a `Vocabulary` has
-  reassigned to other keys; the tables are donated.
+  Takes ids [n] by table, equal everywhere; the tables are donated.
   """
   key = tables_key(jax.random.wrap_key_data(state.rng))
   new = tables.reset_rows(state.tables, ids, key)
@@ -397,4 +396,5 @@ def reset_rows(
 
 
 def tables_key(key: jax.Array) -> jax.Array:
+  """The key that initializes the tables."""
   return jax.random.fold_in(key, 1)

@@ -41,7 +41,7 @@ def batch_of(step):
 def make(home=None, num_devices=1, optimizer=None):
   optimizer = optimizer or Adam(0.1)
   mesh = make_mesh(
-    jax.devices()[:num_devices], intra=4 if num_devices > 1 else 1
+    devices=jax.devices()[:num_devices], intra=4 if num_devices > 1 else 1
   )
   tables = EmbeddingTables(
     [
