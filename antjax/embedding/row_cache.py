@@ -105,6 +105,7 @@ class RowCache:
     start = self._num_taken
     self._num_taken = min(start + num, len(self.ids))
     parts = [np.arange(start, self._num_taken)]
+    self._used[parts[0]] = self._now
     num_free = lacking = len(parts[0])
     lacking = num - num_free
     while lacking:
