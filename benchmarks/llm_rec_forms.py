@@ -13,7 +13,7 @@ import optax
 
 import antjax
 from antjax.ctr.bahe.encode import Encoder
-from antjax.ctr.llm_rec import packing, ranking, stored, untrained
+from antjax.ctr.llm_rec import packing, ranking, stored, texts, untrained
 from antjax.ctr.llm_rec.inputs import TrainingInputs
 from antjax.ctr.llm_rec.late import UserConfig
 from antjax.ctr.llm_rec.losses import LossConfig
@@ -179,7 +179,7 @@ class StoreForm(Form):
     self._problem = arrays = harness.load(problem)
     num_items, rng = len(arrays['domains']), np.random.default_rng(0)
     rows = rng.normal(size=(num_items, config.embed_dim)).astype(np.float16)
-    tokens = stored.title_tokens(
+    tokens = texts.title_tokens(
       arrays['tokens'], arrays['offsets'], _STORE_TOKENS
     )
     loss = LossConfig(negatives='shared', num_negatives=512, temperature=0.07)

@@ -30,10 +30,7 @@ class Form:
     """Reads the model and the problem."""
     self._problem = harness.load(problem)
     model = lm.load(folder)
-    # Nothing is gathered, so that a loop over layers would only copy.
-    model.config = dataclasses.replace(
-      model.config, remat='none', layers_per_step=model.config.num_layers
-    )
+    model.config = dataclasses.replace(model.config, remat='none')
     model.layers.config = model.config
     graphdef, params = nnx.split(model)
     self._params = nnx.to_pure_dict(params)

@@ -10,8 +10,8 @@ r"""Embedding tables and wide logs: counted bytes, host work, memory.
 prints a JSON line per case. `exchange` counts bytes sent between groups, as a
 multiple of the minimum (`embedding/traffic.py`), in one level and two.
 `routing` times `routing.deduplicate` for 8 devices x 8,192 x 26 ids. `memory`
-is the extra peak of creating tables, and of converting them to checkpoint
-order, as a multiple of the state, on 8 virtual devices. `prepare` makes tasks
+is the peak of creating, saving, restoring and exporting a state, with the state
+itself, as a multiple of its bytes, on 8 virtual devices. `prepare` makes tasks
 of 1,000 feature columns, in CPU seconds compared with a sort by DuckDB.
 """
 
@@ -27,6 +27,7 @@ from absl import app, flags
 import duckdb
 import jax
 import numpy as np
+import optax
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,6 +39,9 @@ from antjax.embedding.layout import Stack, TableSpec
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import Level
+from antjax.serving import exporter, functions
+from antjax.train.checkpoint import Checkpointer
+from antjax.train.trainer import Trainer
 
 _CASE = flags.DEFINE_enum(
   'case',
@@ -48,6 +52,9 @@ _CASE = flags.DEFINE_enum(
 _NUM_ROWS = flags.DEFINE_integer('rows', 20_000, 'Rows of all tables or a log.')
 _IDS = flags.DEFINE_integer('ids', 8192, 'Ids of a device, for exchange.')
 _MOST = flags.DEFINE_integer('most', 4096, 'Most devices, for exchange.')
+_FOLDER = flags.DEFINE_string(
+  'folder', None, 'Folder for files of memory; default: the temporary one.'
+)
 _ROWS = 100_000_000
 _MESHES = ((8, 4), (64, 8), (1024, 8), (1024, 32), (4096, 8), (4096, 64))
 
@@ -121,7 +128,7 @@ def routings(repeats: int = 7) -> Iterator[dict[str, Any]]:
 
 
 def memory(num_tables: int = 8) -> Iterator[dict[str, Any]]:
-  """Peak memory of creating tables and of converting them to id order."""
+  """Peak memory of a trainer's init, save, restore and export of tables."""
   specs = [
     TableSpec(f't{i}', _NUM_ROWS.value // num_tables, 16, 'global')
     for i in range(num_tables)
@@ -129,14 +136,49 @@ def memory(num_tables: int = 8) -> Iterator[dict[str, Any]]:
   names = {spec.name: spec.name for spec in specs}
   tables = EmbeddingTables(specs, names, mesh=make_mesh(intra=4))
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tables.shapes))
-  jitted = jax.jit(tables.init, out_shardings=tables.shardings())
-  init = jitted.lower(jax.random.key(0)).compile()
-  state, peak = _with_peak(lambda: init(jax.random.key(0)))
-  _, save = _with_peak(lambda: tables.to_canonical(state))
+  trainer = Trainer(
+    lambda params, rows, batch, rng: params['bias'] * batch['label'],
+    optax.sgd(0.1),
+    mesh=tables.mesh,
+    tables=tables,
+  )
+  peaks, start = dict[str, int](), time.perf_counter
+  seconds = dict[str, float]()
+
+  def measured(name: str, run: Callable[[], Any]) -> Any:
+    began = start()
+    found, peaks[name] = _with_peak(run)
+    seconds[f'{name}_s'] = round(start() - began, 1)
+    return found
+
+  bias = {'bias': np.zeros((), np.float32)}
+  states = [measured('init', lambda: trainer.init(bias))]
+  with tempfile.TemporaryDirectory(dir=_FOLDER.value) as temporary:
+    folder = pathlib.Path(temporary)
+    with Checkpointer(str(folder / 'checkpoints'), trainer.layout) as saver:
+
+      def save() -> None:
+        saver.save(1, states[0])
+        saver.wait()
+
+      def export(quantize: exporter.Quantize) -> None:
+        rows = functions.table_rows(tables, states[0].tables)
+        model = exporter.Exported(functions={}, params={}, tables=rows)
+        exporter.write(folder / quantize, model, quantize)
+
+      measured('save', save)
+      measured('export', lambda: export('none'))
+      measured('export_int8', lambda: export('int8'))
+      wanted = [np.float64(x.sum()) for x in jax.tree.leaves(states[0].tables)]
+      held = {n: size + peaks[n] for n in ('save', 'export', 'export_int8')}
+      states.clear()
+      found = measured('restore', lambda: saver.restore(1)[0])
+    sums = [np.float64(x.sum()) for x in jax.tree.leaves(found.tables)]
+    assert sums == wanted, 'The restored state is another one.'
   yield {
     'state_bytes': size,
-    'init_of_state': round(peak / size, 2),
-    'canonical_of_state': round(save / size, 2),
+    **{n: round(x / size, 2) for n, x in (peaks | held).items()},
+    **seconds,
   }
 
 

@@ -60,8 +60,8 @@ _WITHOUT_JAX = (
 # Lines of Python that a room may have; antjax/ itself holds config.
 _BUDGETS = {
   'antjax': 700,
-  # 449 of them the loop that fetches layers ahead, 195 sums in int8.
-  'antjax/collectives': 2_702,
+  # 505 of them the loop that fetches layers ahead, 195 sums in int8.
+  'antjax/collectives': 2_762,
   'antjax/ctr': 4_000,
   'antjax/data': 6_000,
   'antjax/elastic': 8_500,  # 770 of them checks of hosts and notices.
@@ -69,7 +69,7 @@ _BUDGETS = {
   'antjax/jobs': 5_500,
   'antjax/layers': 1_200,
   'antjax/lm': 5_000,
-  'antjax/mesh': 720,
+  'antjax/mesh': 771,  # 51 of them an all-to-all between processes.
   'antjax/meta': 3_000,
   'antjax/metrics': 1_500,
   'antjax/networks': 2_600,
@@ -86,22 +86,25 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 1_090,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 8_125,  # 175 of them how new items score; see house.md.
+  'antjax/ctr': 8_157,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
+  # 262 of them blocks, 150 positions beyond int32, 298 a key store.
+  'antjax/embedding': 3_425,
   'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
-  'antjax/lm': 5_370,  # See docs/design/house.md.
-  'antjax/jobs': 18_010,  # 490 of them the server; docs/design/house.md.
+  'antjax/lm': 5_540,  # 120 of them adapters of fused tensors; house.md.
+  'antjax/jobs': 18_170,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
-  'antjax/serving': 3_311,
+  'antjax/serving': 3_360,
   'antjax/shards': 3_017,
-  # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late;
-  # see docs/design/house.md.
-  'antjax/train': 6_635,
+  # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late,
+  # 135 files of tables in blocks, 181 keys spread over processes; see
+  # docs/design/house.md.
+  'antjax/train': 6_961,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 13_420,
-  'tests': 65_560,  # See docs/design/house.md.
+  'benchmarks': 13_450,
+  'tests': 66_600,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
@@ -401,8 +404,8 @@ def test_the_rules_know_every_package():
     (
       budget_violations,
       'antjax/mesh/a.py',
-      721 * 'x = 1\n',
-      'antjax/mesh: 721 lines; it may have 720',
+      772 * 'x = 1\n',
+      'antjax/mesh: 772 lines; it may have 771',
     ),
     (
       length_violations,

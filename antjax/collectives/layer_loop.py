@@ -70,6 +70,7 @@ def run(
   transfers: LayerTransfers,
   policy: Callable[..., bool] | None = None,
   homes: Sequence[jax.Array | None] = (),
+  last: Callable[[PyTree, list[jax.Array]], PyTree] | None = None,
 ) -> PyTree:
   """Runs `carry = body(carry, gather(pieces of a layer))` over all layers.
 
@@ -85,6 +86,7 @@ def run(
       backward pass, beside a layer's inputs.
     homes: With `transfers.fetch`, zeros [L, ...] for each stack, whose
       gradients are the landed pieces, or None for a stack that is not fetched.
+    last: Function of the last layer, if another; it may return other shapes.
   """
   carry = jax.tree.map(to_varying, carry)
   flat, treedef = jax.tree.flatten(carry)
@@ -92,13 +94,23 @@ def run(
   first = transfers.gather(
     transfers.land(transfers.fetch([x[0] for x in pieces]))
   )
-  # Arrays that the body closes over must be arguments of a custom gradient.
-  closed = jax.make_jaxpr(
-    lambda flat, layer: jax.tree.leaves(
-      jax.tree.map(to_varying, body(jax.tree.unflatten(treedef, flat), layer))
-    )
-  )(flat, first)
-  layer = _Layer(closed.jaxpr, [x is not None for x in slots], policy)
+
+  def traced(body: Callable[..., PyTree]) -> tuple[Any, Any]:
+    def of(flat: Any, layer: Any) -> PyTree:
+      result = body(jax.tree.unflatten(treedef, flat), layer)
+      return jax.tree.map(to_varying, result)
+
+    closed, shapes = jax.make_jaxpr(of, return_shape=True)(flat, first)
+    return closed, jax.tree.structure(shapes)
+
+  # Arrays that a body closes over must be arguments of a custom gradient.
+  traces = [traced(body)] + ([traced(last)] if last is not None else [])
+  layers, others = list[_Layer](), list[Any]()
+  for closed, _ in traces:
+    span = slice(len(others), len(others) + len(closed.consts))
+    is_trained = [x is not None for x in slots]
+    layers.append(_Layer(closed.jaxpr, span, is_trained, policy))
+    others += closed.consts
 
   @jax.custom_vjp
   def loop(
@@ -106,23 +118,23 @@ def run(
   ) -> list[jax.Array]:
     del slots
 
-    def call(flat: Any, whole: Any) -> tuple[list[jax.Array], None]:
-      return layer.call(flat, whole, others), None
+    def call(flat: Any, whole: Any, i: int = 0) -> tuple[list[jax.Array], None]:
+      return layers[i].call(flat, whole, others), None
 
     return _forward(transfers, call, flat, pieces, homes)[0]
 
   def fwd(
     flat: Any, pieces: Any, slots: Any, homes: Any, others: Any
   ) -> tuple[list[jax.Array], Any]:
-    def keep(flat: Any, whole: Any) -> tuple[list[jax.Array], Any]:
-      return layer.keep(flat, whole, others)
+    def keep(flat: Any, whole: Any, i: int = 0) -> tuple[list[jax.Array], Any]:
+      return layers[i].keep(flat, whole, others)
 
     result, kept = _forward(transfers, keep, flat, pieces, homes)
     return result, (kept, slots, others)
 
   def bwd(saved: Any, d_flat: Any) -> tuple[Any, Any, Any, Any, Any]:
     kept, sums, others = saved
-    passed = _Backward(transfers, layer, kept, others)
+    passed = _Backward(transfers, layers, kept, others)
     d_flat, sums, d_others = passed.run(d_flat, sums)
     arrived = [
       x if home is not None else None
@@ -132,8 +144,8 @@ def run(
 
   loop.defvjp(fwd, bwd)
   trained_slots = [x for x in slots if x is not None]
-  result = loop(flat, pieces, trained_slots, homes, list(closed.consts))
-  return jax.tree.unflatten(treedef, result)
+  result = loop(flat, pieces, trained_slots, homes, others)
+  return jax.tree.unflatten(traces[-1][1], result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +157,13 @@ class _Layer:
   """
 
   jaxpr: Any
+  span: slice  # Of the other arrays that it closes over.
   is_trained: Sequence[bool]  # Of the whole layer's leaves.
   policy: Callable[..., bool] | None
 
   def call(self, flat: Arrays, layer: Arrays, others: Arrays) -> Any:
     """The next flat carry."""
-    return jax.core.eval_jaxpr(self.jaxpr, others, *flat, *layer)
+    return jax.core.eval_jaxpr(self.jaxpr, others[self.span], *flat, *layer)
 
   def keep(self, flat: Arrays, layer: Arrays, others: Arrays) -> Any:
     """(next flat carry, what `back` reads beside the arguments)."""
@@ -201,12 +214,12 @@ class _Kept(NamedTuple):
 
 def _forward(
   transfers: LayerTransfers,
-  call: Callable[[Any, Any], tuple[Any, Any]],
+  call: Callable[..., tuple[Any, Any]],
   flat: Any,
   pieces: Arrays,
   homes: Any,
 ) -> tuple[list[jax.Array], _Kept]:
-  """Runs `flat, kept = call(flat, layer)` over all layers."""
+  """Runs `flat, kept = call(flat, layer)` over all layers; -1: the last."""
   if any(x is not None for x in homes):
     return _forward_fetching(transfers, call, flat, pieces, homes)
 
@@ -218,13 +231,13 @@ def _forward(
 
   first = flat, transfers.whole(pieces, 0)
   (flat, layer), kept = lax.scan(step, first, jnp.arange(len(pieces[0]) - 1))
-  flat, last = call(flat, layer)
+  flat, last = call(flat, layer, -1)
   return flat, _Kept(kept, [last], pieces)
 
 
 def _forward_fetching(
   transfers: LayerTransfers,
-  call: Callable[[Any, Any], tuple[Any, Any]],
+  call: Callable[..., tuple[Any, Any]],
   flat: Any,
   pieces: Arrays,
   homes: Any,
@@ -250,7 +263,7 @@ def _forward_fetching(
   flat, layer, piece, homes = state
   following, homes = transfers.arrive(piece, homes, num_layers - 1)
   flat, before = call(flat, layer)
-  flat, last = call(flat, following)
+  flat, last = call(flat, following, -1)
   there = [x if y is None else y for x, y in zip(pieces, homes, strict=True)]
   return flat, _Kept(kept, [before, last], there)
 
@@ -271,7 +284,7 @@ class _Backward:
   """The backward pass, with a layer's transfers beside another's products."""
 
   transfers: LayerTransfers
-  layer: _Layer
+  layers: list[_Layer]  # That of the loop, and the last if it is another.
   kept: _Kept
   others: Arrays
 
@@ -285,7 +298,7 @@ class _Backward:
     # from the forward pass.
     end, d_flat = lax.optimization_barrier((jnp.int32(num_layers - 1), d_flat))
     state = _BackState(d_flat, self._whole(end), None, None, sums, d_others)
-    state = self._computed(state, last, self._whole(end - 1))
+    state = self._computed(state, last, self._whole(end - 1), -1)
     first = num_layers - 2  # First layer in the loop.
     # Peeled, since nothing was reduced before it, or since it is kept alone.
     if self.transfers.cross is not None or tail:
@@ -315,9 +328,11 @@ class _Backward:
   def _whole(self, i: Any) -> list[jax.Array]:
     return self.transfers.whole(self.kept.pieces, i)
 
-  def _computed(self, state: _BackState, kept: Any, following: Any) -> Any:
+  def _computed(
+    self, state: _BackState, kept: Any, following: Any, which: int = 0
+  ) -> _BackState:
     """The state behind the products of a layer."""
-    d_flat, pending, d_floats = self.layer.back(
+    d_flat, pending, d_floats = self.layers[which].back(
       kept, state.layer, self.others, state.d_flat
     )
     d_others = list(map(jnp.add, state.d_others, d_floats))

@@ -10,6 +10,9 @@ row belongs to exactly one round, so nothing is dropped and each row takes one
 optimizer step whatever the skew. All functions run in `shard_map`. With W
 owners and capacity C, a round moves W C (4 + 8 D) + 4 W C bytes per device in
 three all-to-alls; with a payload of bf16, 4 D replaces 8 D.
+
+Positions beyond int32 are taken modulo 2^32, beside the place in the list where
+each owner's begin: local rows are differences, and below 2^31.
 """
 
 from collections.abc import Callable
@@ -54,8 +57,7 @@ class Exchange:
     """
     if len(positions) <= self.capacity:
       return self.one_round
-    starts = np.arange(self.num_owners + 1) * self.rows_per_device
-    if np.diff(np.searchsorted(positions, starts)).max() <= self.capacity:
+    if np.diff(self.starts(positions)).max() <= self.capacity:
       return self.one_round
     # Sorted: a bucket overflows iff its first and (C+1)-th entry are in it.
     head, tail = positions[: -self.capacity], positions[self.capacity :]
@@ -67,6 +69,11 @@ class Exchange:
       shift -= 1
     return shift
 
+  def starts(self, positions: np.ndarray) -> np.ndarray:
+    """Index of each owner's first position, and their number, int32 [W + 1]."""
+    bounds = np.arange(self.num_owners + 1) * self.rows_per_device
+    return np.searchsorted(positions, bounds).astype(np.int32)
+
 
 def _num_rounds(ex: Exchange, shift: jax.Array) -> jax.Array:
   return (ex.rows_per_device - 1 >> shift) + 1
@@ -77,7 +84,13 @@ def agree_on_rounds(shift: jax.Array) -> jax.Array:
   return lax.pmin(shift, (INTER, INTRA))
 
 
-def _address(ex: Exchange, positions: jax.Array, shift: jax.Array, r):
+def _address(
+  ex: Exchange,
+  positions: jax.Array,
+  shift: jax.Array,
+  starts: jax.Array | None,
+  r: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
   """Rows to request from each owner in round r.
 
   Returns:
@@ -86,12 +99,41 @@ def _address(ex: Exchange, positions: jax.Array, shift: jax.Array, r):
   """
   base = jnp.arange(ex.num_owners, dtype=jnp.int32) * ex.rows_per_device
   bounds = jnp.minimum(jnp.stack([r, r + 1]) << shift, ex.rows_per_device)
-  edges = num_below(positions, base[None] + bounds[:, None])
+  if starts is None:
+    edges = num_below(positions, base[None] + bounds[:, None])
+  else:
+    # The end of the last round may be 2^31.
+    is_last = r + 1 >= _num_rounds(ex, shift)
+    bounds = bounds.at[1].set(jnp.where(is_last, ex.rows_per_device, bounds[1]))
+    edges = _edges(positions, starts, base, bounds)
   slot = edges[0][:, None] + jnp.arange(ex.capacity, dtype=jnp.int32)[None]
   used = slot < edges[1][:, None]
   slot = jnp.where(used, slot, positions.shape[0])
   ids = positions.at[slot].get(mode='fill', fill_value=0) - base[:, None]
   return slot, jnp.where(used, ids, ex.rows_per_device)
+
+
+def _edges(positions, starts, base, bounds) -> jax.Array:
+  """Where the local rows from each bound begin, int32 [2, W], in every part.
+
+  Positions are those of owner w from `starts[w]` to `starts[w + 1]`, modulo
+  2^32, as is `base`.
+  """
+  shape = (len(bounds), len(base))
+  ends = (
+    jnp.broadcast_to(starts[:-1], shape),
+    jnp.broadcast_to(starts[1:], shape),
+  )
+  last = positions.shape[0] - 1
+
+  def halve(_, ends):
+    low, high = ends
+    middle = low + (high - low) // 2
+    row = positions[jnp.minimum(middle, last)] - base[None]
+    is_less = (low < high) & (row < bounds[:, None])
+    return jnp.where(is_less, middle + 1, low), jnp.where(is_less, high, middle)
+
+  return lax.fori_loop(0, positions.shape[0].bit_length(), halve, ends)[0]
 
 
 def _all_to_all(ex: Exchange, x: jax.Array) -> jax.Array:
@@ -118,7 +160,11 @@ def _split(ex: Exchange, message: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def fetch(
-  ex: Exchange, table: jax.Array, positions: jax.Array, shift: jax.Array
+  ex: Exchange,
+  table: jax.Array,
+  positions: jax.Array,
+  shift: jax.Array,
+  starts: jax.Array | None = None,
 ) -> jax.Array:
   """Fetches the rows at `positions` from their owners; padding gives zeros.
 
@@ -127,12 +173,15 @@ def fetch(
     table: This device's rows [rows_per_device, D].
     positions: int32 [U], sorted and distinct; padded with `num_positions`.
     shift: From `agree_on_rounds`.
+    starts: int32 [W + 1], index of the first position of each owner, and the
+      number of positions, which are taken modulo 2^32. None: they are below
+      2^31.
   """
 
   def read(ids):
     return table.at[ids].get(mode='fill', fill_value=0)
 
-  return fetch_by(ex, read, positions, shift, table)
+  return fetch_by(ex, read, positions, shift, table, starts)
 
 
 def fetch_by(
@@ -141,6 +190,7 @@ def fetch_by(
   positions: jax.Array,
   shift: jax.Array,
   like: jax.Array,
+  starts: jax.Array | None = None,
 ) -> jax.Array:
   """Like `fetch`, given the function that reads rows of ids [...] at an owner.
 
@@ -150,7 +200,7 @@ def fetch_by(
     return read_fn(positions)
 
   def one_round(r, rows):
-    slot, ids = _address(ex, positions, shift, r)
+    slot, ids = _address(ex, positions, shift, starts, r)
     asked = _all_to_all(ex, ids)
     sent = blocks.to_wire(read_fn(asked), ex.payload_dtype)
     brought = _all_to_all(ex, sent)
@@ -169,6 +219,7 @@ def push(
   grads: jax.Array,
   apply_fn: Callable[[Any, jax.Array, jax.Array], Any],
   state: Any,
+  starts: jax.Array | None = None,
 ) -> Any:
   """Sends row gradients to the owners, who apply them.
 
@@ -186,6 +237,7 @@ def push(
       the owner. Each of L devices sends a sorted list of distinct ids, padded
       with `rows_per_device`. An id may be in several lists.
     state: The owner's table and slots.
+    starts: See `fetch`.
   """
   dim = grads.shape[1]
 
@@ -197,7 +249,7 @@ def push(
       ids, grads = _split(ex, message)
     return apply_fn(state, ids, grads.reshape(-1, dim))
 
-  return push_by(ex, positions, shift, grads, apply_all, state)
+  return push_by(ex, positions, shift, grads, apply_all, state, starts)
 
 
 def push_by(
@@ -207,13 +259,14 @@ def push_by(
   grads: jax.Array,
   receive_fn: Callable[[Any, jax.Array, jax.Array], Any],
   state: Any,
+  starts: jax.Array | None = None,
 ) -> Any:
   """Like `push`, given the function of a round's ids and grads [L, C, D]."""
   if ex.num_owners == 1:
     return receive_fn(state, positions[None], grads[None])
 
   def one_round(r, state):
-    slot, ids = _address(ex, positions, shift, r)
+    slot, ids = _address(ex, positions, shift, starts, r)
     sent = grads.at[slot].get(mode='fill', fill_value=0)
     return receive_fn(state, *_split(ex, _all_to_all(ex, _join(ex, ids, sent))))
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 import zlib
 
 from absl import logging
@@ -37,6 +37,10 @@ _MAX_REPLICATED_ROWS = 16_384
 # Rows made at once, so that new tables take little memory beside their own.
 _VECTOR = 64  # Rows: at least the width of a CPU's vector loop.
 _INIT_BLOCK = 65_536
+# A device numbers its rows, and new numbers behind them, by int32.
+_MAX_LOCAL_ROWS = 2**31 - 2**26
+# More positions than these are not sent as they are, see `exchange`.
+_MAX_POSITIONS = 2**31 - 1
 # Two levels are used if one sends this many times more between groups, of which
 # there are at least so many.
 _WORTH, _MANY_GROUPS = 1.2, 4
@@ -57,8 +61,9 @@ class TableSpec:
       'auto': 'none' for tables of up to 16,384 rows, else 'global'.
     optimizer: Optimizer of the touched rows.
     init_scale: Standard deviation of the elements of new rows.
-    dtype: Dtype of the rows; updates of bfloat16 are rounded stochastically,
-      see `rounding`. Gradients, slots and fetched rows are float32.
+    dtype: Dtype of the rows; updates of bfloat16 and int8 are rounded
+      stochastically, see `rounding`. Gradients, slots and looked-up rows are
+      float32.
   """
 
   name: str
@@ -67,7 +72,7 @@ class TableSpec:
   level: Literal['auto', 'none', 'intra', 'global'] = 'auto'
   optimizer: RowOptimizer = RowWiseAdagrad()
   init_scale: float = 0.01
-  dtype: Literal['float32', 'bfloat16'] = 'float32'
+  dtype: rounding.Dtype = 'float32'
 
   def __post_init__(self) -> None:
     if self.num_embeddings < 1 or self.embedding_dim < 1:
@@ -80,15 +85,20 @@ class TableSpec:
         f'TableSpec({self.name!r}): unknown level {self.level!r}; use auto, '
         'none, intra or global.'
       )
-    if self.dtype not in ('float32', 'bfloat16'):
+    if self.dtype not in get_args(rounding.Dtype):
       raise ValueError(
-        f'TableSpec({self.name!r}): unknown dtype {self.dtype!r}; use float32 '
-        'or bfloat16.'
+        f'TableSpec({self.name!r}): unknown dtype {self.dtype!r}; use '
+        'float32, bfloat16 or int8.'
       )
 
   @property
   def row_bytes(self) -> int:
-    return self.embedding_dim * jnp.dtype(self.dtype).itemsize
+    return self.width * jnp.dtype(self.dtype).itemsize
+
+  @property
+  def width(self) -> int:
+    """Numbers that are kept of a row."""
+    return rounding.width(self.embedding_dim, self.dtype)
 
   def resolved_level(self) -> Level:
     if self.level == 'auto':
@@ -122,6 +132,10 @@ class Stack:
     return self.specs[0].embedding_dim
 
   @property
+  def width(self) -> int:
+    return self.specs[0].width
+
+  @property
   def optimizer(self) -> RowOptimizer:
     return self.specs[0].optimizer
 
@@ -138,8 +152,24 @@ class Stack:
     rows = rows.reshape(-1)
     table = num_below(jnp.asarray(offsets), rows + 1) - 1
     owner = lax.axis_index(self.axes) if self.axes else 0
-    ids = owner + (rows - jnp.asarray(offsets)[table]) * self.num_owners
-    return rounding.seeds(ids, jnp.asarray(salts.astype('uint32'))[table], step)
+    local = rows - jnp.asarray(offsets)[table]
+    salt = jnp.asarray(salts.astype('uint32'))[table]
+    return rounding.seeds(*self.ids(owner, local), salt, step)
+
+  def ids(self, owner: Any, local: jax.Array) -> tuple[jax.Array, Any]:
+    """Ids of local rows [n] of tables, as two words uint32 [n].
+
+    The upper one is None if all are below 2^31.
+    """
+    w = self.num_owners
+    if max(s.num_embeddings for s in self.specs) + w <= _MAX_POSITIONS:
+      return owner + local * w, None
+    low = local.astype(jnp.uint32)
+    # Products of 16 bits by the number of owners, at most 2^16.
+    upper, lower = (low >> 16) * w, (low & 0xFFFF) * w
+    lower += jnp.asarray(owner, jnp.uint32)
+    low = (upper << 16) + lower
+    return low, (upper >> 16) + (low < lower).astype(jnp.uint32)
 
   def local_rows(self, spec: TableSpec) -> int:
     return -(-spec.num_embeddings // self.num_owners)
@@ -159,6 +189,11 @@ class Stack:
   @property
   def num_positions(self) -> int:
     return self.num_owners * self.rows_per_device
+
+  @property
+  def is_wide(self) -> bool:
+    """Whether positions do not fit in int32."""
+    return self.num_positions > _MAX_POSITIONS
 
   def exchange(
     self,
@@ -180,6 +215,14 @@ class Stack:
     groups = self.num_groups
     members = self.num_owners // max(groups, 1)
     if self.level is not Level.GLOBAL or min(groups, members) < 2:
+      return flat
+    if groups * self.rows_per_device > _MAX_LOCAL_ROWS:
+      if levels == 2:
+        raise ValueError(
+          f'EmbeddingTables(exchange_levels=2): stack {self.name} has'
+          f' {self.rows_per_device} rows a device and {groups} groups; their'
+          f' product may be {_MAX_LOCAL_ROWS}. Use 1 or auto, or fewer groups.'
+        )
       return flat
     inside = make((INTRA,), members, groups * self.rows_per_device, num_unique)
     most = members * inside.capacity
@@ -206,7 +249,7 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
   """Stacks tables of one width, level and optimizer; stack name -> stack.
 
   Raises:
-    ValueError: A stack has more rows than int32 can index.
+    ValueError: A device has more rows than int32 can index.
   """
   groups: dict[Any, list[TableSpec]] = {}
   for spec in specs:
@@ -220,11 +263,14 @@ def make_stacks(specs: Sequence[TableSpec], mesh: Mesh) -> dict[str, Stack]:
       name += f'_{members[0].name}'
     pieces = level.num_pieces(mesh.shape[INTER], mesh.shape[INTRA])
     stack = Stack(name, tuple(members), level, pieces, mesh.shape[INTER])
-    if stack.num_positions >= 2**31:
+    if stack.rows_per_device > _MAX_LOCAL_ROWS or pieces > 2**16:
+      num_rows = sum(s.num_embeddings for s in members)
       raise ValueError(
-        f'EmbeddingTables: stack {name} has {stack.num_positions} rows; '
-        'positions are int32, so at most 2^31 - 1 fit. Use several widths '
-        'or optimizers to split it.'
+        f'EmbeddingTables: stack {name} has {num_rows} rows at level'
+        f' {level.name.lower()}, {stack.rows_per_device} on each of {pieces}'
+        f' devices; at most {_MAX_LOCAL_ROWS} on each of 65,536 are possible.'
+        ' Level global needs at least'
+        f' {-(-num_rows // _MAX_LOCAL_ROWS)} devices for them.'
       )
     stacks[name] = stack
   return stacks
@@ -239,35 +285,52 @@ def log(stacks: Iterable[Stack]) -> None:
     logging.info(text, stack.name, tables, level, *size)
 
 
-def new_rows(spec: TableSpec, key: jax.Array, ids: jax.Array) -> jax.Array:
+def new_rows(
+  spec: TableSpec,
+  key: jax.Array,
+  ids: jax.Array,
+  upper: jax.Array | None = None,
+) -> jax.Array:
   """Initial values of the rows `ids` [...] of a table, float32 [..., D].
 
   A row depends only on the key of all tables, the name of the table and the id.
-  Rows beyond the table are zero.
+  Rows beyond the table are zero. Of ids of two words, see `Stack.ids`, `upper`
+  is the other one.
   """
   table_key = jax.random.fold_in(key, zlib.crc32(spec.name.encode()))
+  last_upper, last = divmod(spec.num_embeddings - 1, 2**32)
 
-  def new_row(row_id):
+  def new_row(row_id, upper=None):
     row_key = jax.random.fold_in(table_key, row_id)
+    if upper is None:
+      is_there = row_id < spec.num_embeddings
+    else:
+      is_there = (upper < last_upper) | (upper == last_upper) & (
+        row_id <= np.uint32(last)
+      )
+    if last_upper:
+      other = jax.random.fold_in(row_key, upper)
+      row_key = jnp.where(upper > 0, other, row_key)
     row = jax.random.normal(row_key, (spec.embedding_dim,), jnp.float32)
-    return jnp.where(row_id < spec.num_embeddings, row, 0) * spec.init_scale
+    return jnp.where(is_there, row, 0) * spec.init_scale
 
   # XLA rounds the last bits differently in the remainder of a vectorized loop,
   # and if it fuses the loop with consumers of the rows.
-  flat = jnp.pad(ids.reshape(-1), (0, -ids.size % _VECTOR))
-  rows = lax.optimization_barrier(jax.vmap(new_row)(flat))[: ids.size]
+  words = [ids] if upper is None else [ids, upper]
+  flat = [jnp.pad(x.reshape(-1), (0, -x.size % _VECTOR)) for x in words]
+  rows = lax.optimization_barrier(jax.vmap(new_row)(*flat))[: ids.size]
   return rows.reshape(*ids.shape, spec.embedding_dim)
 
 
 def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
-  """A stack's new rows [W * rows_per_device, D], owner-major; in `jit`.
+  """A stack's new rows [W * rows_per_device, width], by owner; in `jit`.
 
   Each owner creates its own rows block by block, so the extra memory does not
   depend on the number of rows.
   """
 
   def local(key):
-    rows = jnp.zeros((stack.rows_per_device, stack.dim), stack.dtype)
+    rows = jnp.zeros((stack.rows_per_device, stack.width), stack.dtype)
     owner = jnp.int32(0)
     if stack.axes:
       owner = lax.axis_index(stack.axes)
@@ -278,47 +341,11 @@ def init_rows(mesh: Mesh, stack: Stack, key: jax.Array) -> jax.Array:
 
       def write(i, rows, spec=spec, offset=offset, last=count - block):
         start = jnp.minimum(i * block, last)  # The last two blocks may overlap.
-        ids = owner + (start + jnp.arange(block)) * stack.num_owners
-        new = new_rows(spec, key, ids).astype(rows.dtype)
+        ids = stack.ids(owner, start + jnp.arange(block))
+        new = rounding.to_kept(new_rows(spec, key, *ids), rows.dtype, None)
         return lax.dynamic_update_slice_in_dim(rows, new, offset + start, 0)
 
       rows = lax.fori_loop(0, -(-count // block), write, rows)
     return rows
 
   return manual(local, mesh, in_specs=P(), out_specs=stack.partition_spec)(key)
-
-
-def reorder(
-  mesh: Mesh, stack: Stack, spec: TableSpec, x: jax.Array, to_canonical: bool
-) -> jax.Array:
-  """Converts between owner-major order and id order by one all-to-all.
-
-  Owner w has ids w, w + W, ...; in id order, device b has the b-th block. If
-  local rows are a multiple of W, both directions are a transpose of blocks.
-  """
-  w, local = stack.num_owners, stack.local_rows(spec)
-  padded = -(-local // w) * w
-  offset = stack.offset(spec.name)
-  tail = x.shape[1:]
-
-  def forward(x):  # [rows_per_device, ...] -> [padded, ...]
-    x = lax.slice_in_dim(x, offset, offset + local)
-    x = jnp.pad(x, [(0, padded - local)] + [(0, 0)] * len(tail))
-    if w > 1:
-      x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
-      x = x.reshape(w, padded // w, *tail).swapaxes(0, 1)
-    return x.reshape(padded, *tail)
-
-  def backward(x):  # [padded, ...] -> [local, ...]
-    if w > 1:
-      x = x.reshape(padded // w, w, *tail).swapaxes(0, 1)
-      x = x.reshape(padded, *tail)
-      x = lax.all_to_all(x, stack.axes, 0, 0, tiled=True)
-    return lax.slice_in_dim(x, 0, local)
-
-  return manual(
-    forward if to_canonical else backward,
-    mesh,
-    in_specs=stack.partition_spec,
-    out_specs=stack.partition_spec,
-  )(x)

@@ -161,14 +161,14 @@ def apply_to_rows(
 
   Args:
     optimizer: Row optimizer.
-    table: [V, D].
+    table: Rows [V, D], or as they are kept.
     slots: Slots of the optimizer, [V] or [V, D] each.
     ids: int32 [L, C], n = L C: L lists, each strictly increasing and padded
       with V at its end.
     grads: [n, D].
     step: int32 scalar, number of steps done.
     lr_scale: Scale of the updates. None: 1.
-    seed: uint32 [n], seeds of stochastic rounding of bfloat16 rows; None for
+    seed: uint32 [n], seeds of stochastic rounding of narrow rows; None for
       float32.
   """
   num_rows = table.shape[0]
@@ -190,12 +190,13 @@ def apply_to_rows(
     new = new.astype(x.dtype)
     return x.at[target].set(new, mode='drop', unique_indices=True)
 
-  rows = read(table).astype(jnp.float32)
+  rows = rounding.to_float(read(table))
   updates, new_slots = optimizer.update(
     grads, jax.tree.map(read, slots), rows, step
   )
   if seed is not None:
-    rows = rounding.at_random(rows + _scaled(updates, lr_scale), seed)
+    rows = rows + _scaled(updates, lr_scale)
+    rows = rounding.to_kept(rows, table.dtype, seed)
     return write(table, rows), jax.tree.map(write, slots, new_slots)
   # Added, not set: then old rows are read only if the optimizer reads them.
   table = table.at[target].add(
@@ -248,7 +249,7 @@ def apply_to_table(
 
   Rows that are not `touched` [V], and their slots, do not change.
   """
-  rows = table.astype(jnp.float32)
+  rows = rounding.to_float(table)
   updates, new_slots = optimizer.update(grads, slots, rows, step)
 
   def keep(new, old):
@@ -256,7 +257,7 @@ def apply_to_table(
     return jnp.where(mask, new.astype(old.dtype), old)
 
   rows = rows + _scaled(updates, lr_scale)
-  table = keep(rows if seed is None else rounding.at_random(rows, seed), table)
+  table = keep(rounding.to_kept(rows, table.dtype, seed), table)
   return table, jax.tree.map(keep, new_slots, slots)
 
 

@@ -55,12 +55,15 @@ class Feature:
       )
     self.stack = stack_of[self.tables[0]]
     rows = [specs[table].num_embeddings for table in self.tables]
-    self._num_rows = np.array(rows, np.int32)
+    self._num_rows = np.array(rows, np.int64)
     offsets = [self.stack.offset(table) for table in self.tables]
-    self._offsets = np.array(offsets, np.int32)
+    self._dtype = np.int64 if self.stack.is_wide else np.int32
+    self._offsets = np.array(offsets, self._dtype)
 
   def positions(self, ids: np.ndarray) -> np.ndarray:
-    """Positions int32 of ids of any shape; negative ids become PAD.
+    """Positions of ids of any shape; negative ids become PAD.
+
+    They are int32, or int64 in a stack of 2^31 and more.
 
     Raises:
       ValueError: Ids are not integers, exceed their table, or have the wrong
@@ -86,7 +89,7 @@ class Feature:
         f' {self._num_rows[i]} rows. Map unknown ids to an OOV id, or make the'
         ' table larger.'
       )
-    columns = columns.astype(np.int32)  # All positions fit in int32.
+    columns = columns.astype(self._dtype)
     row = columns // self.stack.num_owners
     position = columns - row * self.stack.num_owners  # The owner.
     position *= self.stack.rows_per_device
@@ -124,14 +127,16 @@ def deduplicate(
 
   Args:
     stack: Stack that all arrays look up.
-    arrays: Positions int32 [num_devices, n]; PAD stays PAD.
+    arrays: Positions [num_devices, n] of `Feature`; PAD stays PAD.
     max_unique: Option of `EmbeddingTables`.
     capacity_factor: Option of `EmbeddingTables`.
     levels: Option `exchange_levels` of `EmbeddingTables`.
 
   Returns:
     (indices, routing): an array of indices for each of `arrays`, and
-    `positions` int32 [num_devices * U], `shift` int32 [num_devices].
+    `positions` int32 [num_devices * U], `shift` int32 [num_devices]; in a stack
+    of 2^31 positions and more, `starts` int32 [num_devices * (W + 1)], and
+    `positions` modulo 2^32, see `exchange.fetch`.
 
   Raises:
     ValueError: There are more distinct rows than `max_unique`.
@@ -142,9 +147,10 @@ def deduplicate(
   if max_unique is not None:
     size = min(size, max_unique)
   ex = stack.exchange(size, capacity_factor, levels=levels)
-  positions = np.full((num_devices, size), stack.num_positions, np.int32)
+  positions = np.full((num_devices, size), stack.num_positions, every.dtype)
   shift = np.empty((num_devices,), np.int32)
-  index = np.empty_like(every)
+  index = np.empty(every.shape, np.int32)
+  starts: list[Any] = [None] * num_devices
 
   def find(d: int) -> None:
     if stack.level is Level.NONE:
@@ -160,13 +166,18 @@ def deduplicate(
       )
     positions[d, : len(unique)] = unique
     shift[d] = ex.fit_shift(unique)
+    starts[d] = ex.starts(unique) if stack.is_wide else None
 
   if every.size < _MANY_IDS:  # Threads would not pay off.
     list(map(find, range(num_devices)))
   else:
     list(_pool().map(find, range(num_devices)))
   edges = np.cumsum([a.shape[1] for a in arrays])[:-1]
+  # Modulo 2^32, if they are larger.
+  positions = positions.astype(np.int32, copy=False)
   routing = {'positions': positions.reshape(-1), 'shift': shift}
+  if stack.is_wide:
+    routing['starts'] = np.concatenate(starts)
   return np.split(index, edges, axis=1), routing
 
 
@@ -181,6 +192,10 @@ def _unique(
   positions: np.ndarray, num_positions: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Sorted distinct positions without PAD, and the index of each (or PAD)."""
+  if positions.dtype == np.int64:
+    unique, index = np.unique(positions, return_inverse=True)
+    first = int(len(unique) > 0 and unique[0] == PAD)
+    return unique[first:], index.astype(np.int32) - first
   if num_positions > _MAX_SCRATCH:
     return _unique_with_places(positions)
   ordered = np.sort(positions)

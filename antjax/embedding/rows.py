@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from antjax.embedding import rounding
 from antjax.embedding.layout import new_rows, Stack, TableSpec
 from antjax.mesh.manual import manual
 
@@ -30,6 +31,10 @@ class ShardedTables(Protocol):
   specs: dict[str, TableSpec]
   stack_of: dict[str, Stack]
   features: Any
+
+  @property
+  def shapes(self) -> Any: ...
+  def shardings(self) -> Any: ...
 
 
 def touched(tables: ShardedTables, ids: Any) -> dict[str, np.ndarray]:
@@ -49,7 +54,7 @@ def joined(ids: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def read(tables: ShardedTables, state: Any, ids: Ids) -> dict[str, Any]:
-  """Rows as they are kept: table -> {'table': [n, D], 'slots': {...}}."""
+  """Rows as they are kept: table -> {'table': [n, width], 'slots': {...}}."""
   found = {}
   for name, rows in ids.items():
     got, cut = on_devices(tables, state, name, rows), slice(len(rows))
@@ -62,7 +67,8 @@ def on_devices(
 ) -> Any:
   """`read` of one table's rows, as arrays that have further ones behind."""
   stack, spec = tables.stack_of[name], tables.specs[name]
-  return _read(tables.mesh, stack, spec, state[stack.name], _padded(ids))
+  places = _places(stack, ids)
+  return _read(tables.mesh, stack, spec, state[stack.name], places)
 
 
 def write(
@@ -71,8 +77,8 @@ def write(
   """Sets rows to what `read` gave; donates the state."""
   for name, rows in ids.items():
     stack, spec = tables.stack_of[name], tables.specs[name]
-    padded = _padded(rows)
-    size = len(padded)
+    padded = _places(stack, rows)
+    size = padded.shape[1]
     arrays = jax.tree.map(lambda x, n=size: _lengthened(x, n, 0), new[name])
     args = tables.mesh, stack, spec, state[stack.name], arrays, padded
     state = {**state, stack.name: _write(*args)}
@@ -93,16 +99,24 @@ def reset(
   """
   for name, rows in ids.items():
     stack = tables.stack_of[name]
-    spec, born = (new or {}).get(name, (tables.specs[name], rows))
-    args = tables.mesh, stack, spec, state[stack.name], _padded(rows)
-    state = {**state, stack.name: _reset(*args, _padded(born), key)}
+    spec, born = (new or {}).get(name, (tables.specs[name], None))
+    args = tables.mesh, stack, spec, state[stack.name], _places(stack, rows)
+    if born is not None:
+      born = _lengthened(born.astype(np.int32), args[-1].shape[1], -1)
+    state = {**state, stack.name: _reset(*args, born, key)}
   return state
 
 
-def _padded(ids: np.ndarray) -> np.ndarray:
-  """Ids at a power of two, for few compilations; -1 is no row."""
+def _places(stack: Stack, ids: np.ndarray) -> np.ndarray:
+  """Owners of ids and rows there, int32 [2, n]; owner -1 is no row.
+
+  n is a power of two, for few compilations.
+  """
   size = 1 << max(len(ids) - 1, 0).bit_length()
-  return _lengthened(np.asarray(ids, np.int32), size, -1)
+  row, owner = np.divmod(ids, stack.num_owners)
+  return np.stack(
+    [_lengthened(x.astype(np.int32), size, -1) for x in (owner, row)]
+  )
 
 
 def _lengthened(x: np.ndarray, size: int, value: int) -> np.ndarray:
@@ -141,8 +155,10 @@ def _write(mesh, stack, spec, old, new, ids):
 
 @functools.partial(_of_table, donate_argnames='old')
 def _reset(mesh, stack, spec, old, ids, born, key):
-  rows = new_rows(spec, key, born)
-  slots = stack.optimizer.init(ids.shape[0], stack.dim)
+  words = stack.ids(*ids) if born is None else (born, None)
+  rows = new_rows(spec, key, *words)
+  rows = rounding.to_kept(rows, spec.dtype, None)
+  slots = stack.optimizer.init(ids.shape[1], stack.dim)
   new = {'table': rows, 'slots': slots}
   return _set(mesh, stack, spec, old, new, ids)
 
@@ -163,8 +179,7 @@ def _set(mesh, stack, spec, old, new, ids):
 
 
 def _local_rows(stack: Stack, spec: TableSpec, ids: jax.Array) -> jax.Array:
-  """Local row of each id; behind the end if another device has it."""
+  """Local row of each of `_places`; behind the end if another device has it."""
   owner = lax.axis_index(stack.axes) if stack.axes else 0
-  is_mine = (ids >= 0) & (ids % stack.num_owners == owner)
-  row = stack.offset(spec.name) + ids // stack.num_owners
-  return jnp.where(is_mine, row, stack.rows_per_device)
+  row = stack.offset(spec.name) + ids[1]
+  return jnp.where(ids[0] == owner, row, stack.rows_per_device)

@@ -14,18 +14,19 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives.varying import psum
-from antjax.embedding import exchange, layout, two_level
+from antjax.embedding import exchange, layout, rounding, stream, two_level
 from antjax.embedding import routing as routing_lib
 from antjax.embedding import rows as rows_lib
 from antjax.embedding.home import Home, HomeConfig
-from antjax.embedding.layout import Stack, TableSpec
+from antjax.embedding.layout import TableSpec
 from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.embedding.routing import Feature
+from antjax.embedding.stream import RowSink
 from antjax.mesh.mesh import INTER, INTRA, own_mesh
 from antjax.mesh.paro import Level
 
-# Tables and slots from this many bytes per device are reordered one by one.
+# Tables and slots of this many bytes per device are written block by block.
 _LARGE_BYTES = 1 << 26
 
 
@@ -167,7 +168,8 @@ class EmbeddingTables:
 
     Returns:
       (indices, routing): `indices` like `ids`, int32; `routing[stack]` holds
-      `positions` int32 [num_devices * U] and `shift` int32 [num_devices].
+      `positions` int32 [num_devices * U] and `shift` int32 [num_devices], see
+      `routing.deduplicate`.
 
     Raises:
       ValueError: There is an unknown feature, an id beyond its table, or more
@@ -227,8 +229,9 @@ class EmbeddingTables:
       positions = route['positions']
       rounds[name] = exchange.agree_on_rounds(route['shift'][0])
       ex = self._exchange(stack, positions)
-      rows[name] = two_level.fetch(ex, table, positions, rounds[name])
-    return {name: x.astype(jnp.float32) for name, x in rows.items()}, rounds
+      how = rounds[name], route.get('starts')
+      rows[name] = two_level.fetch(ex, table, positions, *how)
+    return {name: rounding.to_float(x) for name, x in rows.items()}, rounds
 
   def push(
     self,
@@ -256,13 +259,16 @@ class EmbeddingTables:
       stack = self._stacks[name]
       old = (state[name]['table'], state[name]['slots'])
       update = self._push_whole if stack.level is Level.NONE else self._push
-      at, how = route['positions'], (step, is_active, lr_scale)
-      table, slots = update(stack, old, at, rounds.get(name), grads[name], how)
+      how = step, is_active, lr_scale
+      table, slots = update(
+        stack, old, route, rounds.get(name), grads[name], how
+      )
       state[name] = {'table': table, 'slots': slots}
     return state
 
-  def _push_whole(self, stack, old, positions, _, grads, how):
+  def _push_whole(self, stack, old, route, _, grads, how):
     step, is_active, lr_scale = how
+    positions = route['positions']
     touched = jnp.zeros((stack.num_positions,), jnp.int32)
     touched = touched.at[positions].set(1, mode='drop')
     touched = (psum(touched) > 0) & is_active
@@ -270,8 +276,9 @@ class EmbeddingTables:
     args = psum(grads), touched, step, lr_scale, seed
     return apply_to_table(stack.optimizer, old[0], old[1], *args)
 
-  def _push(self, stack, old, positions, shift, grads, how):
+  def _push(self, stack, old, route, shift, grads, how):
     step, is_active, lr_scale = how
+    positions = route['positions']
     ex = self._exchange(stack, positions)
 
     def apply_fn(state, ids, row_grads):
@@ -279,7 +286,8 @@ class EmbeddingTables:
       args = ids, row_grads, step, lr_scale, stack.seeds(ids, step)
       return apply_to_rows(stack.optimizer, state[0], state[1], *args)
 
-    return two_level.push(ex, positions, shift, grads, apply_fn, old)
+    args = shift, grads, apply_fn, old, route.get('starts')
+    return two_level.push(ex, positions, *args)
 
   def _exchange(self, stack, positions):
     num_unique = positions.shape[0]
@@ -310,69 +318,49 @@ class EmbeddingTables:
   # Checkpoints: table name -> rows in the order of their ids.
 
   def to_canonical(self, state: Any) -> dict[str, Any]:
-    """State by table, rows ordered by id (padded at the end).
+    """State by table, rows ordered by id (padded at the end)."""
+    return self._by_table(state)
 
-    Large tables are converted one by one, so the extra memory is that of one
-    table.
-    """
-    if sum(self.bytes_per_device().values()) < _LARGE_BYTES:
-      return self._by_table(state)
-    found = {}
-    for name, run in self._one_table.items():
-      of_stack = state[self.stack_of[name].name]
-      found[name] = jax.block_until_ready(run(of_stack))
-    return found
+  @property
+  def are_large(self) -> bool:
+    """Whether files of them are written block by block, see `streams`."""
+    return sum(self.bytes_per_device().values()) >= _LARGE_BYTES
+
+  def streams(self, state: Any) -> dict[str, Any]:
+    """The tree of `to_canonical` with a `RowStream` for each array."""
+    return stream.streams(self, state)
 
   def from_canonical(self, tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `to_canonical`."""
+    """The inverse of `to_canonical`, or what the `sinks` have taken."""
+    if any(isinstance(x, RowSink) for x in jax.tree.leaves(tables)):
+      return stream.taken(self, tables)
     return self._by_stack(dict(tables))
+
+  def sinks(self) -> dict[str, Any]:
+    """The tree of `to_canonical` with a `RowSink` for each array."""
+    return stream.sinks(self)
 
   @functools.cached_property
   def _by_table(self) -> Any:
-    return jax.jit(self._split, out_shardings=self._places)
-
-  @functools.cached_property
-  def _one_table(self) -> dict[str, Any]:
-    def make(name: str) -> Any:
-      order = functools.partial(self._ordered, self.specs[name])
-      return jax.jit(lambda x: order(x, True), out_shardings=self._places[name])
-
-    return {name: make(name) for name in self.specs}
-
-  @property
-  def _places(self) -> dict[str, NamedSharding]:
-    """Table -> sharding of its arrays."""
     specs = {n: stack.partition_spec for n, stack in self.stack_of.items()}
-    return {n: NamedSharding(self.mesh, spec) for n, spec in specs.items()}
+    places = {n: NamedSharding(self.mesh, spec) for n, spec in specs.items()}
+    return jax.jit(self._split, out_shardings=places)
 
   @functools.cached_property
   def _by_stack(self) -> Any:
     return jax.jit(self._join, out_shardings=self.shardings())
 
-  def _ordered(self, spec: TableSpec, state: Any, to_canonical: bool) -> Any:
-    """Converts a table's arrays from stack order, or to it."""
-    stack = self.stack_of[spec.name]
-    return jax.tree.map(
-      lambda x: layout.reorder(self.mesh, stack, spec, x, to_canonical), state
-    )
-
   def _split(self, state: Any) -> dict[str, Any]:
-    return {
-      name: self._ordered(spec, state[self.stack_of[name].name], True)
-      for name, spec in self.specs.items()
-    }
+    return stream.ordered(self, state)
 
   def _join(self, tables: Mapping[str, Any]) -> dict[str, Any]:
     state = {}
     for name, stack in self._stacks.items():
-      parts = [self._ordered(s, tables[s.name], False) for s in stack.specs]
-
-      def join(*xs: jax.Array, stack: Stack = stack) -> jax.Array:
-        # [W * r_t, ...] for each table -> owner-major rows of the stack.
-        parts = [x.reshape(stack.num_owners, -1, *x.shape[1:]) for x in xs]
-        return jnp.concatenate(parts, 1).reshape(-1, *parts[0].shape[2:])
-
-      state[name] = jax.tree.map(join, *parts)
+      new = jax.tree.map(jnp.zeros_like, self.shapes[name])
+      for spec in stack.specs:
+        put = functools.partial(stream.put, self.mesh, stack, spec)
+        new = jax.tree.map(put, new, tables[spec.name])
+      state[name] = new
     return state
 
   def canonical_shardings(self) -> dict[str, Any]:
@@ -386,7 +374,7 @@ class EmbeddingTables:
     for spec in self.specs.values():
       v, d = spec.num_embeddings, spec.embedding_dim
       slots = jax.eval_shape(lambda o=spec.optimizer, v=v, d=d: o.init(v, d))
-      table = jax.ShapeDtypeStruct((v, d), jnp.dtype(spec.dtype))
+      table = jax.ShapeDtypeStruct((v, spec.width), jnp.dtype(spec.dtype))
       shapes[spec.name] = {'table': table, 'slots': slots}
     return shapes
 

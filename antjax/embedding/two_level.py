@@ -49,6 +49,9 @@ class TwoLevel:
     """The largest shift at which no round of the first level overflows."""
     return self.inside.fit_shift(positions)
 
+  def starts(self, positions: np.ndarray) -> np.ndarray:
+    return self.inside.starts(positions)
+
 
 def fit_shift(ex: Exchange, positions: jax.Array) -> jax.Array:
   """Like `Exchange.fit_shift`, on the device; positions [u] may be padded."""
@@ -89,10 +92,11 @@ def fetch(
   table: jax.Array,
   positions: jax.Array,
   shift: jax.Array,
+  starts: jax.Array | None = None,
 ) -> jax.Array:
-  """Like `exchange.fetch`, in one level or two."""
+  """Like `exchange.fetch`, in one level or two; `starts` are of the first."""
   if isinstance(ex, Exchange):
-    return exchange.fetch(ex, table, positions, shift)
+    return exchange.fetch(ex, table, positions, shift, starts)
   between = ex.between
 
   def read(asked):
@@ -103,7 +107,7 @@ def fetch(
     rows = rows.at[index].get(mode='fill', fill_value=0)
     return rows.reshape(*asked.shape, -1)
 
-  return exchange.fetch_by(ex.inside, read, positions, shift, table)
+  return exchange.fetch_by(ex.inside, read, positions, shift, table, starts)
 
 
 def push(
@@ -113,10 +117,12 @@ def push(
   grads: jax.Array,
   apply_fn: Callable[[Any, jax.Array, jax.Array], Any],
   state: Any,
+  starts: jax.Array | None = None,
 ) -> Any:
-  """Like `exchange.push`, in one level or two."""
+  """Like `exchange.push`, in one level or two; `starts` are of the first."""
+  args = positions, shift, grads
   if isinstance(ex, Exchange):
-    return exchange.push(ex, positions, shift, grads, apply_fn, state)
+    return exchange.push(ex, *args, apply_fn, state, starts)
   between = ex.between
 
   def receive(state, ids, grads):
@@ -129,4 +135,4 @@ def push(
 
     return exchange.push_by(between, unique, rounds, sums, apply, state)
 
-  return exchange.push_by(ex.inside, positions, shift, grads, receive, state)
+  return exchange.push_by(ex.inside, *args, receive, state, starts)

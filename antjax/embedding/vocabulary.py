@@ -25,21 +25,22 @@ UNKNOWN = 0  # Id of every key without a slot; its row is trained too.
 
 
 def hash_ids(values: np.ndarray, num_ids: int, *, seed: int = 0) -> np.ndarray:
-  """Ids from 1 on by hash, int32; keys may share a row.
+  """Ids from 1 on by hash, int32 or int64; keys may share a row.
 
   Ids are the same in every process and version. Two keys share a row with
   probability 1 / (num_ids - 1); of n keys, a share of about 1 - exp(-n /
   (num_ids - 1)) do. Id 0 stays free for unknown keys. Another seed gives an
   independent hash. Values are as for `to_keys`.
   """
-  if not 2 <= num_ids <= 2**31:
+  if not 2 <= num_ids <= 2**47:  # The rows that tables may have.
     raise ValueError(
-      f'hash_ids(num_ids={num_ids}): must be 2 to 2^31; id 0 is for what is'
+      f'hash_ids(num_ids={num_ids}): must be 2 to 2^47; id 0 is for what is'
       ' unknown.'
     )
   salt = mix(np.array(seed, np.int64))
   hashed = mix(to_keys(values).view(np.uint64) ^ salt)
-  return (hashed % np.uint64(num_ids - 1)).astype(np.int32) + np.int32(1)
+  dtype = np.int32 if num_ids <= 2**31 else np.int64
+  return (hashed % np.uint64(num_ids - 1) + np.uint64(1)).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -160,9 +160,18 @@ def compile_step(
     ValueError: The model cannot be compiled, or the slices hold no such groups.
   """
   target = config.target
-  mesh = mesh_lib.make_mesh(
-    intra=config.intra or target.group_size, devices=target.devices()
-  )
+  size = config.intra or target.group_size
+  mesh = mesh_lib.make_mesh(intra=size, devices=target.devices())
+  model, layout, lowered = lower_step(config, mesh)
+  # There is no card to tune kernels on.
+  options = {'xla_gpu_autotune_level': '0'} if target.is_gpu else None
+  return model, layout, lowered.compile(compiler_options=options)
+
+
+def lower_step(
+  config: Config, mesh: Mesh
+) -> tuple[plan_models.PlanModel, Layout, Any]:
+  """(model, layout, lowered step) for a mesh; nothing is compiled."""
   model = load(config, mesh)
   narrow = choose.sums_dtype_of(config.sums_dtype)
   how = choose.for_mesh('xla', mesh, sums_dtype=narrow)
@@ -183,7 +192,7 @@ def compile_step(
   )
   rows = config.sequences * config.num_micro_batches * mesh.size
   assert model.loss_fn is not None and model.batch_fn is not None
-  with attention_lib.compiled_for(_kernels_of(target)):
+  with attention_lib.compiled_for(_kernels_of(config.target)):
     lowered = ahead.lower_step(
       layout,
       model.loss_fn,
@@ -197,9 +206,7 @@ def compile_step(
       early_sums=config.early_sums,
       check_vma=attention_lib.check_vma(mesh),
     )
-  # There is no card to tune kernels on.
-  options = {'xla_gpu_autotune_level': '0'} if target.is_gpu else None
-  return model, layout, lowered.compile(compiler_options=options)
+  return model, layout, lowered
 
 
 def report(config: Config) -> dict[str, Any]:
@@ -229,7 +236,6 @@ def report(config: Config) -> dict[str, Any]:
     found,
     num_micro_batches=config.num_micro_batches,
     regather=config.regather,
-    stack_runs=model.stack_runs,
     has_exchange=model.constants is not None,
   )
   stats = compiled.memory_analysis()
@@ -303,7 +309,7 @@ def _predicted(
   size = mesh_lib.group_size(mesh)
   flops = model.flops_fn(config.sequences, config.seq_len)
   time = step_time.predict(
-    moves(layout, regather=config.regather, stack_runs=model.stack_runs),
+    moves(layout, regather=config.regather),
     Cluster(target.links(size), mesh_lib.num_groups(mesh), size),
     num_micro_batches=config.num_micro_batches,
     compute_s=config.num_micro_batches

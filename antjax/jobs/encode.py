@@ -118,20 +118,18 @@ class Config:
         f'part_rows={self.part_rows} must be at least 1, and with'
         f' format=tensorstore a multiple of {_CHUNK_ROWS}.'
       )
-    if is_array and self.id_column:
+    if self.id_column and (is_array or self.id_column in ('row', 'vector')):
       raise ValueError(
-        f'id_column={self.id_column}: an array holds vectors only, in the order'
-        ' of the texts; use format=parquet.'
+        f'id_column={self.id_column}: rename it if it is row or vector, columns'
+        ' of ours; an array has no ids: use format=parquet.'
       )
 
 
 # Flags that decide what the vectors are, and where they stand.
-_OF_ENCODER = (
-  *('normalize', 'prompt_name', 'prompt', 'truncate_dim', 'max_tokens'),
-)
-_DECIDING = _OF_ENCODER + (
+_OF_ENCODER = 'normalize prompt_name prompt truncate_dim max_tokens'.split()
+_DECIDING = _OF_ENCODER + [
   *('column', 'id_column', 'format', 'dtype', 'compute_dtype', 'part_rows'),
-)
+]
 
 
 # Number and rows of texts that follow each other, `part_rows` of them but for
@@ -287,7 +285,7 @@ def _pieces(
   path: pathlib.Path, config: Config
 ) -> Iterator[tuple[int, Callable[[], pa.Table]]]:
   """(rows, function that reads them) of the pieces of a file."""
-  columns = [name for name in (config.column, config.id_column) if name]
+  columns = [*dict.fromkeys(filter(None, (config.column, config.id_column)))]
   kind = path.suffix.lower()
 
   def checked(read: Callable[..., pa.Table], *arguments: Any) -> pa.Table:
@@ -308,7 +306,9 @@ def _pieces(
         read = functools.partial(checked, file.read_row_group, i, columns)
         yield file.metadata.row_group(i).num_rows, read
     elif kind == '.txt':
-      with open(path, encoding='utf-8', newline='\n') as lines:
+      if config.id_column:
+        raise KeyError(f'no column {config.id_column}')
+      with open(path, encoding='utf-8-sig', newline='\n') as lines:
         while block := [*itertools.islice(lines, _BLOCK_ROWS)]:
           texts = pa.array([line.rstrip('\r\n') for line in block])
           table = pa.table({config.column: texts})

@@ -110,7 +110,6 @@ class PlanModel:
   tables: SparseTables | None = None
   mutable: Callable[[str], bool] | None = None
   constants: Any = None
-  stack_runs: int = 1  # Times that a micro-batch goes through its stacks.
 
 
 def load(name: str, lora_rank: int = 0) -> PlanModel:

@@ -251,7 +251,6 @@ def bahe(mesh: Mesh, of: MadeUpData = _SIZES) -> PlanModel:
     batch_fn=batch,
     tables=tables,
     constants={'behavior_rows': table},
-    stack_runs=2,  # Histories, and titles.
   )
 
 

@@ -9,7 +9,9 @@ which PEFT computes something else than we do are rejected by name.
 from collections.abc import Mapping
 import json
 import os
-from typing import Any
+import pathlib
+import re
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ import safetensors.numpy
 
 from antjax import paths
 from antjax.lm import config_json, families, hub, lora
+from antjax.lm.blocks import Block
 from antjax.lm.safetensors_file import SafetensorsFolder
 from antjax.lm.transformer import Transformer
 
@@ -30,19 +33,13 @@ _PARTS = {
   'b': 'lora_B.weight',
   'm': 'lora_magnitude_vector',
 }
-# Fields that change nothing, or that the tensors imply.
+# Fields that we read, that change nothing, or that the tensors imply.
 _HARMLESS = {
   *('auto_mapping', 'base_model_name_or_path', 'exclude_modules', 'peft_type'),
   *('inference_mode', 'layers_pattern', 'layers_to_transform', 'lora_alpha'),
   *('lora_dropout', 'megatron_core', 'peft_version', 'qalora_group_size', 'r'),
-  *(
-    'revision',
-    'fan_in_fan_out',
-    'target_modules',
-    'task_type',
-    'use_dora',
-    'use_rslora',
-  ),
+  *('revision', 'fan_in_fan_out', 'target_modules', 'task_type', 'use_dora'),
+  *('use_rslora', 'rank_pattern', 'alpha_pattern'),
 }
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
   'bias': ('none',),
@@ -56,6 +53,9 @@ def load(
 ) -> None:
   """Adds the adapters in a folder to a model without adapters.
 
+  An adapter of a fused tensor becomes adapters of its parts. Smaller ranks of
+  some layers are padded with zeros, which stay zero in training.
+
   Args:
     path: Folder that PEFT or `save` wrote, or hf://org/name.
     model: A whole model, or a part with layers.
@@ -66,50 +66,37 @@ def load(
     ValueError: The kind of adapter is not supported, or it belongs to another
       model; the message names the field or the tensor.
   """
-  folder = hub.local(path)
-  file = folder / CONFIG_NAME
-  fields = json.loads(file.read_text(encoding='utf-8'))
-  wrong = [
-    f'{name}={value!r}'
-    for name, value in fields.items()
-    if value and name not in _HARMLESS and value not in _PLAIN.get(name, ())
-  ]
-  if fields.get('peft_type') != 'LORA':
-    wrong = [f'peft_type={fields.get("peft_type")!r}']
-  if wrong:
-    raise ValueError(f'{file}: {", ".join(sorted(wrong))} is not supported.')
-  rank, is_root = fields['r'], bool(fields.get('use_rslora'))
-  scale = lora.scale_of(fields['lora_alpha'], rank, is_root)
-  source = SafetensorsFolder(folder, (FILE_NAME, 'adapter_model.bin'))
   family = families.family_of(config_json.write_config(model.config))
-  there = {
-    families.our_name(family, name.removeprefix(_PREFIX)): name
-    for name in source.shapes
-  }
+  source, layers = _Folder(hub.local(path), family), model.layers
   leaves: dict[str, np.ndarray] = {}
-  layers = model.layers
-  for target, modules in _modules(model, first_layer).items():
-    size_in, size_out = layers.matrix(target).shape[1:]
-    shapes = {'a': (rank, size_in), 'b': (size_out, rank), 'm': (size_out,)}
-    for part in 'abm' if fields.get('use_dora') else 'ab':
-      names = [f'{module}.{_PARTS[part]}' for module in modules]
-      if not any(name in there for name in names):
-        continue
-      found = [there.pop(name) for name in names if name in there]
-      right = {source.shapes[name] for name in found} == {shapes[part]}
-      if len(found) < len(names) or not right:
-        raise ValueError(
-          f'{folder}: needed is {names[0]} of shape {shapes[part]}, and the'
-          f' same in all {len(names)} layers.'
-        )
-      stack = [source.read(name).T for name in found]
-      leaves[f'{target}_lora_{part}'] = np.stack(stack)
-  if there or not leaves:
+  for target, (modules, span, num_outputs) in _targets(
+    model, first_layer
+  ).items():
+    shape = layers.matrix(target).shape[1], num_outputs
+    found = [source.read(module, span, shape) for module in modules]
+    if not any(found):
+      continue
+    if not all(found):
+      lost = modules[[bool(x) for x in found].index(False)]
+      raise ValueError(
+        f'{source.path}: needed is {lost}.{_PARTS["a"]}, since adapters of a'
+        f' matrix are in all {len(modules)} layers.'
+      )
+    rank = max(len(x['b']) for x in found)
+    if not rank and 'm' not in found[0]:
+      continue  # The adapter changes other parts of the tensor.
+    for one in found:
+      missing = max(rank, 1) - len(one['b'])
+      one['a'] = np.pad(one['a'], ((0, 0), (0, missing)))
+      one['b'] = np.pad(one['b'], ((0, missing), (0, 0)))
+    for part in found[0]:
+      leaves[f'{target}_lora_{part}'] = np.stack([one[part] for one in found])
+  if source.unused or not leaves:
     raise ValueError(
-      f'{folder}: {len(there)} tensors are of no layer that is trained here:'
-      f' {", ".join(sorted(there)[:5])}.'
+      f'{source.path}: {len(source.unused)} tensors are of no layer that is'
+      f' trained here: {", ".join(sorted(source.unused)[:5])}.'
     )
-  lora.set_scale(model, scale)
+  lora.set_scale(model, source.scale)
   dtype = layers.matrix('query').dtype
   for name, array in leaves.items():
     setattr(layers, name, nnx.Param(jnp.asarray(array, dtype)))
@@ -122,6 +109,10 @@ def save(
   base_model: str = '',
 ) -> None:
   """Writes a model's adapters as a folder that PEFT reads.
+
+  Adapters of a fused tensor's parts become one, of the sum of their ranks
+  unless they share A. If some matrices have DoRA, the others get lengths that
+  change nothing.
 
   Args:
     path: Folder to create; it must not contain an adapter.
@@ -137,40 +128,37 @@ def save(
   folder = paths.local(path, 'adapter_file.save: path')
   if (folder / CONFIG_NAME).exists():
     raise FileExistsError(f'{folder} holds an adapter; give another folder.')
-  layers, tensors = model.layers, {}
-  targets: list[str] = []
-  rank = 0
-  all_modules = _modules(model, first_layer)
-  for target in lora.TARGETS:
-    if hasattr(layers, f'{target}_lora_a') and target not in all_modules:
-      raise ValueError(
-        f'adapter_file.save: {target} is a part of a tensor, which PEFT adapts'
-        ' as a whole; merge the adapters (lora.merge).'
-      )
-  for target, modules in all_modules.items():
-    for part, end in _PARTS.items():
-      if hasattr(layers, f'{target}_lora_{part}'):
-        stack = np.asarray(getattr(layers, f'{target}_lora_{part}')[...])
+  wholes: dict[tuple[str, ...], list[str]] = {}
+  for target, place in _targets(model, first_layer).items():
+    wholes.setdefault(place.modules, []).append(target)
+  is_dora = any(hasattr(model.layers, f'{t}_lora_m') for t in lora.TARGETS)
+  tensors: dict[str, np.ndarray] = {}
+  ranks: dict[str, int] = {}  # By module.
+  for modules, parts in wholes.items():
+    for part, stack in _joined(model.layers, parts, is_dora).items():
+      for module, x in zip(modules, stack, strict=True):
+        tensors[f'{_PREFIX}{module}.{_PARTS[part]}'] = np.ascontiguousarray(x)
         if part == 'a':
-          targets += modules
-          rank = stack.shape[-1]
-        for module, x in zip(modules, stack, strict=True):
-          tensors[f'{_PREFIX}{module}.{end}'] = np.ascontiguousarray(x.T)
+          ranks[module] = len(x)
   if not tensors:
     raise ValueError(
       'adapter_file.save: the model has no adapters; lora.add gives it some.'
     )
+  rank, scale = min(ranks.values()), model.config.lora_scale
+  others = {module: r for module, r in ranks.items() if r != rank}
   fields = {
     'peft_type': 'LORA',
     'base_model_name_or_path': base_model or None,
     'bias': 'none',
     'fan_in_fan_out': False,
     'inference_mode': True,
-    'lora_alpha': model.config.lora_scale * rank,
+    'lora_alpha': scale * rank,
     'lora_dropout': 0.0,
     'r': rank,
-    'target_modules': targets,
-    'use_dora': any(name.endswith(_PARTS['m']) for name in tensors),
+    'rank_pattern': others,
+    'alpha_pattern': {module: scale * r for module, r in others.items()},
+    'target_modules': list(ranks),
+    'use_dora': is_dora,
     'use_rslora': False,  # lora_alpha gives the same scale.
   }
   folder.mkdir(parents=True, exist_ok=True)
@@ -178,18 +166,154 @@ def save(
   (folder / CONFIG_NAME).write_text(json.dumps(fields, indent=2))
 
 
-def _modules(model: Transformer, first_layer: int) -> dict[str, list[str]]:
-  """Target -> Hugging Face's module name in each of a part's layers."""
+class _Target(NamedTuple):
+  """A matrix of our layers in Hugging Face's modules."""
+
+  modules: tuple[str, ...]  # One per layer.
+  span: slice  # Its outputs in a module that it shares with others.
+  num_outputs: int  # Of the module.
+
+
+def _targets(model: Transformer, first_layer: int) -> dict[str, _Target]:
+  """Matrices that may have adapters; parts of a tensor are in its order."""
   family = families.family_of(config_json.write_config(model.config))
   names = families.tensor_names(family, model.config)['layers']
-  count = model.layers.matrix('query').shape[0]
-  return {
-    target: [
-      name.removesuffix('.weight')
-      for name in names[target][first_layer : first_layer + count]
-    ]
+  sizes = {
+    target: getattr(model.layers, target)[...].shape
     for target in lora.TARGETS
     if hasattr(model.layers, target)
-    and '|' not in names[target][0]  # A part of a tensor has none in PEFT,
-    and len(names[target]) == model.config.num_layers  # nor has an expert.
+    and len(names[target]) == model.config.num_layers  # Not experts.
   }
+  ends: dict[str, int] = {}
+  found: dict[str, tuple[str, int]] = {}
+  for target in sizes:
+    whole = names[target][0].partition('|')[0]
+    found[target] = whole, ends.get(whole, 0)
+    ends[whole] = found[target][1] + sizes[target][-1]
+  return {
+    target: _Target(
+      tuple(
+        name.partition('|')[0].removesuffix('.weight')
+        for name in names[target][first_layer : first_layer + sizes[target][0]]
+      ),
+      slice(start, start + sizes[target][-1]),
+      ends[whole],
+    )
+    for target, (whole, start) in found.items()
+  }
+
+
+class _Folder:
+  """The tensors of a folder.
+
+  Attributes:
+    path: The folder.
+    scale: Factor of the adapters that no pattern names.
+    unused: Names of the tensors that were not read yet, as we write them.
+  """
+
+  def __init__(self, path: pathlib.Path, family: families.Family):
+    """Checks the settings, and reads no tensor."""
+    self.path, file = path, path / CONFIG_NAME
+    self._fields = fields = json.loads(file.read_text(encoding='utf-8'))
+    wrong = [
+      f'{name}={value!r}'
+      for name, value in fields.items()
+      if value and name not in _HARMLESS and value not in _PLAIN.get(name, ())
+    ]
+    if fields.get('peft_type') != 'LORA':
+      wrong = [f'peft_type={fields.get("peft_type")!r}']
+    if wrong:
+      raise ValueError(f'{file}: {", ".join(sorted(wrong))} is not supported.')
+    self.scale = self._setting('')[1]
+    self._source = SafetensorsFolder(path, (FILE_NAME, 'adapter_model.bin'))
+    self._names = {
+      families.our_name(family, name.removeprefix(_PREFIX)): name
+      for name in self._source.shapes
+    }
+    self.unused = {*self._names}
+
+  def read(
+    self, module: str, span: slice, shape: tuple[int, int]
+  ) -> dict[str, np.ndarray]:
+    """Our leaves of a span of a module's outputs; none if it has no adapter."""
+    parts = 'abm' if self._fields.get('use_dora') else 'ab'
+    names = {part: f'{module}.{_PARTS[part]}' for part in parts}
+    found = [self._names[x] for x in names.values() if x in self._names]
+    if not found:
+      return {}
+    theirs = found[0].removeprefix(_PREFIX).rpartition('.lora_')[0]
+    rank, scale = self._setting(theirs)
+    shapes = {'a': (rank, shape[0]), 'b': (shape[1], rank), 'm': shape[1:]}
+    for part, name in names.items():
+      if self._source.shapes.get(self._names.get(name, '')) != shapes[part]:
+        raise ValueError(
+          f'{self.path}: needed is {name} of shape {shapes[part]}.'
+        )
+    self.unused -= {*names.values()}
+    read = {k: self._source.read(self._names[x]).T for k, x in names.items()}
+    a, whole = read['a'], read['b']
+    b = whole[:, span]
+    if scale != self.scale:
+      b = b.astype(np.float32) * (scale / self.scale)
+    if b.shape != whole.shape and (whole != 0).any():
+      is_used = (b != 0).any(axis=1)  # Other parts may have ranks of their own.
+      a, b = a[:, is_used], b[is_used]
+    return {'a': a, 'b': b} | ({'m': read['m'][span]} if 'm' in read else {})
+
+  def _setting(self, module: str) -> tuple[int, float]:
+    """Rank and scale of a module's adapter."""
+
+    def value(name: str, pattern: str) -> Any:
+      for key, x in (self._fields.get(pattern) or {}).items():
+        if re.match(rf'(.*\.)?({key})$', module):  # As PEFT does.
+          return x
+      return self._fields.get(name, 8)
+
+    rank = value('r', 'rank_pattern')
+    alpha = value('lora_alpha', 'alpha_pattern')
+    is_number = isinstance(alpha, int | float) and alpha
+    if type(rank) is not int or rank < 1 or not is_number:
+      raise ValueError(
+        f'{self.path / CONFIG_NAME}: r={rank!r}, lora_alpha={alpha!r}; needed'
+        ' are a whole number above 0 and a number that is not 0.'
+      )
+    is_root = bool(self._fields.get('use_rslora'))
+    return rank, lora.scale_of(alpha, rank, is_root)
+
+
+def _joined(
+  layers: Block, parts: list[str], is_dora: bool
+) -> dict[str, np.ndarray]:
+  """PEFT's tensors of a module, stacked; none if no part has an adapter."""
+
+  def leaf(part: str, kind: str) -> np.ndarray:
+    return np.asarray(getattr(layers, f'{part}_lora_{kind}')[...])
+
+  adapted = [x for x in parts if hasattr(layers, f'{x}_lora_a')]
+  if not adapted:
+    return {}
+  downs = [leaf(x, 'a').swapaxes(1, 2) for x in adapted]  # [L, r, in]
+  is_shared = all(np.array_equal(x, downs[0]) for x in downs)
+  a = downs[0] if is_shared else np.concatenate(downs, axis=1)
+  rows, first = [], 0
+  for part in parts:
+    matrix = getattr(layers, part)[...]
+    row = np.zeros((len(a), matrix.shape[-1], a.shape[1]), a.dtype)
+    if part in adapted:
+      b = leaf(part, 'b').swapaxes(1, 2)  # [L, out, r]
+      row[..., first : first + b.shape[2]] = b
+      first += 0 if is_shared else b.shape[2]
+    rows.append(row)
+  found = {'a': a, 'b': np.concatenate(rows, axis=1)}
+  if is_dora:
+
+    def length(part: str) -> np.ndarray:
+      if hasattr(layers, f'{part}_lora_m'):
+        return leaf(part, 'm')
+      held = layers.adapted if part in adapted else layers.matrix
+      full = np.asarray(held(part), np.float32)
+      return np.linalg.norm(full, axis=1).astype(a.dtype)
+
+    found['m'] = np.concatenate([length(x) for x in parts], axis=1)
+  return found

@@ -14,7 +14,7 @@ https://arxiv.org/abs/2101.06983). This changes neither a loss over all outputs
 nor its gradient, and takes the memory of one chunk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -92,31 +92,44 @@ def _hidden(
   model: Transformer, lanes: Sequence[Lane], at: jax.Array | None = None
 ) -> jax.Array:
   config = model.config
-  shapes = [lane.tokens.shape for lane in lanes]
-  tokens = _flat([lane.tokens for lane in lanes])
-  places = _flat([positions.document_positions(*lane) for lane in lanes])
+  tokens = flat([lane.tokens for lane in lanes])
+  places = flat([positions.document_positions(*lane) for lane in lanes])
   if config.positions == 'learned':  # A padding run may be longer.
     places = jnp.minimum(places, config.max_positions - 1)
-  biases = [model.row_bias(w) for _, w in shapes]
-
-  def attend(block, q_1SHK, k_1SGK, v_1SGK):
-    mixed, start = [], 0
-    for lane, bias, shape in zip(lanes, biases, shapes, strict=True):
-      stop = start + lane.tokens.size
-      q, k, v = (
-        x[:, start:stop].reshape(*shape, *x.shape[2:])
-        for x in (q_1SHK, k_1SGK, v_1SGK)
-      )
-      mixed.append(block.attend(q, k, v, lane.texts, bias))
-      start = stop
-    return _flat(mixed)
-
+  shapes = [lane.tokens.shape for lane in lanes]
+  attend = by_lane(model, shapes, [lane.texts for lane in lanes])
   x_1SD = model.embedded(tokens, places)
   x_1SD = model.run_layers(x_1SD, None, places, attend=attend, at=at)
   return model.normed(x_1SD)[0]
 
 
-def _flat(parts: Sequence[jax.Array]) -> jax.Array:
+def by_lane(
+  model: Transformer,
+  shapes: Sequence[tuple[int, ...]],
+  texts: Sequence[jax.Array | None],
+) -> Callable[..., jax.Array]:
+  """Attention over a long row inside the rows of its lanes, each [R, W].
+
+  `texts` are those of `Lane`; None: each row of the lane is one text.
+  """
+  biases = [model.row_bias(w) for _, w in shapes]
+
+  def attend(block, q_1SHK, k_1SGK, v_1SGK):
+    mixed, start = [], 0
+    for shape, text, bias in zip(shapes, texts, biases, strict=True):
+      stop = start + shape[0] * shape[1]
+      q, k, v = (
+        x[:, start:stop].reshape(*shape, *x.shape[2:])
+        for x in (q_1SHK, k_1SGK, v_1SGK)
+      )
+      mixed.append(block.attend(q, k, v, text, bias))
+      start = stop
+    return flat(mixed)
+
+  return attend
+
+
+def flat(parts: Sequence[jax.Array]) -> jax.Array:
   """[R, W, ...] of all lanes -> [1, S, ...]."""
   return jnp.concatenate(
     [x.reshape(1, -1, *x.shape[2:]) for x in parts], axis=1

@@ -24,6 +24,10 @@ _MAX_GROUP = 32
 # Shape suffixes of restored: N = groups, G = inputs of a group, O = outputs.
 
 
+class Quantized(nnx.Variable[jax.Array]):
+  """Integers or scales of a matrix; no nnx.Param, so optimizers skip them."""
+
+
 def quantize(layers: nnx.Module, kind: Kind) -> None:
   """Quantizes the matrices of layers, which are then no longer trained.
 
@@ -38,8 +42,8 @@ def quantize(layers: nnx.Module, kind: Kind) -> None:
     if hasattr(layers, name):
       held: Any = getattr(layers, name)
       q, scale = split(held[...], kind)
-      setattr(layers, name, nnx.Param(q))
-      setattr(layers, f'{name}_scale', nnx.Param(scale))
+      setattr(layers, name, Quantized(q))
+      setattr(layers, f'{name}_scale', Quantized(scale))
 
 
 def split(matrix: jax.Array, kind: Kind) -> tuple[jax.Array, jax.Array]:

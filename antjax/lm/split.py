@@ -15,11 +15,14 @@ halves have it. Learned positions are added below the cut only, so the high half
 gets a separate table for places of behaviors, initialized to zeros.
 """
 
+from collections.abc import Sequence
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from antjax.lm import blocks
+from antjax.lm import blocks, packed
 from antjax.lm import positions as positions_lib
 from antjax.lm.transformer import Transformer
 
@@ -135,6 +138,36 @@ class HighEncoder(_Half):
       ValueError: There are more behaviors than `max_behaviors`, unless that is
         0 or positions are given.
     """
+    x_BMD, positions = self._placed(x_BMD, segment_ids, positions)
+    return self.normed(self.run_layers(x_BMD, segment_ids, positions))
+
+  def together(self, sets: Sequence[Sequence[jax.Array]]) -> list[jax.Array]:
+    """Outputs for several sets of sequences, in one pass through the layers.
+
+    A layer is then gathered once for all sets, not once for each.
+
+    Args:
+      sets: The arguments of `__call__` for each set.
+    """
+    if not hasattr(self, 'layers'):
+      return [self(*args) for args in sets]
+    shapes = [args[0].shape for args in sets]
+    segments = [args[1] if len(args) > 1 else None for args in sets]
+    placed = [self._placed(*args) for args in sets]
+    x_1SD, positions = map(packed.flat, zip(*placed, strict=True))
+    attend = packed.by_lane(self, [x[:2] for x in shapes], segments)
+    x_1SD = self.normed(self.run_layers(x_1SD, None, positions, attend=attend))
+    ends = np.cumsum([rows * places for rows, places, _ in shapes])
+    parts = jnp.split(x_1SD[0], ends[:-1])
+    return [x.reshape(shape) for x, shape in zip(parts, shapes, strict=True)]
+
+  def _placed(
+    self,
+    x_BMD: jax.Array,
+    segment_ids: jax.Array | None = None,
+    positions: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """(input of the first layer, positions) of `__call__`'s arguments."""
     is_cut = positions is not None or x_BMD.shape[1] <= self.max_behaviors
     if self.max_behaviors and not is_cut:
       raise ValueError(
@@ -145,7 +178,7 @@ class HighEncoder(_Half):
       positions = positions_lib.document_positions(x_BMD[..., 0], segment_ids)
     if self.max_behaviors:
       x_BMD += blocks.lookup(self.behavior_positions[...], positions)
-    return self.normed(self.run_layers(x_BMD, segment_ids, positions))
+    return x_BMD, positions
 
 
 def _freeze(module: nnx.Module) -> None:

@@ -228,10 +228,7 @@ class Transformer(blocks.ModelPart):
       return run_all(layer, x_BTD, layers)
     if config.layers_per_step > 1:  # The last layers are gathered together.
       return chosen(run_all(layer, x_BTD, layers))
-    last = jax.tree.map(lambda x: x[-1:], layers)
-    if jax.tree.leaves(layers)[0].shape[0] > 1:
-      x_BTD = run(layer, x_BTD, jax.tree.map(lambda x: x[:-1], layers))
-    return run(last_layer, x_BTD, last)
+    return run(layer, x_BTD, layers, last=last_layer)
 
   def trunk(self) -> 'Transformer':
     """This model without its output layer; the parameters are shared."""

@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh
 import optax
 
+from antjax.embedding import rounding
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
@@ -66,9 +67,9 @@ class ModelConfig(load.NetworkConfig):
     'Dtype in which rows and their gradients are sent between devices.',
   ] = 'float32'
   table_dtype: Annotated[
-    Literal['float32', 'bfloat16'],
-    'Dtype of the embedding rows. bfloat16 takes half the memory; updates are'
-    ' rounded stochastically.',
+    rounding.Dtype,
+    'Dtype of the embedding rows. bfloat16 takes half the memory, int8 (with a'
+    ' unit per row) a quarter; updates are rounded stochastically.',
   ] = 'float32'
   table_optimizer: Annotated[
     Literal['adam', 'rowwise_adagrad'],

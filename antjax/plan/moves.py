@@ -71,15 +71,12 @@ class Move:
     return 2 if self.kind == census.ALL_REDUCE else 1
 
 
-def moves(
-  layout: Layout, *, regather: bool = True, stack_runs: int = 1
-) -> list[Move]:
+def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
   """All collectives for leaves in a step with this layout.
 
   Omits scalars (losses, weights, the gradient's norm) and collectives of
-  optimizers that are not elementwise. For `regather` see `Trainer`;
-  `stack_runs` is the number of times that a micro-batch runs its stacks of
-  layers, which move each time.
+  optimizers that are not elementwise. For `regather` see `Trainer`. A
+  micro-batch runs a stack of layers once.
 
   Raises:
     ValueError: The mesh has other axes, which the compiler handles.
@@ -94,7 +91,6 @@ def moves(
   found = []
   for leaf in layout.leaves:
     spec = leaf.spec
-    runs = stack_runs if leaf.is_stack else 1
     times = 2 if leaf.is_stack and regather else 1
     num_layers = spec.shape[0] if leaf.is_stack else 1
     for kind, axis, in_loop, is_grad in _of_leaf(layout, leaf):
@@ -112,7 +108,6 @@ def moves(
         sent = rows * narrow.num_bytes(num // rows, dtype)
         num = sent // dtype.itemsize  # Scales counted.
       repeats = times if in_loop and not is_grad else 1
-      repeats *= runs if in_loop else 1
       found.append(
         Move(
           kind,

@@ -7,7 +7,7 @@ vocabulary, so a key keeps its row, and a row which only has another id is not
 sent again. See `live.py` for what a delta holds and `feed.py` for its file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 import os
 import pathlib
 import shutil
@@ -96,9 +96,7 @@ def write(
     for feature in features:
       if feature in new.vocabularies:
         arrays |= _keys(now.model, feature, new.vocabularies[feature], ids)
-    order = np.flatnonzero(ids >= 0)
-    order = order[np.argsort(ids[order])]
-    tables[name] = ids[order], rows[order]
+    tables[name] = _placed(ids, exporter.blocks(rows))
   arrays |= now.live.changes(new.params, tables)
   now.live.take(arrays)  # Nothing is written that servers would refuse.
   version = now.live.version
@@ -109,6 +107,17 @@ def write(
     n: (len(arrays.get(f'rows/{n}', ())), now.live.tables[n].num_rows)
     for n in new.tables
   }
+
+
+def _placed(
+  ids: np.ndarray, blocks: Iterable[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Rows that have a place in the live table, and which."""
+  start = 0
+  for rows in blocks:
+    part = ids[start : start + len(rows)]
+    yield part[part >= 0], rows[part >= 0]
+    start += len(rows)
 
 
 def _check(now: Replayed, new: exporter.Exported) -> None:
@@ -125,7 +134,7 @@ def _check(now: Replayed, new: exporter.Exported) -> None:
   for name, (_, ids) in new.vocabularies.items():
     is_first = 0 if np.min(ids, initial=1) > 0 else -1
     is_new[f'vocabularies/{name}'] = now.model.unknown.get(name) != is_first
-  widths = {n: x.shape[1] for n, x in new.tables.items()}
+  widths = {n: exporter.width(x) for n, x in new.tables.items()}
   is_new['tables'] = widths != {n: x.width for n, x in now.live.tables.items()}
   shapes = {n: np.shape(x) for n, x in new.params.items()}
   is_new['params'] = shapes != {n: x.shape for n, x in now.model.params.items()}
@@ -225,28 +234,14 @@ def apply(now: Replayed, out: str | os.PathLike[str]) -> None:
     for name, table in now.live.tables.items():
       facts = manifest['tables'][name]
       facts['rows'] = table.num_rows
-      _write_rows(table, stage, facts)
+      exporter.write_rows(stage, facts, _blocks(table))
     for name, files in manifest['vocabularies'].items():
       for part, array in zip(('values', 'ids'), model.keys(name), strict=True):
         np.save(stage / files[part], array)
     exporter.seal(stage, manifest)
 
 
-def _write_rows(
-  table: LiveTable, stage: pathlib.Path, facts: Mapping[str, Any]
-) -> None:
-  """Writes a table block by block: it may be larger than memory."""
-  files = [facts[n] for n in ('values', 'scale') if facts[n]]
-  mapped: list[np.ndarray] = []
+def _blocks(table: LiveTable) -> Iterator[list[np.ndarray]]:
   for start in range(0, table.num_rows, _BLOCK):
     ids = np.arange(start, min(start + _BLOCK, table.num_rows))
-    parts = [x for x in table.stored(ids) if x is not None]
-    if not mapped:
-      mapped = [
-        np.lib.format.open_memmap(
-          stage / path, 'w+', x.dtype, (table.num_rows, *x.shape[1:])
-        )
-        for path, x in zip(files, parts, strict=True)
-      ]
-    for array, part in zip(mapped, parts, strict=True):
-      array[ids] = part
+    yield [x for x in table.stored(ids) if x is not None]

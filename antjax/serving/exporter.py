@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a model as files that `antjax.serving.loader` reads."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -16,10 +16,13 @@ from etils import epath
 import numpy as np
 
 from antjax import paths
+from antjax.embedding import rounding
+from antjax.embedding.stream import RowStream
 from antjax.serving import loader
 from antjax.serving.click_loader import ARRAYS
 
 Quantize = Literal['none', 'int8']
+_BLOCK = 1 << 16  # Rows written at once.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Exported:
   Attributes:
     functions: Name -> serialized function, see `functions.exported`.
     params: Dense parameters by name.
-    tables: Name -> float32 [V, D], rows by id.
+    tables: Name -> float32 [V, D], rows by id, or a stream of them.
     features: Feature -> {'table', 'num_ids', 'max_values', 'embedding_dim'}.
     vocabularies: Feature -> (values [n], ids int [n]): text or integers and
       their ids. Features without one are known by ids only.
@@ -42,7 +45,7 @@ class Exported:
 
   functions: Mapping[str, bytes]
   params: Mapping[str, np.ndarray]
-  tables: Mapping[str, np.ndarray]
+  tables: Mapping[str, np.ndarray | RowStream]
   features: Mapping[str, Mapping[str, Any]] = dataclasses.field(
     default_factory=dict
   )
@@ -54,6 +57,24 @@ class Exported:
   numeric: Sequence[str] = ()
   info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def blocks(table: np.ndarray | RowStream) -> Iterator[np.ndarray]:
+  """All rows of a table in order, float32 [n, D] each.
+
+  Those of narrower dtypes are as `embedding.rounding` keeps them.
+  """
+  if isinstance(table, RowStream):
+    parts = table.blocks()
+  else:
+    parts = (table[i : i + _BLOCK] for i in range(0, len(table), _BLOCK))
+  for part in parts:
+    yield np.ascontiguousarray(rounding.to_float(part), np.float32)
+
+
+def width(table: np.ndarray | RowStream) -> int:
+  """Numbers of a row."""
+  return 2 * table.shape[1] - rounding.width(table.shape[1], table.dtype)
 
 
 def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,8 +106,14 @@ def write(
   `quantize` says. Returns the manifest.
 
   Raises:
-    ValueError: The folder exists.
+    ValueError: The folder exists, or a table has more rows than ids may be.
   """
+  for name, table in model.tables.items():
+    if len(table) > 2**31:
+      raise ValueError(
+        f'exporter.write: table {name} has {len(table)} rows; ids of served'
+        ' models are int32, so 2^31 are possible. Split it into tables.'
+      )
   with new_folder(folder) as stage:
     for name in ('functions', 'tables', 'vocabularies'):
       (stage / name).mkdir()
@@ -169,16 +196,33 @@ def file_stem(name: str) -> str:
 
 def _write_table(stage, name, table, quantize):
   """Writes one table; returns what the manifest says of it."""
-  facts: dict[str, Any] = {'rows': len(table), 'dim': table.shape[1]}
+  facts: dict[str, Any] = {'rows': len(table), 'dim': width(table)}
   stem = f'tables/{file_stem(name)}'
   facts['values'], facts['scale'] = f'{stem}.npy', None
-  values = np.ascontiguousarray(table, np.float32)
+  parts: Iterator[list[np.ndarray]] = ([x] for x in blocks(table))
   if quantize == 'int8':
-    values, scale = quantize_rows(values)
     facts['scale'] = f'{stem}.scale.npy'
-    np.save(stage / facts['scale'], scale)
-  np.save(stage / facts['values'], values)
+    parts = (list(quantize_rows(x)) for x in blocks(table))
+  write_rows(stage, facts, parts)
   return facts
+
+
+def write_rows(
+  stage: pathlib.Path, facts: Mapping[str, Any], parts: Iterable[list[Any]]
+) -> None:
+  """Writes [rows, and their scales] block by block: memory may not hold all."""
+  with contextlib.ExitStack() as stack:
+    files: list[Any] = []
+    for part in parts:
+      if not files:
+        names = [facts[n] for n in ('values', 'scale') if facts[n]]
+        files = [stack.enter_context((stage / n).open('wb')) for n in names]
+        for file, x in zip(files, part, strict=True):
+          head = np.lib.format.header_data_from_array_1_0(x)
+          head['shape'] = (facts['rows'], *x.shape[1:])
+          np.lib.format.write_array_header_1_0(file, head)
+      for file, x in zip(files, part, strict=True):
+        file.write(np.ascontiguousarray(x).data)
 
 
 def _write_vocabulary(stage, name, values, ids):

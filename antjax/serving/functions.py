@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 from jax import export
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
+from antjax.embedding.stream import RowStream
 from antjax.embedding.table import EmbeddingTables
 from antjax.meta import maml, meta_loss
 from antjax.meta.recommender import MetaRecommender
@@ -38,7 +38,7 @@ def exported(
   recommender: MetaRecommender,
   inner: maml.InnerLoop,
   params: Any,
-  tables: Mapping[str, np.ndarray],
+  tables: Mapping[str, np.ndarray | RowStream],
   *,
   vocabularies: Mapping[str, tuple[np.ndarray, np.ndarray]],
   support_sizes: Sequence[int],
@@ -137,22 +137,31 @@ def exported_clicks(
   return found, flat, outputs
 
 
-def table_rows(tables: EmbeddingTables, state: Any) -> dict[str, np.ndarray]:
-  """Table name -> float32 [V, D], whole in the memory of each process."""
+def table_rows(
+  tables: EmbeddingTables, state: Any
+) -> dict[str, np.ndarray | RowStream]:
+  """Table name -> its rows [V, D], as `exporter.Exported` takes them.
+
+  A collective call: of several processes, process 0 has the rows in its memory,
+  and the others none.
+  """
   # Without slots, which may be several times the rows.
   rows = {name: {'table': part['table']} for name, part in state.items()}
-  return {
-    name: np.asarray(
-      _whole(found['table'])[: tables.specs[name].num_embeddings], np.float32
-    )
-    for name, found in tables.to_canonical(rows).items()
-  }
+  found = {n: x['table'] for n, x in tables.streams(rows).items()}
+  if jax.process_count() == 1:
+    return found
+  return {name: _on_main(stream) for name, stream in found.items()}
 
 
-def _whole(rows: jax.Array) -> np.ndarray:
-  if rows.is_fully_addressable:
-    return np.asarray(rows)
-  return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+def _on_main(stream: RowStream) -> np.ndarray:
+  is_main = jax.process_index() == 0
+  whole = np.zeros((len(stream) * is_main, *stream.shape[1:]), stream.dtype)
+  start = 0
+  for block in stream.blocks():
+    if is_main:
+      whole[start : start + len(block)] = block
+    start += len(block)
+  return whole
 
 
 class _GivenVectors:

@@ -16,7 +16,7 @@ Arrays of a delta, by name:
 Files are mapped copy-on-write: they stay as they are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,6 @@ from antjax.serving import feed, loader
 from antjax.serving.exporter import quantize_rows
 
 _Array = np.ndarray
-_BLOCK = 1 << 16  # Rows compared at once.
 
 
 class LiveTable(loader.Table):
@@ -175,30 +174,29 @@ class Live:
   def changes(
     self,
     params: Mapping[str, _Array],
-    tables: Mapping[str, tuple[_Array, _Array]],
+    tables: Mapping[str, Iterable[tuple[_Array, _Array]]],
   ) -> dict[str, _Array]:
     """Arrays of the delta from this state to another one's.
 
     Args:
       params: Dense parameters by name.
-      tables: Name -> rows that may differ: ids [n], rising, and float32 [n, D].
+      tables: Name -> parts of the rows that may differ: distinct ids [n], and
+        float32 [n, D].
     """
     found: dict[str, _Array] = {}
     for name, array in params.items():
       if not _same(np.asarray(self._model.params[name]), array):
         found[f'params/{name}'] = np.asarray(array)
-    for name, (ids, new) in tables.items():
+    for name, parts in tables.items():
       table = self.tables[name]
-      parts = [
-        self._changed(table, ids[i : i + _BLOCK], new[i : i + _BLOCK])
-        for i in range(0, len(ids), _BLOCK)
-      ]
-      if parts:
-        rows, values, scale = map(np.concatenate, zip(*parts))
-      if parts and len(rows):
-        found[f'rows/{name}'], found[f'values/{name}'] = rows, values
+      changed = [self._changed(table, *part) for part in parts]
+      if sum(len(ids) for ids, *_ in changed):
+        rows, values, scale = map(np.concatenate, zip(*changed))
+        order = np.argsort(rows)
+        found[f'rows/{name}'] = rows[order]
+        found[f'values/{name}'] = values[order]
         if table.scale is not None:
-          found[f'scale/{name}'] = scale
+          found[f'scale/{name}'] = scale[order]
     return found
 
   def _changed(

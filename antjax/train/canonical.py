@@ -85,8 +85,13 @@ def with_empty(tree: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
-  """Converts a state to this form."""
+def of_state(
+  layout: Layout, state: TrainState, for_files: bool = False
+) -> dict[str, Any]:
+  """Converts a state to this form.
+
+  Arrays of large tables are streams `for_files`, which take no memory.
+  """
   leaves = jax.tree.leaves(state.params)
   if state.master is not None:
     leaves = layout.with_trained(leaves, jax.tree.leaves(state.master))
@@ -99,7 +104,9 @@ def of_state(layout: Layout, state: TrainState) -> dict[str, Any]:
   )
   tables = {}
   if layout.tables is not None:
-    tables = layout.tables.to_canonical(state.tables)
+    is_streamed = for_files and layout.tables.are_large
+    convert = layout.tables.streams if is_streamed else None
+    tables = (convert or layout.tables.to_canonical)(state.tables)
   return {
     'step': state.step,
     'params': params,
@@ -210,7 +217,9 @@ def restore_target(layout: Layout) -> dict[str, Any]:
       spec.stored_shape(level), dtype, spec.sharding(level, layout.mesh)
     )
   tables = {}
-  if layout.tables is not None:
+  if layout.tables is not None and layout.tables.are_large:
+    tables = layout.tables.sinks()
+  elif layout.tables is not None:
     tables = jax.tree.map(
       lambda x, s: want(x.shape, x.dtype, s),
       jax.eval_shape(layout.tables.to_canonical, layout.tables.shapes),

@@ -23,8 +23,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 from antjax import paths
 from antjax.mesh.gather import gather_json
 from antjax.train import canonical, lease, object_store, residuals
+from antjax.train.block_files import restore_args_of
 from antjax.train.checkpoint_folder import Claim, room, TreeHandler
 from antjax.train.input_position import decode_position, encode_position
+from antjax.train.keys import Keys
 from antjax.train.sparse_tables import home_of
 from antjax.train.state import Layout, TrainState
 
@@ -112,6 +114,8 @@ class Checkpointer:
         preservation_policy=preserve,
         best_fn=rank,  # Without it no metric is written, and none read.
         enable_async_checkpointing=True,
+        # Blocks of tables are written before `save` returns.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         temporary_path_class=self._claim and self._claim.path_class(),
       ),
       handler_registry=registry,
@@ -186,7 +190,8 @@ class Checkpointer:
     input_state: Any = None,
     config: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
-    keys: Mapping[str, np.ndarray] | None = None,
+    keys: Mapping[str, Any] | None = None,
+    about_keys: Mapping[str, Any] | None = None,
   ) -> list[Any]:
     """Starts writing, and returns when the state may be changed again.
 
@@ -199,7 +204,8 @@ class Checkpointer:
         None.
       config: JSON-able configuration of the run.
       metrics: Metrics, for `best_metric`.
-      keys: Vocabularies (`Keys.state`), equal on all processes.
+      keys: Vocabularies (`Keys.state`).
+      about_keys: What goes with them (`Keys.about`).
 
     Returns:
       The input positions of all processes.
@@ -226,8 +232,9 @@ class Checkpointer:
       'config': dict(config or {}),
     }
     if keys:
-      meta['keys'] = sorted(keys)
-    named = canonical.without_empty(canonical.of_state(self._layout, state))
+      meta['keys'] = dict(about_keys or {})
+    named = canonical.of_state(self._layout, state, for_files=True)
+    named = canonical.without_empty(named)
     trees = canonical.to_items(self._layout, named)
     items: dict[str, Any] = {
       name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()
@@ -332,12 +339,7 @@ class Checkpointer:
   def _read_tree(
     self, step: int, name: str, tree: Any, is_part: bool = False
   ) -> Any:
-    restore_args = jax.tree.map(
-      lambda x: ocp.ArrayRestoreArgs(
-        sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
-      ),
-      tree,
-    )
+    restore_args = jax.tree.map(restore_args_of, tree)
     return self.read_item(
       step,
       name,
@@ -346,11 +348,25 @@ class Checkpointer:
       ),
     )
 
-  def restore_keys(self, step: int) -> dict[str, np.ndarray]:
-    """Returns the vocabularies of a checkpoint, or an empty dict."""
-    if 'keys' not in self.read_item(step, 'meta', ocp.args.JsonRestore()):
-      return {}
-    return self.read_item(step, 'keys', ocp.args.PyTreeRestore())
+  def restore_keys(self, step: int, keys: Keys) -> None:
+    """Restores the vocabularies of a checkpoint.
+
+    Raises:
+      ValueError: It has others, or none of some.
+    """
+    said = self.read_item(step, 'meta', ocp.args.JsonRestore()).get('keys', {})
+    # Older ones list the tables.
+    about = said if isinstance(said, dict) else {name: {} for name in said}
+    keys.check(about)
+    if not about:
+      return
+    targets = keys.targets()
+    restore_args, item = (
+      jax.tree.map(f, targets, is_leaf=lambda x: x is None)
+      for f in (restore_args_of, lambda x: x or 0)
+    )
+    args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
+    keys.set_state(self.read_item(step, 'keys', args), about)
 
   def read_item(self, step: int, item: str, args: Any) -> Any:
     """Reads an item of a step: 'params', 'state', 'meta' or 'keys'.

@@ -27,6 +27,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import path as ocp_path
 
 from antjax import paths
+from antjax.embedding.stream import RowStream
+from antjax.train.block_files import BlockHandler
 
 _MARK = ocp_path.atomicity_types.TMP_DIR_SUFFIX
 _OWNER, _OLD = '.owner', '-old'
@@ -162,12 +164,9 @@ class TreeHandler(ocp.PyTreeCheckpointHandler):
     get = handlers.get_type_handler
     types = [(kind, get(kind)) for kind in handlers.supported_types()]
     registry = handlers.create_type_handler_registry(*types)
-    store = getattr(registry.get(jax.Array), '_array_metadata_store', None)
-    arrays = handlers.ArrayHandler(
-      min_slice_bytes_for_replica_parallel=_MIN_PART_BYTES,
-      array_metadata_store=store,
-    )
-    registry.add(jax.Array, arrays, override=True, ignore_warnings=True)
+    arrays = BlockHandler(min_slice_bytes_for_replica_parallel=_MIN_PART_BYTES)
+    for kind in (jax.Array, RowStream):
+      registry.add(kind, arrays, override=True, ignore_warnings=True)
     super().__init__(type_handler_registry=registry)
 
   @classmethod

@@ -32,8 +32,9 @@ from antjax.train.feed import (
   zeros_of,
 )
 from antjax.train.fit_options import FitOptions, Metrics
+from antjax.train.keys import Keys
 from antjax.train.save_clock import SaveClock
-from antjax.train.state import PyTree, TrainState
+from antjax.train.state import PyTree, reset_rows, TrainState
 
 # Pause between reads while no process has data.
 _POLL_S = 0.05
@@ -44,15 +45,16 @@ def fit(
   batches: Iterable[PyTree],
   num_steps: int,
   options: FitOptions,
-  *,
   step: ElasticStep,
+  keys: Keys | None = None,
+  *,
   clock: Callable[[], float] = time.perf_counter,
 ) -> TrainState:
   """See `Trainer.fit`; the clock gives seconds from any origin."""
   iterator = iter(batches)
   assert options.elastic is not None
-  with loop.opened(step.spec, None, state, iterator, options) as (saver, state):
-    run = _Run(step, options.elastic, iterator, saver, options, clock)
+  with loop.opened(step.spec, keys, state, iterator, options) as (saver, state):
+    run = _Run(step, options.elastic, iterator, saver, options, clock, keys)
     return run.train(state, num_steps)
 
 
@@ -79,8 +81,9 @@ class _Run:
     saver: Checkpointer | None,
     options: FitOptions,
     clock: Callable[[], float],
+    keys: Keys | None,
   ):
-    self._step, self._elastic = step, elastic
+    self._step, self._elastic, self._keys = step, elastic, keys
     self._saver, self._options = saver, options
     self._input = _Input(iterator, getattr(elastic, 'may_get_more', None))
     self._timer = StepTimer(clock)
@@ -145,7 +148,7 @@ class _Run:
     if self._step.spec.tables is None:
       examples, samples = self._do_micro_batches(state, quota, plan)
     else:
-      examples, samples = self._do_routed(state, quota, plan)
+      state, examples, samples = self._do_routed(state, quota, plan)
     if self._is_over and not self._is_stopping:
       return state  # The previous step was the end of all data.
     self._newest = Plan.of(self._elastic.plan())
@@ -192,8 +195,12 @@ class _Run:
 
   def _do_routed(
     self, state: TrainState, quota: int, plan: Plan
-  ) -> tuple[float, int]:
-    """Like `_do_micro_batches`, with tables: fetches all rows at once."""
+  ) -> tuple[TrainState, float, int]:
+    """Like `_do_micro_batches`, with tables: fetches all rows at once.
+
+    Returns:
+      (state with new rows for new keys, examples, samples).
+    """
     if plan.deadline_s:
       logging.log_first_n(
         logging.WARNING,
@@ -207,15 +214,21 @@ class _Run:
     batches: list[PyTree] = []
     self._timer.pulling()
     while len(batches) < quota and (b := self._input.pull()) is not None:
-      check_has_ids(b)
-      batches.append(b)
+      batches.append(self._with_keys(b))
     self._flush(is_in_step=True)
     if self._is_over and not self._is_stopping:
-      return 0.0, 0
+      return state, 0.0, 0
     self._agree_on_ids(batches)
     if self._ids_like is None:
       self._is_over = True
-      return 0.0, 0
+      return state, 0.0, 0
+    if self._keys is not None:
+      ids, reset = self._keys.ids([b['ids'] for b in batches], is_training=True)
+      pairs = zip(batches, ids, strict=True)
+      batches = [b | {'ids': new} for b, new in pairs]
+      tables = self._step.spec.tables
+      if reset and tables is not None:
+        state = reset_rows(tables, state, reset)
     # Room for the largest number of any worker, equal on all processes; a new
     # maximum compiles once more.
     while self._most < max(plan.num_micro_batches.values(), default=0):
@@ -225,7 +238,13 @@ class _Run:
     for micro in placed:
       self._timer.dispatch(lambda: self._step.local.add(micro))
     examples = sum(map(self._options.count, batches))
-    return examples, sum(map(_num_rows, batches))
+    return state, examples, sum(map(_num_rows, batches))
+
+  def _with_keys(self, batch: PyTree) -> PyTree:
+    check_has_ids(batch)
+    if self._keys is None:
+      return batch
+    return batch | {'ids': self._keys.read(batch['ids'])}
 
   def _agree_on_ids(self, batches: list[PyTree]) -> None:
     """Determines the shapes of ids, from other processes if without data."""
@@ -240,12 +259,14 @@ class _Run:
         self._ids_like = jax.tree.map(
           lambda *xs: max(xs, key=lambda x: x.shape[0]), *trees
         )
+        if self._keys is not None:
+          self._ids_like = jax.tree.map(np.int64, self._ids_like)
       elif not any(may_get_more for _, may_get_more in said):
         return
       else:
         time.sleep(_POLL_S)
         if (batch := self._input.pull()) is not None:
-          batches.append(batch)
+          batches.append(self._with_keys(batch))
 
   # Reports of all processes in a step.
 
@@ -315,6 +336,8 @@ class _Run:
         input_state=position,
         config=self._options.config,
         metrics=metrics,
+        keys=None if self._keys is None else self._keys.state(),
+        about_keys=None if self._keys is None else self._keys.about(),
       )
     self._saved = self._done, positions
 

@@ -113,7 +113,7 @@ class FitOptions:
   ) -> None:
     """Raises ValueError for what conflicts with each other or the Trainer."""
     if self.elastic is not None:
-      self._check_elastic(row_staleness, has_vocabularies, has_home)
+      self._check_elastic(row_staleness, has_home)
     elif self.steps_per_call > 1 and (
       row_staleness or has_vocabularies or has_home
     ):
@@ -124,9 +124,7 @@ class FitOptions:
         ' brought or made new before each step; use steps_per_call=1.'
       )
 
-  def _check_elastic(
-    self, row_staleness: int, has_vocabularies: bool, has_home: bool
-  ) -> None:
+  def _check_elastic(self, row_staleness: int, has_home: bool) -> None:
     if self.num_micro_batches_fn is not None:
       raise ValueError(
         'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
@@ -157,11 +155,6 @@ class FitOptions:
       raise ValueError(
         'Trainer(tables=...).fit(elastic=...): tables with a home belong to'
         ' one process; train without agents, or without home.'
-      )
-    if has_vocabularies:
-      raise ValueError(
-        'Trainer(vocabularies=...).fit(elastic=...): not supported; turn keys'
-        ' into ids before the job, or train without agents.'
       )
 
   def wants_stop(self) -> bool:

@@ -15,7 +15,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from antjax.collectives import transition
-from antjax.collectives.layerwise import LayerPiece, OneUse
+from antjax.collectives.layer_piece import LayerPiece, OneUse
 from antjax.collectives.varying import pmax, psum, to_varying
 from antjax.mesh.mesh import INTER, INTRA
 from antjax.mesh.paro import Level

@@ -2,26 +2,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys in batches: vocabularies that all processes of a job share.
 
-In each step the distinct keys of all processes are counted together, so every
-process makes the same updates and has the same vocabularies. A single process
-sends nothing; several need two small all-gathers between hosts.
+In each step the distinct keys of all processes are counted together. Every
+process makes the same updates of a `Vocabulary`, and has it whole; this takes
+two all-gathers of the distinct keys between hosts. The keys of a `KeyStore` go
+to the processes that hold them, and their ids come back: two all-to-alls of 16
+bytes and of 4 per distinct key. Both wait for the step that runs. A single
+process sends nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import dataclasses
 import io
 from typing import Any
 
 import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.embedding.key_index import to_keys
+from antjax.embedding.key_store import KeyStore
 from antjax.embedding.vocabulary import Vocabulary
-from antjax.mesh.gather import gather_arrays
+from antjax.mesh.gather import gather_arrays, process_mesh, swap_trees
 from antjax.train.sparse_tables import SparseTables
 
 PyTree = Any
 # Distinct keys of a table, ascending, and their counts.
 Counts = tuple[np.ndarray, np.ndarray]
+_NO_KEYS: Counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 class Keys:
@@ -29,15 +37,15 @@ class Keys:
 
   def __init__(
     self,
-    vocabularies: Mapping[str, Vocabulary],
+    vocabularies: Mapping[str, Vocabulary | KeyStore],
     tables: SparseTables | None,
     row_staleness: int = 0,
   ):
     """Takes vocabularies by table name, and all tables, if any.
 
     Raises:
-      ValueError: A table is unknown or has another size, or rows are brought
-        before their step.
+      ValueError: A table is unknown or has another size, a key store is of
+        other processes, or rows are brought before their step.
     """
     if vocabularies and (tables is None or row_staleness):
       raise ValueError(
@@ -52,6 +60,15 @@ class Keys:
           f'Trainer(vocabularies=...): the vocabulary of {table!r} has'
           f' num_ids={vocabulary.config.num_ids}; the rows of the tables are'
           f' {num_rows}.'
+        )
+      if (
+        isinstance(vocabulary, KeyStore)
+        and vocabulary.num_processes != jax.process_count()
+      ):
+        raise ValueError(
+          f'Trainer(vocabularies=...): the key store of {table!r} is spread'
+          f' over {vocabulary.num_processes} processes, and there are'
+          f' {jax.process_count()}; make KeyStore(config) in each of them.'
         )
     self.vocabularies = dict(vocabularies)
     self._features = {} if tables is None else tables.features
@@ -90,7 +107,7 @@ class Keys:
   ) -> tuple[PyTree, dict[str, np.ndarray]]:
     """Looks up keys of `read`; in training, counts and admits them first.
 
-    A collective call in training.
+    A collective call in training, and always with a `KeyStore`.
 
     Returns:
       (ids, int32 with -1 for padding; table -> reassigned rows, to be reset
@@ -102,23 +119,27 @@ class Keys:
     for i, (path, _) in enumerate(by_path):
       for table, column in self._columns(path):
         places.setdefault(table, []).append((i, column))
-    found, counts = {}, {}
+    positions, counts = {}, dict.fromkeys(self.vocabularies, _NO_KEYS)
     for table, where in places.items():
       flat = np.concatenate([leaves[i][column].ravel() for i, column in where])
       distinct, position, count = np.unique(
         flat, return_inverse=True, return_counts=True
       )
       first = np.searchsorted(distinct, 0)  # Padding comes before it.
-      found[table] = distinct[first:], position - first
+      positions[table] = position - first
       counts[table] = distinct[first:], count[first:]
-    reset = self._count(counts) if is_training else {}
+    self._num_updates += is_training
+    rows_of, reset = self._whole(counts, is_training)
+    for results, more in zip(
+      (rows_of, reset), self._of_owners(counts, is_training), strict=True
+    ):
+      results |= more
     for i in {i for where in places.values() for i, _ in where}:
-      leaves[i] = leaves[i].astype(np.int32)  # Other columns have ids.
+      leaves[i] = leaves[i].astype(np.int64)  # Other columns have ids.
     for table, where in places.items():
-      distinct, position = found[table]
       # The last entry is for padding, whose position is negative.
-      rows = np.append(self.vocabularies[table].lookup(distinct), np.int32(-1))
-      flat = rows[np.maximum(position, -1)]
+      rows = np.append(rows_of[table], np.int32(-1))
+      flat = rows[np.maximum(positions[table], -1)]
       for i, column in where:
         shape = leaves[i][column].shape
         part, flat = np.split(flat, [int(np.prod(shape))])
@@ -136,42 +157,157 @@ class Keys:
       if table in self.vocabularies
     ]
 
-  def _count(self, counts: dict[str, Counts]) -> dict[str, np.ndarray]:
-    self._num_updates += 1
-    reset = {
-      table: self.vocabularies[table].count(*both, self._num_updates)
-      for table, both in _of_all_processes(counts).items()
+  def _whole(
+    self, counts: dict[str, Counts], is_training: bool
+  ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(rows of the keys, reassigned rows) by `Vocabulary` of every table."""
+    mine = {
+      table: vocabulary
+      for table, vocabulary in self.vocabularies.items()
+      if isinstance(vocabulary, Vocabulary)
     }
-    return {table: rows for table, rows in reset.items() if len(rows)}
+    reset: dict[str, np.ndarray] = {}
+    if is_training and mine:
+      every = _of_all_processes({table: counts[table] for table in mine})
+      for table, both in every.items():
+        rows = mine[table].count(*both, self._num_updates)
+        reset |= {table: rows} if len(rows) else {}
+    return {t: mine[t].lookup(counts[t][0]) for t in mine}, reset
 
-  # In checkpoints: one byte array per table.
+  def _of_owners(
+    self, counts: dict[str, Counts], is_training: bool
+  ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Like `_whole` for tables with a `KeyStore`."""
+    stores = self._stores()
+    if not stores:
+      return {}, {}
+    asked: list[dict[str, Any]] = [{} for _ in range(jax.process_count())]
+    orders = {}
+    for table, store in stores.items():
+      keys, count = counts[table]
+      owner = store.owner(keys)
+      orders[table] = np.argsort(owner, kind='stable')
+      ends = np.cumsum(np.bincount(owner, minlength=len(asked)))[:-1]
+      for part, *pair in zip(
+        asked,
+        np.split(keys[orders[table]], ends),
+        np.split(count[orders[table]], ends),
+        strict=True,
+      ):
+        part[table] = pair
+    got = swap_trees(asked)
+    answers: list[dict[str, Any]] = [{} for _ in got]
+    for table, store in stores.items():
+      new = np.zeros(0, np.int32)
+      if is_training:
+        united = _united([part[table] for part in got])
+        new = store.count(*united, self._num_updates)
+      for part, answer in zip(got, answers, strict=True):
+        answer[table] = store.lookup(part[table][0]), new
+    said = swap_trees(answers)
+    rows: dict[str, np.ndarray] = {}
+    reset: dict[str, np.ndarray] = {}
+    for table, order in orders.items():
+      rows[table] = np.empty(len(order), np.int32)
+      rows[table][order] = np.concatenate([x[table][0] for x in said])
+      # Parts of consecutive processes have rising ids.
+      new = np.concatenate([x[table][1] for x in said])
+      reset |= {table: new} if len(new) else {}
+    return rows, reset
 
-  def state(self) -> dict[str, np.ndarray]:
-    """Table name -> its vocabulary as bytes, uint8."""
-    saved = {}
+  def _stores(self) -> dict[str, KeyStore]:
+    return {
+      table: vocabulary
+      for table, vocabulary in self.vocabularies.items()
+      if isinstance(vocabulary, KeyStore)
+    }
+
+  # In checkpoints: a byte array of a `Vocabulary`, or the slots of a `KeyStore`
+  # as arrays [parts, slots, 4] to which each process contributes its parts.
+
+  def state(self) -> dict[str, PyTree]:
+    """Table name -> its vocabulary as arrays."""
+    saved: dict[str, PyTree] = {}
+    mesh = process_mesh()
     for table, vocabulary in self.vocabularies.items():
+      if isinstance(vocabulary, KeyStore):
+        saved[table] = {
+          name: jax.make_array_from_process_local_data(
+            _by_process(mesh), x.copy()
+          )
+          for name, x in vocabulary.state().items()
+        }
+        continue
       file = io.BytesIO()
       vocabulary.write(file, num_updates=self._num_updates)
       saved[table] = np.frombuffer(file.getvalue(), np.uint8)
     return saved
 
-  def set_state(self, saved: Mapping[str, np.ndarray]) -> None:
-    """Restores the result of `state`.
+  def about(self) -> dict[str, Any]:
+    """Table name -> JSON-able: what `state` says besides arrays."""
+    stores = self._stores()
+    return {
+      table: {
+        'config': dataclasses.asdict(stores[table].config),
+        'num_updates': self._num_updates,
+      }
+      if table in stores
+      else {}
+      for table in self.vocabularies
+    }
+
+  def targets(self) -> dict[str, PyTree]:
+    """Table name -> what to restore: None for a byte array of any size."""
+    mesh, targets = process_mesh(), dict.fromkeys(self.vocabularies)
+    for table, store in self._stores().items():
+      targets[table] = {
+        name: jax.ShapeDtypeStruct(
+          (store.num_processes * x.shape[0], *x.shape[1:]),
+          x.dtype,
+          sharding=_by_process(mesh),
+        )
+        for name, x in store.state().items()
+      }
+    return targets
+
+  def check(self, about: Mapping[str, Any]) -> None:
+    """Raises ValueError if `about` is of other tables or settings."""
+    if set(about) != set(self.vocabularies):
+      raise ValueError(
+        f'Trainer.fit: the checkpoint has vocabularies of {sorted(about)}, this'
+        f' Trainer of {sorted(self.vocabularies)}: rows would be taken for'
+        ' others. Pass the same tables in Trainer(vocabularies=...).'
+      )
+    for table, mine in self.about().items():
+      was, now = about[table].get('config'), mine.get('config')
+      if was != now:
+        raise ValueError(
+          f'Trainer.fit: the key store of {table!r} in the checkpoint is {was},'
+          f' that of this Trainer {now} (None: a Vocabulary). Pass one with the'
+          ' same settings; the number of processes may be another.'
+        )
+
+  def set_state(
+    self, saved: Mapping[str, PyTree], about: Mapping[str, Any]
+  ) -> None:
+    """Restores the results of `state` and `about`.
 
     Raises:
       ValueError: Tables or settings of vocabularies differ.
     """
-    if set(saved) != set(self.vocabularies):
-      raise ValueError(
-        f'Trainer.fit: the checkpoint has vocabularies of {sorted(saved)}, this'
-        f' Trainer of {sorted(self.vocabularies)}: rows would be taken for'
-        ' others. Pass the same tables in Trainer(vocabularies=...).'
-      )
+    self.check(about)
     for table, data in saved.items():
+      store = self.vocabularies[table]
+      if isinstance(store, KeyStore):
+        store.set_state(
+          {n: x.addressable_shards[0].data for n, x in data.items()}
+        )
+        self._num_updates = about[table]['num_updates']
+        continue
       with np.load(io.BytesIO(np.asarray(data).tobytes())) as arrays:
         vocabulary = Vocabulary.from_state(arrays)
         num_updates = int(arrays['num_updates'])
-      mine = self.vocabularies[table].config
+      mine = store.config
       if vocabulary.config != mine:
         raise ValueError(
           f'Trainer.fit: the vocabulary of {table!r} in the checkpoint is'
@@ -181,23 +317,23 @@ class Keys:
       self._num_updates = num_updates
 
 
+def _by_process(mesh: Mesh) -> NamedSharding:
+  """Parts of an array on a device of each process."""
+  return NamedSharding(Mesh(mesh.devices[:, :1], mesh.axis_names), P('process'))
+
+
+def _united(counts: Sequence[Sequence[np.ndarray]]) -> Counts:
+  """Counts of several processes together."""
+  keys, count = map(np.concatenate, zip(*counts, strict=True))
+  distinct, position = np.unique(keys, return_inverse=True)
+  return distinct, np.bincount(position, count).astype(np.int64)
+
+
 def _of_all_processes(counts: dict[str, Counts]) -> dict[str, Counts]:
   """Sums the counts of all processes; a collective call."""
   if jax.process_count() == 1:
     return counts
   every = gather_arrays(
-    {
-      f'{name}/{table}': x
-      for table, both in counts.items()
-      for name, x in zip(('keys', 'count'), both)
-    }
+    {table: np.stack(both) for table, both in counts.items()}
   )
-  united = {}
-  for table in counts:
-    keys, count = (
-      np.concatenate([arrays[f'{name}/{table}'] for arrays in every])
-      for name in ('keys', 'count')
-    )
-    distinct, position = np.unique(keys, return_inverse=True)
-    united[table] = distinct, np.bincount(position, count).astype(np.int64)
-  return united
+  return {table: _united([list(x[table]) for x in every]) for table in counts}

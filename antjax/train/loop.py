@@ -71,8 +71,7 @@ def opened(
       state, positions = saver.restore(step)
       set_position(iterator, positions, options.merge_input_states)
       # A Trainer without vocabularies rejects a checkpoint with some.
-      keys = keys or Keys({}, None)
-      keys.set_state(saver.restore_keys(step))
+      saver.restore_keys(step, keys or Keys({}, None))
     yield saver, state
 
 
@@ -350,4 +349,5 @@ class _Run:
         config=self._options.config,
         metrics=metrics,
         keys=None if keys is None else keys.state(),
+        about_keys=None if keys is None else keys.about(),
       )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from antjax.collectives import transition
 from antjax.collectives.choose import Collectives, XLA
-from antjax.collectives.layerwise import LayerPiece
+from antjax.collectives.layer_piece import LayerPiece
 from antjax.collectives.varying import to_varying
 from antjax.mesh.paro import Level
 from antjax.mesh.sharding import LeafSpec

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from antjax.collectives.choose import Collectives, for_code
+from antjax.embedding.key_store import KeyStore
 from antjax.embedding.vocabulary import Vocabulary
 from antjax.mesh import compiler
 from antjax.mesh.mesh import INTER, INTRA, on_own_mesh, own_mesh
@@ -63,7 +64,7 @@ class Trainer:
     remat_policy: Callable[..., bool] | bool = False,
     min_shard_size: int = 1024,
     row_staleness: Literal[0, 1] = 0,
-    vocabularies: Mapping[str, Vocabulary] | None = None,
+    vocabularies: Mapping[str, Vocabulary | KeyStore] | None = None,
     constants: PyTree = None,
     check_vma: bool = True,
   ):
@@ -124,8 +125,8 @@ class Trainer:
       row_staleness: 1 lets `fit` fetch the rows of the next step during this
         one. They miss its updates, except after a save or evaluation.
       vocabularies: Table name -> vocabulary. Features of these tables hold keys
-        (integers or texts) instead of ids. A step admits the keys of all
-        processes and initializes rows given to another key. They are saved.
+        (integers or texts), not ids. A step admits those of all processes, and
+        resets reassigned rows. Each process has a part of a `KeyStore`.
       constants: Arrays on `mesh` that no step changes. `loss_fn` and
         `predict_fn` find each device's shards in batch['constants']. They are
         neither in the state nor in checkpoints.
@@ -185,11 +186,10 @@ class Trainer:
     )
     self._layout: Layout | None = None
     self._made: dict[Any, Any] = {}  # Programs of the layout.
-    self.keys = None
-    if vocabularies:
-      self.keys = Keys(vocabularies, tables, row_staleness)
+    keys = Keys(vocabularies, tables, row_staleness) if vocabularies else None
+    self.keys = keys
     self.placer = BatchPlacer(
-      mesh, self.paro, tables, num_micro_batches, self.keys, constants
+      mesh, self.paro, tables, num_micro_batches, keys, constants
     )
 
   def init(self, params: PyTree, seed: int = 0) -> TrainState:
@@ -231,7 +231,7 @@ class Trainer:
     return self._made[name]
 
   @property
-  def vocabularies(self) -> dict[str, Vocabulary]:
+  def vocabularies(self) -> dict[str, Vocabulary | KeyStore]:
     """Returns the current vocabulary of each table, by table name."""
     return {} if self.keys is None else self.keys.vocabularies
 
@@ -324,8 +324,8 @@ class Trainer:
       self.row_staleness, self.keys is not None, self.placer.home is not None
     )
     if chosen.elastic is not None:
-      step = self.elastic_step()
-      return elastic_loop.fit(state, batches, num_steps, chosen, step=step)
+      args = state, batches, num_steps, chosen, self.elastic_step(), self.keys
+      return elastic_loop.fit(*args)
     spec = self.step_spec()
     return loop.fit(
       state,

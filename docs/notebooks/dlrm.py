@@ -14,7 +14,7 @@ jax.config.update('jax_platforms', 'cpu')  # Leave out on GPU or TPU,
 jax.config.update('jax_num_cpu_devices', 8)  # and this too.
 
 import antjax
-from antjax.data import records
+from antjax.data import output_folder, records
 from antjax.jobs import prepare_data
 from antjax.metrics import ranking
 from flax import nnx
@@ -48,7 +48,8 @@ prepare_data.main(
 
 def read(split):
   names = ['user', 'item', 'ids', 'label', 'user_count', 'item_count']
-  return records.whole_columns(f'data/ml-1m/examples/{split}.arrow', names)
+  source = output_folder.open_split('data/ml-1m/examples', split)
+  return records.whole_columns(source, names)
 
 
 train, test = read('train'), read('test')

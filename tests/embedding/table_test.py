@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from antjax.embedding import layout
-from antjax.embedding import table as table_lib
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad, Adam, RowWiseAdagrad, SGD
 from antjax.embedding.table import EmbeddingTables
@@ -238,20 +237,6 @@ def test_new_rows_and_canonical_order_do_not_depend_on_the_mesh(level, intra):
   )
   back = jax.jit(lambda s: tables.from_canonical(tables.to_canonical(s)))(state)
   jax.tree.map(np.testing.assert_array_equal, state, back)
-
-
-def test_large_tables_are_reordered_one_by_one(monkeypatch):
-  tables = make_tables('global', 4)
-  state = start(tables)
-  together = tables.to_canonical(state)
-  monkeypatch.setattr(table_lib, '_LARGE_BYTES', 0)
-  apart = tables.to_canonical(state)
-  jax.tree.map(np.testing.assert_array_equal, together, apart)
-  is_same = jax.tree.map(lambda a, b: a.sharding == b.sharding, together, apart)
-  assert all(jax.tree.leaves(is_same))
-  rows = {n: {'table': part['table']} for n, part in state.items()}
-  for name, found in tables.to_canonical(rows).items():
-    np.testing.assert_array_equal(found['table'], together[name]['table'])
 
 
 def test_compiled_step_is_sparse_and_in_place():

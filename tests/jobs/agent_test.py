@@ -261,7 +261,7 @@ def test_with_tokens_and_tls(start, script, tmp_path):
   wrong.write_text('agent ' + 'x' * 20 + '\n')
   wrong.chmod(0o600)
   code, _, err = _end(host.agent(path, tls, f'--token_file={wrong}'))
-  assert code == 1 and 'token' in err, err
+  assert code == 2 and 'has no line for the role worker' in err, err
   right = tmp_path / 'host-tokens'
   code, out, err = _end(host.agent(path, tls, f'--token_file={right}'))
   assert code == 0, err

@@ -82,6 +82,16 @@ def test_the_step_of_each_job_is_as_planned(job, topology):
   assert not result['crosses_groups_in_loop']
 
 
+@pytest.mark.parametrize('job', ['tiny', 'bahe', 'llm_rec'])
+def test_a_job_runs_its_stack_once(job):
+  # Else the step is refused: see `layer_piece.OneUse`.
+  settings = config(model=job, sums_dtype='int8', sequences=2, seq_len=64)
+  settings = dataclasses.replace(settings, early_sums=True, late_params=True)
+  mesh = compile_for_pod.mesh_lib.make_mesh(intra=4)
+  _, layout, lowered = compile_for_pod.lower_step(settings, mesh)
+  assert layout.late_params and lowered.as_text()
+
+
 # Kernels of attention in compiled text, and parts of their names.
 _KERNELS = {
   H100: (r'__cudnn\$fmha\w*', ['Softmax', 'SoftmaxBackward']),

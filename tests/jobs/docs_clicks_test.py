@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/click_models.md: its commands lead from a CSV to scores of new rows."""
 
+import ast
 import csv
 import os
 import pathlib
@@ -34,7 +35,7 @@ def test_three_commands_lead_to_scores_of_new_rows(tmp_path):
   new = [row.rsplit(',', 2)[0] for row in rows[-30:]]
   names = header.rsplit(',', 2)[0]
   (tmp_path / 'new.csv').write_text('\n'.join([names, *new]) + '\n')
-  (tmp_path / 'scorer.py').write_text(f'{scorer}\nprint(logits["prediction"])')
+  (tmp_path / 'scorer.py').write_text(scorer)
   lines = commands.replace('\\\n', ' ').strip().splitlines()
   assert len(lines) == 3
   for line in [*lines, 'python scorer.py']:
@@ -45,4 +46,6 @@ def test_three_commands_lead_to_scores_of_new_rows(tmp_path):
   with open(tmp_path / 'scores.csv', encoding='utf-8') as file:
     scores = [float(row['score']) for row in csv.DictReader(file)]
   assert len(scores) == 30 and all(0 < score < 1 for score in scores)
-  assert float(done.stdout.strip('[]\n ')) < 9
+  logit, unseen = re.fullmatch(r'\[(.+)\] (\{.+\})\n', done.stdout).groups()
+  assert abs(float(logit)) < 9
+  assert ast.literal_eval(unseen) == {'user': 0, 'item': 0, 'shop': 1}

@@ -126,7 +126,9 @@ def test_processes_share_the_parts(config, tmp_path, monkeypatch, format):
 def test_text_files(config, tmp_path, kind):
   path = tmp_path / f'texts.{kind}'
   if kind == 'txt':
-    path.write_text('\r\n'.join(TEXTS), newline='')
+    path.write_text('\ufeff' + '\r\n'.join(TEXTS), newline='')
+    with pytest.raises(ValueError, match='no column id'):
+      encode.main(config(texts=path, id_column='id', out=f'{tmp_path}/ids'))
   else:
     mark = ',' if kind == 'csv' else '\t'
     lines = [f'{i}{mark}"{text}"' for i, text in enumerate(TEXTS)]
@@ -148,3 +150,10 @@ def test_what_is_no_text(config, tmp_path):
       encode.main(config(texts=path, column=column, out=f'{tmp_path}/{column}'))
   with pytest.raises(ValueError, match='part_rows=6 must be .* 1024'):
     config(format='tensorstore')
+  for name in ('row', 'vector'):
+    with pytest.raises(ValueError, match=f'id_column={name}: rename it'):
+      config(id_column=name)
+  out = f'{tmp_path}/texts'
+  encode.main(config(texts=path, id_column='text', out=out))
+  table = pq.read_table(f'{out}/vectors')
+  assert table['text'].to_pylist() == ['', None, 'x']

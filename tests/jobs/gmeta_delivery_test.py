@@ -4,10 +4,12 @@
 
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from antjax.data import records
+from antjax.serving.loader import Model
 from tests.data import movielens_fixture
 from tests.jobs import processes
 
@@ -106,6 +108,33 @@ def test_two_days(tmp_path):
   told = run('score_gmeta', f'--model={tmp_path}/made2', f'--user={path}')
   answer = json.loads(told.splitlines()[0])
   assert len(answer['prediction']) == 3
+
+
+def test_values_that_get_rows_in_training(tmp_path):
+  """A table with fewer rows than values is served with a row per value."""
+  raw = movielens_fixture.Fixture(num_users=120).write_original(
+    tmp_path / 'raw'
+  )
+  run(
+    *('prepare_data', f'--source={raw}', f'--out={tmp_path}/data'),
+    *('--allow_other_counts', '--split.query_size=4', '--split.min_ratings=7'),
+  )
+  flags = (*TRAIN, f'--data={tmp_path}/data', f'--run_dir={tmp_path}/run')
+  keys = '--keys.rows=item=30', '--keys.min_count=2', '--keys.eviction=lfu'
+  command = processes.cluster('train_gmeta', *flags, *keys, '--num_steps=2')
+  processes.run(*command)  # In two processes, and then in one.
+  run('train_gmeta', *flags, *keys)
+  run('export_gmeta', f'--run_dir={tmp_path}/run', f'--out={tmp_path}/model')
+  model = Model(tmp_path / 'model')
+  description = json.loads((tmp_path / 'data/tasks/dataset.json').read_text())
+  num_items = description['features']['item']['num_ids']
+  rows = model.tables['item'].read(np.arange(num_items))
+  distinct = np.unique(rows, axis=0)
+  assert 20 < len(distinct) <= 30 < num_items  # Others share the unknown row.
+  told = run('train_gmeta', *flags, '--keys.rows=item=300', expect=1)
+  assert 'item' in told
+  told = run('train_gmeta', *flags, '--keys.rows=film=300', expect=1)
+  assert 'the data set has no film' in told
 
 
 def test_mistakes_are_one_line(tmp_path):

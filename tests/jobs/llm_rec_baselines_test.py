@@ -12,6 +12,7 @@ from antjax.data import event_food_kitchen
 from antjax.data.sequence_data import SequenceData
 from antjax.data.view_sequences import SequenceConfig
 from antjax.jobs.llm_rec import baselines as llm_rec_baselines
+from antjax.jobs.llm_rec import baselines_table
 from antjax.jobs.llm_rec import held_out as llm_rec_held_out
 from antjax.jobs.llm_rec.baselines import Config
 from antjax.jobs.llm_rec.config import CHEAP, HybridConfig, NextItemConfig
@@ -122,13 +123,11 @@ def test_all_methods_rank_the_same_examples(
   found = {}
   for method in config.methods:
     ranks, cold = baselines.ranks(method)
-    llm_rec_baselines._write(
+    baselines_table.write_method(
       tmp_path / 'run' / f'{method}.json',
-      baselines,
-      ranks,
-      cold,
-      baselines.made_of(method),
-      {'wall_s': 1.0},
+      (ranks, baselines.test),
+      (cold, baselines.cold),
+      {'made_of': baselines.made_of(method), 'wall_s': 1.0},
     )
     text = (tmp_path / 'run' / f'{method}.json').read_text()
     found[method] = json.loads(text)['test']['sampled']

@@ -107,9 +107,7 @@ def test_files_as_criteo_released_them(tmp_path):
     )
   )
   config = _config(tmp_path, out, num_steps=3)
-  fields = dataclasses.replace(
-    config.fields, row_dtype='bfloat16', level='global'
-  )
+  fields = dataclasses.replace(config.fields, row_dtype='int8', level='global')
   config = dataclasses.replace(config, fields=fields)
   job = job_of(config)
   data = ScenarioData(config, job)

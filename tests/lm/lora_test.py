@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from antjax.layers.functional import params_of
-from antjax.lm import lora, split
+from antjax.lm import lora, quantized, split
 from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
@@ -102,3 +102,22 @@ def test_a_half_without_layers_is_refused(params):
   high = split.HighEncoder(Transformer.of(CONFIG, params), 3)
   with pytest.raises(ValueError, match='HighEncoder without layers'):
     lora.add(high, rank=2, rngs=nnx.Rngs(0))
+
+
+def test_a_plain_optimizer_skips_quantized_matrices(params):
+  model = Transformer.of(CONFIG, params)
+  quantized.quantize(model.layers, 'int8')
+  lora.add(model, rank=2, rngs=nnx.Rngs(0))
+  before = jax.tree.map(np.asarray, params_of(model)['layers'])
+  optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+
+  @nnx.jit
+  @nnx.grad
+  def grads_of(model):
+    return model.loss({'tokens': TOKENS})[0].mean()
+
+  optimizer.update(model, grads_of(model))
+  after = params_of(model)['layers']
+  for name in ('query', 'query_scale', 'down', 'down_scale'):
+    np.testing.assert_array_equal(after[name], before[name])
+  assert (after['query_lora_b'] != 0).any()

@@ -105,6 +105,28 @@ def test_packed_sequences_of_behaviors_are_as_if_alone():
   np.testing.assert_allclose(packed[:, 3:7], alone, atol=ATOL)
 
 
+@pytest.mark.parametrize('name', ['bert', 'llama', 't5'])
+def test_sets_of_sequences_go_through_together_as_alone(name):
+  config = tiny_models.CONFIGS[name]
+  places = 6 if config.positions == 'learned' else 0
+  high = split.HighEncoder(model_of(config), 1, max_behaviors=places)
+  if places:
+    high.behavior_positions[...] += jax.random.normal(
+      jax.random.key(1), (6, config.embed_dim)
+    )
+  many = jax.random.normal(jax.random.key(0), (3, 6, config.embed_dim))
+  there = jnp.asarray([[1] * 6, [1, 1, 0, 0, 0, 0], [1] + [0] * 5])
+  titles = jax.random.normal(jax.random.key(2), (4, 1, config.embed_dim))
+  run = jax.jit(split.HighEncoder.__call__)
+  together = jax.jit(split.HighEncoder.together)
+  found = together(high, [(many, there), (titles,)])
+  is_there = there > 0
+  np.testing.assert_allclose(
+    found[0][is_there], run(high, many, there)[is_there], atol=ATOL
+  )
+  np.testing.assert_allclose(found[1], run(high, titles), atol=ATOL)
+
+
 def test_wrong_cuts_and_places_are_refused():
   whole = model_of(tiny_models.CONFIGS['bert'])
   for half in (split.LowEncoder, split.HighEncoder):

@@ -124,6 +124,23 @@ def test_tables_with_a_process_that_never_has_data():
 
 
 @pytest.mark.slow
+def test_keys_are_spread_over_processes_of_which_one_has_no_data(tmp_path):
+  settings = {
+    'has_tables': True,
+    'has_keys': True,
+    'plans': {'1': {'0': {'version': 1, 'num_micro_batches': {'0': 3}}}},
+  }
+  results = run(3, totals=[7, 3, 0], folder=str(tmp_path), **settings)
+  (one, _) = run(2, totals=[7, 3], **settings)
+  assert one['counts'] == results[0]['counts'] == [5, 4, 1]
+  np.testing.assert_allclose(results[0]['losses'], one['losses'], rtol=1e-4)
+  # Others go on with the keys: they know all of these records.
+  again, _ = run(2, totals=[7, 3], folder=str(tmp_path), **settings)
+  assert again['step'] == 6
+  assert again['losses'][0] < one['losses'][0]
+
+
+@pytest.mark.slow
 def test_each_record_is_used_exactly_once_by_three_and_then_by_two(tmp_path):
   plan = {'version': 1, 'num_micro_batches': {'0': 2, '1': 1, '2': 0}}
   first = run(3, folder=str(tmp_path), num_steps=3, plans={'0': {'0': plan}})

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from antjax.embedding.key_store import KeyStore, KeyStoreConfig
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad
 from antjax.embedding.table import EmbeddingTables
@@ -37,6 +38,7 @@ class Settings:
   folder: str = ''  # Checkpoints, every 2 steps; empty: none.
   full_after: int = 0  # Step after which process 1 can write no file any more.
   has_tables: bool = False
+  has_keys: bool = False  # Ids are keys, of which each process holds a part.
 
 
 class Control:
@@ -152,6 +154,9 @@ def make_trainer(settings):
     mesh=mesh,
     paro=settings.code,
     tables=tables,
+    vocabularies={'item': KeyStore(KeyStoreConfig(num_ids=53, num_parts=4))}
+    if settings.has_keys
+    else None,
     num_micro_batches=2,
     min_shard_size=8,
   )

@@ -1,6 +1,9 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that see other keys have one vocabulary, as one process has."""
+"""Processes that see other keys have one vocabulary, as one process has.
+
+Each has it whole, or a part of it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +11,14 @@ import numpy as np
 import optax
 import pytest
 
+from antjax.embedding.key_store import KeyStore, KeyStoreConfig
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.table import EmbeddingTables
 from antjax.embedding.vocabulary import Vocabulary, VocabularyConfig
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
 from tests.multiprocess.run_workers import run_workers
+from tests.train.positioned import Positioned
 
 pytestmark = pytest.mark.multiprocess
 
@@ -29,10 +34,18 @@ def batch_of(step):
   }
 
 
-def train(index, count):
-  config = VocabularyConfig(num_ids=6, min_count=2, eviction='lfu')
+def train(index, count, kind='whole', folder=None, num_steps=NUM_STEPS):
+  if kind == 'whole':
+    vocabulary = Vocabulary(
+      VocabularyConfig(num_ids=6, min_count=2, eviction='lfu')
+    )
+  else:
+    vocabulary = KeyStore(
+      KeyStoreConfig(num_ids=10, num_parts=3, min_count=2, eviction='lfu')
+    )
+  num_ids = vocabulary.config.num_ids
   tables = EmbeddingTables(
-    [TableSpec('word', config.num_ids, 4, 'global', init_scale=1.0)],
+    [TableSpec('word', num_ids, 4, 'global', init_scale=1.0)],
     {'word': 'word'},
     mesh=make_mesh(intra=1, devices=jax.devices()[:2]),
   )
@@ -42,32 +55,79 @@ def train(index, count):
     vectors = tables.lookup(rows, batch['ids'])['word']
     return jnp.square(vectors.sum(axis=-1) + params - batch['y'])
 
+  def predict_fn(params, rows, batch, rng):
+    del params, rng
+    vectors = tables.lookup(rows, batch['ids'])['word']
+    return {'sum': vectors.sum(axis=-1)}
+
   trainer = Trainer(
     loss_fn,
     optax.sgd(0.1),
     mesh=tables.mesh,
     tables=tables,
-    vocabularies={'word': Vocabulary(config)},
+    vocabularies={'word': vocabulary},
   )
-  state = trainer.init(np.zeros((), np.float32))
-  losses = []
-  for step in range(NUM_STEPS):
-    mine = jax.tree.map(lambda x: np.split(x, count)[index], batch_of(step))
-    state, metrics = trainer.step(state, mine)
-    losses.append(float(metrics['loss']))
-  keys, ids = trainer.vocabularies['word'].keys()
-  return {'losses': losses, 'keys': keys.tolist(), 'ids': ids.tolist()}
+
+  def mine(step):
+    return jax.tree.map(lambda x: np.split(x, count)[index], batch_of(step))
+
+  state, losses = trainer.init(np.zeros((), np.float32)), []
+  state = trainer.fit(
+    state,
+    Positioned(mine),
+    num_steps,
+    checkpoint_dir=folder,
+    merge_input_states=lambda states: states[0],
+    on_step=lambda step, values: losses.append(float(values['loss'])),
+  )
+  # A process without a batch takes part in the search for keys.
+  half = jax.tree.map(lambda x: x[:8], batch_of(7))
+  shown = [mine(0), half] if index == 0 else [mine(0)]
+  found = trainer.predict(state, shown, predict_fn)
+  vocabulary = trainer.vocabularies['word']
+  keys, ids = vocabulary.keys()
+  return {
+    'losses': losses,
+    'ids': {str(key): row for key, row in zip(keys.tolist(), ids.tolist())},
+    'sums': sorted(found['sum'].tolist()),
+    'bytes': vocabulary.nbytes if kind == 'spread' else 0,
+  }
 
 
-def work():
-  return train(jax.process_index(), jax.process_count())
+def work(*args):
+  return train(jax.process_index(), jax.process_count(), *args)
+
+
+def assert_continues(found, expected, steps):
+  """Both processes did some steps of the expected ones."""
+  first, second = found
+  assert first['losses'] == second['losses']
+  assert first['losses'] == pytest.approx(expected['losses'][steps], rel=1e-5)
 
 
 @pytest.mark.slow
 def test_two_processes_share_a_vocabulary():
-  first, second = run_workers(work, hosts=2, num_devices=2)
+  found = run_workers(work, hosts=2, num_devices=2)
   expected = train(0, 1)
-  assert first == second
-  assert first['keys'] == expected['keys'] and len(first['keys']) == 5
-  assert first['ids'] == expected['ids']
-  assert first['losses'] == pytest.approx(expected['losses'], rel=1e-5)
+  assert found[0]['ids'] == found[1]['ids'] == expected['ids']
+  assert len(expected['ids']) == 5
+  assert_continues(found, expected, slice(None))
+
+
+@pytest.mark.slow
+def test_processes_hold_the_keys_of_one_and_go_on_as_others(tmp_path):
+  expected = train(0, 1, 'spread')
+  args = 'spread', str(tmp_path / 'run')
+  first, second = run_workers(work, *args, 4, hosts=2, num_devices=2)
+  assert {*first['ids']}.isdisjoint(second['ids'])
+  assert first['ids'] and second['ids']
+  # Two parts of three each: the last one is empty.
+  assert first['bytes'] == second['bytes'] == expected['bytes'] * 2 // 3
+  assert_continues((first, second), expected, slice(4))
+  alone = train(0, 1, *args, 5)
+  assert alone['losses'] == pytest.approx(expected['losses'][4:5], rel=1e-5)
+  first, second = run_workers(work, *args, hosts=2, num_devices=2)
+  assert first['ids'] | second['ids'] == expected['ids']
+  assert_continues((first, second), expected, slice(5, None))
+  assert first['sums'] == second['sums']
+  np.testing.assert_allclose(first['sums'], expected['sums'], rtol=1e-5)

@@ -21,38 +21,39 @@ AT_END = [
 ]
 
 
-def compare(*in_loop, code='NIG', stack_runs=1):
-  shape = (4, 512, 512) if stack_runs > 1 else (512, 512)
+def compare(*in_loop, code='NIG'):
   layout = Layout.of(
-    {'w': jax.ShapeDtypeStruct(shape, jnp.float32)},
+    {'w': jax.ShapeDtypeStruct((512, 512), jnp.float32)},
     AbstractMesh((3, 4), ('inter', 'intra')),
     PaRO.from_code(code),
     optax.adamw(1e-3),
-    scanned=lambda name: name == 'w' and stack_runs > 1,
   )
   found = [
     census.Collective(kind, axis, loops, 4 * num, num, 'f32', num, 0)
     for found, loops in ((in_loop, (2,)), (AT_END, ()))
     for kind, axis, num in found
   ]
-  return plan_check.compare(
-    layout, found, num_micro_batches=2, stack_runs=stack_runs
-  )
+  return plan_check.compare(layout, found, num_micro_batches=2)
 
 
-@pytest.mark.parametrize(
-  ('share', 'is_equal'), [(1.0, True), (0.75, True), (0.4, False)]
-)
-def test_runs_of_a_stack_may_share_gathers(share, is_equal):
-  whole = compare(code='IIG', stack_runs=2)
-  gather = (census.ALL_GATHER, 'intra')
-  (planned,) = (
-    x.planned for x in whole if x.in_loop and (x.kind, x.axis) == gather
+@pytest.mark.parametrize(('num', 'is_equal'), [(1024, True), (2048, False)])
+def test_small_leaves_are_padded_to_tiles_between_slices(num, is_equal):
+  # NGG with four leaves of 16 x 32, of which a chip sends a quarter.
+  layout = Layout.of(
+    {name: jax.ShapeDtypeStruct((16, 32), jnp.float32) for name in 'abcd'},
+    AbstractMesh((2, 4), ('inter', 'intra')),
+    PaRO.from_code('NGG'),
+    optax.adamw(1e-3),
+    min_shard_size=8,
   )
-  lines = compare((*gather, int(share * planned)), code='IIG', stack_runs=2)
-  (line,) = (x for x in lines if x.in_loop and (x.kind, x.axis) == gather)
-  assert line.is_equal == is_equal
-  assert ('share gathers' in line.note) == (share == 0.75)
+  kind = census.REDUCE_SCATTER, 'inter'
+  (found,) = (
+    census.Collective(*kind, (2,), 0, num, 'f32', 0, 4 * num, is_dcn=True),
+  )
+  lines = plan_check.compare(layout, [found] * 4, num_micro_batches=2)
+  (line,) = (x for x in lines if x.in_loop and (x.kind, x.axis) == kind)
+  assert line.planned == 4 * 128 and line.is_equal == is_equal
+  assert line.note == ('padded to tiles' if is_equal else 'another amount')
 
 
 def test_what_is_planned_is_equal():

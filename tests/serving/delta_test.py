@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import pytest
 
-from antjax.serving import delta, exporter, feed, live, loader
+from antjax.serving import delta, exporter, feed, loader
 
 
 def model(rng, titles, rows=None, dim=4, step=0):
@@ -48,7 +48,7 @@ def days(request, tmp_path, monkeypatch):
 
   On day 2 one title is gone, two are new, and two rows are trained.
   """
-  for module in (delta, live):
+  for module in (delta, exporter):
     monkeypatch.setattr(module, '_BLOCK', 7)  # Several blocks.
   rng = np.random.default_rng(0)
   first = model(rng, [f't{i:02}' for i in range(30)])

@@ -15,8 +15,12 @@ import jax
 import numpy as np
 import pytest
 
+from antjax.embedding import rounding
+from antjax.embedding.layout import TableSpec
+from antjax.embedding.table import EmbeddingTables
+from antjax.mesh.mesh import make_mesh
 from antjax.meta.algorithms import ALGORITHMS
-from antjax.serving import exporter, loader
+from antjax.serving import exporter, functions, loader
 from tests import source_tree
 from tests.serving import delta_test, serving_case
 
@@ -150,6 +154,25 @@ def test_int8_tables_are_within_their_bound(folder, exported, asked, tmp_path):
     for m in (manifest, loader.read_manifest(folder))
   ]
   assert sizes[0] < sizes[1]
+
+
+def test_narrow_rows_are_exported_with_their_values(tmp_path):
+  tables = EmbeddingTables(
+    [TableSpec('item', 30, 5, 'global', dtype='int8')],
+    {'item': 'item'},
+    mesh=make_mesh(intra=4),
+  )
+  state = tables.init(jax.random.key(0))
+  rows = functions.table_rows(tables, state)
+  assert rows['item'].shape == (30, 6) and exporter.width(rows['item']) == 5
+  made = exporter.Exported(functions={}, params={}, tables=rows)
+  manifest = exporter.write(tmp_path / 'made', made)
+  table = loader.Table(tmp_path / 'made', manifest['tables']['item'])
+  whole = tables.to_canonical(state)['item']['table'][:30]
+  np.testing.assert_array_equal(
+    table.read(np.arange(30)), rounding.to_float(whole)
+  )
+  assert manifest['tables']['item']['dim'] == 5
 
 
 def test_rows_quantise_to_the_nearest():

@@ -66,7 +66,7 @@ def written(base, folder, count, seed=1):
     touched = rng.integers(0, size, 3)
     tables['item'][touched] += 1
     params = {'a/b': rng.normal(size=3).astype(np.float32)}
-    every = {n: (np.arange(len(x)), x) for n, x in tables.items()}
+    every = {n: [(np.arange(len(x)), x)] for n, x in tables.items()}
     arrays = live.changes(params, every) | {
       'keys/item': np.array([f'new {size}', f'new {size + 1}'], 'S'),
       'ids/item': np.array([size, size + 1], np.int32),

@@ -13,6 +13,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from antjax.embedding import stream
+from antjax.embedding import table as table_lib
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam
 from antjax.embedding.table import EmbeddingTables
@@ -257,6 +259,34 @@ def test_tables_restore_on_another_mesh_and_level_bit_for_bit(
   jax.tree.map(np.testing.assert_array_equal, canonical(other, restored), want)
   untrained = canonical(other, new)
   assert np.any(untrained['item']['table'] != want['item']['table'])
+
+
+@pytest.mark.parametrize('level', first_fast('global', 'intra', 'none'))
+def test_large_tables_are_saved_and_restored_block_by_block(
+  tmp_path, monkeypatch, level
+):
+  """The rows of any mesh, in little memory beside those of the state."""
+  monkeypatch.setattr(stream, '_BLOCK_BYTES', 64)
+  monkeypatch.setattr(table_lib, '_LARGE_BYTES', 0)
+  first, state = train(tmp_path, 'IIG', 4, 3, {}, level='global')
+  other, new = make_trainer('GGG', 2, level)
+  with (
+    monkeypatch.context() as patch,
+    Checkpointer(str(tmp_path), other.layout) as saver,
+  ):
+    patch.setattr(other.tables, '_by_stack', None)  # No program of whole ones.
+    restored, _ = saver.restore(3)
+  want = jax.tree.map(np.asarray, first.tables.streams(state.tables))
+  found = jax.tree.map(np.asarray, other.tables.streams(restored.tables))
+  jax.tree.map(np.testing.assert_array_equal, found, want)
+  monkeypatch.setattr(table_lib, '_LARGE_BYTES', 1 << 30)  # Read whole.
+  with Checkpointer(str(tmp_path), other.layout) as saver:
+    whole, _ = saver.restore(3)
+  jax.tree.map(np.testing.assert_array_equal, whole.tables, restored.tables)
+  assert np.any(
+    np.asarray(other.tables.streams(new.tables)['item']['table'])
+    != found['item']['table']
+  )
 
 
 # Files that others read, and that older versions wrote.

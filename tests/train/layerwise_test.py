@@ -494,3 +494,47 @@ def test_every_code_trains_by_ho_rings(code, intra, want):
       trainer_of(code, intra, collectives=how)
     return
   assert_same(train(trainer_of(code, intra, collectives=how)), want)
+
+
+def last_loss(params, batch, rng, **options):
+  """The last layer is another function, of another shape."""
+  del rng
+
+  def body(h, layer):
+    y = jnp.tanh(h @ layer['w']) @ layer['v'] + layer['bias'][None]
+    return h + jnp.tanh(y @ layer['frozen'])
+
+  def last(h, layer):
+    narrow = body(h * params['first'].sum(), layer)[:, : D // 2]
+    return narrow, jnp.sin(narrow)
+
+  a, b = antjax.scan_layers(
+    body, batch['x'] @ params['first'], params['layers'], last=last, **options
+  )
+  return jnp.mean(jnp.square(a + b - batch['y'][:, : D // 2]), axis=-1)
+
+
+@pytest.fixture(scope='module')
+def want_last():
+  plain = trainer_of('NNN', options={'remat': False}, loss=last_loss)
+  return train(plain)
+
+
+@pytest.mark.parametrize(
+  ('code', 'options'),
+  first_fast(
+    ('IIG', {'overlap': True, 'early_sums': True, 'late_params': True}),
+    ('IIG', {}),
+    ('GGG', {'overlap': True}),
+  ),
+)
+def test_a_last_layer_of_another_function(code, options, want_last):
+  trainer = trainer_of(code, 4, 4, loss=last_loss, scanned=scanned, **options)
+  assert_same(train(trainer), want_last)
+
+
+def test_a_last_layer_stands_in_no_group_of_layers():
+  with pytest.raises(ValueError, match='layers_per_step=1'):
+    antjax.scan_layers(
+      jnp.add, 0.0, jnp.zeros(4), last=jnp.add, layers_per_step=2
+    )

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax.ctr.antm2c import bags, numbers, times
+from antjax.embedding import rounding
 from antjax.networks.fusion import Way
 
 _FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
@@ -81,9 +82,9 @@ class FieldConfig:
   ] = 'adam'
   learning_rate: Annotated[float, 'Learning rate of the embedding rows.'] = 1e-3
   row_dtype: Annotated[
-    Literal['float32', 'bfloat16'],
-    'Dtype of the embedding rows. bfloat16 takes half the memory; updates are'
-    ' rounded stochastically.',
+    rounding.Dtype,
+    'Dtype of the embedding rows. bfloat16 takes half the memory, int8 (with a'
+    ' unit per row) a quarter; updates are rounded stochastically.',
   ] = 'float32'
   level: Annotated[
     Literal['auto', 'none', 'intra', 'global'],

@@ -9,17 +9,18 @@ from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 import tokenizers
 
 from antjax.ctr.bahe.table import Batch
 from antjax.ctr.bahe.towers import Encoded, null_vectors, or_null
 from antjax.ctr.texts import Marks, TextMaker
-from antjax.lm import text_encoder
+from antjax.lm import packed, text_encoder
 from antjax.lm.token_cache import TokenCache
 from antjax.lm.transformer import Transformer
 
 # Shape suffixes: B = examples, N = sequences of a user, T = tokens of a text,
-# D = width of the language model.
+# S = tokens of all texts, D = width of the language model.
 
 
 def marks_of(tokenizer: tokenizers.Tokenizer) -> Marks:
@@ -115,15 +116,22 @@ class FullTextTower(nnx.Module):
   def __call__(self, batch: Batch) -> Encoded:
     B, N, T = batch['text'].shape
     lengths_BN = batch['text_lengths']
-    user_BD = self._vectors(
-      batch['text'].reshape(B * N, T), lengths_BN.reshape(B * N)
-    )
-    title_BD = self._vectors(batch['title_text'], batch['title_lengths'])
+    # A layer is gathered once for both.
+    lanes = [
+      packed.Lane(tokens, text_encoder.token_mask(tokens, lengths))
+      for tokens, lengths in (
+        (batch['text'].reshape(B * N, T), lengths_BN.reshape(B * N)),
+        (batch['title_text'], batch['title_lengths']),
+      )
+    ]
+    x_SD = packed.hidden(self.lm, lanes)
+    parts = jnp.split(x_SD, [lanes[0].tokens.size])
+    user_BD, title_BD = map(_means, parts, [lane.texts > 0 for lane in lanes])
     user_BND = user_BD.reshape(B, N, -1)
     return Encoded(or_null(user_BND, self.null[...], lengths_BN == 0), title_BD)
 
-  def _vectors(self, tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """Mean output of each text, [B, D]; zeros for an empty one."""
-    mask_BT = text_encoder.token_mask(tokens_BT, lengths_B) > 0
-    x_BTD = self.lm.hidden(tokens_BT, mask_BT)
-    return text_encoder.pool(x_BTD, mask_BT).astype(x_BTD.dtype)
+
+def _means(x_SD: jax.Array, mask_BT: jax.Array) -> jax.Array:
+  """Mean output of each text, [B, D]; zeros for an empty one."""
+  x_BTD = x_SD.reshape(*mask_BT.shape, -1)
+  return text_encoder.pool(x_BTD, mask_BT).astype(x_BTD.dtype)

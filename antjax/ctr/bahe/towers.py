@@ -158,9 +158,10 @@ class SequenceEncoder(nnx.Module):
       is_there_BNM = place_BNM <= end_BN1
       M += 1
     segments = is_there_BNM.reshape(B * N, M).astype(jnp.int32)
-    history = self.high(x_BNMD.reshape(B * N, M, D), segments)
+    history, item_B1D = self.high.together(
+      [(x_BNMD.reshape(B * N, M, D), segments), (title_BD[:, None],)]
+    )
     history_BNMD = history.reshape(B, N, M, D)
-    item_B1D = self.high(title_BD[:, None])
     user_BF = or_null(
       self._pool(history_BNMD, is_there_BNM),
       self.null[...],

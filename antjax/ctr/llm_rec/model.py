@@ -289,7 +289,7 @@ class LLMRec(nnx.Module):
     # One more for padding, whose number is 0.
     ends_S = jnp.pad(ends_M, (1, 0))[texts_S]
     distance_S = ends_S - jnp.arange(len(texts_S))
-    weight_S = _weights(distance_S, self.vector.half_life)
+    weight_S = token_weights(distance_S, self.vector.half_life)
     is_there_M1 = lengths_M[:, None] > 0
     if self.pooling == 'mean':
       x = _sums(x, weight_S, texts_S, len(lengths_M))
@@ -343,8 +343,8 @@ def init_words(key: jax.Array, rarity_V: jax.Array, dim: int) -> jax.Array:
   return vectors_VD * rarity_V[:, None]
 
 
-def _weights(distance_S: jax.Array, half_life: float) -> jax.Array:
-  """fp32 [S]: what tokens count that have so many others behind them."""
+def token_weights(distance_S: jax.Array, half_life: float) -> jax.Array:
+  """fp32 [...]: what tokens count that have so many others behind them."""
   if not half_life:
     return jnp.ones(distance_S.shape, jnp.float32)
   return 2.0 ** (-jnp.maximum(distance_S, 0).astype(jnp.float32) / half_life)

@@ -12,8 +12,8 @@ import tokenizers
 
 from antjax.ctr.llm_rec import histories, ranking
 from antjax.ctr.llm_rec.model import LLMRec
-from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec, title_tokens
-from antjax.ctr.llm_rec.texts import Titles
+from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec
+from antjax.ctr.llm_rec.texts import title_tokens, Titles
 from antjax.ctr.texts import Marks, TextMaker
 from antjax.layers import functional
 from antjax.lm.text_encoder import TextEncoder

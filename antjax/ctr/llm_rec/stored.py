@@ -30,7 +30,12 @@ import numpy as np
 from antjax.ctr.llm_rec import histories, late, losses
 from antjax.ctr.llm_rec.late import UserConfig
 from antjax.ctr.llm_rec.losses import LossConfig
-from antjax.ctr.llm_rec.model import unit, VectorConfig, VectorHead
+from antjax.ctr.llm_rec.model import (
+  token_weights,
+  unit,
+  VectorConfig,
+  VectorHead,
+)
 from antjax.embedding.lookup import take_rows
 from antjax.layers import functional
 from antjax.lm import positions
@@ -129,15 +134,22 @@ class StoredRec(nnx.Module):
     own = self.vector.projection_dim or self.lm.config.embed_dim
     return own + self.vector.word_dim + 2 * self.user.is_late
 
-  def items(self, titles: Titles) -> jax.Array:
-    """Vectors of titles, fp32 [U, D]."""
-    outputs_U1X = self.lm(self._cast(titles[0])[:, None])
+  def items(
+    self, titles: Titles, outputs_U1X: jax.Array | None = None
+  ) -> jax.Array:
+    """Vectors of titles, fp32 [U, D]; of the layers' outputs if given."""
+    if outputs_U1X is None:
+      outputs_U1X = self.lm(self._cast(titles[0])[:, None])
     outputs_UX = self._whitened(outputs_U1X[:, 0])
     found_UD = self._finish(outputs_UX, *self._sums(titles))
     return late.items(found_UD) if self.user.is_late else found_UD
 
   def users(
-    self, titles: Titles, places_RW: jax.Array, segments_RW: jax.Array
+    self,
+    titles: Titles,
+    places_RW: jax.Array,
+    segments_RW: jax.Array,
+    outputs_RWX: jax.Array | None = None,
   ) -> jax.Array:
     """Vectors of users after each title, fp32 [R, W, D].
 
@@ -148,12 +160,11 @@ class StoredRec(nnx.Module):
       places_RW: int32, the title at each place; users follow one another.
       segments_RW: int32, a number for each user of a row; 0: nobody, and what
         comes out there means nothing.
+      outputs_RWX: The layers' outputs, if they have run.
     """
-    order_RW = positions.document_positions(places_RW, segments_RW)
-    if self.lm.max_behaviors:  # A run of padding may be longer.
-      order_RW = jnp.minimum(order_RW, self.lm.max_behaviors - 1)
-    rows_RWX = self._cast(take_rows(titles[0], places_RW))
-    outputs_RWX = self._whitened(self.lm(rows_RWX, segments_RW, order_RW))
+    if outputs_RWX is None:
+      outputs_RWX = self.lm(*self._rows(titles, places_RW, segments_RW))
+    outputs_RWX = self._whitened(outputs_RWX)
     sums = [
       None if x is None else take_rows(x, places_RW) for x in self._sums(titles)
     ]
@@ -163,6 +174,15 @@ class StoredRec(nnx.Module):
         outputs_RWX = mixed_RWW @ outputs_RWX.astype(jnp.float32)
       sums = [None if x is None else mixed_RWW @ x for x in sums]
     return self._finish(outputs_RWX, *sums)
+
+  def _rows(
+    self, titles: Titles, places_RW: jax.Array, segments_RW: jax.Array
+  ) -> tuple[jax.Array, ...]:
+    """Arguments of the layers for users."""
+    order_RW = positions.document_positions(places_RW, segments_RW)
+    if self.lm.max_behaviors:  # A run of padding may be longer.
+      order_RW = jnp.minimum(order_RW, self.lm.max_behaviors - 1)
+    return self._cast(take_rows(titles[0], places_RW)), segments_RW, order_RW
 
   def newest_users(
     self, titles: Titles, places_BW: jax.Array, is_there_BW: jax.Array
@@ -227,7 +247,11 @@ class StoredRec(nnx.Module):
   def loss(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(losses [R W], weights [R W]) of a part of `StoredInputs`."""
     titles = batch['rows'], batch['tokens']
-    users_RWD = self.users(titles, batch['places'], batch['segments'])
+    places = batch['places'], batch['segments']
+    outputs_RWX, outputs_U1X = self.lm.together(
+      [self._rows(titles, *places), (self._cast(titles[0])[:, None],)]
+    )
+    users_RWD = self.users(titles, *places, outputs_RWX)
     scale = self._scale()
     scores_fn = losses.products(
       users_RWD.reshape(-1, users_RWD.shape[-1]), scale
@@ -241,9 +265,8 @@ class StoredRec(nnx.Module):
         )
         return found_RWC.reshape(-1, len(item_CD))
 
-    losses_B = losses.losses(
-      self.loss_config, scores_fn, self.items(titles), batch
-    )
+    items_UD = self.items(titles, outputs_U1X)
+    losses_B = losses.losses(self.loss_config, scores_fn, items_UD, batch)
     return losses_B, batch['weight']
 
 
@@ -252,9 +275,7 @@ def _weights(segments_RW: jax.Array, half_life: float) -> jax.Array:
   place_W = jnp.arange(segments_RW.shape[1])
   distance_1WW = (place_W[:, None] - place_W[None])[None]
   is_mine = segments_RW[:, :, None] == segments_RW[:, None]
-  weight_1WW = jnp.ones(distance_1WW.shape, jnp.float32)
-  if half_life:
-    weight_1WW = 2.0 ** (-jnp.maximum(distance_1WW, 0) / half_life)
+  weight_1WW = token_weights(distance_1WW, half_life)
   weight_RWW = jnp.where(is_mine & (distance_1WW >= 0), weight_1WW, 0)
   return weight_RWW / weight_RWW.sum(axis=2, keepdims=True)
 
@@ -377,22 +398,3 @@ def _item_vectors(model, titles):
 @jax.jit
 def _newest_users(model, titles, places_BW, is_there_BW):
   return model.newest_users(titles, places_BW, is_there_BW)
-
-
-def title_tokens(
-  tokens: np.ndarray, offsets: np.ndarray, max_tokens: int, width: int = 0
-) -> np.ndarray:
-  """int32 [N, T], -1 behind a title's last token, of tokens one after another.
-
-  Args:
-    tokens: int32 [all].
-    offsets: int64 [N + 1]: title i has tokens[offsets[i]:offsets[i + 1]].
-    max_tokens: Tokens taken of a title.
-    width: T; 0: as the longest title needs.
-  """
-  sizes = np.minimum(np.diff(offsets), max_tokens)
-  places = np.arange(width or sizes.max())
-  is_there = places < sizes[:, None]
-  found = np.full(is_there.shape, -1, np.int32)
-  found[is_there] = tokens[(offsets[:-1, None] + places)[is_there]]
-  return found

@@ -12,6 +12,7 @@ in the recipe they do not (`marks_of(published=True)`).
 
 from collections.abc import Sequence
 
+import numpy as np
 import tokenizers
 
 from antjax.ctr.texts import Marks
@@ -78,3 +79,22 @@ def marks_of(
   encoded = tokenizer.encode('a')
   front = encoded.special_tokens_mask.index(0)
   return Marks(tuple(encoded.ids[:front]), (one_of(*_ENDS),), 'last')
+
+
+def title_tokens(
+  tokens: np.ndarray, offsets: np.ndarray, max_tokens: int, width: int = 0
+) -> np.ndarray:
+  """int32 [N, T], -1 behind a title's last token, of tokens one after another.
+
+  Args:
+    tokens: int32 [all].
+    offsets: int64 [N + 1]: title i has tokens[offsets[i]:offsets[i + 1]].
+    max_tokens: Tokens taken of a title.
+    width: T; 0: as the longest title needs.
+  """
+  sizes = np.minimum(np.diff(offsets), max_tokens)
+  places = np.arange(width or sizes.max())
+  is_there = places < sizes[:, None]
+  found = np.full(is_there.shape, -1, np.int32)
+  found[is_there] = tokens[(offsets[:-1, None] + places)[is_there]]
+  return found

@@ -46,7 +46,7 @@ def write(
 ) -> pathlib.Path:
   """Writes the folder `export` of the run; a collective call."""
   folder = job.run_dir / click_export.FOLDER
-  params, rows = trainer.params(state), dict[str, np.ndarray]()
+  params, rows = trainer.params(state), dict[str, Any]()
   widths, features = dict[str, int](), dict[str, tuple[str, ...]]()
   if tables is not None:
     rows = dict(serving.table_rows(tables, state.tables))

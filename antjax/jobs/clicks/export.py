@@ -24,6 +24,7 @@ from antjax.ctr.antm2c.model import ScenarioModel
 from antjax.ctr.bahe import batches
 from antjax.data import output_folder
 from antjax.data.behavior_vocabulary import BehaviorVocabulary
+from antjax.embedding.stream import RowStream
 from antjax.embedding.table import EmbeddingTables
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
@@ -40,12 +41,12 @@ _FEW_ROWS = (64, 128, 256, 512, 1024, 2048)  # Functions for few rows.
 
 
 class Trained(NamedTuple):
-  """What a training ends with: its model, and parameters and tables whole."""
+  """What a training ends with: its model, its parameters and its tables."""
 
   model: ScenarioModel
   tables: EmbeddingTables
   params: Any
-  rows: Mapping[str, np.ndarray]
+  rows: Mapping[str, np.ndarray | RowStream]
   moments: ScenarioMoments | None
   step: int
 

@@ -25,6 +25,7 @@ from antjax import paths
 from antjax.data.rejects import BadRow, Rejects
 from antjax.data.row_writer import ROW
 from antjax.data.table_columns import Kind
+from antjax.embedding import rounding
 from antjax.embedding import rows as rows_lib
 from antjax.jobs import job as job_lib
 from antjax.jobs.clicks import export, score
@@ -254,7 +255,10 @@ class FileTrainer:
       self._click_job.trainer.params(self.state)
     )
     params = {n: np.asarray(x) for n, x in named_leaves(by_path)}
-    new = {n: (ids, found['table']) for n, (ids, found) in rows.items()}
+    new = {
+      n: [(ids, np.asarray(rounding.to_float(x['table'])))]
+      for n, (ids, x) in rows.items()
+    }
     arrays = self._live.changes(params, new)
     delta = feed.write(
       self._config.deltas,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from antjax import paths
 from antjax.data import output_folder
+from antjax.jobs.gmeta.keys import KeysConfig
 from antjax.jobs.training_config import TrainingConfig
 from antjax.meta import algorithms, task_network
 from antjax.meta.recommender import InnerConfig, ModelConfig
@@ -70,6 +71,7 @@ class Config(TrainingConfig):
     ' tenth, at most 256, or the number of the run that is resumed.',
   ] = None
   checkpoint_every: Annotated[int, 'Number of steps between checkpoints.'] = 200
+  keys: KeysConfig = KeysConfig()
   model: ModelConfig = ModelConfig()
   inner: InnerConfig = InnerConfig()
   optimizer: OptimizerConfig = OptimizerConfig(
@@ -98,11 +100,27 @@ class Config(TrainingConfig):
       raise ValueError(f'support_sizes={self.support_sizes}: must rise from 1.')
     if self.algorithm == 'joint' and not self.joint_steps:
       raise ValueError('algorithm=joint: joint_steps must be above 0.')
+    if self.keys.rows:
+      self._check_keys()
     if len(self.support_sizes) != len(self.slots_per_device):
       raise ValueError(
         f'support_sizes={self.support_sizes} and slots_per_device='
         f'{self.slots_per_device} must be equally long.'
       )
+
+  def _check_keys(self) -> None:
+    others = {
+      'init_from': self.init_from,
+      'row_staleness': self.row_staleness,
+      'per_task_steps': self.per_task_steps,
+      'algorithm': self.algorithm * (self.algorithm == 'per_task'),
+    }
+    for name, value in others.items():
+      if value:
+        raise ValueError(
+          f'keys.rows={",".join(self.keys.rows)} and {name}={value}: values get'
+          ' their rows in the steps of this training; leave one of them out.'
+        )
 
   def check_inputs(self) -> None:
     super().check_inputs()

@@ -103,16 +103,20 @@ def exported(
   mesh = mesh_lib.make_mesh(intra=1, devices=jax.local_devices()[:1])
   algorithm = algorithms.ALGORITHMS[run.algorithm]
   numeric = tuple(description.get('numeric', ()))
-  recommender = recommender_lib.build(
-    description['features'],
-    dataclasses.replace(
-      run.model,
-      kind=algorithm.network or run.model.kind,
-      table_level='none',  # On one device all levels are the same.
-    ),
-    mesh,
-    label_kind=description.get('kind', 'rating'),
-    num_numeric=len(numeric),
+  features = description['features']
+  recommender, trained = (
+    recommender_lib.build(
+      some,
+      dataclasses.replace(
+        run.model,
+        kind=algorithm.network or run.model.kind,
+        table_level='none',  # On one device all levels are the same.
+      ),
+      mesh,
+      label_kind=description.get('kind', 'rating'),
+      num_numeric=len(numeric),
+    )
+    for some in (features, run.keys.of(features))
   )
   inner = run.inner.loop(algorithm.inner)
   layout = Layout.of(
@@ -120,7 +124,7 @@ def exported(
     mesh,
     PaRO.from_code('NNN'),
     run.optimizer.build(run.num_steps),
-    tables=recommender.tables,
+    tables=trained.tables,
   )
   folder = epath.Path(paths.origin(run_folder / MODEL / paths.CHECKPOINTS))
   if step is None:
@@ -132,6 +136,10 @@ def exported(
       f' {steps}.'
     )
   params, rows = warm_start.read_model(layout, str(folder), step)
+  if run.keys.rows:
+    with checkpoint.Checkpointer(str(folder), layout) as saver:
+      tables = trained.tables
+      rows = run.keys.by_id(rows, features, tables, saver, step)
   info: dict[str, Any] = {
     'step': step,
     'data': description['name'],

@@ -55,7 +55,7 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
   job = dataclasses.replace(job, config=config)
   network = algorithms.ALGORITHMS[config.algorithm].network
   recommender = recommender_lib.build(
-    description['features'],
+    config.keys.of(description['features']),
     dataclasses.replace(config.model, kind=network or config.model.kind),
     job.mesh,
     config.optimizer.schedule(

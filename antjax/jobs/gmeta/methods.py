@@ -186,6 +186,7 @@ class Methods:
       jax.eval_shape(recommender.init_params(inner), jax.random.key(0)),
       tables=recommender.tables,
       row_staleness=self._config.row_staleness,
+      vocabularies=self._config.keys.stores(),
     )
 
   def _tuned(

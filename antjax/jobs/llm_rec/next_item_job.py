@@ -63,55 +63,8 @@ def train(
     num_experts,
     has_ids,
   )
-  tables = model.tables(job.mesh)
-  whole = NamedSharding(job.mesh, PartitionSpec())
-
-  def loss(params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:
-    *rows, batch, rng = rest
-    of_texts = of_rows = None
-    if tables is not None:
-      ids = batch['ids']
-      of_rows = tables.lookup(rows[0], ids)
-    if texts is not None:
-      ids = {name: batch[name] for name in ('sequence', 'negatives')}
-      every = batch['constants']['texts']
-      of_texts = {name: every[jnp.maximum(x, 0)] for name, x in ids.items()}
-    return model.loss(params, ids, of_rows, rng, of_texts)
-
-  constants = None
-  if texts is not None:
-    constants = {
-      'texts': jax.make_array_from_callback(
-        texts.shape, whole, lambda index: texts[index]
-      )
-    }
-  trainer = Trainer(
-    loss,
-    optax.chain(
-      optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate)
-    ),
-    mesh=job.mesh,
-    paro=paro,
-    tables=tables,
-    scanned=lambda name: '.layers.' in name,
-    constants=constants,
-  )
-
-  def item_rows(state: Any) -> jax.Array:
-    assert tables is not None
-    return tables.to_canonical(state)['item']['table']
-
-  rows_fn = jax.jit(item_rows, out_shardings=whole)
-  items_fn = jax.jit(model.items)
-
-  def trained(state: TrainState) -> TrainedNextItem:
-    """The model as it is now, on the host."""
-    params = jax.tree.map(np.asarray, trainer.params(state))
-    rows = None
-    if tables is not None:
-      rows = np.asarray(rows_fn(state.tables))[:num_items]
-    return TrainedNextItem(model, params, items_fn(params, rows, texts))
-
+  trainer = _trainer(model, config, job.mesh, paro, texts)
+  trained = _reader(trainer, model, texts)
   batches = _batches(name, config, job, model, events, seed)
   run_dir = job.run_dir / name
   run_dir.mkdir(exist_ok=True)
@@ -132,6 +85,72 @@ def train(
       lambda state: {BEST_METRIC: validate(trained(state))},
     )
   )
+
+
+def _trainer(
+  model: NextItemModel,
+  config: NextItemConfig,
+  mesh: jax.sharding.Mesh,
+  paro: str,
+  texts: np.ndarray | None,
+) -> Trainer:
+  tables = model.tables(mesh)
+
+  def loss(params: Any, *rest: Any) -> tuple[jax.Array, jax.Array]:
+    *rows, batch, rng = rest
+    of_texts = of_rows = None
+    if tables is not None:
+      ids = batch['ids']
+      of_rows = tables.lookup(rows[0], ids)
+    if texts is not None:
+      ids = {name: batch[name] for name in ('sequence', 'negatives')}
+      every = batch['constants']['texts']
+      of_texts = {name: every[jnp.maximum(x, 0)] for name, x in ids.items()}
+    return model.loss(params, ids, of_rows, rng, of_texts)
+
+  constants = None
+  if texts is not None:
+    whole = NamedSharding(mesh, PartitionSpec())
+    constants = {
+      'texts': jax.make_array_from_callback(
+        texts.shape, whole, lambda index: texts[index]
+      )
+    }
+  return Trainer(
+    loss,
+    optax.chain(
+      optax.clip_by_global_norm(1.0), optax.adam(config.learning_rate)
+    ),
+    mesh=mesh,
+    paro=paro,
+    tables=tables,
+    scanned=lambda name: '.layers.' in name,
+    constants=constants,
+  )
+
+
+def _reader(
+  trainer: Trainer, model: NextItemModel, texts: np.ndarray | None
+) -> Callable[[TrainState], TrainedNextItem]:
+  """A function that reads the model as it is in a state, to the host."""
+  tables = trainer.tables
+
+  def item_rows(state: Any) -> jax.Array:
+    assert tables is not None
+    return tables.to_canonical(state)['item']['table']
+
+  whole = NamedSharding(trainer.mesh, PartitionSpec())
+  rows_fn = jax.jit(item_rows, out_shardings=whole)
+  items_fn = jax.jit(model.items)
+
+  def read(state: TrainState) -> TrainedNextItem:
+    params = jax.tree.map(np.asarray, trainer.params(state))
+    rows = None
+    if tables is not None:
+      rows = np.asarray(rows_fn(state.tables))[: model.num_items]
+    return TrainedNextItem(model, params, items_fn(params, rows, texts))
+
+  return read
 
 
 def _batches(

@@ -12,7 +12,7 @@ from antjax.ctr.bahe.manifest import Manifest
 from antjax.ctr.bahe.store import BehaviorStore, read_manifest
 from antjax.ctr.llm_rec import packing, stored, untrained
 from antjax.ctr.llm_rec.stored_inputs import StoredInputs
-from antjax.ctr.llm_rec.texts import Titles
+from antjax.ctr.llm_rec.texts import title_tokens, Titles
 from antjax.data.sequence_data import SequenceData
 from antjax.jobs import job as job_lib
 from antjax.jobs.bahe import build_store
@@ -63,7 +63,7 @@ def build(
   merge, params = config.tuned(model, rngs, config.tuning)
   tokens = np.zeros((data.num_items, 0), np.int32)
   if has_words:
-    tokens = stored.title_tokens(
+    tokens = title_tokens(
       texts.cache.tokens, texts.cache.offsets, config.max_title_tokens
     )
   return BuiltRecommender(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from antjax.ctr.bahe import encode
-from antjax.ctr.llm_rec import stored, untrained
+from antjax.ctr.llm_rec import texts, untrained
 from antjax.ctr.llm_rec.losses import LossConfig
 from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec
@@ -270,5 +270,5 @@ def test_what_a_store_cannot_serve_is_refused():
 
 
 def test_tokens_of_titles_are_padded_and_cut():
-  found = stored.title_tokens(np.array([4, 5, 6, 7]), np.array([0, 0, 3, 4]), 2)
+  found = texts.title_tokens(np.array([4, 5, 6, 7]), np.array([0, 0, 3, 4]), 2)
   assert found.tolist() == [[-1, -1], [4, 5], [7, -1]]
