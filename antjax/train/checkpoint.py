@@ -16,7 +16,6 @@ from typing import Any
 from absl import logging
 from etils import epath
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
