@@ -88,8 +88,9 @@ _OVER_BUDGET = {
   'antjax': 1_090,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 8_157,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
-  # 262 of them blocks, 150 positions beyond int32, 298 a key store.
-  'antjax/embedding': 3_425,
+  # 262 of them blocks, 150 positions beyond int32, 298 a key store, 773 rows in
+  # files: the file with its logs, the cache, and what brings them to devices.
+  'antjax/embedding': 4_198,
   'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_540,  # 120 of them adapters of fused tensors; house.md.
   'antjax/jobs': 18_170,  # 490 of them the server; docs/design/house.md.
@@ -98,13 +99,13 @@ _OVER_BUDGET = {
   'antjax/serving': 3_360,
   'antjax/shards': 3_017,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late,
-  # 135 files of tables in blocks, 181 keys spread over processes; see
-  # docs/design/house.md.
-  'antjax/train': 6_961,
+  # 135 files of tables in blocks, 181 keys spread over processes, 113 rows that
+  # a batch brings from files; see docs/design/house.md.
+  'antjax/train': 7_074,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
   'benchmarks': 13_450,
-  'tests': 66_600,  # See docs/design/house.md.
+  'tests': 66_960,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -9,14 +9,16 @@ there with their optimizer slots. The numbers are those of tables that are whole
 on the devices.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import copy
 import dataclasses
+import functools
 import json
 import math
 import pathlib
 from typing import Any
+import urllib.parse
 import uuid
 
 from absl import logging
@@ -25,10 +27,11 @@ import numpy as np
 
 from antjax import paths
 from antjax.embedding import rows as rows_lib
-from antjax.embedding.layout import TableSpec
+from antjax.embedding.layout import new_rows, TableSpec
 from antjax.embedding.routing import PAD
 from antjax.embedding.row_cache import Move, RowCache
 from antjax.embedding.row_file import RowFile
+from antjax.embedding.stream import RowStream
 from antjax.mesh.paro import Level
 
 _BLOCK = 1 << 16  # Rows that are written home, or read, at once.
@@ -66,6 +69,21 @@ class HomeConfig:
       )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class HomeRows(RowStream):
+  """A table with a home by id; rows that were never trained are made new.
+
+  Attributes:
+    read: Rows of ids [n].
+  """
+
+  read: Callable[[np.ndarray], np.ndarray]
+
+  def blocks(self) -> Iterator[np.ndarray]:
+    for start in range(0, len(self), _BLOCK):
+      yield self.read(np.arange(start, min(start + _BLOCK, len(self))))
+
+
 class Home:
   """The rows of large tables, by table; one process and one live state."""
 
@@ -92,14 +110,15 @@ class Home:
       if spec.dtype != 'float32' or spec.num_embeddings >= 2**31:
         raise ValueError(
           f'EmbeddingTables(home=...): table {spec.name!r} has'
-          f' {spec.num_embeddings} rows of {spec.dtype}; needed is float32 and'
-          ' at most 2^31 - 1 rows.'
+          f' {spec.num_embeddings} rows of {spec.dtype}; needed are float32 and'
+          f' at most {2**31 - 1} rows. Set the dtype of the rows to float32 and'
+          ' split larger tables, or leave out home.'
         )
     self.caches: dict[str, RowCache] = {}
     self._files: dict[str, RowFile] = {}
     self._moves: list[tuple[str, Move]] = []
     self._is_settled = False
-    self._key: jax.Array | None = None
+    self._key: Any = None
     # Blocks of rows on their way home: (table, ids, when done).
     self._waiting: list[tuple[str, np.ndarray, futures.Future[None]]] = []
     # One, so that the blocks of a row arrive in order.
@@ -132,11 +151,16 @@ class Home:
 
   # Life of the files.
 
-  def start(self) -> None:
+  def start(self, key: jax.Array) -> None:
     """All rows are new from now on; called with each new state.
 
-    The files change with the first row that is written.
+    The files change with the first row that is written. `key` initialized the
+    tables.
+
+    Raises:
+      ValueError: Another process uses the folder, or it has other tables.
     """
+    self._key = key
     self.wait()
     self._moves.clear()
     self._is_settled = False
@@ -146,7 +170,7 @@ class Home:
       if name not in self._files:
         sizes = jax.tree.leaves(self._fields(name))
         words = sum(math.prod(x.shape) for x in sizes)
-        folder = self._folder / name
+        folder = self._folder / urllib.parse.quote(name, safe='')
         self._files[name] = RowFile(folder, spec.num_embeddings, words)
       self._files[name].return_to(0)
 
@@ -169,6 +193,7 @@ class Home:
       file.step = step
       file.forget(oldest)
     found: dict[str, Any] = {n: x.state() for n, x in self.caches.items()}
+    found['key'] = np.asarray(jax.random.key_data(self._key))
     return found | {'run': np.frombuffer(bytes.fromhex(run), np.uint8)}
 
   def restore(self, step: int, saved: Mapping[str, Any]) -> None:
@@ -186,7 +211,7 @@ class Home:
         f' step {step} of this run{least}. Give the folder that the run was'
         ' trained with, unchanged.'
       )
-    self.start()
+    self.start(jax.random.wrap_key_data(saved['key']))
     for name, spec in self.specs.items():
       new = RowCache.of_state(name, spec.num_embeddings, saved[name])
       self.caches[name] = new
@@ -274,12 +299,8 @@ class Home:
         )
       yield table, flat, [(i, column, x.size) for i, column, x in parts]
 
-  def bring(self, tables: Any, state: Any, key: jax.Array) -> Any:
-    """Makes the moves of the placed batches; donates the state of the tables.
-
-    `key` initialized the tables.
-    """
-    self._key = key
+  def bring(self, tables: Any, state: Any) -> Any:
+    """Makes the moves of the placed batches; donates the tables' state."""
     moves, self._moves = self._moves, []
     for name, move in moves:
       if move.evicted.size:
@@ -293,7 +314,7 @@ class Home:
       if is_new.any():
         ids, places = move.loaded[is_new], move.to_places[is_new]
         new = {name: (self.specs[name], ids)}
-        state = rows_lib.reset(tables, state, {name: places}, key, new)
+        state = rows_lib.reset(tables, state, {name: places}, self._key, new)
     return state
 
   def _check_moved(self) -> None:
@@ -350,9 +371,30 @@ class Home:
       cache.is_changed[:] = False
     self.wait()
 
+  def rows(self, tables: Any) -> dict[str, RowStream]:
+    """All rows by table as they are in the files; `flush` comes before."""
+    found = dict[str, RowStream]()
+    for name, spec in self.specs.items():
+      like = self._fields(name)['table']
+      read = functools.partial(self._rows, name)
+      of = tables.mesh, tables.stack_of[name], spec, like
+      found[name] = HomeRows(*of, read)
+    return found
+
+  def _rows(self, name: str, ids: np.ndarray) -> np.ndarray:
+    """Rows float32 [n, D], without slots."""
+    found = self._read(name, ids)
+    rows = self._unpacked(name, found[:, 1:])['table'].copy()
+    if (is_new := found[:, 0] == 0).any():
+      rows[is_new] = _new_rows(self.specs[name], self._key, ids)[is_new]
+    return rows
+
   def view(self) -> 'Home':
     """A home for predictions, which changes no file; `flush` comes before."""
     new = copy.copy(self)
     new.caches = {name: cache.copy() for name, cache in self.caches.items()}
     new._moves, new._waiting = [], []
     return new
+
+
+_new_rows = jax.jit(new_rows, static_argnums=0)

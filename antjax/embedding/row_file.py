@@ -10,14 +10,17 @@ that checkpoint. A process may be killed at any instruction.
 """
 
 from collections.abc import Iterator
+import fcntl
 import mmap
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 
 # Bytes of the disk left free: a full disk kills who writes to a mapped file.
 _SPARE = 64 << 20
+_LOCKS = dict[pathlib.Path, Any]()  # Open files, by folder.
 
 
 class RowFile:
@@ -28,19 +31,30 @@ class RowFile:
   """
 
   def __init__(self, folder: pathlib.Path, num_rows: int, num_words: int):
-    """Maps the file, which is created if there is none."""
+    """Maps the file, which is created if there is none.
+
+    Raises:
+      ValueError: Another process uses it, or it is of another table.
+    """
     self._folder, self._shape = folder, (num_rows, 1 + num_words)
     self.step = 0  # Of the last checkpoint.
     self._is_settled = True
     self._is_empty = False  # Whether all that the file holds is void.
     # Records that the file holds in a newer version: (rising ids, records).
     self._older: tuple[np.ndarray, np.ndarray] | None = None
-    folder.mkdir(parents=True, exist_ok=True)
+    _lock(folder)
     self._map()
 
   def _map(self) -> None:
+    size = 4 * self._shape[0] * self._shape[1]
     with (self._folder / 'rows').open('a+b') as file:
-      file.truncate(4 * self._shape[0] * self._shape[1])
+      if (old := file.tell()) not in (0, size):
+        raise ValueError(
+          f'Home of rows: {self._folder} has {old} bytes of another table; this'
+          f' one, {self._shape[0]} rows with their optimizer slots, has {size}.'
+          ' Name another folder, or delete that one.'
+        )
+      file.truncate(size)
       mapped = mmap.mmap(file.fileno(), 0)
     mapped.madvise(mmap.MADV_RANDOM)  # No pages beside those asked for.
     self._records = np.frombuffer(mapped, np.uint32).reshape(self._shape)
@@ -148,3 +162,22 @@ class RowFile:
     for log in self.logs():
       if log < step:
         self._log(log).unlink()
+
+
+def _lock(folder: pathlib.Path) -> None:
+  """Keeps other processes from a folder until this one ends."""
+  folder = folder.resolve()
+  if folder in _LOCKS:
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  file = (folder / 'lock').open('a')
+  try:
+    # The kernel forgets it with the process, even after kill -9.
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError:
+    file.close()
+    raise ValueError(
+      f'Home of rows: another process uses {folder}. Wait until it has ended,'
+      ' or name another folder.'
+    ) from None
+  _LOCKS[folder] = file

@@ -79,7 +79,8 @@ class EmbeddingTables:
         them inside groups first, and then between groups without duplicates.
         auto uses 2 if it sends clearly less between at least four groups.
       home: Where the rows of tables larger than the devices are. `specs` of
-        these tables are then those of their places on the devices.
+        these tables are then those of their places on the devices;
+        `whole_specs` are the ones given.
 
     Raises:
       ValueError: Names are duplicate, or a feature has an unknown table or
@@ -91,6 +92,7 @@ class EmbeddingTables:
         f'EmbeddingTables(max_unique={max_unique}, capacity_factor='
         f'{capacity_factor}): both must be positive.'
       )
+    self.whole_specs = {spec.name: spec for spec in specs}
     self.home = Home.of(home, specs)
     if self.home is not None:
       specs = [*map(self.home.on_devices, specs)]

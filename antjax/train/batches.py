@@ -17,7 +17,7 @@ from antjax.mesh.mesh import BATCH_AXES, group_size, local_positions, num_groups
 from antjax.mesh.paro import ELASTIC_CODES, PaRO
 from antjax.train.keys import Keys
 from antjax.train.sparse_tables import home_of, SparseTables
-from antjax.train.state import PyTree, reset_rows, tables_key, TrainState
+from antjax.train.state import PyTree, reset_rows, TrainState
 from antjax.train.step import StepInput
 
 
@@ -45,11 +45,6 @@ class BatchPlacer:
     if num_micro_batches < 1:
       raise ValueError(
         f'Trainer(num_micro_batches={num_micro_batches}) must be at least 1.'
-      )
-    if keys is not None and home_of(tables):
-      raise ValueError(
-        'Trainer(vocabularies=...): tables with a home have none; hash the'
-        ' keys (antjax.embedding.vocabulary.hash_ids), or leave out home.'
       )
     self._mesh = mesh
     self._paro = paro
@@ -137,8 +132,7 @@ class BatchPlacer:
     """
     reset, self.reset = self.reset, {}
     if self._tables is not None and self.home is not None:
-      key = tables_key(jax.random.wrap_key_data(state.rng))
-      new = self.home.bring(self._tables, state.tables, key)
+      new = self.home.bring(self._tables, state.tables)
       return dataclasses.replace(state, tables=new)
     if self._tables is None or not reset:
       return state

@@ -32,7 +32,7 @@ from antjax.train.state import Layout, TrainState
 _POLL_S = 0.01
 # 2: 'params' is the user's tree. 1: all is in 'state', by dotted names.
 _FORMAT = 2
-_HOME = 'home'  # Item of tables with one.
+HOME = 'home'  # Item, and names in 'meta', of tables with one.
 _LEFT = 'residuals'  # Item and entry of 'meta' of states that have some.
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
@@ -242,14 +242,15 @@ class Checkpointer:
       meta[_LEFT] = self._layout.sums_dtype
       trees[_LEFT] = state.residuals
       items[_LEFT] = ocp.args.PyTreeSave(state.residuals)
-    items['meta'] = ocp.args.JsonSave(meta)
-    if keys:
-      items['keys'] = ocp.args.PyTreeSave(dict(keys))
     if home := home_of(self._layout.tables):
       oldest = min(self._manager.all_steps(), default=0)
       tables, folder = self._layout.tables, str(self.directory)
       found = home.save(tables, state.tables, step, folder, oldest)
-      items[_HOME] = ocp.args.PyTreeSave(found)
+      items[HOME] = ocp.args.PyTreeSave(found)
+      meta[HOME] = sorted(home.specs)
+    items['meta'] = ocp.args.JsonSave(meta)
+    if keys:
+      items['keys'] = ocp.args.PyTreeSave(dict(keys))
     self._num_bytes = sum(x.nbytes for x in jax.tree.leaves(trees))
     self._is_broken = True
     self._manager.save(
@@ -294,7 +295,7 @@ class Checkpointer:
     positions = [decode_position(x) for x in meta['input_states']]
     left = self._residuals(step, meta)
     if home := home_of(self._layout.tables):
-      home.restore(step, self.read_item(step, _HOME, ocp.args.PyTreeRestore()))
+      home.restore(step, self.read_item(step, HOME, ocp.args.PyTreeRestore()))
     return canonical.to_state(self._layout, found, left), positions
 
   def _residuals(self, step: int, meta: Mapping[str, Any]) -> Any:

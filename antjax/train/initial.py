@@ -8,7 +8,7 @@ import jax
 
 from antjax.train.batches import only_numbers
 from antjax.train.sparse_tables import home_of
-from antjax.train.state import Layout, PyTree, TrainState
+from antjax.train.state import Layout, PyTree, tables_key, TrainState
 
 
 def new_state(
@@ -34,5 +34,5 @@ def new_state(
     out_shardings=layout.shardings(),
   )
   if home := home_of(layout.tables):
-    home.start()
+    home.start(tables_key(key))
   return layout, make(key, given)

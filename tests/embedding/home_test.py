@@ -4,9 +4,11 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,10 @@ from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.row_cache import RowCache
 from antjax.embedding.row_file import RowFile
 from antjax.embedding.table import EmbeddingTables
+from antjax.embedding.vocabulary import Vocabulary, VocabularyConfig
 from antjax.mesh.mesh import make_mesh
-from antjax.train import checkpoint
+from antjax.serving import functions
+from antjax.train import checkpoint, warm_start
 from antjax.train.trainer import Trainer
 from tests.train.positioned import Positioned
 
@@ -38,14 +42,14 @@ def batch_of(step):
   return {'ids': {'item': item, 'both': both}, 'y': y}
 
 
-def make(home=None, num_devices=1, optimizer=None):
+def make(home=None, num_devices=1, optimizer=None, dtype='float32', **options):
   optimizer = optimizer or Adam(0.1)
   mesh = make_mesh(
     devices=jax.devices()[:num_devices], intra=4 if num_devices > 1 else 1
   )
   tables = EmbeddingTables(
     [
-      TableSpec('item', _ROWS, 4, 'global', optimizer, 1.0),
+      TableSpec('item', _ROWS, 4, 'global', optimizer, 1.0, dtype=dtype),
       TableSpec('small', 30, 4, 'global', optimizer, 1.0),
       TableSpec('other', 90, 4, 'global', optimizer, 1.0),
     ],
@@ -64,7 +68,7 @@ def make(home=None, num_devices=1, optimizer=None):
     found = predict(params, rows, batch, rng)
     return jnp.square(found['prediction'] - found['label'])
 
-  trainer = Trainer(loss, optax.sgd(0.01), mesh=mesh, tables=tables)
+  trainer = Trainer(loss, optax.sgd(0.01), mesh=mesh, tables=tables, **options)
   return trainer, predict
 
 
@@ -197,6 +201,103 @@ def test_an_older_checkpoint_is_read_without_the_loss_of_newer_ones(tmp_path):
   fresh, _ = make(HomeConfig(folder=f'{tmp_path}/h', device_rows=40))
   with pytest.raises(ValueError, match='holds the rows of the run whose'):
     train(fresh)
+
+
+def test_rows_are_exported_by_id(tmp_path):
+  """Those on the devices, those in files and those never trained."""
+  plain, _ = make()
+  state, _ = train(plain, 3)
+  want = functions.table_rows(plain.tables, state.tables)
+  folder = str(tmp_path / 'checkpoints')
+  trainer, _ = make(HomeConfig(folder=f'{tmp_path}/home', device_rows=40))
+  state, _ = train(trainer, 3, checkpoint_dir=folder)
+  found = functions.table_rows(trainer.tables, state.tables)
+  _, saved = warm_start.read_model(trainer.layout, folder, 3)
+  assert {*want} == {*found} == {*saved}
+  for name, rows in want.items():
+    assert len(found[name]) == len(rows)
+    assert np.asarray(rows).tobytes() == np.asarray(found[name]).tobytes()
+    assert np.asarray(rows).tobytes() == np.asarray(saved[name]).tobytes()
+  ids = {'item': np.arange(_ROWS)}
+  fresh = plain.init(np.float32(0.5))
+  with pytest.raises(ValueError, match='only its own run reads'):
+    warm_start.warm_start(plain, fresh, folder, 3, ids)
+  state = trainer.init(np.float32(0.5))
+  with pytest.raises(ValueError, match='only training changes them'):
+    warm_start.warm_start(trainer, state, folder, 3, ids)
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'int8'])
+def test_narrow_rows_have_no_home(tmp_path, dtype):
+  home = HomeConfig(folder=str(tmp_path), device_rows=40)
+  with pytest.raises(ValueError, match=f"'item' has 200 rows of {dtype}.*Set"):
+    make(home, dtype=dtype)
+
+
+def test_several_processes_have_no_home(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(ValueError, match='2 processes.* Train in one process'):
+    make(HomeConfig(folder=str(tmp_path), device_rows=40))
+  monkeypatch.undo()
+  assert (
+    make(HomeConfig(folder=str(tmp_path), device_rows=_ROWS))[0].tables.home
+    is None
+  ), 'All rows are on the devices.'
+
+
+def test_settings_of_a_home_are_checked():
+  with pytest.raises(ValueError, match='device_rows=0.*at least 1 row'):
+    HomeConfig(folder='here', device_rows=0)
+  with pytest.raises(ValueError, match='gs://b.*give a folder on a local disk'):
+    HomeConfig(folder='gs://b', device_rows=1)
+
+
+def test_what_brings_rows_otherwise_is_refused(tmp_path):
+  home = HomeConfig(folder=str(tmp_path), device_rows=40)
+  trainer, _ = make(home)
+  with pytest.raises(ValueError, match='a home.*steps_per_call=2.*use steps'):
+    train(trainer, steps_per_call=2)
+  vocabulary = Vocabulary(VocabularyConfig(num_ids=100))
+  with pytest.raises(ValueError, match='with a home have none; hash the keys'):
+    make(home, vocabularies={'item': vocabulary})
+  with pytest.raises(
+    ValueError, match='use row_staleness=0, or leave out home'
+  ):
+    late, _ = make(home, row_staleness=1)
+    train(late)
+
+
+def test_a_folder_belongs_to_one_process(tmp_path):
+  home = HomeConfig(folder=str(tmp_path), device_rows=40)
+  trainer, _ = make(home)
+  trainer.init(np.float32(0.5))
+  code = (
+    'import pathlib, sys; from antjax.embedding.row_file import RowFile;'
+    'RowFile(pathlib.Path(sys.argv[1]) / "item", 9, 9)'
+  )
+  command = [sys.executable, '-c', code, str(tmp_path)]
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert f'another process uses {tmp_path}/item. Wait until' in done.stderr
+
+
+def test_a_folder_of_another_table_is_left_alone(tmp_path):
+  RowFile(tmp_path, 50, 3)
+  size = (tmp_path / 'rows').stat().st_size
+  with pytest.raises(ValueError, match=f'has {size} bytes of another table'):
+    RowFile(tmp_path, 50, 4)
+  assert (tmp_path / 'rows').stat().st_size == size
+
+
+def test_a_full_disk_ends_the_run_by_name(tmp_path, monkeypatch):
+  trainer, _ = make(HomeConfig(folder=str(tmp_path), device_rows=40))
+  monkeypatch.setattr(
+    shutil, 'disk_usage', lambda folder: types.SimpleNamespace(free=1 << 20)
+  )
+  with pytest.raises(RuntimeError, match=f'disk of {tmp_path}.* is full; make'):
+    train(trainer)
 
 
 # The parts.

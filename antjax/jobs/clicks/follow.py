@@ -57,6 +57,10 @@ class FileTrainer:
     """
     if jax.process_count() > 1 or job.agent is not None:
       raise ValueError('follow: one process trains; leave the launcher out.')
+    if click_job.tables.home is not None:
+      raise ValueError(
+        'follow: rows with a home are not followed; set fields.device_rows=0.'
+      )
     if click_job.model.is_by_scenario:
       raise ValueError(
         f'follow: model={config.model} needs rows in the order of scenarios;'
