@@ -29,7 +29,7 @@ from antjax import paths
 from antjax.embedding import rows as rows_lib
 from antjax.embedding.layout import new_rows, TableSpec
 from antjax.embedding.routing import PAD
-from antjax.embedding.row_cache import Move, RowCache
+from antjax.embedding.row_cache import RowCache, RowMove
 from antjax.embedding.row_file import RowFile
 from antjax.embedding.stream import RowStream
 from antjax.mesh.paro import Level
@@ -116,7 +116,7 @@ class Home:
         )
     self.caches: dict[str, RowCache] = {}
     self._files: dict[str, RowFile] = {}
-    self._moves: list[tuple[str, Move]] = []
+    self._moves: list[tuple[str, RowMove]] = []
     self._is_settled = False
     self._key: Any = None
     # Blocks of rows on their way home: (table, ids, when done).

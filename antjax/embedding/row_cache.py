@@ -20,7 +20,7 @@ _SHARE = 16  # One in so many places is chosen for eviction at once.
 
 
 @dataclasses.dataclass(frozen=True)
-class Move:
+class RowMove:
   """Rows that make room, and the rows that take their places or free ones."""
 
   evicted: np.ndarray  # Ids of rows changed on the devices, int64 [m].
@@ -66,7 +66,7 @@ class RowCache:
 
   def place(
     self, ids: np.ndarray, is_training: bool
-  ) -> tuple[np.ndarray, Move]:
+  ) -> tuple[np.ndarray, RowMove]:
     """Places int32 [n] of ids [n]; PAD stays PAD.
 
     The move must be made before the batch's step.
@@ -89,7 +89,7 @@ class RowCache:
     self._place[loaded] = to_places + 1
     self.ids[to_places], self._used[to_places] = loaded, self._now
     is_kept = self.is_changed[gone]
-    move = Move(evicted[is_kept], gone[is_kept], loaded, to_places)
+    move = RowMove(evicted[is_kept], gone[is_kept], loaded, to_places)
     self.is_changed[to_places] = self._until[to_places] = 0
     for number, (_, absent) in enumerate(self._ahead, self._now + 1):
       at = self._place[absent] - 1
