@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables beyond the memory: rows in files beside all of them in memory.
 
-For `tables_bench --case=beyond` and `--case=large`. The model is that of click models: 26 id
-columns of a table with Zipf distributed ids (exponent 1), and an MLP on their
-vectors; row-wise Adagrad or Adam updates the rows.
+For `tables_bench --case=beyond` and `--case=large`. The model is that of click
+models: 26 id columns of a table with Zipf distributed ids (exponent 1), and an
+MLP on their vectors; row-wise Adagrad or Adam updates the rows.
 """
 
 from collections.abc import Iterable, Iterator
