@@ -107,7 +107,7 @@ async def serve(
     if do == 'open':
       workers = await make_workers(**order)
       await _in_parts(workers, lambda worker: worker.open())
-      # A pass over 10,000 workers' objects would stop the clock of all for .3 s.
+      # A pass over 10,000 workers would stop the clock of all for .3 s.
       gc.collect()
       gc.freeze()
     elif do == 'drive':
