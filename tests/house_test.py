@@ -91,9 +91,9 @@ _OVER_BUDGET = {
   # 262 of them blocks, 150 positions beyond int32, 298 a key store, 811 rows in
   # files: the file with its logs, the cache, and what brings them to devices.
   'antjax/embedding': 4_236,
-  'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
+  'antjax/elastic': 11_031,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_540,  # 120 of them adapters of fused tensors; house.md.
-  'antjax/jobs': 18_173,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_176,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_360,
@@ -104,8 +104,8 @@ _OVER_BUDGET = {
   'antjax/train': 7_074,
   # 341 of them lm_bench, 40 packing of input_bench, 130 a store of titles, 390
   # a simulator that was in tests.
-  'benchmarks': 13671,
-  'tests': 66_930,  # See docs/design/house.md.
+  'benchmarks': 13_671,
+  'tests': 66_971,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
