@@ -86,14 +86,14 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax': 1_090,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 8_157,  # 175 of them how new items score; see house.md.
+  'antjax/ctr': 8_173,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
-  # 262 of them blocks, 150 positions beyond int32, 298 a key store, 773 rows in
+  # 262 of them blocks, 150 positions beyond int32, 298 a key store, 811 rows in
   # files: the file with its logs, the cache, and what brings them to devices.
-  'antjax/embedding': 4_198,
-  'antjax/elastic': 11_020,  # 770 of them checks of hosts and notices.
+  'antjax/embedding': 4_236,
+  'antjax/elastic': 11_031,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_540,  # 120 of them adapters of fused tensors; house.md.
-  'antjax/jobs': 18_170,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_176,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_411,
@@ -102,10 +102,10 @@ _OVER_BUDGET = {
   # 135 files of tables in blocks, 181 keys spread over processes, 113 rows that
   # a batch brings from files; see docs/design/house.md.
   'antjax/train': 7_074,
-  # 94 of them delta_bench, 341 lm_bench, 40 packing of input_bench, 130 a store
+  # 95 of them delta_bench, 341 lm_bench, 40 packing of input_bench, 130 a store
   # of titles, 390 a simulator that was in tests.
-  'benchmarks': 13_555,
-  'tests': 66_960,  # See docs/design/house.md.
+  'benchmarks': 13_766,
+  'tests': 68_023,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -9,7 +9,7 @@ there with their optimizer slots. The numbers are those of tables that are whole
 on the devices.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 import copy
 import dataclasses
@@ -30,8 +30,8 @@ from antjax.embedding import rows as rows_lib
 from antjax.embedding.layout import new_rows, TableSpec
 from antjax.embedding.routing import PAD
 from antjax.embedding.row_cache import RowCache, RowMove
-from antjax.embedding.row_file import RowFile
-from antjax.embedding.stream import RowStream
+from antjax.embedding.row_file import NOTHING, RowFile
+from antjax.embedding.stream import HomeRows, RowStream
 from antjax.mesh.paro import Level
 
 _BLOCK = 1 << 16  # Rows that are written home, or read, at once.
@@ -44,8 +44,8 @@ class HomeConfig:
   """Where rows are that are not on the devices.
 
   Attributes:
-    folder: Folder on a local disk. Files are sparse: they grow with the rows
-      that were trained.
+    folder: Folder on a local disk, which takes the rows that were trained, and
+      up to as much again for checkpoints.
     device_rows: Number of rows of each table on all devices together; smaller
       tables are there as a whole.
     lookahead: Number of coming batches that are read ahead, whose rows are
@@ -67,21 +67,6 @@ class HomeConfig:
         f'HomeConfig(folder={self.folder!r}): files are memory-mapped; give a'
         ' folder on a local disk.'
       )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class HomeRows(RowStream):
-  """A table with a home by id; rows that were never trained are made new.
-
-  Attributes:
-    read: Rows of ids [n].
-  """
-
-  read: Callable[[np.ndarray], np.ndarray]
-
-  def blocks(self) -> Iterator[np.ndarray]:
-    for start in range(0, len(self), _BLOCK):
-      yield self.read(np.arange(start, min(start + _BLOCK, len(self))))
 
 
 class Home:
@@ -172,7 +157,7 @@ class Home:
         words = sum(math.prod(x.shape) for x in sizes)
         folder = self._folder / urllib.parse.quote(name, safe='')
         self._files[name] = RowFile(folder, spec.num_embeddings, words)
-      self._files[name].return_to(0)
+      self._files[name].return_to(0, NOTHING)
 
   def save(
     self, tables: Any, state: Any, step: int, checkpoints: str, oldest: int
@@ -192,7 +177,10 @@ class Home:
     for file in self._files.values():
       file.step = step
       file.forget(oldest)
-    found: dict[str, Any] = {n: x.state() for n, x in self.caches.items()}
+    found: dict[str, Any] = {
+      name: cache.state() | {'rows': self._files[name].state()}
+      for name, cache in self.caches.items()
+    }
     found['key'] = np.asarray(jax.random.key_data(self._key))
     return found | {'run': np.frombuffer(bytes.fromhex(run), np.uint8)}
 
@@ -215,7 +203,7 @@ class Home:
     for name, spec in self.specs.items():
       new = RowCache.of_state(name, spec.num_embeddings, saved[name])
       self.caches[name] = new
-      self._files[name].return_to(step)
+      self._files[name].return_to(step, saved[name]['rows'])
 
   def _about(self) -> dict[str, Any]:
     path = self._folder / _ABOUT
@@ -305,11 +293,10 @@ class Home:
     for name, move in moves:
       if move.evicted.size:
         self._send(tables, state, name, move.evicted, move.from_places)
-      found = self._read(name, move.loaded)
-      is_new = found[:, 0] == 0
+      is_new, found = self._read(name, move.loaded)
       if not is_new.all():
         old = {name: move.to_places[~is_new]}
-        new = {name: self._unpacked(name, found[~is_new, 1:])}
+        new = {name: self._unpacked(name, found)}
         state = rows_lib.write(tables, state, old, new)
       if is_new.any():
         ids, places = move.loaded[is_new], move.to_places[is_new]
@@ -341,12 +328,16 @@ class Home:
     while self._waiting:
       self._waiting.pop(0)[2].result()
 
-  def _read(self, name: str, ids: np.ndarray) -> np.ndarray:
-    """Records of rows [n], also of those still on their way."""
+  def _read(self, name: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows [n], rising, are new, and the words of the other ones."""
     for table, sent, done in self._waiting:
-      if table == name and np.isin(ids, sent, assume_unique=True).any():
+      if table != name or done.done():
+        continue
+      at = np.minimum(np.searchsorted(ids, sent), len(ids) - 1)
+      if (ids[at] == sent).any():
         done.result()
-    return self._files[name].read(ids)
+    is_there = self._files[name].has(ids)
+    return ~is_there, self._files[name].read(ids[is_there])
 
   def _unpacked(self, name: str, words: np.ndarray) -> Any:
     """Rows and slots from words uint32 [n, ...]."""
@@ -383,10 +374,9 @@ class Home:
 
   def _rows(self, name: str, ids: np.ndarray) -> np.ndarray:
     """Rows float32 [n, D], without slots."""
-    found = self._read(name, ids)
-    rows = self._unpacked(name, found[:, 1:])['table'].copy()
-    if (is_new := found[:, 0] == 0).any():
-      rows[is_new] = _new_rows(self.specs[name], self._key, ids)[is_new]
+    is_new, found = self._read(name, ids)
+    rows = np.array(_new_rows(self.specs[name], self._key, ids))
+    rows[~is_new] = self._unpacked(name, found)['table']
     return rows
 
   def view(self) -> 'Home':

@@ -16,7 +16,7 @@ import numpy as np
 
 from antjax.embedding.routing import PAD
 
-_SHARE = 16  # One in so many places is chosen for eviction at once.
+_SHARE = 8  # One in so many places is chosen for eviction at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,8 @@ class RowCache:
 
   def __init__(self, name: str, num_rows: int, num_places: int):
     self._name = name
-    # Place + 1 of each id; 0: on no device. Pages never written take no memory.
+    # Place + 1 of each id; if on no device: 0, or minus the last known batch to
+    # use it. Pages never written take no memory.
     self._place = np.zeros(num_rows, np.int32)
     self.ids = np.full(num_places, -1, np.int64)  # By place; -1: free.
     self._used = np.full(num_places, -1, np.int64)  # Batch of the last use.
@@ -44,23 +45,29 @@ class RowCache:
     )  # Last known batch to use it.
     self._num_taken = 0  # Places below are taken.
     self._now = 0  # Number of batches placed.
-    # Of the next batches: ids, and those of them not on the devices when read.
-    self._ahead = deque[tuple[np.ndarray, np.ndarray]]()
+    self._ahead = deque[np.ndarray]()  # Ids of the next batches.
     # Places to evict next, if not used since: (places, last uses).
     none: Any = np.zeros(0, np.int64)
     self._next = none, none
 
   def see(self, ids: np.ndarray) -> np.ndarray:
-    """Remembers a coming batch, ids [n] with PAD; returns those not here."""
+    """Remembers a coming batch, ids [n] with PAD; returns some to be fetched.
+
+    They are on no device, and no batch seen before needs them.
+    """
     ids = ids[ids >= 0]
-    places = self._place[ids] - 1
-    absent = np.unique(ids[places < 0])
-    self._ahead.append((ids, absent))
-    self._until[places[places >= 0]] = self._now + len(self._ahead)
-    return absent
+    self._ahead.append(ids)
+    number = self._now + len(self._ahead)
+    found = self._place[ids]
+    is_here = found > 0
+    self._until[found[is_here] - 1] = number
+    self._place[ids[~is_here]] = -number
+    return ids[found == 0]
 
   def forget_ahead(self) -> None:
     """Forgets the coming batches."""
+    for ids in self._ahead:
+      self._place[ids[self._place[ids] < 0]] = 0
     self._ahead.clear()
     self._until[:] = -1
 
@@ -80,22 +87,22 @@ class RowCache:
     is_id = ids >= 0
     # PAD reads some entry, which is replaced.
     places = np.where(is_id, self._place[ids] - 1, PAD)
+    is_lacking = is_id & (places < 0)
     self._used[places[places >= 0]] = self._now
-    loaded = np.unique(ids[is_id & (places < 0)])
+    loaded = np.sort(ids[is_lacking])  # Far faster than np.unique.
+    loaded = loaded[np.diff(loaded, prepend=-1) > 0]
     to_places, num_free = self._make_room(len(loaded), ids)
     gone = to_places[num_free:]
-    evicted = self.ids[gone]
-    self._place[evicted] = 0
+    evicted, until = self.ids[gone], self._until[gone]
+    self._place[evicted] = np.where(until > self._now, -until, 0)
+    self._until[to_places] = -self._place[loaded]
     self._place[loaded] = to_places + 1
     self.ids[to_places], self._used[to_places] = loaded, self._now
     is_kept = self.is_changed[gone]
     move = RowMove(evicted[is_kept], gone[is_kept], loaded, to_places)
-    self.is_changed[to_places] = self._until[to_places] = 0
-    for number, (_, absent) in enumerate(self._ahead, self._now + 1):
-      at = self._place[absent] - 1
-      self._until[at[at >= 0]] = number
+    self.is_changed[to_places] = False
     if loaded.size:
-      places = np.where(is_id, self._place[ids] - 1, PAD)
+      places[is_lacking] = self._place[ids[is_lacking]] - 1
     if is_training:
       self.is_changed[places[is_id]] = True
     return places.astype(np.int32), move
@@ -141,7 +148,7 @@ class RowCache:
     """Places of the rows that are needed last, of those not needed now."""
     needed = np.full(len(self.ids), self._now + len(self._ahead) + 1)
     for number in reversed(range(len(self._ahead))):
-      at = self._place[self._ahead[number][0]] - 1
+      at = self._place[self._ahead[number]] - 1
       needed[at[at >= 0]] = self._now + 1 + number
     needed[self._used == self._now] = -1
     if num > np.count_nonzero(needed >= 0):
@@ -152,13 +159,7 @@ class RowCache:
         f' the devices. Set device_rows to {least} or more; several times as'
         ' many let frequent rows stay.'
       )
-    places = np.argsort(-needed, kind='stable')[:num]
-    gone = self.ids[places]
-    self._ahead = deque(
-      (batch, np.union1d(absent, np.intersect1d(batch, gone)))
-      for batch, absent in self._ahead
-    )
-    return places
+    return np.argsort(-needed, kind='stable')[:num]
 
   # In checkpoints.
 

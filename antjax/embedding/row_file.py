@@ -2,29 +2,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a table in a memory-mapped file that can return to checkpoints.
 
-A record is a stamp and the words of a row with its optimizer slots. The file is
-sparse: a row that was never written is a hole, whose stamp is 0. Rows are
-written in place, but a checkpoint can still be returned to: before a record is
-overwritten for the first time after a checkpoint, it is appended to the log of
-that checkpoint. A process may be killed at any instruction.
+A record is a stamp and the words of a row with its optimizer slots. Records are
+in the order in which rows were first written, so the file takes no more of the
+disk than they. Later they are written in place, but a checkpoint can still be
+returned to: before a record is overwritten for the first time after a
+checkpoint, it is appended to the log of that checkpoint. A process may be
+killed at any instruction.
 """
 
 from collections.abc import Iterator
 import fcntl
 import mmap
+import os
 import pathlib
 import shutil
-from typing import Any
 
 import numpy as np
 
 # Bytes of the disk left free: a full disk kills who writes to a mapped file.
 _SPARE = 64 << 20
-_LOCKS = dict[pathlib.Path, Any]()  # Open files, by folder.
+NOTHING = np.zeros(1, np.int32)  # State of a new file.
+_LOCKS = dict[pathlib.Path, int]()  # Open files, by folder.
 
 
 class RowFile:
-  """Records uint32 [num_rows, 1 + words], by id.
+  """Records uint32 [num_rows, 1 + words], of which the first ones are used.
 
   Only one process may write. Reads and writes of different rows may run in
   different threads.
@@ -40,7 +42,8 @@ class RowFile:
     self.step = 0  # Of the last checkpoint.
     self._is_settled = True
     self._is_empty = False  # Whether all that the file holds is void.
-    # Records that the file holds in a newer version: (rising ids, records).
+    self._forget_rows()
+    # Records that the file holds in a newer version: (rising places, records).
     self._older: tuple[np.ndarray, np.ndarray] | None = None
     _lock(folder)
     self._map()
@@ -59,41 +62,60 @@ class RowFile:
     mapped.madvise(mmap.MADV_RANDOM)  # No pages beside those asked for.
     self._records = np.frombuffer(mapped, np.uint32).reshape(self._shape)
 
+  def _forget_rows(self) -> None:
+    # Place + 1 of each row's record; 0: none. Pages not written take no memory.
+    self._place = np.zeros(self._shape[0], np.int32)
+    self._ids = np.zeros(self._shape[0], np.int32)  # By place.
+    self._num_used = 0
+
+  def has(self, ids: np.ndarray) -> np.ndarray:
+    """Whether rows [n] were ever written."""
+    return self._place[ids] > 0
+
   def touch(self, ids: np.ndarray) -> None:
     """Makes the kernel read the pages of rows [n]."""
-    self._records[ids, 0].max(initial=0)
+    places = self._place[ids] - 1
+    self._records[places[places >= 0], 0].max(initial=0)
 
   def read(self, ids: np.ndarray) -> np.ndarray:
-    """Records uint32 [n, 1 + words]; those of new rows begin with 0."""
-    if self._is_empty:
-      return np.zeros((len(ids), self._shape[1]), np.uint32)
-    found = self._records.take(ids, axis=0)
+    """Words uint32 [n, words] of rows [n] that it has."""
+    places = self._place[ids] - 1
+    found = self._records.take(places, axis=0)
     if self._older is not None:
       older, records = self._older
-      at = np.minimum(np.searchsorted(older, ids), len(older) - 1)
-      is_older = older[at] == ids
+      at = np.minimum(np.searchsorted(older, places), len(older) - 1)
+      is_older = older[at] == places
       found[is_older] = records[at[is_older]]
-    return found
+    return found[:, 1:]
 
   def write(self, ids: np.ndarray, words: np.ndarray) -> None:
     """Sets the words uint32 [n, words] of distinct rows [n]."""
     self.settle()
-    size = len(ids) * (4 * self._shape[1] + mmap.PAGESIZE)
+    size = 4 * len(ids) * self._shape[1]
     if shutil.disk_usage(self._folder).free < 2 * size + _SPARE:
       raise RuntimeError(
         f'Home of rows: the disk of {self._folder} is full; make room. The run'
         ' resumes from its last checkpoint.'
       )
     stamp = self.step + 1
-    old = self._records.take(ids, axis=0)
-    is_kept = old[:, 0] != stamp
-    if self.step and is_kept.any():
-      self._append(ids[is_kept], old[is_kept])
-    self._records[ids] = np.insert(words, 0, stamp, axis=1)
+    places = self._place[ids] - 1
+    is_new = places < 0
+    if self.step:
+      kept = places[~is_new]
+      kept = kept[self._records[kept, 0] != stamp]
+      if kept.size:
+        self._append(kept, self._records.take(kept, axis=0))
+    new = ids[is_new]
+    end = self._num_used + len(new)
+    places[is_new] = np.arange(self._num_used, end)
+    self._records[places] = np.insert(words, 0, stamp, axis=1)
+    self._ids[self._num_used : end] = new
+    self._num_used = end
+    self._place[new] = 1 + places[is_new]  # Last: other threads read it.
 
-  def _append(self, ids: np.ndarray, records: np.ndarray) -> None:
+  def _append(self, places: np.ndarray, records: np.ndarray) -> None:
     """Keeps records of the last checkpoint: complete before this returns."""
-    head = np.array([len(ids), *ids], np.int64)
+    head = np.insert(places.astype(np.int64), 0, len(places))
     with self._log(self.step).open('ab') as file:
       file.write(head.tobytes() + records.tobytes())
 
@@ -105,11 +127,20 @@ class RowFile:
     found = self._folder.glob('before_*')
     return sorted(int(path.name.removeprefix('before_')) for path in found)
 
-  def return_to(self, step: int) -> None:
-    """Reads from now on what the rows were at a checkpoint; 0: at the start.
+  def state(self) -> np.ndarray:
+    """What a checkpoint holds: number of records, and their ids."""
+    return np.insert(self._ids[: self._num_used], 0, self._num_used)
 
-    The file itself changes with the first write after that, by `settle`.
+  def return_to(self, step: int, state: np.ndarray) -> None:
+    """Reads from now on what the rows were at a checkpoint.
+
+    The file itself changes with the first write after that, by `settle`. At the
+    start, step 0, the state is `NOTHING`.
     """
+    self._forget_rows()
+    self._num_used = len(state) - 1
+    self._ids[: self._num_used] = state[1:]
+    self._place[state[1:]] = np.arange(1, len(state))
     self.step, self._older = step, None
     self._is_settled, self._is_empty = False, step == 0
     parts = [
@@ -119,13 +150,13 @@ class RowFile:
       for part in self._blocks(log)
     ]
     if parts:
-      ids = np.concatenate([part[0] for part in parts])
-      older, first = np.unique(ids, return_index=True)
+      places = np.concatenate([part[0] for part in parts])
+      older, first = np.unique(places, return_index=True)
       records = np.concatenate([part[1] for part in parts])
       self._older = older, records[first]
 
   def _blocks(self, step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ids and records of a log; a last block cut short changed no row."""
+    """Places and records of a log; a last block cut short changed no row."""
     data, width = self._log(step).read_bytes(), 4 * self._shape[1]
     at = 0
     while at + 8 <= len(data):
@@ -133,10 +164,10 @@ class RowFile:
       middle = at + 8 * (1 + size)
       if middle + size * width > len(data):
         return
-      ids = np.frombuffer(data, np.int64, size, at + 8)
+      places = np.frombuffer(data, np.int64, size, at + 8)
       words = size * self._shape[1]
       records = np.frombuffer(data, np.uint32, words, middle)
-      yield ids, records.reshape(size, -1)
+      yield places, records.reshape(size, -1)
       at = middle + size * width
 
   def settle(self) -> None:
@@ -170,12 +201,12 @@ def _lock(folder: pathlib.Path) -> None:
   if folder in _LOCKS:
     return
   folder.mkdir(parents=True, exist_ok=True)
-  file = (folder / 'lock').open('a')
+  file = os.open(folder / 'lock', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
   try:
     # The kernel forgets it with the process, even after kill -9.
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError:
-    file.close()
+    os.close(file)
     raise ValueError(
       f'Home of rows: another process uses {folder}. Wait until it has ended,'
       ' or name another folder.'

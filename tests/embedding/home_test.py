@@ -20,7 +20,7 @@ from antjax.embedding.home import HomeConfig
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.row_cache import RowCache
-from antjax.embedding.row_file import RowFile
+from antjax.embedding.row_file import NOTHING, RowFile
 from antjax.embedding.table import EmbeddingTables
 from antjax.embedding.vocabulary import Vocabulary, VocabularyConfig
 from antjax.mesh.mesh import make_mesh
@@ -305,12 +305,12 @@ def test_a_full_disk_ends_the_run_by_name(tmp_path, monkeypatch):
 
 def test_a_file_returns_to_each_checkpoint(tmp_path):
   rng, ids = np.random.default_rng(0), np.arange(50)
-  file, want = RowFile(tmp_path, 50, 3), {}
+  file, want, states = RowFile(tmp_path, 50, 3), {}, {}
   words = np.zeros((50, 3), np.uint32)
   is_there = np.zeros(50, bool)
   for step in range(5):
     file.step = step
-    want[step] = words.copy(), is_there.copy()
+    want[step], states[step] = (words.copy(), is_there.copy()), file.state()
     for _ in range(2):
       some = rng.permutation(50)[:12]
       words[some] = rng.integers(0, 99, (12, 3))
@@ -319,23 +319,23 @@ def test_a_file_returns_to_each_checkpoint(tmp_path):
   assert file.logs() == [1, 2, 3, 4]
 
   def check(step):
-    found = file.read(ids)
-    np.testing.assert_array_equal(found[:, 1:], want[step][0])
-    np.testing.assert_array_equal(found[:, 0] > 0, want[step][1])
+    words, is_there = want[step]
+    np.testing.assert_array_equal(file.has(ids), is_there)
+    np.testing.assert_array_equal(file.read(ids[is_there]), words[is_there])
 
   for step in (4, 2, 3):
-    file.return_to(step)
+    file.return_to(step, states[step])
     check(step)
   with (tmp_path / 'before_4').open('ab') as log:
     log.write(b'cut short')  # A block whose rows were never written.
   file = RowFile(tmp_path, 50, 3)
-  file.return_to(3)
+  file.return_to(3, states[3])
   check(3)
   file.settle()
   assert file.logs() == [1, 2]
   check(3)
-  file.return_to(0)
-  assert not file.read(ids).any()
+  file.return_to(0, NOTHING)
+  assert not file.has(ids).any()
 
 
 def test_rows_needed_last_make_room():

@@ -15,6 +15,7 @@ import numpy as np
 
 from antjax import config as config_lib
 from antjax.ctr.antm2c.model import ScenarioModel
+from antjax.embedding.home import HomeConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
@@ -84,10 +85,12 @@ class ClickJob:
     )
     num_examples = len(data.splits['train'])
     self._num_steps = config.steps_for(num_examples)
-    rate = config.fields.learning_rate
-    self.tables = tables = model.tables(
-      job.mesh, config.optimizer.schedule(self._num_steps, rate), num_examples
-    )
+    fields, home = config.fields, None
+    rate = config.optimizer.schedule(self._num_steps, fields.learning_rate)
+    if fields.device_rows:
+      of_run = pathlib.Path(fields.home or job.run_dir) / self._name / 'rows'
+      home = HomeConfig(folder=str(of_run), device_rows=fields.device_rows)
+    self.tables = tables = model.tables(job.mesh, rate, num_examples, home)
 
     def loss(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
       vectors = tables.lookup(rows, batch['ids'])
