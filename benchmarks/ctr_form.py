@@ -21,7 +21,9 @@ from antjax.networks.load import NetworkConfig
 from benchmarks import ctr_bench, harness
 
 
-def _config(folder: str, model: str, run_dir: str) -> clicks_config.Config:
+def _config(
+  folder: str, model: str, run_dir: str, norm: ctr_bench.Norm
+) -> clicks_config.Config:
   """The config of launch/train_clicks.py for one model."""
   return clicks_config.Config(
     run_dir=run_dir,
@@ -32,6 +34,7 @@ def _config(folder: str, model: str, run_dir: str) -> clicks_config.Config:
     history=('none',),
     batch_size=ctr_bench.BATCH,
     network=NetworkConfig(
+      norm=norm,
       widths=ctr_bench.WIDTHS,
       tower_widths=ctr_bench.TOWER_WIDTHS,
       expert_widths=ctr_bench.EXPERT_WIDTHS,
@@ -63,9 +66,18 @@ def job_of(config: clicks_config.Config) -> job_lib.Job:
 class Form(ctr_bench.Trained):
   """One model, trained for given numbers of steps."""
 
-  def __init__(self, model: str, folder: str, run_dir: str, problem: str):
+  def __init__(
+    self,
+    model: str,
+    folder: str,
+    run_dir: str,
+    problem: str,
+    norm: ctr_bench.Norm,
+    steps_per_call: int,
+  ):
     """Reads the clicks, and writes them for the peers."""
-    config = _config(folder, model, run_dir)
+    self._steps_per_call = steps_per_call
+    config = _config(folder, model, run_dir, norm)
     job = job_of(config)
     data = clicks_data.ScenarioData(config, job)
     harness.save(_arrays(data), problem)
@@ -78,7 +90,9 @@ class Form(ctr_bench.Trained):
     # Continues without a position to restore.
     batches = itertools.chain(self._batches)
     last = int(self._state.step) + num_steps
-    self._state = self._job.trainer.fit(self._state, batches, last)
+    self._state = self._job.trainer.fit(
+      self._state, batches, last, steps_per_call=self._steps_per_call
+    )
     jax.block_until_ready(self._state)
     return time.perf_counter() - start
 
