@@ -22,7 +22,8 @@ All sides train for the same number of epochs, taking turns in blocks of steps.
 without the first eighth of each block; medians of blocks are compared. `auc` is
 for the test clicks after training, `auc_difference` ours minus the peer's with
 a 95 % interval over users (paired bootstrap). `flops_bound_s` is the time of a
-step's matrix products at the rate of a large product on this machine.
+step's matrix products at the rate of a large product on this machine,
+`layers_s` that of our layers alone, forward and backward.
 """
 
 from collections.abc import Iterator, Mapping
@@ -178,18 +179,21 @@ def _lines(
     steps = round(config.epochs * len(problem['train.label']) / BATCH)
     edges = np.linspace(0, steps, config.blocks + 1).astype(int)
     rates: dict[str, list[float]] = {name: [] for name in workers}
+    layers = []
     for worker in workers.values():  # Compiles one step, and several.
       worker.order('train', num_steps=2 * config.steps_per_call + 1)
     for size in np.diff(edges).tolist():
       for name, worker in workers.items():
         time.sleep(harness.PAUSE_S)
         rates[name].append(worker.order('rows_per_s', steps=size))
+      layers.append(workers['antjax'].order('layers_s'))
     logits = {}
     for name, worker in workers.items():
       written = str(folder / f'{name}.npy')
       worker.order('write_logits', path=written)
       logits[name] = np.load(written)
     flops_per_s = workers['antjax'].order('matmul_flops_per_s')
+    layers_s = statistics.median(layers)
   ours = statistics.median(rates['antjax'])
   for loader in loaders:
     theirs = statistics.median(rates[loader])
@@ -205,6 +209,8 @@ def _lines(
       **compared(logits['antjax'], logits[loader], test),
       'flops_bound_s': flops_of_step(model) / flops_per_s,
       'step_s': BATCH / ours,
+      'layers_s': layers_s,
+      'step_of_layers': BATCH / ours / layers_s,
       'steps': steps,
       'spread': {name: harness.min_max(x) for name, x in rates.items()},
     }
