@@ -14,14 +14,16 @@ launch/prepare_data.py.
 A click is a rating of four or five stars of MovieLens-1M; a scenario is a group
 of ages, as in Scenario-Wise-Rec. All sides see the same six fields, 16 wide:
 user, item, gender, age, occupation, scenario. The sizes of the models are given
-below; the peer's MLPs always have batch normalization.
+below. `--norm` is that of the hidden layers of all sides; torch-rechub's models
+always have batch normalization, and `none` takes it out of them.
 
 All sides train for the same number of epochs, taking turns in blocks of steps.
 `rows_per_s` is for whole steps, from arrays in memory to new parameters,
 without the first eighth of each block; medians of blocks are compared. `auc` is
 for the test clicks after training, `auc_difference` ours minus the peer's with
 a 95 % interval over users (paired bootstrap). `flops_bound_s` is the time of a
-step's matrix products at the rate of a large product on this machine.
+step's matrix products at the rate of a large product on this machine,
+`layers_s` that of our layers alone, forward and backward.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,13 +33,14 @@ import pathlib
 import statistics
 import tempfile
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from benchmarks import harness, machine
 
 MODELS = ('mlp', 'deepfm', 'dcnv2', 'shared_bottom', 'mmoe', 'ple')
+Norm = Literal['batch', 'none']
 LOADERS = ('own', 'batched', 'fuxictr')
 FUXICTR_MODELS = ('deepfm', 'dcnv2')
 DIM = 16
@@ -57,6 +60,8 @@ class Config:
   data: Annotated[str, 'Prepared clicks.'] = 'data/ml-1m'
   models: Annotated[tuple[str, ...], 'Only these; empty: all.'] = ()
   loaders: Annotated[tuple[str, ...], 'Loaders of the peers.'] = LOADERS
+  norm: Annotated[Norm, 'Norm of hidden layers: batch or none.'] = 'batch'
+  steps_per_call: Annotated[int, 'Steps in one program of ours.'] = 8
   epochs: Annotated[float, 'Passes over the training clicks.'] = 2.0
   blocks: Annotated[int, 'Blocks that the steps go in.'] = 6
   threads: Annotated[int, 'PyTorch threads.'] = os.cpu_count() or 1
@@ -160,28 +165,35 @@ def _lines(
       folder=config.data,
       run_dir=str(folder / model),
       problem=path,
+      norm=config.norm,
+      steps_per_call=config.steps_per_call,
     )
     for loader in loaders:
       kind = 'fuxictr' if loader == 'fuxictr' else 'peers'
       options = {'model': model, 'loader': loader, 'problem': path}
-      workers[loader].make(f'benchmarks.ctr_{kind}:Peer', **options)
+      workers[loader].make(
+        f'benchmarks.ctr_{kind}:Peer', **options, norm=config.norm
+      )
     problem = harness.load(path)
     test = {name: problem[f'test.{name}'] for name in ('label', 'user')}
     steps = round(config.epochs * len(problem['train.label']) / BATCH)
     edges = np.linspace(0, steps, config.blocks + 1).astype(int)
     rates: dict[str, list[float]] = {name: [] for name in workers}
-    for worker in workers.values():
-      worker.order('train', num_steps=5)
+    layers = []
+    for worker in workers.values():  # Compiles one step, and several.
+      worker.order('train', num_steps=2 * config.steps_per_call + 1)
     for size in np.diff(edges).tolist():
       for name, worker in workers.items():
         time.sleep(harness.PAUSE_S)
         rates[name].append(worker.order('rows_per_s', steps=size))
+      layers.append(workers['antjax'].order('layers_s'))
     logits = {}
     for name, worker in workers.items():
       written = str(folder / f'{name}.npy')
       worker.order('write_logits', path=written)
       logits[name] = np.load(written)
     flops_per_s = workers['antjax'].order('matmul_flops_per_s')
+    layers_s = statistics.median(layers)
   ours = statistics.median(rates['antjax'])
   for loader in loaders:
     theirs = statistics.median(rates[loader])
@@ -189,12 +201,16 @@ def _lines(
       'model': model,
       'peer': 'FuxiCTR' if loader == 'fuxictr' else 'torch-rechub',
       'loader': loader,
+      'norm': config.norm,
+      'steps_per_call': config.steps_per_call,
       'rows_per_s': round(ours),
       'peer_rows_per_s': round(theirs),
       'ratio': ours / theirs,
       **compared(logits['antjax'], logits[loader], test),
       'flops_bound_s': flops_of_step(model) / flops_per_s,
       'step_s': BATCH / ours,
+      'layers_s': layers_s,
+      'step_of_layers': BATCH / ours / layers_s,
       'steps': steps,
       'spread': {name: harness.min_max(x) for name, x in rates.items()},
     }

@@ -33,8 +33,9 @@ from benchmarks import ctr_peers
 class _Model(BaseModel):
   """Common parts of both models."""
 
-  def __init__(self, feature_map: Any):
+  def __init__(self, feature_map: Any, norm: problem_lib.Norm):
     super().__init__(feature_map, verbose=0, model_root='', metrics=['AUC'])
+    self._norm = norm
     self.embedding_layer = FeatureEmbedding(feature_map, problem_lib.DIM)
     self.width = feature_map.sum_emb_out_dim()
 
@@ -44,6 +45,7 @@ class _Model(BaseModel):
       output_dim=output_dim,
       hidden_units=list(problem_lib.WIDTHS),
       hidden_activations='ReLU',
+      batch_norm=self._norm == 'batch',
     )
 
   def _start(self) -> None:
@@ -52,8 +54,8 @@ class _Model(BaseModel):
 
 
 class _DeepFM(_Model):
-  def __init__(self, feature_map: Any):
-    super().__init__(feature_map)
+  def __init__(self, feature_map: Any, norm: problem_lib.Norm):
+    super().__init__(feature_map, norm)
     self.fm = FactorizationMachine(feature_map)
     self.mlp = self._mlp(1)
     self._start()
@@ -66,8 +68,8 @@ class _DeepFM(_Model):
 
 
 class _DCNv2(_Model):
-  def __init__(self, feature_map: Any):
-    super().__init__(feature_map)
+  def __init__(self, feature_map: Any, norm: problem_lib.Norm):
+    super().__init__(feature_map, norm)
     self.crossnet = CrossNetV2(self.width, problem_lib.CROSS_LAYERS)
     self.parallel_dnn = self._mlp(None)
     self.fc = torch.nn.Linear(self.width + problem_lib.WIDTHS[-1], 1)
@@ -99,7 +101,8 @@ class Peer(ctr_peers.Peer):
 
   def _make(self, model: str, num_ids: Mapping[str, int]) -> None:
     self._features = _feature_map(num_ids)
-    self._model = (_DeepFM if model == 'deepfm' else _DCNv2)(self._features)
+    made = _DeepFM if model == 'deepfm' else _DCNv2
+    self._model = made(self._features, self._norm)
     self._model._max_gradient_norm = 10.0  # As in `fit`.
 
   def _endless(

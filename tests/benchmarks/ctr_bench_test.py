@@ -54,7 +54,7 @@ def test_the_peer_has_the_models(tmp_path):
   with harness.workers({'peer': harness.Side(is_peer=True)}) as workers:
     peer = workers['peer']
     for name in ctr_bench.MODELS:
-      options = {'loader': 'batched', 'problem': str(path)}
+      options = {'loader': 'batched', 'problem': str(path), 'norm': 'batch'}
       peer.make('benchmarks.ctr_peers:Peer', model=name, **options)
       assert peer.order('rows_per_s', steps=2) > 0
       out = str(tmp_path / f'{name}.npy')
