@@ -8,8 +8,9 @@ prints a JSON line for each model and loader of the peer torch-rechub: `own`,
 its usual DataLoader over rows, and `batched`, which replaces it by slices of
 tensors to compare only the models. The loader `fuxictr` is FuxiCTR with its own
 loader, for the models that it has, if it is installed (by the extra
-`bench_fuxictr`, which includes Ray). Needs the default output of
-launch/prepare_data.py.
+`bench_fuxictr`, which includes Ray); finalmlp and masknet are only in its
+repository, whose folder `model_zoo` is then `--model_zoo`. Needs the output of
+`launch/prepare_data.py --views=examples`.
 
 A click is a rating of four or five stars of MovieLens-1M; a scenario is a group
 of ages, as in Scenario-Wise-Rec. All sides see the same six fields, 16 wide:
@@ -28,6 +29,7 @@ step's matrix products at the rate of a large product on this machine,
 
 from collections.abc import Iterator, Mapping
 import dataclasses
+import itertools
 import os
 import pathlib
 import statistics
@@ -39,14 +41,20 @@ import numpy as np
 
 from benchmarks import harness, machine
 
-MODELS = ('mlp', 'deepfm', 'dcnv2', 'shared_bottom', 'mmoe', 'ple')
+MODELS = (
+  *('mlp', 'deepfm', 'dcnv2', 'shared_bottom', 'mmoe', 'ple'),
+  *('finalmlp', 'masknet'),
+)
 Norm = Literal['batch', 'none']
 LOADERS = ('own', 'batched', 'fuxictr')
 FUXICTR_MODELS = ('deepfm', 'dcnv2')
+ZOO = {'finalmlp': 'FinalMLP', 'masknet': 'MaskNet'}  # Of FuxiCTR's repository.
 DIM = 16
 BATCH = 2048
 # Widths of the deep part, towers and experts.
 WIDTHS, TOWER_WIDTHS, EXPERT_WIDTHS = (256, 128), (64,), (128,)
+# Of the streams' bilinear form; of masks.
+NUM_HEADS, NUM_BLOCKS, BLOCK_WIDTH, MASK_RATIO = 2, 3, 64, 2
 NUM_EXPERTS, NUM_SPECIFIC, NUM_LEVELS, CROSS_LAYERS = 4, 1, 1, 3
 LEARNING_RATE = 1e-3
 SCENARIOS = ('1+18', '25', '35+45+50+56')
@@ -62,6 +70,8 @@ class Config:
   loaders: Annotated[tuple[str, ...], 'Loaders of the peers.'] = LOADERS
   norm: Annotated[Norm, 'Norm of hidden layers: batch or none.'] = 'batch'
   steps_per_call: Annotated[int, 'Steps in one program of ours.'] = 8
+  seeds: Annotated[tuple[int, ...], 'A training for each.'] = (0,)
+  model_zoo: Annotated[str, "FuxiCTR's folder of models; empty: none."] = ''
   epochs: Annotated[float, 'Passes over the training clicks.'] = 2.0
   blocks: Annotated[int, 'Blocks that the steps go in.'] = 6
   threads: Annotated[int, 'PyTorch threads.'] = os.cpu_count() or 1
@@ -139,23 +149,30 @@ def flops_of_step(model: str) -> float:
     'shared_bottom': deep + mlp(last, *TOWER_WIDTHS, 1),
     'mmoe': shared * (expert + width) + tower,
     'ple': (shared + own) * (expert + width) + tower,
+    'finalmlp': 2 * deep + (width + 2) * width + last * (2 + last // NUM_HEADS),
+    'masknet': NUM_BLOCKS * width * (2 * MASK_RATIO * width + BLOCK_WIDTH)
+    + mlp(NUM_BLOCKS * BLOCK_WIDTH, *WIDTHS, 1),
   }
   return 6.0 * BATCH * products[model]
 
 
-def _has(loader: str, model: str) -> bool:
+def _has(loader: str, model: str, model_zoo: str) -> bool:
   """Whether a peer has a model, and is installed."""
   if loader != 'fuxictr':
-    return True
-  return model in FUXICTR_MODELS and machine.peers_have('fuxictr')
+    return model not in ZOO
+  is_there = model in FUXICTR_MODELS or (model in ZOO and bool(model_zoo))
+  return is_there and machine.peers_have('fuxictr')
 
 
 def _lines(
-  config: Config, model: str, folder: pathlib.Path
+  config: Config, model: str, seed: int, folder: pathlib.Path
 ) -> Iterator[dict[str, Any]]:
   """Trains one model on all sides; yields a line per loader of the peers."""
   path = str(folder / 'problem.npz')
-  loaders = [x for x in config.loaders if _has(x, model)]
+  zoo = config.model_zoo
+  loaders = [x for x in config.loaders if _has(x, model, zoo)]
+  if not loaders:
+    return
   peer = harness.Side(is_peer=True, threads=config.threads)
   sides = {'antjax': harness.OURS} | dict.fromkeys(loaders, peer)
   with harness.workers(sides, model) as workers:
@@ -164,6 +181,7 @@ def _lines(
       model=model,
       folder=config.data,
       run_dir=str(folder / model),
+      seed=seed,
       problem=path,
       norm=config.norm,
       steps_per_call=config.steps_per_call,
@@ -171,8 +189,10 @@ def _lines(
     for loader in loaders:
       kind = 'fuxictr' if loader == 'fuxictr' else 'peers'
       options = {'model': model, 'loader': loader, 'problem': path}
+      if loader == 'fuxictr':
+        options['model_zoo'] = zoo
       workers[loader].make(
-        f'benchmarks.ctr_{kind}:Peer', **options, norm=config.norm
+        f'benchmarks.ctr_{kind}:Peer', **options, norm=config.norm, seed=seed
       )
     problem = harness.load(path)
     test = {name: problem[f'test.{name}'] for name in ('label', 'user')}
@@ -201,6 +221,7 @@ def _lines(
       'model': model,
       'peer': 'FuxiCTR' if loader == 'fuxictr' else 'torch-rechub',
       'loader': loader,
+      'seed': seed,
       'norm': config.norm,
       'steps_per_call': config.steps_per_call,
       'rows_per_s': round(ours),
@@ -221,8 +242,10 @@ def main(config: Config) -> None:
   harness.choose('loaders', config.loaders, dict.fromkeys(LOADERS))
   facts = harness.start(dtype='float32', torch_threads=config.threads)
   with tempfile.TemporaryDirectory() as folder:
-    for model in models:
-      for line in _lines(config, model, pathlib.Path(folder)):
+    for model, seed in itertools.product(models, config.seeds):
+      own = pathlib.Path(folder, f'{model}_{seed}')
+      own.mkdir()
+      for line in _lines(config, model, seed, own):
         harness.emit(line | facts)
 
 

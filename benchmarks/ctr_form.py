@@ -46,6 +46,10 @@ def _config(
       num_specific=ctr_bench.NUM_SPECIFIC,
       num_levels=ctr_bench.NUM_LEVELS,
       cross_layers=ctr_bench.CROSS_LAYERS,
+      num_heads=ctr_bench.NUM_HEADS if model == 'finalmlp' else None,
+      num_blocks=ctr_bench.NUM_BLOCKS,
+      block_width=ctr_bench.BLOCK_WIDTH,
+      mask_ratio=float(ctr_bench.MASK_RATIO),
     ),
     fields=FieldConfig(
       use=('user', 'item', 'columns'),
@@ -132,6 +136,7 @@ class Form(ctr_bench.Trained):
     problem: str,
     norm: ctr_bench.Norm,
     steps_per_call: int,
+    seed: int,
   ):
     """Reads the clicks, and writes them for the peers."""
     self._steps_per_call = steps_per_call
@@ -139,10 +144,10 @@ class Form(ctr_bench.Trained):
     job = job_of(config)
     data = clicks_data.ScenarioData(config, job)
     harness.save(_arrays(data), problem)
-    self._job = ClickJob(config, job, data, seed=0, name=model)
+    self._job = ClickJob(config, job, data, seed=seed, name=model)
     self._layers = _Layers(self._job)
     self._state = self._job.start()
-    self._batches = iter(data.training(self._job.model, 0, model))
+    self._batches = iter(data.training(self._job.model, seed, model))
 
   def train(self, num_steps: int) -> float:
     start = time.perf_counter()

@@ -88,9 +88,14 @@ class Peer(problem_lib.Trained):
   """A model with a loader; another library overrides the next four methods."""
 
   def __init__(
-    self, model: str, loader: str, problem: str, norm: problem_lib.Norm
+    self,
+    model: str,
+    loader: str,
+    problem: str,
+    norm: problem_lib.Norm,
+    seed: int,
   ):
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     self._norm = norm
     arrays = harness.load(problem)
     parts: dict[str, dict[str, Any]] = {'train': {}, 'test': {}, 'ids': {}}
