@@ -102,9 +102,7 @@ class Links:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       is_latency = field.name.endswith('latency_s')
-      if field.name == 'timings':
-        continue
-      if value is None:
+      if field.name == 'timings' or value is None:
         continue
       if not (value >= 0 if is_latency else value > 0):
         raise ValueError(
