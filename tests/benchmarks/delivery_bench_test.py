@@ -7,6 +7,12 @@ import pytest
 from tests.benchmarks import runs
 
 
+def test_deltas_of_a_small_table():
+  words = '--rows=500', '--changed=9', '--gone=3', '--added=4', '--text'
+  (line,) = runs.lines('delta_bench', *words)
+  assert line['rows'] == 13 and line['of_rows'] == 501 and line['write_s'] > 0
+
+
 @pytest.mark.slow
 def test_prints_one_line(tmp_path):
   words = (
