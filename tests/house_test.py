@@ -104,8 +104,9 @@ _OVER_BUDGET = {
   # a batch brings from files; see docs/design/house.md.
   'antjax/train': 7_074,
   # 95 of them delta_bench, 341 lm_bench, 40 packing of input_bench, 130 a store
-  # of titles, 390 a simulator that was in tests.
-  'benchmarks': 13_767,
+  # of titles, 390 a simulator that was in tests, 150 models of FuxiCTR beside
+  # ours, with the same norms and seeds, and layers alone, 220 tables in files.
+  'benchmarks': 13_953,
   'tests': 67_140,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
