@@ -6,11 +6,11 @@
 
 prints a JSON line for each model and loader of the peer torch-rechub: `own`,
 its usual DataLoader over rows, and `batched`, which replaces it by slices of
-tensors to compare only the models. `fuxictr` is FuxiCTR with its own loader, and
-`fuxictr_batched` with slices of tensors, for the models that it has, if it is
-installed (by the extra `bench_fuxictr`, which includes Ray); finalmlp and masknet
-are only in its repository, whose folder `model_zoo` is then `--model_zoo`. Needs
-the output of `launch/prepare_data.py --views=examples`.
+tensors to compare only the models. `fuxictr` is FuxiCTR with its own loader,
+and `fuxictr_batched` with slices of tensors, for the models that it has, if it
+is installed (by the extra `bench_fuxictr`, which includes Ray); finalmlp and
+masknet are only in its repository, whose folder `model_zoo` is then
+`--model_zoo`. Needs the output of `launch/prepare_data.py --views=examples`.
 
 A click is a rating of four or five stars of MovieLens-1M; a scenario is a group
 of ages, as in Scenario-Wise-Rec. All sides see the same six fields, 16 wide:
