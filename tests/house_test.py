@@ -94,7 +94,7 @@ _OVER_BUDGET = {
   'antjax/embedding': 4_236,
   'antjax/elastic': 11_031,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_540,  # 120 of them adapters of fused tensors; house.md.
-  'antjax/jobs': 18_176,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_236,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_411,
