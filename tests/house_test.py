@@ -93,7 +93,7 @@ _OVER_BUDGET = {
   'antjax/embedding': 4_236,
   'antjax/elastic': 11_031,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_540,  # 120 of them adapters of fused tensors; house.md.
-  'antjax/jobs': 18_176,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_601,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_411,
@@ -105,7 +105,7 @@ _OVER_BUDGET = {
   # 95 of them delta_bench, 341 lm_bench, 40 packing of input_bench, 130 a store
   # of titles, 390 a simulator that was in tests.
   'benchmarks': 13_767,
-  'tests': 67_040,  # See docs/design/house.md.
+  'tests': 67_302,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
@@ -149,7 +149,7 @@ def third_party_violations(root: pathlib.Path) -> list[str]:
     'launch': [],
     'benchmarks': ['bench', 'bench_tables', 'bench_fuxictr'],
     'examples': [],
-    'tests': ['dev', 'kafka', 'bench', 'bench_tables', 'bench_fuxictr'],
+    'tests': ['dev', 'bench', 'bench_tables', 'bench_fuxictr'],
   }
   found = []
   for path in source_tree.python_files(root):
