@@ -104,7 +104,7 @@ _OVER_BUDGET = {
   'antjax/train': 7_074,
   # 95 of them delta_bench, 341 lm_bench, 40 packing of input_bench, 130 a store
   # of titles, 390 a simulator that was in tests.
-  'benchmarks': 13_767,
+  'benchmarks': 13_888,
   'tests': 67_302,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
