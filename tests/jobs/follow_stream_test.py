@@ -197,9 +197,7 @@ def test_messages_reach_the_server_once(base, tmp_path, brokers):
     'clicks/0': 10,
     'clicks/1': len(rows) - 9,
   }
-  again.close()
   # Only bad ones: there is nothing to train on, and they do not come again.
-  again = files.make_trainer(folder, tmp_path, brokers.url)
   brokers.send([b'1'])
   again.round(again.new())
   again.close()
@@ -207,8 +205,9 @@ def test_messages_reach_the_server_once(base, tmp_path, brokers):
   again = files.make_trainer(folder, tmp_path, brokers.url)
   assert not again.new() and again.position['sequence'] >= 2
   again.close()
+  other = Brokers()
   with pytest.raises(RuntimeError, match='of the cluster mock'):
-    files.make_trainer(folder, tmp_path, Brokers().url)
+    files.make_trainer(folder, tmp_path, other.url)
 
 
 def typed(rows):
