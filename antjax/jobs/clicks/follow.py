@@ -215,9 +215,10 @@ class FileTrainer:
   def _advance(self, names: list[str]) -> None:
     """Notes what needs not be read again."""
     if self._topic is not None:
+      before = self.position.get('stream', {}).get('offsets', {})
       self.position['stream'] = {
         'cluster': self._topic.cluster,
-        'offsets': {**self._topic.offsets},
+        'offsets': before | self._topic.offsets,  # Other topics' as well.
       }
       return
     there = {p.name for p in pathlib.Path(self._config.follow).iterdir()}

@@ -137,6 +137,10 @@ class Topic:
         for x in places
       ]
     except self._kafka.KafkaException as error:
+      if self._assigned:  # It is looked again.
+        self._looked = time.monotonic()
+        logging.warning('follow=%s: %s', self._url, error)
+        return
       raise RuntimeError(f'follow={self._url}: {error}.') from error
     cluster = about.cluster_id or ''
     if self.cluster and cluster != self.cluster:
