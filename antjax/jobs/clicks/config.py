@@ -148,6 +148,7 @@ class Config(ExamplesConfig):
     'Folder of incoming files of new rows, or kafka://HOST:PORT/TOPIC. After'
     ' training, each file or message is trained on once, and --deltas receives'
     ' the changes. Empty: none.',
+    paths.TOPIC,
   ] = ''
   follow_config: Annotated[
     str,

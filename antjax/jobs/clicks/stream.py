@@ -65,16 +65,12 @@ class Topic:
     """Asks for the partitions; a topic without offsets begins at the oldest.
 
     Raises:
-      RuntimeError: confluent-kafka is missing, the brokers are not reached, or
-        messages from the offsets on are no longer there.
+      RuntimeError: The brokers are not reached, or messages from the offsets on
+        are no longer there.
       ValueError: The settings are wrong.
     """
-    try:
-      import confluent_kafka
-    except ImportError as error:
-      raise RuntimeError(
-        f"follow={url} needs a client: pip install 'antjax[kafka]'."
-      ) from error
+    import confluent_kafka  # Optional: `paths.check` looks for it.
+
     self._kafka: Any = confluent_kafka
     self._url, (brokers, self._topic) = url, config.topic_of(url)
     own = {**_OURS, 'bootstrap.servers': brokers}
