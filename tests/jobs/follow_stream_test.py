@@ -229,7 +229,6 @@ def test_a_trainer_killed_at_random_counts_each_message_once(
   ]
   rng, rows, kills, sent = random.Random(0), typed(rows), 0, [0, 0]
   deadline = time.monotonic() + 2 * DEADLINE_S
-  shutil.copytree(folder / 'fm', tmp_path / 'fm')
   with (tmp_path / 'log').open('w') as log:
     trainer = files._started(words, log)
     try:
