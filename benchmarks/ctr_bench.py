@@ -6,11 +6,11 @@
 
 prints a JSON line for each model and loader of the peer torch-rechub: `own`,
 its usual DataLoader over rows, and `batched`, which replaces it by slices of
-tensors to compare only the models. The loader `fuxictr` is FuxiCTR with its own
-loader, for the models that it has, if it is installed (by the extra
-`bench_fuxictr`, which includes Ray); finalmlp and masknet are only in its
-repository, whose folder `model_zoo` is then `--model_zoo`. Needs the output of
-`launch/prepare_data.py --views=examples`.
+tensors to compare only the models. `fuxictr` is FuxiCTR with its own loader,
+and `fuxictr_batched` with slices of tensors, for the models that it has, if it
+is installed (by the extra `bench_fuxictr`, which includes Ray); finalmlp and
+masknet are only in its repository, whose folder `model_zoo` is then
+`--model_zoo`. Needs the output of `launch/prepare_data.py --views=examples`.
 
 A click is a rating of four or five stars of MovieLens-1M; a scenario is a group
 of ages, as in Scenario-Wise-Rec. All sides see the same six fields, 16 wide:
@@ -46,7 +46,7 @@ MODELS = (
   *('finalmlp', 'masknet'),
 )
 Norm = Literal['batch', 'none']
-LOADERS = ('own', 'batched', 'fuxictr')
+LOADERS = ('own', 'batched', 'fuxictr', 'fuxictr_batched')
 FUXICTR_MODELS = ('deepfm', 'dcnv2')
 ZOO = {'finalmlp': 'FinalMLP', 'masknet': 'MaskNet'}  # Of FuxiCTR's repository.
 DIM = 16
@@ -158,7 +158,7 @@ def flops_of_step(model: str) -> float:
 
 def _has(loader: str, model: str, model_zoo: str) -> bool:
   """Whether a peer has a model, and is installed."""
-  if loader != 'fuxictr':
+  if not loader.startswith('fuxictr'):
     return model not in ZOO
   is_there = model in FUXICTR_MODELS or (model in ZOO and bool(model_zoo))
   return is_there and machine.peers_have('fuxictr')
@@ -187,9 +187,10 @@ def _lines(
       steps_per_call=config.steps_per_call,
     )
     for loader in loaders:
-      kind = 'fuxictr' if loader == 'fuxictr' else 'peers'
+      is_fuxictr = loader.startswith('fuxictr')
+      kind = 'fuxictr' if is_fuxictr else 'peers'
       options = {'model': model, 'loader': loader, 'problem': path}
-      if loader == 'fuxictr':
+      if is_fuxictr:
         options['model_zoo'] = zoo
       workers[loader].make(
         f'benchmarks.ctr_{kind}:Peer', **options, norm=config.norm, seed=seed
@@ -219,7 +220,7 @@ def _lines(
     theirs = statistics.median(rates[loader])
     yield {
       'model': model,
-      'peer': 'FuxiCTR' if loader == 'fuxictr' else 'torch-rechub',
+      'peer': 'FuxiCTR' if 'fuxictr' in loader else 'torch-rechub',
       'loader': loader,
       'seed': seed,
       'norm': config.norm,

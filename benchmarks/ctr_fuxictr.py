@@ -153,7 +153,9 @@ class Peer(ctr_peers.Peer):
   def _endless(
     self, loader: str, clicks: Mapping[str, np.ndarray]
   ) -> Iterator[Any]:
-    del loader
+    if loader == 'fuxictr_batched':
+      for x, labels in super()._endless('batched', clicks):
+        yield {**x, 'label': labels}
     folder = tempfile.TemporaryDirectory()
     path = pathlib.Path(folder.name) / 'train.parquet'
     names = (*problem_lib.FIELDS, 'label')
