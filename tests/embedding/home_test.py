@@ -25,7 +25,7 @@ from antjax.embedding.table import EmbeddingTables
 from antjax.embedding.vocabulary import Vocabulary, VocabularyConfig
 from antjax.mesh.mesh import make_mesh
 from antjax.serving import functions
-from antjax.train import checkpoint, warm_start
+from antjax.train import checkpoint, fit_options, warm_start
 from antjax.train.trainer import Trainer
 from tests.train.positioned import Positioned
 
@@ -260,6 +260,9 @@ def test_what_brings_rows_otherwise_is_refused(tmp_path):
   trainer, _ = make(home)
   with pytest.raises(ValueError, match='a home.*steps_per_call=2.*use steps'):
     train(trainer, steps_per_call=2)
+  options = fit_options.FitOptions(elastic=object())
+  with pytest.raises(ValueError, match='train without agents, or without home'):
+    options.check(row_staleness=0, has_vocabularies=False, has_home=True)
   vocabulary = Vocabulary(VocabularyConfig(num_ids=100))
   with pytest.raises(ValueError, match='with a home have none; hash the keys'):
     make(home, vocabularies={'item': vocabulary})

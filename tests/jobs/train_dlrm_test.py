@@ -90,6 +90,11 @@ def test_multi_hot_files_are_trained_on_and_scored_alike(tmp_path):
   np.testing.assert_allclose(logits['prediction'], trained, atol=1e-5)
 
 
+def test_a_folder_of_rows_needs_a_number_of_them():
+  with pytest.raises(ValueError, match='fields.home=x.*fields.device_rows=1'):
+    dataclasses.replace(dlrm.Config().fields, home='x')
+
+
 @pytest.mark.slow
 def test_rows_in_files_give_the_same_model(tmp_path):
   _, data_folder = _prepared(tmp_path, 600)

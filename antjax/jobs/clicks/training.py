@@ -35,7 +35,8 @@ _LOWER = ('log_loss', 'ece')
 # Settings of a job that trains several times, or of where it does.
 _NOT_OF_ONE_TRAINING = (
   *('run_dir', 'intra', 'seed', 'num_seeds', 'search', 'table'),
-  *('models', 'inputs', 'rates', 'follow', 'deltas', 'follow_poll_s'),
+  *('models', 'inputs', 'rates', 'deltas'),
+  *('follow', 'follow_config', 'follow_poll_s'),
 )
 _MOMENT_CLICKS = 1 << 20  # Training clicks that statistics use.
 
