@@ -36,8 +36,11 @@ CHECKPOINTS = 'checkpoints'
 
 # pathlib makes gs:/ of gs://.
 _URL = re.compile(r'([a-z][a-z0-9+.-]+):/', re.IGNORECASE)
-_PACKAGES = {'gs': 'gcsfs', 's3': 's3fs', 'hf': 'huggingface_hub'}
-_EXTRAS = {'gs': 'gcs', 's3': 's3'}
+_PACKAGES = {
+  **{'gs': 'gcsfs', 's3': 's3fs', 'hf': 'huggingface_hub'},
+  'kafka': 'confluent_kafka',
+}
+_EXTRAS = {'gs': 'gcs', 's3': 's3', 'kafka': 'kafka'}
 # Smaller files are read into memory before they are sent.
 _WHOLE_BYTES = 1 << 26
 _DOCS = 'docs/remote_paths.md'
@@ -56,6 +59,7 @@ class Takes:
 
 URL = Takes(('gs', 's3'), 'only gs:// and s3:// are known')
 MODEL_URL = Takes(('gs', 's3', 'hf'), 'only gs://, s3:// and hf:// are known')
+TOPIC = Takes(('kafka',), 'only kafka:// is known')
 MAPPED = Takes(why='its files are mapped into memory')
 LOCKED = Takes(why='its writers need locks and fsync')
 

@@ -77,11 +77,26 @@ def make(name: str, num_ids: Mapping[str, int]) -> torch.nn.Module:
   )
 
 
+def _without_norms(model: torch.nn.Module) -> None:
+  for module in list(model.modules()):
+    for name, child in module.named_children():
+      if isinstance(child, torch.nn.BatchNorm1d):
+        setattr(module, name, torch.nn.Identity())
+
+
 class Peer(problem_lib.Trained):
   """A model with a loader; another library overrides the next four methods."""
 
-  def __init__(self, model: str, loader: str, problem: str):
-    torch.manual_seed(0)
+  def __init__(
+    self,
+    model: str,
+    loader: str,
+    problem: str,
+    norm: problem_lib.Norm,
+    seed: int,
+  ):
+    torch.manual_seed(seed)
+    self._norm = norm
     arrays = harness.load(problem)
     parts: dict[str, dict[str, Any]] = {'train': {}, 'test': {}, 'ids': {}}
     for name, x in arrays.items():
@@ -93,6 +108,8 @@ class Peer(problem_lib.Trained):
 
   def _make(self, model: str, num_ids: Mapping[str, int]) -> None:
     self._model = make(model, num_ids)
+    if self._norm == 'none':
+      _without_norms(self._model)
     self._is_multi = model in ('shared_bottom', 'mmoe', 'ple')
     self._optimizer = torch.optim.Adam(
       self._model.parameters(), lr=problem_lib.LEARNING_RATE

@@ -16,8 +16,9 @@ makes a log of clicks, trains a factorization machine on it, whose tables have
 - `requests_per_s`, `p50_ms`, `p99_ms`: for `--connections` clients on this
   machine, which send their next request for `--candidates` items when answered,
   to a server of `--processes`; `client_cpu_ms`: their own CPU time per request.
-- `under_deltas`: the same while a file arrives every `--every_s` and is trained
-  on beside the server; `deltas_applied` meanwhile.
+- `grpc`: the same over gRPC.
+- `under_deltas`: that over HTTP while a file arrives every `--every_s` and is
+  trained on beside the server; `deltas_applied` meanwhile.
 - `in_process_per_s`: the same requests read, scored and written without HTTP
   and clients, on one thread: a bound per process.
 - `server_cpu_ms`, `in_process_cpu_ms`: CPU time per request in both, which
@@ -25,12 +26,10 @@ makes a log of clicks, trains a factorization machine on it, whose tables have
   and `bound_per_s`: what all cores could call.
 """
 
-import asyncio
 from collections.abc import Iterator
 import contextlib
 import csv
 import dataclasses
-import functools
 import http.client
 import itertools
 import json
@@ -46,11 +45,10 @@ import jax
 import numpy as np
 import orjson
 import psutil
-import uvloop
 
 from antjax.serving.click_loader import ClickScorer
 from antjax.serving.served import ServedClicks
-from benchmarks import harness
+from benchmarks import delivery_load, harness
 
 _SCHEMA = """
 columns: {user: string, item: string, price: float32, clicked: int32,
@@ -80,7 +78,7 @@ class Config:
   connections: Annotated[int, 'Clients.'] = 32
   processes: Annotated[int, 'Processes of the server.'] = 1
   seconds: Annotated[float, 'Time of the load.'] = 10.0
-  port: Annotated[int, 'Port of the server.'] = 18_181
+  port: Annotated[int, 'Port of the server; the next is for gRPC.'] = 18_181
 
 
 def _log(path: pathlib.Path, config: Config) -> None:
@@ -225,95 +223,15 @@ def _events(work: pathlib.Path, config: Config) -> list[float]:
   return [waits[n] for n in sorted(waits)]
 
 
-class _Client(asyncio.Protocol):
-  """A connection that sends its next request once it is answered.
-
-  Attributes:
-    waits: Seconds from each request to its whole reply.
-    ended: Done when it has stopped at `until`, or failed.
-  """
-
-  def __init__(self, requests: list[bytes], turn: int, until: float):
-    self._requests, self._turn, self._until = requests, turn, until
-    self.waits: list[float] = []
-    self.ended = asyncio.get_running_loop().create_future()
-
-  def connection_made(self, transport: Any) -> None:
-    self._transport = transport
-    self._ask()
-
-  def connection_lost(self, exc: Exception | None) -> None:
-    self._end(f'the connection is lost: {exc}')
-
-  def data_received(self, data: bytes) -> None:
-    self._reply += data
-    head, _, body = self._reply.partition(b'\r\n\r\n')
-    size = head.lower().partition(b'content-length: ')[2].partition(b'\r')[0]
-    if not size or len(body) < int(size):
-      return
-    self.waits.append(time.perf_counter() - self._start)
-    if not head.startswith(b'HTTP/1.1 200'):
-      self._end(f'the server said {self._reply[:200]!r}')
-    elif time.perf_counter() < self._until:
-      self._ask()
-    else:
-      self._end()
-      self._transport.close()
-
-  def _ask(self) -> None:
-    self._turn, self._reply = self._turn + 7, b''
-    self._start = time.perf_counter()
-    self._transport.write(self._requests[self._turn % len(self._requests)])
-
-  def _end(self, trouble: str = '') -> None:
-    if not self.ended.done():
-      if trouble:
-        self.ended.set_exception(RuntimeError(trouble))
-      else:
-        self.ended.set_result(None)
-
-
-def _request(body: bytes) -> bytes:
-  return (
-    b'POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application'
-    b'/json\r\nContent-Length: %d\r\n\r\n' % len(body) + body
+def _load(
+  config: Config, server: psutil.Process, *, by_grpc: bool = False
+) -> dict[str, float]:
+  return delivery_load.run(
+    delivery_load.Grpc if by_grpc else delivery_load.Http,
+    [_asked(config, f'u{i}', i) for i in range(500)],
+    config.port + by_grpc,
+    *(config.connections, config.seconds, server),
   )
-
-
-def _load(config: Config, server: psutil.Process) -> dict[str, float]:
-  requests = [_request(_asked(config, f'u{i}', i)) for i in range(500)]
-
-  async def all_clients(seconds: float) -> list[float]:
-    until, loop = time.perf_counter() + seconds, asyncio.get_running_loop()
-    clients: list[_Client] = [
-      (
-        await loop.create_connection(
-          functools.partial(_Client, requests, i, until),
-          *('127.0.0.1', config.port),
-        )
-      )[1]
-      for i in range(config.connections)
-    ]
-    await asyncio.gather(*(one.ended for one in clients))
-    return [wait for one in clients for wait in one.waits]
-
-  def cpu_s() -> float:
-    times = [x.cpu_times() for x in (server, *server.children(recursive=True))]
-    return sum(x.user + x.system for x in times)
-
-  uvloop.run(all_clients(2))  # Warm-up.
-  start, cpu, own = time.perf_counter(), cpu_s(), time.process_time()
-  waits = uvloop.run(all_clients(config.seconds))
-  count, took = len(waits), time.perf_counter() - start
-  p50, p99 = np.percentile(waits, [50, 99]) * 1e3
-  return {
-    'requests_per_s': count / took,
-    'server_cpu_ms': 1e3 * (cpu_s() - cpu) / count,
-    'client_cpu_ms': 1e3 * (time.process_time() - own) / count,
-    'p50_ms': float(p50),
-    'p99_ms': float(p99),
-    'load_average_after': os.getloadavg()[0],
-  }
 
 
 def _in_process(folder: pathlib.Path, config: Config) -> dict[str, float]:
@@ -363,6 +281,7 @@ def main(config: Config) -> None:
   found: dict[str, Any] = _prepare(work, config)
   export = work / 'run' / 'seed_0' / 'export'
   serve = [*_PYTHON, 'serve', f'--model={export}', f'--port={config.port}']
+  serve += [f'--grpc_port={config.port + 1}']
   commands = [[*serve, f'--processes={config.processes}']]
   if config.files:
     (work / 'deltas').mkdir(exist_ok=True)
@@ -390,7 +309,9 @@ def main(config: Config) -> None:
       found['under_deltas'] = under | applied
       processes[1].terminate()
       processes[1].wait(60)
-    found |= _load(config, psutil.Process(processes[0].pid))
+    server = psutil.Process(processes[0].pid)
+    found |= _load(config, server)
+    found['grpc'] = _load(config, server, by_grpc=True)
   finally:
     for one in processes:
       one.terminate()

@@ -6,6 +6,8 @@ r"""Embedding tables and wide logs: counted bytes, host work, memory.
   python -m benchmarks.tables_bench --case=routing
   python -m benchmarks.tables_bench --case=memory --rows=16000000
   python -m benchmarks.tables_bench --case=prepare --rows=20000
+  python -m benchmarks.tables_bench --case=beyond --rows=16000000
+  python -m benchmarks.tables_bench --case=large --rows=84000000
 
 prints a JSON line per case. `exchange` counts bytes sent between groups, as a
 multiple of the minimum (`embedding/traffic.py`), in one level and two.
@@ -13,6 +15,8 @@ multiple of the minimum (`embedding/traffic.py`), in one level and two.
 is the peak of creating, saving, restoring and exporting a state, with the state
 itself, as a multiple of its bytes, on 8 virtual devices. `prepare` makes tasks
 of 1,000 feature columns, in CPU seconds compared with a sort by DuckDB.
+`beyond` trains with rows in files and with all rows in memory, by turns, and
+`large` a table of 64 GB with its slots within 16 GB (`tables_beyond.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -42,19 +46,24 @@ from antjax.mesh.paro import Level
 from antjax.serving import exporter, functions
 from antjax.train.checkpoint import Checkpointer
 from antjax.train.trainer import Trainer
+from benchmarks import tables_beyond
 
 _CASE = flags.DEFINE_enum(
   'case',
   'exchange',
-  ['exchange', 'routing', 'memory', 'prepare'],
+  ['exchange', 'routing', 'memory', 'prepare', 'beyond', 'large'],
   'What to measure.',
 )
 _NUM_ROWS = flags.DEFINE_integer('rows', 20_000, 'Rows of all tables or a log.')
 _IDS = flags.DEFINE_integer('ids', 8192, 'Ids of a device, for exchange.')
 _MOST = flags.DEFINE_integer('most', 4096, 'Most devices, for exchange.')
 _FOLDER = flags.DEFINE_string(
-  'folder', None, 'Folder for files of memory; default: the temporary one.'
+  'folder', None, 'Folder for files of rows; default: the temporary one.'
 )
+_DEVICE_ROWS = flags.DEFINE_integer(
+  'device_rows', 1_000_000, 'Rows on the device, for beyond and large.'
+)
+_STEPS = flags.DEFINE_integer('steps', 800, 'Steps of large.')
 _ROWS = 100_000_000
 _MESHES = ((8, 4), (64, 8), (1024, 8), (1024, 32), (4096, 8), (4096, 64))
 
@@ -247,14 +256,28 @@ def prepares(num_columns: int = 1000) -> Iterator[dict[str, Any]]:
   yield {'rows': size, 'columns': num_columns, **found}
 
 
+def beyond() -> Iterator[dict[str, Any]]:
+  """See `tables_beyond`."""
+  sizes = _NUM_ROWS.value, _DEVICE_ROWS.value, 4096
+  with tempfile.TemporaryDirectory(dir=_FOLDER.value) as temporary:
+    folder = pathlib.Path(temporary)
+    if _CASE.value == 'beyond':
+      yield from tables_beyond.ratio(folder, *sizes)
+    else:
+      yield from tables_beyond.large(folder, *sizes, steps=_STEPS.value)
+
+
 def main(argv: list[str]) -> None:
   del argv
-  jax.config.update('jax_num_cpu_devices', 8)
+  is_beyond = _CASE.value in ('beyond', 'large')
+  jax.config.update('jax_num_cpu_devices', 1 if is_beyond else 8)
   cases = {
     'exchange': exchanges,
     'routing': routings,
     'memory': memory,
     'prepare': prepares,
+    'beyond': beyond,
+    'large': beyond,
   }
   for found in cases[_CASE.value]():
     print(json.dumps({'case': _CASE.value, **found}), flush=True)

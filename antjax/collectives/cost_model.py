@@ -94,20 +94,29 @@ class Links:
   # Measured times of the algorithms, if any; these override predictions from
   # the links.
   timings: tuple[Timing, ...] = ()
+  # Bandwidth of a gather inside a group; None if that of the link. Between
+  # devices that share cores, the copies of a gather take twice as long.
+  intra_gather_bytes_per_s: float | None = None
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       is_latency = field.name.endswith('latency_s')
-      if field.name == 'timings':
-        continue
-      if value is None and field.name == 'device_inter_bytes_per_s':
+      if field.name == 'timings' or value is None:
         continue
       if not (value >= 0 if is_latency else value > 0):
         raise ValueError(
           f'Links({field.name}={value}): needed is a number '
           f'{">= 0, in seconds" if is_latency else "> 0, in bytes a second"}.'
         )
+
+  def intra_seconds_per_byte(self, op: Op) -> float:
+    """Seconds of a byte that a device sends inside its group."""
+    once = 1 / self.intra_bytes_per_s
+    gathered = 1 / (self.intra_gather_bytes_per_s or self.intra_bytes_per_s)
+    if op == 'all_reduce':  # A reduction, then a gather.
+      return (once + gathered) / 2
+    return gathered if op == 'all_gather' else once
 
   def lane_bytes_per_s(self, num_lanes: int) -> float:
     """Bandwidth per device between groups while `num_lanes` of a group send."""
@@ -156,21 +165,22 @@ class Cluster:
       if (t.op, t.algorithm) == (op, algorithm):
         if (t.num_groups, t.group_size) == (n, m):
           return t.at(num_bytes)
-    piece = num_bytes / (n * m)
+    piece, byte_s = num_bytes / (n * m), links.intra_seconds_per_byte(op)
     if algorithm in ('xla', 'ring'):
-      once = self._flat(piece, algorithm == 'xla' and op != 'all_reduce')
+      in_block_order = algorithm == 'xla' and op != 'all_reduce'
+      once = self._flat(piece, byte_s, in_block_order)
     else:
       inter_step = links.inter_latency_s + piece / links.lane_bytes_per_s(m)
       inter = (n - 1) * inter_step
       if algorithm == 'hierarchical':
-        step = links.intra_latency_s + n * piece / links.intra_bytes_per_s
+        step = links.intra_latency_s + n * piece * byte_s
         once = inter + (m - 1) * step
       else:
-        step = links.intra_latency_s + piece / links.intra_bytes_per_s
+        step = links.intra_latency_s + piece * byte_s
         once = max(inter + (m - 1) * step, n * (m - 1) * step)
     return once * (2 if op == 'all_reduce' else 1)
 
-  def _flat(self, piece: float, in_block_order: bool) -> float:
+  def _flat(self, piece: float, byte_s: float, in_block_order: bool) -> float:
     """A ring over all devices.
 
     In the order of devices, one hop of each group crosses groups. Blocks are
@@ -179,7 +189,7 @@ class Cluster:
     """
     links, n, m = self.links, self.num_groups, self.group_size
     steps = n * m - 1
-    intra = links.intra_latency_s + piece / links.intra_bytes_per_s
+    intra = links.intra_latency_s + piece * byte_s
     if n == 1:
       return steps * intra
     lanes = m if in_block_order else 1
@@ -200,11 +210,11 @@ class Cluster:
     links = self.links
     if axis == INTRA:
       size, latency = self.group_size, links.intra_latency_s
-      speed = links.intra_bytes_per_s
+      byte_s = links.intra_seconds_per_byte(op)
     else:
       size, latency = self.num_groups, links.inter_latency_s
-      speed = links.lane_bytes_per_s(self.group_size)
-    once = (size - 1) * (latency + num_bytes / size / speed)
+      byte_s = 1 / links.lane_bytes_per_s(self.group_size)
+    once = (size - 1) * (latency + num_bytes / size * byte_s)
     return once * (2 if op == 'all_reduce' else 1)
 
   def fastest(self, op: Op, num_bytes: float) -> Algorithm:

@@ -57,13 +57,18 @@ def read(tables: ShardedTables, state: Any, ids: Ids) -> dict[str, Any]:
   """Rows as they are kept: table -> {'table': [n, width], 'slots': {...}}."""
   found = {}
   for name, rows in ids.items():
-    stack, spec = tables.stack_of[name], tables.specs[name]
-    got = _read(
-      tables.mesh, stack, spec, state[stack.name], _places(stack, rows)
-    )
-    cut = slice(len(rows))
+    got, cut = on_devices(tables, state, name, rows), slice(len(rows))
     found[name] = jax.tree.map(lambda x, cut=cut: np.asarray(x)[cut], got)
   return found
+
+
+def on_devices(
+  tables: ShardedTables, state: Any, name: str, ids: np.ndarray
+) -> Any:
+  """`read` of one table's rows, as arrays that have further ones behind."""
+  stack, spec = tables.stack_of[name], tables.specs[name]
+  places = _places(stack, ids)
+  return _read(tables.mesh, stack, spec, state[stack.name], places)
 
 
 def write(
@@ -81,23 +86,24 @@ def write(
 
 
 def reset(
-  tables: ShardedTables, state: Any, ids: Ids, key: jax.Array
+  tables: ShardedTables,
+  state: Any,
+  ids: Ids,
+  key: jax.Array,
+  new: Mapping[str, tuple[TableSpec, np.ndarray]] | None = None,
 ) -> dict[str, Any]:
   """Sets rows and slots to what they were at first; donates the state.
 
-  `key` is the one that initialized the tables.
+  `key` is the one that initialized the tables. With `new`, table -> (another
+  table, its ids [n]), they become what the rows of that table were.
   """
   for name, rows in ids.items():
-    stack, spec = tables.stack_of[name], tables.specs[name]
-    args = (
-      tables.mesh,
-      stack,
-      spec,
-      state[stack.name],
-      _places(stack, rows),
-      key,
-    )
-    state = {**state, stack.name: _reset(*args)}
+    stack = tables.stack_of[name]
+    spec, born = (new or {}).get(name, (tables.specs[name], None))
+    args = tables.mesh, stack, spec, state[stack.name], _places(stack, rows)
+    if born is not None:
+      born = _lengthened(born.astype(np.int32), args[-1].shape[1], -1)
+    state = {**state, stack.name: _reset(*args, born, key)}
   return state
 
 
@@ -148,8 +154,9 @@ def _write(mesh, stack, spec, old, new, ids):
 
 
 @functools.partial(_of_table, donate_argnames='old')
-def _reset(mesh, stack, spec, old, ids, key):
-  rows = new_rows(spec, key, *stack.ids(*ids))
+def _reset(mesh, stack, spec, old, ids, born, key):
+  words = stack.ids(*ids) if born is None else (born, None)
+  rows = new_rows(spec, key, *words)
   rows = rounding.to_kept(rows, spec.dtype, None)
   slots = stack.optimizer.init(ids.shape[1], stack.dim)
   new = {'table': rows, 'slots': slots}

@@ -26,6 +26,7 @@ from antjax.embedding.rows import ShardedTables
 from antjax.mesh.manual import manual
 
 _BLOCK_BYTES = 1 << 21  # Of a block on a device.
+_READ_ROWS = 1 << 16  # Rows of a block from files.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +92,21 @@ class RowStream:
       if not block.is_fully_addressable:
         rows = multihost_utils.process_allgather(block, tiled=True)
       yield np.asarray(rows)[: len(self) - first]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HomeRows(RowStream):
+  """A table with a home by id; rows that were never trained are made new.
+
+  Attributes:
+    read: Rows of ids [n].
+  """
+
+  read: Callable[[np.ndarray], np.ndarray]
+
+  def blocks(self) -> Iterator[np.ndarray]:
+    for start in range(0, len(self), _READ_ROWS):
+      yield self.read(np.arange(start, min(start + _READ_ROWS, len(self))))
 
 
 class StackArray:

@@ -17,6 +17,7 @@ from antjax.collectives.varying import psum
 from antjax.embedding import exchange, layout, rounding, stream, two_level
 from antjax.embedding import routing as routing_lib
 from antjax.embedding import rows as rows_lib
+from antjax.embedding.home import Home, HomeConfig
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
@@ -52,6 +53,7 @@ class EmbeddingTables:
     capacity_factor: float = 1.25,
     payload_dtype: Any = None,
     exchange_levels: layout.Levels = 'auto',
+    home: HomeConfig | None = None,
   ):
     """Lays the tables out.
 
@@ -76,6 +78,9 @@ class EmbeddingTables:
       exchange_levels: 1 sends ids and rows directly to their owners. 2 sends
         them inside groups first, and then between groups without duplicates.
         auto uses 2 if it sends clearly less between at least four groups.
+      home: Where the rows of tables larger than the devices are. `specs` of
+        these tables are then those of their places on the devices;
+        `whole_specs` are the ones given.
 
     Raises:
       ValueError: Names are duplicate, or a feature has an unknown table or
@@ -87,6 +92,10 @@ class EmbeddingTables:
         f'EmbeddingTables(max_unique={max_unique}, capacity_factor='
         f'{capacity_factor}): both must be positive.'
       )
+    self.whole_specs = {spec.name: spec for spec in specs}
+    self.home = Home.of(home, specs)
+    if self.home is not None:
+      specs = [*map(self.home.on_devices, specs)]
     self.specs = {spec.name: spec for spec in specs}
     names = sorted(spec.name for spec in specs)
     if len(self.specs) != len(specs):
@@ -252,13 +261,9 @@ class EmbeddingTables:
       stack = self._stacks[name]
       old = (state[name]['table'], state[name]['slots'])
       update = self._push_whole if stack.level is Level.NONE else self._push
+      how = step, is_active, lr_scale
       table, slots = update(
-        stack,
-        old,
-        route,
-        rounds.get(name),
-        grads[name],
-        (step, is_active, lr_scale),
+        stack, old, route, rounds.get(name), grads[name], how
       )
       state[name] = {'table': table, 'slots': slots}
     return state

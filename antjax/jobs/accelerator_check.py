@@ -19,7 +19,9 @@ neither data nor a network. Parts:
 
 A part that fails is reported, and the others still run. results.md and
 results.jsonl in the run folder include the card, the driver and the versions.
-The exit code is 1 if a result exceeds its tolerance or a part fails.
+Both are written after each part; if the check is killed, the same command goes
+on with the parts that are missing or failed. The exit code is 1 if a result
+exceeds its tolerance or a part fails.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,11 +37,14 @@ import platform
 import shlex
 import sys
 import time
+import types
 from typing import Annotated, Any, Literal
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
 
+from antjax import paths
 from antjax.collectives import cost_model, measure
 from antjax.collectives.cost_model import Links
 from antjax.jobs import job as job_lib
@@ -154,15 +159,46 @@ def calls(
   return found | {name: functools.partial(step, name) for name in steps.REAL}
 
 
+def finished(folder: pathlib.Path, about: Line, names: Sequence[str]) -> Line:
+  """Part -> its lines, of a check here that was cut off; none that failed."""
+  try:
+    with (folder / 'results.jsonl').open(encoding='utf-8') as file:
+      before, *lines = map(json.loads, file)
+  except (OSError, ValueError):
+    return {}
+  if before | {'date': ''} != about | {'date': ''}:
+    return {}
+  found: dict[str, list[Line]] = {}
+  for line in lines:
+    found.setdefault(line['part'], []).append(line)
+  if all(name in found for name in names):
+    return {}
+  return {k: x for k, x in found.items() if not any(map(is_bad, x))}
+
+
 def run_parts(
   names: Sequence[str],
   calls: Mapping[str, Callable[[], list[Line]]],
   say: Callable[[str], None] = print,
+  kept: Mapping[str, list[Line]] = types.MappingProxyType({}),
+  write: Callable[[list[Line]], None] = lambda lines: None,
 ) -> list[Line]:
-  """Runs parts one after the other; an error of one ends it alone."""
+  """Runs parts one after the other; an error of one ends it alone.
+
+  Args:
+    names: Parts to run.
+    calls: Part -> what runs it; a missing one is skipped.
+    say: Called with a line of text about each part.
+    kept: Part -> lines of a check that was cut off, which are not found again.
+    write: Called with all lines so far, after each part.
+  """
   lines: list[Line] = []
   for i, name in enumerate(names):
     head = f'[{i + 1}/{len(names)}] {name}'
+    if name in kept:
+      lines += kept[name]
+      say(f'{head}: kept of the check that was cut off')
+      continue
     if name not in calls:
       lines.append({'part': name, 'skipped': 'there is one device.'})
       say(f'{head}: left out, there is one device.')
@@ -176,6 +212,7 @@ def run_parts(
       text = ' '.join(str(error).split())[:500]
       found = [{'error': f'{type(error).__name__}: {text}'}]
     lines += [{'part': name} | line for line in found]
+    write(lines)
     bad = sum(map(is_bad, found))
     how = f'{bad} of {len(found)} NOT ok' if bad else f'{len(found)} ok'
     say(f'{head}: {how}, {time.perf_counter() - start:.1f} s')
@@ -229,10 +266,13 @@ def _driver(device: Any) -> str:
   return '; '.join(found)
 
 
-def page(about: Line, lines: Sequence[Line]) -> str:
-  """The results as Markdown."""
+def page(about: Line, lines: Sequence[Line], names: Sequence[str] = ()) -> str:
+  """The results as Markdown; `names` are all parts asked for."""
   bad = [line for line in lines if is_bad(line)]
   result = f'{len(bad)} of {len(lines)} lines are NOT ok' if bad else 'all ok'
+  missing = [x for x in names if x not in {line['part'] for line in lines}]
+  if missing:
+    result += f' so far, {len(missing)} of {len(names)} parts have not ended'
   text = [
     f'# Accelerator check, {about["device"]} x {about["num_devices"]},'
     f' {about["date"]}',
@@ -299,6 +339,7 @@ def page(about: Line, lines: Sequence[Line]) -> str:
     for x in lines
     if 'skipped' in x or ('error' in x and 'is_ok' not in x)
   ]
+  errors += [f'- {name}: has not ended.' for name in missing]
   if errors:
     text += ['', '## Not run, or failed', '', *errors]
   return '\n'.join(text) + '\n'
@@ -316,6 +357,16 @@ def _gbps(bytes_per_s: float) -> str:
   return f'{bytes_per_s * 8e-9:.3g} Gbit/s'
 
 
+def _write(
+  folder: pathlib.Path, about: Line, names: Sequence[str], lines: list[Line]
+) -> None:
+  text = ''.join(json.dumps(line) + '\n' for line in (about, *lines))
+  files = {'results.jsonl': text, 'results.md': page(about, lines, names)}
+  for name, content in files.items():
+    with paths.replaced(folder / name) as new:
+      new.write_text(content, encoding='utf-8')
+
+
 def main(config: Config) -> None:
   job = job_lib.start(config)
   about = facts(job.mesh)
@@ -328,13 +379,19 @@ def main(config: Config) -> None:
   if about['platform'] == 'cpu':
     say('JAX finds no accelerator: these are CPU cores.')
   names = [name for name in PARTS if name in config.parts]
-  lines = run_parts(names, calls(config, job), say)
+  write = functools.partial(_write, job.run_dir, about, names)
+  # Parts have collectives: what process 0 has read decides.
+  kept = finished(job.run_dir, about, names)
+  is_kept = [name in kept for name in names]
+  if jax.process_count() > 1:
+    is_kept = multihost_utils.broadcast_one_to_all(is_kept).tolist()
+  lines = run_parts(
+    *(names, calls(config, job), say),
+    {n: kept.get(n, []) for n, is_in in zip(names, is_kept) if is_in},
+    write if job.is_main else lambda lines: None,
+  )
   if job.is_main:
-    with (job.run_dir / 'results.jsonl').open('w', encoding='utf-8') as out:
-      for line in (about, *lines):
-        out.write(json.dumps(line) + '\n')
-    text = page(about, lines)
-    (job.run_dir / 'results.md').write_text(text, encoding='utf-8')
+    write(lines)
     say(f'Written: {job.run_dir / "results.md"}')
   job.sync()
   if any(map(is_bad, lines)):

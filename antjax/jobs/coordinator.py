@@ -12,6 +12,7 @@ agents wait for it. It needs no accelerator and does not import jax.
 
 from collections.abc import Callable
 import dataclasses
+import gc
 import inspect
 import sys
 from typing import Annotated, Any, TypeVar
@@ -22,6 +23,7 @@ from antjax import paths
 from antjax.elastic import coordinator, security, status_table
 from antjax.elastic import coordinator_pb2 as pb
 from antjax.elastic.client import CoordinatorClient
+from antjax.elastic.collector import ShortPauses
 from antjax.elastic.controller import ControllerConfig
 from antjax.elastic.protocol import OPERATOR
 from antjax.elastic.rendezvous_room import RendezvousConfig
@@ -194,6 +196,7 @@ def main(config: Config) -> None:
   )
   # The journal's thread must not wait long for its turn to say that it is done.
   sys.setswitchinterval(5e-4)
+  gc.callbacks.append(ShortPauses())
   uvloop.run(_serve(settings))
 
 

@@ -39,7 +39,7 @@ _MAY_CHANGE = re.compile(
   r'|eval_(examples|batch_size)|validation_tasks|num_resamples|prompts'
   r'|sample_tokens|export|export_users|published_marks|baselines|sweep'
   r'|with_hybrid|(optimizer|sampling|score|held_out|hybrid|swept)\..*'
-  r'|(ids|fields)\.(learning_rate|level)|model\.table_(learning_rate|level)'
+  r'|(ids|fields)\.(learning_rate|level|home)|model\.table_(learning_rate|level)'
 )
 
 

@@ -89,13 +89,16 @@ def write(
   for name, rows in new.tables.items():
     num_old = now.live.tables[name].num_rows
     features = [n for n, f in new.features.items() if f['table'] == name]
+    keyed = {
+      n: _Keys.of(now.model, n, *new.vocabularies[n])
+      for n in features
+      if n in new.vocabularies
+    }
     ids = np.arange(len(rows))
-    if len(features) == 1 and features[0] in new.vocabularies:
-      vocabulary = new.vocabularies[features[0]]
-      ids = _places(now.model, features[0], vocabulary, num_old, len(rows))
-    for feature in features:
-      if feature in new.vocabularies:
-        arrays |= _keys(now.model, feature, new.vocabularies[feature], ids)
+    if len(features) == 1 and keyed:
+      ids = keyed[features[0]].places(num_old, len(rows))
+    for feature, one in keyed.items():
+      arrays |= one.changes(feature, ids)
     tables[name] = _placed(ids, exporter.blocks(rows))
   arrays |= now.live.changes(new.params, tables)
   now.live.take(arrays)  # Nothing is written that servers would refuse.
@@ -150,47 +153,75 @@ def _without_sizes(features: Any) -> Any:
   return {n: {**f, 'num_ids': None} for n, f in (features or {}).items()}
 
 
-def _places(
-  model: loader.Model,
-  feature: str,
-  vocabulary: tuple[np.ndarray, np.ndarray],
-  num_old: int,
-  num_new: int,
-) -> np.ndarray:
-  """Row of the live table for each of the new one [num_new]; -1: it has no key.
+class _Keys(NamedTuple):
+  """Keys of a feature in the new model, and where the live one has them.
 
-  New keys take rows without a key, then rows behind the end.
+  Attributes:
+    keys: Keys of the new model [n].
+    ids: Their ids, int [n].
+    at: Where `old` has them, int [n]; -1: nowhere.
+    old: Keys of the live model, rising.
+    old_ids: Their ids.
+    unknown: Id of what has none in the live model.
   """
-  keys, own = (np.asarray(x) for x in vocabulary)
-  places = match_rows(
-    model.keys(feature), (_bytes(keys), own), num_old, num_new
-  )
-  new = np.unique(own[places[own] < 0])
-  free = np.setdiff1d(np.arange(num_old), places)[: len(new)]
-  places[new] = np.append(free, num_old + np.arange(len(new) - len(free)))
-  return places
+
+  keys: np.ndarray
+  ids: np.ndarray
+  at: np.ndarray
+  old: np.ndarray
+  old_ids: np.ndarray
+  unknown: int
+
+  @classmethod
+  def of(
+    cls, model: loader.Model, feature: str, keys: np.ndarray, ids: np.ndarray
+  ) -> '_Keys':
+    """Finds the keys of a vocabulary in a live model."""
+    keys = np.asarray(keys)
+    if keys.dtype.kind == 'U':  # As vocabularies have them.
+      keys = np.strings.encode(keys, 'utf-8')
+    old, old_ids = model.keys(feature)
+    at = _found(old, model.checked(feature, keys))
+    return cls(keys, np.asarray(ids), at, old, old_ids, model.unknown[feature])
+
+  def places(self, num_old: int, num_new: int) -> np.ndarray:
+    """Row of the live table for each new one [num_new]; -1: it has no key.
+
+    New keys take rows without a key, then rows behind the end.
+    """
+    places = _sources(self.at, self.old_ids, self.ids, num_old, num_new)
+    has_key, is_free = np.zeros(num_new, bool), np.ones(num_old, bool)
+    has_key[self.ids] = True
+    is_free[places[places >= 0]] = False
+    new = np.flatnonzero(has_key & (places < 0))
+    free = np.flatnonzero(is_free)[: len(new)]
+    places[new] = np.append(free, num_old + np.arange(len(new) - len(free)))
+    return places
+
+  def changes(self, feature: str, places: np.ndarray) -> dict[str, np.ndarray]:
+    """Arrays of added, moved and deleted keys."""
+    ids, had = places[self.ids], np.append(self.old_ids, self.unknown)[self.at]
+    differs, is_kept = had != ids, np.zeros(len(self.old), bool)
+    is_kept[self.at[self.at >= 0]] = True
+    found = {'keys': self.keys[differs], 'gone': self.old[~is_kept]}
+    found = {f'{n}/{feature}': x for n, x in found.items() if len(x)}
+    if differs.any():
+      found[f'ids/{feature}'] = ids[differs].astype(np.int32)
+    return found
 
 
-def _keys(
-  model: loader.Model,
-  feature: str,
-  vocabulary: tuple[np.ndarray, np.ndarray],
-  places: np.ndarray,
-) -> dict[str, np.ndarray]:
-  """Arrays of added, moved and deleted keys."""
-  keys, ids = _bytes(np.asarray(vocabulary[0])), places[vocabulary[1]]
-  differs = model.ids(feature, keys) != ids
-  gone = np.setdiff1d(model.keys(feature)[0], keys)
-  found = {'keys': keys[differs], 'gone': gone}
-  found = {f'{n}/{feature}': x for n, x in found.items() if len(x)}
-  if differs.any():
-    found[f'ids/{feature}'] = ids[differs].astype(np.int32)
+def _found(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+  """Where each of some keys is in rising ones, int [n]; -1: nowhere.
+
+  A search of keys in order takes a fifth of one in disorder.
+  """
+  found = np.full(len(new), -1)
+  if len(old):
+    order = np.argsort(new)
+    keys = new[order]
+    at = np.minimum(np.searchsorted(old, keys), len(old) - 1)
+    found[order] = np.where(old[at] == keys, at, -1)
   return found
-
-
-def _bytes(keys: np.ndarray) -> np.ndarray:
-  """Keys as vocabularies have them."""
-  return np.strings.encode(keys, 'utf-8') if keys.dtype.kind == 'U' else keys
 
 
 def match_rows(old, new, num_old: int, num_new: int) -> np.ndarray:
@@ -200,12 +231,18 @@ def match_rows(old, new, num_old: int, num_new: int) -> np.ndarray:
   many rows. A key that is new has -1. Row 0, which stands for what is unknown,
   stays where no key has it.
   """
+  order = np.argsort(old[0])
+  at = _found(old[0][order], new[0])
+  return _sources(at, old[1][order], new[1], num_old, num_new)
+
+
+def _sources(
+  at: np.ndarray, old: np.ndarray, new: np.ndarray, num_old: int, num_new: int
+) -> np.ndarray:
+  """See `match_rows`: `at` says where in `old` the key of a `new` id is."""
   source = np.full(num_new, -1, np.int32)
-  _, at_old, at_new = np.intersect1d(
-    old[0], new[0], assume_unique=True, return_indices=True
-  )
-  source[new[1][at_new]] = old[1][at_old]
-  if 0 not in old[1] and 0 not in new[1]:
+  source[new[at >= 0]] = old[at[at >= 0]]
+  if 0 not in old and 0 not in new:
     source[0] = 0
   if source.max(initial=-1) >= num_old:
     raise ValueError(

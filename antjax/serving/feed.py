@@ -88,7 +88,7 @@ def write(
   """
   payload = io.BytesIO()
   np.savez(payload, **arrays)  # type: ignore[arg-type]
-  content = payload.getvalue()
+  content = payload.getbuffer()
   head: dict[str, Any] = {
     'format': FORMAT,
     'format_version': FORMAT_VERSION,
@@ -100,12 +100,12 @@ def write(
   }
   line = json.dumps(head, sort_keys=True).encode() + b'\n'
   paths.check(folder, 'deltas')
-  _write_once(os.fspath(folder), name_of(sequence), line + content)
+  _write_once(os.fspath(folder), name_of(sequence), line, content)
   digest = hashlib.sha256(line).hexdigest()
   return Delta(sequence, digest, head['info'], dict(arrays))
 
 
-def _write_once(folder: str, name: str, data: bytes) -> None:
+def _write_once(folder: str, name: str, *parts: bytes | memoryview) -> None:
   """Writes a file whole, or leaves an equal one.
 
   Raises:
@@ -114,12 +114,13 @@ def _write_once(folder: str, name: str, data: bytes) -> None:
   place = epath.Path(folder) / name
   is_there = paths.is_url(folder) and place.exists()
   if paths.is_url(folder) and not is_there:  # Objects appear whole.
-    place.write_bytes(data)
+    place.write_bytes(b''.join(parts))
   elif not is_there:
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     unfinished = pathlib.Path(folder, f'.{name}.{secrets.token_hex(4)}')
     try:
-      unfinished.write_bytes(data)
+      with unfinished.open('wb') as file:
+        file.writelines(parts)
       paths.flush(unfinished)
       os.link(unfinished, place)  # One of two writers at once has the name.
       paths.flush(unfinished.parent)
@@ -127,7 +128,7 @@ def _write_once(folder: str, name: str, data: bytes) -> None:
       is_there = True
     finally:
       unfinished.unlink(missing_ok=True)
-  if is_there and place.read_bytes() != data:
+  if is_there and place.read_bytes() != b''.join(parts):
     raise ValueError(
       f'deltas={folder}: {name} is there with another content: a second'
       ' trainer writes there, or the deltas are of another base. Stop one, or'

@@ -62,7 +62,7 @@ def exported(
   features: dict[str, dict[str, Any]] = {}
   for name, max_values in recommender.features.items():
     table = recommender.tables.features[name].tables[0]
-    spec = recommender.tables.specs[table]
+    spec = recommender.tables.whole_specs[table]
     features[name] = {
       'table': table,
       'num_ids': spec.num_embeddings,
@@ -148,6 +148,9 @@ def table_rows(
   # Without slots, which may be several times the rows.
   rows = {name: {'table': part['table']} for name, part in state.items()}
   found = {n: x['table'] for n, x in tables.streams(rows).items()}
+  if tables.home is not None:
+    tables.home.flush(tables, state)
+    found |= tables.home.rows(tables)
   if jax.process_count() == 1:
     return found
   return {name: _on_main(stream) for name, stream in found.items()}

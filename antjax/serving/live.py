@@ -192,11 +192,12 @@ class Live:
       changed = [self._changed(table, *part) for part in parts]
       if sum(len(ids) for ids, *_ in changed):
         rows, values, scale = map(np.concatenate, zip(*changed))
-        order = np.argsort(rows)
-        found[f'rows/{name}'] = rows[order]
-        found[f'values/{name}'] = values[order]
+        if not _is_rising(rows):
+          order = np.argsort(rows)
+          rows, values, scale = (x[order] for x in (rows, values, scale))
+        found[f'rows/{name}'], found[f'values/{name}'] = rows, values
         if table.scale is not None:
-          found[f'scale/{name}'] = scale[order]
+          found[f'scale/{name}'] = scale
     return found
 
   def _changed(
@@ -232,11 +233,15 @@ def _check_rows(name: str, ids: _Array, num_rows: int) -> None:
   """Ids are distinct, and those behind the end follow it."""
   _need(name, ids.dtype.kind == 'i' and ids.ndim == 1, ids.dtype)
   if len(ids):
-    new = np.unique(ids)
-    _need(name, len(new) == len(ids) and new[0] >= 0, 'ids twice or below 0')
+    new = ids if _is_rising(ids) else np.sort(ids)
+    _need(name, _is_rising(new) and new[0] >= 0, 'ids twice or below 0')
     added = new[new >= num_rows]
     ends = not len(added) or added[-1] - num_rows + 1 == len(added)
     _need(name, ends, f'a row behind the end, {num_rows}, is left out')
+
+
+def _is_rising(ids: _Array) -> bool:
+  return bool((ids[1:] > ids[:-1]).all())
 
 
 def _bits(array: _Array) -> _Array:

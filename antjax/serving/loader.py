@@ -86,21 +86,33 @@ class Model:
     Raises:
       ValueError: The feature has no vocabulary, or values of another type.
     """
+    values = self.checked(feature, values)
+    keys, ids = self.vocabularies[feature].values()
+    unknown = self.unknown[feature]
+    if not len(keys) or not values.size:
+      return np.full(values.shape, unknown, np.int32)
+    at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    found = np.where(keys[at] == values, ids[at], unknown).astype(np.int32)
+    if added := self._added.get(feature):
+      for place in zip(*np.nonzero(found == unknown), strict=True):
+        found[place] = added.get(values[place].item(), unknown)
+    return found
+
+  def checked(self, feature: str, values: Any) -> np.ndarray:
+    """A feature's values as its vocabulary has them; see `ids`."""
     if feature not in self.vocabularies:
       raise ValueError(
         f'Model.ids: there is no vocabulary of {feature!r}, only of'
         f' {sorted(self.vocabularies)}.'
       )
-    keys, ids = self.vocabularies[feature].values()
     values = np.asarray(values)
     if values.dtype.kind == 'U':
       values = np.strings.encode(values, 'utf-8')
-    unknown = self.unknown[feature]
-    if not len(keys) or not values.size:
-      return np.full(values.shape, unknown, np.int32)
+    if not values.size or not len(self.vocabularies[feature]['values']):
+      return values
     # Numpy would compare numbers with texts, digit by digit, and integers with
     # floats, or of other types, as floats: not exact above 2**53.
-    kind = keys.dtype.kind
+    kind = self.vocabularies[feature]['values'].dtype.kind
     kinds, needed = {
       'S': ('S', 'texts'),
       'f': ('iuf', 'numbers'),
@@ -111,14 +123,7 @@ class Model:
         f'Model.ids: the values of {feature!r} are {needed}; got'
         f' {values.ravel()[0]!r}, in an array of {values.dtype}.'
       )
-    if kind == 'i':
-      values = values.astype(np.int64)
-    at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
-    found = np.where(keys[at] == values, ids[at], unknown).astype(np.int32)
-    if added := self._added.get(feature):
-      for place in zip(*np.nonzero(found == unknown), strict=True):
-        found[place] = added.get(values[place].item(), unknown)
-    return found
+    return values.astype(np.int64) if kind == 'i' else values
 
   def set_ids(self, feature: str, values: np.ndarray, ids: np.ndarray) -> None:
     """Gives values of a live model other ids, or `unknown` to delete them."""
@@ -136,9 +141,12 @@ class Model:
     if added := self._added.get(feature):
       keys = np.concatenate([keys, np.array([*added])])
       ids = np.concatenate([ids, np.array([*added.values()], np.int32)])
-    kept = np.flatnonzero(ids != self.unknown[feature])
-    kept = kept[np.argsort(keys[kept])]
-    return keys[kept], ids[kept]
+    is_kept = ids != self.unknown[feature]
+    keys, ids = keys[is_kept], ids[is_kept]
+    if added:
+      order = np.argsort(keys)
+      keys, ids = keys[order], ids[order]
+    return keys, ids
 
   def forget(self) -> None:
     """Drops what was made of an earlier state."""

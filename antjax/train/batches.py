@@ -3,10 +3,12 @@
 """Converts host batches to the global arrays of a step, and back."""
 
 from collections.abc import Callable, Sequence
+import copy
 import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from antjax.mesh.mesh import BATCH_AXES, group_size, local_positions, num_groups
 from antjax.mesh.paro import ELASTIC_CODES, PaRO
 from antjax.train.keys import Keys
-from antjax.train.sparse_tables import SparseTables
+from antjax.train.sparse_tables import home_of, SparseTables
 from antjax.train.state import PyTree, reset_rows, TrainState
 from antjax.train.step import StepInput
 
@@ -51,6 +53,8 @@ class BatchPlacer:
     self.num_local = len(local_positions(mesh))
     self.keys = keys
     self._constants = constants
+    # Home of the tables' rows, or a view of it.
+    self.home = home_of(tables)
     # Rows that the last placed batch needs initialized, by table.
     self.reset: dict[str, np.ndarray] = {}
     self._is_elastic = False  # Stays True once counts are given.
@@ -99,6 +103,8 @@ class BatchPlacer:
         ids = _leave_out(ids, local_counts if is_valid else none, parts)
       if self.keys is not None:
         ids, self.reset = self.keys.ids(ids, is_training=is_training)
+      if self.home is not None:
+        ids = self.home.place(self._tables.features, ids, is_training)
       ids, routing = self._tables.prepare(ids, self.num_local)
       batch = batch | {'ids': ids}
     check_numbers(batch)
@@ -120,11 +126,35 @@ class BatchPlacer:
     )
 
   def with_new_rows(self, state: TrainState) -> TrainState:
-    """The state with the rows reset that the last placed batch needs new."""
+    """The state with the rows that the last placed batch needs.
+
+    Rows are reset, or brought from home.
+    """
     reset, self.reset = self.reset, {}
+    if self._tables is not None and self.home is not None:
+      new = self.home.bring(self._tables, state.tables)
+      return dataclasses.replace(state, tables=new)
     if self._tables is None or not reset:
       return state
     return reset_rows(self._tables, state, reset)
+
+  def see(self, batch: PyTree) -> None:
+    """Learns which rows a coming batch needs; see `Feed`."""
+    if self._tables is not None and self.home is not None:
+      check_has_ids(batch)
+      self.home.see(self._tables.features, batch['ids'])
+
+  def for_predictions(
+    self, state: TrainState
+  ) -> tuple['BatchPlacer', TrainState]:
+    """A placer and a state that bring rows without changing the given ones."""
+    if self._tables is None or self.home is None:
+      return self, state
+    self.home.flush(self._tables, state.tables)
+    new = copy.copy(self)
+    new.home = self.home.view()
+    tables = jax.tree.map(jnp.copy, state.tables)
+    return new, dataclasses.replace(state, tables=tables)
 
   def _local_counts(self, counts: Sequence[int] | None) -> np.ndarray | None:
     """Number of micro-batches of each local device, or None for all."""

@@ -21,8 +21,10 @@ class _ToSink(ocp.ArrayRestoreArgs):
   sink: RowSink | None = None
 
 
-def restore_args_of(target: Any) -> ocp.ArrayRestoreArgs:
-  """How Orbax reads an array to a ShapeDtypeStruct or a sink."""
+def restore_args_of(target: Any) -> ocp.RestoreArgs:
+  """How Orbax reads an array to a ShapeDtypeStruct or a sink; None: NumPy."""
+  if target is None:
+    return ocp.RestoreArgs(restore_type=np.ndarray)
   if isinstance(target, RowSink):
     return _ToSink(sink=target)
   return ocp.ArrayRestoreArgs(

@@ -16,7 +16,6 @@ from typing import Any
 from absl import logging
 from etils import epath
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -27,11 +26,13 @@ from antjax.train.block_files import restore_args_of
 from antjax.train.checkpoint_folder import Claim, room, TreeHandler
 from antjax.train.input_position import decode_position, encode_position
 from antjax.train.keys import Keys
+from antjax.train.sparse_tables import home_of
 from antjax.train.state import Layout, TrainState
 
 _POLL_S = 0.01
 # 2: 'params' is the user's tree. 1: all is in 'state', by dotted names.
 _FORMAT = 2
+HOME = 'home'  # Item, and names in 'meta', of tables with one.
 _LEFT = 'residuals'  # Item and entry of 'meta' of states that have some.
 _MAX_CAUSE = 240  # Characters; a script's --verbosity=1 shows the whole.
 
@@ -241,6 +242,12 @@ class Checkpointer:
       meta[_LEFT] = self._layout.sums_dtype
       trees[_LEFT] = state.residuals
       items[_LEFT] = ocp.args.PyTreeSave(state.residuals)
+    if home := home_of(self._layout.tables):
+      oldest = min(self._manager.all_steps(), default=0)
+      tables, folder = self._layout.tables, str(self.directory)
+      found = home.save(tables, state.tables, step, folder, oldest)
+      items[HOME] = ocp.args.PyTreeSave(found)
+      meta[HOME] = sorted(home.specs)
     items['meta'] = ocp.args.JsonSave(meta)
     if keys:
       items['keys'] = ocp.args.PyTreeSave(dict(keys))
@@ -287,6 +294,8 @@ class Checkpointer:
     )
     positions = [decode_position(x) for x in meta['input_states']]
     left = self._residuals(step, meta)
+    if home := home_of(self._layout.tables):
+      home.restore(step, self.read_item(step, HOME, ocp.args.PyTreeRestore()))
     return canonical.to_state(self._layout, found, left), positions
 
   def _residuals(self, step: int, meta: Mapping[str, Any]) -> Any:
@@ -352,18 +361,10 @@ class Checkpointer:
     if not about:
       return
     targets = keys.targets()
-    restore_args = jax.tree.map(
-      lambda x: (
-        ocp.RestoreArgs(restore_type=np.ndarray)
-        if x is None
-        else ocp.ArrayRestoreArgs(
-          sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
-        )
-      ),
-      targets,
-      is_leaf=lambda x: x is None,
+    restore_args, item = (
+      jax.tree.map(f, targets, is_leaf=lambda x: x is None)
+      for f in (restore_args_of, lambda x: x or 0)
     )
-    item = jax.tree.map(lambda x: x or 0, targets, is_leaf=lambda x: x is None)
     args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
     keys.set_state(self.read_item(step, 'keys', args), about)
 

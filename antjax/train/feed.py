@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process's batches, in lockstep with other processes, and positions."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,10 +18,34 @@ from antjax.train.state import PyTree
 class Feed:
   """A process's batches, in lockstep with the other processes of the job."""
 
-  def __init__(self, iterator: Iterator[PyTree]):
+  def __init__(
+    self,
+    iterator: Iterator[PyTree],
+    num_ahead: int = 0,
+    see: Callable[[PyTree], None] = lambda batch: None,
+  ):
+    """Reads batches ahead of their step; `see` is called with each as read."""
     self._iterator = iterator
-    self._first: PyTree | None = None
+    self._num_ahead, self._see = num_ahead, see
+    # Batches read ahead, each with the position before it.
+    self._waiting = deque[tuple[Any, PyTree]]()
     self._last: PyTree | None = None
+
+  @property
+  def position(self) -> Any:
+    """The iterator's position behind the last batch of `next`."""
+    if self._waiting:
+      return self._waiting[0][0]
+    return get_position(self._iterator)
+
+  def _read(self) -> bool:
+    """Reads a batch; False at the end."""
+    position = get_position(self._iterator) if self._num_ahead else None
+    batch = next(self._iterator, None)
+    if batch is not None:
+      self._see(batch)
+      self._waiting.append((position, batch))
+    return batch is not None
 
   def open(self) -> bool:
     """Reads the first batch; False if no process has any.
@@ -31,11 +56,11 @@ class Feed:
     Raises:
       RuntimeError: A process without data cannot construct such a batch.
     """
-    self._first = next(self._iterator, None)
-    self._last = self._first
+    is_there = self._read()
+    self._last = self._waiting[0][1] if is_there else None
     if jax.process_count() == 1:
-      return self._first is not None
-    shapes = gather_json(describe(self._first))
+      return is_there
+    shapes = gather_json(describe(self._last))
     known = [s for s in shapes if s is not None]
     if known and self._last is None:
       self._last = zeros_of(known[0])
@@ -43,12 +68,12 @@ class Feed:
 
   def next(self) -> PyTree | None:
     """The next batch, or None at the end."""
-    batch, self._first = self._first, None
-    if batch is None:
-      batch = next(self._iterator, None)
-    if batch is not None:
-      self._last = batch
-    return batch
+    while len(self._waiting) <= self._num_ahead and self._read():
+      pass
+    if not self._waiting:
+      return None
+    self._last = self._waiting.popleft()[1]
+    return self._last
 
   def filler(self) -> PyTree:
     """A batch of the right shapes, to be passed as not valid."""

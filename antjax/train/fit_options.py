@@ -108,18 +108,23 @@ class FitOptions:
         ' that gives it.'
       )
 
-  def check(self, *, row_staleness: int, has_vocabularies: bool) -> None:
+  def check(
+    self, row_staleness: int, has_vocabularies: bool, has_home: bool
+  ) -> None:
     """Raises ValueError for what conflicts with each other or the Trainer."""
     if self.elastic is not None:
-      self._check_elastic(row_staleness)
-    elif self.steps_per_call > 1 and (row_staleness or has_vocabularies):
-      name = 'row_staleness=1' if row_staleness else 'vocabularies=...'
+      self._check_elastic(row_staleness, has_home)
+    elif self.steps_per_call > 1 and (
+      row_staleness or has_vocabularies or has_home
+    ):
+      name = 'vocabularies=...' if has_vocabularies else 'tables with a home'
+      name = 'row_staleness=1' if row_staleness else name
       raise ValueError(
         f'Trainer({name}).fit(steps_per_call={self.steps_per_call}): rows are'
         ' brought or made new before each step; use steps_per_call=1.'
       )
 
-  def _check_elastic(self, row_staleness: int) -> None:
+  def _check_elastic(self, row_staleness: int, has_home: bool) -> None:
     if self.num_micro_batches_fn is not None:
       raise ValueError(
         'Trainer.fit(elastic=..., num_micro_batches_fn=...): the plan of the'
@@ -145,6 +150,11 @@ class FitOptions:
       raise ValueError(
         'Trainer(row_staleness=1).fit(elastic=...): which rows the next step'
         ' needs is not known before it begins; use row_staleness=0.'
+      )
+    if has_home:
+      raise ValueError(
+        'Trainer(tables=...).fit(elastic=...): tables with a home belong to'
+        ' one process; train without agents, or without home.'
       )
 
   def wants_stop(self) -> bool:

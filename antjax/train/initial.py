@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax
 
 from antjax.train.batches import only_numbers
-from antjax.train.state import Layout, PyTree, TrainState
+from antjax.train.sparse_tables import home_of
+from antjax.train.state import Layout, PyTree, tables_key, TrainState
 
 
 def new_state(
@@ -32,4 +33,6 @@ def new_state(
     lambda key, given: layout.new_state(whole(key, given), key),
     out_shardings=layout.shardings(),
   )
+  if home := home_of(layout.tables):
+    home.start(tables_key(key))
   return layout, make(key, given)

@@ -24,7 +24,7 @@ from antjax.embedding.key_index import to_keys
 from antjax.embedding.key_store import KeyStore
 from antjax.embedding.vocabulary import Vocabulary
 from antjax.mesh.gather import gather_arrays, process_mesh, swap_trees
-from antjax.train.sparse_tables import SparseTables
+from antjax.train.sparse_tables import home_of, SparseTables
 
 PyTree = Any
 # Distinct keys of a table, ascending, and their counts.
@@ -51,6 +51,11 @@ class Keys:
       raise ValueError(
         'Trainer(vocabularies=...): needs tables, and row_staleness=0, as the'
         ' rows of a key are not known before its step.'
+      )
+    if vocabularies and home_of(tables):
+      raise ValueError(
+        'Trainer(vocabularies=...): tables with a home have none; hash the'
+        ' keys (antjax.embedding.vocabulary.hash_ids), or leave out home.'
       )
     shapes = {} if tables is None else tables.canonical_shapes()
     num_rows = {name: x['table'].shape[0] for name, x in shapes.items()}

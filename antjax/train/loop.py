@@ -187,7 +187,12 @@ class _Run:
     self._num_steps, self._options = num_steps, options
     # The feed reads a batch before the first step.
     self._start_position = get_position(iterator)
-    self._feed, self._reporter = Feed(iterator), Reporter(options)
+    num_ahead = 0
+    if placer.home is not None:
+      placer.home.forget_ahead()
+      num_ahead = placer.home.config.lookahead
+    self._feed = Feed(iterator, num_ahead, placer.see)
+    self._reporter = Reporter(options)
     self._done = self._start = 0  # Steps dispatched.
     self._is_stopping = False
     # Calls not fetched yet: (their first step, metrics).
@@ -333,9 +338,7 @@ class _Run:
     if self._done == self._start:
       position = self._start_position
     else:
-      position = (
-        self._before_ahead if self._ahead else get_position(self._iterator)
-      )
+      position = self._before_ahead if self._ahead else self._feed.position
     check_position(self._iterator, position)
     keys = self._placer.keys
     with self._clock.saving():

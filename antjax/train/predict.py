@@ -214,6 +214,7 @@ def outputs(
   batches: Iterable[PyTree],
 ) -> Iterator[dict[str, np.ndarray]]:
   """See `Trainer.outputs`; `predict` is from `make_predict`."""
+  placer, state = placer.for_predictions(state)
   feed = Feed(iter(batches))
   has_data = feed.open()
   # Rows of the largest batch so far: with the last one, smaller, no program is
@@ -237,6 +238,7 @@ def outputs(
     inputs = placer.place(
       batch, is_valid=is_mine, num_parts=1, is_training=False
     )
+    state = placer.with_new_rows(state)
     older = pending
     pending = (*predict(state, inputs), (num, padded) if is_mine else None)
     if older is not None:

@@ -37,6 +37,11 @@ class RowsAhead:
   def __init__(self, spec: StepSpec):
     """Compiles nothing yet."""
     assert spec.tables is not None
+    if spec.tables.home is not None:
+      raise ValueError(
+        'Trainer(row_staleness=1): the rows of tables with a home are brought'
+        ' before each step; use row_staleness=0, or leave out home.'
+      )
     self._spec, self._tables = spec, spec.tables
     self._last = self._compile(is_last=True)
     self._inner = self._compile(is_last=False)

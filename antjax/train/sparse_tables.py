@@ -9,6 +9,8 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from antjax.embedding.home import Home
+
 PyTree = Any
 
 
@@ -17,6 +19,8 @@ class SparseTables(Protocol):
 
   @property
   def mesh(self) -> Mesh: ...
+  @property
+  def home(self) -> Home | None: ...
   @property
   def features(self) -> Mapping[str, Any]: ...
   @property
@@ -48,3 +52,8 @@ class SparseTables(Protocol):
   def canonical_shardings(self) -> PyTree: ...
   def canonical_shapes(self) -> PyTree: ...
   def bytes_per_device(self) -> Mapping[str, int]: ...
+
+
+def home_of(tables: SparseTables | None) -> Home | None:
+  """Home of the tables' rows, if there are tables larger than the devices."""
+  return None if tables is None else tables.home

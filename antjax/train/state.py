@@ -363,7 +363,7 @@ class Layout:
         lambda spec, x: spec.stored(x, level),
         self.optimizer.init(self.trained_tree(masters)),
       ),
-      tables={} if self.tables is None else self.tables.init(_tables_key(key)),
+      tables={} if self.tables is None else self.tables.init(tables_key(key)),
       rng=jax.random.key_data(key),
       residuals=residuals.zeros(self.residual_shapes()),
     )
@@ -388,13 +388,13 @@ def reset_rows(
 ) -> TrainState:
   """Resets rows of the tables, and their slots, to their initial values.
 
-  Takes ids [n] by table, equal on every process, that a `Vocabulary` has
-  reassigned to other keys; the tables are donated.
+  Takes ids [n] by table, equal everywhere; the tables are donated.
   """
-  key = _tables_key(jax.random.wrap_key_data(state.rng))
+  key = tables_key(jax.random.wrap_key_data(state.rng))
   new = tables.reset_rows(state.tables, ids, key)
   return dataclasses.replace(state, tables=new)
 
 
-def _tables_key(key: jax.Array) -> jax.Array:
+def tables_key(key: jax.Array) -> jax.Array:
+  """The key that initializes the tables."""
   return jax.random.fold_in(key, 1)

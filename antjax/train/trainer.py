@@ -321,7 +321,7 @@ class Trainer:
     """
     chosen = FitOptions(**options)
     chosen.check(
-      row_staleness=self.row_staleness, has_vocabularies=self.keys is not None
+      self.row_staleness, self.keys is not None, self.placer.home is not None
     )
     if chosen.elastic is not None:
       args = state, batches, num_steps, chosen, self.elastic_step(), self.keys

@@ -14,8 +14,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from antjax import paths
+from antjax.embedding.stream import RowStream
 from antjax.train import canonical
-from antjax.train.checkpoint import Checkpointer, latest_step
+from antjax.train.checkpoint import Checkpointer, HOME, latest_step
+from antjax.train.sparse_tables import home_of
 from antjax.train.state import Layout, PyTree, TrainState
 from antjax.train.trainer import Trainer
 
@@ -69,7 +71,13 @@ def warm_start(
     target = {'params': canonical.restore_target(layout)['params']}
     parts = canonical.of_state(layout, state)
     parts |= reader.read_state(step, meta, target)
+    home = home_of(layout.tables)
     for name, source in (sources or {}).items():
+      if home is not None and name in home.specs:
+        raise ValueError(
+          f'warm_start: the rows of table {name} are in {home.config.folder},'
+          ' and only training changes them; leave out home, or the table.'
+        )
       table = parts['tables'][name]
       saved_rows = _read_table(reader, step, meta, name)
       table['table'] = _replace_rows(name, table['table'], saved_rows, source)
@@ -83,7 +91,7 @@ def warm_start(
 
 def read_model(
   layout: Layout, directory: str | os.PathLike[str], step: int
-) -> tuple[PyTree, dict[str, np.ndarray]]:
+) -> tuple[PyTree, dict[str, np.ndarray | RowStream]]:
   """Parameters and rows [V, D] by table of a checkpoint, and no more of it.
 
   Raises:
@@ -98,7 +106,14 @@ def read_model(
     found = reader.read_state(step, meta, target)['params']
     tables = [n for n in meta['model']['tables'] if n.endswith('.table')]
     tables = [n.removesuffix('.table') for n in tables]
-    rows = {n: _read_table(reader, step, meta, n) for n in tables}
+    of_home = dict[str, Any]()
+    if home := home_of(layout.tables):
+      home.restore(step, reader.read_item(step, HOME, ocp.args.PyTreeRestore()))
+      of_home = home.rows(layout.tables)
+    rows = {
+      n: of_home[n] if n in of_home else _read_table(reader, step, meta, n)
+      for n in tables
+    }
   leaves = [found[leaf.name] for leaf in layout.leaves]
   return jax.tree.unflatten(layout.treedef, leaves), rows
 
@@ -110,6 +125,12 @@ def _read_table(
   shape = meta['model']['tables'].get(f'{name}.table', [None])[0]
   if shape is None:
     raise ValueError(f'warm_start: step {step} has no table {name}.')
+  if name in meta.get(HOME, ()):
+    raise ValueError(
+      f'warm_start: step {step} was saved with the rows of table {name} in'
+      ' files (home=...), which only its own run reads. Export that run, or'
+      ' train it without home.'
+    )
   restored = reader.read_item(
     step,
     'state',

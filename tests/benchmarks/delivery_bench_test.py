@@ -7,6 +7,12 @@ import pytest
 from tests.benchmarks import runs
 
 
+def test_deltas_of_a_small_table():
+  words = '--rows=500', '--changed=9', '--gone=3', '--added=4', '--text'
+  (line,) = runs.lines('delta_bench', *words)
+  assert line['rows'] == 13 and line['of_rows'] == 501 and line['write_s'] > 0
+
+
 @pytest.mark.slow
 def test_prints_one_line(tmp_path):
   words = (
@@ -19,7 +25,7 @@ def test_prints_one_line(tmp_path):
   assert 0 < line['event_s']['p50'] <= line['event_s']['p99']
   assert line['requests_per_s'] > 0 and line['p99_ms'] >= line['p50_ms']
   assert line['in_process_cpu_ms'] > 0 and line['server_cpu_ms'] > 0
-  assert line['call_cpu_ms'] > 0
+  assert line['call_cpu_ms'] > 0 and line['grpc']['requests_per_s'] > 0
 
   (line,) = runs.lines('delivery_bench', *words, '--files=0', '--processes=2')
   assert line['requests_per_s'] > 0 and line['processes'] == 2

@@ -138,6 +138,8 @@ def processes_with(name):
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_after_the_owner_was_ended(how):
   env = os.environ | {'CLUSTER_UNDER_TEST': f'{how}'}
+  # A shell starts what runs in the background with this signal ignored.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   owner = subprocess.Popen(
     [
       *(sys.executable, '-m', 'benchmarks.cluster', '--hosts=2'),
@@ -149,6 +151,7 @@ def test_nothing_is_left_after_the_owner_was_ended(how):
     stderr=subprocess.PIPE,
     text=True,
   )
+  signal.signal(signal.SIGINT, before)
   name = f'antjax{owner.pid}x'
   assert 'sleeping' in owner.stdout.readline()
   assert left_over(name)

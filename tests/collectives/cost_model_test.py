@@ -42,6 +42,19 @@ def test_a_cap_of_each_device_replaces_its_share_of_the_uplink():
   )
 
 
+def test_gathers_inside_a_group_may_have_a_rate_of_their_own():
+  plain = Cluster(Links(4e9, 1e8), 2, 4)
+  slow = Cluster(Links(4e9, 1e8, intra_gather_bytes_per_s=1e9), 2, 4)
+
+  def ratio(op, axis='intra'):
+    return slow.axis_seconds(op, axis, GB) / plain.axis_seconds(op, axis, GB)
+
+  assert [ratio(op) for op in cost_model.OPS] == pytest.approx([4.0, 1.0, 2.5])
+  assert ratio('all_gather', 'inter') == 1.0
+  with pytest.raises(ValueError, match='intra_gather_bytes_per_s=0'):
+    Links(4e9, 1e8, intra_gather_bytes_per_s=0)
+
+
 @pytest.mark.parametrize('shape', SHAPES)
 def test_what_must_hold_for_any_links(shape):
   cluster = Cluster(Links(3e9, 1e8, 1e-5, 3e-4), *shape)

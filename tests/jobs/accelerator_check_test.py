@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The check of devices, on CPU cores that play them."""
 
+import functools
 import json
 
 import jax
@@ -41,6 +42,43 @@ def test_a_part_that_fails_ends_alone():
   assert '3 of 5 lines are NOT ok' in page
   assert '- lm: MemoryError: no room' in page
   assert '- links: there is one device.' in page
+
+
+def test_a_check_that_was_cut_off_goes_on(tmp_path):
+  names = ['attention', 'tables', 'codes', 'lm']
+  about = {'device': 'x', 'num_devices': 1, 'date': '2', 'flags': ''}
+  ran = []
+
+  def call(name):
+    ran.append(name)
+    if name == 'codes' and len(ran) == 3:
+      raise KeyboardInterrupt  # As good as killed.
+    if name == 'tables' and len(ran) == 2:
+      raise MemoryError('no room')
+    return [{'name': name}]
+
+  def run():
+    kept = accelerator_check.finished(tmp_path, about, names)
+    calls = {name: lambda name=name: call(name) for name in names}
+    write = functools.partial(accelerator_check._write, tmp_path, about, names)
+    return accelerator_check.run_parts(names, calls, [].append, kept, write)
+
+  with pytest.raises(KeyboardInterrupt):
+    run()
+  page = (tmp_path / 'results.md').read_text()
+  assert '1 of 2 lines are NOT ok so far, 2 of 4 parts have not ended.' in page
+  assert '- tables: MemoryError: no room' in page
+  assert '- codes: has not ended.' in page and '- lm: has not ended.' in page
+  found = run()
+  # Parts that have ended well are kept.
+  assert ran == ['attention', 'tables', 'codes', 'tables', 'codes', 'lm']
+  assert found == [{'part': name, 'name': name} for name in names]
+  assert ': all ok.' in (tmp_path / 'results.md').read_text()
+  # After a whole check, and on other devices, all is new.
+  assert not accelerator_check.finished(tmp_path, about, names)
+  assert accelerator_check.finished(tmp_path, about, [*names, 'bahe'])
+  other = about | {'device': 'y'}
+  assert not accelerator_check.finished(tmp_path, other, [*names, 'bahe'])
 
 
 def test_attention_of_the_devices_is_plain_attention():

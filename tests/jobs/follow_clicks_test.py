@@ -46,6 +46,27 @@ def base(tmp_path_factory):
   return folder, rows
 
 
+def make_trainer(folder, to, source):
+  """The trainer of a copy of the run, of files or messages."""
+  config = Config(
+    data=str(folder / 'data'),
+    run_dir=str(to / 'fm'),
+    model='fm',
+    num_steps=2,
+    batch_size=16,
+    eval_batch_size=32,
+    max_history=3,
+    fields=score_clicks_test._FIELDS,
+    network=score_clicks_test.NetworkConfig(widths=(8,)),
+    spare_ids=3,
+    follow=source,
+    deltas=str(to / 'deltas'),
+  )
+  job = job_of(config)
+  click_job = ClickJob(config, job, ScenarioData(config, job), seed=0)
+  return follow.FileTrainer(config, job, click_job)
+
+
 @pytest.fixture
 def run(base, tmp_path):
   """A run of its own, rows of new files, and what makes its trainer."""
@@ -53,23 +74,7 @@ def run(base, tmp_path):
   shutil.copytree(folder / 'fm', tmp_path / 'fm')
 
   def trainer():
-    config = Config(
-      data=str(folder / 'data'),
-      run_dir=str(tmp_path / 'fm'),
-      model='fm',
-      num_steps=2,
-      batch_size=16,
-      eval_batch_size=32,
-      max_history=3,
-      fields=score_clicks_test._FIELDS,
-      network=score_clicks_test.NetworkConfig(widths=(8,)),
-      spare_ids=3,
-      follow=str(tmp_path / 'in'),
-      deltas=str(tmp_path / 'deltas'),
-    )
-    job = job_of(config)
-    click_job = ClickJob(config, job, ScenarioData(config, job), seed=0)
-    return follow.FileTrainer(config, job, click_job)
+    return make_trainer(folder, tmp_path, str(tmp_path / 'in'))
 
   (tmp_path / 'in').mkdir()
   return tmp_path, rows, trainer
@@ -95,13 +100,13 @@ def arrive(folder, name, rows):
 def test_events_reach_the_server(run):
   folder, rows, make = run
   one = make()
-  assert not one.new_files()
+  assert not one.new()
   clicked = [row | {'user': 'a new one', 'clicked': 1} for row in rows[:10]]
   arrive(folder, '1.csv', clicked + rows[10:])
   (folder / 'in' / '.half.csv').write_text('user')
   before, _ = served(folder)
-  one.round(one.new_files())
-  assert not one.new_files()
+  one.round(one.new())
+  assert not one.new()
   after, live = served(folder)
   assert live.live.version['sequence'] == 1 and live.age_s < 600
   columns = score_clicks_test.columns(clicked)
@@ -118,10 +123,10 @@ def test_events_reach_the_server(run):
   # More users than there are rows to spare are the unknown one.
   many = [row | {'user': f'n{i}'} for i, row in enumerate(rows[:8])]
   arrive(folder, '2.csv', many)
-  one.round(one.new_files())
+  one.round(one.new())
   after, _ = served(folder)
   assert after.score(score_clicks_test.columns(many))[1]['user'] == 6
-  one.patches.close()
+  one.close()
 
 
 def _bits(state):
@@ -141,9 +146,9 @@ def test_killed_at_any_instant_it_tells_the_same(run, monkeypatch, instant):
   arrive(folder, '1.csv', rows[:9])
   arrive(folder, '2.csv', [row | {'user': 'a new one'} for row in rows[9:]])
   one = make()
-  for path in one.new_files():
+  for path in one.new():
     one.round([path])
-  one.patches.close()
+  one.close()
   want = sorted((folder / 'deltas').iterdir())
   want = {path.name: path.read_bytes() for path in want}
   want_state = _bits(one.state)
@@ -158,7 +163,7 @@ def test_killed_at_any_instant_it_tells_the_same(run, monkeypatch, instant):
     return write(place, *arguments)
 
   one = make()
-  one.round(one.new_files()[:1])
+  one.round(one.new()[:1])
   with monkeypatch.context() as patch, pytest.raises(InterruptedError):
     if instant == 'train':
       patch.setattr(one, '_batches', _killed)
@@ -172,15 +177,15 @@ def test_killed_at_any_instant_it_tells_the_same(run, monkeypatch, instant):
       patch.setattr(one.patches._saver, 'save', _killed)
     else:
       patch.setattr(one.patches._saver, 'wait', _killed)
-    one.round(one.new_files())
-  one.patches.close()
+    one.round(one.new())
+  one.close()
   one = make()
-  if files := one.new_files():
+  if files := one.new():
     one.round(files)
-  assert not one.new_files()
+  assert not one.new()
   got = {p.name: p.read_bytes() for p in (folder / 'deltas').iterdir()}
   assert got == want and _bits(one.state) == want_state
-  one.patches.close()
+  one.close()
 
 
 def test_patches_are_replayed_bit_for_bit_and_none_is_left_out(
@@ -203,16 +208,16 @@ def test_patches_are_replayed_bit_for_bit_and_none_is_left_out(
   for number in range(1, 9):
     user = {'user': f'a new one {number}'}
     arrive(folder, f'{number}.csv', [row | user for row in rows])
-    one.round(one.new_files())
+    one.round(one.new())
     seen.append(there())
     if number in (2, 7):
-      one.patches.close()
+      one.close()
       before = one
       one = make()
       assert _bits(one.state) == _bits(before.state)
       assert one.position == before.position
-      assert not one.new_files()
-  one.patches.close()
+      assert not one.new()
+  one.close()
   # A patch is kept until there is a whole state more than it.
   assert seen[1] == (0, [1, 2]) and seen[3] == (1, [1, 2, 3, 4])
   assert seen[-1] == (2, [4, 5, 6, 7, 8])
@@ -221,7 +226,7 @@ def test_patches_are_replayed_bit_for_bit_and_none_is_left_out(
   newest.rename(folder / 'away')
   again = make()
   assert _bits(again.state) == _bits(one.state)
-  again.patches.close()
+  again.close()
   # Missing or torn ones do not pass unnoticed.
   patch = place / 'patches' / feed.name_of(7)
   content = patch.read_bytes()
@@ -243,14 +248,14 @@ def test_only_rows_with_a_bad_label_are_left_out(run):
   bad = [row | {'clicked': x} for row, x in zip(rows, (2, 'x', '', -1, 7))]
   arrive(folder, '1.csv', bad[:3] + rows[5:] + bad[3:])
   arrive(folder, '2.csv', bad)  # None is good.
-  one.round(one.new_files())
+  one.round(one.new())
   assert one.position['info']['rows'] == len(rows) - 5
   rejected = (folder / 'fm' / 'seed_0' / 'follow.rejected.csv').read_text()
   assert '2 is not 0 or 1' in rejected and '-1 is not 0 or 1' in rejected
   places = [line.split(',')[:3] for line in rejected.splitlines()]
   assert len([x for x in places if x[0].endswith('1.csv')]) == 5
   assert {x[2] for x in places[1:]} == {'clicked'}
-  one.patches.close()
+  one.close()
   assert served(folder)[1].live.version['sequence'] == 1
 
 
@@ -258,7 +263,7 @@ def test_ratings_are_clicks_from_the_schemas_threshold_on(tmp_path):
   stars = pa.array([4.5, 3.5, None, 5, 1], pa.float32())
   table = pa.table({'stars': stars, ROW: list(range(5))})
   rejects = Rejects(tmp_path / 'rejected.csv', 1.0)
-  found = follow._with_clicks(table, 'stars', 4, tmp_path / 'in', rejects)
+  found = follow._with_clicks(table, 'stars', 4, 'in', rejects)
   assert found['stars'].to_pylist() == [1, 0, 1, 0]
   assert 'None is not 0 or 1' in rejects.path.read_text()
 
@@ -267,22 +272,22 @@ def test_files_without_rows_do_not_stop_it(run):
   folder, rows, make = run
   arrive(folder, '1.csv', rows)
   one = make()
-  one.round(one.new_files())
+  one.round(one.new())
   (folder / 'in' / '2.json').write_text('[' * 200_000)
   (folder / 'in' / '3.csv').symlink_to('/nowhere')
-  for path in one.new_files():
+  for path in one.new():
     one.round([path])
-  assert not one.new_files() and one.position['sequence'] == 1
-  one.patches.close()
+  assert not one.new() and one.position['sequence'] == 1
+  one.close()
   one = make()  # What is saved and what is told are the same.
   arrive(folder, '4.csv', rows)
-  one.round(one.new_files())
+  one.round(one.new())
   assert served(folder)[1].live.version['sequence'] == 2
   (folder / 'in' / '5.csv').write_bytes((folder / 'in' / '4.csv').read_bytes())
   one._click_job.trainer.step = lambda state, batch: (state, {'loss': np.nan})
   with pytest.raises(ValueError, match='loss on 5.csv is nan'):
-    one.round(one.new_files())
-  one.patches.close()
+    one.round(one.new())
+  one.close()
   assert make().position['sequence'] == 2
 
 
@@ -290,8 +295,8 @@ def test_deltas_of_another_trainer_are_refused(run):
   folder, rows, make = run
   arrive(folder, '1.csv', rows)
   one = make()
-  one.round(one.new_files())
-  one.patches.close()
+  one.round(one.new())
+  one.close()
   shutil.rmtree(folder / 'fm' / 'seed_0' / 'follow')
   with pytest.raises(ValueError, match='ends with number 1, and .* is at 0'):
     make()
@@ -346,8 +351,8 @@ def test_processes_share_a_port(run):
     # All of them apply a delta, and count together.
     one = make()
     arrive(folder, '1.csv', rows)
-    one.round(one.new_files())
-    one.patches.close()
+    one.round(one.new())
+    one.close()
     count = 0
     while 'antjax_serve_delta_sequence 1.0' not in _page(port, 'metrics'):
       assert _version(port) and time.monotonic() < deadline

@@ -120,6 +120,7 @@ def test_values_that_get_rows_in_training(tmp_path):
     *('--allow_other_counts', '--split.query_size=4', '--split.min_ratings=7'),
   )
   flags = (*TRAIN, f'--data={tmp_path}/data', f'--run_dir={tmp_path}/run')
+  flags = *flags, '--model.table_dtype=int8'
   keys = '--keys.rows=item=30', '--keys.min_count=2', '--keys.eviction=lfu'
   command = processes.cluster('train_gmeta', *flags, *keys, '--num_steps=2')
   processes.run(*command)  # In two processes, and then in one.
@@ -129,6 +130,7 @@ def test_values_that_get_rows_in_training(tmp_path):
   description = json.loads((tmp_path / 'data/tasks/dataset.json').read_text())
   num_items = description['features']['item']['num_ids']
   rows = model.tables['item'].read(np.arange(num_items))
+  assert rows.shape[1] == model.manifest['features']['item']['embedding_dim']
   distinct = np.unique(rows, axis=0)
   assert 20 < len(distinct) <= 30 < num_items  # Others share the unknown row.
   told = run('train_gmeta', *flags, '--keys.rows=item=300', expect=1)

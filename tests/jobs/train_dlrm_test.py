@@ -90,6 +90,42 @@ def test_multi_hot_files_are_trained_on_and_scored_alike(tmp_path):
   np.testing.assert_allclose(logits['prediction'], trained, atol=1e-5)
 
 
+def test_a_folder_of_rows_needs_a_number_of_them():
+  with pytest.raises(ValueError, match='fields.home=x.*fields.device_rows=1'):
+    dataclasses.replace(dlrm.Config().fields, home='x')
+
+
+@pytest.mark.slow
+def test_rows_in_files_give_the_same_model(tmp_path):
+  _, data_folder = _prepared(tmp_path, 600)
+  found = {}
+  for device_rows in (0, 52):
+    folder = tmp_path / f'{device_rows}'
+    config = _config(folder, data_folder, num_steps=8)
+    fields = dataclasses.replace(
+      config.fields, level='global', device_rows=device_rows
+    )
+    config = dataclasses.replace(config, fields=fields, batch_size=16)
+    job = job_of(config)
+    one = ClickJob(
+      config, job, ScenarioData(config, job), seed=0, is_exported=True
+    )
+    found[device_rows] = pathlib.Path(one.run().folder)
+  files = [*(found[52] / 'rows').glob('*/rows')]
+  assert files and not (found[0] / 'rows').exists()
+  logits = [np.load(x / 'predictions.npz')['logit'] for x in found.values()]
+  np.testing.assert_allclose(*logits, atol=1e-5)
+  tables = [
+    {f.name: np.load(f) for f in (x / 'export' / 'tables').glob('*.npy')}
+    for x in found.values()
+  ]
+  assert {n: x.shape for n, x in tables[0].items()} == {
+    n: x.shape for n, x in tables[1].items()
+  }
+  for name, rows in tables[0].items():
+    np.testing.assert_allclose(tables[1][name], rows, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_files_as_criteo_released_them(tmp_path):
   made = make_criteo.Config(

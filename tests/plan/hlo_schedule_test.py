@@ -2,12 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a schedule hides, read from forms that compilers write."""
 
+import collections
+import gzip
+import pathlib
+import re
+
 import pytest
 
 from antjax.plan import census, plan_check
 
 MESH = {'inter': 2, 'intra': 4}
 INSIDE = 'replica_groups=[2,4]<=[8], dimensions={0}'
+# Of `compile_for_pod --model=tests.jobs.toy_model:twelve --sequences=512
+# --num_micro_batches=8`, December 2026, cut to collectives, products and loops.
+COMPILED = pathlib.Path(__file__).parent / 'compiled'
 HEADER = 'HloModule m, is_scheduled=true, num_partitions=8\n\n'
 PRODUCT = '%d{} = f32[8,8]{{1,0}} dot(%x, %x), lhs_contracting_dims={{1}}'
 GATHER = (
@@ -126,3 +134,42 @@ def test_shares_are_of_bytes_and_of_each_axis():
   )
   assert (found['intra'].sent_bytes, found['intra'].share) == (800, 0.25)
   assert (found['inter'].sent_bytes, found['inter'].share) == (100, 1)
+
+
+def compiled(name):
+  return gzip.decompress((COMPILED / f'{name}.hlo.gz').read_bytes()).decode()
+
+
+@pytest.mark.parametrize(
+  ('name', 'num_hidden', 'num_exposed', 'intra', 'inter'),
+  [
+    ('v6e_NIG', 5, 15, 0.0986, 1.0),
+    ('h100_IIG_early_late', 52, 27, 0.0577, 0.2088),
+  ],
+)
+def test_exposure_of_compiled_steps(
+  name, num_hidden, num_exposed, intra, inter
+):
+  text = compiled(name)
+  found = census.collectives(text, MESH)
+  count = collections.Counter(c.is_hidden for c in found)
+  assert (count[True], count[False]) == (num_hidden, num_exposed)
+  shares = {k: x.share for k, x in plan_check.exposure(found).items()}
+  assert shares == pytest.approx({'intra': intra, 'inter': inter}, abs=1e-4)
+  # Nothing that each layer of each micro-batch moves is waited for.
+  assert all(c.is_hidden for c in found if len(c.loops) == 2)
+  # Without products nothing is hidden, whatever starts early.
+  idle = re.sub(r'(__cublas|__cudnn|__triton|tpu_custom_call)', 'other', text)
+  idle = re.sub(r' (dot|convolution)\(', ' add(', idle)
+  assert not any(c.is_hidden for c in census.collectives(idle, MESH))
+
+
+def test_what_is_exposed_in_a_step_of_nig_for_v6e():
+  found = census.collectives(compiled('v6e_NIG'), MESH)
+  names = [(c.name, c.axis, c.loops) for c in found if not c.is_hidden]
+  in_loop = [x[0] for x in names if x[2]]
+  # The first layer's gradient, a single instruction, and the embedding's.
+  assert in_loop == ['reduce-scatter.54', 'reduce-scatter.55']
+  # All that crosses slices, and the updated parameters inside them.
+  assert len([x for x in names if x[1] == 'inter']) == 8
+  assert {'all-gather.13', 'all-gather.14'} <= {x[0] for x in names}

@@ -56,6 +56,26 @@ def test_small_leaves_are_padded_to_tiles_between_slices(num, is_equal):
   assert line.note == ('padded to tiles' if is_equal else 'another amount')
 
 
+@pytest.mark.parametrize(('num', 'is_equal'), [(256, True), (512, False)])
+def test_a_dim_that_is_no_whole_tiles_is_padded_between_slices(num, is_equal):
+  # Clicks' cross layers as GGG on v6e: pieces of 18 x 144, sent as 18 x 256.
+  shape = jax.ShapeDtypeStruct((144, 144), jnp.float32)
+  layout = Layout.of(
+    {f'w{i}': shape for i in range(8)},
+    AbstractMesh((2, 4), ('inter', 'intra')),
+    PaRO.from_code('GGG'),
+    optax.adamw(1e-3),
+  )
+  kind = census.REDUCE_SCATTER, 'inter'
+  sent = 2 * 18 * num
+  found = census.Collective(
+    *kind, (2,), 0, sent, 'f32', 0, 4 * sent, is_dcn=True
+  )
+  lines = plan_check.compare(layout, [found] * 8, num_micro_batches=2)
+  (line,) = (x for x in lines if x.in_loop and (x.kind, x.axis) == kind)
+  assert line.planned == 8 * 36 * 144 and line.is_equal == is_equal
+
+
 def test_what_is_planned_is_equal():
   lines = compare((census.REDUCE_SCATTER, 'intra', SIZE))
   assert len(lines) == 4

@@ -50,20 +50,46 @@ def planned(links, num_hosts, compute_s):
   )
 
 
-def errors(links):
-  """(relative errors, rank correlation in each run) on 2 and 4 hosts."""
-  found, orders = [], []
+def clusters(links):
+  """(plan, code -> measured seconds of a step) of each run on 2 and 4 hosts."""
   for name in ('paro-scaling_virtual_2026-11', 'paro_virtual-4x2_2026-11'):
     rows, summary = rows_of(name)
     for num_hosts in sorted({x['hosts'] for x in rows} - {1}):
-      plan = planned(links, num_hosts, summary['compute_s'])
       here = [x for x in rows if x['hosts'] == num_hosts]
-      measured = np.array([x['step_s'] for x in here])
-      predicted = np.array([plan.row(x['code']).step_s for x in here])
-      found += list(np.abs(predicted / measured - 1))
-      # Spearman's: Kendall's tau-a would hold equal predictions against it.
-      orders.append(np.corrcoef(ranks(measured), ranks(predicted))[0, 1])
+      plan = planned(links, num_hosts, summary['compute_s'])
+      yield plan, {x['code']: x['step_s'] for x in here}
+
+
+def errors(links):
+  """(relative errors, rank correlation in each run) on 2 and 4 hosts."""
+  found, orders = [], []
+  for plan, took in clusters(links):
+    measured = np.array([*took.values()])
+    predicted = np.array([plan.row(code).step_s for code in took])
+    found += list(np.abs(predicted / measured - 1))
+    # Spearman's: Kendall's tau-a would hold equal predictions against it.
+    orders.append(np.corrcoef(ranks(measured), ranks(predicted))[0, 1])
   return np.array(found), orders
+
+
+def links_of_one_host():
+  """Rates inside a host from steps on one, where nothing else moves.
+
+  What a device moves inside a host costs time on cores that compute, too. NIG
+  and NGG gather nothing in their loops, IIG and GGG as much as each other.
+  """
+  rows, summary = rows_of('paro-scaling_virtual_2026-11')
+  alone = {x['code']: x for x in rows if x['hosts'] == 1}
+  moved = {c: x['intra_bytes_per_step'] for c, x in alone.items()}
+  took = {c: x['step_s'] - summary['compute_s'] for c, x in alone.items()}
+  reduced = np.mean([took[c] / moved[c] for c in ('NIG', 'NGG')])
+  gathered = np.mean(
+    [
+      (took[c] - reduced * moved['NIG']) / (moved[c] - moved['NIG'])
+      for c in ('IIG', 'GGG')
+    ]
+  )
+  return Links(1 / reduced, _UPLINK, intra_gather_bytes_per_s=1 / gathered)
 
 
 def ranks(values):
@@ -73,19 +99,23 @@ def ranks(values):
 
 
 def test_steps_on_more_hosts_are_predicted_from_those_on_one():
-  # What a device moves inside a host costs time on cores that compute, too:
-  # its rate is that of the steps on one host, where nothing else moves.
-  rows, summary = rows_of('paro-scaling_virtual_2026-11')
-  alone = [x for x in rows if x['hosts'] == 1]
-  moved = np.array([x['intra_bytes_per_step'] for x in alone])
-  took = np.array([x['step_s'] - summary['compute_s'] for x in alone])
-  rate = 1 / np.mean(took / moved)
-  found, orders = errors(Links(rate, _UPLINK))
+  found, orders = errors(links_of_one_host())
   assert len(found) == 17
-  assert np.median(found) < 0.1
+  print(np.median(found), np.quantile(found, 0.9), max(found), orders)
+  assert np.median(found) < 0.05
   assert np.quantile(found, 0.9) < 0.2
-  print(np.median(found), np.quantile(found, 0.9), orders)
-  assert min(orders) >= 0.8 - 1e-9 and max(orders) > 0.9
+  # NGG and IIG on four hosts, 1.7 % apart, are predicted the other way round.
+  assert min(orders) >= 0.8 - 1e-9 and sorted(orders)[1] > 0.9
+
+
+def test_within_any_memory_the_choice_is_about_the_fastest():
+  for plan, took in clusters(links_of_one_host()):
+    rows = [plan.row(code) for code in took]
+    for memory in (row.peak_bytes for row in rows):
+      fitting = [row for row in rows if row.peak_bytes <= memory]
+      best, _ = planner._choose(fitting, memory, False)
+      fastest = min(took[row.code] for row in fitting)
+      assert took[best.code] <= 1.05 * fastest, (memory, best.code)
 
 
 def test_links_timed_on_idle_devices_are_too_fast_for_gathers():

@@ -3,6 +3,7 @@
 """An export and the deltas after it score as the new model, bit for bit."""
 
 import dataclasses
+import io
 import logging
 
 import numpy as np
@@ -107,6 +108,55 @@ def test_deltas_follow_one_another_and_fold_into_an_export(days):
     assert now.live.version['sequence'] == 2
     assert_scores_are_of(now.model, third, folder, quantize)
   assert files == {p: p.read_bytes() for p in base.rglob('*') if p.is_file()}
+
+
+@pytest.mark.parametrize('kind', ['U', 'i8', 'i4', 'first id 0'])
+def test_a_delta_is_what_a_search_key_by_key_finds(tmp_path, kind):
+  rng, is_text = np.random.default_rng(1), kind == 'U'
+  first_id = 0 if kind == 'first id 0' else 1
+
+  def of_day(keys):
+    made = model(rng, [f'{i:03}' for i in range(99)])
+    ids = first_id + rng.permutation(95)[: len(keys)]
+    keys = np.array([f'k{i}' for i in keys]) if is_text else np.array(keys)
+    keys = keys.astype('i4') if kind == 'i4' else keys
+    return with_vocabulary(made, keys, np.append(first_id, ids[1:]))
+
+  before, after = rng.permutation(150)[:80], rng.permutation(150)[:90]
+  first, second = of_day(before), of_day(after)
+  exporter.write(tmp_path / 'base', first)
+  write(tmp_path, second)
+  content = (tmp_path / 'deltas' / feed.name_of(1)).read_bytes()
+  payload = content.partition(b'\n')[2]
+  with np.load(io.BytesIO(payload)) as file:
+    found = dict(file)
+  old = dict(zip(*(x.tolist() for x in first.vocabularies['item'])))
+  new = dict(zip(*(x.tolist() for x in second.vocabularies['item'])))
+  places = {} if first_id == 0 else {0: 0}
+  places |= {i: old[key] for key, i in new.items() if key in old}
+  free = [i for i in range(100) if i not in places.values()]
+  free += range(100, 200)
+  for i in sorted({*new.values()} - {*places}):
+    places[i] = free.pop(0)
+  moved = [key for key, i in new.items() if old.get(key) != places[i]]
+  gone = sorted({*old} - {*new}, key=lambda x: str(x) if is_text else x)
+  rows = {places[i]: second.tables['item'][i] for i in places}
+  width = 'S4' if is_text else second.vocabularies['item'][0].dtype
+  want = {
+    'params/a/b': second.params['a/b'],
+    'keys/item': np.array(moved, width),
+    'gone/item': np.array(gone, width),
+    'ids/item': np.array([places[new[key]] for key in moved], np.int32),
+    'rows/item': np.array(sorted(rows), np.int32),
+    'values/item': np.stack([rows[i] for i in sorted(rows)]),
+  }
+  assert {*found} == {*want}
+  for name, array in want.items():
+    assert found[name].dtype == array.dtype, name
+    np.testing.assert_array_equal(found[name], array, err_msg=name)
+  again = io.BytesIO()
+  np.savez(again, **{name: found[name] for name in found})
+  assert payload == again.getvalue()
 
 
 def test_a_delta_of_nothing(days):

@@ -86,6 +86,16 @@ class FieldConfig:
     'Dtype of the embedding rows. bfloat16 takes half the memory, int8 (with a'
     ' unit per row) a quarter; updates are rounded stochastically.',
   ] = 'float32'
+  device_rows: Annotated[
+    int,
+    'Rows of each table on all devices together. Further ones, in float32, are'
+    ' in files on a local disk, and those of the next steps are brought ahead:'
+    ' so tables may be larger than the memory. 0: all rows.',
+  ] = 0
+  home: Annotated[
+    str,
+    'Folder of the files of device_rows. Empty: the folder of the training.',
+  ] = ''
   level: Annotated[
     Literal['auto', 'none', 'intra', 'global'],
     'Sharding of the tables: a copy on every device (none), or rows sharded'
@@ -123,6 +133,11 @@ class FieldConfig:
       raise ValueError(
         f'fields.embedding_dim={self.embedding_dim} and fields.learning_rate='
         f'{self.learning_rate} must be positive.'
+      )
+    if self.home and not self.device_rows:
+      raise ValueError(
+        f'fields.home={self.home}: nothing is there; say how many rows of a'
+        ' table stay on the devices, as in fields.device_rows=1000000.'
       )
     for name in ('dropout', 'id_dropout'):
       if not 0 <= getattr(self, name) < 1:

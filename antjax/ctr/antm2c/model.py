@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from antjax.ctr.antm2c.data_sizes import DataSizes
 from antjax.ctr.antm2c.field_network import FieldNetwork
 from antjax.ctr.antm2c.fields import FieldConfig, MODAL
+from antjax.embedding.home import HomeConfig
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import (
   Adam,
@@ -191,6 +192,7 @@ class ScenarioModel:
     mesh: jax.sharding.Mesh,
     rate: LearningRate,
     num_examples: int,
+    home: HomeConfig | None = None,
   ) -> EmbeddingTables:
     """Tables of ids, and tables of weights for linear terms.
 
@@ -226,7 +228,7 @@ class ScenarioModel:
         for group, names in self._groups.items()
       }
       features |= {bag + _WEIGHT: bag + _WEIGHT for bag in self._bags}
-    return EmbeddingTables(every, features, mesh=mesh)
+    return EmbeddingTables(every, features, mesh=mesh, home=home)
 
   @property
   def groups(self) -> dict[str, list[int]]:

@@ -13,6 +13,8 @@ from antjax.metrics.by_slice import ScoreConfig
 from antjax.networks import load
 from antjax.train.optimizer import OptimizerConfig
 
+_KAFKA = 'kafka://'
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchConfig:
@@ -143,10 +145,20 @@ class Config(ExamplesConfig):
   ] = ('id',)
   follow: Annotated[
     str,
-    'Folder of incoming files of new rows. After training, each file is'
-    ' trained on once, and --deltas receives the changes. Empty: none.',
+    'Folder of incoming files of new rows, or kafka://HOST:PORT/TOPIC. After'
+    ' training, each file or message is trained on once, and --deltas receives'
+    ' the changes. Empty: none.',
+    paths.TOPIC,
   ] = ''
-  follow_poll_s: Annotated[float, 'Seconds between checks for files.'] = 1.0
+  follow_config: Annotated[
+    str,
+    'File of lines name=value for the Kafka client (librdkafka), such as those'
+    ' for TLS and SASL. Empty: none.',
+  ] = ''
+  follow_poll_s: Annotated[
+    float,
+    'Seconds between checks for files, and in which messages are collected.',
+  ] = 1.0
   deltas: Annotated[
     str, 'Folder for deltas; see launch/serve.py.', paths.URL
   ] = ''
@@ -196,6 +208,15 @@ class Config(ExamplesConfig):
     self.check_least({'text_dim': 0, 'spare_ids': 0})
     if bool(self.follow) != bool(self.deltas):
       raise ValueError('follow and deltas: give both, or none.')
+    if self.follows_topic:
+      topic_of(self.follow)
+    elif self.follow_config:
+      raise ValueError('follow_config is for follow=kafka://HOST:PORT/TOPIC.')
+
+  @property
+  def follows_topic(self) -> bool:
+    """Whether events are messages, not files."""
+    return self.follow.startswith(_KAFKA)
 
   def _check_network(self, flag: str, name: str) -> None:
     network = load.load(name, flag)
@@ -211,3 +232,15 @@ class Config(ExamplesConfig):
     paths.check_there(self.text_vectors, 'text_vectors')
     paths.check_there(self.image_vectors, 'image_vectors')
     output_folder.open_view(self.data, 'examples')
+
+
+def topic_of(url: str) -> tuple[str, str]:
+  """Brokers and topic of kafka://HOST:PORT,HOST:PORT/TOPIC.
+
+  Raises:
+    ValueError: It lacks a part.
+  """
+  brokers, _, topic = url.removeprefix(_KAFKA).partition('/')
+  if not brokers or not topic or '/' in topic:
+    raise ValueError(f'follow={url}: needed is kafka://HOST:PORT/TOPIC.')
+  return brokers, topic

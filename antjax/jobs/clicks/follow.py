@@ -1,19 +1,20 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Continuous training of a click model on files as they arrive.
+"""Continuous training of a click model on files or messages as they arrive.
 
-Each file of a folder is trained on once, in the order of names. A round covers
-all files that have arrived. After a round what it changed is saved with the
-names of its files (`patches`), and only then is the delta since the last round
-written. A trainer that is killed at any time resumes from there, writes the
-missing delta with the same bytes, and reads no file twice.
+Each file of a folder is trained on once, in the order of names; each message of
+a topic (`stream`) in the order of partitions and offsets. A round covers all
+that have arrived. After a round what it changed is saved with the names of its
+files, or the offsets (`patches`), and only then is the delta since the last
+round written. A trainer that is killed at any time resumes from there, writes
+the missing delta with the same bytes, and reads nothing twice.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -28,9 +29,10 @@ from antjax.data.table_columns import Kind
 from antjax.embedding import rounding
 from antjax.embedding import rows as rows_lib
 from antjax.jobs import job as job_lib
-from antjax.jobs.clicks import export, score
+from antjax.jobs.clicks import export, score, stream
 from antjax.jobs.clicks.config import Config
 from antjax.jobs.clicks.data import ScenarioData
+from antjax.jobs.clicks.messages import Messages
 from antjax.jobs.clicks.patches import Patches, Position
 from antjax.jobs.clicks.training import ClickJob
 from antjax.report import terminal
@@ -45,6 +47,29 @@ _SUFFIXES = ('.csv', '.tsv', '.parquet', '.json', '.jsonl')
 _OF_NEW = {'item:title': 1}  # The unknown title; 0 in other arrays.
 
 
+class _File(NamedTuple):
+  """A file that has arrived; see `messages.Messages`."""
+
+  path: pathlib.Path
+  event_s: float
+
+  @property
+  def name(self) -> str:
+    return self.path.name
+
+  @property
+  def where(self) -> str:
+    return str(self.path)
+
+  def tables(
+    self, model: ClickScorer, rejects: Rejects, labels: Mapping[str, Kind]
+  ) -> Iterator[pa.Table]:
+    return score.tables(model, str(self.path), rejects, labels)
+
+
+_Arrived = _File | Messages
+
+
 class FileTrainer:
   """The trainer's state beside the one that deltas have told."""
 
@@ -57,6 +82,10 @@ class FileTrainer:
     """
     if jax.process_count() > 1 or job.agent is not None:
       raise ValueError('follow: one process trains; leave the launcher out.')
+    if click_job.tables.home is not None:
+      raise ValueError(
+        'follow: rows with a home are not followed; set fields.device_rows=0.'
+      )
     if click_job.model.is_by_scenario:
       raise ValueError(
         f'follow: model={config.model} needs rows in the order of scenarios;'
@@ -88,6 +117,14 @@ class FileTrainer:
     self.state, self.position, touched = self.patches.restore(
       self._trained, nothing
     )
+    self._topic: stream.Topic | None = None
+    if config.follows_topic:
+      about = self.position.get('stream', {})
+      self._topic = stream.Topic(
+        *(config.follow, config.follow_config),
+        about.get('offsets', {}),
+        about.get('cluster', ''),
+      )
     deltas = feed.DeltaFeed(config.deltas, digest)
     while (delta := deltas.next()) is not None:
       self._live.apply(delta)
@@ -110,26 +147,33 @@ class FileTrainer:
     ) as saver:
       return saver.restore(self._model.manifest['step'])[0]
 
-  def new_files(self) -> list[pathlib.Path]:
-    """Files that were not trained on, by name."""
+  def close(self) -> None:
+    """Ends what is being written, and leaves the topic."""
+    self.patches.close()
+    if self._topic is not None:
+      self._topic.close()
+
+  def new(self) -> Sequence[_Arrived]:
+    """Files that were not trained on, by name, or messages."""
+    if self._topic is not None:
+      return self._topic.new(self._config.follow_poll_s)
     done = {*self.position['files']}
     folder = pathlib.Path(self._config.follow)
-    return sorted(
-      path
-      for path in (folder.iterdir() if folder.is_dir() else ())
+    return [
+      _File(path, _time(path))
+      for path in sorted(folder.iterdir() if folder.is_dir() else ())
       if path.suffix in _SUFFIXES
       and path.name[0] not in '._'
       and path.name not in done
-    )
+    ]
 
-  def round(self, files: list[pathlib.Path]) -> None:
-    """Trains on files, saves, and tells."""
+  def round(self, arrived: Sequence[_Arrived]) -> None:
+    """Trains on files or messages, saves, and tells."""
     start, num_rows, losses = time.monotonic(), 0, list[Any]()
     touched: dict[str, list[np.ndarray]] = {}
     self.position['added'] = {}
-    times = [_time(path) for path in files]
-    for path in files:
-      for rows in self._read(path):
+    for one in arrived:
+      for rows in self._read(one):
         self._admit(rows)
         for batch in self._batches(rows):
           for name, ids in rows_lib.touched(self._tables, batch['ids']).items():
@@ -137,25 +181,25 @@ class FileTrainer:
           self.state, metrics = self._click_job.trainer.step(self.state, batch)
           losses.append(metrics['loss'])
         num_rows += len(rows[next(iter(self._labels))])
-    if not num_rows:  # There is no new state to save and to tell.
-      self.position['files'] += [path.name for path in files]
-      terminal.show(f'No row of {len(files)} files could be trained on.')
+    names = [one.name for one in arrived]
+    if not num_rows and self._topic is None:  # Nothing is to be saved and told.
+      self.position['files'] += names
+      terminal.show(f'No row of {len(names)} files could be trained on.')
       return
-    if not np.isfinite(mean := float(np.mean(losses))):
+    mean = float(np.mean(losses)) if losses else 0.0
+    if not np.isfinite(mean):
       raise ValueError(
-        f'follow: the loss on {", ".join(p.name for p in files)} is {mean};'
-        ' nothing of them is saved or told. Take the file at fault away.'
+        f'follow: the loss on {", ".join(names)} is {mean};'
+        ' nothing of them is saved or told. Take what is at fault away.'
       )
-    there = {p.name for p in pathlib.Path(self._config.follow).iterdir()}
-    kept = [n for n in self.position['files'] if n in there]
+    self._advance(names)
     self.position |= {
-      'files': [*kept, *(path.name for path in files)],
       'sequence': self.position['sequence'] + 1,
       'info': {
-        'files': [path.name for path in files],
+        'files': names,
         'rows': num_rows,
         'step': int(self.state.step),
-        'event_s': max(times),
+        'event_s': max(one.event_s for one in arrived),
       },
     }
     found = self._rows(rows_lib.joined(touched))
@@ -163,13 +207,26 @@ class FileTrainer:
     self._publish(found)
     terminal.show(
       f'Delta {self.position["sequence"]}: {num_rows:,} rows of'
-      f' {len(files)} files, loss {mean:.4f},'
+      f' {", ".join(names[:9])}, loss {mean:.4f},'
       f' {time.monotonic() - start:.1f} s'
     )
     self.patches.compact(self.state, self.position)
 
-  def _read(self, path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """Columns of a file's good rows; bad ones are counted by column.
+  def _advance(self, names: list[str]) -> None:
+    """Notes what needs not be read again."""
+    if self._topic is not None:
+      before = self.position.get('stream', {}).get('offsets', {})
+      self.position['stream'] = {
+        'cluster': self._topic.cluster,
+        'offsets': before | self._topic.offsets,  # Other topics' as well.
+      }
+      return
+    there = {p.name for p in pathlib.Path(self._config.follow).iterdir()}
+    kept = [n for n in self.position['files'] if n in there]
+    self.position['files'] = [*kept, *names]
+
+  def _read(self, one: _Arrived) -> Iterator[dict[str, Any]]:
+    """Columns of the good rows; bad ones are listed by line or offset.
 
     A file that cannot be read is left.
     """
@@ -179,13 +236,15 @@ class FileTrainer:
         n: 'int32' if least is None else 'float32'
         for n, least in self._labels.items()
       }
-      for table in score.tables(self._model, str(path), rejects, kinds):
+      for table in one.tables(self._model, rejects, kinds):
         for name, least in self._labels.items():
-          table = _with_clicks(table, name, least, path, rejects)
+          table = _with_clicks(table, name, least, one.where, rejects)
         if len(table):
           yield score.columns(table.drop_columns(ROW))
     except Exception as error:  # Whatever it holds, it must not stop the rest.
-      logging.error('%s is in quarantine, not trained on: %s', path, error)
+      if self._topic is not None:  # Messages are listed one by one.
+        raise
+      logging.error('%s is in quarantine, not trained on: %s', one.where, error)
 
   def _batches(self, rows: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Batches of a step; lacking rows repeat the last one with weight 0."""
@@ -274,7 +333,7 @@ def _with_clicks(
   table: pa.Table,
   name: str,
   least: float | None,
-  path: pathlib.Path,
+  path: str,
   rejects: Rejects,
 ) -> pa.Table:
   """The rows whose label is 0 or 1; the others are listed.
@@ -317,14 +376,14 @@ def is_trained(config: Config, job: job_lib.Job) -> bool:
 
 
 def run(config: Config, job: job_lib.Job) -> None:
-  """Follows a folder until it is asked to stop."""
+  """Follows a folder or a topic until it is asked to stop."""
   data = ScenarioData(config, job)
   click_job = ClickJob(config, job, data, seed=config.seed)
   trainer = FileTrainer(config, job, click_job)
   terminal.show(f'Following {config.follow}; deltas go to {config.deltas}.')
-  with contextlib.closing(trainer.patches), job.should_stop.deferred():
+  with contextlib.closing(trainer), job.should_stop.deferred():
     while not job.should_stop():
-      if files := trainer.new_files():
-        trainer.round(files)
-      else:
+      if arrived := trainer.new():
+        trainer.round(arrived)
+      elif not config.follows_topic:  # It has waited.
         time.sleep(config.follow_poll_s)

@@ -13,7 +13,7 @@ and item, the score (a probability) and its logit. Unreadable rows are listed
 next to it with line, column and reason.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -207,7 +207,7 @@ def _layout(
 def _from_json(
   path: pathlib.Path, out: pathlib.Path, kinds: Mapping[str, str]
 ) -> pathlib.Path:
-  """Writes the rows of a JSON file as Parquet; an id may be an integer."""
+  """Writes the rows of a JSON file as Parquet; see `from_rows`."""
   try:
     text = path.read_text(encoding='utf-8')
     if path.suffix == '.jsonl':
@@ -217,19 +217,30 @@ def _from_json(
       rows = rows if isinstance(rows, list) else [rows]
     if not rows or not all(isinstance(row, dict) for row in rows):
       raise ValueError('needed: objects with the names of the columns')
-    columns = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-      values = [row.get(name) for row in rows]
-      if kinds.get(name) == 'string':
-        values = [str(v) if type(v) is int else v for v in values]
-      try:
-        columns[name] = pa.array(values)
-      except (ValueError, TypeError) as e:
-        raise ValueError(f'column {name!r}: {e}') from e
-    pq.write_table(pa.table(columns), out)
+    pq.write_table(from_rows(rows, kinds), out)
   except (OSError, ValueError, TypeError) as e:
     raise ValueError(f'input={path}: {" ".join(str(e).split())}.') from e
   return out
+
+
+def from_rows(
+  rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]
+) -> pa.Table:
+  """The table of rows as JSON has them; an id may be an integer.
+
+  Raises:
+    ValueError: Names a column whose values are of no one type.
+  """
+  columns = {}
+  for name in dict.fromkeys(name for row in rows for name in row):
+    values = [row.get(name) for row in rows]
+    if kinds.get(name) == 'string':
+      values = [str(v) if type(v) is int else v for v in values]
+    try:
+      columns[name] = pa.array(values)
+    except (ValueError, TypeError, OverflowError) as e:
+      raise ValueError(f'column {name!r}: {e}') from e
+  return pa.table(columns)
 
 
 def columns(table: pa.Table) -> dict[str, Any]:

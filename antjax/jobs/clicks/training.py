@@ -15,6 +15,7 @@ import numpy as np
 
 from antjax import config as config_lib
 from antjax.ctr.antm2c.model import ScenarioModel
+from antjax.embedding.home import HomeConfig
 from antjax.jobs import job as job_lib
 from antjax.jobs import run as run_lib
 from antjax.jobs import trainer as trainer_lib
@@ -34,7 +35,8 @@ _LOWER = ('log_loss', 'ece')
 # Settings of a job that trains several times, or of where it does.
 _NOT_OF_ONE_TRAINING = (
   *('run_dir', 'intra', 'seed', 'num_seeds', 'search', 'table'),
-  *('models', 'inputs', 'rates', 'follow', 'deltas', 'follow_poll_s'),
+  *('models', 'inputs', 'rates', 'deltas'),
+  *('follow', 'follow_config', 'follow_poll_s'),
 )
 _MOMENT_CLICKS = 1 << 20  # Training clicks that statistics use.
 
@@ -84,10 +86,12 @@ class ClickJob:
     )
     num_examples = len(data.splits['train'])
     self._num_steps = config.steps_for(num_examples)
-    rate = config.fields.learning_rate
-    self.tables = tables = model.tables(
-      job.mesh, config.optimizer.schedule(self._num_steps, rate), num_examples
-    )
+    fields, home = config.fields, None
+    rate = config.optimizer.schedule(self._num_steps, fields.learning_rate)
+    if fields.device_rows:
+      of_run = pathlib.Path(fields.home or job.run_dir) / self._name / 'rows'
+      home = HomeConfig(folder=str(of_run), device_rows=fields.device_rows)
+    self.tables = tables = model.tables(job.mesh, rate, num_examples, home)
 
     def loss(params: Any, rows: Any, batch: Any, rng: Any) -> Any:
       vectors = tables.lookup(rows, batch['ids'])

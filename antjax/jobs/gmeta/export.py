@@ -22,7 +22,6 @@ from typing import Annotated, Any
 from absl import logging
 from etils import epath
 import jax
-import numpy as np
 
 from antjax import config as config_lib
 from antjax import paths
@@ -150,7 +149,7 @@ def exported(
     recommender,
     inner,
     params,
-    {name: np.asarray(x, np.float32) for name, x in rows.items()},
+    rows,
     vocabularies={
       name: read_vocabulary(data, description, name)
       for name in recommender.features
