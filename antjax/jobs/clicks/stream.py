@@ -102,7 +102,7 @@ class Topic:
     """
     if time.monotonic() - self._looked > _LOOK_S:
       self._look()
-    found: dict[int, list[Any]] = {}
+    found: dict[Any, list[Any]] = {}
     for message in self._consumer.consume(_MOST, timeout_s):
       if message.error():
         self._check(message)
