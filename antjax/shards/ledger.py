@@ -326,7 +326,7 @@ class Ledger:
     return sum(e.num_held.get(worker, 0) for e in self._epochs.open.values())
 
   def holders(self) -> set[str]:
-    return {w for e in self._epochs.open.values() for w in e.num_held}
+    return set().union(*(e.num_held for e in self._epochs.open.values()))
 
   def set_aside(self) -> list[tuple[DataShard, str]]:
     """Returns the shards that are set aside, and why."""
