@@ -92,7 +92,7 @@ _OVER_BUDGET = {
   # 262 of them blocks, 150 positions beyond int32, 298 a key store, 811 rows in
   # files: the file with its logs, the cache, and what brings them to devices.
   'antjax/embedding': 4_236,
-  'antjax/elastic': 11_031,  # 770 of them checks of hosts and notices.
+  'antjax/elastic': 11_040,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_540,  # 120 of them adapters of fused tensors; house.md.
   'antjax/jobs': 18_663,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,

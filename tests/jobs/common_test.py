@@ -272,8 +272,10 @@ def test_a_bug_keeps_its_traceback_also_in_the_log(job):
 
 def _start(folder, *arguments: str):
   process = warm_python.start('job.py', *arguments, cwd=folder, env=_env())
-  while not (line := process.stdout.readline()):
-    assert process.poll() is None, process.communicate()
+  line = ''
+  while not line.endswith('\n'):  # A file may have only a part of it yet.
+    line += process.stdout.readline()
+    assert line or process.poll() is None, process.communicate()
     time.sleep(0.01)
   assert line == 'ready\n'
   return process

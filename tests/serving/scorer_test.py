@@ -132,11 +132,11 @@ class KeyedModel:
   }
   keys = np.array([2**53, 2**53 + 1, 2**62])
 
-  ids = loader.Model.ids
+  ids, checked = loader.Model.ids, loader.Model.checked
 
   def __init__(self):
     ids = np.arange(1, 4)
-    self.vocabularies = {'user': {'keys': self.keys, 'ids': ids}}
+    self.vocabularies = {'user': {'values': self.keys, 'ids': ids}}
     self.unknown, self._added = {'user': 0}, {}
 
 
