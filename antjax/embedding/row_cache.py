@@ -40,9 +40,8 @@ class RowCache:
     self.ids = np.full(num_places, -1, np.int64)  # By place; -1: free.
     self._used = np.full(num_places, -1, np.int64)  # Batch of the last use.
     self.is_changed = np.zeros(num_places, bool)  # Since it was written home.
-    self._until = np.full(
-      num_places, -1, np.int64
-    )  # Last known batch to use it.
+    # Last known batch to use it.
+    self._until = np.full(num_places, -1, np.int64)
     self._num_taken = 0  # Places below are taken.
     self._now = 0  # Number of batches placed.
     self._ahead = deque[np.ndarray]()  # Ids of the next batches.
@@ -113,7 +112,7 @@ class RowCache:
     self._num_taken = min(start + num, len(self.ids))
     parts = [np.arange(start, self._num_taken)]
     self._used[parts[0]] = self._now
-    num_free = lacking = len(parts[0])
+    num_free = len(parts[0])
     lacking = num - num_free
     while lacking:
       if not len(self._next[0]):
