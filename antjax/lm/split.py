@@ -51,7 +51,7 @@ class _Half(Transformer):
     self.first = 0 if is_low else num_low
     span = slice(num_low) if is_low else slice(num_low, None)
     if range(num_layers)[span]:
-      graphdef, (stack, _) = whole.stack()
+      graphdef, (stack, *_) = whole.stack()
       self.layers = nnx.merge(graphdef, jax.tree.map(lambda x: x[span], stack))
       names = [*names, 'relative_bias']
     for name in names:
