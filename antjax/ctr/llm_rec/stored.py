@@ -38,7 +38,7 @@ from antjax.ctr.llm_rec.model import (
 )
 from antjax.embedding.lookup import take_rows
 from antjax.layers import functional
-from antjax.lm import positions
+from antjax.lm import lora, positions
 from antjax.lm.split import HighEncoder
 from antjax.lm.transformer import Transformer
 
@@ -311,7 +311,8 @@ class StoredEncoder:
 
   def hold(self, model: StoredRec) -> None:
     """Takes the model of another step; nothing is compiled again."""
-    self._cast = jax.device_put(functional.cast(model, self._dtype))
+    cast = functional.cast(model, lora.computing(self._dtype))
+    self._cast = jax.device_put(cast)
     self.model = model
     self._items: np.ndarray | None = None
 
