@@ -108,7 +108,7 @@ _OVER_BUDGET = {
   # of titles, 390 a simulator that was in tests, 150 models of FuxiCTR beside
   # ours, with the same norms and seeds, and layers alone, 220 tables in files.
   'benchmarks': 14_077,
-  'tests': 67_819,  # See docs/design/house.md.
+  'tests': 67_849,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
