@@ -306,13 +306,13 @@ class StoredEncoder:
       compute_dtype: Dtype of the parameter copy used to compute.
     """
     self._rows_NX, self._tokens_NT = rows_NX, tokens_NT
-    self._max_history, self._dtype = max_history, compute_dtype
+    self._max_history = max_history
+    self._dtype_of = lora.computing(compute_dtype)
     self.hold(model)
 
   def hold(self, model: StoredRec) -> None:
     """Takes the model of another step; nothing is compiled again."""
-    cast = functional.cast(model, lora.computing(self._dtype))
-    self._cast = jax.device_put(cast)
+    self._cast = jax.device_put(functional.cast(model, self._dtype_of))
     self.model = model
     self._items: np.ndarray | None = None
 
