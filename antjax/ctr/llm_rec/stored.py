@@ -306,13 +306,12 @@ class StoredEncoder:
       compute_dtype: Dtype of the parameter copy used to compute.
     """
     self._rows_NX, self._tokens_NT = rows_NX, tokens_NT
-    self._max_history = max_history
-    self._dtype_of = lora.computing(compute_dtype)
+    self._max_history, self._of = max_history, lora.computing(compute_dtype)
     self.hold(model)
 
   def hold(self, model: StoredRec) -> None:
     """Takes the model of another step; nothing is compiled again."""
-    self._cast = jax.device_put(functional.cast(model, self._dtype_of))
+    self._cast = jax.device_put(functional.cast(model, self._of))
     self.model = model
     self._items: np.ndarray | None = None
 
