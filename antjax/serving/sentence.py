@@ -114,7 +114,7 @@ def read(
     FileNotFoundError: A file that modules.json names is not there.
     ValueError: A module or option that we do not compute, or no pooling.
   """
-  root = hub.local(path)
+  root = hub.local(path, or_name=True)
   _refuse(root, {*poolings} - {*POOLINGS}, POOLINGS)
   modules = _json(root / 'modules.json')
   if not modules:

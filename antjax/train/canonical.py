@@ -223,7 +223,7 @@ def restore_target(layout: Layout) -> dict[str, Any]:
   params = {}
   for leaf in layout.leaves:
     spec, level = leaf.spec, _read_level(layout, leaf)
-    dtype = spec.dtype if leaf.is_trained else layout.kept_type(leaf)
+    dtype = spec.dtype if leaf.is_trained else leaf.kept_type
     params[leaf.name] = want(
       spec.stored_shape(level), dtype, spec.sharding(level, layout.mesh)
     )
@@ -294,7 +294,7 @@ def _compute_copies(layout: Layout, leaves: list[Any]) -> list[jax.Array]:
   """Compute copies of the parameters, from their masters."""
   specs = [leaf.spec for leaf in layout.leaves]
   levels = [_read_level(layout, leaf) for leaf in layout.leaves]
-  dtypes = [layout.kept_type(leaf) for leaf in layout.leaves]
+  dtypes = [leaf.kept_type for leaf in layout.leaves]
 
   def local(xs):
     return [
