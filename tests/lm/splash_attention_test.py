@@ -11,10 +11,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from antjax.jobs import compile_for_pod
 from antjax.lm import attention, splash_attention
 from antjax.lm.blocked_attention import Mask
-from antjax.plan.pod_target import Target
+from antjax.plan.pod_target import prepare, Target
 from tests.lm import attention_inputs
 
 # float32 sums of some hundred terms in another order.
@@ -100,7 +99,7 @@ def test_it_is_called_where_xla_need_not_split_it():
 def test_a_tpu_compiler_takes_it(width, dtype):
   # MiniLM's and SmolLM2's heads, forward and backward, no scores in memory.
   target = Target.of('v5e:2x2', 1)
-  compile_for_pod.prepare(target)
+  prepare(target)
   mesh = jax.sharding.Mesh(target.devices(), ('data',))
   rows = NamedSharding(mesh, P('data'))
   length = 2048
