@@ -286,9 +286,9 @@ def fit_line(
   scaled = rows / np.asarray(times)[:, None]
   ones = np.ones(len(times))
   (alpha, beta), *_ = np.linalg.lstsq(scaled, ones, rcond=None)
-  if alpha < 0:
-    alpha = 0.0
-    beta = np.linalg.lstsq(scaled[:, 1:], ones, rcond=None)[0][0]
+  if alpha < 0:  # Short ones are faster a byte, as in a burst.
+    alpha, is_long = 0.0, rows[:, 1] == np.max(rows[:, 1])
+    beta = np.mean(np.asarray(times)[is_long] / rows[is_long, 1])
   if beta <= 0:  # Only noise: use the fastest sample.
     beta = np.min(np.asarray(times) / rows[:, 1])
   return float(alpha), float(beta)
