@@ -118,6 +118,27 @@ def test_attention_is_a_fused_kernel_in_the_step_of_language_models(
     assert any(part in name for name in names), names
 
 
+@pytest.mark.slow
+@needs_cuda
+@pytest.mark.skipif(
+  not pod_target.is_installed('nvidia.cudnn'), reason='needs antjax[pod_gpu]'
+)
+@pytest.mark.parametrize(
+  ('job', 'mask'),
+  [
+    ('bahe', 'CAUSAL'),
+    ('tests.jobs.toy_model:padded', 'PADDING'),
+    ('tests.jobs.toy_model:masked', 'NO_MASK'),
+  ],
+)
+def test_padding_behind_texts_needs_no_mask_of_cudnn(job, mask):
+  settings = config(topology=H100, model=job, sequences=2, seq_len=256)
+  compile_for_pod.prepare(settings.target)
+  text = compile_for_pod.compile_step(settings)[2].as_text()
+  assert set(re.findall(r'mask_type": "(\w+)"', text)) == {mask}
+  assert ('fmhaScaleBiasSoftmax' in text) == (mask == 'NO_MASK')
+
+
 # (pod, code) -> most that may be exposed inside groups and between them.
 _EXPOSED = {
   (H100, 'IIG'): (0.06, 0.23),
