@@ -194,7 +194,7 @@ def report(config: Config) -> dict[str, Any]:
     {'equals_plan', 'fits', 'lines', 'memory_bytes', ...}, JSON-able.
   """
   target = config.target
-  pod_target.prepare(target)
+  pod_models.prepare(target)
   start = time.perf_counter()
   try:
     model, layout, compiled = compile_step(config)
@@ -283,13 +283,9 @@ def _predicted(
   exposed: Mapping[str, plan_check.Exposure],
   cluster: Cluster,
 ) -> dict[str, float] | None:
-  """Seconds of a step by its own schedule; None where operations are unknown.
-
-  From published rates: see `Target`; computation at half of the peak.
-  """
+  """The planner's seconds by its own schedule; None without operations."""
   if model.flops_fn is None:
     return None
-  target = config.target
   flops = model.flops_fn(config.sequences, config.seq_len)
   time = step_time.predict(
     moves(layout, regather=config.regather),
@@ -297,7 +293,7 @@ def _predicted(
     num_micro_batches=config.num_micro_batches,
     compute_s=config.num_micro_batches
     * flops
-    / (_EFFICIENCY * target.flops_per_s),
+    / config.target.rates(_EFFICIENCY).flops_per_s,
     hiding=step_time.Scheduled({k: x.share for k, x in exposed.items()}),
   )
   return dataclasses.asdict(time) | {'step_s': time.step_s}
@@ -349,19 +345,14 @@ def show(result: dict[str, Any]) -> None:
     'Waited for with no product in flight, by the schedule of a step:'
     f' {", ".join(exposed)}.'
   )
-  if time := result['predicted']:
-    terminal.show(
-      'Predicted from published rates, half the peak of products and this'
-      f' schedule, not measured: {time["step_s"]:.3g} s a step, exposed'
-      f' communication {time["exposed_s"]:.3g} s + max(computation'
-      f' {time["compute_s"]:.3g} s, the rest'
-      f' {time["comm_s"] - time["exposed_s"]:.3g} s).'
-    )
-  time = result['timeline']
+  time, planned = result['timeline'], result['predicted']
+  by_plan = ''
+  if planned:
+    by_plan = f'; by the planner, from these shares, {planned["step_s"]:.3g} s'
   terminal.show(
-    'Predicted from published rates, instruction by instruction of the text,'
-    f' not measured: {sum(time.values()):.3g} s a step, of which'
-    f' {time["waiting_s"]:.3g} s wait for collectives.'
+    'Predicted from published rates, not measured:'
+    f' {sum(time.values()):.3g} s a step by its text, of which'
+    f' {time["waiting_s"]:.3g} s wait for collectives{by_plan}.'
   )
   if not result['is_comparable']:
     terminal.show(

@@ -5,11 +5,9 @@
 import dataclasses
 import importlib.resources
 import importlib.util
-import os
 import re
 from typing import Any
 
-import jax
 from jax.experimental import topologies
 import numpy as np
 
@@ -196,28 +194,6 @@ class Target:
       n for n in (fast, slow) if any(n in x for x in found.values())
     )
     return found
-
-
-def prepare(target: Target) -> None:
-  """Makes JAX compile for a pod without looking for one; before any array.
-
-  Raises:
-    RuntimeError: There is no libtpu, and it takes one.
-  """
-  jax.config.update('jax_platforms', 'cpu')
-  if target.is_gpu:
-    return
-  if not is_installed('libtpu'):
-    raise RuntimeError(
-      'compile_for_pod needs the TPU compiler, which is not installed: pip'
-      ' install libtpu (or antjax[pod]); no TPU is needed.'
-    )
-  # libtpu looks for a TPU machine's metadata otherwise, for minutes.
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
-  os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
-  # It only compiles here: another process may do so too.
-  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 
 
 def is_installed(module: str) -> bool:

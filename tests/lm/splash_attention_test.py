@@ -11,9 +11,10 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from antjax.jobs.pod_models import prepare
 from antjax.lm import attention, splash_attention
 from antjax.lm.blocked_attention import Mask
-from antjax.plan.pod_target import prepare, Target
+from antjax.plan.pod_target import Target
 from tests.lm import attention_inputs
 
 # float32 sums of some hundred terms in another order.
