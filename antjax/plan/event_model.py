@@ -38,7 +38,7 @@ class Device:
 
 
 @dataclasses.dataclass
-class Timeline:
+class ScheduledTime:
   """Seconds of a step: `step_s` is the sum of the other two."""
 
   compute_s: float = 0.0
@@ -51,7 +51,7 @@ class Timeline:
 
 def run(
   program: census.Program, cluster: Cluster, device: Device, unknown: int = 1
-) -> Timeline:
+) -> ScheduledTime:
   """Predicts a program's seconds on one device.
 
   Args:
@@ -73,7 +73,7 @@ class _Model:
     device: Device,
     unknown: int,
   ):
-    self.time = Timeline()
+    self.time = ScheduledTime()
     self._program, self._cluster = program, cluster
     self._device, self._unknown = device, unknown
     self._costs = op_cost.Costs(program.bodies)
