@@ -2,7 +2,8 @@
 # make test          lint, types and the fast tests
 # make test-slow     all tests; with PART=train, models, meta, elastic, jobs, data
 #                    or rest only those, which take less than an hour each on
-#                    two cores; PART=oldest is the fast tests on Python 3.11;
+#                    two cores; PART=pods compiles for TPUs and GPUs, which
+#                    takes none; PART=oldest is the fast tests on Python 3.11;
 #                    FULL=1 runs grids of options whole
 # make docs          the documentation site, in build/site
 # make bench         antjax beside its peers, which `make peers` sets up
@@ -37,11 +38,11 @@ PYTEST_FLAGS ?=
 # Files of tests side by side; PARALLEL= turns it off.
 PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
-.PHONY: help quickstart test test-fast test-slow lint docs bench accelerator-check peers peers-dlrover clean
+.PHONY: help quickstart test test-fast test-slow test-pods lint docs bench accelerator-check peers peers-dlrover clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,13p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,14p
 
 quickstart: $(VENV)/.run-stamp
 	$(VENV)/bin/python -m launch.prepare_data
@@ -82,15 +83,25 @@ PART_all := tests
 ifeq ($(PART),oldest)
 test-slow:
 	$(MAKE) test-fast PYTHON=python3.11
+else ifeq ($(PART),pods)
+test-slow:
+	$(MAKE) test-pods VENV=.venv-pods
 else
 test-slow: lint
 	@test -n '$(PART_$(PART))' || { \
 	  echo 'PART=$(PART): use train, models, meta, elastic, jobs, data, rest,' \
-	    'oldest or all.'; exit 1; }
+	    'pods, oldest or all.'; exit 1; }
 	$(VENV)/bin/python -m pytest --hypothesis-profile=search \
 	  -o faulthandler_timeout=3600 $(PARALLEL) $(PYTEST_FLAGS) $(wildcard $(PART_$(PART))) \
 	  $(filter --ignore=%,$(PART_$(PART)))
 endif
+
+# In an environment of its own: JAX would use these compilers as devices.
+POD_TESTS := tests/plan/pods_test.py tests/plan/ho_ring_schedule_test.py \
+  tests/jobs/compile_for_pod_test.py
+test-pods: $(VENV)/.pods-stamp
+	$(VENV)/bin/python -m pytest -o faulthandler_timeout=3600 \
+	  $(subst loadfile,load,$(PARALLEL)) $(PYTEST_FLAGS) $(POD_TESTS)
 
 lint: $(VENV)/.dev-stamp
 	$(VENV)/bin/python -m ruff check .
@@ -119,7 +130,7 @@ peers-dlrover: .venv-dlrover/.stamp
 
 # Environments and caches. What jobs fetched or wrote (data/, runs/) stays.
 clean:
-	rm -rf .venv .venv-3.* .venv-docs .venv-peers .venv-dlrover .cache/programs .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	rm -rf .venv .venv-3.* .venv-pods .venv-docs .venv-peers .venv-dlrover .cache/programs .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 	  build dist antjax.egg-info
 	find antjax launch tests benchmarks -name __pycache__ -type d \
 	  -prune -exec rm -rf {} + 2>/dev/null || true
@@ -141,6 +152,10 @@ $(VENV)/.venv-stamp:
 $(VENV)/.run-stamp: requirements.txt setup.cfg pyproject.toml | $(VENV)/.venv-stamp
 	$(PIP) install --quiet -r requirements.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.pods-stamp: requirements-pods.txt $(VENV)/.run-stamp
+	$(PIP) install --quiet -r requirements-pods.txt
 	@touch $@
 
 $(VENV)/.dev-stamp: requirements-dev.txt $(VENV)/.run-stamp

@@ -13,16 +13,13 @@ JSON line for each cluster, number of hosts and code.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import optax
 
-from antjax.collectives.cost_model import Links
 from antjax.jobs import plan_models
 from antjax.plan import lm_cost, planner
-from antjax.plan.step_time import Hiding, NOTHING
-from benchmarks import harness
+from benchmarks import harness, published_pairs
 
 _PEERS = {
   'GGG': 'ZeRO-3, FSDP',
@@ -32,35 +29,6 @@ _PEERS = {
   'GNG': 'FSDP, no_sync',
 }
 _CODES = ('GGG', 'IGG', 'III', 'IIG', 'ING', 'NIG', 'NGG')
-_TOKENS, _SEQUENCES, _MICRO_BATCHES = 512, 4, 10
-_EFFICIENCY = 0.5  # Share of a device's peak.
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-  """Hosts of 8 GPUs, with one-way Gbit/s, TFLOP/s and GB per device."""
-
-  name: str
-  intra_gbps: float  # Per device.
-  uplink_gbps: float  # Per host.
-  tflops: float
-  hiding: Hiding
-
-  def links(self) -> Links:
-    rates = self.intra_gbps / 8 * 1e9, self.uplink_gbps / 8 * 1e9
-    return Links(*rates, 5e-6, 20e-6)
-
-
-_GPU = Hiding.of('gpu')
-CLUSTERS = (
-  # The paper measured 80 and 2000 Gbit/s between two GPUs. It does not say
-  # whether all GPUs of a host share the 80.
-  Cluster('A100, 80 Gbit/s a host', 2000, 80, 312, _GPU),
-  Cluster('A100, 80 Gbit/s a host, no overlap', 2000, 80, 312, NOTHING),
-  Cluster('A100, 80 Gbit/s a GPU', 2000, 640, 312, _GPU),
-  Cluster('A100, 80 Gbit/s a GPU, no overlap', 2000, 640, 312, NOTHING),
-  Cluster('H100, 400 Gbit/s a GPU', 3600, 3200, 989, _GPU),
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,28 +36,15 @@ class Config:
   """Flags: none."""
 
 
-def params() -> tuple[Any, Any]:
-  """(shapes, config) of stacks of 75 frozen and 5 trained layers."""
-  config = plan_models.PRESETS['llama-65b']
-  shapes = dict(plan_models.load('llama-65b').params)
-  layers = shapes.pop('layers')
-
-  def some(num: int) -> Any:
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct((num, *x.shape[1:]), x.dtype), layers
-    )
-
-  return shapes | {'layers': {'frozen': some(75), 'trained': some(5)}}, config
-
-
 def main(config: Config) -> None:
   del config
   jax.config.update('jax_platforms', 'cpu')
-  shapes, model = params()
-  tokens = _TOKENS * _SEQUENCES
-  flops = tokens * lm_cost.flops_per_token(model, _TOKENS)
-  activations = lm_cost.activation_bytes(model, _SEQUENCES, _TOKENS, 'bfloat16')
-  for cluster in CLUSTERS:
+  case = published_pairs.Case('llama-65b', 1 / 16)
+  shapes, model = case.params(), plan_models.PRESETS[case.model]
+  length, sequences = published_pairs.TOKENS, published_pairs.SEQUENCES
+  flops = length * sequences * lm_cost.flops_per_token(model, length)
+  activations = lm_cost.activation_bytes(model, sequences, length, 'bfloat16')
+  for cluster in published_pairs.CLUSTERS:
     first: dict[str, float] = {}
     for num_hosts in (4, 16, 128):
       plan = planner.plan(
@@ -98,13 +53,13 @@ def main(config: Config) -> None:
         num_groups=num_hosts,
         group_size=8,
         links=cluster.links(),
-        num_micro_batches=_MICRO_BATCHES,
-        compute_s=flops / (_EFFICIENCY * cluster.tflops * 1e12),
+        num_micro_batches=published_pairs.MICRO_BATCHES,
+        compute_s=flops / (published_pairs.EFFICIENCY * cluster.tflops * 1e12),
         activation_bytes=activations,
         device_bytes=80 * 10**9,
         hiding=cluster.hiding,
         scanned=lambda name: name.startswith('layers'),
-        trainable=lambda name: name.startswith('layers.trained'),
+        trainable=case.is_trained,
         compute_dtype='bfloat16',
       )
       zero3 = plan.row('GGG').step_s

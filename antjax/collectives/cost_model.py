@@ -94,8 +94,8 @@ class Links:
   # Measured times of the algorithms, if any; these override predictions from
   # the links.
   timings: tuple[Timing, ...] = ()
-  # Bandwidth of a gather inside a group; None if that of the link. Between
-  # devices that share cores, the copies of a gather take twice as long.
+  # Bandwidth of a gather inside a group; None if that of the link. On cores a
+  # device also copies its own block, so a pair takes twice as long a byte.
   intra_gather_bytes_per_s: float | None = None
 
   def __post_init__(self) -> None:
@@ -227,18 +227,24 @@ def fit(samples: Sequence[Sample]) -> Links:
 
   Samples along `inter` with `num_lanes=1` determine the cap of one device, the
   others the uplink. A job with one group, or with groups of one device, cannot
-  time one of the axes, which then gets the figures of the other.
+  time one of the axes, which then gets the figures of the other. All-gathers
+  inside groups have a bandwidth of their own if other samples are there, too.
 
   Raises:
     ValueError: There are no samples along either axis.
   """
   per_axis: dict[str, tuple[float, float]] = {}
   one_lane: tuple[float, float] | None = None
+  gathered: float | None = None
   group_size = 1
   for axis in (INTRA, INTER):
     along = [s for s in samples if s.axis == axis and _size(s) > 1]
     group_size = max([group_size, *(s.group_size for s in along)])
     shared = [s for s in along if axis == INTRA or _lanes(s) == s.group_size]
+    gathers = [s for s in shared if axis == INTRA and s.op == 'all_gather']
+    if 0 < len(gathers) < len(shared):
+      gathered = _alpha_beta(gathers)[1]
+      shared = [s for s in shared if s.op != 'all_gather']
     if shared:
       per_axis[axis] = _alpha_beta(shared)
     single = [s for s in along if axis == INTER and _lanes(s) == 1]
@@ -255,7 +261,10 @@ def fit(samples: Sequence[Sample]) -> Links:
   uplink = lane_rate * group_size
   # A single device that is as fast as all together has no cap of its own.
   device = one_lane[1] if one_lane and one_lane[1] < 0.9 * uplink else None
-  return Links(intra_rate, uplink, intra_latency, inter_latency, device)
+  return Links(
+    *(intra_rate, uplink, intra_latency, inter_latency, device),
+    intra_gather_bytes_per_s=gathered,
+  )
 
 
 def _alpha_beta(samples: Sequence[Sample]) -> tuple[float, float]:
@@ -277,9 +286,9 @@ def fit_line(
   scaled = rows / np.asarray(times)[:, None]
   ones = np.ones(len(times))
   (alpha, beta), *_ = np.linalg.lstsq(scaled, ones, rcond=None)
-  if alpha < 0:
-    alpha = 0.0
-    beta = np.linalg.lstsq(scaled[:, 1:], ones, rcond=None)[0][0]
+  if alpha < 0:  # Short ones are faster a byte, as in a burst.
+    alpha, is_long = 0.0, rows[:, 1] == np.max(rows[:, 1])
+    beta = np.mean(np.asarray(times)[is_long] / rows[is_long, 1])
   if beta <= 0:  # Only noise: use the fastest sample.
     beta = np.min(np.asarray(times) / rows[:, 1])
   return float(alpha), float(beta)

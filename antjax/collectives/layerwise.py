@@ -126,13 +126,19 @@ def _run_in_turn(
 
 
 def _is_ahead(layers: PyTree, carry: PyTree) -> bool:
-  """Whether all leaves ask for it and the carry has gradients."""
-  return all(
-    _is_piece(x) and x.is_ahead and not x.is_kept
-    for x in jax.tree.leaves(layers, is_leaf=_is_piece)
-  ) and all(
-    jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-    for x in jax.tree.leaves(carry)
+  """Whether all pieces ask for it, and else only the carry has gradients."""
+
+  def is_float(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+  leaves = jax.tree.leaves(layers, is_leaf=_is_piece)
+  return (
+    any(map(_is_piece, leaves))
+    and all(
+      x.is_ahead and not x.is_kept if _is_piece(x) else not is_float(x)
+      for x in leaves
+    )
+    and all(map(is_float, jax.tree.leaves(carry)))
   )
 
 
@@ -144,17 +150,24 @@ def _run_ahead(
   policy: Callable[..., bool] | None,
 ) -> PyTree:
   leaves, treedef = jax.tree.flatten(layers, is_leaf=_is_piece)
-  trained = [x for x in leaves if x.slot is not None]
+  slots = [getattr(x, 'slot', None) for x in leaves]  # Or integers, keys.
+  homes = [getattr(x, 'home', None) for x in leaves]
+  trained = [x for x in leaves if _is_piece(x) and x.slot is not None]
 
   def gather(pieces: list[jax.Array]) -> list[jax.Array]:
     return [
       transition.gather(piece, x.spec, x.step_level, x.how)
+      if _is_piece(x)
+      else piece
       for piece, x in zip(pieces, leaves, strict=True)
     ]
 
   def bring(pieces: list[jax.Array], *, is_landing: bool) -> list[jax.Array]:
     pairs = zip(pieces, leaves, strict=True)
-    return [x.brought(piece, is_landing) for piece, x in pairs]
+    return [
+      x.brought(piece, is_landing) if _is_piece(x) else piece
+      for piece, x in pairs
+    ]
 
   def reduce(grads: list[jax.Array], slots: list[PyTree]) -> list[PyTree]:
     return [
@@ -177,8 +190,8 @@ def _run_ahead(
   return layer_loop.run(
     of_leaves(body),
     carry,
-    [x.piece for x in leaves],
-    [x.slot for x in leaves],
+    [x.piece if _is_piece(x) else x for x in leaves],
+    slots,
     layer_loop.LayerTransfers(
       gather,
       reduce,
@@ -187,7 +200,7 @@ def _run_ahead(
       functools.partial(bring, is_landing=True),
     ),
     policy,
-    [x.home for x in leaves],
+    homes,
     None if last is None else of_leaves(last),
   )
 

@@ -26,6 +26,8 @@ from antjax.mesh.mesh import (
   num_groups,
 )
 
+_Fn = Callable[[jax.Array], jax.Array]
+
 
 def measure(
   mesh: Mesh,
@@ -80,24 +82,30 @@ def timings(
 def samples(
   mesh: Mesh, sizes_bytes: Sequence[int], repeats: int
 ) -> list[cost_model.Sample]:
-  """Timings of all-gathers along each axis; the same in every process."""
+  """Timings along each axis; the same in every process.
+
+  Permutes of a ring along both, named as the reduce-scatter that takes as many,
+  and XLA's own all-gather inside groups.
+  """
   check_mesh(mesh, 'measure')
   n, m = num_groups(mesh), group_size(mesh)
+  inter_lanes = (m, 1) if m > 1 else (m,)
+  calls: list[tuple[cost_model.Op, str, int, _Fn]] = [
+    ('all_gather', INTRA, m, _gather),
+    ('reduce_scatter', INTRA, m, _chain(INTRA, m, m, m)),
+    *(
+      ('reduce_scatter', INTER, k, _chain(INTER, n, m, k)) for k in inter_lanes
+    ),
+  ]
   found = []
-  for axis, size in ((INTRA, m), (INTER, n)):
-    if size == 1:
-      continue
-    lanes = (m, 1) if axis == INTER and m > 1 else (m,)
-    for num_lanes in lanes:
-      for num_bytes in sizes_bytes:
-        piece = max(num_bytes // size // 4, 1)
-        call = _call(mesh, _chain(axis, size, m, num_lanes))
-        (seconds,) = _times(mesh, [call], piece, repeats)
-        found.append(
-          cost_model.Sample(
-            'all_gather', axis, 4 * piece * size, n, m, seconds, num_lanes
-          )
-        )
+  for op, axis, num_lanes, fn in calls:
+    size = m if axis == INTRA else n
+    for num_bytes in sizes_bytes if size > 1 else ():
+      piece = max(num_bytes // size // 4, 1)
+      (seconds,) = _times(mesh, [_call(mesh, fn)], piece, repeats)
+      found.append(
+        cost_model.Sample(op, axis, 4 * piece * size, n, m, seconds, num_lanes)
+      )
   times = _of_process_0(np.array([s.seconds for s in found], np.float32))
   return [
     dataclasses.replace(s, seconds=float(t))
@@ -112,10 +120,12 @@ def _of_process_0(times: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.broadcast_one_to_all(times))
 
 
-def _chain(
-  axis: str, size: int, m: int, num_lanes: int
-) -> Callable[[jax.Array], jax.Array]:
-  """The permutes of a ring all-gather, without storing the blocks."""
+def _gather(x: jax.Array) -> jax.Array:
+  return lax.all_gather(x, INTRA, tiled=True)
+
+
+def _chain(axis: str, size: int, m: int, num_lanes: int) -> _Fn:
+  """The permutes of a ring, without storing or adding blocks."""
   if axis == INTRA or num_lanes == m:
     axes: str | tuple[str, ...] = axis
     pairs = [(k, (k + 1) % size) for k in range(size)]
@@ -131,9 +141,7 @@ def _chain(
   return chain
 
 
-def _call(
-  mesh: Mesh, fn: Callable[[jax.Array], jax.Array]
-) -> Callable[[jax.Array], jax.Array]:
+def _call(mesh: Mesh, fn: _Fn) -> _Fn:
   spec = P(BATCH_AXES)
   return jax.jit(
     jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
@@ -142,7 +150,7 @@ def _call(
 
 def _times(
   mesh: Mesh,
-  calls: Sequence[Callable[[jax.Array], jax.Array]],
+  calls: Sequence[_Fn],
   piece: int,
   repeats: int,
 ) -> list[float]:

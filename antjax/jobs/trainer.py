@@ -19,7 +19,7 @@ import optax
 from antjax.collectives import choose, cost_model, measure
 from antjax.jobs import job as job_lib
 from antjax.jobs.training_config import TrainingConfig
-from antjax.lm import attention
+from antjax.lm import attention, lora
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.gather import gather_json
 from antjax.mesh.paro import PaRO
@@ -163,7 +163,7 @@ def make_trainer(
   dtype = jnp.dtype(compute_dtype)
   shared: dict[str, Any] = {
     'num_micro_batches': config.num_micro_batches,
-    'compute_dtype': None if dtype == jnp.float32 else dtype,
+    'compute_dtype': None if dtype == jnp.float32 else lora.computing(dtype),
     'trainable': trainable,
     'scanned': scanned,
     'regather': regather,

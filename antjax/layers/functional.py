@@ -20,14 +20,16 @@ def params_of(module: nnx.Module) -> PyTree:
   return nnx.to_pure_dict(nnx.state(module))
 
 
-def cast(tree: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
-  """Copies arrays to the host; converts floats to `dtype`."""
+def cast(tree: PyTree, dtype_of: Callable[[str], Any]) -> PyTree:
+  """Copies arrays to the host; converts floats to `dtype_of(name of leaf)`."""
 
-  def leaf(x: jax.Array) -> np.ndarray:
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return np.asarray(x).astype(dtype if is_float else x.dtype)
+  def leaf(path: Any, x: jax.Array) -> np.ndarray:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      return np.asarray(x)
+    name = jax.tree_util.keystr(path, simple=True, separator='.')
+    return np.asarray(x).astype(dtype_of(name))
 
-  return jax.tree.map(leaf, tree)
+  return jax.tree.map_with_path(leaf, tree)
 
 
 def split(module: M) -> tuple[Callable[[PyTree], M], PyTree]:

@@ -13,7 +13,6 @@ Shazeer 2020 (https://arxiv.org/abs/2002.05202) for the gated MLP, Hu et al.
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
-from typing import Any
 
 from flax import nnx
 import jax
@@ -375,15 +374,6 @@ def attention_scale(config: Config) -> float:
   """Factor of the scores."""
   scale = config.attention_scale
   return config.head_width**-0.5 if scale is None else scale
-
-
-def merge(graphdef: nnx.GraphDef[Block], stack: Any) -> Block:
-  """One layer of `Transformer.stack`."""
-  leaves, place = stack
-  block = nnx.merge(graphdef, leaves)
-  if place is not None:
-    block.place = nnx.Variable(place)
-  return block
 
 
 def scores(x_BTD: jax.Array, kernel_DV: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from antjax.lm import blocks, positions
-from antjax.lm.transformer import Transformer
+from antjax.lm.transformer import merge, Transformer
 
 # Shape suffixes: B = sequences, P = tokens of the longest prompt, S = slots of
 # the cache, L = layers, H = query heads, G = key/value heads, R = H / G, K =
@@ -142,7 +142,7 @@ def _prefill(model: Transformer, prompts_BP, num_places: int):
       kept.append((jnp.pad(k, padding), jnp.pad(v, padding)))
       return block.attend(q, k, v, bias_HTT=bias_HPP)
 
-    x_BPD = blocks.merge(graphdef, leaves)(x_BPD, angles, attend)
+    x_BPD = merge(graphdef, leaves)(x_BPD, angles, attend)
     return x_BPD, kept[0]
 
   x_BPD, cache = lax.scan(layer, model.embedded(prompts_BP, place_BP), layers)
@@ -174,7 +174,7 @@ def _step(model: Transformer, tokens_B, positions_B, cache):
       kept.append((keys, values))
       return _attend(block, q, keys, values, positions_B, bias_BH1S)
 
-    x_B1D = blocks.merge(graphdef, leaves)(x_B1D, angles, attend)
+    x_B1D = merge(graphdef, leaves)(x_B1D, angles, attend)
     return x_B1D, kept[0]
 
   x_B1D = model.embedded(tokens_B[:, None], place_B1)

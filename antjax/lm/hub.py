@@ -7,10 +7,12 @@ import os
 import pathlib
 import re
 
+from absl import logging
+
 from antjax import paths
 
 SCHEME = 'hf://'
-_NAME = re.compile(r'[\w.-]+/[\w.-]+')
+_NAME = re.compile(r'\w[\w.-]*/\w[\w.-]*')
 # Files of a model to download; other weights of a repository are not.
 _FILES = (
   # A star also stands for a slash: modules of sentence-transformers may have
@@ -22,17 +24,22 @@ _FILES = (
 )
 
 
-def local(model: str | os.PathLike[str]) -> pathlib.Path:
+def local(model: str | os.PathLike[str], or_name: bool = False) -> pathlib.Path:
   """The folder of a model: its path, or the folder that a URL is fetched to.
 
   hf://org/name@revision names a commit, branch or tag. The first call of a
   process asks the Hub and downloads what its cache lacks; later calls do not.
+  With `or_name`, org/name is such a URL if there is no such folder.
 
   Raises:
     ValueError: The text after hf:// is not such a name.
     RuntimeError: It cannot be fetched and is not in the cache.
   """
   text = os.fspath(model)
+  is_name = or_name and _NAME.fullmatch(text.partition('@')[0])
+  if is_name and not text.endswith('.gguf') and not os.path.exists(text):
+    logging.info('There is no folder %s; the Hugging Face Hub is asked.', text)
+    text = SCHEME + text
   if not text.startswith(SCHEME):
     return paths.fetched(text, 'model')
   name, _, revision = text.removeprefix(SCHEME).partition('@')
@@ -78,7 +85,8 @@ def fetch(
     why = ' '.join(str(error).split())
     raise RuntimeError(
       f'{SCHEME}{name} cannot be fetched from the Hugging Face Hub'
-      f' ({type(error).__name__}: {why}). Without a network, copy its'
+      f' ({type(error).__name__}: {why}), and its cache lacks files of it. If'
+      f' {name} is a path: there is no such folder. Without a network, copy its'
       f' {", ".join(_FILES[:2])} and model.safetensors (of several files, with'
       ' their index) to a folder and give its path instead.'
     ) from error

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 import dataclasses
 import math
 import re
+from typing import Any
 
 from flax import nnx
 import jax
@@ -23,7 +24,7 @@ from antjax.lm.transformer import Transformer
 
 TARGETS = quantized.MATRICES
 # For Trainer(trainable=...): trains adapters only.
-PATTERN = r'_lora_[abm]$'
+PATTERN = r'_lora_[abm](\.value)?$'
 
 
 def add(
@@ -113,6 +114,15 @@ def merge(model: Transformer) -> None:
     for part in ('lora_a', 'lora_b', 'lora_m', 'scale'):
       if hasattr(layers, f'{name}_{part}'):
         delattr(layers, f'{name}_{part}')
+
+
+def computing(dtype: jax.typing.DTypeLike) -> Callable[[str], Any]:
+  """For Trainer(compute_dtype=...): DoRA's lengths in fp32, others in `dtype`.
+
+  Rounded lengths would change the outputs of new adapters.
+  """
+  is_length = matching(r'_lora_m(\.value)?$')
+  return lambda name: jnp.float32 if is_length(name) else dtype
 
 
 def matching(pattern: str) -> Callable[[str], bool]:

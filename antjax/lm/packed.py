@@ -35,7 +35,7 @@ class Lane(NamedTuple):
   Attributes:
     tokens: int32 [R, W].
     texts: int32 [R, W], a number for each text, different from its neighbors';
-      0 for no token.
+      0 for no token. Or int32 [R], tokens of each row with padding behind.
   """
 
   tokens: jax.Array
@@ -76,8 +76,15 @@ def hidden(
   chunks = jax.tree.map(
     lambda x: x.reshape(num_chunks, -1, *x.shape[1:]), list(lanes)
   )
-  run = jax.checkpoint(lambda chunk: _hidden(model, chunk))
-  x_CSD = lax.map(run, chunks)
+
+  @jax.checkpoint
+  def run(part: tuple[Sequence[Lane], jax.Array]) -> jax.Array:
+    if not hasattr(model, 'rng'):
+      return _hidden(model, part[0])
+    key = jax.random.fold_in(model.rng[...], part[1])
+    return _hidden(model.seeded(key), part[0])
+
+  x_CSD = lax.map(run, (chunks, jnp.arange(num_chunks)))
   parts, start = [], 0
   for lane in lanes:
     size = lane.tokens.size // num_chunks

@@ -70,7 +70,7 @@ def load_pretrained(
     ValueError: The family or a setting is not supported, a file is damaged, or
       tensors are missing, unknown or of a wrong shape.
   """
-  path = hub.local(path)
+  path = hub.local(path, or_name=True)
   file, fields, source = _open(path)
   family = families.family_of(fields, file)
   config = config_json.read_config(fields, file)
@@ -107,7 +107,7 @@ def load(
   """Loads the model at a path; see `load_pretrained`.
 
   Args:
-    path: Folder, file, or hf://org/name.
+    path: Folder, file, hf://org/name, or org/name if there is no such folder.
     dtype: Dtype of the parameters. None: as stored.
     shardings: One sharding for all leaves, or a tree of the same structure as
       the parameters.

@@ -29,7 +29,7 @@ def load_tokenizer(
 
   Args:
     path: Folder with a tokenizer.json, .gguf file, or folder with one; or
-      hf://org/name.
+      the name of a model as for `pretrained.load`.
     vocab_size: Vocabulary size of the model that reads the ids; it may be
       larger than the tokenizer's. None: not checked.
 
@@ -51,7 +51,7 @@ def load_tokenizer(
 
 
 def _load(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
-  path = hub.local(path)
+  path = hub.local(path, or_name=True)
   file = gguf_model.find(path, FILE_NAME)
   if file != pathlib.Path(path, FILE_NAME):
     return _from_gguf(file)

@@ -11,7 +11,7 @@ loss are always in fp32. Source: Vaswani et al. 2017
 
 from collections.abc import Callable, Mapping
 import functools
-from typing import Any
+from typing import Any, Self
 
 from flax import nnx
 import jax
@@ -42,6 +42,7 @@ class Transformer(blocks.ModelPart):
     layers: Block with leaves [L, ...]. Parts of a model may lack it.
     first: Index of the first of these layers in the whole model.
     is_pinned: See `layerwise.scan_layers`.
+    rng: Key of what layers draw, see `seeded`. Models lack it otherwise.
   """
 
   # Parameters that depend on the config.
@@ -50,6 +51,7 @@ class Transformer(blocks.ModelPart):
   relative_bias: nnx.Param[jax.Array]
   token_types: nnx.Param[jax.Array]
   lm_head: nnx.Param[jax.Array]
+  rng: nnx.RngKey
 
   first, is_pinned = 0, False
 
@@ -73,6 +75,9 @@ class Transformer(blocks.ModelPart):
       return block(config, rngs=rngs)
 
     self.layers = stacked(rngs)
+    for stream in _streams(self.layers):  # Keys are no parameters.
+      for name in ('key', 'count'):
+        setattr(stream, name, nnx.data(None))
 
   @classmethod
   def of(
@@ -117,8 +122,8 @@ class Transformer(blocks.ModelPart):
     Args:
       tokens: int32 [B, T].
       segment_ids: [B, T], the document of each token, or a mask that is 0 for
-        padding. None: one document per sequence. Outputs for padding are
-        meaningless.
+        padding, or lengths [B] with padding behind. None: one document per
+        sequence. Outputs for padding are meaningless.
       positions: int32 [B, T], the position of each token in its document. None:
         counted from the first token of each document.
       token_types: int32 [B, T], for models with token types. None: all 0.
@@ -210,10 +215,10 @@ class Transformer(blocks.ModelPart):
     graphdef, layers = self.stack()
 
     def layer(x_BTD: jax.Array, leaves: PyTree) -> jax.Array:
-      return blocks.merge(graphdef, leaves)(x_BTD, angles, attend)
+      return merge(graphdef, leaves)(x_BTD, angles, attend)
 
     def last_layer(x_BTD: jax.Array, leaves: PyTree) -> jax.Array:
-      return blocks.merge(graphdef, leaves)(x_BTD, angles, attend, chosen)
+      return merge(graphdef, leaves)(x_BTD, angles, attend, chosen)
 
     policies = jax.checkpoint_policies
     policy = policies.save_only_these_names(blocked_attention.KEPT)
@@ -230,6 +235,16 @@ class Transformer(blocks.ModelPart):
       return chosen(run_all(layer, x_BTD, layers))
     return run(layer, x_BTD, layers, last=last_layer)
 
+  def seeded(self, rng: jax.Array) -> Self:
+    """This model with a key for `nnx.Dropout` and the like in its layers.
+
+    Each layer has a key of its own, and repeats its numbers in every pass; the
+    parameters are shared.
+    """
+    model = nnx.merge(*nnx.split(self))
+    model.rng = nnx.RngKey(rng, tag='layers')
+    return model
+
   def trunk(self) -> 'Transformer':
     """This model without its output layer; the parameters are shared."""
     model = nnx.merge(*nnx.split(self))
@@ -238,16 +253,17 @@ class Transformer(blocks.ModelPart):
     return model
 
   def stack(self) -> tuple[nnx.GraphDef[Block], PyTree]:
-    """(definition of a layer, stacked leaves), for `blocks.merge` of a layer.
+    """(definition of a layer, stacked leaves), for `merge` of a layer.
 
-    If layers differ, the leaves include their indices.
+    The leaves include the layers' indices if they differ, and their keys.
     """
     graphdef, state = nnx.split(self.layers)
-    leaves, places = nnx.to_pure_dict(state), None
-    if len(self.config.pattern) > 1 or not self.config.first_norm:
-      num_layers = jax.tree.leaves(leaves)[0].shape[0]
-      places = self.first + jnp.arange(num_layers)
-    return graphdef, (leaves, places)
+    leaves, keys = nnx.to_pure_dict(state), None
+    places = self.first + jnp.arange(jax.tree.leaves(leaves)[0].shape[0])
+    if hasattr(self, 'rng'):
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(self.rng[...], places)
+    is_same = len(self.config.pattern) == 1 and self.config.first_norm
+    return graphdef, (leaves, None if is_same else places, keys)
 
   def row_bias(self, num_tokens: int) -> jax.Array | None:
     """Bias of relative positions for a row's scores, [H, T, T], or None."""
@@ -321,6 +337,38 @@ class Transformer(blocks.ModelPart):
     return sums_B / jnp.maximum(weights_B, 1), weights_B
 
 
+def merge(graphdef: nnx.GraphDef[Block], stack: Any) -> Block:
+  """One layer of `Transformer.stack`.
+
+  Raises:
+    ValueError: The layer has dropout, and the model is neither seeded nor in
+      evaluation mode.
+  """
+  leaves, place, key = stack
+  block = nnx.merge(graphdef, leaves)
+  if place is not None:
+    block.place = nnx.Variable(place)
+  if key is not None:
+    for i, stream in enumerate(_streams(block)):
+      new = nnx.RngStream(jax.random.fold_in(key, i), tag=stream.tag)
+      stream.key, stream.count = new.key, new.count
+  elif any(
+    getattr(x, 'deterministic', True) is False and getattr(x, 'rate', 1)
+    for _, x in nnx.iter_modules(block)
+  ):
+    raise ValueError(
+      'Transformer: its layers have dropout, and it has no random key. Train'
+      ' with model.seeded(rng).loss(batch), where rng is the key that a loss of'
+      ' Trainer gets; call model.eval() before anything else.'
+    )
+  return block
+
+
+def _streams(module: nnx.Module) -> list[nnx.RngStream]:
+  """Streams of random keys inside a module."""
+  return [x for _, x in nnx.iter_graph(module) if isinstance(x, nnx.RngStream)]
+
+
 def shapes(config: Config, block: Callable[..., Block] = Block) -> PyTree:
   """The tree of a model's parameters, with shapes in place of arrays."""
   return jax.tree.map(jnp.shape, nnx.to_pure_dict(_abstract(config, block)[1]))
@@ -342,7 +390,8 @@ def _abstract(config: Config, block: Callable[..., Block]):
 def _hold(module: nnx.Module, leaves: PyTree) -> None:
   """Sets a module's parameters to the given values, without any others."""
   for name, value in list(vars(module).items()):
-    if isinstance(value, nnx.Variable | nnx.Module) and name not in leaves:
+    is_part = isinstance(value, nnx.Variable | nnx.Module)
+    if is_part and name not in leaves and jax.tree.leaves(value):
       delattr(module, name)
   for name, value in leaves.items():
     if isinstance(value, Mapping):

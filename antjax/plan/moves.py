@@ -99,7 +99,7 @@ def moves(layout: Layout, *, regather: bool = True) -> list[Move]:
       # The larger side: whole, or a lane's part for a move over inter.
       level = Level.NONE if axis != INTER else Level.INTRA
       num = _padded(spec) // level.num_pieces(n, m)
-      dtype = layout.compute_type(spec)
+      dtype = leaf.kept_type
       if is_grad:
         dtype = _grad_dtype(spec)
       if is_grad and layout.sums_dtype is not None and spec.dim is not None:

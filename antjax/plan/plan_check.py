@@ -15,6 +15,7 @@ from antjax.train.state import Layout, Leaf
 
 # Losses, weights and norms, once per step and padded to tiles.
 _SMALL = 8192
+_WHOLE = 'losses, norms, leaves kept whole'
 # Scalars by which devices agree on the rounds of a row exchange.
 _ROUNDS = 16
 _TILE = 8 * 128  # Elements.
@@ -153,13 +154,15 @@ def compare(
     if not want and has_exchange and is_rows:
       is_equal, note = True, 'rows asked for, and how many rounds that takes'
     elif not want and is_equal:
-      note = 'losses, norms, leaves kept whole'
+      note = _WHOLE
     elif not want:
       note = 'not planned'
     elif not is_equal:
       note = 'planned, but not found' if not num else 'another amount'
     elif num > want and any(c.is_dcn for c in group):
       note = 'padded to tiles'
+    elif num > want and not in_loop:
+      note = _WHOLE
     lines.append(
       Line(
         *(kind, axis, in_loop, want, num, sent / each, len(group)),

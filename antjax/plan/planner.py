@@ -215,12 +215,12 @@ def transient_bytes(layout: Layout, regather: bool) -> int:
   for leaf, at in zip(layout.leaves, layout.param_levels, strict=True):
     spec = leaf.spec
     if at is not paro.params:
-      kept = dataclasses.replace(spec, dtype=layout.kept_type(leaf))
+      kept = dataclasses.replace(spec, dtype=leaf.kept_type)
       gathered += kept.bytes_per_device(paro.params, mesh)
     num = math.prod(spec.layer().shape if leaf.is_stack else spec.shape)
     copies = spec.shape[0] if leaf.is_stack and not regather else 1
     if spec.dim is not None and paro.params:
-      gathered += num * layout.compute_type(spec).itemsize * copies
+      gathered += num * leaf.kept_type.itemsize * copies
     if not leaf.is_trained:
       continue
     fp32 = dataclasses.replace(spec, dtype=np.dtype(np.float32))

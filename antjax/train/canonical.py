@@ -10,6 +10,7 @@ optimizer state are the user's own trees, so that plain Orbax can read them.
 from collections.abc import Mapping
 import functools
 import json
+import sys
 from typing import Any
 
 import jax
@@ -184,11 +185,21 @@ def _by_name(structure: Any, names: list[str], tree: Any) -> dict[str, Any]:
 
 
 def _collides(structure: Any) -> bool:
-  """Whether two paths are equal in files, such as ['a.b'] and ['a']['b']."""
+  """Whether Orbax cannot tell paths apart, or sort them.
+
+  ['a.b'] and ['a']['b'] are equal in files; an `nnx.List` has names beside its
+  numbers.
+  """
   tree = jax.tree.unflatten(structure, range(structure.num_leaves))
   paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
   names = {jax.tree_util.keystr(p, simple=True, separator='.') for p in paths}
-  return len(names) < len(paths)
+
+  def is_list(x: Any) -> bool:  # Flax is imported by models that use it.
+    return isinstance(x, getattr(sys.modules.get('flax.nnx'), 'List', ()))
+
+  return len(names) < len(paths) or any(
+    map(is_list, jax.tree.leaves(tree, is_leaf=is_list))
+  )
 
 
 def _params(layout: Layout) -> tuple[Any, list[str]]:
@@ -212,7 +223,7 @@ def restore_target(layout: Layout) -> dict[str, Any]:
   params = {}
   for leaf in layout.leaves:
     spec, level = leaf.spec, _read_level(layout, leaf)
-    dtype = spec.dtype if leaf.is_trained else layout.kept_type(leaf)
+    dtype = spec.dtype if leaf.is_trained else leaf.kept_type
     params[leaf.name] = want(
       spec.stored_shape(level), dtype, spec.sharding(level, layout.mesh)
     )
@@ -283,7 +294,7 @@ def _compute_copies(layout: Layout, leaves: list[Any]) -> list[jax.Array]:
   """Compute copies of the parameters, from their masters."""
   specs = [leaf.spec for leaf in layout.leaves]
   levels = [_read_level(layout, leaf) for leaf in layout.leaves]
-  dtypes = [layout.kept_type(leaf) for leaf in layout.leaves]
+  dtypes = [leaf.kept_type for leaf in layout.leaves]
 
   def local(xs):
     return [

@@ -156,9 +156,7 @@ def with_params(
     kept = [
       old
       if x is None
-      else leaf.spec.stored(jnp.asarray(x), level).astype(
-        layout.kept_type(leaf)
-      )
+      else leaf.spec.stored(jnp.asarray(x), level).astype(leaf.kept_type)
       for leaf, level, x, old in zip(
         layout.leaves, layout.param_levels, leaves, own, strict=True
       )

@@ -63,6 +63,14 @@ class Leaf:
   is_trained: bool  # Whether it has a gradient and optimizer state.
   is_stack: bool  # Whether it is a stack of layers, gathered one by one.
   is_mutable: bool = False  # Whether the loss gives its new values.
+  compute_dtype: Any = None  # Dtype in the step, if floating; None: its own.
+
+  @property
+  def kept_type(self) -> np.dtype:
+    """Dtype at the parameters' level."""
+    own, dtype = self.spec.dtype, self.compute_dtype
+    is_kept = dtype is None or not jnp.issubdtype(own, jnp.floating)
+    return own if is_kept else np.dtype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +86,7 @@ class Layout:
   leaves: tuple[Leaf, ...]  # Its leaves, in order.
   optimizer: optax.GradientTransformation  # Optax transform.
   tables: SparseTables | None = None  # Embedding tables, if any.
-  # Dtype of floating-point leaves in the step; None: their own.
-  compute_dtype: Any = None
+  compute_dtype: Any = None  # That of `Trainer`; None: leaves keep their own.
   sums_dtype: str | None = None  # That of `Collectives`.
   # Whether a step leaves trained leaves at the optimizer's level, and the next
   # one brings them to the parameters'.
@@ -162,7 +169,11 @@ class Layout:
         auto=P(*auto[1:]) if is_stack else auto,
       )
       spec = spec.stacked(shape[0]) if is_stack else spec
-      leaves.append(Leaf(name, spec, is_trained, is_stack, is_mutable))
+      own = compute_dtype
+      if callable(own) and not isinstance(own, type):  # jnp.bfloat16 is a type.
+        own = own(name)
+      flags = is_trained, is_stack, is_mutable
+      leaves.append(Leaf(name, spec, *flags, None if is_mutable else own))
     if not any(leaf.is_trained for leaf in leaves):
       raise ValueError(
         'Trainer(trainable=...): no leaf is left to train. The leaves are: '
@@ -193,17 +204,6 @@ class Layout:
     """The user's tree with None in place of frozen leaves."""
     leaves = self.with_trained([None] * len(self.leaves), trained)
     return jax.tree.unflatten(self.treedef, leaves)
-
-  def compute_type(self, spec: LeafSpec) -> np.dtype:
-    """Dtype of a leaf's copy at the parameters' level."""
-    floating = jnp.issubdtype(spec.dtype, jnp.floating)
-    if self.compute_dtype is None or not floating:
-      return spec.dtype
-    return np.dtype(self.compute_dtype)
-
-  def kept_type(self, leaf: Leaf) -> np.dtype:
-    """Dtype of a leaf at the parameters' level; mutable ones keep their own."""
-    return leaf.spec.dtype if leaf.is_mutable else self.compute_type(leaf.spec)
 
   @property
   def param_levels(self) -> list[Level]:
@@ -296,7 +296,7 @@ class Layout:
     paro, mesh = self.paro, self.mesh
     total = {'params': 0, 'grads': 0, 'opt_state': 0}
     for leaf, level in zip(self.leaves, self.param_levels, strict=True):
-      kept = dataclasses.replace(leaf.spec, dtype=self.kept_type(leaf))
+      kept = dataclasses.replace(leaf.spec, dtype=leaf.kept_type)
       total['params'] += kept.bytes_per_device(level, mesh)
       if leaf.is_trained:
         f32 = dataclasses.replace(leaf.spec, dtype=np.dtype(np.float32))
@@ -353,7 +353,7 @@ class Layout:
     )
     at = zip(self.leaves, self.param_levels, leaves, strict=True)
     kept = [
-      leaf.spec.stored(x, to).astype(self.kept_type(leaf)) for leaf, to, x in at
+      leaf.spec.stored(x, to).astype(leaf.kept_type) for leaf, to, x in at
     ]
     return TrainState(
       step=jnp.zeros((), jnp.int32),

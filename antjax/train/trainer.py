@@ -93,8 +93,8 @@ class Trainer:
       collectives: Collectives over both mesh axes, if the code has such, see
         `PaRO.global_moves`: a `Collectives`, or its algorithm (`for_mesh`).
       num_micro_batches: Number of micro-batches in a device's batch.
-      compute_dtype: Dtype of the step's copy of the parameters, e.g. bfloat16.
-        An fp32 master is kept with the optimizer state.
+      compute_dtype: Dtype of the step's copy of the parameters, e.g. bfloat16,
+        or leaf name -> dtype. The optimizer state has an fp32 master.
       trainable: Leaf name -> whether it is trained; all by default.
       scanned: Leaf name -> whether it is a stack of layers [L, ...] that the
         model runs with `antjax.scan_layers`. Stacks are sharded inside their

@@ -117,8 +117,9 @@ def _coarsen(spec: StepSpec) -> Callable[[Arrays], Arrays]:
   )
 
   def params_of(master: Arrays) -> Arrays:
-    pairs = zip(master, trained_specs, strict=True)
-    return coarsen([x.astype(layout.compute_type(s)) for x, s in pairs])
+    trained = layout.trained(list(layout.leaves))
+    pairs = zip(master, trained, strict=True)
+    return coarsen([x.astype(leaf.kept_type) for x, leaf in pairs])
 
   return params_of
 

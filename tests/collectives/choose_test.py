@@ -90,11 +90,26 @@ def test_measuring_gives_links_and_times_of_algorithms(intra):
   mesh = make_mesh(intra=intra, devices=jax.devices()[:4])
   links = measure.measure(mesh, sizes_bytes=(1 << 10, 1 << 16), repeats=1)
   assert links.intra_bytes_per_s > 0 and links.uplink_bytes_per_s > 0
+  assert bool(links.intra_gather_bytes_per_s) == (intra > 1)
   assert {(t.num_groups, t.group_size) for t in links.timings} == {
     (4 // intra, intra)
   }
   assert len(links.timings) == 3 * 4
   assert all(min(t.seconds) > 0 for t in links.timings)
+
+
+def test_measuring_gives_gathers_their_own_speed(monkeypatch):
+  def times(mesh, calls, piece, repeats):
+    """A second for each element that a device gets or sends."""
+    x = jax.ShapeDtypeStruct((mesh.size * piece,), np.float32)
+    return [jax.eval_shape(call, x).size / mesh.size for call in calls]
+
+  monkeypatch.setattr(measure, '_times', times)
+  mesh = make_mesh(intra=4)
+  links = cost_model.fit(measure.samples(mesh, (1 << 10, 1 << 16), 1))
+  # A gather makes 4 blocks of which 3 are sent; permutes, here one for all.
+  assert links.intra_gather_bytes_per_s == pytest.approx(3)
+  assert links.intra_bytes_per_s == pytest.approx(12)
 
 
 def test_one_device_has_no_links():

@@ -121,6 +121,33 @@ def test_fit_finds_the_links_that_made_the_timings(shape, device):
     assert one == pytest.approx(other, rel=1e-3)
 
 
+def test_fit_tells_gathers_from_what_is_summed():
+  links = Links(2.5e9, 1e8, 3e-5, intra_gather_bytes_per_s=1e9)
+  cluster = Cluster(links, 2, 4)
+  samples = [
+    Sample(op, axis, size, 2, 4, cluster.axis_seconds(op, axis, size))
+    for op in ('all_gather', 'reduce_scatter')
+    for axis in ('intra', 'inter')
+    for size in (1e4, 1e6, 1e7)
+  ]
+  got = cost_model.fit(samples)
+  assert got.intra_bytes_per_s == pytest.approx(2.5e9, rel=1e-3)
+  assert got.intra_gather_bytes_per_s == pytest.approx(1e9, rel=1e-3)
+
+
+def test_a_burst_makes_no_link_faster_than_its_long_messages():
+  # 100 Mbit/s behind a bucket of 128 KiB, which two devices fill.
+  samples = [
+    Sample(
+      *('reduce_scatter', 'inter', size, 3, 2),
+      seconds=1e-3 + max(0.0, 2 * 2 / 3 * size - 2**17) / 12.5e6,
+    )
+    for size in (2**16, 2**19, 2**22)
+  ]
+  found = cost_model.fit(samples).uplink_bytes_per_s
+  assert found == pytest.approx(12.5e6, rel=0.03)
+
+
 def test_fit_bears_noise_and_one_axis_only():
   falling = [
     Sample('all_gather', 'intra', size, 1, 4, time)

@@ -6,9 +6,11 @@ import huggingface_hub
 from huggingface_hub import constants
 import pytest
 
+from antjax import lm
 from antjax.jobs import fetch_model
 from antjax.jobs.bahe.config import Config
 from antjax.lm import fingerprint, hub, pretrained, pretrained_tokenizer
+from antjax.serving import sentence
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,34 @@ def test_a_name_is_fetched_once_and_read_as_a_folder(tmp_path, monkeypatch):
   assert len(asked) == 2
 
 
+def test_the_library_takes_a_name_where_there_is_no_such_folder(
+  tmp_path, monkeypatch
+):
+  asked = []
+
+  def download(name, *, revision, local_dir, allow_patterns):
+    asked.append((name, revision))
+    return str(tmp_path / 'cache')
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'cache').mkdir()
+  for name, want in (
+    ('org/name', ('org/name', None)),
+    ('org/name-1.5@main', ('org/name-1.5', 'main')),
+  ):
+    for load in lm.load, pretrained_tokenizer.load_tokenizer, sentence.read:
+      with pytest.raises((FileNotFoundError, ValueError), match=r'no .*\.json'):
+        load(name)
+    assert asked == [want]
+    asked.clear()
+  (tmp_path / 'org/name').mkdir(parents=True)
+  for path in ('org/name', 'org/model.gguf', './org', '../a/b', 'name', '../x'):
+    with pytest.raises(FileNotFoundError):
+      lm.load(path)
+  assert not asked
+
+
 def test_without_a_network_it_says_which_folder_it_wants(monkeypatch):
   def download(*args, **kwargs):
     raise huggingface_hub.errors.LocalEntryNotFoundError('no connection')
@@ -59,6 +89,8 @@ def test_without_a_network_it_says_which_folder_it_wants(monkeypatch):
     r' config.json, tokenizer.json and model.safetensors.*give its path',
   ):
     pretrained.load_pretrained('hf://org/name')
+  with pytest.raises(RuntimeError, match='a/b is a path: there is no such fol'):
+    lm.load('a/b')
 
 
 def test_jobs_take_its_name():

@@ -16,6 +16,7 @@ from antjax.lm import adapter_file, lora, quantized, split
 from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.train.trainer import Trainer
+from tests.cases import slow_but
 from tests.lm import tiny_models
 
 CONFIG = dataclasses.replace(tiny_models.CONFIGS['llama'], lora_scale=2.0)
@@ -72,6 +73,54 @@ def test_new_dora_adapters_of_a_16_bit_model_change_no_bit(params, tmp_path):
 
   for adapted in (model, read):
     np.testing.assert_array_equal(logits(params_of(adapted)), logits(half))
+
+
+@pytest.mark.parametrize(
+  ('code', 'is_module'),
+  slow_but([('NNN', False), ('IIG', True)], ('IIG', True)),
+)
+def test_new_dora_adapters_computed_in_16_bits_change_no_bit(
+  params, code, is_module
+):
+  model = Transformer.of(CONFIG, params)
+  lora.add(model, rank=2, targets=TARGETS, dora=True, rngs=nnx.Rngs(0))
+  adapted = params_of(model)
+  batch = {'tokens': np.tile(tiny_models.TOKENS, (8, 1))}
+
+  def model_of(tree):
+    return tree if is_module else Transformer.of(CONFIG, tree)
+
+  def predicted(params, trained, num_steps=0):
+    trainer = Trainer(
+      lambda p, b, rng: model_of(p).loss(b),
+      optax.sgd(0.1),
+      mesh=make_mesh(intra=4),
+      paro=code,
+      compute_dtype=lora.computing(jnp.bfloat16),
+      trainable=lora.matching(trained),
+      scanned=lambda name: name.startswith('layers'),
+      min_shard_size=8,
+    )
+    given = Transformer.of(CONFIG, params) if is_module else params
+    state = trainer.init(given)
+    for _ in range(num_steps):
+      state, _ = trainer.step(state, batch)
+
+    def predict_fn(p, b, rng):
+      return {'logits': model_of(p).logits(b['tokens'])}
+
+    held = params_of(model_of(state.params))['layers']
+    dtypes = {name: x.dtype.name for name, x in held.items()}
+    return trainer.predict(state, [batch], predict_fn)['logits'], dtypes
+
+  plain, _ = predicted(params, 'layers')
+  new, dtypes = predicted(adapted, lora.PATTERN)
+  np.testing.assert_array_equal(new, plain)
+  kept = {name for name, dtype in dtypes.items() if dtype == 'float32'}
+  assert kept == {f'{x}_lora_m' for x in TARGETS}
+  trained, again = predicted(adapted, lora.PATTERN, 1)
+  assert again == dtypes
+  assert np.abs(trained - plain).max() > 0
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from antjax.collectives.cost_model import Links
 from antjax.mesh.paro import PaRO
 from antjax.plan import moves, planner, step_time
 from antjax.train.state import Layout
-from benchmarks import paro_steps
+from benchmarks import paro_steps, published_pairs
 from tests.jobs import toy_model
 
 _RESULTS = pathlib.Path(__file__).parents[2] / 'benchmarks' / 'results'
@@ -172,3 +172,8 @@ def test_exposed_shares_are_about_those_of_compiled_steps(kind, row):
     seen = row['exposure'][axis]['share']
     # Ends of stacks that a tiny product hides by the schedule count as exposed.
     assert seen - 0.03 < predicted < seen + 0.12, (axis, predicted, seen)
+
+
+def test_published_steps_are_predicted_as_well_as_their_page_says():
+  errors = [abs(x['error']) for x in published_pairs.maxtext_lines()]
+  assert len(errors) == 3 and np.median(errors) < 0.11 and max(errors) < 0.13

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults that reviews have found, each with its case."""
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,14 +64,18 @@ def test_optimizers_inside_optimizers(optimizer):
   )
 
 
-def test_names_that_would_collide_stay_apart(tmp_path):
-  params = {
-    'a.b': np.full(16, 5, np.float32),
-    'a': {'b': np.full(16, -5, np.float32)},
-  }
-  trainer = make_trainer(
-    optax.sgd(0.1), lambda p, b, r: b @ p['a.b'] * p['a']['b'][0]
-  )
+class Listed(nnx.Module):
+  def __init__(self):
+    self.layer = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    self.empty = nnx.List([nnx.Dropout(0.5)])
+
+
+@pytest.mark.parametrize(
+  'make', [lambda: {'a.b': np.full(16, 5.0), 'a': {'b': np.ones(9)}}, Listed]
+)
+def test_names_that_files_would_confuse_stay_apart(make, tmp_path):
+  params = make()
+  trainer = make_trainer(optax.sgd(0.1, momentum=0.9))
   state = trainer.init(params)
   with Checkpointer(str(tmp_path), trainer.layout) as saver:
     saver.save(0, state)

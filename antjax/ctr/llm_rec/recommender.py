@@ -16,6 +16,7 @@ from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec
 from antjax.ctr.llm_rec.texts import title_tokens, Titles
 from antjax.ctr.texts import Marks, TextMaker
 from antjax.layers import functional
+from antjax.lm import lora
 from antjax.lm.text_encoder import TextEncoder
 from antjax.lm.token_cache import RowTokenizer
 
@@ -55,7 +56,7 @@ class VectorEncoder(TextEncoder):
 
   def hold(self, model: LLMRec) -> None:
     """Takes the model of another step; nothing is compiled again."""
-    cast = functional.cast(model, self._dtype)
+    cast = functional.cast(model, lora.computing(self._dtype))
     super().hold(cast)
     self.model = model
     self._items: np.ndarray | None = None
@@ -143,7 +144,7 @@ class Recommender:
     self._marks = marks
     self._encoder = TextEncoder(
       LLMRec.encode,
-      functional.cast(model, np.float32),
+      functional.cast(model, lora.computing(np.float32)),
       dim=model.dim,
       max_tokens=limits.max_tokens,
     )
@@ -263,7 +264,10 @@ class StoredRecommender(Recommender):
       ValueError: Vectors of another number or width.
     """
     self._hold_catalogue(titles, item_vectors, model.dim, limits)
-    self._model, self._low = functional.cast(model, np.float32), low
+    self._model, self._low = (
+      functional.cast(model, lora.computing(np.float32)),
+      low,
+    )
     other = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     self._row_tokens = RowTokenizer(other, limits.max_tokens)
     self._words = RowTokenizer(tokenizer, limits.max_title_tokens, False)

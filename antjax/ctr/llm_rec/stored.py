@@ -38,7 +38,7 @@ from antjax.ctr.llm_rec.model import (
 )
 from antjax.embedding.lookup import take_rows
 from antjax.layers import functional
-from antjax.lm import positions
+from antjax.lm import lora, positions
 from antjax.lm.split import HighEncoder
 from antjax.lm.transformer import Transformer
 
@@ -306,12 +306,12 @@ class StoredEncoder:
       compute_dtype: Dtype of the parameter copy used to compute.
     """
     self._rows_NX, self._tokens_NT = rows_NX, tokens_NT
-    self._max_history, self._dtype = max_history, compute_dtype
+    self._max_history, self._of = max_history, lora.computing(compute_dtype)
     self.hold(model)
 
   def hold(self, model: StoredRec) -> None:
     """Takes the model of another step; nothing is compiled again."""
-    self._cast = jax.device_put(functional.cast(model, self._dtype))
+    self._cast = jax.device_put(functional.cast(model, self._of))
     self.model = model
     self._items: np.ndarray | None = None
 
