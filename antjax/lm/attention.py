@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from antjax.collectives import transition
 from antjax.lm import blocked_attention, splash_attention
 from antjax.lm.blocked_attention import Mask, product
+from antjax.lm.positions import token_mask
 
 # Shape suffixes: B = sequences, T = query tokens, S = key tokens, H = query
 # heads, G = key/value heads, R = H / G query heads per key/value head, Q = R T,
@@ -56,7 +57,8 @@ def attend(
     k_BTGK: Keys; H must be a multiple of G (grouped-query attention, Ainslie et
       al. 2023, https://arxiv.org/abs/2305.13245).
     v_BTGK: Values.
-    segment_ids_BT: Document of each token; None: one document per sequence.
+    segment_ids_BT: Document of each token, or lengths [B] of sequences with
+      padding behind; None: one document per sequence.
     bias_HTT: Bias of the scaled scores, shared by all sequences.
     is_causal: Whether a token sees only itself and earlier tokens.
     scale: Factor of the scores; None: K ** -0.5.
@@ -88,6 +90,11 @@ def attend(
   if scale is None:
     scale = q_BTHK.shape[-1] ** -0.5
   how = Mask(is_causal, scale, window, cap)
+  lengths_B = None
+  if segment_ids_BT is not None and segment_ids_BT.ndim == 1:
+    lengths_B = segment_ids_BT
+    # No token sees padding behind it if causal.
+    segment_ids_BT = None if is_causal else token_mask(q_BTHK, lengths_B)
   if method == 'auto':
     method = choose(
       q_BTHK.shape,
@@ -98,10 +105,11 @@ def attend(
       has_kernels=_may_call_kernels(q_BTHK),
     )
   if method == 'cudnn':
-    return _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how)
+    ids = segment_ids_BT if lengths_B is None else lengths_B
+    return _fused(q_BTHK, k_BTGK, v_BTGK, ids, bias_HTT, how)
   if method == 'plain':
-    segments = segment_ids_BT, segment_ids_BT
-    return _rows(q_BTHK, k_BTGK, v_BTGK, segments, bias_HTT, 0, how)
+    pair = segment_ids_BT, segment_ids_BT
+    return _rows(q_BTHK, k_BTGK, v_BTGK, pair, bias_HTT, 0, how)
   if method == 'splash' and bias_HTT is not None:
     raise ValueError(
       "attend(method='splash'): the kernel adds no bias (T5's positions); use"
@@ -229,15 +237,15 @@ def _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how):
   for start in range(0, num_tokens, block):
     stop = min(start + block, num_tokens)
     end = stop if how.is_causal else num_tokens
-    segments: tuple[Any, Any] = (None, None)
+    pair: tuple[Any, Any] = (None, None)
     if segment_ids_BT is not None:
-      segments = segment_ids_BT[:, start:stop], segment_ids_BT[:, :end]
+      pair = segment_ids_BT[:, start:stop], segment_ids_BT[:, :end]
     outputs.append(
       rows(
         q_BTHK[:, start:stop],
         k_BTGK[:, :end],
         v_BTGK[:, :end],
-        segments,
+        pair,
         bias_HTT[:, start:stop, :end],
         start,
         how,
@@ -246,16 +254,17 @@ def _blocked(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, block, how):
   return jnp.concatenate(outputs, axis=1)
 
 
-def _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how):
+def _fused(q_BTHK, k_BTGK, v_BTGK, ids, bias_HTT, how):
   if how.cap:
     raise ValueError(
       "attend(method='cudnn'): the kernel caps no scores (score_cap); use"
       " 'blocked', or 'auto', which does."
     )
-  mask_B1TT, window = None, None
-  if segment_ids_BT is not None:
-    same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
-    mask_B1TT = same_BTT[:, None]
+  mask_B1TT, lengths_B, window = None, None, None
+  if ids is not None and ids.ndim == 1:  # Of a key at least, lest it be nan.
+    lengths_B = None if how.is_causal else jnp.maximum(ids.astype(jnp.int32), 1)
+  elif ids is not None:
+    mask_B1TT = (ids[:, :, None] == ids[:, None, :])[:, None]
   if how.window and how.is_causal:
     window = how.window - 1, 0
   elif how.window:  # The kernel has no right-sided windows.
@@ -270,6 +279,7 @@ def _fused(q_BTHK, k_BTGK, v_BTGK, segment_ids_BT, bias_HTT, how):
     mask=mask_B1TT,
     scale=how.scale,
     is_causal=how.is_causal,
+    key_value_seq_lengths=lengths_B,
     local_window_size=window,
     implementation='cudnn',
   )

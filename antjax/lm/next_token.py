@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from antjax.embedding.lookup import pick
 from antjax.lm import blocks
 from antjax.lm.config import Config
+from antjax.lm.positions import token_mask
 
 # Shape suffixes: B = sequences, T = tokens of a sequence, D = embed_dim,
 # V = vocabulary, C = tokens in a chunk, N = chunks.
@@ -28,6 +29,7 @@ def targets(
   last = ((0, 0), (0, 1))
   counts = jnp.ones_like(tokens[:, 1:], bool)
   if segment_ids is not None:
+    segment_ids = token_mask(tokens, segment_ids)
     now, following = segment_ids[:, :-1], segment_ids[:, 1:]
     counts = (following == now) & (following > 0)
   counts = jnp.pad(counts.astype(jnp.float32), last)

@@ -35,7 +35,7 @@ class Lane(NamedTuple):
   Attributes:
     tokens: int32 [R, W].
     texts: int32 [R, W], a number for each text, different from its neighbors';
-      0 for no token.
+      0 for no token. Or int32 [R], tokens of each row with padding behind.
   """
 
   tokens: jax.Array

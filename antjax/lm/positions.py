@@ -23,6 +23,17 @@ from antjax.lm.config import Config
 # K = width of a head.
 
 
+def token_mask(x: jax.Array, lengths: jax.Array) -> jax.Array:
+  """Segments int32 [B, T] of lengths [B]: 1 for tokens, 0 for padding behind.
+
+  They are of inputs x [B, T, ...]. Lengths that are segments already are
+  returned as they are.
+  """
+  if lengths.ndim > 1:
+    return lengths
+  return (jnp.arange(x.shape[1])[None] < lengths[:, None]).astype(jnp.int32)
+
+
 def document_positions(
   tokens: jax.Array, segment_ids: jax.Array | None
 ) -> jax.Array:
@@ -30,6 +41,7 @@ def document_positions(
   place_T = jnp.arange(tokens.shape[1], dtype=jnp.int32)
   if segment_ids is None:
     return jnp.broadcast_to(place_T, tokens.shape)
+  segment_ids = token_mask(tokens, segment_ids)
   is_first = jnp.pad(
     segment_ids[:, 1:] != segment_ids[:, :-1],
     ((0, 0), (1, 0)),

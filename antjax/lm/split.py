@@ -82,8 +82,8 @@ class LowEncoder(_Half):
   ) -> jax.Array:
     """Input of the first layer above the cut, [B, T, D].
 
-    Segments give the text of each token, or a mask of padding; None: one text
-    per row. By default positions are counted in each text, and types are 0.
+    Segments are those of `hidden`. By default positions are counted in each
+    text, and types are 0.
     """
     if positions is None:
       self.config.check_length(tokens.shape[1])
@@ -130,9 +130,8 @@ class HighEncoder(_Half):
   ) -> jax.Array:
     """Normed output of the last layer, [B, M, D], for vectors of behaviors.
 
-    The vectors are outputs of the low half. Segments give the sequence of each
-    behavior, or a mask of padding; None: one sequence per row. By default
-    positions are counted in each sequence.
+    The vectors are outputs of the low half. Segments are those of `hidden`, of
+    behaviors. By default positions are counted in each sequence.
 
     Raises:
       ValueError: There are more behaviors than `max_behaviors`, unless that is

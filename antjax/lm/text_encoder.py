@@ -45,12 +45,6 @@ CPU_TOKENS = 2048
 DEVICE_TOKENS = 32_768
 
 
-def token_mask(tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-  """int32 [B, T]: 1 for tokens, 0 for padding after them."""
-  place_1T = jnp.arange(tokens_BT.shape[1])[None]
-  return (place_1T < lengths_B[:, None]).astype(jnp.int32)
-
-
 def pool(x_BTD: jax.Array, mask_BT: jax.Array, mode: str = 'mean') -> jax.Array:
   """Pools token outputs to one vector per text, fp32 [B, D]; zeros if empty.
 

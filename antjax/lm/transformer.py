@@ -122,8 +122,8 @@ class Transformer(blocks.ModelPart):
     Args:
       tokens: int32 [B, T].
       segment_ids: [B, T], the document of each token, or a mask that is 0 for
-        padding. None: one document per sequence. Outputs for padding are
-        meaningless.
+        padding, or lengths [B] with padding behind. None: one document per
+        sequence. Outputs for padding are meaningless.
       positions: int32 [B, T], the position of each token in its document. None:
         counted from the first token of each document.
       token_types: int32 [B, T], for models with token types. None: all 0.

@@ -22,8 +22,9 @@ import numpy as np
 from tokenizers import normalizers
 
 from antjax.lm import hub, pretrained, pretrained_tokenizer
+from antjax.lm.positions import token_mask
 from antjax.lm.safetensors_file import SafetensorsFolder
-from antjax.lm.text_encoder import pool, POOLINGS, TextEncoder, token_mask
+from antjax.lm.text_encoder import pool, POOLINGS, TextEncoder
 from antjax.lm.token_cache import RowTokenizer
 from antjax.lm.transformer import Transformer
 
@@ -303,8 +304,8 @@ class SentenceEncoder(TextEncoder):
     self.tokenizer = RowTokenizer(tokenizer, longest)
 
     def encode(params, tokens_BT, lengths_B):
+      x_BTD = Transformer.of(lm, params['lm']).hidden(tokens_BT, lengths_B)
       mask_BT = token_mask(tokens_BT, lengths_B)
-      x_BTD = Transformer.of(lm, params['lm']).hidden(tokens_BT, mask_BT)
       mask_BT *= (jnp.arange(tokens_BT.shape[1]) >= skipped)[None]
       pooled = [pool(x_BTD, mask_BT, mode) for mode in config.poolings]
       x_BD = jnp.concatenate(pooled, axis=-1)

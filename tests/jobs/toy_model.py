@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 import antjax
 from antjax.jobs import plan_models
+from antjax.layers.functional import Functional
+from antjax.lm import Config, Transformer
+from antjax.lm.positions import token_mask
 
 
 def params():
@@ -75,3 +78,36 @@ def twelve():
       (rows, 64), jnp.bfloat16
     ),
   )
+
+
+def padded(has_lengths=True):
+  """A small encoder of padded texts."""
+  config = Config(
+    vocab_size=512, num_layers=2, embed_dim=512, mlp_dim=1024, causal=False
+  )
+  lm = Functional(Transformer, config)
+
+  def loss_fn(params, batch, rng):
+    del rng
+    lengths = batch['lengths']
+    ids = lengths if has_lengths else token_mask(batch['tokens'], lengths)
+    x = lm.merge(params).hidden(batch['tokens'], ids)
+    return jnp.square(x[:, 0]).mean(axis=-1).astype(jnp.float32)
+
+  def batch_fn(rows, length):
+    return {
+      'tokens': jax.ShapeDtypeStruct((rows, length), jnp.int32),
+      'lengths': jax.ShapeDtypeStruct((rows,), jnp.int32),
+    }
+
+  return plan_models.PlanModel(
+    jax.eval_shape(lm.init, jax.random.key(0)),
+    scanned=lambda name: name.startswith('layers'),
+    loss_fn=loss_fn,
+    batch_fn=batch_fn,
+  )
+
+
+def masked():
+  """The same, by a mask."""
+  return padded(False)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from antjax.layers.functional import Functional
-from antjax.lm import attention, blocks, positions, transformer
+from antjax.lm import attention, blocks, packed, positions, transformer
 from antjax.lm.transformer import Transformer
 from antjax.mesh.mesh import make_mesh
 from antjax.plan import lm_cost
@@ -371,3 +371,62 @@ def test_gelu_is_exact_and_differentiable_on_devices():
   )
   want = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
   np.testing.assert_allclose(jax.jit(mapped)(x), want.sum() / 8, rtol=1e-5)
+
+
+@pytest.mark.parametrize('is_causal', [True, False])
+@pytest.mark.parametrize('method', ['plain', 'blocked'])
+def test_lengths_are_masks_of_padding_behind(method, is_causal):
+  lengths = jnp.asarray([37, 5, 0])
+  mask = positions.token_mask(jnp.zeros((3, 37)), lengths)
+  keys = jax.random.split(jax.random.key(3), 3)
+  x = [jax.random.normal(key, (3, 37, 4, 8)) for key in keys]
+  weights = mask[..., None, None] * jnp.cos(x[0])
+
+  def run(ids):
+    def total(q, k, v):
+      mixed = attention.attend(
+        q, k, v, ids, is_causal=is_causal, method=method, block=8
+      )
+      return jnp.sum(mixed * weights)
+
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(*x)
+
+  jax.tree.map(np.testing.assert_array_equal, run(lengths), run(mask))
+
+
+def test_a_model_takes_lengths():
+  config = dataclasses.replace(CONFIG, causal=False)
+  model = Transformer.of(config, tiny_models.params_of(config))
+  tokens, lengths = jnp.ones((3, 6), jnp.int32), jnp.asarray([6, 2, 4])
+  mask = positions.token_mask(tokens, lengths)
+  want = jax.jit(Transformer.hidden)(model, tokens, mask)
+  got = jax.jit(Transformer.hidden)(model, tokens, lengths)
+  np.testing.assert_array_equal(got[mask > 0], want[mask > 0])
+  lane = packed.Lane(tokens, lengths)
+  flat = jax.jit(packed.hidden)(model, [lane]).reshape(want.shape)
+  np.testing.assert_allclose(flat[mask > 0], want[mask > 0], atol=1e-5)
+  with_ids = [
+    Transformer.of(CONFIG, tiny_models.params_of(CONFIG)).loss(
+      {'tokens': tokens, 'segment_ids': ids}
+    )
+    for ids in (mask, lengths)
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *with_ids)
+
+
+def test_cudnn_takes_lengths_of_texts_with_padding_behind(monkeypatch):
+  found = {}
+
+  def fused(q, k, v, **options):
+    found.update(options)
+    return q
+
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', fused)
+  x = jnp.zeros((2, 4, 1, 8), jnp.bfloat16)
+  for is_causal, wanted in ((True, None), (False, [3, 1])):
+    attention.attend(
+      x, x, x, jnp.asarray([3, 0]), is_causal=is_causal, method='cudnn'
+    )
+    assert found['mask'] is None
+    lengths = found['key_value_seq_lengths']
+    assert (lengths if lengths is None else lengths.tolist()) == wanted

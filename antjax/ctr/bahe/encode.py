@@ -14,8 +14,9 @@ from typing import Any
 
 import jax
 
+from antjax.lm.positions import token_mask
 from antjax.lm.split import LowEncoder
-from antjax.lm.text_encoder import pool, TextEncoder, token_mask
+from antjax.lm.text_encoder import pool, TextEncoder
 from antjax.lm.transformer import Transformer
 
 # Shape suffixes: B = texts, T = tokens of a text.
@@ -61,4 +62,4 @@ def vectors(
 ) -> jax.Array:
   """Vectors of padded texts, fp32 [B, D]."""
   mask_BT = token_mask(tokens_BT, lengths_B)
-  return pool(low(tokens_BT, mask_BT), mask_BT)
+  return pool(low(tokens_BT, lengths_B), mask_BT)

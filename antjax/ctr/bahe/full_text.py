@@ -16,6 +16,7 @@ from antjax.ctr.bahe.table import Batch
 from antjax.ctr.bahe.towers import Encoded, null_vectors, or_null
 from antjax.ctr.texts import Marks, TextMaker
 from antjax.lm import packed, text_encoder
+from antjax.lm.positions import token_mask
 from antjax.lm.token_cache import TokenCache
 from antjax.lm.transformer import Transformer
 
@@ -118,7 +119,7 @@ class FullTextTower(nnx.Module):
     lengths_BN = batch['text_lengths']
     # A layer is gathered once for both.
     lanes = [
-      packed.Lane(tokens, text_encoder.token_mask(tokens, lengths))
+      packed.Lane(tokens, lengths)
       for tokens, lengths in (
         (batch['text'].reshape(B * N, T), lengths_BN.reshape(B * N)),
         (batch['title_text'], batch['title_lengths']),
@@ -126,7 +127,8 @@ class FullTextTower(nnx.Module):
     ]
     x_SD = packed.hidden(self.lm, lanes)
     parts = jnp.split(x_SD, [lanes[0].tokens.size])
-    user_BD, title_BD = map(_means, parts, [lane.texts > 0 for lane in lanes])
+    masks = [token_mask(*lane) > 0 for lane in lanes]
+    user_BD, title_BD = map(_means, parts, masks)
     user_BND = user_BD.reshape(B, N, -1)
     return Encoded(or_null(user_BND, self.null[...], lengths_BN == 0), title_BD)
 

@@ -157,9 +157,9 @@ class SequenceEncoder(nnx.Module):
       )
       is_there_BNM = place_BNM <= end_BN1
       M += 1
-    segments = is_there_BNM.reshape(B * N, M).astype(jnp.int32)
+    lengths = is_there_BNM.sum(axis=-1, dtype=jnp.int32).reshape(B * N)
     history, item_B1D = self.high.together(
-      [(x_BNMD.reshape(B * N, M, D), segments), (title_BD[:, None],)]
+      [(x_BNMD.reshape(B * N, M, D), lengths), (title_BD[:, None],)]
     )
     history_BNMD = history.reshape(B, N, M, D)
     user_BF = or_null(

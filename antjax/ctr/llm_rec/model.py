@@ -244,7 +244,7 @@ class LLMRec(nnx.Module):
     M, T = tokens_MT.shape
     mask_MT = jnp.arange(T)[None] < lengths_M[:, None]
     at = self._pooled_slots(T * jnp.arange(M), lengths_M)
-    x = self.lm.hidden(tokens_MT, mask_MT, at=at)
+    x = self.lm.hidden(tokens_MT, lengths_M, at=at)
     texts_MT = jnp.where(mask_MT, 1 + jnp.arange(M)[:, None], 0)
     x = x[0] if at is not None else x.reshape(M * T, -1)
     slots = tokens_MT.ravel(), texts_MT.ravel(), T * jnp.arange(M)

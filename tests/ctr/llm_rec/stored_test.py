@@ -17,7 +17,8 @@ from antjax.ctr.llm_rec.model import VectorConfig
 from antjax.ctr.llm_rec.stored import StoredEncoder, StoredRec
 from antjax.ctr.llm_rec.stored_inputs import StoredInputs
 from antjax.lm.config import Config
-from antjax.lm.text_encoder import pool, token_mask
+from antjax.lm.positions import token_mask
+from antjax.lm.text_encoder import pool
 from antjax.lm.transformer import Transformer
 from tests.lm import tiny_models
 
