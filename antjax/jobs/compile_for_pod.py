@@ -17,7 +17,6 @@ the step does not fit into memory.
 from collections.abc import Mapping
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 import time
@@ -37,6 +36,7 @@ from antjax.mesh.paro import PaRO
 from antjax.plan import (
   ahead,
   census,
+  event_model,
   plan_check,
   planner,
   pod_target,
@@ -97,28 +97,6 @@ class Config(plan_models.StepConfig):
   @property
   def target(self) -> Target:
     return Target.of(self.topology, self.num_slices)
-
-
-def prepare(target: Target) -> None:
-  """Makes JAX compile for a pod without looking for one; before any array.
-
-  Raises:
-    RuntimeError: There is no libtpu, and it takes one.
-  """
-  jax.config.update('jax_platforms', 'cpu')
-  if target.is_gpu:
-    return
-  if not pod_target.is_installed('libtpu'):
-    raise RuntimeError(
-      'compile_for_pod needs the TPU compiler, which is not installed: pip'
-      ' install libtpu (or antjax[pod]); no TPU is needed.'
-    )
-  # libtpu looks for a TPU machine's metadata otherwise, for minutes.
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
-  os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
-  # It only compiles here: another process may do so too.
-  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 
 
 def load(config: Config, mesh: Mesh) -> plan_models.PlanModel:
@@ -216,7 +194,7 @@ def report(config: Config) -> dict[str, Any]:
     {'equals_plan', 'fits', 'lines', 'memory_bytes', ...}, JSON-able.
   """
   target = config.target
-  prepare(target)
+  pod_models.prepare(target)
   start = time.perf_counter()
   try:
     model, layout, compiled = compile_step(config)
@@ -230,7 +208,8 @@ def report(config: Config) -> dict[str, Any]:
   seconds = time.perf_counter() - start
   mesh = layout.mesh
   text = compiled.as_text()
-  found = census.collectives(text, mesh.shape)
+  program = census.program(text, mesh.shape)
+  found = program.read()
   lines = plan_check.compare(
     layout,
     found,
@@ -247,7 +226,8 @@ def report(config: Config) -> dict[str, Any]:
     'code': stats.generated_code_size_in_bytes,
   }
   memory['total'] = sum(memory.values())
-  groups = mesh_lib.num_groups(mesh)
+  groups, size = mesh_lib.num_groups(mesh), mesh_lib.group_size(mesh)
+  cluster = Cluster(target.links(size), groups, size)
   parts = layout.bytes_per_device()
   rows = {} if model.tables is None else model.tables.bytes_per_device()
   activations = 0
@@ -260,7 +240,7 @@ def report(config: Config) -> dict[str, Any]:
     'paro': config.paro,
     'target': target.name,
     'networks': target.networks(mesh.devices),
-    'mesh': [groups, mesh_lib.group_size(mesh)],
+    'mesh': [groups, size],
     'model': config.model,
     'seconds_to_compile': round(seconds, 1),
     'memory_bytes': memory,
@@ -277,7 +257,10 @@ def report(config: Config) -> dict[str, Any]:
       axis: dataclasses.asdict(x) | {'share': x.share}
       for axis, x in exposed.items()
     },
-    'predicted': _predicted(config, model, layout, exposed),
+    'predicted': _predicted(config, model, layout, exposed, cluster),
+    'timeline': dataclasses.asdict(
+      event_model.run(program, cluster, target.rates(_EFFICIENCY))
+    ),
     'lines': [dataclasses.asdict(line) for line in lines],
     'is_elastic': layout.paro.is_elastic,
     'crosses_groups_in_loop': plan_check.crosses_groups_in_loop(lines),
@@ -298,23 +281,19 @@ def _predicted(
   model: plan_models.PlanModel,
   layout: Layout,
   exposed: Mapping[str, plan_check.Exposure],
+  cluster: Cluster,
 ) -> dict[str, float] | None:
-  """Seconds of a step by its own schedule; None where operations are unknown.
-
-  From published rates: see `Target`; computation at half of the peak.
-  """
+  """The planner's seconds by its own schedule; None without operations."""
   if model.flops_fn is None:
     return None
-  target, mesh = config.target, layout.mesh
-  size = mesh_lib.group_size(mesh)
   flops = model.flops_fn(config.sequences, config.seq_len)
   time = step_time.predict(
     moves(layout, regather=config.regather),
-    Cluster(target.links(size), mesh_lib.num_groups(mesh), size),
+    cluster,
     num_micro_batches=config.num_micro_batches,
     compute_s=config.num_micro_batches
     * flops
-    / (_EFFICIENCY * target.flops_per_s),
+    / config.target.rates(_EFFICIENCY).flops_per_s,
     hiding=step_time.Scheduled({k: x.share for k, x in exposed.items()}),
   )
   return dataclasses.asdict(time) | {'step_s': time.step_s}
@@ -366,14 +345,15 @@ def show(result: dict[str, Any]) -> None:
     'Waited for with no product in flight, by the schedule of a step:'
     f' {", ".join(exposed)}.'
   )
-  if time := result['predicted']:
-    terminal.show(
-      'Predicted from published rates, half the peak of products and this'
-      f' schedule, not measured: {time["step_s"]:.3g} s a step, exposed'
-      f' communication {time["exposed_s"]:.3g} s + max(computation'
-      f' {time["compute_s"]:.3g} s, the rest'
-      f' {time["comm_s"] - time["exposed_s"]:.3g} s).'
-    )
+  time, planned = result['timeline'], result['predicted']
+  by_plan = ''
+  if planned:
+    by_plan = f'; by the planner, from these shares, {planned["step_s"]:.3g} s'
+  terminal.show(
+    'Predicted from published rates, not measured:'
+    f' {sum(time.values()):.3g} s a step by its text, of which'
+    f' {time["waiting_s"]:.3g} s wait for collectives{by_plan}.'
+  )
   if not result['is_comparable']:
     terminal.show(
       'Groups are smaller than slices: the compiler splits collectives between'

@@ -9,6 +9,7 @@ launch/accelerator_check.py runs. `lm` is a preset of `plan_models`.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import os
 from typing import Any
 
 from flax import nnx
@@ -46,7 +47,7 @@ from antjax.meta import algorithms, episodes
 from antjax.meta import recommender as recommender_lib
 from antjax.meta.episode_config import Bucket, EpisodeConfig
 from antjax.networks.load import NetworkConfig
-from antjax.plan import lm_cost
+from antjax.plan import lm_cost, pod_target
 
 _HISTORY = 32  # Places of a history.
 _NUM_LOW = 2  # Layers of the language model below BAHE's cut.
@@ -62,6 +63,28 @@ class MadeUpData:
 
 
 _SIZES, _MLPERF = MadeUpData(), MadeUpData(max(NUM_ROWS))
+
+
+def prepare(target: pod_target.Target) -> None:
+  """Makes JAX compile for a pod without looking for one; before any array.
+
+  Raises:
+    RuntimeError: There is no libtpu, and it takes one.
+  """
+  jax.config.update('jax_platforms', 'cpu')
+  if target.is_gpu:
+    return
+  if not pod_target.is_installed('libtpu'):
+    raise RuntimeError(
+      'compile_for_pod needs the TPU compiler, which is not installed: pip'
+      ' install libtpu (or antjax[pod]); no TPU is needed.'
+    )
+  # libtpu looks for a TPU machine's metadata otherwise, for minutes.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+  os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
+  # It only compiles here: another process may do so too.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 
 
 def _ids(num_ids: int, *shape: int) -> np.ndarray:

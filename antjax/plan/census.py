@@ -114,6 +114,13 @@ def collectives(
   Raises:
     ValueError: The text has an unknown form.
   """
+  return program(text, mesh_shape, slow).read()
+
+
+def program(
+  text: str, mesh_shape: Mapping[str, int], slow: Sequence[str] = (INTER,)
+) -> 'Program':
+  """The program of a text; for the arguments see `collectives`."""
   axes = list(mesh_shape)
   order = sorted(axes, key=lambda axis: axis not in slow)  # Stable.
   ids = np.arange(math.prod(mesh_shape.values())).reshape(
@@ -121,16 +128,21 @@ def collectives(
   )
   ids = ids.transpose([axes.index(axis) for axis in order])
   num_groups = math.prod(mesh_shape[axis] for axis in slow)
-  return _Program(text, ids.reshape(num_groups, -1)).read()
+  return Program(text, ids.reshape(num_groups, -1))
 
 
-class _Program:
-  """The computations of one module's text."""
+class Program:
+  """The computations of one module's text.
+
+  Attributes:
+    bodies: Computation -> lines of its instructions, in order.
+    entry: Name of the first one; empty if the text has none.
+  """
 
   def __init__(self, text: str, groups: np.ndarray):
     """Takes the text of a program and its devices [groups, group size]."""
-    self._bodies: dict[str, list[str]] = {}
-    self._entry = ''
+    self.bodies: dict[str, list[str]] = {}
+    self.entry = ''
     num_groups, group_size = groups.shape
     self._size = group_size
     name = None
@@ -138,13 +150,13 @@ class _Program:
       header = _COMPUTATION.match(line)
       if header and not line.startswith('HloModule'):
         name = header[2]
-        self._bodies[name] = []
+        self.bodies[name] = []
         if header[1]:
-          self._entry = name
+          self.entry = name
       elif line == '}' or line.startswith('}, '):  # '}}' ends attributes.
         name = None
       elif name is not None:
-        self._bodies[name].append(line)
+        self.bodies[name].append(line)
     partitions = re.search(r'num_partitions=(\d+)', text.split('\n', 1)[0])
     num = int(partitions[1]) if partitions else num_groups * group_size
     # For several TPU slices the text is the program of one slice.
@@ -159,12 +171,12 @@ class _Program:
     self._place = np.argsort(groups.reshape(-1)).tolist()
 
   def read(self) -> list[Collective]:
-    if not self._entry:
+    if not self.entry:
       return []
-    hidden = hlo_schedule.hidden(self._bodies)
+    hidden = hlo_schedule.hidden(self.bodies)
     return [
       dataclasses.replace(c, is_hidden=c.name in hidden)
-      for c in self._walk(self._entry)
+      for c in self._walk(self.entry)
     ]
 
   @functools.cache  # noqa: B019 - lives as long as the program does.
@@ -172,7 +184,7 @@ class _Program:
     """Collectives of a computation and of all computations it calls."""
     found: list[Collective] = []
     chains = set[str]()
-    lines = self._bodies.get(computation, [])
+    lines = self.bodies.get(computation, [])
     for line in lines:
       instruction = _INSTRUCTION.match(line)
       opcode = _OPCODE.search(line) if instruction else None
@@ -196,10 +208,8 @@ class _Program:
 
   def _loop(self, rest: str) -> Iterator[Collective]:
     body = re.search(r'body=%?([\w.\-]+)', rest)
-    condition = re.search(r'condition=%?([\w.\-]+)', rest)
-    assert body and condition, rest
-    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-    trips = int(known[1]) if known else self._bound(condition[1])
+    assert body, rest
+    trips = self.trips(rest)
     peeled = _PEELED.search(rest)
     for inner in self._walk(body[1]):
       yield dataclasses.replace(
@@ -208,10 +218,19 @@ class _Program:
         peeled=peeled[1] if peeled else inner.peeled,
       )
 
+  def trips(self, rest: str) -> int | None:
+    """Number of iterations of a `while`; None if it is not known."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+    if known:
+      return int(known[1])
+    condition = re.search(r'condition=%?([\w.\-]+)', rest)
+    assert condition, rest
+    return self._bound(condition[1])
+
   def _bound(self, condition: str) -> int | None:
     """N of a condition `i < N`; loops of `lax` count from 0 by 1."""
     constants = dict[str, int]()
-    for line in self._bodies.get(condition, []):
+    for line in self.bodies.get(condition, []):
       constant = re.match(
         r'\s+%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)', line
       )

@@ -13,21 +13,24 @@ import numpy as np
 
 from antjax.collectives.cost_model import Links
 from antjax.mesh.mesh import INTER, INTRA
+from antjax.plan import event_model
 
 # One-way GB/s of a device along one axis of its fast network, its GB/s to other
-# groups, bf16 TFLOP/s: published figures, not measured. A TPU has two links per
-# axis.
+# groups, bf16 TFLOP/s, GB/s of its memory: published figures, not measured. A
+# TPU has two links per axis; a chip of tpu7x is two devices.
 _RATES = {
-  'v4': (90, 6.25, 275),
-  'v5e': (90, 3.125, 197),
-  'v5p': (180, 6.25, 459),
-  'v6e': (180, 12.5, 918),
-  'tpu7x': (180, 12.5, 2307),
-  'h100': (450, 50, 989),
-  'h200': (450, 50, 989),
-  'b200': (900, 50, 2250),
-  'gb200': (900, 50, 2500),
+  'v4': (90, 6.25, 275, 1228),
+  'v5e': (90, 3.125, 197, 819),
+  'v5p': (180, 6.25, 459, 2765),
+  'v6e': (180, 12.5, 918, 1640),
+  'tpu7x': (180, 12.5, 1153.5, 3690),
+  'h100': (450, 50, 989, 3350),
+  'h200': (450, 50, 989, 4800),
+  'b200': (900, 50, 2250, 8000),
+  'gb200': (900, 50, 2500, 8000),
 }
+# Clocks in GHz: the peak over the operations of all matrix units in a cycle.
+_CLOCKS = {'v4': 1.05, 'v5e': 1.5, 'v5p': 1.75, 'v6e': 1.75, 'tpu7x': 2.2}
 # Latency of a ring step in seconds: a guess.
 _LATENCIES_S = (5e-6, 20e-6)
 # Memory of a device, as published by its vendor, and a usual slice.
@@ -106,13 +109,18 @@ class Target:
 
   def links(self, group_size: int) -> Links:
     """Published speeds of its links, for groups of a given size."""
-    fast, slow, _ = _RATES[self.kind]
+    fast, slow, *_ = _RATES[self.kind]
     return Links(fast * 1e9, slow * 1e9 * group_size, *_LATENCIES_S)
 
   @property
   def flops_per_s(self) -> float:
     """Published peak of a device for bf16 products."""
     return _RATES[self.kind][2] * 1e12
+
+  def rates(self, efficiency: float) -> event_model.Device:
+    """Published rates of a device, of products a share."""
+    memory, clock = _RATES[self.kind][3] * 1e9, _CLOCKS.get(self.kind, 0) * 1e9
+    return event_model.Device(efficiency * self.flops_per_s, memory, clock)
 
   def devices(self) -> list[Any]:
     """Its devices, without hardware.

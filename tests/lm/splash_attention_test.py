@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from antjax.jobs import compile_for_pod
+from antjax.jobs.pod_models import prepare
 from antjax.lm import attention, splash_attention
 from antjax.lm.blocked_attention import Mask
 from antjax.plan.pod_target import Target
@@ -100,7 +100,7 @@ def test_it_is_called_where_xla_need_not_split_it():
 def test_a_tpu_compiler_takes_it(width, dtype):
   # MiniLM's and SmolLM2's heads, forward and backward, no scores in memory.
   target = Target.of('v5e:2x2', 1)
-  compile_for_pod.prepare(target)
+  prepare(target)
   mesh = jax.sharding.Mesh(target.devices(), ('data',))
   rows = NamedSharding(mesh, P('data'))
   length = 2048

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from antjax.jobs import compile_for_pod
+from antjax.jobs import pod_models
 from antjax.mesh import compiler
 from antjax.mesh import mesh as mesh_lib
 from antjax.plan import pod_target
@@ -58,7 +58,7 @@ def test_gpus_keep_several_collectives_in_flight():
 @pytest.mark.slow
 def test_libtpu_knows_the_options_of_sparse_cores():
   target = pod_target.Target.of('v6e:2x2', 1)
-  compile_for_pod.prepare(target)
+  pod_models.prepare(target)
   mesh = mesh_lib.make_mesh(intra=4, devices=target.devices())
   assert compiler.options(mesh) == compiler._SPARSE_CORE
 
