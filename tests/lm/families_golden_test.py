@@ -149,6 +149,18 @@ def test_contradictions_that_transformers_resolves_are_refused(
     config_json.read_config({**written, **fields})
 
 
+def test_the_original_length_of_phi3_is_that_of_transformers():
+  # Theirs is 4096 if left out, whatever rope_parameters say.
+  fields = dict(TEXTS['phi3 long']['config'])
+  assert '"original_max_position_embeddings": 8' in (
+    config_json.read_config(fields).rope_scaling
+  )
+  del fields['original_max_position_embeddings']
+  assert '"original_max_position_embeddings": 4096' in (
+    config_json.read_config(fields).rope_scaling
+  )
+
+
 def test_every_family_of_the_tables_is_here():
   assert set(FAMILIES) == {name.split()[0] for name in CASES}
   for text in TEXTS.values():
