@@ -16,7 +16,8 @@ makes a log of clicks, trains a factorization machine on it, whose tables have
 - `requests_per_s`, `p50_ms`, `p99_ms`: for `--connections` clients on this
   machine, which send their next request for `--candidates` items when answered,
   to a server of `--processes`; `client_cpu_ms`: their own CPU time per request.
-- `grpc`: the same over gRPC.
+- `grpc`, `grpc_stream`: the same over gRPC, by a call per request, and by one
+  call per connection.
 - `under_deltas`: that over HTTP while a file arrives every `--every_s` and is
   trained on beside the server; `deltas_applied` meanwhile.
 - `in_process_per_s`: the same requests read, scored and written without HTTP
@@ -224,12 +225,14 @@ def _events(work: pathlib.Path, config: Config) -> list[float]:
 
 
 def _load(
-  config: Config, server: psutil.Process, *, by_grpc: bool = False
+  config: Config,
+  server: psutil.Process,
+  kind: type[delivery_load.Client] = delivery_load.Http,
 ) -> dict[str, float]:
   return delivery_load.run(
-    delivery_load.Grpc if by_grpc else delivery_load.Http,
+    kind,
     [_asked(config, f'u{i}', i) for i in range(500)],
-    config.port + by_grpc,
+    config.port + (kind is not delivery_load.Http),
     *(config.connections, config.seconds, server),
   )
 
@@ -311,7 +314,8 @@ def main(config: Config) -> None:
       processes[1].wait(60)
     server = psutil.Process(processes[0].pid)
     found |= _load(config, server)
-    found['grpc'] = _load(config, server, by_grpc=True)
+    found['grpc'] = _load(config, server, delivery_load.Grpc)
+    found['grpc_stream'] = _load(config, server, delivery_load.GrpcStream)
   finally:
     for one in processes:
       one.terminate()

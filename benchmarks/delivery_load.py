@@ -19,10 +19,8 @@ import numpy as np
 import psutil
 import uvloop
 
-_METHOD = b'/antjax.Serve/Score'
 
-
-class _Client(asyncio.Protocol):
+class Client(asyncio.Protocol):
   """A connection that sends its next request once it is answered.
 
   Attributes:
@@ -56,6 +54,11 @@ class _Client(asyncio.Protocol):
       self._end()
       self._transport.close()
 
+  @staticmethod
+  def request(body: bytes) -> bytes:
+    """What is sent of a request's JSON."""
+    raise NotImplementedError
+
   def _ask(self) -> None:
     self._turn += 7
     self._start = time.perf_counter()
@@ -72,7 +75,7 @@ class _Client(asyncio.Protocol):
         self.ended.set_result(None)
 
 
-class Http(_Client):
+class Http(Client):
   """Over HTTP/1.1."""
 
   @staticmethod
@@ -104,7 +107,7 @@ def _field(name: bytes, value: bytes) -> bytes:
   return b'\0' + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
-class Grpc(_Client):
+class Grpc(Client):
   """Over gRPC, one call after another on a connection."""
 
   # Settings: a window of 2^31 - 1 for a stream; then that of the connection.
@@ -113,17 +116,7 @@ class Grpc(_Client):
     + _frame(4, 0, 0, b'\0\x04\x7f\xff\xff\xff')
     + _frame(8, 0, 0, (2**31 - 65_536).to_bytes(4))
   )
-  _head = b''.join(
-    _field(*x)
-    for x in (
-      (b':method', b'POST'),
-      (b':scheme', b'http'),
-      (b':path', _METHOD),
-      (b':authority', b'localhost'),
-      (b'te', b'trailers'),
-      (b'content-type', b'application/grpc'),
-    )
-  )
+  method = b'/antjax.Serve/Score'
 
   @staticmethod
   def request(body: bytes) -> bytes:
@@ -132,9 +125,21 @@ class Grpc(_Client):
     return b'\0' + len(message).to_bytes(4) + message
 
   def _next(self, number: int) -> bytes:
-    self._stream = 2 * len(self.waits) + 1
-    head = _frame(1, 4, self._stream, self._head)
-    return head + _frame(0, 1, self._stream, self._requests[number])
+    stream = 2 * len(self.waits) + 1
+    return self._call(stream) + _frame(0, 1, stream, self._requests[number])
+
+  @classmethod
+  def _call(cls, stream: int) -> bytes:
+    """Headers that begin a call."""
+    fields = (
+      (b':method', b'POST'),
+      (b':scheme', b'http'),
+      (b':path', cls.method),
+      (b':authority', b'localhost'),
+      (b'te', b'trailers'),
+      (b'content-type', b'application/grpc'),
+    )
+    return _frame(1, 4, stream, b''.join(_field(*x) for x in fields))
 
   def data_received(self, data: bytes) -> None:
     self._reply += data
@@ -144,7 +149,7 @@ class Grpc(_Client):
         return
       payload, self._reply = self._reply[9 : 9 + size], self._reply[9 + size :]
       if kind == 0:
-        self._got = True
+        self._take(payload)
       elif kind == 1 and flags & 1:  # Trailers.
         trouble = '' if self._got else f'no reply but {payload[:200]!r}'
         self._got = False
@@ -157,9 +162,30 @@ class Grpc(_Client):
 
   _got = False
 
+  def _take(self, payload: bytes) -> None:
+    self._got = True
+
+
+class GrpcStream(Grpc):
+  """Over gRPC, all of a connection on one call."""
+
+  method = b'/antjax.Serve/ScoreStream'
+  _message = b''
+
+  def _next(self, number: int) -> bytes:
+    head = b'' if self.waits else self._call(1)
+    return head + _frame(0, 0, 1, self._requests[number])
+
+  def _take(self, payload: bytes) -> None:
+    self._message += payload
+    size = 5 + int.from_bytes(self._message[1:5])
+    if len(self._message) >= max(size, 5):
+      self._message = b''
+      self._answered('')
+
 
 def run(
-  kind: type[Http] | type[Grpc],
+  kind: type[Client],
   bodies: Sequence[bytes],
   port: int,
   connections: int,

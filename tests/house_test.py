@@ -95,7 +95,7 @@ _OVER_BUDGET = {
   'antjax/embedding': 4_236,
   'antjax/elastic': 11_040,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_620,  # 120 of them adapters of fused tensors, 45 dropout.
-  'antjax/jobs': 18_663,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_715,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_412,
@@ -108,8 +108,8 @@ _OVER_BUDGET = {
   # of titles, 390 a simulator that was in tests, 150 models of FuxiCTR beside
   # ours, with the same norms and seeds, and layers alone, 220 tables in files,
   # 219 published speed-ups beside predicted ones.
-  'benchmarks': 14_296,
-  'tests': 68_157,  # See docs/design/house.md.
+  'benchmarks': 14_326,
+  'tests': 68_221,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -15,6 +15,7 @@ the start. After SIGTERM, it answers all open requests and exits.
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import multiprocessing
 import multiprocessing.connection
 from multiprocessing.synchronize import Barrier
@@ -300,6 +301,7 @@ def _prepare(
   served.warm()
   if follower is not None:
     follower.catch_up()
+  gc.freeze()  # What is there stays: each collection would look through it.
   if ready is not None:  # Else a client would find one that is not.
     with contextlib.suppress(threading.BrokenBarrierError):
       ready.wait()

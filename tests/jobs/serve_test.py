@@ -7,6 +7,7 @@ import gzip
 import json
 import ssl
 import threading
+from unittest import mock
 
 import aiohttp
 from google.protobuf.wrappers_pb2 import BytesValue
@@ -20,7 +21,7 @@ from antjax.elastic.rotation import rotating_tls
 from antjax.elastic.security import Grant, RoleTokens
 from antjax.jobs import serve
 from antjax.jobs.http_connections import Bounds
-from antjax.jobs.serve_grpc import GrpcFront, HEALTH, SCORE
+from antjax.jobs.serve_grpc import GrpcFront, HEALTH, SCORE, SCORE_STREAM
 from antjax.jobs.serve_http import Front, Metrics
 from antjax.serving.batcher import Batcher, Full, Request
 from antjax.serving.served import BadField, need
@@ -311,6 +312,69 @@ def test_grpc_answers_as_http_does():
       await end
 
   run(body, tokens=lambda: tokens, limits=Bounds(20, 1000, 0.5))
+
+
+def test_a_grpc_stream_is_answered_in_order():
+  tokens = RoleTokens(((TOKEN.encode(), Grant('viewer')),))
+
+  async def body(session, front, served):
+    rpc = GrpcFront(front, port=0)
+    await rpc.start()
+    async with grpc.aio.insecure_channel(f'127.0.0.1:{rpc.port}') as channel:
+      ask = channel.stream_stream(
+        SCORE_STREAM,
+        request_serializer=lambda x: BytesValue(value=x).SerializeToString(),
+        response_deserializer=lambda x: json.loads(
+          BytesValue.FromString(x).value
+        ),
+      )
+      metadata = (('authorization', f'Bearer {TOKEN}'),)
+      call = ask(metadata=metadata)
+      for x in (1, 2, 3):
+        await call.write(b'{"x": %d}' % x)
+      assert [(await call.read())['y'] for _ in range(3)] == [2, 4, 6]
+      await call.done_writing()
+      assert await call.code() == grpc.StatusCode.OK
+      for content, known, code, told in (
+        (b'{"x": "a"}', metadata, 'INVALID_ARGUMENT', "x, row 0: got 'a'; n"),
+        (b'{"x": 1}', None, 'UNAUTHENTICATED', 'Bearer TOKEN'),
+        (None, metadata, 'DEADLINE_EXCEEDED', 'no request came in 2 s'),
+      ):
+        call = ask(metadata=known)
+        if content is not None:
+          await call.write(content)
+        assert (await call.code()).name == code
+        assert told in await call.details()
+
+      async def forever(reply):
+        await asyncio.Event().wait()
+
+      unread = mock.AsyncMock(write=forever)
+      unread.invocation_metadata = lambda: metadata
+      unread.read.return_value = BytesValue(
+        value=b'{"x": 1}'
+      ).SerializeToString()
+      unread.abort.side_effect = grpc.aio.AbortError
+      with pytest.raises(grpc.aio.AbortError):
+        await rpc._stream(None, unread)
+      late = 'the reply was not read in 0.5 s.'
+      unread.abort.assert_called_with(grpc.StatusCode.DEADLINE_EXCEEDED, late)
+      # Those that wait for a request do not hold up the end; open ones do.
+      idle, call = (ask(metadata=metadata) for _ in range(2))
+      await idle.write(b'{"x": 1}')
+      assert (await idle.read())['y'] == 2
+      served.gate.clear()
+      await call.write(b'{"x": 4}')
+      while not front._num_open:
+        await asyncio.sleep(0.01)
+      end = asyncio.gather(front.close(30), rpc.close(30))
+      assert (await idle.code()).name == 'UNAVAILABLE'
+      served.gate.set()
+      assert (await call.read())['y'] == 8
+      assert await call.details() == 'the server stops'
+      await end
+
+  run(body, tokens=lambda: tokens, limits=Bounds(20, 1000, 0.5, 2.0))
 
 
 @certificates.needs_openssl
