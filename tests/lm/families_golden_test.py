@@ -130,6 +130,8 @@ def test_transformers_reads_what_we_write(tmp_path):
     ('t5', {'dense_act_fn': 'silu'}, 'is that of feed_forward_proj='),
     # Theirs is 32 in every file.
     ('mpnet', {'relative_attention_num_buckets': 64}, 'num_buckets=64 is not'),
+    # Theirs has the field and does not apply it.
+    ('gemma3_text', {'attn_logit_softcapping': 2.0}, 'is not known of a gemma'),
     # Theirs is a window even if use_sliding_window is false.
     (
       'smollm3',
