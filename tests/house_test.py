@@ -108,7 +108,7 @@ _OVER_BUDGET = {
   # of titles, 390 a simulator that was in tests, 150 models of FuxiCTR beside
   # ours, with the same norms and seeds, and layers alone, 220 tables in files,
   # 219 published speed-ups beside predicted ones.
-  'benchmarks': 14_326,
+  'benchmarks': 14_663,
   'tests': 68_270,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
