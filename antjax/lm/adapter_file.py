@@ -44,7 +44,7 @@ _HARMLESS = {
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
   'bias': ('none',),
   # Others change the base model's weights.
-  'init_lora_weights': (True, 'gaussian'),
+  'init_lora_weights': (True, 'gaussian', 'orthogonal', 'eva'),
 }
 
 
@@ -204,6 +204,27 @@ def _targets(model: Transformer, first_layer: int) -> dict[str, _Target]:
   }
 
 
+def _is_chosen(fields: Mapping[str, Any], module: str) -> bool:
+  """Whether the settings name a module, as PEFT has it."""
+
+  def is_named(names: Any) -> bool:
+    if isinstance(names, str):
+      return re.fullmatch(names, module) is not None
+    return any(f'.{module}'.endswith(f'.{name}') for name in names)
+
+  targets, layers = (
+    fields.get(x) for x in ('target_modules', 'layers_to_transform')
+  )
+  if (out := fields.get('exclude_modules')) and is_named(out):
+    return False
+  if not targets or targets == 'all-linear':
+    return True
+  layers = [layers] if isinstance(layers, int) else layers
+  found = re.match(r'.*\.[^.]*\.(\d+)\.', module)
+  is_layer = not layers or (found and int(found[1]) in layers)
+  return is_named(targets) and (is_layer or isinstance(targets, str))
+
+
 class _Folder:
   """The tensors of a folder.
 
@@ -244,6 +265,12 @@ class _Folder:
     if not found:
       return {}
     theirs = found[0].removeprefix(_PREFIX).rpartition('.lora_')[0]
+    if not _is_chosen(self._fields, theirs):
+      raise ValueError(
+        f'{self.path / CONFIG_NAME}: target_modules, exclude_modules or'
+        f' layers_to_transform leave out {theirs}, of which there are tensors'
+        ' that PEFT would not use; needed is a folder without them.'
+      )
     rank, scale = self._setting(theirs)
     shapes = {'a': (rank, shape[0]), 'b': (shape[1], rank), 'm': shape[1:]}
     for part, name in names.items():

@@ -108,6 +108,16 @@ def test_an_adapter_of_a_part(tmp_path):
     ({'init_lora_weights': 'pissa'}, "init_lora_weights='pissa'"),
     ({'use_bdlora': True}, 'use_bdlora=True'),
     ({'r': 3}, r'q_proj.lora_A.weight of shape \(3, 32\)'),
+    (
+      {'target_modules': ['v_proj']},
+      'leave out model.layers.0.self_attn.q_proj',
+    ),
+    (
+      {'target_modules': '.*v_proj'},
+      'leave out model.layers.0.self_attn.q_proj',
+    ),
+    ({'exclude_modules': ['q_proj']}, 'leave out .*0.self_attn.q_proj'),
+    ({'layers_to_transform': 0}, 'leave out model.layers.1.self_attn.q_proj'),
   ],
 )
 def test_other_kinds_are_refused_by_name(tmp_path, fields, message):
