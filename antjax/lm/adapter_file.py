@@ -69,8 +69,11 @@ def load(
   family = families.family_of(config_json.write_config(model.config))
   source, layers = _Folder(hub.local(path), family), model.layers
   leaves: dict[str, np.ndarray] = {}
+  # Phi-3 computes what Llama or Mistral does, under names of its own.
+  if any(re.search(r'\.(qkv|gate_up)_proj\.', x) for x in source.unused):
+    family = families.FAMILIES['phi3']
   for target, (modules, span, num_outputs) in _targets(
-    model, first_layer
+    model, first_layer, family
   ).items():
     shape = layers.matrix(target).shape[1], num_outputs
     found = [source.read(module, span, shape) for module in modules]
@@ -130,7 +133,8 @@ def save(
   if (folder / CONFIG_NAME).exists():
     raise FileExistsError(f'{folder} holds an adapter; give another folder.')
   wholes: dict[tuple[str, ...], list[str]] = {}
-  for target, place in _targets(model, first_layer).items():
+  family = families.family_of(config_json.write_config(model.config))
+  for target, place in _targets(model, first_layer, family).items():
     wholes.setdefault(place.modules, []).append(target)
   is_dora = any(hasattr(model.layers, f'{t}_lora_m') for t in lora.TARGETS)
   tensors: dict[str, np.ndarray] = {}
@@ -175,9 +179,10 @@ class _Target(NamedTuple):
   num_outputs: int  # Of the module.
 
 
-def _targets(model: Transformer, first_layer: int) -> dict[str, _Target]:
+def _targets(
+  model: Transformer, first_layer: int, family: families.Family
+) -> dict[str, _Target]:
   """Matrices that may have adapters; parts of a tensor are in its order."""
-  family = families.family_of(config_json.write_config(model.config))
   names = families.tensor_names(family, model.config)['layers']
   sizes = {
     target: getattr(model.layers, target)[...].shape
