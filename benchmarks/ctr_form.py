@@ -25,7 +25,7 @@ from antjax.networks.load import NetworkConfig
 from benchmarks import ctr_bench, harness
 
 
-def _config(
+def config_of(
   folder: str, model: str, run_dir: str, norm: ctr_bench.Norm
 ) -> clicks_config.Config:
   """The config of launch/train_clicks.py for one model."""
@@ -140,14 +140,19 @@ class Form(ctr_bench.Trained):
   ):
     """Reads the clicks, and writes them for the peers."""
     self._steps_per_call = steps_per_call
-    config = _config(folder, model, run_dir, norm)
-    job = job_of(config)
+    data = self._start(config_of(folder, model, run_dir, norm), seed)
+    harness.save(arrays_of(data), problem)
+
+  def _start(
+    self, config: clicks_config.Config, seed: int
+  ) -> clicks_data.ScenarioData:
+    job, model = job_of(config), config.model
     data = clicks_data.ScenarioData(config, job)
-    harness.save(_arrays(data), problem)
     self._job = ClickJob(config, job, data, seed=seed, name=model)
     self._layers = _Layers(self._job)
     self._state = self._job.start()
     self._batches = iter(data.training(self._job.model, seed, model))
+    return data
 
   def train(self, num_steps: int) -> float:
     start = time.perf_counter()
@@ -168,7 +173,7 @@ class Form(ctr_bench.Trained):
     return self._job.logits(self._state, 'test')['prediction']
 
 
-def _arrays(data: clicks_data.ScenarioData) -> dict[str, np.ndarray]:
+def arrays_of(data: clicks_data.ScenarioData) -> dict[str, np.ndarray]:
   """The clicks for the peers: SPLIT.FIELD, SPLIT.label, ids.FIELD (counts)."""
   sizes = data.sizes
   found = {'ids.user': sizes.num_users, 'ids.item': sizes.num_items}
@@ -179,7 +184,7 @@ def _arrays(data: clicks_data.ScenarioData) -> dict[str, np.ndarray]:
     clicks = data.splits[split]
     for name in clicks.names:
       short = name.removeprefix('column_')
-      if short in ctr_bench.FIELDS:
+      if f'ids.{short}' in arrays:
         arrays[f'{split}.{short}'] = np.ascontiguousarray(clicks.column(name))
     arrays[f'{split}.label'] = clicks.label
   return arrays

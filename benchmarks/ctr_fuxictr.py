@@ -8,7 +8,7 @@ read from a copy of its folder `model_zoo`. The loop is that of its
 `train_epoch`, without the progress bar.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import importlib.util
 import pathlib
 import tempfile
@@ -83,7 +83,13 @@ class _DCNv2(_Model):
     return {'y_pred': self.output_activation(self.fc(both))}
 
 
-def _of_zoo(name: str, zoo: str, features: Any, norm: problem_lib.Norm) -> Any:
+def _of_zoo(
+  name: str,
+  zoo: str,
+  features: Any,
+  norm: problem_lib.Norm,
+  users: Sequence[str],
+) -> Any:
   """A model of FuxiCTR's repository, with the sizes in `ctr_bench`."""
   path = pathlib.Path(zoo, name, 'src', f'{name}.py')
   spec = importlib.util.spec_from_file_location(name, path)
@@ -91,12 +97,12 @@ def _of_zoo(name: str, zoo: str, features: Any, norm: problem_lib.Norm) -> Any:
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   widths = list(problem_lib.WIDTHS)
-  users = [name for name in problem_lib.FIELDS if name != 'item']
   sizes = {
     'FinalMLP': {
       **dict.fromkeys(('mlp1_hidden_units', 'mlp2_hidden_units'), widths),
       **dict.fromkeys(('mlp1_batch_norm', 'mlp2_batch_norm'), norm == 'batch'),
-      **{'fs_hidden_units': [], 'fs1_context': users, 'fs2_context': ['item']},
+      **{'fs_hidden_units': [], 'fs1_context': [*users]},
+      'fs2_context': ['item'],
       'num_heads': problem_lib.NUM_HEADS,
     },
     'MaskNet': {
@@ -120,11 +126,11 @@ def _of_zoo(name: str, zoo: str, features: Any, norm: problem_lib.Norm) -> Any:
 
 def _feature_map(num_ids: Mapping[str, int]) -> Any:
   found = FeatureMap('ctr_bench', '')
-  for name in problem_lib.FIELDS:
+  for name, size in num_ids.items():
     found.features[name] = {
       'source': '',
       'type': 'categorical',
-      'vocab_size': num_ids[name],
+      'vocab_size': size,
     }
   found.labels = ['label']
   found.default_emb_dim = problem_lib.DIM
@@ -136,6 +142,9 @@ def _feature_map(num_ids: Mapping[str, int]) -> Any:
 class Peer(ctr_peers.Peer):
   """One model with FuxiCTR's own loader."""
 
+  # Fields that the gate of FinalMLP's first stream reads.
+  user_fields = tuple(n for n in problem_lib.FIELDS if n != 'item')
+
   def __init__(self, model_zoo: str, **options: Any):
     self._model_zoo = model_zoo
     super().__init__(**options)
@@ -143,7 +152,10 @@ class Peer(ctr_peers.Peer):
   def _make(self, model: str, num_ids: Mapping[str, int]) -> None:
     self._features = _feature_map(num_ids)
     if name := problem_lib.ZOO.get(model):
-      made = _of_zoo(name, self._model_zoo, self._features, self._norm)
+      made = _of_zoo(
+        *(name, self._model_zoo, self._features, self._norm),
+        self.user_fields,
+      )
     else:
       own = _DeepFM if model == 'deepfm' else _DCNv2
       made = own(self._features, self._norm)
@@ -158,7 +170,7 @@ class Peer(ctr_peers.Peer):
         yield {**x, 'label': labels}
     folder = tempfile.TemporaryDirectory()
     path = pathlib.Path(folder.name) / 'train.parquet'
-    names = (*problem_lib.FIELDS, 'label')
+    names = (*self.fields, 'label')
     pq.write_table(pa.table({name: clicks[name] for name in names}), path)
     batches = ParquetDataLoader(
       self._features, str(path), batch_size=problem_lib.BATCH, shuffle=True

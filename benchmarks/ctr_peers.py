@@ -43,8 +43,8 @@ class _MLPModel(torch.nn.Module):
 def make(name: str, num_ids: Mapping[str, int]) -> torch.nn.Module:
   """Creates a model with the sizes in `ctr_bench`."""
   features = [
-    SparseFeature(field, vocab_size=num_ids[field], embed_dim=problem_lib.DIM)
-    for field in problem_lib.FIELDS
+    SparseFeature(field, vocab_size=size, embed_dim=problem_lib.DIM)
+    for field, size in num_ids.items()
   ]
   deep = {'dims': list(problem_lib.WIDTHS)}
   tower = {'dims': list(problem_lib.TOWER_WIDTHS)}
@@ -102,7 +102,7 @@ class Peer(problem_lib.Trained):
     for name, x in arrays.items():
       part, _, field = name.partition('.')
       parts[part][field] = x if x.ndim else int(x)
-    self._test = parts['test']
+    self._test, self.fields = parts['test'], tuple(parts['ids'])
     self._make(model, parts['ids'])
     self._batches = self._endless(loader, parts['train'])
 
@@ -119,7 +119,7 @@ class Peer(problem_lib.Trained):
   def _endless(
     self, loader: str, clicks: Mapping[str, np.ndarray]
   ) -> Iterator[Any]:
-    x = {name: clicks[name] for name in problem_lib.FIELDS}
+    x = {name: clicks[name] for name in self.fields}
     y = clicks['label']
     if loader == 'own':
       generator = DataGenerator(x, y)
@@ -162,8 +162,6 @@ class Peer(problem_lib.Trained):
     with torch.no_grad():
       for start in range(0, len(self._test['label']), 8192):
         part = slice(start, start + 8192)
-        x = {
-          n: torch.from_numpy(self._test[n][part]) for n in problem_lib.FIELDS
-        }
+        x = {n: torch.from_numpy(self._test[n][part]) for n in self.fields}
         parts.append(torch.logit(self._predict(x).double(), eps=1e-7).numpy())
     return np.concatenate(parts)

@@ -228,7 +228,8 @@ def fit(samples: Sequence[Sample]) -> Links:
   Samples along `inter` with `num_lanes=1` determine the cap of one device, the
   others the uplink. A job with one group, or with groups of one device, cannot
   time one of the axes, which then gets the figures of the other. All-gathers
-  inside groups have a bandwidth of their own if other samples are there, too.
+  inside groups have a bandwidth of their own if other samples are there, too,
+  with the same latency.
 
   Raises:
     ValueError: There are no samples along either axis.
@@ -242,11 +243,11 @@ def fit(samples: Sequence[Sample]) -> Links:
     group_size = max([group_size, *(s.group_size for s in along)])
     shared = [s for s in along if axis == INTRA or _lanes(s) == s.group_size]
     gathers = [s for s in shared if axis == INTRA and s.op == 'all_gather']
-    if 0 < len(gathers) < len(shared):
-      gathered = _alpha_beta(gathers)[1]
-      shared = [s for s in shared if s.op != 'all_gather']
-    if shared:
-      per_axis[axis] = _alpha_beta(shared)
+    others = [s for s in shared if s not in gathers] or shared
+    if others:
+      per_axis[axis] = _alpha_beta(others)
+    if 0 < len(others) < len(shared):
+      gathered = _rate(gathers, per_axis[axis][0])
     single = [s for s in along if axis == INTER and _lanes(s) == 1]
     if single and group_size > 1:
       one_lane = _alpha_beta(single)
@@ -276,6 +277,14 @@ def _alpha_beta(samples: Sequence[Sample]) -> tuple[float, float]:
     [s.seconds for s in samples],
   )
   return alpha, 1 / beta
+
+
+def _rate(samples: Sequence[Sample], latency: float) -> float:
+  """Bytes/s of a device that, with such a latency of a step, fit gathers."""
+  steps, times = np.array([(_size(s) - 1, s.seconds) for s in samples]).T
+  rates = steps * [s.num_bytes / _size(s) for s in samples] / times
+  beta = rates @ (1 - latency * steps / times) / (rates @ rates)
+  return float(1 / beta if beta > 0 else np.max(rates))
 
 
 def fit_line(

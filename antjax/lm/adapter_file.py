@@ -44,7 +44,7 @@ _HARMLESS = {
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
   'bias': ('none',),
   # Others change the base model's weights.
-  'init_lora_weights': (True, 'gaussian'),
+  'init_lora_weights': (True, 'gaussian', 'orthogonal', 'eva'),
 }
 
 
@@ -69,8 +69,11 @@ def load(
   family = families.family_of(config_json.write_config(model.config))
   source, layers = _Folder(hub.local(path), family), model.layers
   leaves: dict[str, np.ndarray] = {}
+  # Phi-3 computes what Llama or Mistral does, under names of its own.
+  if any(re.search(r'\.(qkv|gate_up)_proj\.', x) for x in source.unused):
+    family = families.FAMILIES['phi3']
   for target, (modules, span, num_outputs) in _targets(
-    model, first_layer
+    model, first_layer, family
   ).items():
     shape = layers.matrix(target).shape[1], num_outputs
     found = [source.read(module, span, shape) for module in modules]
@@ -130,7 +133,8 @@ def save(
   if (folder / CONFIG_NAME).exists():
     raise FileExistsError(f'{folder} holds an adapter; give another folder.')
   wholes: dict[tuple[str, ...], list[str]] = {}
-  for target, place in _targets(model, first_layer).items():
+  family = families.family_of(config_json.write_config(model.config))
+  for target, place in _targets(model, first_layer, family).items():
     wholes.setdefault(place.modules, []).append(target)
   is_dora = any(hasattr(model.layers, f'{t}_lora_m') for t in lora.TARGETS)
   tensors: dict[str, np.ndarray] = {}
@@ -175,9 +179,10 @@ class _Target(NamedTuple):
   num_outputs: int  # Of the module.
 
 
-def _targets(model: Transformer, first_layer: int) -> dict[str, _Target]:
+def _targets(
+  model: Transformer, first_layer: int, family: families.Family
+) -> dict[str, _Target]:
   """Matrices that may have adapters; parts of a tensor are in its order."""
-  family = families.family_of(config_json.write_config(model.config))
   names = families.tensor_names(family, model.config)['layers']
   sizes = {
     target: getattr(model.layers, target)[...].shape
@@ -202,6 +207,27 @@ def _targets(model: Transformer, first_layer: int) -> dict[str, _Target]:
     )
     for target, (whole, start) in found.items()
   }
+
+
+def _is_chosen(fields: Mapping[str, Any], module: str) -> bool:
+  """Whether the settings name a module, as PEFT has it."""
+
+  def is_named(names: Any) -> bool:
+    if isinstance(names, str):
+      return re.fullmatch(names, module) is not None
+    return any(f'.{module}'.endswith(f'.{name}') for name in names)
+
+  targets, layers = (
+    fields.get(x) for x in ('target_modules', 'layers_to_transform')
+  )
+  if (out := fields.get('exclude_modules')) and is_named(out):
+    return False
+  if not targets or targets == 'all-linear':
+    return True
+  layers = [layers] if isinstance(layers, int) else layers
+  found = re.match(r'.*\.[^.]*\.(\d+)\.', module)
+  is_layer = not layers or (found and int(found[1]) in layers)
+  return is_named(targets) and (is_layer or isinstance(targets, str))
 
 
 class _Folder:
@@ -244,6 +270,12 @@ class _Folder:
     if not found:
       return {}
     theirs = found[0].removeprefix(_PREFIX).rpartition('.lora_')[0]
+    if not _is_chosen(self._fields, theirs):
+      raise ValueError(
+        f'{self.path / CONFIG_NAME}: target_modules, exclude_modules or'
+        f' layers_to_transform leave out {theirs}, of which there are tensors'
+        ' that PEFT would not use; needed is a folder without them.'
+      )
     rank, scale = self._setting(theirs)
     shapes = {'a': (rank, shape[0]), 'b': (shape[1], rank), 'm': shape[1:]}
     for part, name in names.items():

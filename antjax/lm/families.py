@@ -20,6 +20,7 @@ from antjax.lm.family_tables import Family as Family
 PyTree = Any
 # (name, bytes, function that returns the array)
 Tensor = tuple[str, int, Callable[[], np.ndarray]]
+_ROWS = 8192  # Compared at once.
 
 
 def family_of(fields: Mapping[str, Any], path: Any = 'config.json') -> Family:
@@ -99,6 +100,35 @@ def is_ignored(family: Family, name: str, config: Config) -> bool:
   if name == 'lm_head.weight':
     return not config.causal or config.tie_embeddings
   return re.search(family.ignored, name) is not None
+
+
+def check_tied(
+  source: Any, config: Config, files: Mapping[str, str], embed: str
+) -> None:
+  """Checks that a tied model's file has no output layer of its own.
+
+  `files` are the names in the file of those that we write.
+
+  Raises:
+    ValueError: It has one. Transformers ties it before version 5 only.
+  """
+  name = files.get('lm_head.weight')
+  if name is None or not (config.causal and config.tie_embeddings):
+    return
+  both = name, files[embed]
+  size, width = source.shapes[files[embed]]
+
+  def is_equal(start: int) -> bool:
+    rows = slice(start, min(start + _ROWS, size)), slice(0, width)
+    return np.array_equal(*(source.read(x, rows) for x in both))
+
+  is_same = source.shapes[name] == (size, width)
+  if not is_same or not all(map(is_equal, range(0, size, _ROWS))):
+    raise ValueError(
+      f'config.json says tie_word_embeddings=true, but {name} differs from'
+      f' {files[embed]}. Set tie_word_embeddings to false to use {name}, or'
+      ' leave the tensor out.'
+    )
 
 
 class SplitSource:

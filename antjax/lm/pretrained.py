@@ -79,6 +79,7 @@ def load_pretrained(
   needed = _needed(family, names, shapes)
   source = families.SplitSource(source, family, needed)
   files = _match(path, family, config, needed, source)
+  families.check_tied(source, config, files, names['embed'][0])
   if shardings is None:
     shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   if isinstance(shardings, Sharding):

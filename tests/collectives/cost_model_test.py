@@ -133,6 +133,10 @@ def test_fit_tells_gathers_from_what_is_summed():
   got = cost_model.fit(samples)
   assert got.intra_bytes_per_s == pytest.approx(2.5e9, rel=1e-3)
   assert got.intra_gather_bytes_per_s == pytest.approx(1e9, rel=1e-3)
+  # Gathers that take no more than the latency are as fast as the fastest.
+  quick = [dataclasses.replace(s, seconds=8e-5) for s in samples[:3]]
+  got = cost_model.fit([*quick, *samples[3:]])
+  assert got.intra_gather_bytes_per_s == pytest.approx(7.5e6 / 8e-5)
 
 
 def test_a_burst_makes_no_link_faster_than_its_long_messages():

@@ -108,12 +108,47 @@ def test_an_adapter_of_a_part(tmp_path):
     ({'init_lora_weights': 'pissa'}, "init_lora_weights='pissa'"),
     ({'use_bdlora': True}, 'use_bdlora=True'),
     ({'r': 3}, r'q_proj.lora_A.weight of shape \(3, 32\)'),
+    (
+      {'target_modules': ['v_proj']},
+      'leave out model.layers.0.self_attn.q_proj',
+    ),
+    (
+      {'target_modules': '.*v_proj'},
+      'leave out model.layers.0.self_attn.q_proj',
+    ),
+    ({'exclude_modules': ['q_proj']}, 'leave out .*0.self_attn.q_proj'),
+    ({'layers_to_transform': 0}, 'leave out model.layers.1.self_attn.q_proj'),
   ],
 )
 def test_other_kinds_are_refused_by_name(tmp_path, fields, message):
   folder_of(tmp_path, 'lora', **fields)
   with pytest.raises(ValueError, match=message):
     adapter_file.load(tmp_path, base())
+
+
+def test_an_adapter_of_phi3_fits_a_model_that_is_a_llama(tmp_path):
+  model = base()  # As Phi-3's, whose tensors are fused.
+  lora.add(model, rank=2, targets=('query', 'key', 'value'), rngs=nnx.Rngs(0))
+  layers = model.layers
+  for name in ('query', 'key', 'value'):
+    b = getattr(layers, f'{name}_lora_b')
+    b[...] = jnp.cos(jnp.arange(b.size)).reshape(b.shape)
+    getattr(layers, f'{name}_lora_a')[...] = layers.query_lora_a[...]
+  tensors = {}
+  for i in range(model.config.num_layers):
+    key = f'base_model.model.model.layers.{i}.self_attn.qkv_proj.lora_'
+    b = [getattr(layers, f'{x}_lora_b')[i] for x in ('query', 'key', 'value')]
+    tensors[f'{key}A.weight'] = np.array(layers.query_lora_a[i].T)
+    tensors[f'{key}B.weight'] = np.array(jnp.concatenate(b, axis=1).T)
+  safetensors.numpy.save_file(tensors, tmp_path / adapter_file.FILE_NAME)
+  fields = {'peft_type': 'LORA', 'r': 2, 'target_modules': ['qkv_proj']}
+  fields['lora_alpha'] = 2 * model.config.lora_scale
+  (tmp_path / adapter_file.CONFIG_NAME).write_text(json.dumps(fields))
+  read = base()
+  adapter_file.load(tmp_path, read)
+  np.testing.assert_allclose(
+    read.logits(TOKENS), model.logits(TOKENS), atol=1e-6
+  )
 
 
 def test_a_tensor_of_no_layer_is_refused(tmp_path):

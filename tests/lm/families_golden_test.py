@@ -130,6 +130,8 @@ def test_transformers_reads_what_we_write(tmp_path):
     ('t5', {'dense_act_fn': 'silu'}, 'is that of feed_forward_proj='),
     # Theirs is 32 in every file.
     ('mpnet', {'relative_attention_num_buckets': 64}, 'num_buckets=64 is not'),
+    # Theirs has the field and does not apply it.
+    ('gemma3_text', {'attn_logit_softcapping': 2.0}, 'is not known of a gemma'),
     # Theirs is a window even if use_sliding_window is false.
     (
       'smollm3',
@@ -145,6 +147,18 @@ def test_contradictions_that_transformers_resolves_are_refused(
   config_json.read_config(written)
   with pytest.raises(ValueError, match=message):
     config_json.read_config({**written, **fields})
+
+
+def test_the_original_length_of_phi3_is_that_of_transformers():
+  # Theirs is 4096 if left out, whatever rope_parameters say.
+  fields = dict(TEXTS['phi3 long']['config'])
+  assert '"original_max_position_embeddings": 8' in (
+    config_json.read_config(fields).rope_scaling
+  )
+  del fields['original_max_position_embeddings']
+  assert '"original_max_position_embeddings": 4096' in (
+    config_json.read_config(fields).rope_scaling
+  )
 
 
 def test_every_family_of_the_tables_is_here():

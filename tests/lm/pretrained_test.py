@@ -75,6 +75,11 @@ def test_names_and_prefixes_of_other_classes_are_known(folder):
   edit(folder, lambda ts: ts | {'rotary_emb.inv_freq': np.ones(4)})
   same_bits(pretrained.load_pretrained(folder)[1], expected)
   edit_config(folder, tie_word_embeddings=True)
+  with pytest.raises(
+    ValueError, match='but lm_head.weight differs from embed_t'
+  ):
+    pretrained.load_pretrained(folder)
+  edit(folder, lambda ts: ts | {'lm_head.weight': ts['embed_tokens.weight']})
   tied, params = pretrained.load_pretrained(folder)
   assert tied == dataclasses.replace(config, tie_embeddings=True)
   assert 'lm_head' not in params

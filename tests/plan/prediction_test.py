@@ -5,6 +5,7 @@
 Of docs/plan.md: the figures that the planner's page states of its error.
 """
 
+import functools
 import json
 import pathlib
 
@@ -14,9 +15,13 @@ import optax
 import pytest
 
 from antjax.collectives.cost_model import Links
+from antjax.layers.functional import Functional
+from antjax.lm import Transformer
+from antjax.mesh.mesh import make_mesh
 from antjax.mesh.paro import PaRO
-from antjax.plan import moves, planner, step_time
+from antjax.plan import census, event_model, moves, planner, step_time
 from antjax.train.state import Layout
+from antjax.train.trainer import Trainer
 from benchmarks import paro_steps, published_pairs
 from tests.jobs import toy_model
 
@@ -125,6 +130,38 @@ def test_links_timed_on_idle_devices_are_too_fast_for_gathers():
   print(np.median(found), np.quantile(found, 0.9), orders)
   assert np.median(found) < 0.1
   assert np.quantile(found, 0.9) > 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('code', ['NIG', 'GGG', 'NNN', 'IIG'])
+def test_a_compiled_step_takes_as_long_by_its_text(code):
+  """Nothing overlaps on CPUs, so the event model must equal the planner."""
+  sizes, links = paro_steps.Sizes(), links_of_one_host()
+  _, summary = rows_of('paro_virtual-4x2_2026-11')
+  *_, (plan, took) = clusters(links)
+  mesh = make_mesh(intra=_DEVICES)
+  trainer = Trainer(
+    functools.partial(paro_steps.loss_fn, sizes),
+    paro_steps.optimizer(),
+    mesh=mesh,
+    paro=code,
+    num_micro_batches=sizes.num_micro_batches,
+    scanned=paro_steps.is_stack,
+  )
+  state = trainer.init(Functional(Transformer, sizes.config()).init)
+  tokens = np.concatenate([sizes.tokens(i) for i in range(mesh.size)])
+  inputs = trainer.step_inputs({'tokens': tokens})
+  text = trainer.compiled_step().lower(state, inputs).compile().as_text()
+  program = census.program(text, mesh.shape)
+
+  def run(flops_per_s):
+    device = event_model.Device(flops_per_s, 1e30)
+    return event_model.run(program, plan.cluster, device)
+
+  # Computation is given, as to the planner.
+  found = run(run(1.0).compute_s / summary['compute_s'])
+  assert found.step_s == pytest.approx(plan.row(code).step_s, rel=5e-3)
+  assert found.step_s == pytest.approx(took[code], rel=0.1)
 
 
 def predicted_shares(kind, code, num_micro_batches, **options):
