@@ -285,9 +285,10 @@ class ClickScorer(loader.Model):
       left, right = data[cross['left']], data[cross['right']]
       codes_V = arrays[f'cross:{cross["name"]}']
       code = left.astype(np.int64) * cross['num_right'] + right
-      known = np.isin(code, codes_V) & (right < cross['num_right'])
-      place = np.searchsorted(codes_V, code) + 1
-      made[cross['name']] = np.where(known, place, 0).astype(np.int32)
+      place = np.searchsorted(codes_V, code)  # np.isin would sort all of them.
+      known = (place < len(codes_V)) & (right < cross['num_right'])
+      known[known] = codes_V[place[known]] == code[known]
+      made[cross['name']] = np.where(known, place + 1, 0).astype(np.int32)
     for name, way in self.clicks['numbers'].items():
       if way == 'bins':
         place = np.searchsorted(arrays[f'edges:{name}'], numbers[name]) + 1
