@@ -95,7 +95,7 @@ _OVER_BUDGET = {
   'antjax/embedding': 4_236,
   'antjax/elastic': 11_040,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_683,  # 120 of them adapters of fused tensors, 45 dropout.
-  'antjax/jobs': 18_715,  # 490 of them the server; docs/design/house.md.
+  'antjax/jobs': 18_726,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_412,
@@ -109,7 +109,7 @@ _OVER_BUDGET = {
   # ours, with the same norms and seeds, and layers alone, 220 tables in files,
   # 219 published speed-ups beside predicted ones.
   'benchmarks': 14_663,
-  'tests': 68_317,  # See docs/design/house.md.
+  'tests': 68_359,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -8,6 +8,7 @@ docs/data.md.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import pathlib
 from typing import Annotated, Any, Literal, TypeVar
 
 from flax import nnx
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 import optax
 
 from antjax.embedding import rounding
+from antjax.embedding.home import HomeConfig
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adam, RowWiseAdagrad
 from antjax.embedding.table import EmbeddingTables
@@ -75,6 +77,15 @@ class ModelConfig(load.NetworkConfig):
     Literal['adam', 'rowwise_adagrad'],
     'Optimizer of the touched embedding rows.',
   ] = 'adam'
+  device_rows: Annotated[
+    int,
+    'Rows of each table on all devices together. Further ones, in float32, are'
+    ' in files on a local disk, and those of the next steps, support and query,'
+    ' are brought ahead: so tables may be larger than the memory. 0: all rows.',
+  ] = 0
+  home: Annotated[
+    str, 'Folder of the files of device_rows. Empty: the run folder.'
+  ] = ''
   table_learning_rate: Annotated[
     float, 'Peak rate of the embedding rows; follows the dense schedule.'
   ] = 0.006
@@ -99,6 +110,16 @@ class ModelConfig(load.NetworkConfig):
     self.of(load.load(self.kind, 'model.kind'))
     if self.embedding_dim < 1:
       raise ValueError(f'embedding_dim={self.embedding_dim} must be positive.')
+    if self.home and not self.device_rows:
+      raise ValueError(
+        f'model.home={self.home}: nothing is there; say how many rows of a'
+        ' table stay on the devices, as in model.device_rows=1000000.'
+      )
+    if self.device_rows and self.table_level == 'plan':
+      raise ValueError(
+        f'model.device_rows={self.device_rows} and model.table_level=plan: a'
+        ' plan is of whole tables; use auto, intra or global.'
+      )
     for name in ('id_dropout', 'task_id_dropout'):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(f'{name}={getattr(self, name)} must be in [0, 1).')
@@ -111,6 +132,13 @@ class ModelConfig(load.NetworkConfig):
         f' {sorted(unknown)}; it has {sorted(features)}.'
       )
     return {name: features[name] for name in self.features or features}
+
+  def home_of(self, run_dir: pathlib.Path, name: str) -> HomeConfig | None:
+    """Where the rows are of a model of a run that are not on the devices."""
+    if not self.device_rows:
+      return None
+    folder = pathlib.Path(self.home or run_dir) / name / 'rows'
+    return HomeConfig(folder=str(folder), device_rows=self.device_rows)
 
   def dims(self, features: Sequence[str]) -> dict[str, int]:
     """Feature -> width of its embedding."""
@@ -220,12 +248,16 @@ class MetaRecommender:
   # Random key -> parameters of the network.
   init_fn: Callable[[jax.Array], PyTree]
   features: Mapping[str, int]  # Feature -> maximum number of its values.
-  # Function from a learning rate to the same tables with that rate.
-  tables_fn: Callable[[float | optax.Schedule], EmbeddingTables]
+  # Function from a learning rate and a home to the same tables with these.
+  tables_fn: Callable[
+    [float | optax.Schedule, HomeConfig | None], EmbeddingTables
+  ]
 
-  def at_table_rate(self, rate: float | optax.Schedule) -> 'MetaRecommender':
-    """The same model with another learning rate of embedding rows."""
-    tables = self.tables_fn(rate)
+  def at_table_rate(
+    self, rate: float | optax.Schedule, home: HomeConfig | None = None
+  ) -> 'MetaRecommender':
+    """The same model with another learning rate, and home, of its rows."""
+    tables = self.tables_fn(rate, home)
     model = dataclasses.replace(self.task_model, tables=tables)
     return dataclasses.replace(self, tables=tables, task_model=model)
 
@@ -257,6 +289,7 @@ def build(
   *,
   label_kind: str = 'rating',
   num_numeric: int = 0,
+  home: HomeConfig | None = None,
 ) -> MetaRecommender:
   """Makes a model for the features that a data set describes.
 
@@ -269,11 +302,17 @@ def build(
       `antjax.embedding.planner.plan_tables`.
     label_kind: 'rating' or 'click'.
     num_numeric: Number of numeric inputs per row.
+    home: Where rows are that are not on the devices, by `config.home_of`.
 
   Raises:
     ValueError: The config names an unknown feature, asks for a plan without
-      `place_fn`, or the labels are of another kind.
+      `place_fn` or for rows in files without `home`, or the labels are of
+      another kind.
   """
+  if config.device_rows and home is None:
+    raise ValueError(
+      f'build(device_rows={config.device_rows}): pass the home of the rows.'
+    )
   features = config.chosen(features)
   names = tuple(features)
   dims, ways = config.dims(names), config.ways(names)
@@ -295,12 +334,15 @@ def build(
       raise ValueError("build(table_level='plan'): pass a place_fn.")
     specs = place_fn(specs)
 
-  def tables_fn(rate: float | optax.Schedule) -> EmbeddingTables:
+  def tables_fn(
+    rate: float | optax.Schedule, home: HomeConfig | None
+  ) -> EmbeddingTables:
     return EmbeddingTables(
       [dataclasses.replace(spec, optimizer=optimizer(rate)) for spec in specs],
       {name: name for name in names},
       mesh=mesh,
       payload_dtype=config.table_payload,
+      home=home,
     )
 
   label = LabelKind.of(label_kind)
@@ -318,7 +360,7 @@ def build(
 
   network = Functional(make)
   tables = tables_fn(
-    config.table_learning_rate if table_rate is None else table_rate
+    config.table_learning_rate if table_rate is None else table_rate, home
   )
   has_context = 'support' in load.load(config.kind).needs
   task_model = meta_loss.TaskModel(

@@ -117,6 +117,9 @@ def test_a_config_file_repeats_the_run_on_one_process(data, tmp_path):
     (['--model.embedding_dims=foo=4'], 'embedding_dims=foo=4: say feature='),
     (['--model.embedding_dims=age=0'], 'age=0 is no positive width'),
     (['--model.pooling=genres=max'], 'genres=max; use mean or sum'),
+    (['--model.home=x'], 'as in model.device_rows=1000000'),
+    (['--model.device_rows=9', '--model.table_level=plan'], 'of whole tables'),
+    (['--model.device_rows=9', '--keys.rows=item=9'], 'model.device_rows=9'),
     (['--run_dir=/proc/x'], 'choose one that you may write to'),
   ],
 )
@@ -169,3 +172,42 @@ def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
   assert 'is of another model: params' in done.stdout
   assert 'Use another run folder' in done.stdout
   assert 'Traceback' not in done.stdout
+
+
+@pytest.mark.slow
+def test_rows_in_files_give_the_same_bits_after_kill_9(tmp_path):
+  """Support and query read them, and each task's rows adapt."""
+  one = {'env': warm_python.env_of(1)}  # Bits are those of one device.
+  source = movielens_fixture.Fixture(num_users=120, num_items=300)
+  processes.run(
+    *('-m', 'launch.prepare_data', f'--out={tmp_path}/tasks'),
+    f'--source={source.write_original(tmp_path / "source")}',
+    *('--allow_other_counts', '--split.query_size=4', '--split.min_ratings=7'),
+  )
+  same = '-m launch.train_gmeta --num_steps=40 --checkpoint_every=8'.split()
+  same += '--joint_steps=6 --inner.adapt=all --num_resamples=0'.split()
+  same = (*same[:2], *FLAGS, *same[2:], f'--data={tmp_path}/tasks')
+
+  def of(name, *flags):
+    return *same, f'--run_dir={tmp_path}/{name}', *flags
+
+  processes.run(*of('whole'), **one)
+  files = of('files', '--model.device_rows=90', f'--model.home={tmp_path}/home')
+  job = processes.Program(*files, **one)
+  job.wait_for(lambda: len(logged_steps(tmp_path / 'files/meta')) >= 12)
+  assert job.end(signal.SIGKILL) == -signal.SIGKILL
+  assert (tmp_path / 'home/meta/rows/item/rows').stat().st_size
+  processes.run(*files, **one)
+  kept = {}
+  for name in ('whole', 'files'):
+    folder, out = tmp_path / name, tmp_path / f'{name}_model'
+    processes.run(
+      *('-m', 'launch.export_gmeta', f'--run_dir={folder}', f'--out={out}')
+    )
+    kept[name] = (
+      json.loads((folder / 'results.json').read_text())['results'],
+      [dict(logged(folder / model)) for model in ('meta', 'joint')],
+      {f.name: f.read_bytes() for f in (out / 'tables').glob('*.npy')},
+    )
+  assert kept['files'] == kept['whole']
+  assert len(kept['whole'][1][0]) == 40 and kept['whole'][2]

@@ -112,6 +112,7 @@ class Config(TrainingConfig):
     others = {
       'init_from': self.init_from,
       'row_staleness': self.row_staleness,
+      'model.device_rows': self.model.device_rows,
       'per_task_steps': self.per_task_steps,
       'algorithm': self.algorithm * (self.algorithm == 'per_task'),
     }

@@ -109,11 +109,13 @@ def exported(
       dataclasses.replace(
         run.model,
         kind=algorithm.network or run.model.kind,
-        table_level='none',  # On one device all levels are the same.
+        # On one device all levels are the same, but where rows are in files.
+        table_level=run.model.table_level if run.model.device_rows else 'none',
       ),
       mesh,
       label_kind=description.get('kind', 'rating'),
       num_numeric=len(numeric),
+      home=run.model.home_of(run_folder, MODEL),
     )
     for some in (features, run.keys.of(features))
   )

@@ -29,7 +29,7 @@ from antjax.jobs import trainer as trainer_lib
 from antjax.jobs.gmeta import report as gmeta_report
 from antjax.jobs.gmeta import scores as gmeta_scores
 from antjax.jobs.gmeta.config import Config
-from antjax.jobs.gmeta.data import TaskBatches
+from antjax.jobs.gmeta.data import MODELS, TaskBatches
 from antjax.jobs.gmeta.methods import Methods
 from antjax.mesh import mesh as mesh_lib
 from antjax.mesh.gather import gather_json
@@ -64,6 +64,7 @@ def train(config: Config, job: job_lib.Job) -> list[dict[str, Any]]:
     place_fn=functools.partial(_placed, config, job, tasks),
     label_kind=tasks.kind,
     num_numeric=len(description.get('numeric', ())),
+    home=config.model.home_of(job.run_dir, MODELS[0]),
   )
   methods = Methods(config, job, recommender, tasks).train()
   results = gmeta_scores.evaluate_methods(

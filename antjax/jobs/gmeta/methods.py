@@ -92,18 +92,22 @@ class Methods:
 
   def _joint(self) -> Method:
     config, recommender = self._config, self._recommender
-    if config.joint_steps != config.num_steps:
+    if config.joint_steps != config.num_steps or config.model.device_rows:
       # The rate of the rows falls with this model's steps, too.
-      recommender = recommender.at_table_rate(
-        config.optimizer.schedule(
-          config.joint_steps, config.model.table_learning_rate
-        )
-      )
+      recommender = self._with_rows('joint', config.joint_steps)
     loss_fn = meta_loss.joint_loss_fn(recommender.task_model)
     trainer, state = self._fit(
       'joint', recommender, [Stage(config.joint_steps, loss_fn)], _STILL
     )
     return Method(trainer, state, _STILL)
+
+  def _with_rows(self, name: str, num_steps: int) -> MetaRecommender:
+    """The model for a training of its own: rate and home of its rows."""
+    model, job = self._config.model, self._job
+    return self._recommender.at_table_rate(
+      self._config.optimizer.schedule(num_steps, model.table_learning_rate),
+      model.home_of(job.run_dir, name) if model.device_rows else None,
+    )
 
   def _parts(self) -> tuple[str, ...]:
     """Sets of leaves that fine-tuning tries: not each network has a head."""
@@ -117,9 +121,12 @@ class Methods:
   def _per_task(self, num_steps: int) -> Method:
     """No training but that of each task, from the initial parameters."""
     loss_fn = meta_loss.joint_loss_fn(self._recommender.task_model)
-    trainer = self._trainer(loss_fn, self._recommender, 1, _STILL)
+    recommender = self._recommender
+    if self._config.model.device_rows:
+      recommender = self._with_rows('per_task', 1)
+    trainer = self._trainer(loss_fn, recommender, 1, _STILL)
     state = trainer.init(
-      self._recommender.init_params(_STILL), seed=self._config.seed
+      recommender.init_params(_STILL), seed=self._config.seed
     )
     method = Method(trainer, state, _STILL)
     return method._replace(
