@@ -105,10 +105,9 @@ class TextMaker:
       part = offsets[start : start + _ITEMS_AT_ONCE + 1]
       tokens = np.asarray(self.cache.tokens[part[0] : part[-1]], np.int64)
       items = np.repeat(np.arange(len(part) - 1), np.diff(part))
-      pairs = items * vocab_size + tokens
-      # With counts it sorts; else it hashes, which takes many times as long.
-      of_title = np.unique(pairs, return_counts=True)[0] % vocab_size
-      counts += np.bincount(of_title, minlength=vocab_size)
+      # With counts np.unique sorts; else it hashes, in many times as long.
+      pairs, _ = np.unique(items * vocab_size + tokens, return_counts=True)
+      counts += np.bincount(pairs % vocab_size, minlength=vocab_size)
     found = np.log1p((self.num_items - 1) / (1 + counts)).astype(np.float32)
     found[list(self.marks.leading + self.marks.trailing)] = 0
     return found

@@ -292,8 +292,7 @@ class ClickScorer(loader.Model):
     for name, way in self.clicks['numbers'].items():
       if way == 'bins':
         place = np.searchsorted(arrays[f'edges:{name}'], numbers[name]) + 1
-        bins = np.where(np.isnan(numbers[name]), 0, place)
-        made[name] = bins.astype(np.int32)
+        made[name] = place.astype(np.int32) * ~np.isnan(numbers[name])
     found = {}
     for name in (*_FIRST, *self.clicks['fields']):
       found[name] = made[name] if name in made else data[name]
