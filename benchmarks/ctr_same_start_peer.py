@@ -115,6 +115,9 @@ def _masknet(model: Any, fill: _Filler) -> None:
   fill.block(model.mask_net.dnn, 'out/mlp', 'out/out')
 
 
+_FILL = {f.__name__: f for f in (_dcnv2, _deepfm, _finalmlp, _masknet)}
+
+
 class Peer(ctr_fuxictr.Peer):
   """A model; all training clicks are a batch."""
 
@@ -134,17 +137,14 @@ class Peer(ctr_fuxictr.Peer):
     fill = _Filler(arrays)
     with torch.no_grad():
       fill.tables(self._model.embedding_layer)
-      globals()[f'_{model}'](self._model, fill)
+      _FILL[f'_{model}'](self._model, fill)
     assert not fill.left, f'not copied: {[*fill.left]}'
     batch = {n: torch.from_numpy(x) for n, x in parts['train'].items()}
     self._batches = iter(lambda: batch, None)
     self._num_clicks = len(batch['label'])
 
   def train(self, num_steps: int) -> float:
-    """Trains a new model; variances are those of a batch, as ours are.
-
-    PyTorch averages n / (n - 1) of them.
-    """
+    """Trains a new model; PyTorch averages variances by n - 1, ours by n."""
     found = super().train(num_steps)
     share = (self._num_clicks - 1) / self._num_clicks
     for module in self._model.modules():

@@ -22,8 +22,6 @@ from antjax.plan import census, hlo_text, op_cost
 from antjax.plan.census import Collective
 from antjax.plan.op_cost import Instruction
 
-_MEETING = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
-_CHAIN = re.compile(r'chain_id="(\w+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _BODY = re.compile(r'body=%?([\w.\-]+)')
 
@@ -92,7 +90,7 @@ class _Model:
     meetings = {
       met[1]: x.name
       for x in listed.values()
-      if x.op == 'send' and (met := _MEETING.search(x.rest))
+      if x.op == 'send' and (met := hlo_text.RENDEZVOUS.search(x.rest))
     }
     last = {c: x.name for x in listed.values() for c in self._chains(x)}
     for x in listed.values():
@@ -103,7 +101,7 @@ class _Model:
         end = ends.pop(first, 0.0)
         ends[x.name] = max(end, self._start(later.pop(first, ())))
       elif x.op in ('send', 'recv'):
-        met = _MEETING.search(x.rest)
+        met = hlo_text.RENDEZVOUS.search(x.rest)
         sent = meetings.get(met[1], x.name) if met else x.name
         if sent not in ends:
           ends[sent] = self._start([sent])
@@ -210,5 +208,6 @@ class _Model:
       chain[1]
       for called in hlo_text.called(x.rest)
       for inner in self._costs.instructions(called).values()
-      if (chain := _CHAIN.search(inner.rest)) and chain[1] in self._by_chain
+      if (chain := hlo_text.CHAIN.search(inner.rest))
+      and chain[1] in self._by_chain
     }

@@ -15,8 +15,6 @@ from antjax.plan import hlo_text
 
 _INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\(')
 _OPERAND = re.compile(r'\(%?([\w.\-]+)')
-_RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
-_CHAIN = re.compile(r'chain_id="(\w+)"')
 # Product kernels of libraries, Triton and Pallas.
 _KERNELS = re.compile(
   r'custom_call_target="(?:__cublas|__cudnn|__triton|tpu_custom_call)'
@@ -78,7 +76,7 @@ class _Reader:
         continue
       if op in ('send', 'recv') or op.endswith('-start'):
         names = {name}
-        if meeting := _RENDEZVOUS.search(rest):
+        if meeting := hlo_text.RENDEZVOUS.search(rest):
           # The send represents both; the receive is what blocks.
           names = meetings.setdefault(meeting[1], set())
           names.add(name)
@@ -131,7 +129,7 @@ class _Reader:
     found: dict[str, set[str]] = {}
     for computation in called:
       for name, op, rest in self._instructions(computation):
-        chain = _CHAIN.search(rest)
+        chain = hlo_text.CHAIN.search(rest)
         if chain and _COLLECTIVE.match(op):
           found.setdefault(chain[1], set()).add(name)
     return found

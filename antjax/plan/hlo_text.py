@@ -11,6 +11,9 @@ import re
 
 import numpy as np
 
+# What the parts of one transfer, or of one collective in fusions, share.
+RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
+CHAIN = re.compile(r'chain_id="(\w+)"')
 _CALLED = re.compile(
   r'(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)'
 )
