@@ -37,8 +37,8 @@ Keys of a line:
   wire_bytes_per_step     the same, counted by the hosts' interfaces, including
                           headers and acknowledgements
   predicted_s             the planner's step, from links timed in the same run
-                          beside products and computation timed separately
-  predicted_alone_s       the same with links timed without products
+                          and computation timed separately
+  predicted_beside_s       the same with links timed beside products
   efficiency              with several --hosts: step time on the fewest hosts
                           over that on these, at the same work per device
 
@@ -154,7 +154,7 @@ def _line(
   config: Config,
   case: dict[str, Any],
   row: planner.Row | None,
-  alone: planner.Row | None,
+  beside: planner.Row | None,
 ) -> dict[str, Any]:
   """The line of one code or peer."""
   step_s = statistics.median(case['seconds'])
@@ -182,7 +182,7 @@ def _line(
     line['planned_state_bytes_per_device'] = row.state_bytes
     line['planned_inter_bytes_per_step'] = round(row.inter_bytes_per_step)
     line['predicted_s'] = row.step_s
-    line['predicted_alone_s'] = alone.step_s if alone else None
+    line['predicted_beside_s'] = beside.step_s if beside else None
   line['seconds'] = case['seconds']
   line['last_loss'] = case['losses'][-1]
   line['compile_s'] = case['compile_s']
@@ -208,7 +208,7 @@ def _errors(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Relative errors of both predictions, and their rank correlations."""
   took = np.array([x['step_s'] for x in lines])
   found = {}
-  for name in ('predicted_s', 'predicted_alone_s'):
+  for name in ('predicted_s', 'predicted_beside_s'):
     predicted = np.array([x[name] for x in lines])
     sizes = np.abs(predicted / took - 1)
     found[name] = {
@@ -271,7 +271,7 @@ def _summary(
     },
     'errors': _errors(ours),
     'links': result['links'],
-    'links_alone': result['links_alone'],
+    'links_beside': result['links_beside'],
     'collectives': config.collectives or 'default',
     'dtype': 'float32',
     'sizes': dataclasses.asdict(config.sizes),
@@ -318,13 +318,13 @@ def main(config: Config) -> None:
     sys.exit(f'paro_bench: {error}')
   alone, *cases = result['cases']
   compute_s = statistics.median(alone['seconds'])
-  links, links_alone = (
+  links, links_beside = (
     cost_model.Links(**result[name] | {'timings': ()})
-    for name in ('links', 'links_alone')
+    for name in ('links', 'links_beside')
   )
   lines = []
   for case in cases:
-    rows = (_row(config, x, compute_s, case) for x in (links, links_alone))
+    rows = (_row(config, x, compute_s, case) for x in (links, links_beside))
     lines.append(_line(config, case, *rows))
   by_case = {(x['code'], x['hosts']): x for x in lines}
   for line in lines:

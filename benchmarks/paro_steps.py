@@ -237,9 +237,9 @@ def _is_p(x: Any) -> bool:
 def time_on_host(order: dict[str, Any]) -> None:
   """Times the links, then a step of each (code or peer, number of hosts)."""
   world = make_mesh(intra=jax.local_device_count())
-  links, alone = (
+  links, beside = (
     cost_model.fit(measure.samples(world, _LINK_BYTES, 3, is_beside))
-    for is_beside in (True, False)
+    for is_beside in (False, True)
   )
   sizes = Sizes(**order['sizes'])
   steps = [
@@ -247,8 +247,8 @@ def time_on_host(order: dict[str, Any]) -> None:
     for name, num_hosts in order['cases']
   ]
   cases = host_steps.take_turns(steps, order['rounds'], num_warm_ups=1)
-  found = dataclasses.asdict(links), dataclasses.asdict(alone)
-  host_steps.report(cases=cases, links=found[0], links_alone=found[1])
+  found = dataclasses.asdict(links), dataclasses.asdict(beside)
+  host_steps.report(cases=cases, links=found[0], links_beside=found[1])
 
 
 def _make_step(

@@ -2,10 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times collectives on the available devices to measure link speeds.
 
-In a step a collective waits for devices that still compute, and where devices
-share cores, for a time slice. So links are timed beside products: a loop of a
-product and a collective that need each other, less the loop without it. Devices
-with cores of their own take as long alone.
+In a step a collective also waits for devices that still compute, and where
+devices share cores, for a time slice. `samples` can time that: a loop of a
+product and a collective that need each other, less the loop without it.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from antjax.mesh.mesh import (
 )
 
 _Fn = Callable[[jax.Array], jax.Array]
-_WIDTH = 512  # Of a product.
+_WIDTH = 256  # Of a product.
 # Collectives in a loop, fewer of those that take much longer than a product.
 _COUNT, _LONG_COUNT, _LONG_BYTES = 8, 2, 1 << 20
 
@@ -92,7 +91,7 @@ def samples(
   mesh: Mesh,
   sizes_bytes: Sequence[int],
   repeats: int,
-  beside_products: bool = True,
+  beside_products: bool = False,
 ) -> list[cost_model.Sample]:
   """Timings along each axis; the same in every process.
 

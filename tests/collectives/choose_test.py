@@ -114,11 +114,11 @@ def test_measuring_gives_gathers_their_own_speed(monkeypatch):
   monkeypatch.setattr(measure, '_beside', beside)
   mesh = make_mesh(intra=4)
   sizes = 1 << 10, 1 << 16, 1 << 22
-  links = cost_model.fit(measure.samples(mesh, sizes, 1))
+  links = cost_model.fit(measure.samples(mesh, sizes, 1, True))
   # A gather makes 4 blocks of which 3 are sent; permutes, here one for all.
   assert links.intra_gather_bytes_per_s == pytest.approx(3)
   assert links.intra_bytes_per_s == pytest.approx(12)
-  assert cost_model.fit(measure.samples(mesh, sizes, 1, False)) == links
+  assert cost_model.fit(measure.samples(mesh, sizes, 1)) == links
 
 
 def test_what_is_timed_beside_products_waits_for_them():
@@ -132,8 +132,9 @@ def test_what_is_timed_beside_products_waits_for_them():
   assert sum(c.num_runs() for c in permutes) == 5 * 3
   body = census.program(text, mesh.shape).bodies
   (turn,) = [lines for lines in body.values() if 'permute(' in str(lines)]
-  assert ' dot(' in str(turn) or 'custom-call' in str(turn)
-  np.testing.assert_allclose(compiled(jnp.ones(8 * 16)), 1 / 512, rtol=1e-5)
+  # By the source: XLA:CPU fuses or calls products.
+  assert 'dot_general' in str(turn)
+  np.testing.assert_allclose(compiled(jnp.ones(8 * 16)), 1 / 256, rtol=1e-5)
 
 
 def test_one_device_has_no_links():
