@@ -51,9 +51,20 @@ def pool(
   total = (present_BKD * weight_BK[..., None]).sum(axis=-2)
   if how == 'sum':
     return total
-  count = weight_BK.sum(axis=-1, keepdims=True)
-  is_zero = count == 0
-  return jnp.where(is_zero, 0, total / jnp.where(is_zero, 1, count))
+  return _mean(total, weight_BK)
+
+
+def of_sum(sum_BD: jax.Array, ids_BK: jax.Array, how: Pooling) -> jax.Array:
+  """Like `pool`, given the sum of the vectors that are present."""
+  if how == 'sum':
+    return sum_BD
+  return _mean(sum_BD, (ids_BK >= 0).astype(sum_BD.dtype))
+
+
+def _mean(sum_BD: jax.Array, weight_BK: jax.Array) -> jax.Array:
+  count_B1 = weight_BK.sum(axis=-1, keepdims=True)
+  is_zero = count_B1 == 0
+  return jnp.where(is_zero, 0, sum_BD / jnp.where(is_zero, 1, count_B1))
 
 
 def attend(
