@@ -15,6 +15,7 @@ by `antjax.plan.op_cost`, and for kernels computed from their arguments.
 
 from collections.abc import Callable
 import functools
+import importlib
 import json
 import time
 from typing import Any
@@ -56,10 +57,9 @@ def gradient(engine: pooled.Engine, rows: Any, indices: Any) -> jax.Array:
 
 def peer(shapes: Callable[..., Any]) -> tuple[Any, tuple[Any, ...]]:
   """jax-tpu-embedding's lookup, and the shapes of its arguments."""
-  from jax_tpu_embedding.sparsecore.lib.core.primitives import (
-    sparse_dense_matmul_csr as lib,
+  lib = importlib.import_module(
+    'jax_tpu_embedding.sparsecore.lib.core.primitives.sparse_dense_matmul_csr'
   )
-
   num_cores = 2  # Of a device of v6e and of tpu7x.
   entries = _EXAMPLES.value * sum(NUM_VALUES)
   most = -(-entries * 5 // (4 * num_cores**2 * 8)) * 8

@@ -19,7 +19,7 @@ is fixed.
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Literal
+from typing import get_args, Literal
 
 import jax
 from jax import lax
@@ -68,8 +68,8 @@ def pool_rows(
   Raises:
     ValueError: The engine is unknown, or weights have other shapes.
   """
-  if not callable(engine) and engine not in (*('auto', 'xla', 'kernel'),):
-    raise ValueError(f'engine={engine!r}: unknown; use auto, xla or kernel.')
+  if not callable(engine) and engine not in get_args(Engine):
+    raise ValueError(f'engine={engine!r}: unknown; use xla or kernel.')
   shapes = tuple((int(np.prod(x.shape[:-1])), x.shape[-1]) for x in indices)
   if weights is not None:
     for x, w in zip(indices, weights, strict=True):
@@ -94,6 +94,30 @@ def pool_rows(
   return [
     part.reshape(*x.shape[:-1], -1)
     for x, part in zip(indices, parts, strict=True)
+  ]
+
+
+def look_up(
+  rows_RD: jax.Array,
+  indices: Sequence[jax.Array],
+  are_summed: Sequence[bool],
+  engine: Engine | Kernel,
+) -> list[jax.Array]:
+  """Rows [..., D] of each of several arrays [...], or sums over its last axis.
+
+  One gather, or one kernel if there are sums: so its transpose is one, too.
+  """
+  if any(are_summed):
+    bags = [
+      x if is_summed else x[..., None]
+      for x, is_summed in zip(indices, are_summed, strict=True)
+    ]
+    return pool_rows(rows_RD, bags, engine=engine)
+  index_N = jnp.concatenate([x.reshape(-1) for x in indices])
+  found_ND = take_rows(rows_RD, _outside(index_N, rows_RD.shape[0]))
+  parts = jnp.split(found_ND, np.cumsum([x.size for x in indices])[:-1])
+  return [
+    part.reshape(*x.shape, -1) for x, part in zip(indices, parts, strict=True)
   ]
 
 

@@ -10,8 +10,6 @@ main memory.
 
 import jax
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 # Shape suffixes: see `pooled`.
@@ -36,6 +34,8 @@ def sums(
   starts_G: jax.Array,
 ) -> jax.Array:
   """See `pooled.Kernel`."""
+  from jax.experimental import pallas as pl
+  from jax.experimental.pallas import tpu as pltpu
   from jax.experimental.pallas import tpu_sc as plsc
 
   num_bags, dim = starts_G.size - 1, rows_RD.shape[1]

@@ -26,7 +26,6 @@ from antjax.embedding import routing as routing_lib
 from antjax.embedding import rows as rows_lib
 from antjax.embedding.home import Home, HomeConfig
 from antjax.embedding.layout import TableSpec
-from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.embedding.routing import Feature
 from antjax.embedding.stream import RowSink
@@ -92,7 +91,7 @@ class EmbeddingTables:
         `whole_specs` are the ones given.
       engine: See `pooled.pool_rows`; 'kernel' concerns stacks with `sums`.
       sums: Features whose vectors `lookup` sums over the last axis of their
-        ids.
+        ids, if the engine is 'kernel'.
 
     Raises:
       ValueError: Names are duplicate, or a feature has an unknown table or
@@ -118,7 +117,7 @@ class EmbeddingTables:
     self._payload_dtype = payload_dtype
     self._levels = exchange_levels
     self._engine: pooled.Engine = engine
-    self._sums = frozenset(sums)
+    self._sums = frozenset(sums if engine == 'kernel' else ())
     self._stacks = layout.make_stacks(specs, mesh)
     self.stack_of = {
       spec.name: stack
@@ -325,21 +324,8 @@ class EmbeddingTables:
       # One gather per stack: its transpose is one scatter, not one per feature.
       mine = [i for i, of in enumerate(stacks) if of == stack]
       index = [by_path[i][1] for i in mine]
-      if not self._sums.isdisjoint(names[i] for i in mine):
-        bags = [
-          x if names[i] in self._sums else x[..., None]
-          for i, x in zip(mine, index, strict=True)
-        ]
-        found = pooled.pool_rows(rows[stack], bags, engine=self._engine)
-      else:
-        flat = jnp.concatenate([x.reshape(-1) for x in index])
-        flat = jnp.where(flat < 0, rows[stack].shape[0], flat)
-        ends = np.cumsum([x.size for x in index])[:-1]
-        parts = jnp.split(take_rows(rows[stack], flat), ends)
-        found = [
-          part.reshape(*x.shape, -1)
-          for x, part in zip(index, parts, strict=True)
-        ]
+      are_summed = [names[i] in self._sums for i in mine]
+      found = pooled.look_up(rows[stack], index, are_summed, self._engine)
       for i, x in zip(mine, found, strict=True):
         vectors[i] = x
     return jax.tree.unflatten(treedef, vectors)

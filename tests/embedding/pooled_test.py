@@ -24,16 +24,16 @@ needs_mosaic = pytest.mark.skipif(
 
 
 def plain(rows_RD, index_N, weights_N, starts_G):
-  """A kernel's definition, bag by bag."""
-  found = []
-  for start, stop in zip(starts_G[:-1], starts_G[1:], strict=True):
-    places = jnp.arange(index_N.size)
-    is_there = (places >= start) & (places < stop) & (index_N >= 0)
-    is_there &= index_N < len(rows_RD)
-    factors_N = jnp.ones(index_N.size) if weights_N is None else weights_N
-    rows_ND = rows_RD[jnp.clip(index_N, 0, len(rows_RD) - 1)]
-    found.append(jnp.where(is_there, factors_N, 0) @ rows_ND)
-  return jnp.stack(found).astype(rows_RD.dtype)
+  """A kernel's definition."""
+  places_N = jnp.arange(index_N.size)
+  is_there_GN = (places_N >= starts_G[:-1, None]) & (
+    places_N < starts_G[1:, None]
+  )
+  is_there_GN &= (index_N >= 0) & (index_N < len(rows_RD))
+  factors_N = jnp.ones(index_N.size) if weights_N is None else weights_N
+  rows_ND = rows_RD[jnp.clip(index_N, 0, len(rows_RD) - 1)]
+  sums_GD = jnp.where(is_there_GN, factors_N, 0) @ rows_ND
+  return sums_GD.astype(rows_RD.dtype)
 
 
 def on_gpu(*args):
@@ -138,14 +138,13 @@ def test_gradients_of_second_order_are_those_of_xla(kernel, dim):
 def test_gradients_of_unweighted_bags_of_second_order():
   rows, _ = inputs(3)
 
-  def one(engine, rows):
-    return after_a_step_of_rows(engine, rows)
-
-  def after_a_step_of_rows(engine, rows):
+  def after_a_step(engine, rows):
     step = jax.grad(lambda x: loss(engine, x, None))(rows)
     return loss(engine, rows - 0.1 * step, None)
 
-  of = [jax.grad(functools.partial(one, e))(rows) for e in (plain, 'xla')]
+  of = [
+    jax.grad(functools.partial(after_a_step, e))(rows) for e in (plain, 'xla')
+  ]
   np.testing.assert_allclose(*of, atol=1e-5)
 
 

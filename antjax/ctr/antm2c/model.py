@@ -228,15 +228,9 @@ class ScenarioModel:
         for group, names in self._groups.items()
       }
       features |= {bag + _WEIGHT: bag + _WEIGHT for bag in self._bags}
-    sums = [bag for bag, how in self._bags.items() if how != 'attention']
-    return EmbeddingTables(
-      every,
-      features,
-      mesh=mesh,
-      home=home,
-      engine=fields.lookup,
-      sums=sums if fields.lookup == 'kernel' else (),
-    )
+    sums = [n for n, how in self._bags.items() if how != 'attention']
+    how: Any = {'mesh': mesh, 'home': home, 'engine': fields.lookup}
+    return EmbeddingTables(every, features, sums=sums, **how)
 
   @property
   def groups(self) -> dict[str, list[int]]:
@@ -316,8 +310,6 @@ class ScenarioModel:
       if how == 'attention':
         query_BD = candidate(str(self._candidate))
         pooled_BD = pooling.attend(found_BPD, ids[bag], query_BD)
-      elif found_BPD.ndim == 2:  # Summed by the tables.
-        pooled_BD = pooling.of_sum(found_BPD, ids[bag], way)
       else:
         pooled_BD = pooling.pool(found_BPD, ids[bag], way)
       rows.append(pooled_BD[:, None])
