@@ -54,7 +54,7 @@ def _split(data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   return _like(jax.random.split(_threefry(data), shape), data)
 
 
-def _fold_in(data: jax.Array, number: jax.Array) -> jax.Array:
+def _fold_in(data: jax.Array, number: jax.Array | int) -> jax.Array:
   return _like(jax.random.fold_in(_threefry(data), number), data)
 
 
