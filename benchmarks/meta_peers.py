@@ -186,7 +186,7 @@ def make(
     )
   if made.num_rows:
     return _table_step(peer, made, num_support, arrays)
-  after: Callable[[], None] = lambda: None
+  after: Callable[[], None] = int  # Nothing.
   started: list[Any] = []
   if processes > 1:
     store = pathlib.Path(tempfile.mkdtemp()) / 'store'
