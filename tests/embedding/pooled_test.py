@@ -25,14 +25,13 @@ needs_mosaic = pytest.mark.skipif(
 
 def plain(rows_RD, index_N, weights_N, starts_G):
   """A kernel's definition."""
-  places_N = jnp.arange(index_N.size)
-  is_there_GN = (places_N >= starts_G[:-1, None]) & (
-    places_N < starts_G[1:, None]
-  )
-  is_there_GN &= (index_N >= 0) & (index_N < len(rows_RD))
+  places_1N, index_1N = jnp.arange(index_N.size)[None], index_N[None]
+  is_there_GN = places_1N >= starts_G[:-1, None]
+  is_there_GN &= places_1N < starts_G[1:, None]
+  is_there_GN &= (index_1N >= 0) & (index_1N < len(rows_RD))
   factors_N = jnp.ones(index_N.size) if weights_N is None else weights_N
   rows_ND = rows_RD[jnp.clip(index_N, 0, len(rows_RD) - 1)]
-  sums_GD = jnp.where(is_there_GN, factors_N, 0) @ rows_ND
+  sums_GD = jnp.where(is_there_GN, factors_N[None], 0) @ rows_ND
   return sums_GD.astype(rows_RD.dtype)
 
 
