@@ -88,11 +88,12 @@ _OVER_BUDGET = {
   # 35 of them the rate of gathers inside a group, 13 layers with keys fetched.
   'antjax/collectives': 2_810,
   'antjax': 1_094,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 8_188,  # 175 of them how new items score; see house.md.
+  'antjax/ctr': 8_196,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
   # 262 of them blocks, 150 positions beyond int32, 298 a key store, 811 rows in
-  # files: the file with its logs, the cache, and what brings them to devices.
-  'antjax/embedding': 4_236,
+  # files: the file with its logs, the cache, and what brings them to devices;
+  # 510 sums of bags by kernels of devices.
+  'antjax/embedding': 4_746,
   'antjax/elastic': 11_040,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_683,  # 120 of them adapters of fused tensors, 45 dropout.
   'antjax/jobs': 18_726,  # 490 of them the server; docs/design/house.md.
@@ -109,8 +110,8 @@ _OVER_BUDGET = {
   # ours, with the same norms and seeds, and layers alone, 220 tables in files,
   # 219 published speed-ups beside predicted ones, 150 PyTorch in processes,
   # tuned and by bmm.
-  'benchmarks': 14_928,
-  'tests': 68_484,  # See docs/design/house.md.
+  'benchmarks': 15_090,
+  'tests': 68_931,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}
