@@ -3,6 +3,7 @@
 """Reads the texts of `encode`, in pieces: every row or an error, never less."""
 
 from collections.abc import Callable, Iterator, Sequence
+import functools
 import io
 import itertools
 import pathlib
@@ -93,7 +94,7 @@ def _of_lines(path: pathlib.Path, column: str) -> Iterator[Piece]:
     while block := [*itertools.islice(lines, _BLOCK_ROWS)]:
       rows = pa.array([x.rstrip('\r\n') for x in block], pa.large_string())
       table = pa.table({column: rows})
-      yield len(block), lambda table=table: table
+      yield len(block), functools.partial(_texts, path, table)
 
 
 def _of_csv(
@@ -127,7 +128,6 @@ def _of_csv(
       csv.ConvertOptions(include_columns=columns, column_types=types),
     )
     types = dict(zip(columns, table.schema.types, strict=True))
-    table = _texts(path, table)
-    yield len(table), lambda table=table: table
+    yield len(table), functools.partial(_texts, path, table)
   if not header:
     raise ValueError(f'{path} cannot be read: it has no header.')
