@@ -60,9 +60,10 @@ def peer(shapes: Callable[..., Any]) -> tuple[Any, tuple[Any, ...]]:
   lib = importlib.import_module(
     'jax_tpu_embedding.sparsecore.lib.core.primitives.sparse_dense_matmul_csr'
   )
-  num_cores = 2  # Of a device of v6e and of tpu7x.
+  # SparseCores of a device of v6e or tpu7x; ids for one of them that fit in its
+  # memory; mini-batches, of which it makes as many as that takes.
+  num_cores, most, num_buckets = 2, 6144, 64
   entries = _EXAMPLES.value * sum(NUM_VALUES)
-  most = -(-entries * 5 // (4 * num_cores**2 * 8)) * 8
 
   def lookup(pointers, ids, samples, gains, num_minibatches, table):
     return lib.tpu_sparse_dense_matmul_csr_primitive.bind(
@@ -73,9 +74,9 @@ def peer(shapes: Callable[..., Any]) -> tuple[Any, tuple[Any, ...]]:
       enable_minibatching=True,
     )
 
-  size = most * num_cores**2
+  size = -(-entries * 5 // (4 * 8)) * 8
   return lookup, (
-    shapes(num_cores * 8),
+    shapes(num_cores * num_buckets * 8),
     *(shapes(size), shapes(size), shapes(size, dtype=jnp.float32)),
     shapes(),
     shapes(_ROWS.value, _DIM, dtype=jnp.float32),

@@ -93,7 +93,7 @@ _OVER_BUDGET = {
   # 262 of them blocks, 150 positions beyond int32, 298 a key store, 811 rows in
   # files: the file with its logs, the cache, and what brings them to devices;
   # 510 sums of bags by kernels of devices.
-  'antjax/embedding': 4_746,
+  'antjax/embedding': 4_747,
   'antjax/elastic': 11_040,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_794,  # 120 of them fused adapters, 45 dropout, 110 types.
   'antjax/jobs': 18_836,  # 490 of them the server; docs/design/house.md.
@@ -110,7 +110,7 @@ _OVER_BUDGET = {
   # ours, with the same norms and seeds, and layers alone, 220 tables in files,
   # 219 published speed-ups beside predicted ones, 150 PyTorch in processes,
   # tuned and by bmm.
-  'benchmarks': 15_090,
+  'benchmarks': 15_091,
   'tests': 69_062,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }

@@ -6,6 +6,7 @@ One warpgroup sums one bag: it reads the rows of the bag, a few at once, and
 writes their sum. All bags of all tables are one launch.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 
 _WARPGROUP = 128  # Threads, each of which has some columns of a row.
 _AT_ONCE = 4  # Rows of a bag that are read at once.
-# Kinds of GPUs before Hopper, which Mosaic GPU does not compile for.
+# Kinds of GPUs from Hopper on; Mosaic GPU does not compile for older ones.
 _FROM_HOPPER = ('H100', 'H200', 'GH200', 'B200', 'GB200', 'B300', 'GB300')
 
 
@@ -44,7 +45,7 @@ def sums(
     start, stop = starts[bag], starts[bag + 1]
     size = max(rows_RD.dtype.itemsize, 4)
     layout = plgpu.Layout.WG_STRIDED(
-      (dim,), vec_size=min(8 // size, dim // _WARPGROUP)
+      (dim,), vec_size=math.gcd(8 // size, dim // _WARPGROUP)
     )
 
     def some(step, sum_D):
