@@ -8,12 +8,15 @@ runs, for each number of rows, launch/make_antm2c_synthetic, prepare_data and
 one epoch of train_clicks in separate processes, and prints a JSON line with,
 for each stage, wall time and CPU time of all threads, in microseconds per row,
 and peak memory: all mapped memory, and the part that is not backed by files.
-`--stream=yes` trains from files, `--memory_limit` bounds the engine of the
-preparation. `steps` is training only, without start, compilation, reading of
-columns and scores. The last line compares the largest run with the smallest:
-`ratio` of CPU time per row by stage, 1 for a constant cost per row.
+`--stream=yes` trains from files. `--memory_limit` bounds the engine of the
+preparation; a cgroup can bound whole processes. `--form=ids` takes the rows of
+benchmarks/click_rows, without texts. `steps` is training only, without start,
+compilation, reading of columns and scores. The last line compares the largest
+run with the smallest: `ratio` of CPU time per row by stage, 1 for a constant
+cost per row.
 
-Files of one size are deleted before the next is made: 10^7 rows take 7 GB.
+Files of one size are deleted before the next is made: 10^7 rows take 7 GB, or
+3 GB without texts.
 """
 
 import contextlib
@@ -24,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from antjax.report import progress
 from benchmarks import harness
@@ -37,6 +40,9 @@ class Config:
   """Flags."""
 
   rows: Annotated[tuple[int, ...], 'Rows of each run.'] = (10**6, 10**7)
+  form: Annotated[
+    Literal['antm2c', 'ids'], "Rows: AntM2C's with texts, or of ids alone."
+  ] = 'antm2c'
   model: Annotated[str, 'Model of launch/train_clicks.'] = 'mlp'
   batch_rows: Annotated[int, 'Clicks of a step.'] = 2048
   stream: Annotated[str, '--stream of launch/train_clicks.'] = 'auto'
@@ -45,7 +51,7 @@ class Config:
 
 
 def stage(module: str, *args: str) -> dict[str, float]:
-  """Runs a launch script; returns seconds, CPU seconds and peaks of MB."""
+  """Runs a script; returns seconds, CPU seconds and peaks of MB."""
   start = time.perf_counter()
   process = subprocess.Popen(
     [sys.executable, '-m', module, *args],
@@ -76,18 +82,25 @@ def measure(
 ) -> dict[str, Any]:
   """Runs all stages for a number of rows."""
   source, data, run_dir = (work / n for n in ('source', 'data', 'run'))
-  stages = {
-    'make': stage(
+  if config.form == 'antm2c':
+    made = stage(
       'launch.make_antm2c_synthetic',
       f'--out={source}',
       f'--synthetic.num_rows={num_rows}',
       '--image_size=0',
-    ),
+    )
+    events = ('--dataset=antm2c', f'--source={source}')
+  else:
+    made = stage(
+      'benchmarks.click_rows', f'--out={source}', f'--num_rows={num_rows}'
+    )
+    events = (f'--schema={source}/schema.yaml', f'--source={source}/clicks')
+  stages = {
+    'make': made,
     'prepare': stage(
       'launch.prepare_data',
-      '--dataset=antm2c',
+      *events,
       '--views=examples',
-      f'--source={source}',
       f'--out={data}',
       f'--memory_limit={config.memory_limit}',
     ),
@@ -144,6 +157,7 @@ def main(config: Config) -> None:
     model=config.model,
     batch_rows=config.batch_rows,
     stream=config.stream,
+    form=config.form,
     memory_limit=config.memory_limit,
   )
   results = []

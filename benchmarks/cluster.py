@@ -305,18 +305,17 @@ class Cluster:
   ) -> dict[str, Any]:
     """Calls 'module:function' on all hosts; returns the report of host 0.
 
-    Prints its other lines. Hosts share compiled programs, which stay in
-    JAX_COMPILATION_CACHE_DIR if that is set. See `benchmarks.host_steps`.
+    Prints its other lines. Hosts share compiled programs. See
+    `benchmarks.host_steps`.
     """
 
     def show(host: int, line: str) -> None:
       if host == 0 and not line.startswith('{'):
         print(line, file=sys.stderr, flush=True)
 
-    with tempfile.TemporaryDirectory() as own:
-      name = 'JAX_COMPILATION_CACHE_DIR'
+    with tempfile.TemporaryDirectory() as cache:
       env = {
-        name: os.environ.get(name, own),
+        'JAX_COMPILATION_CACHE_DIR': cache,
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
       }
       command = host_command(what, order)

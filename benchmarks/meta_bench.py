@@ -23,9 +23,10 @@ gradient, or on the new weights; otherwise an error line is printed and the exit
 status is 1. After a warm-up at full size they then alternate in blocks, and
 medians over all calls are compared.
 
-PyTorch uses `--threads` threads per operator; antjax splits the tasks over
-`--devices` virtual devices with one thread each, bound to a core, and sums the
-gradients in one message.
+PyTorch uses `--threads` threads per operator, or with `--peer_processes=2` two
+processes of one thread each, which share the tasks and sum the gradients by
+gloo. antjax splits the tasks over `--devices` virtual devices with one thread
+each, bound to a core, and sums the gradients in one message.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ import numpy as np
 
 from benchmarks import harness, meta_problem
 
-_META_PEERS = ('loop', 'functional', 'compiled')
+_META_PEERS = ('loop', 'functional', 'compiled', 'tuned', 'bmm')
 _DLRM_PEERS = ('tbe', 'torchrec')
 _PEERS = (*_META_PEERS, *_DLRM_PEERS)
 # Float32 sums of thousands of terms in another order, through two gradients.
@@ -54,6 +55,10 @@ class Config(harness.Config):
   blocks: int = 15
   block_s: float = 0.3
   peer: Annotated[tuple[str, ...], 'Peers of a case that run.'] = _PEERS
+  peer_processes: Annotated[
+    int,
+    'Processes of a PyTorch peer, without a table. 2 or more: one thread each.',
+  ] = 1
   devices: Annotated[int, 'CPU devices of antjax.'] = os.cpu_count() or 1
 
 
@@ -63,6 +68,14 @@ def _antjax_env(num_devices: int) -> dict[str, str]:
   if num_devices > 1:
     flags += ' --xla_cpu_multi_thread_eigen=false'
   return {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
+
+
+def _torch_side(config: Config) -> harness.Side:
+  if config.peer_processes == 1:
+    return harness.Side(is_peer=True, threads=config.threads)
+  # OMP_PROC_BIND would bind all processes to one core; they bind themselves.
+  env = {k: x for k, x in harness.PEER_ENV.items() if k != 'OMP_PROC_BIND'}
+  return harness.Side(env, is_peer=True, threads=1)
 
 
 def disagreement(
@@ -78,13 +91,6 @@ def disagreement(
     if not difference <= _GRAD_TOLERANCE * float(np.max(np.abs(grad))):
       return f'gradient of {name} differs by {difference}'
   return None
-
-
-def _rates(num_examples: int, seconds: Sequence[float]) -> tuple[float, list]:
-  """Returns median and [10th, 90th percentile] of examples/s over calls."""
-  rates = num_examples / np.asarray(seconds)
-  low, median, high = np.percentile(rates, [10, 50, 90])
-  return round(median), [round(low), round(high)]
 
 
 def _compare(
@@ -111,7 +117,9 @@ def _compare(
     theirs = 'dlrm_peers:make_dlrm' if is_dlrm else 'meta_peers:make'
     ours = 'meta_step:make_dlrm' if is_dlrm else 'meta_step:make'
     maker = ours if name == 'antjax' else theirs
-    worker.make(f'benchmarks.{maker}', **options)
+    is_shared = maker == 'meta_peers:make' and not case.num_rows
+    shared = {'processes': config.peer_processes} if is_shared else {}
+    worker.make(f'benchmarks.{maker}', **options, **shared)
     path = str(folder / f'{name}.npz')
     first_s.append(worker.order('prepare', path=path))
     answers.append(harness.load(path))
@@ -151,12 +159,13 @@ def main(config: Config) -> None:
   facts = harness.start(
     config,
     antjax_devices=config.devices,
+    torch_processes=config.peer_processes,
     dtype='float32',
     sizes=dataclasses.asdict(sizes),
   )
   sides = {
     'antjax': harness.Side(_antjax_env(config.devices)),
-    'torch': harness.Side(is_peer=True, threads=config.threads),
+    'torch': _torch_side(config),
   }
   with tempfile.TemporaryDirectory() as name, harness.workers(sides) as workers:
     for case in cases:

@@ -38,7 +38,6 @@ Keys of a line:
                           headers and acknowledgements
   predicted_s             the planner's step, from links timed in the same run
                           and computation timed separately
-  predicted_beside_s       the same with links timed beside products
   efficiency              with several --hosts: step time on the fewest hosts
                           over that on these, at the same work per device
 
@@ -154,7 +153,6 @@ def _line(
   config: Config,
   case: dict[str, Any],
   row: planner.Row | None,
-  beside: planner.Row | None,
 ) -> dict[str, Any]:
   """The line of one code or peer."""
   step_s = statistics.median(case['seconds'])
@@ -182,7 +180,6 @@ def _line(
     line['planned_state_bytes_per_device'] = row.state_bytes
     line['planned_inter_bytes_per_step'] = round(row.inter_bytes_per_step)
     line['predicted_s'] = row.step_s
-    line['predicted_beside_s'] = beside.step_s if beside else None
   line['seconds'] = case['seconds']
   line['last_loss'] = case['losses'][-1]
   line['compile_s'] = case['compile_s']
@@ -205,20 +202,17 @@ def _fastest(
 
 
 def _errors(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """Relative errors of both predictions, and their rank correlations."""
+  """Relative errors of the predictions, and their rank correlation."""
   took = np.array([x['step_s'] for x in lines])
-  found = {}
-  for name in ('predicted_s', 'predicted_beside_s'):
-    predicted = np.array([x[name] for x in lines])
-    sizes = np.abs(predicted / took - 1)
-    found[name] = {
-      'median': float(np.median(sizes)),
-      'p90': float(np.quantile(sizes, 0.9)),
-      'spearman': float(np.corrcoef(ranks(took), ranks(predicted))[0, 1])
-      if len(lines) > 1
-      else None,
-    }
-  return found
+  predicted = np.array([x['predicted_s'] for x in lines])
+  sizes = np.abs(predicted / took - 1)
+  return {
+    'median': float(np.median(sizes)),
+    'p90': float(np.quantile(sizes, 0.9)),
+    'spearman': float(np.corrcoef(ranks(took), ranks(predicted))[0, 1])
+    if len(lines) > 1
+    else None,
+  }
 
 
 def ranks(values: Sequence[float] | np.ndarray) -> list[float]:
@@ -231,7 +225,7 @@ def _summary(
   config: Config,
   lines: Sequence[dict[str, Any]],
   compute_s: float,
-  result: dict[str, Any],
+  links: cost_model.Links,
   num_hosts: int,
 ) -> dict[str, Any]:
   """The summary line: orders, the bound, the regime."""
@@ -270,8 +264,7 @@ def _summary(
       'ratio': param_bytes / uplink / micro_s,
     },
     'errors': _errors(ours),
-    'links': result['links'],
-    'links_beside': result['links_beside'],
+    'links': dataclasses.asdict(links),
     'collectives': config.collectives or 'default',
     'dtype': 'float32',
     'sizes': dataclasses.asdict(config.sizes),
@@ -318,14 +311,11 @@ def main(config: Config) -> None:
     sys.exit(f'paro_bench: {error}')
   alone, *cases = result['cases']
   compute_s = statistics.median(alone['seconds'])
-  links, links_beside = (
-    cost_model.Links(**result[name] | {'timings': ()})
-    for name in ('links', 'links_beside')
-  )
+  links = cost_model.Links(**result['links'] | {'timings': ()})
   lines = []
   for case in cases:
-    rows = (_row(config, x, compute_s, case) for x in (links, links_beside))
-    lines.append(_line(config, case, *rows))
+    row = _row(config, links, compute_s, case)
+    lines.append(_line(config, case, row))
   by_case = {(x['code'], x['hosts']): x for x in lines}
   for line in lines:
     zero3 = by_case.get(('GGG', line['hosts']))
@@ -342,7 +332,7 @@ def main(config: Config) -> None:
     harness.emit(line | facts)
   for n in hosts:
     if any(x['predicted_s'] for x in lines if x['hosts'] == n):
-      harness.emit(_summary(config, lines, compute_s, result, n) | facts)
+      harness.emit(_summary(config, lines, compute_s, links, n) | facts)
   if wrong := _disagreement(cases):
     sys.exit(f'paro_bench: losses disagree: {wrong}.')
 

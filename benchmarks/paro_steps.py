@@ -237,18 +237,14 @@ def _is_p(x: Any) -> bool:
 def time_on_host(order: dict[str, Any]) -> None:
   """Times the links, then a step of each (code or peer, number of hosts)."""
   world = make_mesh(intra=jax.local_device_count())
-  links, beside = (
-    cost_model.fit(measure.samples(world, _LINK_BYTES, 3, is_beside))
-    for is_beside in (False, True)
-  )
+  links = cost_model.fit(measure.samples(world, _LINK_BYTES, repeats=3))
   sizes = Sizes(**order['sizes'])
   steps = [
     _make_step(sizes, name, num_hosts, order['collectives'])
     for name, num_hosts in order['cases']
   ]
   cases = host_steps.take_turns(steps, order['rounds'], num_warm_ups=1)
-  found = dataclasses.asdict(links), dataclasses.asdict(beside)
-  host_steps.report(cases=cases, links=found[0], links_beside=found[1])
+  host_steps.report(cases=cases, links=dataclasses.asdict(links))
 
 
 def _make_step(

@@ -86,30 +86,32 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   # 35 of them the rate of gathers inside a group, 13 layers with keys fetched.
-  'antjax/collectives': 2_810,
+  'antjax/collectives': 2_815,
   'antjax': 1_094,  # paths.py, see docs/design/house.md.
-  'antjax/ctr': 8_188,  # 175 of them how new items score; see house.md.
+  'antjax/ctr': 8_196,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
   # 262 of them blocks, 150 positions beyond int32, 298 a key store, 811 rows in
-  # files: the file with its logs, the cache, and what brings them to devices.
-  'antjax/embedding': 4_236,
+  # files: the file with its logs, the cache, and what brings them to devices;
+  # 510 sums of bags by kernels of devices.
+  'antjax/embedding': 4_747,
   'antjax/elastic': 11_040,  # 770 of them checks of hosts and notices.
-  'antjax/lm': 5_683,  # 120 of them adapters of fused tensors, 45 dropout.
-  'antjax/jobs': 18_726,  # 490 of them the server; docs/design/house.md.
+  'antjax/lm': 5_794,  # 120 of them fused adapters, 45 dropout, 110 types.
+  'antjax/jobs': 18_836,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
   'antjax/report': 1_848,
   'antjax/serving': 3_412,
   'antjax/shards': 3_017,
   # 90 of them s3:// for Orbax, 250 residuals, 105 parameters that come late,
   # 135 files of tables in blocks, 181 keys spread over processes, 113 rows that
-  # a batch brings from files; see docs/design/house.md.
-  'antjax/train': 7_085,
+  # a batch brings from files, 84 keys by row; see docs/design/house.md.
+  'antjax/train': 7_169,
   # 95 of them delta_bench, 341 lm_bench, 40 packing of input_bench, 130 a store
   # of titles, 390 a simulator that was in tests, 150 models of FuxiCTR beside
   # ours, with the same norms and seeds, and layers alone, 220 tables in files,
-  # 219 published speed-ups beside predicted ones.
-  'benchmarks': 14_663,
-  'tests': 68_359,  # See docs/design/house.md.
+  # 219 published speed-ups beside predicted ones, 150 PyTorch in processes,
+  # tuned and by bmm.
+  'benchmarks': 15_126,
+  'tests': 69_125,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}

@@ -1,11 +1,6 @@
 # Copyright 2026 The antjax Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Times collectives on the available devices to measure link speeds.
-
-In a step a collective also waits for devices that still compute, and where
-devices share cores, for a time slice. `samples` can time that: a loop of a
-product and a collective that need each other, less the loop without it.
-"""
+"""Times collectives on the available devices to measure link speeds."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -32,9 +27,6 @@ from antjax.mesh.mesh import (
 )
 
 _Fn = Callable[[jax.Array], jax.Array]
-_WIDTH = 256  # Of a product.
-# Collectives in a loop, fewer of those that take much longer than a product.
-_COUNT, _LONG_COUNT, _LONG_BYTES = 8, 2, 1 << 20
 
 
 def measure(
@@ -88,10 +80,7 @@ def timings(
 
 
 def samples(
-  mesh: Mesh,
-  sizes_bytes: Sequence[int],
-  repeats: int,
-  beside_products: bool = False,
+  mesh: Mesh, sizes_bytes: Sequence[int], repeats: int
 ) -> list[cost_model.Sample]:
   """Timings along each axis; the same in every process.
 
@@ -113,13 +102,7 @@ def samples(
     size = m if axis == INTRA else n
     for num_bytes in sizes_bytes if size > 1 else ():
       piece = max(num_bytes // size // 4, 1)
-      if beside_products:
-        count = _COUNT if num_bytes <= _LONG_BYTES else _LONG_COUNT
-        loops = [_call(mesh, _beside(x, count)) for x in (fn, _nothing)]
-        both, products = _times(mesh, loops, piece, repeats)
-        seconds = max(both - products, 1e-9) / count
-      else:
-        (seconds,) = _times(mesh, [_call(mesh, fn)], piece, repeats)
+      (seconds,) = _times(mesh, [_call(mesh, fn)], piece, repeats)
       found.append(
         cost_model.Sample(op, axis, 4 * piece * size, n, m, seconds, num_lanes)
       )
@@ -135,25 +118,6 @@ def _of_process_0(times: np.ndarray) -> np.ndarray:
   if jax.process_count() == 1:
     return times
   return np.asarray(multihost_utils.broadcast_one_to_all(times))
-
-
-def _beside(fn: _Fn, count: int) -> _Fn:
-  """Products, each followed by a collective that the next one waits for."""
-
-  def loop(x: jax.Array) -> jax.Array:
-    def turn(_: int, product: jax.Array) -> jax.Array:
-      moved = fn(x.at[0].set(product[0, 0]))
-      return (product @ product).at[0, 0].set(moved[-1] / _WIDTH)
-
-    # Its square is itself.
-    start = jnp.full((_WIDTH, _WIDTH), 1 / _WIDTH, x.dtype)
-    return lax.fori_loop(0, count, turn, start)[0, :1]
-
-  return loop
-
-
-def _nothing(x: jax.Array) -> jax.Array:
-  return x
 
 
 def _gather(x: jax.Array) -> jax.Array:

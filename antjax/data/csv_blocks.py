@@ -29,7 +29,7 @@ PACKED = ('.gz', '.bz2', '.xz', '.zst')
 _LF, _CR = b'\n\r'
 _BOM = b'\xef\xbb\xbf'
 # OSError of bz2 and pyarrow, too.
-_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 OPENS = 'a quote opens inside of a field'
 CLOSES = 'text follows a closing quote'
 UNCLOSED = 'a quote is never closed'
@@ -336,7 +336,7 @@ def _chunks(
     def read(size: int) -> bytes:
       try:
         chunk = file.read(size)
-      except _DAMAGED as e:
+      except DAMAGED as e:
         raise ValueError(f'{path} is damaged ({e}); get the file again.') from e
       latin = encoding == 'latin-1'
       return chunk.decode('latin-1').encode() if latin else chunk

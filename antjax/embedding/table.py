@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embedding tables on a mesh: state, lookups and row updates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import functools
 from typing import Any
 
@@ -14,12 +14,18 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from antjax.collectives.varying import psum
-from antjax.embedding import exchange, layout, rounding, stream, two_level
+from antjax.embedding import (
+  exchange,
+  layout,
+  pooled,
+  rounding,
+  stream,
+  two_level,
+)
 from antjax.embedding import routing as routing_lib
 from antjax.embedding import rows as rows_lib
 from antjax.embedding.home import Home, HomeConfig
 from antjax.embedding.layout import TableSpec
-from antjax.embedding.lookup import take_rows
 from antjax.embedding.optimizer import apply_to_rows, apply_to_table
 from antjax.embedding.routing import Feature
 from antjax.embedding.stream import RowSink
@@ -54,6 +60,8 @@ class EmbeddingTables:
     payload_dtype: Any = None,
     exchange_levels: layout.Levels = 'auto',
     home: HomeConfig | None = None,
+    engine: pooled.Engine = 'xla',
+    sums: Collection[str] = (),
   ):
     """Lays the tables out.
 
@@ -81,6 +89,9 @@ class EmbeddingTables:
       home: Where the rows of tables larger than the devices are. `specs` of
         these tables are then those of their places on the devices;
         `whole_specs` are the ones given.
+      engine: See `pooled.pool_rows`; 'kernel' concerns stacks with `sums`.
+      sums: Features whose vectors `lookup` sums over the last axis of their
+        ids, if the engine is 'kernel'.
 
     Raises:
       ValueError: Names are duplicate, or a feature has an unknown table or
@@ -105,6 +116,8 @@ class EmbeddingTables:
     self._factor = capacity_factor
     self._payload_dtype = payload_dtype
     self._levels = exchange_levels
+    self._engine: pooled.Engine = engine
+    self._sums = frozenset(sums if engine == 'kernel' else ())
     self._stacks = layout.make_stacks(specs, mesh)
     self.stack_of = {
       spec.name: stack
@@ -300,21 +313,21 @@ class EmbeddingTables:
     """Vectors [..., D] of prepared ids; differentiable with respect to `rows`.
 
     `rows[stack]` [U, D] are the rows of the step. `ids` is a nested dict of
-    indices [...] from `prepare`. Padding becomes zeros.
+    indices [...] from `prepare`. Padding becomes zeros. Vectors of `sums` are
+    summed over the last axis of their ids.
     """
     by_path, treedef = jax.tree.flatten_with_path(ids)
-    stacks = [self.features[path[-1].key].stack.name for path, _ in by_path]
+    names = [path[-1].key for path, _ in by_path]
+    stacks = [self.features[name].stack.name for name in names]
     vectors: list[jax.Array | None] = [None] * len(by_path)
-    for name in dict.fromkeys(stacks):
+    for stack in dict.fromkeys(stacks):
       # One gather per stack: its transpose is one scatter, not one per feature.
-      mine = [i for i, stack in enumerate(stacks) if stack == name]
+      mine = [i for i, of in enumerate(stacks) if of == stack]
       index = [by_path[i][1] for i in mine]
-      flat = jnp.concatenate([x.reshape(-1) for x in index])
-      flat = jnp.where(flat < 0, rows[name].shape[0], flat)
-      found = take_rows(rows[name], flat)
-      ends = np.cumsum([x.size for x in index])[:-1]
-      for i, x, part in zip(mine, index, jnp.split(found, ends), strict=True):
-        vectors[i] = part.reshape(*x.shape, -1)
+      are_summed = [names[i] in self._sums for i in mine]
+      found = pooled.look_up(rows[stack], index, are_summed, self._engine)
+      for i, x in zip(mine, found, strict=True):
+        vectors[i] = x
     return jax.tree.unflatten(treedef, vectors)
 
   # Checkpoints: table name -> rows in the order of their ids.

@@ -14,11 +14,10 @@ killed run resumes with the missing parts. Several processes share the parts,
 and --out must be on a shared disk. See docs/encode.md.
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent import futures
 import dataclasses
 import functools
-import itertools
 import json
 import pathlib
 import shutil
@@ -29,19 +28,17 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 import pyarrow as pa
-from pyarrow import csv
 import pyarrow.parquet as pq
 
 from antjax import paths
 from antjax.data import output_folder, prepare, table_source
-from antjax.jobs import distributed, script
+from antjax.jobs import distributed, encode_source, script
 from antjax.lm import hub
 from antjax.report.progress import Progress
 from antjax.serving.sentence import SentenceEncoder
 
 define_flags = distributed.define_flags
 _CHUNK_ROWS = 1024  # Of the array; parts are of whole chunks.
-_BLOCK_ROWS = 65_536  # Lines of a text file that are read at once.
 _PARTS, _ARRAY, _DONE = 'vectors', 'vectors.zarr', 'done'
 
 
@@ -139,14 +136,16 @@ Part = tuple[int, pa.Table]
 
 def main(config: Config) -> None:
   """Encodes this process's parts, and says how many texts there are."""
-  for name in ('model', 'texts', 'out'):
+  for name in ('model', 'texts', 'column', 'out'):
     if not getattr(config, name):
       raise ValueError(f'--{name} is needed; --help says what it is.')
   script.stop_request.install()
   distributed.initialize()
   out = paths.local(config.out, 'out')
   sources = [*table_source.find_files(paths.fetched(config.texts, 'texts'))]
-  total = sum(num for path in sources for num, _ in _pieces(path, config))
+  total = sum(num for num, _ in _pieces(sources, config))
+  if not total:
+    raise ValueError(f'--texts={config.texts} holds no texts; needed is one.')
   encoder = SentenceEncoder(
     config.model,
     poolings=config.pooling,
@@ -265,68 +264,37 @@ def _parts(
   """The wanted parts, in order; of Parquet their row groups alone are read."""
   size, row = config.part_rows, 0
   held: list[pa.Table] = []
-  for path in files:
-    for num, read in _pieces(path, config):
-      numbers = range(row // size, -(-(row + num) // size))
-      inside = [number for number in numbers if number in wanted]
-      table = read() if inside else pa.table({})
-      for number in inside:
-        start = max(0, number * size - row)
-        held.append(table.slice(start, (number + 1) * size - row - start))
-        if (number + 1) * size <= row + num:
-          yield number, pa.concat_tables(held)
-          held = []
-      row += num
+  for num, read in _pieces(files, config):
+    numbers = range(row // size, -(-(row + num) // size))
+    inside = [number for number in numbers if number in wanted]
+    table = read() if inside else pa.table({})
+    for number in inside:
+      start = max(0, number * size - row)
+      held.append(table.slice(start, (number + 1) * size - row - start))
+      if (number + 1) * size <= row + num:
+        yield number, _joined(held, config)
+        held = []
+    row += num
   if held:
-    yield row // size, pa.concat_tables(held)
+    yield row // size, _joined(held, config)
 
 
 def _pieces(
-  path: pathlib.Path, config: Config
-) -> Iterator[tuple[int, Callable[[], pa.Table]]]:
-  """(rows, function that reads them) of the pieces of a file."""
+  files: Sequence[pathlib.Path], config: Config
+) -> Iterator[encode_source.Piece]:
   columns = [*dict.fromkeys(filter(None, (config.column, config.id_column)))]
-  kind = path.suffix.lower()
+  for path in files:
+    yield from encode_source.pieces(path, columns)
 
-  def checked(read: Callable[..., pa.Table], *arguments: Any) -> pa.Table:
-    table = read(*arguments).select(columns)
-    if table.schema.types[0] not in (pa.string(), pa.large_string()):
-      raise ValueError(
-        f'{path}: column {config.column!r} is {table.schema.types[0]}; needed'
-        ' are texts.'
-      )
-    return table
 
+def _joined(tables: list[pa.Table], config: Config) -> pa.Table:
   try:
-    if kind == '.parquet':
-      file = pq.ParquetFile(path)
-      if lost := sorted({*columns} - {*file.schema_arrow.names}):
-        raise KeyError(f'no column {", ".join(lost)}')
-      for i in range(file.num_row_groups):
-        read = functools.partial(checked, file.read_row_group, i, columns)
-        yield file.metadata.row_group(i).num_rows, read
-    elif kind == '.txt':
-      if config.id_column:
-        raise KeyError(f'no column {config.id_column}')
-      with open(path, encoding='utf-8-sig', newline='\n') as lines:
-        while block := [*itertools.islice(lines, _BLOCK_ROWS)]:
-          texts = pa.array([line.rstrip('\r\n') for line in block])
-          table = pa.table({config.column: texts})
-          yield len(block), functools.partial(checked, lambda x: x, table)
-    else:
-      delimiter = '\t' if kind == '.tsv' else ','
-      for batch in csv.open_csv(
-        path,
-        None,
-        csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        csv.ConvertOptions(
-          include_columns=columns, column_types={config.column: pa.string()}
-        ),
-      ):
-        table = pa.Table.from_batches([batch])
-        yield len(table), functools.partial(checked, lambda x: x, table)
-  except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path} cannot be read: {error}.') from error
+    return pa.concat_tables(tables, promote_options='permissive')
+  except pa.ArrowException as error:
+    raise ValueError(
+      f'--texts={config.texts}: column {config.id_column!r} has several types'
+      f' in its files ({error}); needed is one, see --id_column.'
+    ) from error
 
 
 class _ParquetWriter:

@@ -22,7 +22,8 @@ def pool(
   """Pools the vectors of a multi-hot feature to float [..., D].
 
   Args:
-    vectors_BKD: float [..., K, D], one vector per value.
+    vectors_BKD: float [..., K, D], one vector per value; without weights also
+      their sum [..., D], as from tables with `sums`.
     ids_BK: int [..., K]; a negative id marks padding, whatever its vector.
     how: 'mean' or 'sum' over the values present; both are zero for a row
       without values.
@@ -34,7 +35,8 @@ def pool(
   """
   if how not in ('mean', 'sum'):
     raise ValueError(f"pool(how={how!r}): use 'mean' or 'sum'.")
-  if vectors_BKD.shape[:-1] != ids_BK.shape:
+  is_summed = vectors_BKD.ndim == ids_BK.ndim and weights_BK is None
+  if vectors_BKD.shape[:-1] != ids_BK.shape[: -1 if is_summed else None]:
     raise ValueError(
       f'pool: vectors {vectors_BKD.shape} need ids'
       f' {vectors_BKD.shape[:-1]}; got {ids_BK.shape}.'
@@ -47,8 +49,10 @@ def pool(
   weight_BK = (ids_BK >= 0).astype(vectors_BKD.dtype)
   if weights_BK is not None:
     weight_BK = jnp.where(ids_BK >= 0, weights_BK, 0).astype(weight_BK.dtype)
-  present_BKD = jnp.where((ids_BK >= 0)[..., None], vectors_BKD, 0)
-  total = (present_BKD * weight_BK[..., None]).sum(axis=-2)
+  total = vectors_BKD
+  if not is_summed:
+    present_BKD = jnp.where((ids_BK >= 0)[..., None], vectors_BKD, 0)
+    total = (present_BKD * weight_BK[..., None]).sum(axis=-2)
   if how == 'sum':
     return total
   count = weight_BK.sum(axis=-1, keepdims=True)

@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and writes LoRA adapters in PEFT's format.
 
-A folder has adapter_config.json and adapter_model.safetensors. Settings under
-which PEFT computes something else than we do are rejected by name.
+A folder has adapter_config.json, see `adapter_settings`, and
+adapter_model.safetensors.
 """
 
-from collections.abc import Mapping
 import json
 import os
 import pathlib
@@ -19,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from antjax import paths
-from antjax.lm import config_json, families, hub, lora
+from antjax.lm import adapter_settings, config_json, families, hub, lora
 from antjax.lm.blocks import Block
 from antjax.lm.safetensors_file import SafetensorsFolder
 from antjax.lm.transformer import Transformer
@@ -32,19 +31,6 @@ _PARTS = {
   'a': 'lora_A.weight',
   'b': 'lora_B.weight',
   'm': 'lora_magnitude_vector',
-}
-# Fields that we read, that change nothing, or that the tensors imply.
-_HARMLESS = {
-  *('auto_mapping', 'base_model_name_or_path', 'exclude_modules', 'peft_type'),
-  *('inference_mode', 'layers_pattern', 'layers_to_transform', 'lora_alpha'),
-  *('lora_dropout', 'megatron_core', 'peft_version', 'qalora_group_size', 'r'),
-  *('revision', 'fan_in_fan_out', 'target_modules', 'task_type', 'use_dora'),
-  *('use_rslora', 'rank_pattern', 'alpha_pattern'),
-}
-_PLAIN: Mapping[str, tuple[Any, ...]] = {
-  'bias': ('none',),
-  # Others change the base model's weights.
-  'init_lora_weights': (True, 'gaussian', 'orthogonal', 'eva'),
 }
 
 
@@ -209,27 +195,6 @@ def _targets(
   }
 
 
-def _is_chosen(fields: Mapping[str, Any], module: str) -> bool:
-  """Whether the settings name a module, as PEFT has it."""
-
-  def is_named(names: Any) -> bool:
-    if isinstance(names, str):
-      return re.fullmatch(names, module) is not None
-    return any(f'.{module}'.endswith(f'.{name}') for name in names)
-
-  targets, layers = (
-    fields.get(x) for x in ('target_modules', 'layers_to_transform')
-  )
-  if (out := fields.get('exclude_modules')) and is_named(out):
-    return False
-  if not targets or targets == 'all-linear':
-    return True
-  layers = [layers] if isinstance(layers, int) else layers
-  found = re.match(r'.*\.[^.]*\.(\d+)\.', module)
-  is_layer = not layers or (found and int(found[1]) in layers)
-  return is_named(targets) and (is_layer or isinstance(targets, str))
-
-
 class _Folder:
   """The tensors of a folder.
 
@@ -242,16 +207,7 @@ class _Folder:
   def __init__(self, path: pathlib.Path, family: families.Family):
     """Checks the settings, and reads no tensor."""
     self.path, file = path, path / CONFIG_NAME
-    self._fields = fields = json.loads(file.read_text(encoding='utf-8'))
-    wrong = [
-      f'{name}={value!r}'
-      for name, value in fields.items()
-      if value and name not in _HARMLESS and value not in _PLAIN.get(name, ())
-    ]
-    if fields.get('peft_type') != 'LORA':
-      wrong = [f'peft_type={fields.get("peft_type")!r}']
-    if wrong:
-      raise ValueError(f'{file}: {", ".join(sorted(wrong))} is not supported.')
+    self._fields = adapter_settings.read(file)
     self.scale = self._setting('')[1]
     self._source = SafetensorsFolder(path, (FILE_NAME, 'adapter_model.bin'))
     self._names = {
@@ -270,7 +226,7 @@ class _Folder:
     if not found:
       return {}
     theirs = found[0].removeprefix(_PREFIX).rpartition('.lora_')[0]
-    if not _is_chosen(self._fields, theirs):
+    if not adapter_settings.is_chosen(self._fields, theirs):
       raise ValueError(
         f'{self.path / CONFIG_NAME}: target_modules, exclude_modules or'
         f' layers_to_transform leave out {theirs}, of which there are tensors'

@@ -73,7 +73,7 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
   if 'hidden_size' in fields:  # OPT-350m projects between two widths.
     only['word_embed_proj_dim'] = fields['hidden_size']
   for name, value in only.items():
-    if fields.get(name, value) != value:
+    if name in fields and fields[name] != value:
       raise ValueError(
         f'{path}: {name}={fields[name]!r} is not supported; needed is {value!r}'
         ', or a model without it.'
@@ -91,7 +91,8 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
   if fields.get('num_key_value_heads') is None:
     fields['num_key_value_heads'] = fields.get('num_attention_heads')
   if 'n_inner' in fields and fields['n_inner'] is None:
-    fields['n_inner'] = 4 * fields.get('n_embd', 0)
+    width = fields.get('n_embd', 0)
+    fields['n_inner'] = 4 * width if isinstance(width, int) else width
   missing = sorted(set(family.fields.values()) - set(fields))
   if missing:
     raise ValueError(f'{path} lacks {", ".join(missing)}.')
@@ -101,7 +102,7 @@ def read_config(fields: Mapping[str, Any], path: Any = 'config.json') -> Config:
   if fields['model_type'] == 'gemma' and fields['hidden_act'] == 'gelu':
     values['activation'] = 'gelu_tanh'  # As meant by its first files.
   if 'feed_forward_proj' in fields and 'dense_act_fn' in fields:
-    if _ACTIVATIONS.get(fields['dense_act_fn']) != values['activation']:
+    if _ACTIVATIONS.get(str(fields['dense_act_fn'])) != values['activation']:
       needed = f'that of feed_forward_proj={fields["feed_forward_proj"]!r}'
       raise _fail(path, 'dense_act_fn', fields['dense_act_fn'], needed)
   values |= _read_pattern(family, fields, values, path)
@@ -168,6 +169,10 @@ def _layer_fields(family: Family) -> set[str]:
   return found
 
 
+def _is_positive(value: Any) -> bool:
+  return type(value) in (int, float) and 0 < value < math.inf
+
+
 def _fail(path: Any, name: str, value: Any, needed: str) -> ValueError:
   return ValueError(f'{path}: {name}={value!r}; needed is {needed}.')
 
@@ -176,18 +181,28 @@ def _read_pattern(family, fields, values, path) -> dict[str, Any]:
   if not family.pattern:
     return {}
   num_layers, window = values['num_layers'], fields.get(family.windows)
-  if not fields.get('use_sliding_window', True):
+  is_windowed = fields.get('use_sliding_window', True)
+  if not isinstance(is_windowed, bool):
+    raise _fail(path, 'use_sliding_window', is_windowed, 'true or false')
+  if not is_windowed:
     window = None
   if window is not None and (type(window) is not int or window < 1):
     raise _fail(path, family.windows, window, 'a whole number above 0 or null')
   rule = family.pattern
   count = fields.get(rule.count_field, rule.count)
+  if type(count) is not int or count < 0:
+    raise _fail(path, rule.count_field, count, 'a whole number')
   pattern = ''.join(_LETTERS[x] for x in rule.kinds(count, num_layers))
-  if places := fields.get('no_rope_layers'):
+  if (places := fields.get('no_rope_layers')) is not None:
+    is_list = isinstance(places, list) and len(places) == num_layers
+    if not is_list or any(x not in (0, 1) for x in places):
+      needed = f'a list of {num_layers} of 0 and 1'
+      raise _fail(path, 'no_rope_layers', places, needed)
     pattern = ''.join('g' if x else 'n' for x in places)
   kinds = fields.get('layer_types')
   if kinds is not None:
-    if len(kinds) != num_layers or set(kinds) - set(_KINDS):
+    is_list = isinstance(kinds, list) and len(kinds) == num_layers
+    if not is_list or any(x not in (*_KINDS,) for x in kinds):
       needed = f'{num_layers} of {", ".join(_KINDS)}'
       raise _fail(path, 'layer_types', kinds, needed)
     if 'n' in pattern and 'sliding_attention' in kinds:
@@ -217,8 +232,10 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
   rope = dict(rope or old)
   local: dict[str, Any] = {}
   if 'full_attention' in rope:
-    local = dict(rope.get('sliding_attention') or {})
-    rope = dict(rope['full_attention'])
+    both = [rope.get(x) or {} for x in ('full_attention', 'sliding_attention')]
+    if not all(isinstance(x, dict) for x in both):
+      raise _fail(path, 'rope_parameters', rope, 'an object for each kind')
+    rope, local = map(dict, both)
   theta, local_theta = family.thetas
   for part, key in ((rope, theta), (local, local_theta)):
     part.setdefault('rope_theta', fields.get(key, 0.0))
@@ -232,15 +249,16 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
   result['rope_fraction'] = rope.pop(name, fields.get(name, 1.0))
   if result['rope_fraction'] != 1 and name not in family.layer_fields:
     raise _fail(path, name, result['rope_fraction'], 'a model without it')
-  for name, value in result.items():
-    if type(value) not in (int, float) or value <= 0:
-      raise _fail(path, name, value, 'a number above 0')
-    result[name] = float(value)
+  shown = {'rope_local_theta': local_theta, 'rope_fraction': name}
+  for key, value in result.items():
+    if not _is_positive(value):
+      raise _fail(path, shown.get(key, theta), value, 'a number above 0')
+    result[key] = float(value)
   old = rope.pop('type', 'default')
   kind = rope.pop('rope_type', old)
   if family.architecture.startswith('Phi3') and kind in ('su', 'yarn'):
     kind = 'longrope'
-  if kind not in _SCALINGS:
+  if not isinstance(kind, str) or kind not in _SCALINGS:
     raise _fail(path, 'rope_type', kind, ' or '.join(_SCALINGS))
   limit, longest = _LIMITS
   rope.setdefault(longest, fields.get(longest))
@@ -255,6 +273,15 @@ def _read_rope(family, fields, has_local: bool, path) -> dict[str, Any]:
       raise ValueError(
         f'{path}: rope_type={kind!r} {problem} {", ".join(names)}.'
       )
+  for name, value in rope.items():
+    fits, needed = _is_positive(value), 'a number above 0'
+    if name == 'truncate':
+      fits, needed = isinstance(value, bool), 'true or false'
+    elif name in ('short_factor', 'long_factor'):
+      fits = isinstance(value, list) and all(map(_is_positive, value))
+      needed = 'a list of numbers above 0'
+    if not fits:
+      raise _fail(path, name, value, needed)
   if kind == 'default':
     return result
   scaling = {'rope_type': kind, **rope}

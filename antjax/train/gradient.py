@@ -34,6 +34,7 @@ from antjax.train.open_leaves import (
   empty_accumulator,
 )
 from antjax.train.residuals import BETWEEN, INSIDE
+from antjax.train.row_keys import row_key
 from antjax.train.state import PyTree
 from antjax.train.step_spec import StateView, StepSpec
 
@@ -340,12 +341,12 @@ def _sum_scalars(scalars: Mapping[str, Any]) -> dict[str, jax.Array]:
 def device_key(
   rng: jax.Array, step: jax.Array, num_micro_batches: int, i: Any
 ) -> jax.Array:
-  """A key for this device's micro-batch i, equal on any mesh shape."""
+  """The key of this device's micro-batch i."""
   device = lax.axis_index(INTER) * lax.axis_size(INTRA) + lax.axis_index(INTRA)
   return key_of(rng, step, device * num_micro_batches + i)
 
 
 def key_of(rng: jax.Array, step: jax.Array, index: Any) -> jax.Array:
-  """The key of a step's `index`-th micro-batch, counted over all devices."""
+  """The key of a step's `index`-th micro-batch, see `row_key`."""
   key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
-  return jax.random.fold_in(key, index)
+  return row_key(key, index)

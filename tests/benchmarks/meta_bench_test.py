@@ -3,6 +3,7 @@
 """The meta-learning benchmark, tiny: its lines, and its check of equality."""
 
 import numpy as np
+import pytest
 
 from benchmarks import meta_bench, meta_problem
 from tests import warm_python
@@ -66,3 +67,16 @@ def test_smoke_run_prints_a_line_a_case_and_peer():
     np.testing.assert_allclose(line['ratio'], ratio, rtol=1e-2)
     assert line['dtype'] == 'float32'
     assert {'jax', 'torch'} <= line['versions'].keys()
+
+
+@runs.needs_peers
+@pytest.mark.slow
+def test_processes_of_a_peer_that_share_the_tasks_agree():
+  lines = runs.lines(
+    'meta_bench',
+    *('--quick', '--cases=mlp-2-1,all-1-3', '--peer=functional'),
+    '--peer_processes=3',
+  )
+  assert len(lines) == 2
+  assert all(line['torch_processes'] == 3 for line in lines)
+  assert all(line['peer_examples_per_s'] > 0 for line in lines)

@@ -10,7 +10,6 @@ import pytest
 from antjax.collectives import cost_model, measure
 from antjax.collectives.choose import Collectives, for_mesh
 from antjax.mesh.mesh import make_mesh
-from antjax.plan import census
 from tests.collectives import algorithms_check
 
 # Latency rules small messages, the uplink large ones.
@@ -105,36 +104,12 @@ def test_measuring_gives_gathers_their_own_speed(monkeypatch):
     x = jax.ShapeDtypeStruct((mesh.size * piece,), np.float32)
     return [jax.eval_shape(call, x).size / mesh.size for call in calls]
 
-  def beside(fn, count):
-    """A loop whose products take no time, and collectives what they send."""
-    found = lambda x: x[:0] if fn is measure._nothing else fn(x)  # noqa: E731
-    return lambda x: jnp.tile(found(x), count)
-
   monkeypatch.setattr(measure, '_times', times)
-  monkeypatch.setattr(measure, '_beside', beside)
   mesh = make_mesh(intra=4)
-  sizes = 1 << 10, 1 << 16, 1 << 22
-  links = cost_model.fit(measure.samples(mesh, sizes, 1, True))
+  links = cost_model.fit(measure.samples(mesh, (1 << 10, 1 << 16), 1))
   # A gather makes 4 blocks of which 3 are sent; permutes, here one for all.
   assert links.intra_gather_bytes_per_s == pytest.approx(3)
   assert links.intra_bytes_per_s == pytest.approx(12)
-  assert cost_model.fit(measure.samples(mesh, sizes, 1)) == links
-
-
-def test_what_is_timed_beside_products_waits_for_them():
-  mesh = make_mesh(intra=4)
-  loop = measure._call(
-    mesh, measure._beside(measure._chain('intra', 4, 4, 4), 5)
-  )
-  compiled = loop.lower(jnp.ones(8 * 16)).compile()
-  text = compiled.as_text()
-  permutes = census.collectives(text, mesh.shape)
-  assert sum(c.num_runs() for c in permutes) == 5 * 3
-  body = census.program(text, mesh.shape).bodies
-  (turn,) = [lines for lines in body.values() if 'permute(' in str(lines)]
-  # By the source: XLA:CPU fuses or calls products.
-  assert 'dot_general' in str(turn)
-  np.testing.assert_allclose(compiled(jnp.ones(8 * 16)), 1 / 256, rtol=1e-5)
 
 
 def test_one_device_has_no_links():

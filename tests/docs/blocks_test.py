@@ -67,7 +67,7 @@ _PAGES = [
 _SLOW = {
   *('bahe-1', 'checkpoints-0', 'delivery-0', 'delivery-1', 'elastic-0'),
   *('gmeta-0', 'llm_rec-1', 'model_state-1'),
-  *('click_models-0', 'delivery-2'),
+  *('click_models-0', 'click_models-1', 'delivery-2'),
   *('llm_rec-4', 'pretrained-1', 'pretrained-2', 'pretrained-3', 'train_lm-0'),
 }
 

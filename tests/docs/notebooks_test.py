@@ -23,7 +23,7 @@ _SMALL = {
   'two_towers': {'NUM_STEPS, BATCH': '30, 256', 'NUM_TESTS': '200'},
 }
 # Other tests of `make test` train what the others do.
-_FAST = [p for p in _PATHS if p.stem in ('custom_paro', 'two_towers')]
+_FAST = [p for p in _PATHS if p.stem == 'two_towers']
 _CELL = re.compile(
   r'^# %% tags=\["parameters"\]\n(.*?)^# %%', re.DOTALL | re.MULTILINE
 )

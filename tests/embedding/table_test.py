@@ -11,12 +11,13 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from antjax.embedding import layout
+from antjax.embedding import layout, pooled
 from antjax.embedding.layout import TableSpec
 from antjax.embedding.optimizer import Adagrad, Adam, RowWiseAdagrad, SGD
 from antjax.embedding.table import EmbeddingTables
 from antjax.mesh.mesh import BATCH_AXES, make_mesh
 from tests.cases import first_fast
+from tests.embedding import pooled_test
 
 # Gradients of a row are summed over devices in another order.
 SUM_ORDER_ATOL = 1e-5
@@ -402,3 +403,42 @@ def test_a_narrow_payload_rounds_what_travels_and_nothing_else(level):
   np.testing.assert_allclose(grads, exact, rtol=2**-8, atol=1e-6)
   assert np.abs(grads - exact).max() > 1e-4  # They were rounded.
   np.testing.assert_array_equal(after[96:], before[96:])
+
+
+def test_bags_are_summed_in_one_call_for_a_stack(monkeypatch):
+  calls = []
+
+  def kernel(rows_RD, index_N, weights_N, starts_G):
+    calls.append(len(starts_G) - 1)
+    return pooled_test.plain(rows_RD, index_N, weights_N, starts_G)
+
+  monkeypatch.setattr(pooled, 'kernel_for', lambda dim, kind: kernel)
+  plain = make_tables('none', intra=8)
+  tables = make_tables('none', intra=8, engine='kernel', sums=('seen',))
+  ids = make_ids()['query'] | {'city': np.arange(4)}
+  rows = {
+    name: leaf['table']
+    for name, leaf in start(plain).items()
+    if 'table' in leaf
+  }
+
+  def lookup(tables, rows):
+    index, _ = tables.prepare(ids, 1)
+    return tables.lookup(rows, index)
+
+  def summed(rows):
+    found = lookup(plain, rows)
+    return found | {'seen': found['seen'].sum(axis=1)}
+
+  found = lookup(tables, rows)
+  # 16 bags of two items and 4 cities; words are in another stack.
+  assert calls == [20]
+  of = functools.partial(
+    jax.tree.map, functools.partial(np.allclose, atol=1e-6)
+  )
+  assert all(jax.tree.leaves(of(found, summed(rows))))
+  grads = [
+    jax.grad(lambda rows, fn=fn: loss(fn(rows)))(rows)
+    for fn in (functools.partial(lookup, tables), summed)
+  ]
+  assert all(jax.tree.leaves(of(*grads)))

@@ -90,7 +90,7 @@ def test_a_step_compiles_and_keeps_its_tables_in_place(levels):
     ('global', 4, 0.3), ('global', 2, 1.25), ('intra', 4, 0.05), ('none', 4, 1)
   ),
 )
-@pytest.mark.parametrize('levels', [1, 2])
+@pytest.mark.parametrize('levels', first_fast(2, 1))
 def test_steps_are_those_of_small_tables(
   monkeypatch, level, intra, factor, levels
 ):

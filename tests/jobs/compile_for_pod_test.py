@@ -133,7 +133,7 @@ def test_attention_is_a_fused_kernel_in_the_step_of_language_models(
 )
 def test_padding_behind_texts_needs_no_mask_of_cudnn(job, mask):
   settings = config(topology=H100, model=job, sequences=2, seq_len=256)
-  compile_for_pod.prepare(settings.target)
+  pod_models.prepare(settings.target)
   text = compile_for_pod.compile_step(settings)[2].as_text()
   assert set(re.findall(r'mask_type": "(\w+)"', text)) == {mask}
   assert ('fmhaScaleBiasSoftmax' in text) == (mask == 'NO_MASK')

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts in files become vectors in files, by parts, once each."""
 
+import gzip
 import json
 
 import jax
@@ -138,6 +139,67 @@ def test_text_files(config, tmp_path, kind):
   path.write_bytes(b'id,text\n\xff,\xff\n')
   with pytest.raises(ValueError, match=f'texts.{kind} cannot be read'):
     encode.main(config(texts=path, out=f'{tmp_path}/other'))
+
+
+LONG = 'x' * (1 << 25)
+
+
+@pytest.mark.parametrize(
+  'name, content, found',
+  [
+    ('a.txt', b'x\0y\n\nz\r\n', [[3, 121], [0, 0], [1, 122]]),
+    ('a.txt.gz', gzip.compress(b'text\nz'), [[4, 116], [1, 122]]),
+    ('a.tsv.gz', gzip.compress(b'n\ttext\n1\tz,\n'), [[2, 44]]),
+    ('a.txt.gz', gzip.compress(b'text\nz')[:-9], 'a.txt.gz cannot be read: C'),
+    ('a.txt', b'', 'a.txt holds no texts'),
+    ('a.csv', b'text\r\n', 'a.csv holds no texts'),
+    ('a.csv', b'', 'it has no header'),
+    ('a.csv', b'text,text\na,b\n', 'it has 2 columns text'),
+    ('a.csv', b'n,text\n1,x\n2,"a\n3,b\n', 'line 3: a quote is never closed'),
+    ('a.csv', b'n,text\n1,a\n2\n', 'Expected 2 columns, got 1: 2'),
+    ('a.csv', f'text\n{LONG}\nb'.encode(), [[len(LONG), 120], [1, 98]]),
+    ('a.csv', b'n,text\n' + b'1,"a\r\nb"\r\n' * 2, [[4, 98]] * 2),
+  ],
+)
+def test_odd_files_are_read_whole_or_refused(
+  config, tmp_path, name, content, found
+):
+  path = tmp_path / name
+  path.write_bytes(content)
+  if isinstance(found, list):
+    encode.main(config(texts=path))
+    assert vectors(tmp_path / 'out').tolist() == found
+    return
+  with pytest.raises(ValueError, match=found):
+    encode.main(config(texts=path))
+  assert not (tmp_path / 'out').exists()
+
+
+def test_columns_of_other_types(config, tmp_path):
+  folder = tmp_path / 'files'
+  folder.mkdir()
+  texts = pa.array(['a', None, 'a'])
+  kinds = [texts.dictionary_encode(), texts.cast(pa.string_view())]
+  for i, kind in enumerate([texts, *kinds, texts.cast(pa.large_string())]):
+    table = pa.table(
+      {'text': kind, 'id': [i] * 3, 'other': ['x' if i > 2 else i] * 3}
+    )
+    pq.write_table(table, folder / f'{i}.parquet')
+  encode.main(config(texts=folder, id_column='id'))
+  want = [[1, 97], [0, 0], [1, 97]] * 4
+  assert vectors(tmp_path / 'out').tolist() == want
+  out = f'{tmp_path}/other'
+  with pytest.raises(ValueError, match="column 'other' has several types"):
+    encode.main(config(texts=folder, id_column='other', out=out, part_rows=20))
+  bad = pa.array([b'\xff', b'a']).cast(pa.string(), safe=False)
+  bad = pa.Array.from_buffers(pa.string(), 2, bad.buffers())
+  pq.write_table(pa.table({'text': bad}), tmp_path / 'bad.parquet')
+  with pytest.raises(
+    ValueError, match='bad.parquet cannot be read: .*Invalid UTF'
+  ):
+    encode.main(config(texts=tmp_path / 'bad.parquet', out=f'{tmp_path}/bad'))
+  with pytest.raises(ValueError, match='--column is needed'):
+    encode.main(config(column=''))
 
 
 def test_what_is_no_text(config, tmp_path):

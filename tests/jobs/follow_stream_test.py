@@ -125,6 +125,21 @@ def test_settings_come_from_a_file(brokers, tmp_path):
     Config(follow='in', deltas='d', follow_config='f')
 
 
+def test_why_brokers_are_not_reached_is_said_once(
+  brokers, tmp_path, monkeypatch
+):
+  path = tmp_path / 'kafka.conf'
+  path.write_text('security.protocol=ssl\nlog_level=0')
+  monkeypatch.setattr(stream, '_TIMEOUT_S', 1.0)
+  told = []
+  monkeypatch.setattr(
+    stream.logging, 'warning', lambda *args: told.append(args)
+  )
+  with pytest.raises(RuntimeError, match='transport failure.*SSL handshake'):
+    opened(brokers, settings=str(path))
+  assert len(told) < 4, told
+
+
 def test_a_bad_message_takes_no_other_with_it(tmp_path):
   columns = {'user': 'string', 'item': 'int64', 'price': 'float32'}
   columns = {n: {'type': x, 'has_empty': True} for n, x in columns.items()}

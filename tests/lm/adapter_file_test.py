@@ -118,6 +118,24 @@ def test_an_adapter_of_a_part(tmp_path):
     ),
     ({'exclude_modules': ['q_proj']}, 'leave out .*0.self_attn.q_proj'),
     ({'layers_to_transform': 0}, 'leave out model.layers.1.self_attn.q_proj'),
+    (
+      {'layers_to_transform': [0, 1, 2], 'layers_pattern': 'blocks'},
+      'leave out model.layers.0.self_attn.q_proj',
+    ),
+    # PEFT chooses by the base model, or fails.
+    ({'target_modules': None}, 'target_modules=None; needed is a list'),
+    ({'target_modules': []}, r'target_modules=\[\]; needed is a list'),
+    ({'target_modules': 3}, 'adapter_config.json: target_modules=3; needed'),
+    ({'target_modules': '*'}, r"target_modules='\*'; needed"),
+    (
+      {'target_modules': 'all-linear', 'layers_to_transform': [0]},
+      r"layers_to_transform=\[0\] beside target_modules='all-linear'",
+    ),
+    ({'exclude_modules': [3]}, r'exclude_modules=\[3\]; needed'),
+    ({'layers_to_transform': '0'}, "layers_to_transform='0'; needed"),
+    ({'rank_pattern': [1]}, r'rank_pattern=\[1\]; needed is an object'),
+    ({'alpha_pattern': {'(': 1}}, 'alpha_pattern=.*needed is an object'),
+    ({'use_dora': 'yes'}, "use_dora='yes'; needed is true or false"),
   ],
 )
 def test_other_kinds_are_refused_by_name(tmp_path, fields, message):

@@ -138,10 +138,18 @@ def test_every_code_equals_data_parallel(code, want):
   assert_same(trained(code, intra=2), want)
 
 
-@pytest.mark.slow
-def test_one_device_with_as_many_micro_batches_has_the_same_masks(want):
-  one = jax.devices()[:1]
-  assert_same(trained(devices=one, intra=1, num_micro_batches=16), want)
+# (devices, of a group, micro-batches): other products than 8 x 2.
+@pytest.mark.parametrize(
+  'num_devices,intra,num_micro_batches',
+  slow_but([(1, 1, 16), (1, 1, 2), (2, 1, 1), (4, 2, 4), (8, 2, 1)], (4, 2, 4)),
+)
+def test_any_devices_and_micro_batches_have_the_same_masks(
+  num_devices, intra, num_micro_batches, want
+):
+  devices = jax.devices()[:num_devices]
+  options = {'num_micro_batches': num_micro_batches}
+  got = trained('IIG', intra=intra, devices=devices, **options)
+  assert_same(got, want)
 
 
 def test_layers_with_keys_are_fetched_ahead(monkeypatch):

@@ -6,6 +6,7 @@ What `transformers` wrote and computed is in golden/families.npz; see
 `tests.lm.peer_families`.
 """
 
+import itertools
 import json
 import subprocess
 
@@ -147,6 +148,41 @@ def test_contradictions_that_transformers_resolves_are_refused(
   config_json.read_config(written)
   with pytest.raises(ValueError, match=message):
     config_json.read_config({**written, **fields})
+
+
+def test_values_of_a_wrong_type_are_refused_by_name():
+  values = ['x', [], ['x'], {}, {'a': 1}, True, -1, 1.5, 0, np.nan, [None]]
+  for text in TEXTS.values():
+    for name, value in itertools.product(text['config'], values):
+      fields = {**text['config'], name: value}
+      try:
+        config_json.read_config(fields, 'a/config.json')
+      except ValueError as error:  # Never another.
+        message = str(error)
+        # Names of what it is compared with, or computed from it.
+        names = {name, *_NAMED_ELSEWHERE.get(name, '').split()}
+        assert any(x in message for x in names), (message, name, value)
+  fields = TEXTS['llama']['config']
+  for rope in (
+    {'rope_type': ['x']},
+    {'rope_type': 'linear', 'factor': '2'},
+    {'rope_type': 'yarn', 'factor': 2, 'truncate': 1},
+    {'rope_type': 'longrope', 'long_factor': [1], 'short_factor': 1},
+    {'full_attention': 3},
+    {'rope_theta': np.inf},
+  ):
+    with pytest.raises(ValueError, match=f'config.json: .*{[*rope][-1]}'):
+      config_json.read_config({**fields, 'rope_parameters': rope})
+
+
+# Field -> what messages of its values may name instead.
+_NAMED_ELSEWHERE = {
+  'head_dim': 'head',
+  'hidden_size': 'word_embed_proj_dim',
+  'num_local_experts': 'num_experts',
+  'rope_parameters': 'rope_type',
+  'use_sliding_window': 'sliding_window',
+}
 
 
 def test_the_original_length_of_phi3_is_that_of_transformers():

@@ -10,12 +10,15 @@ import re
 
 import jax
 from jax import lax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import pytest
 
-from antjax.jobs import compile_for_pod
-from antjax.mesh.mesh import INTRA, make_mesh
+from antjax.embedding import pooled
+from antjax.jobs import compile_for_pod, pod_models
+from antjax.mesh import mesh as mesh_lib
+from antjax.mesh.manual import manual
 from antjax.mesh.paro import ELASTIC_CODES, VALID_CODES
 from antjax.plan.pod_target import Target
 from tests.jobs.compile_for_pod_test import config, needs_cuda, needs_libtpu
@@ -67,6 +70,48 @@ def test_the_step_of_each_job_under_each_code_is_as_planned(
       assert job in _EXCEPTIONS[topology].get(line['note'], ()), line
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'topology',
+  [pytest.param(H100, marks=needs_cuda), pytest.param(V6E, marks=needs_libtpu)],
+)
+def test_the_kernel_of_lookups_compiles_in_gradients_of_both_orders(topology):
+  target = Target.of(topology, 1)
+  pod_models.prepare(target)
+  mesh = mesh_lib.make_mesh(devices=target.devices(), intra=target.group_size)
+  everywhere = NamedSharding(mesh, P(mesh_lib.GLOBAL_AXES))
+  num = mesh.devices.size
+
+  def loss(rows, indices, weights):
+    found = pooled.pool_rows(rows, indices, weights, engine='kernel')
+    return sum(jnp.sum(jnp.sin(x)) for x in found)
+
+  def after_a_step(rows, indices, weights):
+    return loss(rows - jax.grad(loss)(rows, indices, weights), indices, weights)
+
+  def shape(*sizes, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=everywhere)
+
+  grads = manual(
+    jax.grad(after_a_step, (0, 2)),
+    mesh,
+    in_specs=P(mesh_lib.GLOBAL_AXES),
+    out_specs=P(mesh_lib.GLOBAL_AXES),
+  )
+  sizes = (num * 64, 3), (num * 64, 1, 2)
+  args = (
+    shape(num * 100, 128),
+    [shape(*size, dtype=jnp.int32) for size in sizes],
+    [shape(*size) for size in sizes],
+  )
+  platform = 'cuda' if target.is_gpu else 'tpu'
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    lowered = jax.jit(grads).trace(*args).lower(lowering_platforms=(platform,))
+  name = 'mosaic_gpu' if target.is_gpu else 'tpu_custom_call'
+  # Sums and two for each gradient: of the step and of the loss after it.
+  assert lowered.compile().as_text().count(f'custom_call_target="{name}') >= 6
+
+
 @pytest.mark.parametrize(
   ('topology', 'ring', 'gather', 'all_reduce'),
   [
@@ -107,7 +152,7 @@ def test_libtpu_gathers_on_one_ring_and_sums_on_all_axes(
   topology, gathers, sums
 ):
   target = Target.of(topology, 1)
-  mesh = make_mesh(intra=target.group_size, devices=target.devices())
+  mesh = mesh_lib.make_mesh(intra=target.group_size, devices=target.devices())
 
   def algorithm(fn, spec):
     mapped = jax.shard_map(
@@ -122,7 +167,7 @@ def test_libtpu_gathers_on_one_ring_and_sums_on_all_axes(
     return re.search(r'"emitter":"(1DAllGather)', text)[1]
 
   def gather(x):
-    return lax.all_gather(x, INTRA, tiled=True)
+    return lax.all_gather(x, mesh_lib.INTRA, tiled=True)
 
-  assert algorithm(gather, P(INTRA)) == gathers
-  assert algorithm(lambda x: lax.psum(x, INTRA), P()) == sums
+  assert algorithm(gather, P(mesh_lib.INTRA)) == gathers
+  assert algorithm(lambda x: lax.psum(x, mesh_lib.INTRA), P()) == sums

@@ -81,10 +81,9 @@ def test_a_step_cut_off_at_any_byte_is_not_chosen(tmp_path, seed):
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize(
   'part',
-  [
-    'meta/metadata',
-    *first_fast('params/d', 'params/ocdbt', 'state/d', 'state/_METADATA'),
-  ],
+  first_fast(
+    'meta/metadata', 'params/d', 'params/ocdbt', 'state/d', 'state/_METADATA'
+  ),
 )
 def test_a_damaged_step_is_named_and_what_to_do(tmp_path, part):
   save(tmp_path, [2, 4])

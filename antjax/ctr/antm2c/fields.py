@@ -7,7 +7,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from antjax.ctr.antm2c import bags, numbers, times
-from antjax.embedding import rounding
+from antjax.embedding import pooled, rounding
 from antjax.networks.fusion import Way
 
 _FIELDS = ('user', 'item', 'title', 'columns', 'numeric', 'history')
@@ -86,6 +86,12 @@ class FieldConfig:
     'Dtype of the embedding rows. bfloat16 takes half the memory, int8 (with a'
     ' unit per row) a quarter; updates are rounded stochastically.',
   ] = 'float32'
+  lookup: Annotated[
+    pooled.Engine,
+    'How rows of bags that are summed or averaged are looked up. xla: gathered,'
+    ' then summed. kernel: in one pass, by a kernel of the device (GPUs from'
+    ' Hopper on, TPUs with SparseCores; D a multiple of 128), else as xla.',
+  ] = 'xla'
   device_rows: Annotated[
     int,
     'Rows of each table on all devices together. Further ones, in float32, are'

@@ -228,7 +228,9 @@ class ScenarioModel:
         for group, names in self._groups.items()
       }
       features |= {bag + _WEIGHT: bag + _WEIGHT for bag in self._bags}
-    return EmbeddingTables(every, features, mesh=mesh, home=home)
+    sums = [n for n, how in self._bags.items() if how != 'attention']
+    how: Any = {'mesh': mesh, 'home': home, 'engine': fields.lookup}
+    return EmbeddingTables(every, features, sums=sums, **how)
 
   @property
   def groups(self) -> dict[str, list[int]]:

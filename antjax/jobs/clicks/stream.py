@@ -83,6 +83,7 @@ class Topic:
     mine = f'{self._topic}/'
     self.offsets = {n: x for n, x in offsets.items() if n.startswith(mine)}
     self._is_first, self._assigned = not self.offsets, set[int]()
+    self._trouble, self._warned = '', dict[int, float]()  # By kind.
     self.cluster, self._looked = cluster, 0.0
     try:
       self._look()
@@ -137,7 +138,10 @@ class Topic:
         self._looked = time.monotonic()
         logging.warning('follow=%s: %s', self._url, error)
         return
-      raise RuntimeError(f'follow={self._url}: {error}.') from error
+      self._consumer.poll(0)  # Reads warnings.
+      raise RuntimeError(
+        f'follow={self._url}: {error}. {self._trouble}'
+      ) from error
     cluster = about.cluster_id or ''
     if self.cluster and cluster != self.cluster:
       raise RuntimeError(
@@ -182,4 +186,9 @@ class Topic:
     )
 
   def _warn(self, error: Any) -> None:
-    logging.warning('follow=%s: %s', self._url, error.str())
+    code, now = error.code(), time.monotonic()
+    if code != self._kafka.KafkaError._ALL_BROKERS_DOWN:
+      self._trouble = error.str()
+    if now - self._warned.get(code, -_LOOK_S) >= _LOOK_S:
+      self._warned[code] = now
+      logging.warning('follow=%s: %s', self._url, error.str())

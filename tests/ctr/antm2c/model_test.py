@@ -364,3 +364,28 @@ def test_narrow_tables_are_widened():
   )
   mesh = antjax.make_mesh(intra=1, devices=jax.devices()[:1])
   model.tables(mesh, 0.1, num_examples=4)
+
+
+@pytest.mark.parametrize('how', ['mean', 'sum'])
+def test_bags_that_the_tables_sum_are_those_summed_here(how):
+  rng = np.random.default_rng(0)
+  sizes = dataclasses.replace(
+    SIZES, numbers={}, modal={}, bags={'tags': (4, how)}
+  )
+  config = FieldConfig(embedding_dim=4, lookup='kernel')
+  model = ScenarioModel('dcnv2', config, NETWORK, sizes)
+  batch = clicks().batch(np.arange(2), 2) | {
+    'history': np.full((2, 1, 3), -1),
+    'bag_tags': np.array([[0, 3, -1], [-1, -1, -1]], np.int32),
+  }
+  batch = model.prepare(batch)
+  tables = model.tables(antjax.make_mesh(), 1e-3, num_examples=1)
+  rows = {name: leaf['table'] for name, leaf in tables.shapes.items()}
+  found = jax.eval_shape(tables.lookup, rows, batch['ids'])
+  assert found['bag_tags'].shape == (2, 4)
+  vectors = {n: rng.normal(size=(*x.shape, 4)) for n, x in batch['ids'].items()}
+  params = model.init_params(jax.random.key(0))
+  summed = vectors | {'bag_tags': vectors['bag_tags'][:, :2].sum(1)}
+  summed['bag_tags'][1] = 0
+  of = [model.logits(params, v, batch)['prediction'] for v in (vectors, summed)]
+  np.testing.assert_allclose(*of, rtol=1e-5)
