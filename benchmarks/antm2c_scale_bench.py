@@ -8,12 +8,12 @@ runs, for each number of rows, launch/make_antm2c_synthetic, prepare_data and
 one epoch of train_clicks in separate processes, and prints a JSON line with,
 for each stage, wall time and CPU time of all threads, in microseconds per row,
 and peak memory: all mapped memory, and the part that is not backed by files.
-`--stream=yes` trains from files, `--memory_limit` bounds the engine of the
-preparation, and --data_limit_gb the data segment of each process (`ulimit -d`).
-`--form=ids` takes the rows of benchmarks/click_rows, without texts. `steps` is
-training only, without start, compilation, reading of columns and scores. The
-last line compares the largest run with the smallest: `ratio` of CPU time per
-row by stage, 1 for a constant cost per row.
+`--stream=yes` trains from files. `--memory_limit` bounds the engine of the
+preparation; a cgroup can bound whole processes. `--form=ids` takes the rows of
+benchmarks/click_rows, without texts. `steps` is training only, without start,
+compilation, reading of columns and scores. The last line compares the largest
+run with the smallest: `ratio` of CPU time per row by stage, 1 for a constant
+cost per row.
 
 Files of one size are deleted before the next is made: 10^7 rows take 7 GB, or
 3 GB without texts.
@@ -23,7 +23,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -48,9 +47,6 @@ class Config:
   batch_rows: Annotated[int, 'Clicks of a step.'] = 2048
   stream: Annotated[str, '--stream of launch/train_clicks.'] = 'auto'
   memory_limit: Annotated[str, '--memory_limit of launch/prepare_data.'] = ''
-  data_limit_gb: Annotated[
-    float, 'Limit on the data segment of each process; 0: none.'
-  ] = 0
   work: Annotated[str, 'Folder for files; empty: temporary.'] = ''
 
 
@@ -163,11 +159,7 @@ def main(config: Config) -> None:
     stream=config.stream,
     form=config.form,
     memory_limit=config.memory_limit,
-    data_limit_gb=config.data_limit_gb,
   )
-  if config.data_limit_gb:
-    limit = int(1e9 * config.data_limit_gb)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
   results = []
   for num_rows in sorted(config.rows):
     with tempfile.TemporaryDirectory(dir=config.work or None) as folder:

@@ -23,7 +23,8 @@ their peak), a ratio near 3. The last line has our ratio, `regime.ratio`, which
 depends on the machine; --uplink_mbps changes it.
 
 Keys of a line:
-  code                    PaRO code, or the peer's name
+  code                    PaRO code, or the peer's name; NIG:int8 sends
+                          gradients in int8 with error feedback
   tokens_per_s            of the whole cluster
   speedup_vs_zero3        over GGG, on the same number of hosts
   speedup_vs_fastest      over the fastest code on this number of hosts whose
@@ -52,13 +53,18 @@ import sys
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 
-from antjax.collectives import cost_model
+from antjax.collectives import cost_model, narrow
 from antjax.mesh.paro import VALID_CODES
 from antjax.plan import planner, step_time
 from benchmarks import cluster as cluster_lib
 from benchmarks import harness, paro_steps
 
+_NAMES = (
+  *VALID_CODES,
+  *(f'{c}:{d}' for c in VALID_CODES if c[1] == 'I' for d in narrow.DTYPES),
+)
 _DEFAULT_CODES = ('GGG', 'NGG', 'NNG', 'III', 'NII', 'NIG', 'IIG', 'IGG', 'NNN')
 _SCALING_CODES = ('IIG', 'NIG', 'NGG', 'GGG')
 # 128 GPUs over 16, for 7B parameters, as stated by the paper, not measured.
@@ -71,7 +77,9 @@ _LOSS_TOLERANCE = 2e-3
 class Config:
   """Flags."""
 
-  codes: Annotated[tuple[str, ...], 'PaRO codes; empty: usual ones.'] = ()
+  codes: Annotated[
+    tuple[str, ...], 'PaRO codes, also as NIG:int8; empty: usual ones.'
+  ] = ()
   peers: Annotated[tuple[str, ...] | None, 'none: usual ones.'] = None
   hosts: Annotated[tuple[int, ...], 'Hosts; several: scaling.'] = (4,)
   devices_per_host: Annotated[int, 'Devices of each.'] = 2
@@ -87,7 +95,7 @@ class Config:
     is_scaling = len(self.hosts) > 1
     default = _SCALING_CODES if is_scaling else _DEFAULT_CODES
     names = [*(self.codes or default)]
-    harness.choose('codes', names, dict.fromkeys(VALID_CODES))
+    harness.choose('codes', names, dict.fromkeys(_NAMES))
     if self.peers is not None:
       harness.choose('peers', self.peers, dict.fromkeys(paro_steps.PEERS))
       names += self.peers
@@ -115,26 +123,36 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
   return total / pairs if pairs else None
 
 
-def _plan(
-  config: Config, links: cost_model.Links, compute_s: float, num_hosts: int
-) -> planner.ParoPlan:
-  """The planner's view of the job, with computation and messages in turns."""
+def _row(
+  config: Config,
+  links: cost_model.Links,
+  compute_s: float,
+  case: dict[str, Any],
+) -> planner.Row | None:
+  """The planner's view of a code, with computation and messages in turns."""
+  code, sums_dtype = paro_steps.code_of(case['name'])
+  if code not in VALID_CODES:
+    return None
   num_micro_batches = config.sizes.num_micro_batches
-  return planner.plan(
+  plan = planner.plan(
     paro_steps.param_shapes(config.sizes),
     paro_steps.optimizer(),
-    num_groups=num_hosts,
+    num_groups=case['num_hosts'],
     group_size=config.devices_per_host,
     links=links,
     num_micro_batches=num_micro_batches,
     compute_s=compute_s / num_micro_batches,
     scanned=paro_steps.is_stack,
     hiding=step_time.NOTHING,
+    sums_dtype=sums_dtype,
   )
+  return plan.row(code)
 
 
 def _line(
-  config: Config, case: dict[str, Any], row: planner.Row | None
+  config: Config,
+  case: dict[str, Any],
+  row: planner.Row | None,
 ) -> dict[str, Any]:
   """The line of one code or peer."""
   step_s = statistics.median(case['seconds'])
@@ -183,6 +201,26 @@ def _fastest(
   return min(fitting, key=lambda x: x['step_s'], default=None)
 
 
+def _errors(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Relative errors of the predictions, and their rank correlation."""
+  took = np.array([x['step_s'] for x in lines])
+  predicted = np.array([x['predicted_s'] for x in lines])
+  sizes = np.abs(predicted / took - 1)
+  return {
+    'median': float(np.median(sizes)),
+    'p90': float(np.quantile(sizes, 0.9)),
+    'spearman': float(np.corrcoef(ranks(took), ranks(predicted))[0, 1])
+    if len(lines) > 1
+    else None,
+  }
+
+
+def ranks(values: Sequence[float] | np.ndarray) -> list[float]:
+  """Place of each value; the mean one among equals."""
+  values = np.round(values, 6)
+  return [float(np.mean(np.flatnonzero(np.sort(values) == x))) for x in values]
+
+
 def _summary(
   config: Config,
   lines: Sequence[dict[str, Any]],
@@ -225,6 +263,7 @@ def _summary(
       'compute_s_per_micro_batch': micro_s,
       'ratio': param_bytes / uplink / micro_s,
     },
+    'errors': _errors(ours),
     'links': dataclasses.asdict(links),
     'collectives': config.collectives or 'default',
     'dtype': 'float32',
@@ -273,12 +312,9 @@ def main(config: Config) -> None:
   alone, *cases = result['cases']
   compute_s = statistics.median(alone['seconds'])
   links = cost_model.Links(**result['links'] | {'timings': ()})
-  plans = {n: _plan(config, links, compute_s, n) for n in hosts}
   lines = []
   for case in cases:
-    is_ours = case['name'] in VALID_CODES
-    plan = plans[case['num_hosts']]
-    row = plan.row(case['name']) if is_ours else None
+    row = _row(config, links, compute_s, case)
     lines.append(_line(config, case, row))
   by_case = {(x['code'], x['hosts']): x for x in lines}
   for line in lines:

@@ -34,7 +34,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-from antjax.collectives import cost_model, measure
+from antjax.collectives import choose, cost_model, measure
 from antjax.layers.functional import Functional
 from antjax.lm import Block, Config, positions, Transformer
 from antjax.mesh.mesh import INTER, INTRA, make_mesh
@@ -104,6 +104,12 @@ def optimizer() -> optax.GradientTransformation:
 def is_stack(name: str) -> bool:
   """Whether a parameter is a stack of layers."""
   return name.startswith('layers')
+
+
+def code_of(name: str) -> tuple[str, str | None]:
+  """(PaRO code, dtype of its sums) of a name such as NIG or NIG:int8."""
+  code, _, sums_dtype = name.partition(':')
+  return code, sums_dtype or None
 
 
 class Peer:
@@ -251,15 +257,16 @@ def _make_step(
     peer = Peer(name, sizes, mesh)
     step, state, inputs = peer.step, peer.init(), peer.batch(tokens)
   else:
-    kwargs = {'collectives': collectives} if collectives else {}
+    code, sums_dtype = code_of(name)
+    how = choose.for_mesh(collectives or 'xla', mesh, sums_dtype=sums_dtype)
     trainer = Trainer(
       functools.partial(loss_fn, sizes),
       optimizer(),
       mesh=mesh,
-      paro='NNN' if name == COMPUTE else name,
+      paro='NNN' if name == COMPUTE else code,
       num_micro_batches=sizes.num_micro_batches,
       scanned=is_stack,
-      **kwargs,
+      collectives=how,
     )
     state = trainer.init(Functional(Transformer, sizes.config()).init)
     rows = tokens.reshape(-1, tokens.shape[-1])

@@ -195,7 +195,7 @@ def maxtext_ms(code: str, num_sums: int, num_micro_batches: int = 8) -> float:
     num_sums: Exchanges of gradients in a step.
     num_micro_batches: Number of micro-batches.
   """
-  links = Target.of('tpu7x', 1).links(8)
+  links = Target.of('tpu7x:2x2x1', 1).links(8)
   own = step_s(
     jax.eval_shape(Functional(Transformer, _QWEN).init, jax.random.key(0)),
     code,

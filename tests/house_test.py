@@ -86,7 +86,7 @@ _BUDGETS = {
 # make these smaller.
 _OVER_BUDGET = {
   # 35 of them the rate of gathers inside a group, 13 layers with keys fetched.
-  'antjax/collectives': 2_810,
+  'antjax/collectives': 2_815,
   'antjax': 1_094,  # paths.py, see docs/design/house.md.
   'antjax/ctr': 8_196,  # 175 of them how new items score; see house.md.
   'antjax/data': 11_551,  # See docs/design/house.md.
@@ -110,8 +110,13 @@ _OVER_BUDGET = {
   # ours, with the same norms and seeds, and layers alone, 220 tables in files,
   # 219 published speed-ups beside predicted ones, 150 PyTorch in processes,
   # tuned and by bmm.
+<<<<<<< HEAD
   'benchmarks': 15_091,
   'tests': 69_298,  # See docs/design/house.md.
+=======
+  'benchmarks': 15_126,
+  'tests': 69_125,  # See docs/design/house.md.
+>>>>>>> main
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}

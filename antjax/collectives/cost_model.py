@@ -97,6 +97,9 @@ class Links:
   # Bandwidth of a gather inside a group; None if that of the link. On cores a
   # device also copies its own block, so a pair takes twice as long a byte.
   intra_gather_bytes_per_s: float | None = None
+  # Bandwidth of both halves of an all-reduce inside a group; None if they run
+  # as a reduction and a gather. On a torus all axes can share it.
+  intra_all_reduce_bytes_per_s: float | None = None
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
@@ -114,8 +117,10 @@ class Links:
     """Seconds of a byte that a device sends inside its group."""
     once = 1 / self.intra_bytes_per_s
     gathered = 1 / (self.intra_gather_bytes_per_s or self.intra_bytes_per_s)
-    if op == 'all_reduce':  # A reduction, then a gather.
-      return (once + gathered) / 2
+    if op == 'all_reduce':
+      if self.intra_all_reduce_bytes_per_s:
+        return 1 / self.intra_all_reduce_bytes_per_s
+      return (once + gathered) / 2  # A reduction, then a gather.
     return gathered if op == 'all_gather' else once
 
   def lane_bytes_per_s(self, num_lanes: int) -> float:

@@ -24,6 +24,10 @@ from antjax.plan.op_cost import Instruction
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _BODY = re.compile(r'body=%?([\w.\-]+)')
+_OPS: dict[str, Op] = {
+  census.ALL_GATHER: 'all_gather',
+  census.ALL_REDUCE: 'all_reduce',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +183,8 @@ class _Model:
     """Axis -> seconds of one run on its links."""
     cluster, links = self._cluster, self._cluster.links
     n, m = cluster.num_groups, cluster.group_size
-    times = 2 if c.kind == census.ALL_REDUCE else 1
-    is_gather = c.kind == census.ALL_GATHER
-    op: Op = 'all_gather' if is_gather else 'reduce_scatter'
+    op: Op = _OPS.get(c.kind, 'reduce_scatter')
+    times = 2 if op == 'all_reduce' else 1
     found = {}
     if c.intra_bytes:
       found[INTRA] = times * (m - 1) * links.intra_latency_s

@@ -5,6 +5,7 @@
 import dataclasses
 import importlib.resources
 import importlib.util
+import math
 import re
 from typing import Any
 
@@ -108,9 +109,34 @@ class Target:
     return int(found[1])
 
   def links(self, group_size: int) -> Links:
-    """Published speeds of its links, for groups of a given size."""
+    """Published speeds of its links, for groups of a given size.
+
+    In a slice they follow what libtpu 0.0.52 compiles (tests/plan/pods_test.py
+    reads it): gathers and reductions go around one ring through all chips, both
+    ways, whatever the number of axes; an all-reduce takes all axes at once, and
+    a gather becomes one where that is faster.
+    """
     fast, slow, *_ = _RATES[self.kind]
-    return Links(fast * 1e9, slow * 1e9 * group_size, *_LATENCIES_S)
+    ring, slow = fast * 1e9, slow * 1e9 * group_size
+    shape = [] if self.is_gpu else [int(n) for n in self.shape.split('x')]
+    sizes = [n for n in shape if n > 1]
+    if group_size != self.group_size or not sizes:
+      return Links(ring, slow, *_LATENCIES_S)
+    # Of what the devices of one chip exchange nothing crosses ICI.
+    ring *= (1 - 1 / group_size) / (1 - 1 / math.prod(sizes))
+    # An axis that is not closed is a line, with one way for each direction.
+    if self.kind in ('v5e', 'v6e'):
+      is_closed = all(n == 16 for n in sizes)
+    else:
+      is_closed = all(n % 4 == 0 for n in shape)
+    all_axes = ring * len(sizes) / (1 if is_closed else 2)
+    if len(sizes) == 1:  # Else there is a ring through all chips.
+      ring = all_axes
+    return Links(
+      *(ring, slow, *_LATENCIES_S),
+      intra_gather_bytes_per_s=max(ring, all_axes / 2),
+      intra_all_reduce_bytes_per_s=all_axes,
+    )
 
   @property
   def flops_per_s(self) -> float:

@@ -74,9 +74,9 @@ def test_smoke_run_prints_a_line_a_case_and_peer():
 def test_processes_of_a_peer_that_share_the_tasks_agree():
   lines = runs.lines(
     'meta_bench',
-    *('--quick', '--cases=mlp-2-1,all-1-3', '--peer=functional,bmm'),
+    *('--quick', '--cases=mlp-2-1,all-1-3', '--peer=functional'),
     '--peer_processes=3',
   )
-  assert [line['peer'] for line in lines] == ['functional', 'bmm'] * 2
+  assert len(lines) == 2
   assert all(line['torch_processes'] == 3 for line in lines)
   assert all(line['peer_examples_per_s'] > 0 for line in lines)

@@ -6,8 +6,10 @@
 """
 
 import gc
+import re
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -108,3 +110,64 @@ def test_the_kernel_of_lookups_compiles_in_gradients_of_both_orders(topology):
   name = 'mosaic_gpu' if target.is_gpu else 'tpu_custom_call'
   # Sums and two for each gradient: of the step and of the loss after it.
   assert lowered.compile().as_text().count(f'custom_call_target="{name}') >= 6
+
+
+@pytest.mark.parametrize(
+  ('topology', 'ring', 'gather', 'all_reduce'),
+  [
+    ('v5e:1x4', 45, 45, 45),
+    ('v5e:4x4', 90, 90, 90),  # Two lines.
+    ('v5e:16x16', 90, 90, 180),
+    ('v5e:8x16', 90, 90, 90),  # One of them a line.
+    ('v5p:2x2x4', 180, 180, 270),
+    ('v5p:4x4x4', 180, 270, 540),
+    ('tpu7x:2x2x1', 210, 210, 210),  # 7/8 of 180 are 3/4 of 210.
+  ],
+)
+def test_an_all_reduce_takes_all_axes_of_a_slice(
+  topology, ring, gather, all_reduce
+):
+  target = Target.of(topology)
+  links = target.links(target.group_size)
+  assert [
+    links.intra_bytes_per_s,
+    links.intra_gather_bytes_per_s,
+    links.intra_all_reduce_bytes_per_s,
+  ] == pytest.approx([x * 1e9 for x in (ring, gather, all_reduce)])
+  assert target.links(2).intra_all_reduce_bytes_per_s is None
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize(
+  ('topology', 'gathers', 'sums'),
+  [
+    ('v5e:4x4', '1DAllGather', '2 axes'),
+    ('v5e:16x16', '1DAllGather', '2 axes'),
+    ('v5p:2x2x4', '1DAllGather', '3 axes'),
+    ('v5p:4x4x4', '3 axes', '3 axes'),  # As an all-reduce.
+  ],
+)
+def test_libtpu_gathers_on_one_ring_and_sums_on_all_axes(
+  topology, gathers, sums
+):
+  target = Target.of(topology, 1)
+  mesh = mesh_lib.make_mesh(intra=target.group_size, devices=target.devices())
+
+  def algorithm(fn, spec):
+    mapped = jax.shard_map(
+      fn, mesh=mesh, in_specs=spec, out_specs=P(), check_vma=False
+    )
+    x = jax.ShapeDtypeStruct(
+      (4096, 4096), 'float32', sharding=NamedSharding(mesh, spec)
+    )
+    text = jax.jit(mapped).lower(x).compile().as_text()
+    if axes := re.search(r'num_dims:(\d)', text):
+      return f'{axes[1]} axes'
+    return re.search(r'"emitter":"(1DAllGather)', text)[1]
+
+  def gather(x):
+    return lax.all_gather(x, mesh_lib.INTRA, tiled=True)
+
+  assert algorithm(gather, P(mesh_lib.INTRA)) == gathers
+  assert algorithm(lambda x: lax.psum(x, mesh_lib.INTRA), P()) == sums
