@@ -4,11 +4,14 @@
 
   $PEERS_PYTHON tests/lm/peer_families.py golden
   $PEERS_PYTHON tests/lm/peer_families.py outputs FOLDER ...
+  $PEERS_PYTHON tests/lm/peer_families.py changed FOLDER ...
 
 The first writes golden/families.npz: for each case the config.json and the
 tensors' shapes as `transformers` saves them, and a slice of the outputs. The
-second runs the model in each folder and writes outputs.npz there. Weights come
-of a tensor's name, by a generator whose numbers are the same in all versions of
+second runs the model in each folder and writes outputs.npz there. The third
+does so for folders with a config.json alone, whose weights it writes, and for
+folders with an adapter; where it fails, it writes error.txt. Weights come of a
+tensor's name, by a generator whose numbers are the same in all versions of
 numpy.
 """
 
@@ -91,13 +94,17 @@ def _has_pooler(config) -> bool:
   return config.model_type in ('bert', 'roberta', 'xlm-roberta', 'mpnet')
 
 
-def outputs(folder):
+def outputs(folder, adapter=None):
   """Hidden states of all layers, and logits or None, of a folder's model."""
   import torch
   import transformers
 
   config = transformers.AutoConfig.from_pretrained(folder)
   model = model_of(folder, config)
+  if adapter is not None:
+    import peft
+
+    model = peft.PeftModel.from_pretrained(model, adapter).eval()
   options = {}
   places = np.maximum(np.cumsum(MASK, axis=1) - 1, 0)
   if config.model_type in ('roberta', 'xlm-roberta', 'mpnet'):
@@ -124,10 +131,7 @@ def golden():
     config = transformers.AutoConfig.for_model(case.split()[0], **fields)
     with tempfile.TemporaryDirectory() as folder:
       model_of(None, config).save_pretrained(folder)
-      file = pathlib.Path(folder, 'model.safetensors')
-      with safetensors.safe_open(file, 'np') as tensors:
-        shapes = {k: tensors.get_slice(k).get_shape() for k in tensors.keys()}
-      write(file, shapes)
+      shapes = make(folder, config)
       hidden, logits = outputs(folder)
       text = json.loads(pathlib.Path(folder, 'config.json').read_text())
     texts[case] = {'config': text, 'shapes': shapes}
@@ -140,6 +144,36 @@ def golden():
   print(f'{GOLDEN}: {GOLDEN.stat().st_size:,} bytes', file=sys.stderr)
 
 
+def make(folder, config):
+  """Writes weights of a config's model; returns their shapes."""
+  with tempfile.TemporaryDirectory() as made:
+    model_of(None, config).save_pretrained(made)
+    file = pathlib.Path(made, 'model.safetensors')
+    with safetensors.safe_open(file, 'np') as tensors:
+      shapes = {k: tensors.get_slice(k).get_shape() for k in tensors.keys()}
+  write(pathlib.Path(folder, 'model.safetensors'), shapes)
+  return shapes
+
+
+def changed(folder):
+  """Outputs of a folder's config.json, and adapter if any, or the error."""
+  import transformers
+
+  adapter = folder / 'adapter' if (folder / 'adapter').exists() else None
+  try:
+    if adapter is None:
+      make(folder, transformers.AutoConfig.from_pretrained(folder))
+    save(folder, outputs(folder, adapter))
+  except Exception as error:  # Theirs are of every type.
+    (folder / 'error.txt').write_text(f'{type(error).__name__}: {error}')
+
+
+def save(folder, found):
+  names = zip(('hidden', 'logits'), found)
+  arrays = {k: x for k, x in names if x is not None}
+  np.savez(pathlib.Path(folder, 'outputs.npz'), **arrays)
+
+
 def write(file, shapes):
   """Writes a file of weights."""
   tensors = {name: weight(name, shape) for name, shape in shapes.items()}
@@ -150,7 +184,8 @@ if __name__ == '__main__':
   if sys.argv[1] == 'golden':
     golden()
   else:
-    for folder in sys.argv[2:]:
-      found = dict(zip(('hidden', 'logits'), outputs(folder)))
-      found = {k: x for k, x in found.items() if x is not None}
-      np.savez(pathlib.Path(folder, 'outputs.npz'), **found)
+    for folder in map(pathlib.Path, sys.argv[2:]):
+      if sys.argv[1] == 'changed':
+        changed(folder)
+      else:
+        save(folder, outputs(folder))
