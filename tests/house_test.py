@@ -94,7 +94,7 @@ _OVER_BUDGET = {
   # files: the file with its logs, the cache, and what brings them to devices;
   # 510 sums of bags by kernels of devices.
   'antjax/embedding': 4_747,
-  'antjax/elastic': 11_040,  # 770 of them checks of hosts and notices.
+  'antjax/elastic': 11_051,  # 770 of them checks of hosts and notices.
   'antjax/lm': 5_794,  # 120 of them fused adapters, 45 dropout, 110 types.
   'antjax/jobs': 18_836,  # 490 of them the server; docs/design/house.md.
   'antjax/metrics': 1_606,
@@ -111,7 +111,7 @@ _OVER_BUDGET = {
   # 219 published speed-ups beside predicted ones, 150 PyTorch in processes,
   # tuned and by bmm.
   'benchmarks': 15_126,
-  'tests': 69_361,  # See docs/design/house.md.
+  'tests': 69_379,  # See docs/design/house.md.
   'antjax/networks': 2_753,  # See docs/design/house.md.
 }
 _CIRCLES = {}

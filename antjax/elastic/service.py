@@ -84,6 +84,16 @@ class Service(grpc.GenericRpcHandler):
     return handler(grant.job)
 
 
+@functools.cache
+def _keep_poller() -> None:
+  """Keeps gRPC's polling thread until the process ends.
+
+  Else the last of its objects ends the thread from wherever garbage happens to
+  be collected, and waits there without limit for operations still open.
+  """
+  grpc.aio.init_grpc_aio()
+
+
 def make_server(
   service: grpc.GenericRpcHandler,
   address: str,
@@ -121,6 +131,7 @@ def make_server(
     ('grpc.max_connection_idle_ms', 600_000),
     ('grpc.so_reuseport', int(is_shared)),
   )
+  _keep_poller()
   server = grpc.aio.server(
     handlers=(service,), options=options, maximum_concurrent_rpcs=max_calls
   )

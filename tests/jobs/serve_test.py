@@ -3,6 +3,7 @@
 """The HTTP service: answers, refusals, overload, and a clean end."""
 
 import asyncio
+import gc
 import gzip
 import json
 import ssl
@@ -312,6 +313,23 @@ def test_grpc_answers_as_http_does():
       await end
 
   run(body, tokens=lambda: tokens, limits=Bounds(20, 1000, 0.5))
+
+
+def test_garbage_does_not_end_the_thread_of_grpc():
+  """What ends it waits for all its calls, in any thread that collects."""
+
+  async def body(session, front, served):
+    rpc = GrpcFront(front, port=0)
+    await rpc.start()
+    await rpc.close(5)
+
+  def polling():
+    return {x for x in threading.enumerate() if '_poll_wrapper' in x.name}
+
+  run(body)
+  before = polling()
+  gc.collect()
+  assert len(before) == 1 and polling() == before
 
 
 def test_a_grpc_stream_is_answered_in_order():
