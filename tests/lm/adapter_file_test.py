@@ -248,6 +248,7 @@ def test_an_adapter_of_a_fused_tensor_and_of_one_rank_more(tmp_path):
         x = rng.standard_normal(shape).astype(np.float32)
         tensors[f'{module}.lora_{part}.weight'] = x
   fields = {'peft_type': 'LORA', 'r': 2, 'lora_alpha': 3}
+  fields |= {'target_modules': ['c_attn', 'attn.c_proj']}
   fields |= {'rank_pattern': {'attn.c_proj': 3}, 'alpha_pattern': {'c_proj': 5}}
   (tmp_path / adapter_file.CONFIG_NAME).write_text(json.dumps(fields))
   safetensors.numpy.save_file(tensors, tmp_path / adapter_file.FILE_NAME)
