@@ -94,7 +94,7 @@ def test_an_epoch_of_two_real_labels(model, two_labels, tmp_path):
     assert 0.6 < found['task/best after click'] < found['task/best']
 
 
-@pytest.mark.parametrize('model', [*load.CLICK.keys() - load.MULTI_TASK.keys()])
+@pytest.mark.parametrize('model', sorted(load.CLICK.keys() - load.MULTI_TASK))
 def test_an_epoch_of_real_clicks(model, folder, tmp_path):
   scenarios = ('1+18', '25', '35+45+50+56')
   found = train(
