@@ -103,6 +103,7 @@ def test_a_position_that_is_too_much_is_refused_at_once(name, at_most_once):
   assert ledger.to_bytes() == before
 
 
+@pytest.mark.slow
 def test_as_many_epochs_as_may_be_open_are_soon_begun_and_committed():
   ledger = Ledger(LedgerSpec(num_records=8, shard_size=4, num_epochs=None))
   state = position(

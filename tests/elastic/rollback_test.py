@@ -102,6 +102,7 @@ def test_a_journal_that_overtakes_a_worker_is_still_behind_it():
     refused(jobs, STALE, 'lost a part of its journal', worker.exchange)
 
 
+@pytest.mark.slow
 def test_without_agents_an_idle_worker_gets_nothing_of_one_that_knows_more(
   tmp_path,
 ):

@@ -23,6 +23,7 @@ from antjax.jobs.gmeta import config as gmeta_config
 from antjax.jobs.llm_rec import config as llm_rec_config
 from antjax.jobs.lm import config as lm_config
 from tests import warm_python
+from tests.cases import first_fast
 from tests.jobs.processes import job_of
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -352,7 +353,7 @@ def test_messages_about_a_full_disk_are_not_shown(job):
   assert 'Traceback' not in done.stderr and 'Logging error' not in done.stderr
 
 
-@pytest.mark.parametrize('do', ['hang', 'stuck'])
+@pytest.mark.parametrize('do', first_fast('hang', 'stuck'))
 def test_a_second_signal_ends_at_once(job, do):
   process = _start(job, f'--do={do}')
   process.send_signal(signal.SIGINT)

@@ -176,6 +176,7 @@ def test_one_death_stops_all(script, tmp_path, death, code, reason):
   assert not is_alive(int((tmp_path / 'pid0').read_text()))
 
 
+@pytest.mark.slow
 def test_a_host_deaf_to_sigterm_is_killed_with_its_children(script, tmp_path):
   path = script(
     'if host == 1:\n'

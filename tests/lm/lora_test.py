@@ -77,7 +77,7 @@ def test_new_dora_adapters_of_a_16_bit_model_change_no_bit(params, tmp_path):
 
 @pytest.mark.parametrize(
   ('code', 'is_module'),
-  slow_but([('NNN', False), ('IIG', True)], ('IIG', True)),
+  slow_but([('NNN', False), ('IIG', True)], ('NNN', False)),
 )
 def test_new_dora_adapters_computed_in_16_bits_change_no_bit(
   params, code, is_module

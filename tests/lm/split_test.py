@@ -21,7 +21,7 @@ from tests.lm import tiny_models
 ATOL = 2e-5
 TOKENS, MASK = jnp.asarray(tiny_models.TOKENS), jnp.asarray(tiny_models.MASK)
 CONFIGS = tiny_models.CONFIGS | tiny_models.FAMILIES
-FAST = (('bert', 0), ('opt', 3), ('modernbert', 1))
+FAST = (('bert', 0), ('opt', 3))
 
 
 # Settings that are the same in each layer, or only the size of something.

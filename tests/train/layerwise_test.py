@@ -219,6 +219,7 @@ def test_parameters_that_come_beside_the_first_micro_batch(
   assert trainer.layout.late_params == (code not in ('GIG', 'III'))
 
 
+@pytest.mark.slow
 def test_late_parameters_are_in_checkpoints_and_predictions(tmp_path):
   def trainer(**kwargs):
     kwargs = {'scanned': scanned, 'overlap': True} | kwargs

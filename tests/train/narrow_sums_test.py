@@ -137,7 +137,8 @@ def check_level(code, sums_dtype, config, text, num_steps, last, size=BATCH):
   assert apart[-1] < LEVEL
 
 
-@pytest.mark.parametrize('sums_dtype', slow_but(SHARE, 'int8'))
+@pytest.mark.slow
+@pytest.mark.parametrize('sums_dtype', SHARE)
 def test_loss_curves_are_level_after_30_steps(sums_dtype):
   check_level('IIG', sums_dtype, SMALL, _of_docs(), 30, 10, size=16)
 
@@ -190,9 +191,8 @@ def test_every_form_of_the_layer_loop_sends_the_same(how):
     assert apart.mean() < 1e-3
 
 
-@pytest.mark.parametrize(
-  'code', ['III', pytest.param('IIG', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('code', ['III', 'IIG'])
 def test_residuals_are_in_checkpoints(code, tmp_path, caplog):
   how = antjax.Collectives(sums_dtype='int8')
 

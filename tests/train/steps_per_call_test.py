@@ -126,6 +126,7 @@ def test_calls_equal_steps(code, num_devices, tmp_path):
   assert evaluated == [4, 7, 8, 10]
 
 
+@pytest.mark.slow
 def test_data_end_where_they_end():
   trainer = _trainer()
   expected = _fit(trainer, 99, _Batches(9, last=16))

@@ -95,7 +95,7 @@ def train(model, num_steps=3, **options):
 
 @pytest.mark.parametrize(
   'name',
-  first_fast('esmm', 'deepfm', 'din', 'ple'),
+  first_fast('deepfm', 'esmm', 'din', 'ple'),
 )
 def test_training_on_devices_under_a_code_learns(name):
   model = model_of(name)
